@@ -1,0 +1,65 @@
+# The same few commands for people and for CI. `make` lists them.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.ONESHELL:
+PYTHON ?= python3
+BIN := .venv/bin
+ARGS ?=
+
+.PHONY: help setup lock demo serve test test-kill check format clean
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: .venv/.installed  ## create .venv and install requirements.lock (only if the lock is newer)
+
+# Messages go to stderr: the last line of stdout belongs to the job.
+.venv/.installed: requirements.lock
+	@exec >&2; start=$$SECONDS
+	$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 11) <= v < (3, 13) else
+	f"setup: {sys.executable} is Python {v[0]}.{v[1]}; 3.11 and 3.12 work; run: make setup PYTHON=python3.11")'
+	[ -x $(BIN)/python ] || { echo "setup: creating .venv with $$($(PYTHON) --version)"; $(PYTHON) -m venv .venv; }
+	total=$$(grep -c '==' requirements.lock)
+	echo "setup: installing $$total packages from requirements.lock (some GB; minutes on a first run), log: .venv/install.log"
+	$(BIN)/python -u -m pip install --no-input --progress-bar off -r requirements.lock 2>&1 | tee .venv/install.log | awk -v total=$$total '
+	  /\(from -r / { n++; if (n % 20 == 0) { print "setup:   " n " of " total " found"; fflush() } }
+	  /Downloading .*\(([0-9][0-9][0-9.]* MB|[0-9.]* GB)\)/ { sub(/^ +/, ""); print "setup:   " $$0; fflush() }
+	  /^Installing collected/ { print "setup:   unpacking; this takes as long as the rest"; fflush() }' || { echo "setup: pip failed; its last lines:"; tail -n 15 .venv/install.log; exit 1; }
+	touch $@
+	echo "setup: done in $$((SECONDS - start)) s"
+
+lock:  ## write requirements.lock anew: the newest versions that pyproject.toml allows
+	@exec >&2; echo "lock: installing pyproject.toml's dependencies into a fresh .venv-lock"
+	rm -rf .venv-lock && $(PYTHON) -m venv .venv-lock
+	.venv-lock/bin/python -m pip install --quiet --no-input '.[dev]'
+	# Without what depends on the machine: torch brings its CUDA packages by itself, and "+cpu" names the CPU build only.
+	{ sed '/^[^#]/,$$d' requirements.lock; .venv-lock/bin/python -m pip freeze --exclude steerlm-ray \
+	  | sed -E 's/\+[a-z0-9.]+$$//' | grep -vE '^(nvidia-|cuda-|triton)'; } > requirements.lock.new
+	mv requirements.lock.new requirements.lock
+	rm -rf .venv-lock build steerlm_ray.egg-info
+
+demo: setup  ## the whole loop on the laboratory world (minutes on two cores); ARGS="key.path=value ..."
+	@$(BIN)/python -m jobs.run jobs/presets/demo.yaml $(ARGS)
+
+serve: setup  ## serve the newest run; ARGS="key.path=value ..."
+	@$(BIN)/python -m serve $(ARGS)
+
+test: setup  ## run the tests; ARGS="-k name"
+	@$(BIN)/python -m pytest -q -m "not slow" $(ARGS)
+
+test-kill: setup  ## kill -9 a run in every stage and start it again (minutes)
+	@$(BIN)/python -m pytest -q -m slow tests/test_kill.py $(ARGS)
+
+check: setup  ## lint, formatting and types
+	@$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: setup  ## mend what can be mended by itself
+	@$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:  ## remove caches (runs/ and .venv stay)
+	@rm -rf .mypy_cache .pytest_cache .ruff_cache build steerlm_ray.egg-info .venv-lock
+	find . -path ./.venv -prune -o -name __pycache__ -type d -exec rm -rf {} +

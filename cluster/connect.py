@@ -1,0 +1,135 @@
+"""Meet Ray: the cluster that `RAY_ADDRESS` names (as inside `ray job submit`), or a small one of our own on this machine.
+
+Knows no job and no model; it says what the cluster has, and leaves nothing running that it started.
+"""
+
+import logging
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+import ray.data
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+"""Workers must import our rooms from here."""
+
+REACH_TIMEOUT_S = 10
+"""How long an address may take to answer; Ray itself would try for minutes."""
+
+log = logging.getLogger(__name__)
+
+
+class Unreachable(ConnectionError):
+    """`RAY_ADDRESS` names no cluster that answers."""
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """What we are connected to, at the time of connecting: an autoscaler may add nodes later."""
+
+    address: str
+    num_cpus: float
+    num_gpus: float
+    num_nodes: int
+    is_local: bool
+    """On this machine only, not named by `RAY_ADDRESS`."""
+
+
+@contextmanager
+def connect(num_cpus: int | None = None, object_store_bytes: int | None = None, dashboard: bool = False) -> Iterator[Cluster]:
+    """The Ray cluster for the block; shut down after it if it was started for it.
+
+    `num_cpus` and `object_store_bytes` size a local Ray and mean nothing elsewhere. `num_cpus` is logical and may be more than
+    the machine has: pinned actors that leave Ray Data less than one free CPU stall it without a word (Ray issue 63513).
+
+    Raises Unreachable if `RAY_ADDRESS` is set and nothing answers there.
+    """
+    address = os.environ.get("RAY_ADDRESS", "")
+    is_local = address in ("", "local")
+    if ray.is_initialized():
+        cluster = _described(is_local)
+        if num_cpus is not None and cluster.num_cpus < num_cpus:
+            log.warning("num_cpus: %d asked for, but this process is already connected to a Ray with %g; it is used as it is", num_cpus, cluster.num_cpus)
+        yield cluster
+        return
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    if is_local:
+        _start(num_cpus, object_store_bytes, dashboard)
+    else:
+        _join(address)
+    try:
+        _quiet()
+        yield _described(is_local)
+    finally:
+        ray.shutdown()
+
+
+def _start(num_cpus: int | None, object_store_bytes: int | None, dashboard: bool) -> None:
+    ray.init(
+        address="local",  # without it, Ray would join any other cluster on this machine
+        num_cpus=num_cpus,
+        object_store_memory=object_store_bytes,
+        include_dashboard=dashboard,
+        logging_level="WARNING",
+        runtime_env={"env_vars": worker_environment()},
+    )
+
+
+def worker_environment() -> dict[str, str]:
+    """Environment variables for workers on this machine: they import our rooms and report nothing to anyone."""
+    path = os.pathsep.join(dict.fromkeys([str(REPOSITORY), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]))
+    return {"PYTHONPATH": path, "RAY_USAGE_STATS_ENABLED": "0"}
+
+
+def _join(address: str) -> None:
+    _require_reachable(address)
+    # A submitted job has brought its working_dir; a driver started by hand uploads ours (.rayignore says what not).
+    runtime_env: dict[str, Any] | None = None if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ else {"working_dir": str(REPOSITORY)}
+    try:
+        ray.init(address=address, logging_level="WARNING", runtime_env=runtime_env)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise Unreachable(f"RAY_ADDRESS={address}: Ray could not join this cluster ({reason}); {_MEND}") from error
+
+
+_MEND = (
+    "set it to HOST:PORT of the head (port 6379 by default) as seen from here, with the cluster's token (RAY_AUTH_MODE=token, RAY_AUTH_TOKEN_PATH), "
+    "or unset RAY_ADDRESS to run on this machine"
+)
+
+
+def _require_reachable(address: str) -> None:
+    """Fail within seconds and with one sentence; `auto` is left to Ray, which knows where it wrote the address."""
+    if address == "auto":
+        return
+    host, colon, port = address.rpartition(":")
+    if "://" in address or not colon or not port.isdigit():
+        raise Unreachable(f"RAY_ADDRESS={address} is no HOST:PORT (http:// is for `ray job submit --address`, and ray:// is not supported); {_MEND}")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=REACH_TIMEOUT_S).close()
+    except (OSError, OverflowError) as error:
+        raise Unreachable(f"RAY_ADDRESS={address}: nothing answers there ({error}); {_MEND}") from None
+
+
+def _quiet() -> None:
+    """Leave the terminal to our own progress lines; Ray's go on to its log files."""
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    for handler in logging.getLogger("ray.data").handlers:
+        if isinstance(handler, logging.StreamHandler):
+            handler.setLevel(logging.WARNING)
+
+
+def _described(is_local: bool) -> Cluster:
+    resources = ray.cluster_resources()
+    return Cluster(
+        address=ray.get_runtime_context().gcs_address,
+        num_cpus=resources.get("CPU", 0.0),
+        num_gpus=resources.get("GPU", 0.0),
+        num_nodes=sum(node["Alive"] for node in ray.nodes()),
+        is_local=is_local,
+    )

@@ -1,0 +1,75 @@
+"""`ray up` would accept ray_cluster.yaml: Ray's own validation, offline, and the versions that must agree."""
+
+import copy
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+from ray.autoscaler._private.util import prepare_config, validate_config
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture
+def config():
+    return yaml.safe_load((ROOT / "ray_cluster.yaml").read_text(encoding="utf-8"))
+
+
+def validate(config):
+    # Ray fills in the defaults in place, and calls a config without them invalid.
+    validate_config(prepare_config(copy.deepcopy(config)))
+
+
+def test_ray_accepts_it(config):
+    validate(config)
+
+
+def test_ray_refuses_a_typo(config):
+    config["idle_timeout_minuets"] = config.pop("idle_timeout_minutes")
+    with pytest.raises(Exception, match="idle_timeout_minuets"):
+        validate(config)
+
+
+def test_ray_refuses_a_typo_in_a_node_type(config):
+    config["available_node_types"]["cpu"]["min_worker"] = 0
+    with pytest.raises(Exception, match="min_worker"):
+        validate(config)
+
+
+def test_image_has_the_ray_and_python_of_the_lock(config):
+    lock = (ROOT / "requirements.lock").read_text(encoding="utf-8")
+    ray_version = re.search(r"^ray==(\S+)$", lock, re.MULTILINE).group(1)
+    assert re.fullmatch(rf"rayproject/ray:{re.escape(ray_version)}-py311-gpu(@sha256:[0-9a-f]{{64}})?", config["docker"]["image"])
+
+
+def test_every_node_type_says_what_it_is(config):
+    for name, node in config["available_node_types"].items():
+        assert {"CPU", "GPU"} <= node["resources"].keys(), name
+        assert "InstanceType" in node["node_config"], name
+
+
+def test_the_head_computes_nothing(config):
+    assert config["available_node_types"][config["head_node_type"]]["resources"] == {"CPU": 0, "GPU": 0}
+
+
+def test_training_is_on_demand_and_annotation_on_spot(config):
+    def market(name):
+        return config["available_node_types"][name]["node_config"].get("InstanceMarketOptions", {}).get("MarketType", "on-demand")
+
+    assert (market("gpu-annotate"), market("gpu-train")) == ("spot", "on-demand")
+
+
+def test_nothing_listens_for_the_world_and_the_token_is_asked_for(config):
+    start = " ".join(config["head_start_ray_commands"])
+    assert "--dashboard-host=127.0.0.1" in start
+    options = " ".join(config["docker"]["run_options"])
+    assert "RAY_AUTH_MODE=token" in options
+    assert "RAY_USAGE_STATS_ENABLED=0" in options
+    token = re.search(r"RAY_AUTH_TOKEN_PATH=(\S+)", options).group(1)
+    assert token in config["file_mounts"]
+
+
+def test_setup_installs_the_lock(config):
+    assert any("requirements.lock" in command for command in config["setup_commands"])
+    assert "requirements.lock" in config["file_mounts"].values()
