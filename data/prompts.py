@@ -1,0 +1,121 @@
+"""What to ask a policy: prompts with the attributes requested, as rows for Ray Data, and the plan of a bootstrap round.
+
+Knows no model. Source of the plan: SteerLM (arXiv 2310.05344) section 3.4.
+"""
+
+import hashlib
+import random
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from data.attributes import AttributeSchema, Values
+from data.conversation import Conversation, Message
+
+PROMPT_SCHEMA = pa.schema(
+    [
+        ("id", pa.string()),
+        ("source", pa.string()),
+        ("group", pa.string()),
+        ("system", pa.string()),
+        ("messages", pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))),
+        ("names", pa.list_(pa.string())),
+        ("requested", pa.list_(pa.float32())),
+        ("seed", pa.int64()),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A conversation that ends with a user turn, and what is asked of its next answer. `seed` belongs to this row alone."""
+
+    id: str
+    source: str
+    group: str
+    system: str
+    messages: tuple[Message, ...]
+    requested: Values
+    seed: int
+
+
+def prompt(source: str, group: str, system: str, messages: Sequence[Message], requested: Values, number: int, seed: int) -> Prompt:
+    """A prompt whose id and sampling seed follow from what it asks; `number` tells repeated samples of one prompt apart."""
+    text = repr((source, group, system, [(m.role, m.content) for m in messages], sorted(requested.items()), number, seed))
+    digest = hashlib.sha256(text.encode()).digest()
+    return Prompt(digest.hex()[:32], source, group, system, tuple(messages), requested, int.from_bytes(digest[-6:], "big"))
+
+
+def prompts_table(prompts: Iterable[Prompt]) -> pa.Table:
+    rows = [
+        {
+            **{name: getattr(p, name) for name in ("id", "source", "group", "system", "seed")},
+            "messages": [{"role": m.role, "content": m.content} for m in p.messages],
+            "names": list(p.requested),
+            "requested": list(p.requested.values()),
+        }
+        for p in prompts
+    ]
+    return pa.Table.from_pylist(rows, schema=PROMPT_SCHEMA)
+
+
+def prompts_from(table: pa.Table) -> Iterator[Prompt]:
+    for row in table.to_pylist():
+        yield Prompt(
+            messages=tuple(Message(m["role"], m["content"]) for m in row["messages"]),
+            requested=dict(zip(row["names"], row["requested"], strict=True)),
+            **{name: row[name] for name in ("id", "source", "group", "system", "seed")},
+        )
+
+
+def seen_combinations(values: Iterable[Values], schema: AttributeSchema, leading: str, min_count: int = 1, at_least: int | None = None) -> list[dict[str, int]]:
+    """V of the paper: the attribute combinations seen where the `leading` attribute has its best value (or is `at_least` good).
+
+    Values are rounded as a prompt would show them; combinations seen fewer than `min_count` times are left out. Sorted.
+    Raises ValueError if none is left, with the counts that would have been.
+    """
+    lead = schema[leading]
+    bound = lead.best if at_least is None else at_least
+    counts: Counter[tuple[int, ...]] = Counter()
+    for value in values:
+        if any(name not in value for name in schema.names):
+            continue
+        rounded = {a.name: a.rounded(value[a.name]) for a in schema.attributes}
+        good = rounded[leading] <= bound if lead.better == "lower" else rounded[leading] >= bound
+        if good:
+            counts[tuple(rounded.values())] += 1
+    found = sorted(combination for combination, n in counts.items() if n >= min_count)
+    if not found:
+        raise ValueError(
+            f"no attribute combination with {leading} at {bound} was seen {min_count} times in the annotated rows ({counts.total()} answers have it at all); "
+            "lower bootstrap.min_count or set bootstrap.leading_at_least"
+        )
+    return [dict(zip(schema.names, combination, strict=True)) for combination in found]
+
+
+def bootstrap_prompts(
+    rows: Iterable[Conversation], combinations: Sequence[Mapping[str, int]], num_prompts: int, samples_per_prompt: int, seed: int, source: str
+) -> list[Prompt]:
+    """`num_prompts` last questions of `rows`, each asked `samples_per_prompt` times at combinations drawn uniformly."""
+    questions = sorted({(r.group, r.system, r.messages[:-1]) for r in rows}, key=repr)
+    rng = random.Random(f"bootstrap/{seed}")
+    picked = rng.sample(questions, min(num_prompts, len(questions)))
+    return [
+        prompt(source, group, system, messages, rng.choice(combinations), number, seed)
+        for group, system, messages in picked
+        for number in range(samples_per_prompt)
+    ]
+
+
+def steering_prompts(questions: Sequence[Sequence[Message]], schema: AttributeSchema, base: Values, seed: int, source: str) -> list[Prompt]:
+    """Every steerable attribute at every value of its scale, the others at `base`, and `base` itself, for each question.
+
+    The attribute that is turned is told by `group`: its name, or "base".
+    """
+    settings: list[tuple[str, dict[str, float]]] = [("base", dict(base))]
+    for attribute in schema.attributes:
+        if attribute.steerable:
+            settings += [(attribute.name, {**base, attribute.name: v}) for v in range(attribute.low, attribute.high + 1)]
+    return [prompt(source, turned, "", messages, values, n, seed) for n, messages in enumerate(questions) for turned, values in settings]

@@ -1,0 +1,12 @@
+"""The base of every settings and wire record: frozen, typed, unknown keys refused.
+
+Knows no YAML, no command line and no Ray. The string under a field is its help text.
+"""
+
+from pydantic import BaseModel, ConfigDict
+
+
+class Record(BaseModel):
+    """A frozen record; the docstring under each field becomes its description in ``--help``."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, protected_namespaces=())

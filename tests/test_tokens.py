@@ -1,0 +1,53 @@
+import pytest
+
+from data.attributes import shipped
+from data.conversation import Message
+from data.template import CONTROL_TOKENS, SteerLMTemplate
+from data.tokens import OverLong, fitted, prompt_ids, tokenise
+
+TEMPLATE = SteerLMTemplate(shipped("lab"))
+
+
+def letters(text: str) -> list[int]:
+    """A tokenizer one can check by hand: a control token is one id (0, 1, 2), every other character its code."""
+    ids = []
+    while text:
+        control = next((t for t in CONTROL_TOKENS if text.startswith(t)), None)
+        ids.append(CONTROL_TOKENS.index(control) if control else ord(text[0]))
+        text = text[len(control) if control else 1 :]
+    return ids
+
+
+def test_loss_mask_by_hand() -> None:
+    turns = [Message("user", "a"), Message("assistant", "xy"), Message("user", "b"), Message("assistant", "z")]
+    tokens = tokenise(TEMPLATE.pieces("s", turns, [{"humor": 3}, None]), letters)
+    shown = "".join("^" if trained else "." for trained in tokens.trained_T)
+    text = "".join("#" if i < 3 else chr(i).replace("\n", "/") for i in tokens.ids_T)
+    assert text == "#System/s/#User/a/#Assistant/#humor:3/xy/#User/b/#Assistant/z/#"
+    assert shown == "." * 38 + "^^^^" + "." * 18 + "^^^"
+    assert [text[i] for i in tokens.turn_ends_S] == ["#", "#"]
+    assert tokens.turn_ends_S.tolist() == [text.index("xy/#") + 3, len(text) - 1]
+
+
+def test_every_prefix_that_ends_with_an_answer_is_a_prefix_of_the_whole() -> None:
+    turns = [Message("user", "a"), Message("assistant", "x"), Message("user", "b"), Message("assistant", "y")]
+    whole = tokenise(TEMPLATE.pieces("", turns, ()), letters)
+    first = tokenise(TEMPLATE.pieces("", turns[:2], ()), letters)
+    assert whole.ids_T[: len(first)].tolist() == first.ids_T.tolist()
+
+
+def test_oldest_exchanges_are_cut_first_and_the_last_answer_never() -> None:
+    turns = [Message("user", "a" * 50), Message("assistant", "x"), Message("user", "b"), Message("assistant", "y")]
+    whole = len(tokenise(TEMPLATE.pieces("", turns, ()), letters))
+    tokens = fitted(TEMPLATE, letters, "", turns, (), max_tokens=whole - 1)
+    assert tokens.num_dropped_turns == 1
+    assert tokens.ids_T.tolist() == tokenise(TEMPLATE.pieces("", turns[2:], ()), letters).ids_T.tolist()
+    with pytest.raises(OverLong, match=r"the last exchange has .* tokens, max_tokens is 10"):
+        fitted(TEMPLATE, letters, "", turns, (), max_tokens=10)
+
+
+def test_a_prompt_ends_with_a_user_turn() -> None:
+    ids = prompt_ids(TEMPLATE, letters, "", [Message("user", "a")], {"humor": 4})
+    assert "".join(map(chr, ids[-9:])) == "\x02humor:4\n"[-9:]
+    with pytest.raises(ValueError, match="ends with a user turn"):
+        prompt_ids(TEMPLATE, letters, "", [Message("user", "a"), Message("assistant", "b")], None)
