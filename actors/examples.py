@@ -1,0 +1,117 @@
+"""Ray Data workers that turn rows into tokenised examples: a policy's, a predictor's, a language model's.
+
+The prompt is `data.template`'s, the ids `data.tokens`'s; what cannot become an example says why. Knows no weights.
+"""
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import pyarrow as pa
+
+from actors.checkpoint import local_folder, new_format
+from actors.tokenizer import TemplateKind, encoder
+from data.attributes import AttributeSchema, Values
+from data.conversation import Conversation, from_table
+from data.feed import EXAMPLE_SCHEMA, example_row
+from data.tokens import OverLong, Tokens, fitted
+
+LabelSource = Literal["predicted", "human", "human_else_predicted"]
+
+
+@dataclass(frozen=True)
+class ExampleSpec:
+    """What an example maker needs; travels to the workers."""
+
+    base: str
+    schema: AttributeSchema
+    template: TemplateKind
+    max_tokens: int
+
+
+class PredictorExamples:
+    """Conversations without label lines; targets are the human ratings at each turn's end."""
+
+    def __init__(self, spec: ExampleSpec):
+        self.spec = spec
+        self.format = new_format(local_folder(spec.base), spec.schema, spec.template)
+        self.encode = encoder(self.format.tokenizer)
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        return _table(batch, self._row)
+
+    def _row(self, row: Conversation) -> dict[str, object]:
+        if not any(row.human):
+            return example_row(row.id, row.group, None, np.zeros(0), reason="unrated")
+        tokens = fitted(self.format.template, self.encode, row.system, row.messages, (), self.spec.max_tokens)
+        kept = row.human[tokens.num_dropped_turns :]
+        if not any(kept):
+            return example_row(row.id, row.group, None, np.zeros(0), reason="rated_turns_cut")
+        values_SA = np.array([[v.get(n, np.nan) for n in self.spec.schema.names] for v in kept], np.float32)
+        return example_row(row.id, row.group, tokens, values_SA)
+
+
+class PolicyExamples:
+    """Conversations with a label line before each answer; loss on the answers."""
+
+    def __init__(self, spec: ExampleSpec, labels: LabelSource, attribute_dropout: float, seed: int):
+        self.spec, self.labels, self.dropout, self.seed = spec, labels, attribute_dropout, seed
+        self.format = new_format(local_folder(spec.base), spec.schema, spec.template)
+        self.encode = encoder(self.format.tokenizer)
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        return _table(batch, self._row)
+
+    def _row(self, row: Conversation) -> dict[str, object]:
+        labels = [self._shown(row.id, turn, values) for turn, values in enumerate(chosen(row, self.labels))]
+        if not any(labels) and self.dropout == 0:
+            return example_row(row.id, row.group, None, np.zeros(0), reason="unlabelled")
+        tokens = fitted(self.format.template, self.encode, row.system, row.messages, labels, self.spec.max_tokens)
+        return example_row(row.id, row.group, tokens, np.zeros(0))
+
+    def _shown(self, id: str, turn: int, values: Values) -> Values:
+        """Attribute dropout: each label is hidden with probability `dropout`, the same way in every run."""
+        rng = random.Random(f"{self.seed}/{id}/{turn}")
+        return {name: value for name, value in values.items() if rng.random() >= self.dropout}
+
+
+def chosen(row: Conversation, labels: LabelSource) -> tuple[Values, ...]:
+    """The values each answer is conditioned on, by policy; per attribute where both sources may count."""
+    human, predicted = (v or ({},) * row.num_answers for v in (row.human, row.predicted))
+    if labels == "human_else_predicted":
+        return tuple({**p, **h} for p, h in zip(predicted, human, strict=True))
+    return tuple(human if labels == "human" else predicted)
+
+
+class TextExamples:
+    """Plain texts for language-model pre-training: every token but the first is trained; long texts are cut into windows."""
+
+    def __init__(self, spec: ExampleSpec):
+        self.spec = spec
+        self.format = new_format(local_folder(spec.base), spec.schema, spec.template)
+        self.encode = encoder(self.format.tokenizer)
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        rows = []
+        end = self.format.tokenizer.eos_token_id
+        for id, text in zip(batch.column("id").to_pylist(), batch.column("text").to_pylist(), strict=True):
+            ids = [*self.encode(text), end]
+            for start in range(0, len(ids), self.spec.max_tokens):
+                window = np.array(ids[start : start + self.spec.max_tokens], np.int32)
+                if len(window) < 2:
+                    continue  # a lone token predicts nothing
+                trained = np.arange(len(window)) > 0
+                rows.append(example_row(f"{id}-{start}", id, Tokens(window, trained, np.zeros(0, np.int32)), np.zeros(0)))
+        return pa.Table.from_pylist(rows, schema=EXAMPLE_SCHEMA)
+
+
+def _table(batch: pa.Table, make: Callable[[Conversation], dict[str, object]]) -> pa.Table:
+    rows = []
+    for conversation in from_table(batch):
+        try:
+            rows.append(make(conversation))
+        except OverLong:
+            rows.append(example_row(conversation.id, conversation.group, None, np.zeros(0), reason="over_long"))
+    return pa.Table.from_pylist(rows, schema=EXAMPLE_SCHEMA)

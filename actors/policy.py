@@ -1,0 +1,132 @@
+"""The policy: a causal language model that answers at the attributes it is asked for; its loss, its prompts, its folder.
+
+Knows no training loop (`actors.learner`) and no sampling (`actors.generator`).
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from actors.attention import packed, packed_attention
+from actors.checkpoint import Format, load_format, local_folder, new_format, save_format, steerlm_entry
+from actors.tokenizer import TemplateKind, encoder
+from data.attributes import AttributeSchema
+from data.conversation import Message
+from data.feed import Example
+from data.template import Labels
+from data.tokens import prompt_ids
+
+
+class PolicyLoss(torch.nn.Module):
+    """`forward` gives the summed negative log-likelihood of a packed row's trained tokens, in nats."""
+
+    def __init__(self, model: PreTrainedModel):
+        super().__init__()
+        self.model = model
+
+    def forward(self, row: dict[str, Any], positions_N: torch.Tensor, targets_N: torch.Tensor) -> torch.Tensor:
+        # Only the positions that predict a trained token reach the vocabulary: masked logits are never made.
+        logits_1NV = self.model(**row, logits_to_keep=positions_N).logits
+        return torch.nn.functional.cross_entropy(logits_1NV[0].float(), targets_N, reduction="sum")
+
+
+@dataclass(frozen=True)
+class PolicyTask:
+    """What the learner needs to train a policy from `base` (a folder of ours, or any Hugging Face causal LM)."""
+
+    base: str
+    schema: AttributeSchema
+    template: TemplateKind
+
+    def build(self) -> PolicyLoss:
+        format = new_format(local_folder(self.base), self.schema, self.template)
+        return PolicyLoss(load_causal_lm(local_folder(self.base), format, packed_attention()))
+
+    def inputs(self, examples: Sequence[Example], device: torch.device | str) -> dict[str, Any]:
+        """Forward arguments for one packed row; the token at position p + 1 is predicted at p."""
+        row = packed([e.ids_T for e in examples], device)
+        trained_T = torch.from_numpy(np.concatenate([e.trained_T for e in examples]))
+        positions_N = trained_T.nonzero()[:, 0].to(device) - 1
+        return {"row": row, "positions_N": positions_N, "targets_N": row["input_ids"][0, positions_N + 1]}
+
+    def num_targets(self, example: Example) -> int:
+        return int(example.trained_T.sum())
+
+    def save(self, module: torch.nn.Module, state: Mapping[str, torch.Tensor], folder: str) -> None:
+        """Plain Hugging Face safetensors and tokenizer; `state` is the whole module's, gathered on the CPU."""
+        assert isinstance(module, PolicyLoss)
+        format = new_format(local_folder(self.base), self.schema, self.template)
+        save_model(module.model, state, format, folder, labels=True)
+
+
+def load_causal_lm(folder: str, format: Format, attention: str, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+    """Any HF causal LM with room for the format's control tokens; raises ValueError naming the folder if it cannot be read."""
+    try:
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, attn_implementation=attention)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"no readable causal language model at {folder}: {str(error).splitlines()[0]}") from None
+    fit_embeddings(model, format)
+    return model
+
+
+def fit_embeddings(model: PreTrainedModel, format: Format) -> None:
+    """Give the embeddings a row for every token of the tokenizer; never shrinks them."""
+    if len(format.tokenizer) > model.config.get_text_config().vocab_size:
+        model.resize_token_embeddings(len(format.tokenizer))
+
+
+def save_model(model: PreTrainedModel, state: Mapping[str, torch.Tensor], format: Format, folder: str, labels: bool) -> None:
+    """Weights from `state` (keys start with "model."), config with schema and template, tokenizer with the exported chat template."""
+    os.makedirs(folder, exist_ok=True)
+    model.config.steerlm = steerlm_entry(format)
+    model.config.pad_token_id = format.tokenizer.pad_token_id
+    model.config.use_cache = True
+    model.save_pretrained(folder, state_dict={k.removeprefix("model."): v for k, v in state.items() if k.startswith("model.")})
+    save_format(format, folder, labels)
+
+
+class Policy:
+    """A trained policy, ready to answer: weights, tokenizer, template and schema of one checkpoint."""
+
+    def __init__(self, model: PreTrainedModel, format: Format, name: str):
+        self.model, self.format, self.name = model.eval(), format, name
+        self.tokenizer, self.template, self.schema = format.tokenizer, format.template, format.schema
+        self._encode = encoder(format.tokenizer)
+
+    @classmethod
+    def load(cls, path: str, dtype: str = "float32", device: str | None = None, num_threads: int | None = None) -> "Policy":
+        """From a local folder or any fsspec URI; raises ValueError if it is no policy of ours. `num_threads`: CPU threads of this process."""
+        if num_threads:
+            torch.set_num_threads(num_threads)
+        folder = local_folder(path)
+        format = load_format(folder)
+        model = load_causal_lm(folder, format, "sdpa", getattr(torch, dtype))
+        return cls(model.to(device or ("cuda" if torch.cuda.is_available() else "cpu")), format, name=os.path.basename(path.rstrip("/")))
+
+    @property
+    def max_tokens(self) -> int:
+        """Longest context, prompt and answer together."""
+        return int(self.model.config.get_text_config().max_position_embeddings)
+
+    @property
+    def stop_ids(self) -> frozenset[int]:
+        """Tokens that end an answer: the template's turn end and the model's own end of sequence."""
+        ids = {self.tokenizer.eos_token_id, self._turn_end()}
+        return frozenset(int(i) for i in ids if i is not None)
+
+    def prompt(self, system: str, messages: Sequence[Message], attributes: Mapping[str, float] | None, labels: Labels = ()) -> list[int]:
+        """Ids to generate from; `labels` are those of earlier assistant turns."""
+        return prompt_ids(self.template, self._encode, system, messages, attributes, labels)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The answer's text, control tokens left out."""
+        return str(self.tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))
+
+    def _turn_end(self) -> int:
+        turns = [Message("user", "a"), Message("assistant", "b")]
+        return self._encode(self.template.pieces("", turns, ())[-1].text)[-1]

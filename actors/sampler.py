@@ -1,0 +1,49 @@
+"""The Ray Data worker of sampling: prompts with requested attributes in, conversations with the sampled answer out.
+
+It holds a policy and an engine. Each row has its own seed, so the answers do not depend on the number of workers.
+"""
+
+from dataclasses import replace
+
+import pyarrow as pa
+
+from actors.generator import Sampling, TransformersEngine, complete
+from actors.policy import Policy
+from data.attributes import AttributeSchema
+from data.conversation import Conversation, Message, to_table
+from data.prompts import Prompt, prompts_from
+
+
+class Sampler:
+    """Answer every prompt of a batch."""
+
+    def __init__(self, policy: str, schema: AttributeSchema, sampling: Sampling, max_slots: int, dtype: str, num_threads: int):
+        """`sampling` without its seed, which comes from each row; raises SchemaMismatch if the policy has another schema."""
+        self.policy = Policy.load(policy, dtype, num_threads=num_threads)
+        schema.require_same(self.policy.schema, "the run", f"the policy at {policy}")
+        self.schema, self.sampling = schema, sampling
+        self.engine = TransformersEngine(self.policy, max_slots)
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        prompts = list(prompts_from(batch))
+        answers = complete(self.engine, [(self._ids(p), self._sampling(p)) for p in prompts])
+        return to_table([self._row(p, ids) for p, (ids, _) in zip(prompts, answers, strict=True)], self.schema)
+
+    def _ids(self, prompt: Prompt) -> list[int]:
+        """The prompt's ids; the oldest exchanges are cut if they leave no room for an answer."""
+        messages = prompt.messages
+        while True:
+            ids = self.policy.prompt(prompt.system, messages, prompt.requested)
+            if len(ids) + self.sampling.max_tokens <= self.policy.max_tokens or len(messages) <= 2:
+                return ids
+            messages = messages[2:]
+
+    def _sampling(self, prompt: Prompt) -> Sampling:
+        return replace(self.sampling, seed=prompt.seed)
+
+    def _row(self, prompt: Prompt, ids: list[int]) -> Conversation:
+        messages = (*prompt.messages, Message("assistant", self.policy.decode(ids).strip()))
+        earlier = sum(m.role == "assistant" for m in prompt.messages)
+        return Conversation(
+            id=prompt.id, source=prompt.source, group=prompt.group, system=prompt.system, messages=messages, requested=({},) * earlier + (prompt.requested,)
+        )

@@ -1,0 +1,90 @@
+"""Tokenizers that carry a prompt format: training a small one, and giving any one its template, control tokens and Jinja.
+
+Knows no model weights; the format itself is `data.template`'s.
+"""
+
+from collections.abc import Iterable
+from typing import Any, Literal
+
+import tokenizers
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+from data.attributes import AttributeSchema
+from data.conversation import Message
+from data.template import CONTROL_TOKENS, LABEL_START, SteerLMTemplate, Template, WrappedTemplate
+from data.tokens import Encode, prompt_ids, tokenise
+
+TemplateKind = Literal["steerlm", "chat"]
+PAD = "<pad>"
+
+
+def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
+    """A byte-level BPE tokenizer of `vocab_size` entries; any text round-trips."""
+    bpe = tokenizers.Tokenizer(tokenizers.models.BPE())
+    bpe.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = tokenizers.decoders.ByteLevel()
+    trainer = tokenizers.trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=[PAD, *CONTROL_TOKENS],
+        initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    bpe.train_from_iterator(texts, trainer)
+    # The turn start also ends a turn, as in the reference template, so any engine stops there.
+    return PreTrainedTokenizerFast(
+        tokenizer_object=bpe, pad_token=PAD, eos_token=CONTROL_TOKENS[1], extra_special_tokens=[CONTROL_TOKENS[0], CONTROL_TOKENS[2]]
+    )
+
+
+def encoder(tokenizer: PreTrainedTokenizerBase) -> Encode:
+    """Text to ids with nothing added."""
+    return lambda text: tokenizer.encode(text, add_special_tokens=False)
+
+
+def make_template(tokenizer: PreTrainedTokenizerBase, schema: AttributeSchema, kind: TemplateKind, base: str | None = None) -> Template:
+    """Add the control tokens `kind` needs to `tokenizer`, and return its template; `base` is the model's own Jinja for kind "chat".
+
+    Raises ValueError if kind is "chat" and the model has no chat template of its own.
+    """
+    needed = CONTROL_TOKENS if kind == "steerlm" else (LABEL_START,)
+    missing = [token for token in needed if token not in tokenizer.get_added_vocab()]
+    tokenizer.add_tokens([tokenizers.AddedToken(t, special=True, normalized=False) for t in missing], special_tokens=True)
+    # Longest first, so that breaking one spelling never leaves another whole.
+    control = tuple(sorted((t for t in tokenizer.get_added_vocab() if len(t) > 1 and t.strip()), key=lambda t: (-len(t), t)))
+    if kind == "steerlm":
+        ids = tokenizer("a").input_ids
+        bos = str(tokenizer.bos_token) if ids and ids[0] == tokenizer.bos_token_id else ""
+        return SteerLMTemplate(schema, control, bos)
+    base = base or tokenizer.chat_template
+    if not isinstance(base, str):
+        raise ValueError("template: chat needs a model with one chat template of its own, and this tokenizer has none; set template: steerlm")
+
+    def render(template: str, messages: list[dict[str, Any]], add_generation_prompt: bool) -> str:
+        return str(tokenizer.apply_chat_template(messages, chat_template=template, tokenize=False, add_generation_prompt=add_generation_prompt))
+
+    return WrappedTemplate(schema, base, render, control)
+
+
+def check_equality(tokenizer: PreTrainedTokenizerBase, template: Template) -> None:
+    """Raise ValueError unless the exported Jinja gives the very ids that training builds piece by piece."""
+    labels = [template.schema.best(), template.schema.defaults()]
+    turns = [Message("user", "Hello."), Message("assistant", "Hi!"), Message("user", "Why?"), Message("assistant", "So:\n\n1. this")]
+    encode = encoder(tokenizer)
+    ours = tokenise(template.pieces("Be kind.", turns, labels), encode).ids_T.tolist()
+    asked = prompt_ids(template, encode, "Be kind.", turns[:3], labels[1], labels[:1])
+    chat: list[dict[str, Any]] = [{"role": "system", "content": "Be kind."}, *({"role": m.role, "content": m.content} for m in turns)]
+    chat[2] |= {"attributes": labels[0]}
+    chat[4] |= {"attributes": labels[1]}
+    theirs = chat_ids(tokenizer, chat, template.jinja())
+    prompt = chat_ids(tokenizer, chat[:4], template.jinja(), attributes=labels[1], add_generation_prompt=True)
+    # A chat template may add a newline after the last turn end; training does not need it.
+    if theirs[: len(ours)] != ours or prompt != asked:
+        raise ValueError(
+            f"the exported chat template and training give different ids with this tokenizer ({type(tokenizer).__name__}): "
+            f"{tokenizer.decode(ours)!r} against {tokenizer.decode(theirs)!r}; try the other `template` (steerlm or chat)"
+        )
+
+
+def chat_ids(tokenizer: PreTrainedTokenizerBase, chat: list[dict[str, Any]], template: str | None = None, **variables: Any) -> list[int]:
+    """`apply_chat_template` as a plain list of ids."""
+    return list(tokenizer.apply_chat_template(chat, chat_template=template, return_dict=False, **variables))

@@ -1,0 +1,66 @@
+"""What tests share: one local Ray for the whole session, tiny random checkpoints, and the folder of real rows."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
+
+
+@pytest.fixture(scope="session")
+def ray_cluster() -> Iterator[object]:
+    from cluster.connect import connect
+
+    with connect(num_cpus=6, object_store_bytes=200 * 2**20) as cluster:
+        yield cluster
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """Folder of the real rows; tests that need it are skipped where it is absent."""
+    folder = Path(os.environ.get("STEERLM_REAL_DATA", REPOSITORY.parent / "shared" / "data"))
+    if not folder.is_dir():
+        pytest.skip(f"no real rows at {folder}; set STEERLM_REAL_DATA")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A random Llama of 60,000 parameters with a tokenizer trained on the laboratory."""
+    from actors.base import SmallModel, make_small_model
+    from data.lab import Lab, LabSettings
+
+    folder = str(tmp_path_factory.mktemp("base"))
+    texts = [m.content for row in Lab(LabSettings(num_rows=300)).rows() for m in row.messages]
+    make_small_model(
+        SmallModel(hidden_size=32, num_layers=2, num_heads=4, num_kv_heads=2, intermediate_size=64, vocab_size=600, max_tokens=512), texts, 0, folder
+    )
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_policy(tiny_base: str, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A policy folder with random weights and schema `lab`, saved as training saves it."""
+    from actors.policy import PolicyTask
+    from data.attributes import shipped
+
+    return _saved(PolicyTask(tiny_base, shipped("lab"), "steerlm"), tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def tiny_predictor(tiny_base: str, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A predictor folder with random weights and schema `lab`, saved as training saves it."""
+    from actors.predictor import PredictorTask
+    from data.attributes import shipped
+
+    return _saved(PredictorTask(tiny_base, shipped("lab"), "steerlm"), tmp_path_factory)
+
+
+def _saved(task: object, tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = str(tmp_path_factory.mktemp("model"))
+    module = task.build()  # type: ignore[attr-defined]
+    task.save(module, module.state_dict(), folder)  # type: ignore[attr-defined]
+    return folder
