@@ -1,0 +1,124 @@
+"""Stages `bootstrap-N/*`, step 4 of SteerLM: sample from the policy at its best settings, rate the samples, train on them.
+
+    python -m jobs.bootstrap PRESET.yaml [key.path=value ...]
+
+Combinations are those seen in the annotated rows at the best value of the leading attribute, drawn uniformly; the next policy is
+conditioned on what the predictor says the samples *got*, not on what was asked (arXiv 2310.05344, section 3.4).
+"""
+
+import random
+from collections import Counter
+from collections.abc import Iterable
+from functools import partial
+
+from actors.generator import Sampling
+from actors.sampler import Sampler
+from data.conversation import Conversation, from_table, problem, to_table
+from data.prompts import bootstrap_prompts, prompts_table, seen_combinations
+from data.storage import Storage
+from jobs.annotate import annotate
+from jobs.command import main
+from jobs.pipelines import audit, ids_of, map_rows, write_table
+from jobs.preset import Preset, SamplingSettings
+from jobs.stage import Figures, Run, Stage, say
+from jobs.train_policy import train_policy
+from jobs.training import base_uri
+
+
+def policy_stage(round: int) -> str:
+    """The stage that left the policy of a round; round 0 is step 3."""
+    return f"bootstrap-{round}/policy" if round else "policy"
+
+
+def sample(run: Run, what: str, policy: Storage, prompts: Storage, target: Storage, temperature: float) -> Figures:
+    """Answer all `prompts` with `policy` into `target`."""
+    settings = run.preset.sampling
+    arguments = {
+        "policy": (policy / "model").uri,
+        "schema": run.schema,
+        "sampling": Sampling(max_tokens=settings.max_tokens, temperature=temperature, top_k=settings.top_k, top_p=settings.top_p),
+        "max_slots": settings.max_slots,
+        "dtype": settings.pool.dtype,
+        "num_threads": max(1, int(settings.pool.cpus_per_actor)),
+    }
+    figures = map_rows(what, [prompts], Sampler, arguments, settings.pool, target)
+    audit(what, ids_of(prompts), ids_of(target))
+    return figures
+
+
+def stages(round: int) -> list[Stage]:
+    """A round as three stages, so that a crash costs at most one of them."""
+    before, name = policy_stage(round - 1), f"bootstrap-{round}"
+    return [
+        Stage(f"{name}/samples", ("annotated", before), _sampling_settings, partial(_samples, round=round)),
+        Stage(f"{name}/rated", (f"{name}/samples", "predictor"), lambda preset: {}, partial(_rated, round=round)),
+        Stage(f"{name}/policy", (f"{name}/rated", "annotated", before, "base"), _training_settings, partial(_policy, round=round)),
+    ]
+
+
+def _samples(run: Run, folder: Storage, round: int) -> Figures:
+    """Plan the round and sample it; answers that are no turn (empty) are kept apart and counted."""
+    settings, annotated = run.preset.bootstrap, run.folder("annotated") / "rows"
+    values = (v for row in _rows(annotated) for v in row.predicted if v)
+    combinations = seen_combinations(values, run.schema, settings.leading, settings.min_count, settings.leading_at_least)
+    say(f"bootstrap {round}: {len(combinations)} attribute combinations seen with {settings.leading} at its best")
+    prompts = bootstrap_prompts(
+        _rows(annotated), combinations, settings.num_prompts, settings.samples_per_prompt, run.preset.seed + round, source=f"bootstrap-{round}"
+    )
+    write_table(prompts_table(prompts), folder / "prompts")
+    figures = sample(
+        run, f"bootstrap {round}: sample", run.folder(policy_stage(round - 1)), folder / "prompts", folder / "answers", run.preset.sampling.temperature
+    )
+    reasons: Counter[str] = Counter()
+    kept = []
+    for row in sorted(_rows(folder / "answers"), key=lambda r: r.id):
+        reason = problem(row.messages)
+        reasons[reason or "kept"] += 1
+        if not reason:
+            kept.append(row)
+    write_table(to_table(kept, run.schema), folder / "rows")
+    return figures | {"combinations": combinations, "prompts": len(prompts), "counts": dict(reasons)}
+
+
+def _rated(run: Run, folder: Storage, round: int) -> Figures:
+    return annotate(run, f"bootstrap {round}: rate", run.folder(f"bootstrap-{round}/samples") / "rows", folder / "rows")
+
+
+def _policy(run: Run, folder: Storage, round: int) -> Figures:
+    """Train on the rated samples, mixed with annotated rows."""
+    settings = run.preset.bootstrap
+    samples = run.folder(f"bootstrap-{round}/rated") / "rows"
+    annotated = sorted(_rows(run.folder("annotated") / "rows"), key=lambda r: r.id)
+    wanted = round_to_int(settings.annotated_per_sample * sum(1 for _ in _rows(samples)))
+    mixed = random.Random(f"mix/{run.preset.seed}/{round}").sample(annotated, min(wanted, len(annotated)))
+    write_table(to_table(mixed, run.schema), folder / "mixed")
+    start = base_uri(run) if settings.start == "base" else (run.folder(policy_stage(round - 1)) / "model").uri
+    figures = train_policy(run, f"bootstrap {round}: policy", [samples, folder / "mixed"], start, settings.learner, folder)
+    return figures | {"annotated_mixed_in": len(mixed)}
+
+
+def round_to_int(value: float) -> int:
+    return int(value + 0.5)
+
+
+def _rows(folder: Storage) -> Iterable[Conversation]:
+    return (row for table in folder.tables() for row in from_table(table))
+
+
+def _sampling_settings(preset: Preset) -> object:
+    bootstrap = preset.bootstrap.model_dump(include={"leading", "leading_at_least", "min_count", "num_prompts", "samples_per_prompt"})
+    return {"bootstrap": bootstrap, "sampling": sampling_settings(preset.sampling), "seed": preset.seed}
+
+
+def sampling_settings(settings: SamplingSettings) -> object:
+    """What changes an answer: all but the pool's size and batches."""
+    return {"sampling": settings.model_copy(update={"pool": None}), "dtype": settings.pool.dtype}
+
+
+def _training_settings(preset: Preset) -> object:
+    bootstrap = preset.bootstrap.model_dump(mode="json", include={"learner", "annotated_per_sample", "start"})
+    return {"bootstrap": bootstrap, "policy": preset.policy.model_copy(update={"learner": None}), "template": preset.template, "seed": preset.seed}
+
+
+if __name__ == "__main__":
+    main(__doc__, lambda preset: [stage for round in range(1, preset.bootstrap.rounds + 1) for stage in stages(round)])

@@ -1,0 +1,85 @@
+"""What every job's command line does: read the preset, meet Ray, perform stages, say how it ended.
+
+The last line of stdout is one JSON object; a mistake is one sentence on stderr and a non-zero exit code, without a traceback.
+"""
+
+import json
+import math
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from cluster.connect import Unreachable, connect
+from cluster.settings import command_line
+from jobs.plan import print_plan
+from jobs.preset import Preset
+from jobs.stage import Figures, Run, Stage, StageError, perform, require
+
+FLAGS = {"plan": "print stages, resources and memory per worker, and end without starting Ray"}
+Stages = Sequence[Stage] | Callable[[Preset], Sequence[Stage]]
+
+
+def main(about: str | None, stages: Stages, ending: Callable[[Run, dict[str, Figures]], Figures] | None = None) -> None:
+    """Perform `stages` in order; `ending` makes the last line's JSON from their manifests."""
+    module = sys.modules["__main__"].__spec__
+    program = f"python -m {module.name if module else 'jobs.run'}"
+    preset, flags = command_line(Preset, sys.argv[1:], program, about or "", FLAGS)
+    chosen = stages(preset) if callable(stages) else stages
+    run = Run(preset)
+    if "plan" in flags:
+        print_plan(preset, [stage.name for stage in chosen])
+        return
+    try:
+        manifests = _perform_all(run, chosen)
+    except (StageError, Unreachable, ValueError, OSError) as error:
+        if not _is_for_people(error):
+            raise
+        print(f"{program}: {error}", file=sys.stderr)
+        raise SystemExit(1) from None
+    except KeyboardInterrupt:
+        print(f"{program}: stopped; the same command goes on where it was", file=sys.stderr)
+        raise SystemExit(130) from None
+    result = (ending or _ending)(run, manifests)
+    print(json.dumps(_finite(result), ensure_ascii=False), flush=True)
+
+
+def _perform_all(run: Run, stages: Sequence[Stage]) -> dict[str, Figures]:
+    ray_settings = run.preset.ray
+    store = None if ray_settings.object_store_mb is None else ray_settings.object_store_mb * 2**20
+    with connect(ray_settings.num_cpus, store, dashboard=True) as cluster:
+        print(f"Ray: {cluster}; run: {run.root.uri}", flush=True)
+        manifests = {}
+        for stage in stages:
+            require(run, stage)
+            manifests[stage.name] = perform(run, stage)
+        return manifests
+
+
+def _is_for_people(error: Exception) -> bool:
+    """Our own sentences, and the system's about files; a bug's ValueError deep in a library keeps its traceback."""
+    if isinstance(error, StageError | Unreachable | OSError):
+        return True
+    *_, (frame, _line) = traceback.walk_tb(error.__traceback__)
+    return frame.f_globals.get("__name__", "").split(".")[0] in ("jobs", "data", "actors", "cluster", "__main__")
+
+
+def _ending(run: Run, manifests: dict[str, Figures]) -> Figures:
+    return {"run": run.root.uri, "stages": {name: stage_line(m) for name, m in manifests.items()}}
+
+
+def stage_line(manifest: Figures) -> Figures:
+    """Seconds and figures of a stage, without its loss curve."""
+    figures = manifest["figures"]
+    if "training" in figures:
+        figures = figures | {"training": {k: v for k, v in figures["training"].items() if k != "losses"}}
+    return {"seconds": manifest["seconds"], "skipped": manifest["skipped"], **{k: v for k, v in figures.items() if k not in ("losses", "combinations")}}
+
+
+def _finite(value: Any) -> Any:
+    """NaN is no JSON: null."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {k: _finite(v) for k, v in value.items()}
+    return [_finite(v) for v in value] if isinstance(value, list | tuple) else value

@@ -1,0 +1,69 @@
+"""Stage `base`: the model that predictor and policy start from: a named one, or a small one made and pre-trained here.
+
+python -m jobs.pretrain PRESET.yaml [key.path=value ...]
+"""
+
+import tempfile
+from collections.abc import Iterator
+
+import pyarrow as pa
+
+from actors.base import make_small_model
+from actors.examples import TextExamples
+from actors.policy import PolicyTask
+from data.conversation import from_table
+from data.sources import files_of, read_texts
+from data.storage import Storage
+from jobs.command import main
+from jobs.pipelines import write_table
+from jobs.preset import Preset
+from jobs.stage import Figures, Run, Stage, say
+from jobs.training import example_spec, fit, make_examples
+
+
+def texts(run: Run) -> Iterator[str]:
+    """What tokenizer and language model learn from: the preset's texts, or everything the rows say."""
+    base = run.preset.base
+    if base.texts:
+        yield from read_texts(base.texts, base.text_limit)
+        return
+    for table in (run.folder("rows") / "rows").tables():
+        for row in from_table(table):
+            yield from (m.content for m in row.messages)
+
+
+def work(run: Run, folder: Storage) -> Figures:
+    base = run.preset.base
+    if base.model:
+        say(f"base: {base.model}")
+        return {"model": base.model}
+    found = list(texts(run))
+    with tempfile.TemporaryDirectory() as local:
+        figures: Figures = {"texts": len(found)} | make_small_model(base.small, found, run.preset.seed, local)
+        # Training replaces `model`; what it started from stays beside it.
+        start = folder / ("start" if base.pretrain else "model")
+        start.upload(local)
+    say(f"base: a Llama of {figures['num_parameters']:,} parameters, vocabulary {figures['vocab_size']}, from {len(found):,} texts")
+    if base.pretrain:
+        write_table(pa.table({"id": [f"{i:08d}" for i in range(len(found))], "text": found}), folder / "texts")
+        spec = example_spec(run, base.pretrain)
+        spec = type(spec)(start.uri, spec.schema, spec.template, spec.max_tokens)
+        make_examples("base", [folder / "texts"], TextExamples, {"spec": spec}, folder / "examples")
+        task = PolicyTask(start.uri, run.schema, run.preset.template)
+        figures |= fit("base: pre-training", task, base.pretrain, folder / "examples", folder, buckets=50)
+    return figures
+
+
+def _inputs(run: Run) -> dict[str, str]:
+    uri = run.preset.base.texts
+    return {file: str(Storage(file).fs.checksum(Storage(file).path)) for file in files_of(uri)} if uri else {}
+
+
+def _settings(preset: Preset) -> object:
+    return {"base": preset.base.model_copy(update={"num_parameters": None}), "template": preset.template, "seed": preset.seed}
+
+
+STAGE = Stage("base", ("rows",), _settings, work, _inputs)
+
+if __name__ == "__main__":
+    main(__doc__, [STAGE])

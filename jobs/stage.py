@@ -1,0 +1,143 @@
+"""A run and its stages: where they live, when one must run again, and the manifest it leaves.
+
+A stage clears its folder, does its work and writes `manifest.json` last and atomically: no manifest, no stage. A manifest whose
+fingerprint (settings, schema, inputs) still holds is skipped; any other says which setting or input changed. Knows no stage's content.
+"""
+
+import hashlib
+import importlib.metadata
+import json
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from pydantic import BaseModel
+
+from data.attributes import AttributeSchema
+from data.storage import Storage
+from jobs.preset import Preset
+
+PACKAGES = ("ray", "torch", "transformers", "deepspeed", "pyarrow")
+Figures = dict[str, Any]
+
+
+class StageError(ValueError):
+    """The run cannot go on; the sentence says why and what mends it."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A preset and the folder it works in."""
+
+    preset: Preset
+
+    @property
+    def schema(self) -> AttributeSchema:
+        return self.preset.schema_
+
+    @property
+    def root(self) -> Storage:
+        return Storage(self.preset.storage) / self.preset.run
+
+    def folder(self, stage: str) -> Storage:
+        return self.root / stage
+
+    def manifest(self, stage: str) -> Figures | None:
+        path = self.folder(stage) / "manifest.json"
+        return path.read_json() if path.exists() else None
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One step of a run. `work` fills the stage's folder and returns figures for the manifest."""
+
+    name: str
+    needs: tuple[str, ...]
+    """Stages whose output it reads."""
+    settings: Callable[[Preset], Any]
+    """The settings its result depends on; a change runs it again."""
+    work: Callable[[Run, Storage], Figures]
+    inputs: Callable[[Run], dict[str, str]] = field(default=lambda run: {})
+    """Fingerprints of what it reads from outside the run."""
+
+
+def perform(run: Run, stage: Stage) -> Figures:
+    """Run the stage unless its manifest still holds; returns the manifest, with `skipped` added."""
+    description = _description(run, stage)
+    fingerprint = _digest(description)
+    old = run.manifest(stage.name)
+    if old and old["fingerprint"] == fingerprint:
+        say(f"[{stage.name}] finished earlier, nothing changed: skipped")
+        return old | {"skipped": True}
+    say(f"[{stage.name}] running: {_why(old, description)}")
+    folder = run.folder(stage.name)
+    folder.remove()
+    started = time.monotonic()
+    figures = stage.work(run, folder)
+    manifest = {
+        "stage": stage.name,
+        "fingerprint": fingerprint,
+        "description": description,
+        "figures": figures,
+        "seconds": round(time.monotonic() - started, 1),
+        "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
+    }
+    (folder / "manifest.json").write_json(manifest)
+    say(f"[{stage.name}] done in {manifest['seconds']} s -> {folder.uri}")
+    return manifest | {"skipped": False}
+
+
+def require(run: Run, stage: Stage) -> None:
+    """Raise StageError unless everything the stage needs is finished."""
+    for name in stage.needs:
+        if run.manifest(name) is None:
+            raise StageError(f"stage {stage.name} needs {name}, which is not finished in {run.root.uri}; run `python -m jobs.run` with the same preset first")
+
+
+def say(text: str) -> None:
+    """A line of progress."""
+    print(text, flush=True)
+
+
+def warn(text: str) -> None:
+    print(f"warning: {text}", file=sys.stderr, flush=True)
+
+
+def _description(run: Run, stage: Stage) -> Figures:
+    """Everything the stage's result depends on."""
+    upstream = {}
+    for name in stage.needs:
+        manifest = run.manifest(name)
+        assert manifest is not None, f"{name} must be finished before {stage.name}"
+        upstream[name] = manifest["fingerprint"]
+    return {"settings": _plain(stage.settings(run.preset)), "schema": _plain(run.schema), "inputs": stage.inputs(run), "needs": upstream}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json")
+    if isinstance(value, dict):
+        return {k: _plain(v) for k, v in value.items()}
+    return [_plain(v) for v in value] if isinstance(value, list | tuple) else value
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _why(old: Figures | None, new: Figures) -> str:
+    """What differs from the manifest, in words: "policy.learner.epochs 2 -> 3"."""
+    if old is None:
+        return "no finished result yet"
+    changes = list(_changes("", old["description"], new))
+    shown = "; ".join(changes[:4]) + (f"; and {len(changes) - 4} more" if len(changes) > 4 else "")
+    return f"changed: {shown}"
+
+
+def _changes(path: str, old: Any, new: Any) -> Sequence[str]:
+    if isinstance(old, dict) and isinstance(new, dict):
+        return [c for key in sorted(old.keys() | new.keys()) for c in _changes(f"{path}.{key}".lstrip("."), old.get(key), new.get(key))]
+    return [] if old == new else [f"{path} {json.dumps(old)[:60]} -> {json.dumps(new)[:60]}"]

@@ -1,0 +1,44 @@
+"""Stage `policy`, step 3 of SteerLM: train a language model to answer at the attributes it is told.
+
+python -m jobs.train_policy PRESET.yaml [key.path=value ...]
+"""
+
+from actors.examples import PolicyExamples
+from actors.learner import LearnerSettings
+from actors.policy import PolicyTask
+from data.feed import Feed
+from data.storage import Storage
+from jobs.command import main
+from jobs.preset import Preset
+from jobs.stage import Figures, Run, Stage
+from jobs.training import base_uri, buckets_for, example_spec, fit, make_examples
+
+
+def train_policy(run: Run, what: str, rows: list[Storage], start: str, learner: LearnerSettings, folder: Storage) -> Figures:
+    """Conditioned SFT on `rows`, from the weights at `start`, into `folder`."""
+    settings = run.preset.policy
+    arguments = {
+        "spec": example_spec(run, learner),
+        "labels": settings.labels,
+        "attribute_dropout": settings.attribute_dropout,
+        "seed": run.preset.seed,
+    }
+    make_examples(what, rows, PolicyExamples, arguments, folder / "examples")
+    feed = Feed((folder / "examples").tables())
+    task = PolicyTask(start, run.schema, run.preset.template)
+    training = fit(what, task, learner, folder / "examples", folder, buckets_for(settings.validation_share))
+    return {"training": training, "examples": len(feed), "not_examples": feed.rejected}
+
+
+def work(run: Run, folder: Storage) -> Figures:
+    return train_policy(run, "policy", [run.folder("annotated") / "rows"], base_uri(run), run.preset.policy.learner, folder)
+
+
+def _settings(preset: Preset) -> object:
+    return {"policy": preset.policy, "template": preset.template, "seed": preset.seed}
+
+
+STAGE = Stage("policy", ("annotated", "base"), _settings, work)
+
+if __name__ == "__main__":
+    main(__doc__, [STAGE])

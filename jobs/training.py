@@ -1,0 +1,61 @@
+"""From rows to a trained model: tokenise with Ray Data, then fit with Ray Train. Shared by every stage that trains."""
+
+from typing import Any
+
+import ray.train
+from ray.train.torch import TorchTrainer
+from ray.train.v2.api.exceptions import TrainingFailedError
+
+from actors.examples import ExampleSpec
+from actors.learner import Assignment, LearnerSettings, Task, train_worker
+from data.storage import Storage
+from jobs.pipelines import map_rows
+from jobs.preset import WorkerPool
+from jobs.stage import Figures, Run, StageError, say
+
+TOKENISERS = WorkerPool(num_actors=2, batch_rows=512)
+"""Tokenising needs CPUs only, and few."""
+
+
+def base_uri(run: Run) -> str:
+    """The model that predictor and policy start from: the preset's, or the one that stage `base` made."""
+    return run.preset.base.model or (run.folder("base") / "model").uri
+
+
+def example_spec(run: Run, learner: LearnerSettings) -> ExampleSpec:
+    return ExampleSpec(base_uri(run), run.schema, run.preset.template, learner.max_tokens)
+
+
+def make_examples(what: str, sources: list[Storage], maker: type[Any], arguments: dict[str, Any], target: Storage) -> Figures:
+    """Tokenise all rows of `sources` into `target`."""
+    return map_rows(f"{what}: tokenise", sources, maker, arguments, TOKENISERS, target)
+
+
+def fit(what: str, task: Task, settings: LearnerSettings, examples: Storage, output: Storage, buckets: int = 0, held_out: int = 0) -> Figures:
+    """Train `task` on `examples`; the model goes to `output`/model. Returns the figures of the training.
+
+    Raises StageError with the worker's own sentence if training fails.
+    """
+    say(f"{what}: Ray Train, {settings.num_workers} workers, DeepSpeed ZeRO stage {settings.zero_stage}, {settings.precision}")
+    trainer = TorchTrainer(
+        train_worker,
+        train_loop_config={"assignment": Assignment(task, settings, examples.uri, output.uri, buckets, held_out)},
+        scaling_config=ray.train.ScalingConfig(
+            num_workers=settings.num_workers,
+            use_gpu=settings.use_gpu,
+            resources_per_worker={"CPU": settings.cpus_per_worker} | ({"GPU": 1} if settings.use_gpu else {}),
+        ),
+        run_config=ray.train.RunConfig(name="ray_train", storage_path=output.path, storage_filesystem=output.arrow_fs),
+    )
+    try:
+        trainer.fit()
+    except TrainingFailedError as error:
+        causes = getattr(error, "worker_failures", {}).values()
+        raise StageError(f"{what} failed: {'; '.join(sorted({str(c).strip().splitlines()[-1] for c in causes})) or error}") from error
+    figures: Figures = (output / "training.json").read_json()
+    return figures
+
+
+def buckets_for(share: float) -> int:
+    """Into how many buckets to split the groups, so that one of them is `share` of all; 0 = hold out nothing."""
+    return round(1 / share) if share else 0

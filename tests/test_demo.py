@@ -1,0 +1,65 @@
+"""End to end: all stages by the command people type, on a small laboratory, then again with nothing to do, then with one change."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny_run
+
+from data.storage import Storage
+from jobs.pipelines import ids_of
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any], str]:
+    storage = tmp_path_factory.mktemp("runs")
+    result, out = tiny_run.run(storage)
+    return storage, result, out
+
+
+def test_every_stage_runs_for_real_and_says_so(finished: tuple[Path, dict[str, Any], str]) -> None:
+    storage, result, out = finished
+    assert list(result["stages"]) == [
+        "rows",
+        "base",
+        "predictor",
+        "annotated",
+        "policy",
+        "bootstrap-1/samples",
+        "bootstrap-1/rated",
+        "bootstrap-1/policy",
+        "report",
+    ]
+    assert not any(stage["skipped"] for stage in result["stages"].values())
+    assert out.count("DeepSpeedEngine: ZeRO stage 2, 2 workers") == 4  # base, predictor, policy, bootstrap
+    assert "Ray Data statistics of annotate:" in out
+    assert "MapBatches" in out
+    assert "ETA" in out
+    assert set(result["steering"]) == {"helpfulness", "creativity", "humor", "toxicity", "verbosity"}
+    assert result["measured_by"] == "exactly, from the text"
+    for path in ("report/report.json", "report/steering.png", "bootstrap-1/policy/model/model.safetensors"):
+        assert (storage / "demo" / path).stat().st_size > 500
+    run = Storage(str(storage / "demo"))
+    assert ids_of(run / "rows" / "rows") == ids_of(run / "annotated" / "rows")
+    assert result["stages"]["bootstrap-1/samples"]["prompts"] == 40
+
+
+def test_again_nothing_runs_and_a_change_reruns_what_depends_on_it(finished: tuple[Path, dict[str, Any], str]) -> None:
+    storage, first, _ = finished
+    again, out = tiny_run.run(storage)
+    assert all(stage["skipped"] for stage in again["stages"].values())
+    assert again["steering"] == first["steering"]
+    assert "DeepSpeed" not in out
+    changed, out = tiny_run.run(storage, "evaluate.num_questions=3")
+    assert [name for name, stage in changed["stages"].items() if not stage["skipped"]] == ["report"]
+    assert "changed: settings.evaluate.num_questions 2 -> 3" in out
+
+
+def test_manifests_tell_what_made_them(finished: tuple[Path, dict[str, Any], str]) -> None:
+    storage, _, _ = finished
+    manifest = json.loads((storage / "demo" / "annotated" / "manifest.json").read_text())
+    assert manifest["description"]["schema"]["name"] == "lab"
+    assert set(manifest["description"]["needs"]) == {"rows", "predictor"}
+    assert manifest["versions"]["ray"] == "2.60.0"
+    assert manifest["figures"]["counts"]["answers"] == manifest["figures"]["counts"]["rated_answers"]

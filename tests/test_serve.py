@@ -1,0 +1,176 @@
+"""The real endpoint on Ray Serve with a tiny random policy: started as `python -m serve` starts it, spoken to over HTTP."""
+
+import http.client
+import json
+import socket
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import ray.serve
+
+from serve.deploy import APPLICATION, start, stop
+from serve.locate import Located
+from serve.settings import ServeSettings
+
+pytestmark = pytest.mark.ray
+
+SAMPLED = {"temperature": 1, "seed": 3, "max_tokens": 24}
+"""Random weights repeat themselves at temperature 0 (line breaks, here), so text comes from a seed."""
+QUESTION = [{"role": "user", "content": "Tell me about the moon."}]
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """A running endpoint, as a client sees it."""
+
+    url: str
+
+    def get(self, path: str) -> tuple[int, bytes]:
+        return self._exchange(urllib.request.Request(self.url + path))
+
+    def post(self, body: bytes) -> tuple[int, Any]:
+        request = urllib.request.Request(f"{self.url}/v1/chat/completions", body, {"Content-Type": "application/json"})
+        status, answer = self._exchange(request)
+        return status, json.loads(answer)
+
+    def chat(self, **fields: Any) -> tuple[int, Any]:
+        return self.post(json.dumps({"messages": QUESTION, **SAMPLED, **fields}).encode())
+
+    def stream(self, **fields: Any) -> Iterator[Any]:
+        """The chunks as they come; closing the iterator closes the connection."""
+        body = json.dumps({"messages": QUESTION, **SAMPLED, "stream": True, **fields}).encode()
+        connection = http.client.HTTPConnection(self.url.removeprefix("http://"), timeout=60)
+        try:
+            connection.request("POST", "/v1/chat/completions", body)
+            answer = connection.getresponse()
+            assert answer.status == 200, answer.read()
+            while line := answer.readline():
+                if line.startswith(b"data: {"):
+                    yield json.loads(line.removeprefix(b"data: "))
+        finally:
+            connection.close()
+
+    def _exchange(self, request: urllib.request.Request) -> tuple[int, bytes]:
+        try:
+            with urllib.request.urlopen(request, timeout=60) as answer:
+                return answer.status, answer.read()
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code, error.read()
+
+
+@pytest.fixture(scope="module")
+def endpoint(ray_cluster: object, tiny_policy: str) -> Iterator[Endpoint]:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    yield Endpoint(start(ServeSettings(port=port, num_cpus=0.1, max_slots=2), Located(tiny_policy, "tiny")))
+    stop()
+
+
+def first_attribute(endpoint: Endpoint) -> dict[str, Any]:
+    attribute = json.loads(endpoint.get("/v1/attributes")[1])["attributes"][0]
+    assert attribute["steerable"]
+    return dict(attribute)
+
+
+def text_of(chunks: list[Any]) -> str:
+    return "".join(c["choices"][0]["delta"].get("content", "") for c in chunks if c["choices"])
+
+
+def test_chat(endpoint: Endpoint) -> None:
+    attribute = first_attribute(endpoint)
+    status, answer = endpoint.chat(attributes={attribute["name"]: attribute["high"]})
+    assert status == 200
+    assert answer["model"] == "tiny"
+    assert answer["choices"][0]["message"]["role"] == "assistant"
+    assert 0 < answer["usage"]["completion_tokens"] <= 24
+    assert answer["steering"]["requested"] == {attribute["name"]: attribute["high"]}
+    assert answer["steering"]["effective"][attribute["name"]] == attribute["high"]
+    assert endpoint.chat()[1]["steering"]["requested"] == {}
+
+
+@pytest.mark.parametrize("temperature", [0, 1])
+def test_the_streamed_answer_is_the_same(endpoint: Endpoint, temperature: int) -> None:
+    status, whole = endpoint.chat(temperature=temperature)
+    assert status == 200
+    chunks = list(endpoint.stream(temperature=temperature, stream_options={"include_usage": True}))
+    assert text_of(chunks) == whole["choices"][0]["message"]["content"]
+    assert temperature == 0 or len(text_of(chunks)) > 10
+    assert chunks[-1]["usage"] == whole["usage"]
+    assert chunks[-2]["choices"][0]["finish_reason"] == whole["choices"][0]["finish_reason"]
+    assert chunks[0]["steering"] == whole["steering"]
+
+
+def test_a_seed_repeats_the_answer(endpoint: Endpoint) -> None:
+    once, again, other = (endpoint.chat(seed=seed)[1]["choices"] for seed in (-7, -7, 8))
+    assert once == again != other
+
+
+def test_a_stop_string_ends_the_answer(endpoint: Endpoint) -> None:
+    whole = endpoint.chat()[1]["choices"][0]["message"]["content"]
+    middle = whole[len(whole) // 2 :][:3]
+    choice = endpoint.chat(stop=middle)[1]["choices"][0]
+    assert choice == {"index": 0, "message": {"role": "assistant", "content": whole[: whole.index(middle)]}, "finish_reason": "stop", "logprobs": None}
+
+
+def test_several_turns(endpoint: Endpoint) -> None:
+    attribute = first_attribute(endpoint)
+    earlier = [*QUESTION, {"role": "assistant", "content": "It is round.", "attributes": {attribute["name"]: attribute["low"]}}]
+    status, answer = endpoint.chat(messages=[{"role": "system", "content": "Be brief."}, *earlier, *QUESTION])
+    assert status == 200
+    assert answer["usage"]["prompt_tokens"] > endpoint.chat()[1]["usage"]["prompt_tokens"]
+
+
+def test_the_other_routes(endpoint: Endpoint) -> None:
+    status, body = endpoint.get("/v1/attributes")
+    assert status == 200
+    assert {"model", "schema", "attributes", "profiles"} <= set(json.loads(body))
+    assert endpoint.get("/healthz") == (200, b'{"status":"ok","model":"tiny"}')
+    assert json.loads(endpoint.get("/v1/models")[1])["data"][0]["id"] == "tiny"
+    status, page = endpoint.get("/")
+    assert status == 200
+    assert b"<title>SteerLM playground</title>" in page
+
+
+def test_mistakes_are_400_and_name_the_field(endpoint: Endpoint) -> None:
+    attribute = first_attribute(endpoint)
+    name, high = attribute["name"], attribute["high"]
+    status, answer = endpoint.chat(attributes={name: high + 1})
+    assert (status, answer["error"]["param"]) == (400, f"attributes.{name}")
+    assert f"{attribute['low']} to {high}" in answer["error"]["message"]
+    status, answer = endpoint.chat(attributes={name + "x": 1})
+    assert (status, answer["error"]["param"]) == (400, f"attributes.{name}x")
+    assert f"did you mean {name!r}" in answer["error"]["message"]
+    status, answer = endpoint.chat(temprature=1)
+    assert (status, answer["error"]["param"]) == (400, "temprature")
+    for body in b"{", b'{"messages": NaN}', b"", b"\xff":
+        status, answer = endpoint.post(body)
+        assert (status, answer["error"]["type"]) == (400, "invalid_request_error")
+    status, answer = endpoint.chat(messages=[{"role": "user", "content": "x" * (1 << 20)}])
+    assert status == 413
+    status, answer = endpoint.chat(messages=[{"role": "user", "content": "moon " * 20_000}])
+    assert (status, answer["error"]["code"]) == (400, "context_length_exceeded")
+
+
+def test_a_client_that_leaves_frees_its_slot(endpoint: Endpoint) -> None:
+    """Both slots are worth 12 long answers' time if nothing is freed; a client that leaves takes only a moment of it."""
+    policy = ray.serve.get_deployment_handle("Replica", APPLICATION)
+    started = time.monotonic()
+    long = endpoint.chat(max_tokens=400, temperature=0)[1]
+    full_s = time.monotonic() - started
+    assert long["usage"]["completion_tokens"] > 100, "the answer is long enough to leave in the middle of it"
+    started = time.monotonic()
+    for _ in range(24):
+        chunks = endpoint.stream(max_tokens=400, temperature=0)
+        next(chunks)
+        chunks.close()
+    while policy.num_running.remote().result(timeout_s=30):
+        assert time.monotonic() - started < 12 * full_s, "slots were not freed"
+        time.sleep(0.02)
+    assert time.monotonic() - started < 8 * full_s
+    assert endpoint.chat()[0] == 200

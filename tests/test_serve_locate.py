@@ -1,0 +1,89 @@
+"""Which policy is served: the newest finished run's last one, a run's, or a folder's; and what is said when there is none."""
+
+import os
+import re
+import socket
+from pathlib import Path
+
+import pytest
+
+from cluster.settings import load
+from serve.__main__ import CONFIG, main
+from serve.deploy import PAGE, require_free_port
+from serve.locate import locate
+from serve.settings import ServeSettings
+
+
+def touch(path: Path, at: float = 1e9) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("{}")
+    os.utime(path, (at, at))
+
+
+def run(storage: Path, name: str, policies: list[str], finished_at: float | None) -> Path:
+    for policy in policies:
+        touch(storage / name / policy / "model" / "config.json")
+    if finished_at is not None:
+        touch(storage / name / "report" / "manifest.json", finished_at)
+    return storage / name
+
+
+def test_the_newest_finished_run(tmp_path: Path) -> None:
+    run(tmp_path, "old", ["policy"], 1e9)
+    run(tmp_path, "new", ["policy", "bootstrap-2/policy", "bootstrap-10/policy"], 2e9)
+    run(tmp_path, "unfinished", ["policy"], None)
+    (tmp_path / "a-file").write_text("")
+    located = locate("newest", str(tmp_path))
+    assert located.name == "new"
+    assert located.uri == str(tmp_path / "new" / "bootstrap-10" / "policy" / "model")
+
+
+def test_a_run_or_a_policy_by_name(tmp_path: Path) -> None:
+    folder = run(tmp_path, "one", ["policy"], 1e9)
+    assert locate(str(folder), "nowhere").uri == str(folder / "policy" / "model")
+    assert locate(str(folder / "policy" / "model"), "nowhere").name == "model"
+
+
+def test_no_policy_is_a_clear_sentence(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="run `make demo` first"):
+        locate("newest", str(tmp_path / "nothing"))
+    with pytest.raises(ValueError, match=r"no policy at .*: set policy to"):
+        locate(str(tmp_path), "runs")
+    with pytest.raises(ValueError, match="has no policy"):
+        locate(str(run(tmp_path, "empty", [], 1e9)), "runs")
+
+
+def test_the_command_says_what_is_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([f"storage={tmp_path}"]) == 2
+    assert "run `make demo` first" in capsys.readouterr().err
+
+
+def test_a_taken_port_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = run(tmp_path, "one", ["policy"], 1e9)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(ValueError, match=f"port {port} on 127.0.0.1 cannot be used"):
+            require_free_port("127.0.0.1", port)
+        assert main([f"policy={folder}", f"port={port}"]) == 2
+    assert "set port to another" in capsys.readouterr().err
+
+
+def test_the_shipped_config_lists_every_default(tmp_path: Path) -> None:
+    assert load(ServeSettings, CONFIG) == ServeSettings()
+    settings = [line.removeprefix("# ") for line in Path(CONFIG).read_text().splitlines() if re.match(r"# \w+: ", line)]
+    assert [line.split(":")[0] for line in settings] == list(ServeSettings.model_fields)
+    spelled_out = tmp_path / "config.yaml"
+    spelled_out.write_text("\n".join(settings))
+    assert load(ServeSettings, str(spelled_out)) == ServeSettings()
+
+
+def test_without_keys_only_this_machine_is_served() -> None:
+    with pytest.raises(ValueError, match="without keys"):
+        ServeSettings(host="0.0.0.0")
+
+
+def test_the_page_asks_nobody_else() -> None:
+    page = PAGE.read_text()
+    assert "http://" not in page
+    assert "https://" not in page
+    assert "src=" not in page

@@ -1,0 +1,114 @@
+"""Ids to text: whole characters only, stop strings across token borders, and the same text however it was cut."""
+
+import itertools
+import random
+from collections.abc import Callable
+
+import pytest
+
+from serve.text import Answer, Detokeniser
+
+
+def decode(ids: list[int]) -> str:
+    """A byte tokenizer: an id is a byte."""
+    return bytes(ids).decode("utf-8", errors="replace")
+
+
+def byte_fallback(ids: list[int]) -> str:
+    """As SentencePiece's byte fallback does it: one byte missing makes every byte of the run a replacement character."""
+    text = ""
+    for plain, run in itertools.groupby(ids, lambda i: i < 128):
+        raw = bytes(run)
+        try:
+            text += raw.decode()
+        except UnicodeDecodeError:
+            assert not plain
+            text += "\ufffd" * len(raw)
+    return text
+
+
+def first_token_without_space(ids: list[int]) -> str:
+    """As Llama 2's tokenizer: the space before the very first word is dropped. Every id is a word."""
+    return "".join(f" w{i}" for i in ids).removeprefix(" ")
+
+
+def pushed(answer: Answer | Detokeniser, pieces: list[list[int]]) -> list[str]:
+    return [answer.push(piece, last=i == len(pieces) - 1) for i, piece in enumerate(pieces)]
+
+
+def pieces_of(ids: list[int], rng: random.Random) -> list[list[int]]:
+    pieces = []
+    while ids:
+        size = rng.randint(1, 4)
+        pieces.append(ids[:size])
+        ids = ids[size:]
+    return [*pieces, []]
+
+
+def test_no_half_character() -> None:
+    assert pushed(Detokeniser(decode), [[0xC3], [0xA9], []]) == ["", "é", ""]
+    assert pushed(Detokeniser(decode), [[b] for b in "a😀b".encode()]) == ["a", "", "", "", "😀", "b"]
+
+
+@pytest.mark.parametrize("decoder", [decode, byte_fallback])
+def test_text_is_complete_however_it_is_cut(decoder: Callable[[list[int]], str]) -> None:
+    text = "Größe: 😀😀 — 12 €, 漢字, \ufffd and é."
+    rng = random.Random(0)
+    for _ in range(200):
+        given = pushed(Detokeniser(decoder), pieces_of(list(text.encode()), rng))
+        assert "".join(given) == text
+
+
+def test_bytes_that_never_become_a_character_come_out_in_the_end() -> None:
+    given = pushed(Detokeniser(decode), [[0xFF]] * 100)
+    assert "".join(given) == "\ufffd" * 100
+    assert any(given[:-1]), "a long run of wrong bytes does not wait for the end"
+    assert "".join(pushed(Detokeniser(decode), [[65], [0xE2]])) == "A\ufffd"
+
+
+def test_the_space_between_words_is_kept() -> None:
+    assert pushed(Detokeniser(first_token_without_space), [[1], [2], [3, 4]]) == ["w1", " w2", " w3 w4"]
+
+
+def test_only_a_window_is_decoded() -> None:
+    longest = 0
+
+    def counted(ids: list[int]) -> str:
+        nonlocal longest
+        longest = max(longest, len(ids))
+        return decode(ids)
+
+    pushed(Detokeniser(counted), [[b] for b in "äöü, 漢字. ".encode() * 50])
+    assert longest < 12
+
+
+def test_a_stop_string_across_token_borders() -> None:
+    answer = Answer(decode, ["STOP"])
+    assert pushed(answer, [list(b"ab S"), list(b"TO"), list(b"P cd")]) == ["ab", "", " "]
+    assert answer.stopped
+    assert answer.push(list(b"more"), last=True) == ""
+
+
+def test_what_only_looked_like_a_stop_string_is_given_out() -> None:
+    answer = Answer(decode, ["STOP"])
+    assert pushed(answer, [list(b"ST"), list(b"AR"), list(b"S")]) == ["", "STAR", "S"]
+    assert not answer.stopped
+
+
+def test_the_stop_string_that_is_complete_first_counts() -> None:
+    for pieces in ([list(b"xabcd")], [[b] for b in b"xabcd"]):
+        answer = Answer(decode, ["abcd", "bc"])
+        assert "".join(pushed(answer, pieces)) == "xa"
+
+
+def test_trailing_space_belongs_to_the_template() -> None:
+    assert pushed(Answer(decode), [list(b"one \n"), list(b"two\n"), []]) == ["one", " \ntwo", ""]
+    assert "".join(pushed(Answer(decode, ["\n\n"]), [list(b"a \n"), list(b"\nb"), []])) == "a "
+
+
+def test_answers_do_not_depend_on_the_cuts() -> None:
+    text = "One 😀. Two\n\nUser: three"
+    rng = random.Random(1)
+    for stops, expected in ([], text), (["\nUser:", "zzz"], "One 😀. Two\n"), (["😀"], "One "), ([" three"], "One 😀. Two\n\nUser:"):
+        for _ in range(100):
+            assert "".join(pushed(Answer(decode, stops), pieces_of(list(text.encode()), rng))) == expected

@@ -1,0 +1,97 @@
+"""Manifests: written last, skipped while they hold, and what a change reruns. No Ray: a stage is any function."""
+
+from pathlib import Path
+
+import pytest
+
+from cluster.settings import load
+from data.storage import Storage
+from jobs.preset import Preset
+from jobs.run import stages
+from jobs.stage import Figures, Run, Stage, StageError, _description, perform, require
+
+DEMO = str(Path(__file__).parent.parent / "jobs" / "presets" / "demo.yaml")
+
+
+def _run(tmp_path: Path, *overrides: str) -> Run:
+    return Run(load(Preset, DEMO, [f"storage={tmp_path}", *overrides]))
+
+
+def _stage(name: str, calls: list[str], needs: tuple[str, ...] = ()) -> Stage:
+    def work(run: Run, folder: Storage) -> Figures:
+        calls.append(name)
+        (folder / "out.json").write_json(len(calls))
+        if calls.count("boom") > 0:
+            raise RuntimeError("killed")
+        return {"n": len(calls)}
+
+    return Stage(name, needs, lambda preset: {"seed": preset.seed}, work)
+
+
+def test_finished_stages_are_skipped_and_changed_ones_say_why(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    calls: list[str] = []
+    first, second = _stage("a", calls), _stage("b", calls, ("a",))
+    for _ in range(2):
+        for stage in (first, second):
+            perform(_run(tmp_path), stage)
+    assert calls == ["a", "b"]
+    assert "finished earlier" in capsys.readouterr().out
+    perform(_run(tmp_path, "seed=7"), first)
+    perform(_run(tmp_path, "seed=7"), second)
+    assert calls == ["a", "b", "a", "b"]
+    out = capsys.readouterr().out
+    assert "changed: settings.seed 0 -> 7" in out
+    assert "needs.a" in out
+
+
+def test_no_manifest_no_stage(tmp_path: Path) -> None:
+    calls = ["boom"]
+    stage = _stage("a", calls)
+    with pytest.raises(RuntimeError, match="killed"):
+        perform(_run(tmp_path), stage)
+    run = _run(tmp_path)
+    assert run.manifest("a") is None
+    assert (run.folder("a") / "out.json").exists()  # what the dead one left ...
+    (run.folder("a") / "stray").write_bytes(b"x")
+    calls.clear()
+    perform(run, stage)
+    assert not (run.folder("a") / "stray").exists()  # ... is cleared by the next
+    with pytest.raises(StageError, match="stage b needs c, which is not finished"):
+        require(run, _stage("b", [], ("a", "c")))
+
+
+CHANGES = {
+    "rows.lab.num_rows=10": "rows",
+    "base.small.hidden_size=64": "base",
+    "predictor.learner.epochs=9": "predictor",
+    "annotate.max_tokens=100": "predictor",
+    "policy.learner.epochs=9": "policy",
+    "policy.attribute_dropout=0.5": "policy",
+    "bootstrap.num_prompts=9": "bootstrap-1/samples",
+    "bootstrap.learner.epochs=9": "bootstrap-1/policy",
+    "sampling.top_k=9": "bootstrap-1/samples",
+    "evaluate.num_questions=9": "report",
+    "storage=elsewhere": None,
+    "ray.num_cpus=9": None,
+    "annotate.pool.num_actors=9": None,
+    "sampling.pool.batch_rows=9": None,
+    "base.num_parameters=9": None,
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_changed_setting_reruns_exactly_what_depends_on_it(change: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Run, "manifest", lambda self, name: {"fingerprint": name})
+    before, after = _run(tmp_path), _run(tmp_path, change)
+    changed = [s.name for s in stages(before.preset) if _description(before, s) != _description(after, s)]
+    assert changed[:1] == ([CHANGES[change]] if CHANGES[change] else [])
+
+
+def test_every_stage_that_must_follow_is_reached_through_needs() -> None:
+    by_name = {s.name: s for s in stages(load(Preset, DEMO))}
+    assert list(by_name) == ["rows", "base", "predictor", "annotated", "policy", "bootstrap-1/samples", "bootstrap-1/rated", "bootstrap-1/policy", "report"]
+
+    def upstream(name: str) -> set[str]:
+        return {name}.union(*(upstream(n) for n in by_name[name].needs))
+
+    assert upstream("report") == set(by_name)

@@ -1,0 +1,220 @@
+"""The wire: what a request may hold, and that every mistake is a 400 that names the field and what is allowed."""
+
+import json
+from typing import Any
+
+import pytest
+
+from serve.wire import ALLOWED, NEUTRAL, ChatRequest, Reply, Steering, WireProblem, numbers, parse, usage
+
+USER = {"role": "user", "content": "Why is the sky blue?"}
+
+
+def request(**fields: Any) -> ChatRequest:
+    return parse(json.dumps({"messages": [USER], **fields}).encode())
+
+
+def problem(**fields: Any) -> WireProblem:
+    with pytest.raises(WireProblem) as caught:
+        request(**fields)
+    assert caught.value.status == 400
+    return caught.value
+
+
+def test_the_smallest_request_takes_openai_s_defaults() -> None:
+    asked = request()
+    assert (asked.temperature, asked.top_p, asked.top_k, asked.seed, asked.stream, asked.stop) == (1.0, 1.0, 0, None, False, [])
+    assert asked.system == ""
+    assert asked.attributes == {}
+    assert [m.content for m in asked.turns] == ["Why is the sky blue?"]
+
+
+def test_a_whole_conversation() -> None:
+    asked = request(
+        messages=[
+            {"role": "system", "content": "Be brief."},
+            {"role": "user", "content": [{"type": "text", "text": "Why "}, {"type": "text", "text": "so?"}]},
+            {"role": "assistant", "content": "Well.", "attributes": {"humor": 3}, "refusal": None, "tool_calls": []},
+            USER,
+        ],
+        attributes={"humor": 2.5},
+        profile="gaming",
+        stream=True,
+        stream_options={"include_usage": True},
+        max_completion_tokens=5,
+        temperature=0,
+        top_p=1,
+        top_k=7,
+        seed=-3,
+        stop="\n",
+        n=1,
+        user="me",
+    )
+    assert asked.system == "Be brief."
+    assert [(m.role, m.content) for m in asked.turns] == [("user", "Why so?"), ("assistant", "Well."), ("user", USER["content"])]
+    assert asked.answers == [("messages[2].attributes", {"humor": 3})]
+    assert asked.stop == ["\n"]
+    assert asked.answer_limit == ("max_completion_tokens", 5)
+
+
+@pytest.mark.parametrize("field", ["stop", "seed", "attributes", "profile", "max_tokens", "temperature", "stream_options", "tools", "logprobs"])
+def test_null_is_as_good_as_nothing(field: str) -> None:
+    assert request(**{field: None}) == request()
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"temperature": 2.1}, "temperature"),
+        ({"temperature": -0.1}, "temperature"),
+        ({"temperature": "1"}, "temperature"),
+        ({"temperature": True}, "temperature"),
+        ({"temperature": 10**400}, "temperature"),
+        ({"top_p": 0}, "top_p"),
+        ({"top_p": 1.01}, "top_p"),
+        ({"top_k": -1}, "top_k"),
+        ({"top_k": 1.5}, "top_k"),
+        ({"seed": 2**63}, "seed"),
+        ({"seed": "7"}, "seed"),
+        ({"max_tokens": 0}, "max_tokens"),
+        ({"max_completion_tokens": -1}, "max_completion_tokens"),
+        ({"n": 2}, "n"),
+        ({"n": True}, "n"),
+        ({"stop": ["a", "b", "c", "d", "e"]}, "stop"),
+        ({"stop": ""}, "stop"),
+        ({"stop": 3}, "stop"),
+        ({"stream": 1}, "stream"),
+        ({"stream": True, "stream_options": {"include_usage": "yes"}}, "stream_options.include_usage"),
+        ({"attributes": [1]}, "attributes"),
+        ({"profile": 1}, "profile"),
+        ({"model": 1}, "model"),
+        ({"messages": []}, "messages"),
+        ({"messages": "hello"}, "messages"),
+    ],
+)
+def test_a_wrong_value_is_told_with_what_is_allowed(fields: dict[str, Any], param: str) -> None:
+    wrong = problem(**fields)
+    assert wrong.param == param
+    assert param in str(wrong)
+    assert ALLOWED[param] in str(wrong)
+    assert len(str(wrong)) < 400
+
+
+@pytest.mark.parametrize(
+    ("messages", "param"),
+    [
+        ([5], "messages[0]"),
+        ([{"content": "x"}], "messages[0].role"),
+        ([{"role": "bot", "content": "x"}], "messages[0].role"),
+        ([{"role": [], "content": "x"}], "messages[0].role"),
+        ([{"role": "tool", "content": "x"}], "messages[0].role"),
+        ([{"role": "user"}], "messages[0].content"),
+        ([{"role": "user", "content": 5}], "messages[0].content"),
+        ([{"role": "user", "content": "  "}], "messages[0].content"),
+        ([{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}], "messages[0].content[0]"),
+        ([{"role": "user", "content": ["x"]}], "messages[0].content[0]"),
+        ([USER, USER], "messages[1].role"),
+        ([USER, {"role": "assistant", "content": "x"}], "messages"),
+        ([{"role": "assistant", "content": "x"}, USER], "messages[0].role"),
+        ([USER, {"role": "system", "content": "x"}], "messages[1].role"),
+        ([{"role": "system", "content": "x"}], "messages"),
+        ([{**USER, "attributes": {"humor": 1}}], "messages[0].attributes"),
+        ([{**USER, "name": "me"}], "messages[0].name"),
+        ([USER, {"role": "assistant", "content": "x", "attributes": 4}, USER], "messages[1].attributes"),
+    ],
+)
+def test_a_wrong_conversation_names_the_message(messages: list[Any], param: str) -> None:
+    wrong = problem(messages=messages)
+    assert wrong.param == param
+    assert param in str(wrong)
+
+
+def test_an_unknown_field_names_the_nearest() -> None:
+    assert "'temprature' (did you mean 'temperature'?)" in str(problem(temprature=1))
+    assert problem(temprature=1).param == "temprature"
+    assert "did you mean 'content'" in str(problem(messages=[{"role": "user", "content": "x", "contents": "y"}]))
+    assert "include_usage" in str(problem(stream=True, stream_options={"include_usages": True}))
+    assert "unknown field 'score';" in str(problem(score=True))
+
+
+@pytest.mark.parametrize("field", NEUTRAL)
+def test_what_openai_has_and_we_do_not_is_refused_by_name(field: str) -> None:
+    wrong = problem(**{field: {"some": "thing"}})
+    assert (wrong.param, wrong.code) == (field, "unsupported_parameter")
+    assert "not supported" in str(wrong)
+
+
+def test_asking_for_nothing_is_no_mistake() -> None:
+    assert request(tools=[], presence_penalty=0, logprobs=False, response_format={"type": "text"}) == request()
+    assert problem(presence_penalty=False).param == "presence_penalty"
+
+
+def test_fields_that_contradict_each_other() -> None:
+    assert problem(max_tokens=3, max_completion_tokens=4).param == "max_tokens"
+    assert request(max_tokens=3, max_completion_tokens=3).answer_limit[1] == 3
+    assert problem(stream_options={"include_usage": True}).param == "stream_options"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"null",
+        b'"text"',
+        b"\xff\xfe",
+        b'{"messages": [{"role": "user", "content": "x"}], "temperature": NaN}',
+        b'{"messages": [{"role": "user", "content": "x"}], "temperature": -Infinity}',
+        b'{"messages": [{"role": "user", "content": "x"}], "temperature": 1e999}',
+        b'{"messages": [{"role": "user", "content": "x"}], "seed": ' + b"9" * 5000 + b"}",
+        b'{"a":' * 100_000,
+        b"[" * 500 + b"]" * 500,
+        b'{"x": ' + b"[" * 500 + b"]" * 500 + b"}",
+        b'{"messages": [{"role": "user", "content": "\\ud800"}]}',
+        b'{"messages": [{"role": "user", "content": "x"}], "\\udfff": 1}',
+    ],
+)
+def test_no_body_breaks_the_parser(body: bytes) -> None:
+    with pytest.raises(WireProblem) as caught:
+        parse(body)
+    assert caught.value.status == 400
+    error = json.loads(json.dumps(caught.value.body(), ensure_ascii=False).encode())["error"]
+    assert set(error) == {"message", "type", "param", "code"}
+    assert len(error["message"]) < 500
+
+
+def test_the_constant_that_is_no_json_is_named() -> None:
+    with pytest.raises(WireProblem, match="NaN"):
+        parse(b'{"temperature": NaN}')
+
+
+def test_attribute_values_fit_to_be_checked() -> None:
+    assert numbers({"humor": 2.5, "quality": 3}) == {"humor": 2.5, "quality": 3}
+    short = numbers({"h" * 500: 1, "a": 10**400, "b": float("inf"), "c": True, "d": ["x" * 500], "e": None})
+    assert all(isinstance(value, str) for name, value in short.items() if name[0] != "h")
+    assert max(len(name) + len(str(value)) for name, value in short.items()) < 150
+
+
+def test_replies_have_openai_s_shape() -> None:
+    reply = Reply("demo", Steering(requested={"humor": 2.5}, effective={"humor": 2}))
+    whole = reply.whole("Hi.", "stop", usage(3, 2))
+    assert whole["object"] == "chat.completion"
+    assert whole["choices"] == [{"index": 0, "message": {"role": "assistant", "content": "Hi."}, "finish_reason": "stop", "logprobs": None}]
+    assert whole["usage"] == {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5}
+    assert whole["steering"] == {"requested": {"humor": 2.5}, "effective": {"humor": 2}}
+    opening, piece, closing, counts = reply.opening(), reply.piece("Hi."), reply.closing("length"), reply.counts(usage(3, 2))
+    assert {chunk["id"] for chunk in (whole, opening, piece, closing, counts)} == {whole["id"]}
+    assert opening["choices"][0]["delta"] == {"role": "assistant", "content": ""}
+    assert opening["steering"] == whole["steering"]
+    assert piece["choices"][0] == {"index": 0, "delta": {"content": "Hi."}, "finish_reason": None, "logprobs": None}
+    assert closing["choices"][0]["delta"] == {}
+    assert closing["choices"][0]["finish_reason"] == "length"
+    assert counts["choices"] == []
+    assert counts["usage"] == whole["usage"]
+    assert "usage" not in piece
+    assert "steering" not in piece
+
+
+def test_every_bounded_field_says_what_is_allowed() -> None:
+    assert set(ChatRequest.model_fields) <= set(ALLOWED)
