@@ -1,0 +1,61 @@
+"""Which policy to serve: a folder, a finished run, or the newest finished run. Knows the layout of a run, not what is in a model."""
+
+import re
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import PurePosixPath
+
+from data.storage import Storage
+
+NEWEST = "newest"
+
+
+@dataclass(frozen=True)
+class Located:
+    """A policy folder and the name that callers know it by."""
+
+    uri: str
+    name: str
+
+
+def locate(policy: str, storage: str) -> Located:
+    """Raises ValueError, saying what to do, if there is no such policy."""
+    if policy == NEWEST:
+        return _of_run(_newest_run(Storage(storage)))
+    folder = Storage(policy)
+    if (folder / "report" / "manifest.json").exists():
+        return _of_run(folder)
+    if (folder / "config.json").exists():
+        return Located(folder.uri, _name(folder))
+    raise ValueError(f"no policy at {folder.uri}: set policy to a folder with config.json, to a finished run, or to {NEWEST!r}")
+
+
+def _newest_run(storage: Storage) -> Storage:
+    finished = []
+    if storage.exists():
+        for path in storage.fs.ls(storage.path, detail=False):
+            run = storage / PurePosixPath(path.rstrip("/")).name
+            manifest = run / "report" / "manifest.json"
+            if manifest.exists():
+                modified: datetime = manifest.fs.modified(manifest.path)
+                finished.append((modified, run.uri))
+    if not finished:
+        raise ValueError(f"no finished run in {storage.uri}: run `make demo` first, or set policy to a policy folder")
+    return Storage(max(finished)[1])
+
+
+def _of_run(run: Storage) -> Located:
+    """The policy of the last bootstrap round, or the first policy if there was none."""
+    rounds = {}
+    for path in run.files("/policy/model/config.json"):
+        stage = PurePosixPath(path).parts[-4]
+        if found := re.fullmatch(r"bootstrap-(\d+)", stage):
+            rounds[int(found[1])] = run / stage / "policy" / "model"
+    folder = rounds[max(rounds)] if rounds else run / "policy" / "model"
+    if not (folder / "config.json").exists():
+        raise ValueError(f"run {run.uri} is finished but has no policy at {folder.uri}: run it again, or set policy to a policy folder")
+    return Located(folder.uri, _name(run))
+
+
+def _name(folder: Storage) -> str:
+    return PurePosixPath(folder.uri.rstrip("/")).name

@@ -1,0 +1,70 @@
+"""Token ids in, settled text out: never half a character, never a stop string or a part of one. Knows no tokenizer: it is given `decode`."""
+
+from collections.abc import Callable, Sequence
+
+REPLACEMENT = "\ufffd"
+"""What `decode` gives for bytes that are no character, or not yet."""
+MAX_HELD_IDS = 32
+"""After so many ids that make no character, none is coming: one has at most four bytes, and ids arrive a few at a time."""
+
+
+class Detokeniser:
+    """Ids to text, as they come. Only a short window is decoded again, so that an answer costs linear time.
+
+    Micro-example: "é" in two byte tokens: push([0xC3]) -> "", push([0xA9]) -> "é".
+    """
+
+    def __init__(self, decode: Callable[[list[int]], str]):
+        self._decode = decode
+        self._context: list[int] = []  # settled ids: some tokenizers write a token otherwise where it stands first
+        self._window: list[int] = []  # ids whose text is not settled
+        self._told = 0  # characters of the window that were given out already
+
+    def push(self, ids: Sequence[int], last: bool = False) -> str:
+        """The text that `ids` settle; with `last`, all that is left."""
+        self._window += ids
+        before = len(self._decode(self._context)) if self._context else 0
+        text = self._decode(self._context + self._window)[before:]
+        # The whole run of them waits: with byte-fallback tokenizers one byte too few spoils its whole neighbours for the moment.
+        settled = text if last or len(self._window) > MAX_HELD_IDS else text.rstrip(REPLACEMENT)
+        new = settled[self._told :]
+        self._told = max(self._told, len(settled))
+        if new and settled == text:
+            self._context, self._window, self._told = self._window, [], 0
+        return new
+
+
+class Answer:
+    """The text of one answer as a caller may see it: characters whole, ended before the first stop string, trimmed.
+
+    Answers are trained trimmed, with the template's own line break before the turn end: trailing space belongs to the template.
+    """
+
+    def __init__(self, decode: Callable[[list[int]], str], stops: Sequence[str] = ()):
+        self._detokeniser = Detokeniser(decode)
+        self._stops = tuple(stops)
+        self._held = ""
+        self.stopped = False
+        """Was a stop string found? Then whatever comes after it is ignored."""
+
+    def push(self, ids: Sequence[int], last: bool = False) -> str:
+        """What a caller may see now; `last` when no ids will follow."""
+        if self.stopped:
+            return ""
+        text = self._held + self._detokeniser.push(ids, last)
+        # The stop string that is complete first counts, so that the answer does not depend on how the text was cut into pieces.
+        found = [(at + len(stop), at) for stop in self._stops if (at := text.find(stop)) >= 0]
+        if found:
+            self.stopped = True
+            return text[: min(found)[1]]
+        open_end = text.rstrip() if last else text[: len(text) - self._pending(text)].rstrip()
+        self._held = text[len(open_end) :]
+        return open_end
+
+    def _pending(self, text: str) -> int:
+        """How many characters at the end of `text` may be the start of a stop string."""
+        longest = max((len(stop) - 1 for stop in self._stops), default=0)
+        for length in range(min(longest, len(text)), 0, -1):
+            if any(stop.startswith(text[-length:]) for stop in self._stops):
+                return length
+        return 0
