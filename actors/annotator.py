@@ -34,12 +34,17 @@ class Annotator:
 
     def annotated(self, rows: list[Conversation]) -> list[Conversation]:
         """`rows` with `predicted`, `predictor`, `tokens` and `truncated` filled in."""
-        tokens = [self._kept_end(tokenise(self.predictor.format.template.pieces(r.system, r.messages, ()), self.encode)) for r in rows]
+        whole = [tokenise(self.predictor.format.template.pieces(r.system, r.messages, ()), self.encode) for r in rows]
+        tokens = [self._kept_end(t) for t in whole]
         scores: list[np.ndarray] = [np.zeros(0)] * len(rows)
         for members in best_fit([len(t) for t in tokens], self.row_tokens):
-            for i, values_SA in zip(members, self.predictor.score([tokens[i].ids_T for i in members], [tokens[i].turn_ends_S for i in members]), strict=True):
+            row_scores = self.predictor.score([tokens[i].ids_T for i in members], [tokens[i].turn_ends_S for i in members])
+            for i, values_SA in zip(members, row_scores, strict=True):
                 scores[i] = values_SA
-        return [self._filled(row, t, values_SA) for row, t, values_SA in zip(rows, tokens, scores, strict=True)]
+        return [
+            replace(self._filled(row, kept, values_SA), truncated=len(kept) < len(all_of_it))
+            for row, all_of_it, kept, values_SA in zip(rows, whole, tokens, scores, strict=True)
+        ]
 
     def _kept_end(self, tokens: Tokens) -> Tokens:
         """An over-long conversation keeps its end: the last answers are scored, the cut ones stay unrated and counted."""
@@ -52,5 +57,4 @@ class Annotator:
     def _filled(self, row: Conversation, tokens: Tokens, values_SA: np.ndarray) -> Conversation:
         scored = [dict(zip(self.schema.names, map(float, v), strict=True)) for v in values_SA]
         predicted: tuple[Values, ...] = (*({},) * tokens.num_dropped_turns, *scored)
-        truncated = tokens.num_dropped_turns > 0 or len(tokens) == self.max_tokens
-        return replace(row, predicted=predicted, predictor=self.fingerprint, tokens=len(tokens), truncated=truncated)
+        return replace(row, predicted=predicted, predictor=self.fingerprint, tokens=len(tokens))

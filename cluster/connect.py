@@ -38,6 +38,13 @@ class Cluster:
     num_nodes: int
     is_local: bool
     """On this machine only, not named by `RAY_ADDRESS`."""
+    dashboard: str = ""
+    """Where the Ray dashboard is, "" without one."""
+
+    def __str__(self) -> str:
+        where = "on this machine" if self.is_local else f"at {self.address}"
+        dashboard = f", dashboard at http://{self.dashboard}" if self.dashboard else ""
+        return f"Ray {ray.__version__} {where}: {self.num_nodes} node(s), {self.num_cpus:g} logical CPUs, {self.num_gpus:g} GPUs{dashboard}"
 
 
 @contextmanager
@@ -58,19 +65,21 @@ def connect(num_cpus: int | None = None, object_store_bytes: int | None = None, 
         yield cluster
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    if is_local:
-        _start(num_cpus, object_store_bytes, dashboard)
-    else:
-        _join(address)
+    # Ray Train would send a worker's print both to its log and to the driver, so that every line comes twice.
+    os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")
+    # Token authentication stays on; that it is on is no warning.
+    logging.getLogger("ray._private.authentication.authentication_token_setup").setLevel(logging.ERROR)
+    url = _start(num_cpus, object_store_bytes, dashboard) if is_local else _join(address)
     try:
         _quiet()
-        yield _described(is_local)
+        yield _described(is_local, url)
     finally:
         ray.shutdown()
 
 
-def _start(num_cpus: int | None, object_store_bytes: int | None, dashboard: bool) -> None:
-    ray.init(
+def _start(num_cpus: int | None, object_store_bytes: int | None, dashboard: bool) -> str:
+    """Start a local Ray; returns the dashboard's host and port, "" without one."""
+    context = ray.init(
         address="local",  # without it, Ray would join any other cluster on this machine
         num_cpus=num_cpus,
         object_store_memory=object_store_bytes,
@@ -78,6 +87,7 @@ def _start(num_cpus: int | None, object_store_bytes: int | None, dashboard: bool
         logging_level="WARNING",
         runtime_env={"env_vars": worker_environment()},
     )
+    return str(context.address_info["webui_url"] or "")
 
 
 def worker_environment() -> dict[str, str]:
@@ -86,15 +96,16 @@ def worker_environment() -> dict[str, str]:
     return {"PYTHONPATH": path, "RAY_USAGE_STATS_ENABLED": "0"}
 
 
-def _join(address: str) -> None:
+def _join(address: str) -> str:
     _require_reachable(address)
     # A submitted job has brought its working_dir; a driver started by hand uploads ours (.rayignore says what not).
     runtime_env: dict[str, Any] | None = None if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ else {"working_dir": str(REPOSITORY)}
     try:
-        ray.init(address=address, logging_level="WARNING", runtime_env=runtime_env)
+        context = ray.init(address=address, logging_level="WARNING", runtime_env=runtime_env)
     except (ConnectionError, RuntimeError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise Unreachable(f"RAY_ADDRESS={address}: Ray could not join this cluster ({reason}); {_MEND}") from error
+    return str(context.address_info["webui_url"] or "")
 
 
 _MEND = (
@@ -118,13 +129,15 @@ def _require_reachable(address: str) -> None:
 
 def _quiet() -> None:
     """Leave the terminal to our own progress lines; Ray's go on to its log files."""
+    # It warns that its own bars are off.
+    logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)
     ray.data.DataContext.get_current().enable_progress_bars = False
     for handler in logging.getLogger("ray.data").handlers:
         if isinstance(handler, logging.StreamHandler):
             handler.setLevel(logging.WARNING)
 
 
-def _described(is_local: bool) -> Cluster:
+def _described(is_local: bool, dashboard: str = "") -> Cluster:
     resources = ray.cluster_resources()
     return Cluster(
         address=ray.get_runtime_context().gcs_address,
@@ -132,4 +145,5 @@ def _described(is_local: bool) -> Cluster:
         num_gpus=resources.get("GPU", 0.0),
         num_nodes=sum(node["Alive"] for node in ray.nodes()),
         is_local=is_local,
+        dashboard=dashboard,
     )

@@ -89,16 +89,12 @@ def _policy(run: Run, folder: Storage, round: int) -> Figures:
     settings = run.preset.bootstrap
     samples = run.folder(f"bootstrap-{round}/rated") / "rows"
     annotated = sorted(_rows(run.folder("annotated") / "rows"), key=lambda r: r.id)
-    wanted = round_to_int(settings.annotated_per_sample * sum(1 for _ in _rows(samples)))
+    wanted = round(settings.annotated_per_sample * sum(1 for _ in _rows(samples)))
     mixed = random.Random(f"mix/{run.preset.seed}/{round}").sample(annotated, min(wanted, len(annotated)))
     write_table(to_table(mixed, run.schema), folder / "mixed")
     start = base_uri(run) if settings.start == "base" else (run.folder(policy_stage(round - 1)) / "model").uri
     figures = train_policy(run, f"bootstrap {round}: policy", [samples, folder / "mixed"], start, settings.learner, folder)
     return figures | {"annotated_mixed_in": len(mixed)}
-
-
-def round_to_int(value: float) -> int:
-    return int(value + 0.5)
 
 
 def _rows(folder: Storage) -> Iterable[Conversation]:

@@ -48,7 +48,7 @@ def _perform_all(run: Run, stages: Sequence[Stage]) -> dict[str, Figures]:
     ray_settings = run.preset.ray
     store = None if ray_settings.object_store_mb is None else ray_settings.object_store_mb * 2**20
     with connect(ray_settings.num_cpus, store, dashboard=True) as cluster:
-        print(f"Ray: {cluster}; run: {run.root.uri}", flush=True)
+        print(f"{cluster}\nrun: {run.root.uri}", flush=True)
         manifests = {}
         for stage in stages:
             require(run, stage)

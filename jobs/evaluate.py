@@ -5,6 +5,7 @@
 In the laboratory answers are measured exactly, from their text; on real rows by the predictor, and the table says which.
 """
 
+import io
 from collections import defaultdict
 from collections.abc import Callable
 
@@ -24,6 +25,7 @@ from jobs.command import main
 from jobs.pipelines import write_table
 from jobs.preset import Preset
 from jobs.stage import Figures, Run, Stage, say
+from jobs.training import buckets_for
 
 Measure = Callable[[Conversation], Values]
 
@@ -48,8 +50,6 @@ def questions(run: Run) -> list[list[Message]]:
     wanted = run.preset.evaluate.num_questions
     if _is_lab(run):
         return [[Message("user", q)] for q in Lab(run.preset.rows.lab).questions(wanted, run.preset.seed)]
-    from jobs.training import buckets_for
-
     buckets = buckets_for(run.preset.policy.validation_share)
     found: dict[str, tuple[bool, str]] = {}
     for table in (run.folder("rows") / "rows").tables():
@@ -100,8 +100,6 @@ def _print(table: Figures, best: Figures, measured_by: str) -> None:
 
 def _plot(run: Run, table: Figures, measured_by: str, target: Storage) -> None:
     """Requested against measured, one curve per attribute."""
-    import io
-
     figure = matplotlib.figure.Figure(figsize=(7, 5), layout="constrained")
     axes = figure.subplots()
     low, high = min(a.low for a in run.schema.attributes), max(a.high for a in run.schema.attributes)

@@ -54,7 +54,9 @@ def map_rows(what: str, sources: list[Storage], worker: type[Any], arguments: Ma
             )
         )
         dataset.write_parquet(target.path, filesystem=target.arrow_fs)
-        say(f"Ray Data statistics of {what}:\n{dataset.stats()}")
+        statistics = dataset.stats()
+        Storage(f"{target.uri}.ray_data.txt").write_bytes(statistics.encode())
+        say(f"{what}: Ray Data: {'; '.join(line for line in statistics.splitlines() if line.startswith('Operator'))}")
         return {"rows": total, "seconds": round(progress.seconds, 1), "rows_per_s": round(total / progress.seconds, 1)}
 
 

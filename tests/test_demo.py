@@ -33,8 +33,8 @@ def test_every_stage_runs_for_real_and_says_so(finished: tuple[Path, dict[str, A
     ]
     assert not any(stage["skipped"] for stage in result["stages"].values())
     assert out.count("DeepSpeedEngine: ZeRO stage 2, 2 workers") == 4  # base, predictor, policy, bootstrap
-    assert "Ray Data statistics of annotate:" in out
-    assert "MapBatches" in out
+    assert "annotate: Ray Data: Operator" in out
+    assert "MapBatches" in (storage / "demo" / "annotated" / "rows.ray_data.txt").read_text()
     assert "ETA" in out
     assert set(result["steering"]) == {"helpfulness", "creativity", "humor", "toxicity", "verbosity"}
     assert result["measured_by"] == "exactly, from the text"
