@@ -25,9 +25,9 @@ from jobs.train_policy import train_policy
 from jobs.training import base_uri
 
 
-def policy_stage(round: int) -> str:
-    """The stage that left the policy of a round; round 0 is step 3."""
-    return f"bootstrap-{round}/policy" if round else "policy"
+def policy_stage(number: int) -> str:
+    """The stage that left the policy of round `number`; round 0 is step 3."""
+    return f"bootstrap-{number}/policy" if number else "policy"
 
 
 def sample(run: Run, what: str, policy: Storage, prompts: Storage, target: Storage, temperature: float) -> Figures:
@@ -46,28 +46,28 @@ def sample(run: Run, what: str, policy: Storage, prompts: Storage, target: Stora
     return figures
 
 
-def stages(round: int) -> list[Stage]:
+def stages(number: int) -> list[Stage]:
     """A round as three stages, so that a crash costs at most one of them."""
-    before, name = policy_stage(round - 1), f"bootstrap-{round}"
+    before, name = policy_stage(number - 1), f"bootstrap-{number}"
     return [
-        Stage(f"{name}/samples", ("annotated", before), _sampling_settings, partial(_samples, round=round)),
-        Stage(f"{name}/rated", (f"{name}/samples", "predictor"), lambda preset: {}, partial(_rated, round=round)),
-        Stage(f"{name}/policy", (f"{name}/rated", "annotated", before, "base"), _training_settings, partial(_policy, round=round)),
+        Stage(f"{name}/samples", ("annotated", before), _sampling_settings, partial(_samples, number=number)),
+        Stage(f"{name}/rated", (f"{name}/samples", "predictor"), lambda preset: {}, partial(_rated, number=number)),
+        Stage(f"{name}/policy", (f"{name}/rated", "annotated", before, "base"), _training_settings, partial(_policy, number=number)),
     ]
 
 
-def _samples(run: Run, folder: Storage, round: int) -> Figures:
+def _samples(run: Run, folder: Storage, number: int) -> Figures:
     """Plan the round and sample it; answers that are no turn (empty) are kept apart and counted."""
     settings, annotated = run.preset.bootstrap, run.folder("annotated") / "rows"
     values = (v for row in _rows(annotated) for v in row.predicted if v)
     combinations = seen_combinations(values, run.schema, settings.leading, settings.min_count, settings.leading_at_least)
-    say(f"bootstrap {round}: {len(combinations)} attribute combinations seen with {settings.leading} at its best")
+    say(f"bootstrap {number}: {len(combinations)} attribute combinations seen with {settings.leading} at its best")
     prompts = bootstrap_prompts(
-        _rows(annotated), combinations, settings.num_prompts, settings.samples_per_prompt, run.preset.seed + round, source=f"bootstrap-{round}"
+        _rows(annotated), combinations, settings.num_prompts, settings.samples_per_prompt, run.preset.seed + number, source=f"bootstrap-{number}"
     )
     write_table(prompts_table(prompts), folder / "prompts")
     figures = sample(
-        run, f"bootstrap {round}: sample", run.folder(policy_stage(round - 1)), folder / "prompts", folder / "answers", run.preset.sampling.temperature
+        run, f"bootstrap {number}: sample", run.folder(policy_stage(number - 1)), folder / "prompts", folder / "answers", run.preset.sampling.temperature
     )
     reasons: Counter[str] = Counter()
     kept = []
@@ -80,20 +80,20 @@ def _samples(run: Run, folder: Storage, round: int) -> Figures:
     return figures | {"combinations": combinations, "prompts": len(prompts), "counts": dict(reasons)}
 
 
-def _rated(run: Run, folder: Storage, round: int) -> Figures:
-    return annotate(run, f"bootstrap {round}: rate", run.folder(f"bootstrap-{round}/samples") / "rows", folder / "rows")
+def _rated(run: Run, folder: Storage, number: int) -> Figures:
+    return annotate(run, f"bootstrap {number}: rate", run.folder(f"bootstrap-{number}/samples") / "rows", folder / "rows")
 
 
-def _policy(run: Run, folder: Storage, round: int) -> Figures:
+def _policy(run: Run, folder: Storage, number: int) -> Figures:
     """Train on the rated samples, mixed with annotated rows."""
     settings = run.preset.bootstrap
-    samples = run.folder(f"bootstrap-{round}/rated") / "rows"
+    samples = run.folder(f"bootstrap-{number}/rated") / "rows"
     annotated = sorted(_rows(run.folder("annotated") / "rows"), key=lambda r: r.id)
     wanted = round(settings.annotated_per_sample * sum(1 for _ in _rows(samples)))
-    mixed = random.Random(f"mix/{run.preset.seed}/{round}").sample(annotated, min(wanted, len(annotated)))
+    mixed = random.Random(f"mix/{run.preset.seed}/{number}").sample(annotated, min(wanted, len(annotated)))
     write_table(to_table(mixed, run.schema), folder / "mixed")
-    start = base_uri(run) if settings.start == "base" else (run.folder(policy_stage(round - 1)) / "model").uri
-    figures = train_policy(run, f"bootstrap {round}: policy", [samples, folder / "mixed"], start, settings.learner, folder)
+    start = base_uri(run) if settings.start == "base" else (run.folder(policy_stage(number - 1)) / "model").uri
+    figures = train_policy(run, f"bootstrap {number}: policy", [samples, folder / "mixed"], start, settings.learner, folder)
     return figures | {"annotated_mixed_in": len(mixed)}
 
 
@@ -117,4 +117,4 @@ def _training_settings(preset: Preset) -> object:
 
 
 if __name__ == "__main__":
-    main(__doc__, lambda preset: [stage for round in range(1, preset.bootstrap.rounds + 1) for stage in stages(round)])
+    main(__doc__, lambda preset: [stage for number in range(1, preset.bootstrap.rounds + 1) for stage in stages(number)])
