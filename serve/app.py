@@ -14,23 +14,10 @@ from fastapi.responses import HTMLResponse, JSONResponse, Response, StreamingRes
 from starlette.exceptions import HTTPException
 
 from data.attributes import AttributeProblem, AttributeSchema, Values
+from serve.parser import attribute_problem, numbers, parse
 from serve.profiles import Profile, find, resolve, shipped
-from serve.wire import (
-    Card,
-    ChatRequest,
-    Delta,
-    Event,
-    Failed,
-    Job,
-    Reply,
-    Started,
-    Steering,
-    WireProblem,
-    attribute_problem,
-    numbers,
-    parse,
-    usage,
-)
+from serve.reply import Reply, usage
+from serve.wire import Card, ChatRequest, Delta, Event, Failed, Job, Started, Steering, WireProblem
 
 Generate = Callable[[Job], AsyncGenerator[Event, None]]
 """Runs a job; closing the generator cancels it."""

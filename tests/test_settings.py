@@ -5,7 +5,7 @@ from typing import Literal
 import pytest
 from pydantic import Field, model_validator
 
-from cluster.settings import SettingsError, command_line, help_text, load
+from cluster.settings import SettingsError, command_line, load
 from data.record import Record
 
 
@@ -211,25 +211,6 @@ def test_every_mistake_is_told_at_once(preset):
 def test_a_preset_that_is_not_there_lists_those_that_are(preset, tmp_path):
     preset("name: x")
     assert "has demo.yaml" in problem(str(tmp_path / "dmeo.yaml"))
-
-
-def test_help_lists_every_key_with_type_default_and_meaning():
-    text = help_text(Run)
-    assert "name  text (required)\n      What the run is called." in text
-    assert "train.epochs  whole number = 3\n      Passes over all rows." in text  # the field's default, not the class's
-    assert "train.learning_rate  number (> 0) = 0.001" in text
-    assert "sources.N.limit  whole number or null = null" in text
-    assert "teams.NAME.key  text (required)" in text
-    assert 'kind  lab|real = "lab"' in text
-    assert 'window_tokens  whole number or all = "all"' in text
-    assert "again  section or null = null" in text
-
-
-def test_help_of_a_record_that_holds_itself_ends():
-    class Node(Record):
-        below: "Node | None" = None
-
-    assert "below  section or null = null" in help_text(Node)
 
 
 def run_command(*argv):

@@ -1,11 +1,12 @@
-"""The wire: what a request may hold, and that every mistake is a 400 that names the field and what is allowed."""
+"""The parser: what a request may hold, and that every mistake is a 400 that names the field and what is allowed."""
 
 import json
 from typing import Any
 
 import pytest
 
-from serve.wire import ALLOWED, NEUTRAL, ChatRequest, Reply, Steering, WireProblem, numbers, parse, usage
+from serve.parser import ALLOWED, NEUTRAL, numbers, parse
+from serve.wire import ChatRequest, WireProblem
 
 USER = {"role": "user", "content": "Why is the sky blue?"}
 
@@ -194,26 +195,6 @@ def test_attribute_values_fit_to_be_checked() -> None:
     short = numbers({"h" * 500: 1, "a": 10**400, "b": float("inf"), "c": True, "d": ["x" * 500], "e": None})
     assert all(isinstance(value, str) for name, value in short.items() if name[0] != "h")
     assert max(len(name) + len(str(value)) for name, value in short.items()) < 150
-
-
-def test_replies_have_openai_s_shape() -> None:
-    reply = Reply("demo", Steering(requested={"humor": 2.5}, effective={"humor": 2}))
-    whole = reply.whole("Hi.", "stop", usage(3, 2))
-    assert whole["object"] == "chat.completion"
-    assert whole["choices"] == [{"index": 0, "message": {"role": "assistant", "content": "Hi."}, "finish_reason": "stop", "logprobs": None}]
-    assert whole["usage"] == {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5}
-    assert whole["steering"] == {"requested": {"humor": 2.5}, "effective": {"humor": 2}}
-    opening, piece, closing, counts = reply.opening(), reply.piece("Hi."), reply.closing("length"), reply.counts(usage(3, 2))
-    assert {chunk["id"] for chunk in (whole, opening, piece, closing, counts)} == {whole["id"]}
-    assert opening["choices"][0]["delta"] == {"role": "assistant", "content": ""}
-    assert opening["steering"] == whole["steering"]
-    assert piece["choices"][0] == {"index": 0, "delta": {"content": "Hi."}, "finish_reason": None, "logprobs": None}
-    assert closing["choices"][0]["delta"] == {}
-    assert closing["choices"][0]["finish_reason"] == "length"
-    assert counts["choices"] == []
-    assert counts["usage"] == whole["usage"]
-    assert "usage" not in piece
-    assert "steering" not in piece
 
 
 def test_every_bounded_field_says_what_is_allowed() -> None:
