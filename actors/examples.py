@@ -5,7 +5,7 @@ The prompt is `data.template`'s, the ids `data.tokens`'s; what cannot become an 
 
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -83,6 +83,22 @@ def chosen(row: Conversation, labels: LabelSource) -> tuple[Values, ...]:
     if labels == "human_else_predicted":
         return tuple({**p, **h} for p, h in zip(predicted, human, strict=True))
     return tuple(human if labels == "human" else predicted)
+
+
+class ConversationExamples:
+    """Conversations without label lines for language-model pre-training: every token but the first is trained."""
+
+    def __init__(self, spec: ExampleSpec):
+        self.spec = spec
+        self.format = new_format(local_folder(spec.base), spec.schema, spec.template)
+        self.encode = encoder(self.format.tokenizer)
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        return _table(batch, self._row)
+
+    def _row(self, row: Conversation) -> dict[str, object]:
+        tokens = fitted(self.format.template, self.encode, row.system, row.messages, (), self.spec.max_tokens)
+        return example_row(row.id, row.group, replace(tokens, trained_T=np.arange(len(tokens)) > 0), np.zeros(0))
 
 
 class TextExamples:

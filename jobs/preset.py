@@ -61,7 +61,7 @@ class BaseSettings(Record):
     small: SmallModel = SmallModel()
     """The model to make if `model` is None."""
     texts: str = ""
-    """JSON lines with `text` to train tokenizer and language model on; empty = the texts of the rows."""
+    """JSON lines with `text` to train tokenizer and language model on; empty = the rows themselves, without labels."""
     text_limit: int = Field(0, ge=0)
     """At most so many texts; 0 = all."""
     pretrain: LearnerSettings | None = None

@@ -5,11 +5,12 @@ python -m jobs.pretrain PRESET.yaml [key.path=value ...]
 
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pyarrow as pa
 
 from actors.base import make_small_model
-from actors.examples import TextExamples
+from actors.examples import ConversationExamples, TextExamples
 from actors.policy import PolicyTask
 from data.conversation import from_table
 from data.sources import files_of, read_texts
@@ -45,10 +46,13 @@ def work(run: Run, folder: Storage) -> Figures:
         start.upload(local)
     say(f"base: a Llama of {figures['num_parameters']:,} parameters, vocabulary {figures['vocab_size']}, from {len(found):,} texts")
     if base.pretrain:
-        write_table(pa.table({"id": [f"{i:08d}" for i in range(len(found))], "text": found}), folder / "texts")
-        spec = example_spec(run, base.pretrain)
-        spec = type(spec)(start.uri, spec.schema, spec.template, spec.max_tokens)
-        make_examples("base", [folder / "texts"], TextExamples, {"spec": spec}, folder / "examples")
+        spec = replace(example_spec(run, base.pretrain), base=start.uri)
+        if base.texts:
+            write_table(pa.table({"id": [f"{i:08d}" for i in range(len(found))], "text": found}), folder / "texts")
+            make_examples("base", [folder / "texts"], TextExamples, {"spec": spec}, folder / "examples")
+        else:
+            # Whole conversations, in the prompt format: what comes next then only has to learn what the labels mean.
+            make_examples("base", [run.folder("rows") / "rows"], ConversationExamples, {"spec": spec}, folder / "examples")
         task = PolicyTask(start.uri, run.schema, run.preset.template)
         figures |= fit("base: pre-training", task, base.pretrain, folder / "examples", folder, buckets=50)
     return figures
