@@ -67,6 +67,14 @@ class BaseSettings(Record):
     pretrain: LearnerSettings | None = None
     """Language-model training of `small` on the texts; None = start from random weights."""
 
+    @model_validator(mode="after")
+    def _either(self) -> "BaseSettings":
+        if self.model and (self.pretrain or self.texts):
+            raise ValueError(
+                f"base.model is {self.model}, so base.pretrain and base.texts would be ignored: they make the small model; remove them or base.model"
+            )
+        return self
+
 
 class PredictorSettings(Record):
     """Step 1: the attribute predictor."""

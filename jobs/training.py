@@ -1,5 +1,6 @@
 """From rows to a trained model: tokenise with Ray Data, then fit with Ray Train. Shared by every stage that trains."""
 
+import os
 from typing import Any
 
 import ray.train
@@ -19,7 +20,11 @@ TOKENISERS = WorkerPool(num_actors=2, batch_rows=512)
 
 def base_uri(run: Run) -> str:
     """The model that predictor and policy start from: the preset's, or the one that stage `base` made."""
-    return run.preset.base.model or (run.folder("base") / "model").uri
+    model = run.preset.base.model
+    if model is None:
+        return (run.folder("base") / "model").uri
+    # Workers run in folders of their own: a relative path must become absolute here; a hub name is none.
+    return os.path.abspath(model) if os.path.isdir(model) else model
 
 
 def example_spec(run: Run, learner: LearnerSettings) -> ExampleSpec:

@@ -1,0 +1,49 @@
+from pathlib import Path
+
+import pytest
+
+from cluster.settings import load
+from data.conversation import Conversation, Message
+from jobs.evaluate import questions, tabulate
+from jobs.preset import Preset
+from jobs.stage import Run
+from jobs.train_predictor import quality
+
+DEMO = str(Path(__file__).parent.parent / "jobs" / "presets" / "demo.yaml")
+
+
+def _row(turned: str, asked: float, number: int) -> Conversation:
+    turns = (Message("user", f"q{number}"), Message("assistant", "a"))
+    return Conversation("evaluate", "", turns, requested=({"humor": asked, "toxicity": asked},), group=turned)
+
+
+def test_each_dial_is_judged_by_the_rows_that_turned_it() -> None:
+    run = Run(load(Preset, DEMO))
+    rows = [_row("humor", v, n) for v in (0, 2, 4) for n in range(3)] + [_row("toxicity", 4 - v, n) for v in (0, 4) for n in range(2)] + [_row("base", 0, 9)]
+    table, best = tabulate(run, rows, lambda row: {"humor": row.requested[0]["humor"] / 2, "toxicity": 4 - row.requested[0]["humor"]})
+    assert table["humor"] == {"requested": [0, 2, 4], "measured": [0, 1, 2], "n": 9, "spearman": 1.0, "monotonic": True}
+    assert (table["toxicity"]["spearman"], table["toxicity"]["monotonic"]) == (-1.0, False)
+    assert set(table) == {"humor", "toxicity"}
+    assert best == {"humor": 0.0, "toxicity": 4.0}
+
+
+def test_laboratory_questions_are_asked_in_the_laboratory() -> None:
+    run = Run(load(Preset, DEMO, ["evaluate.num_questions=7"]))
+    asked = questions(run)
+    assert len(asked) == 7
+    assert asked == questions(run)
+    assert all(len(messages) == 1 and messages[0].role == "user" for messages in asked)
+
+
+def test_quality_compares_with_people_with_length_and_with_the_truth() -> None:
+    from data.lab import Lab
+
+    run = Run(load(Preset, DEMO, ["rows.lab.rated_share=1", "rows.lab.num_rows=120"]))
+    lab = Lab(run.preset.rows.lab)
+    rows = [Conversation(**{**vars(row), "predicted": lab.truth(row)}) for row in lab.rows()]
+    figures = quality(run, rows)
+    for name in run.schema.names:
+        assert figures[name]["truth"]["predictor"]["mae"] == 0
+        assert 0.3 < figures[name]["truth"]["one_rater"]["mae"] < 0.7
+        assert figures[name]["spearman"] > figures[name]["spearman_length"]
+        assert figures[name]["spearman"] == pytest.approx(figures[name]["truth"]["one_rater"]["spearman"], abs=1e-3)

@@ -1,0 +1,82 @@
+"""Stage `rows`: what is kept, what is kept apart and counted, and when it refuses."""
+
+import gzip
+import json
+from pathlib import Path
+
+import pytest
+
+from cluster.settings import load
+from data.conversation import from_table
+from jobs.prepare import STAGE, work
+from jobs.preset import Preset
+from jobs.stage import Run, StageError, perform
+
+DEMO = str(Path(__file__).parent.parent / "jobs" / "presets" / "demo.yaml")
+
+
+def _line(question: str, answer: str = "Because.", **values: object) -> str:
+    return json.dumps({"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": answer, "attributes": values}]})
+
+
+def _run(tmp_path: Path, lines: list[str], *overrides: str) -> Run:
+    source = tmp_path / "in.jsonl"
+    source.write_text("\n".join(lines) + "\n")
+    sources = f"rows.sources=[{{name: mine, format: messages, uri: {source}}}]"
+    return Run(load(Preset, DEMO, [f"storage={tmp_path}/runs", sources, "rows.rows_per_file=3", *overrides]))
+
+
+def test_rows_duplicates_and_rejections_are_counted_under_their_names(tmp_path: Path) -> None:
+    lines = [_line(f"q{i}", humor=i % 5) for i in range(7)] + [_line("q0", humor=4), "{broken", _line("q8", ""), _line("q9", humor=7)]
+    run = _run(tmp_path, lines, "rows.max_rejected=0.5")
+    figures = work(run, run.folder("rows"))
+    assert figures["rows"] == 7
+    assert figures["counts"]["mine"] == {
+        "read": 11,
+        "rows": 7,
+        "answers": 7,
+        "rated_answers": 7,
+        "duplicate": 1,
+        "rejected: broken_json": 1,
+        "rejected: empty_message": 1,
+        "rejected: rating_out_of_range": 1,
+    }
+    kept = [row for table in (run.folder("rows") / "rows").tables() for row in from_table(table)]
+    assert [row.human[0]["humor"] for row in kept] == [float(i % 5) for i in range(7)]
+    assert len((run.folder("rows") / "rows").files(".parquet")) == 3
+    rejected = [json.loads(line) for line in Path((run.folder("rows") / "rejected.jsonl").path).read_text().splitlines()]
+    assert [(r["line"], r["reason"]) for r in rejected] == [(9, "broken_json"), (10, "empty_message"), (11, "rating_out_of_range")]
+
+
+def test_too_many_rejections_fail_the_stage_and_say_where_they_are(tmp_path: Path) -> None:
+    run = _run(tmp_path, [_line("q"), "{broken", "{too"])
+    with pytest.raises(StageError, match=r"2 of 3 records were rejected \(66\.7%\), rows\.max_rejected allows 1\.0%: .*in\.jsonl line 2: broken_json"):
+        perform(run, STAGE)
+    assert run.manifest("rows") is None
+
+
+def test_a_torn_file_fails_whatever_share_is_allowed(tmp_path: Path) -> None:
+    whole = gzip.compress("\n".join(_line(f"q{i}") for i in range(500)).encode())
+    (tmp_path / "torn.jsonl.gz").write_bytes(whole[: len(whole) // 2])
+    sources = f"rows.sources=[{{name: mine, format: messages, uri: {tmp_path}/torn.jsonl.gz}}]"
+    run = Run(load(Preset, DEMO, [f"storage={tmp_path}/runs", sources, "rows.max_rejected=1"]))
+    with pytest.raises(StageError, match=r"is broken from line .* on"):
+        work(run, run.folder("rows"))
+
+
+def test_a_changed_file_is_read_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = _run(tmp_path, [_line("a")])
+    assert perform(run, STAGE)["skipped"] is False
+    assert perform(run, STAGE)["skipped"] is True
+    run = _run(tmp_path, [_line("a"), _line("b")])
+    assert perform(run, STAGE)["figures"]["rows"] == 2
+    assert "changed: inputs" in capsys.readouterr().out
+
+
+def test_nothing_to_read_is_an_error(tmp_path: Path) -> None:
+    run = _run(tmp_path, [])
+    with pytest.raises(StageError, match="no row could be read from"):
+        work(run, run.folder("rows"))
+    missing = Run(load(Preset, DEMO, ["rows.sources=[{name: x, format: messages, uri: /nowhere/x.jsonl}]"]))
+    with pytest.raises(FileNotFoundError, match=r"nothing to read at /nowhere/x\.jsonl"):
+        work(missing, missing.folder("rows"))
