@@ -183,8 +183,8 @@ class EvaluateSettings(Record):
 
     num_questions: int = Field(20, ge=1)
     """Questions asked at every setting."""
-    temperature: float = Field(0.7, ge=0)
-    """Sampling temperature of the evaluation."""
+    temperature: float = Field(0.3, ge=0)
+    """Sampling temperature of the evaluation; the paper answers greedily (0), a little more shows what callers will see."""
 
 
 class Preset(Record):
