@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
-from transformers.utils import is_flash_attn_2_available
 
 VARLEN = "varlen_sdpa"
 
@@ -30,7 +29,7 @@ def varlen_sdpa(
 ) -> tuple[torch.Tensor, None]:
     """Causal attention inside each segment [cu[i], cu[i+1]) of the one row; shapes [1, heads, T, head_dim] -> [1, T, heads, head_dim].
 
-    One SDPA call a segment: no T x T mask is ever built, and each segment's numbers do not depend on its neighbours.
+    One SDPA call a segment, on a CPU and on a GPU alike: no T x T mask is ever built, and a segment's numbers do not depend on its neighbours.
     """
     if cu_seq_lens_q is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs)
@@ -47,25 +46,17 @@ def varlen_sdpa(
 AttentionInterface.register(VARLEN, varlen_sdpa)
 
 
-def packed_attention() -> str:
-    """The attention implementation for packed rows on this machine: flash varlen kernels on a GPU that has them, else `varlen_sdpa`."""
-    return "flash_attention_2" if torch.cuda.is_available() and is_flash_attn_2_available() else VARLEN
-
-
 def packed(segments: Sequence[np.ndarray], device: torch.device | str = "cpu") -> dict[str, Any]:
     """Model inputs for one row that holds `segments` one after the other.
 
     Micro-example: lengths 3, 2 -> position_ids [0, 1, 2, 0, 1], cu_seq_lens [0, 3, 5].
     """
     lengths = [len(s) for s in segments]
-    cu = torch.tensor(np.cumsum([0, *lengths]), dtype=torch.int32)
     return {
         "input_ids": torch.from_numpy(np.concatenate(segments).astype(np.int64))[None].to(device),
         "position_ids": torch.from_numpy(np.concatenate([np.arange(n) for n in lengths]))[None].to(device),
         "attention_mask": None,
         "use_cache": False,
-        "cu_seq_lens_q": cu.to(device),
-        "cu_seq_lens_k": cu.to(device),
-        "max_length_q": max(lengths),
-        "max_length_k": max(lengths),
+        # Stays on the host, where the loop over segments reads it in every layer.
+        "cu_seq_lens_q": torch.tensor(np.cumsum([0, *lengths]), dtype=torch.int32),
     }

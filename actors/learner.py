@@ -20,8 +20,6 @@ from data.feed import Example, Feed
 from data.record import Record
 from data.storage import Storage
 
-IGNORED_EMPTY_STEP = "a step without a single target"
-
 
 class LearnerSettings(Record):
     """How a model is trained."""
@@ -194,7 +192,7 @@ class _Run:
     def step(self, rows: list[list[int]]) -> float:
         """One optimizer step; returns this rank's share of the step's mean loss."""
         targets = sum(self.task.num_targets(self.feed[i]) for row in rows for i in row)
-        assert targets, IGNORED_EMPTY_STEP
+        assert targets, "a step without a single target"
         mine = rows[self.rank :: self.world]
         total = 0.0
         for row in mine:

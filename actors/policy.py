@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from actors.attention import packed, packed_attention
+from actors.attention import VARLEN, packed
 from actors.checkpoint import Format, load_format, local_folder, new_format, save_format, steerlm_entry
 from actors.tokenizer import TemplateKind, encoder
 from data.attributes import AttributeSchema
@@ -45,7 +45,7 @@ class PolicyTask:
 
     def build(self) -> PolicyLoss:
         format = new_format(local_folder(self.base), self.schema, self.template)
-        return PolicyLoss(load_causal_lm(local_folder(self.base), format, packed_attention()))
+        return PolicyLoss(load_causal_lm(local_folder(self.base), format, VARLEN))
 
     def inputs(self, examples: Sequence[Example], device: torch.device | str) -> dict[str, Any]:
         """Forward arguments for one packed row; the token at position p + 1 is predicted at p."""

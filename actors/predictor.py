@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
-from actors.attention import packed, packed_attention
+from actors.attention import VARLEN, packed
 from actors.checkpoint import Format, load_format, local_folder, new_format
 from actors.policy import fit_embeddings, save_model
 from actors.tokenizer import TemplateKind
@@ -51,7 +51,7 @@ class PredictorTask:
 
     def build(self) -> PredictorLoss:
         folder = local_folder(self.base)
-        return PredictorLoss(load_regressor(folder, new_format(folder, self.schema, self.template), packed_attention()))
+        return PredictorLoss(load_regressor(folder, new_format(folder, self.schema, self.template), VARLEN))
 
     def inputs(self, examples: Sequence[Example], device: torch.device | str) -> dict[str, Any]:
         """Forward arguments for one packed row; turn ends are shifted by the segments before them."""
@@ -107,7 +107,7 @@ class Predictor:
             torch.set_num_threads(num_threads)
         folder = local_folder(path)
         format = load_format(folder)
-        model = load_regressor(folder, format, packed_attention(), getattr(torch, dtype))
+        model = load_regressor(folder, format, VARLEN, getattr(torch, dtype))
         return cls(PredictorLoss(model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))), format)
 
     @torch.inference_mode()
