@@ -78,6 +78,6 @@ def test_nan_labels_carry_no_loss(tiny_base: str) -> None:
     one = Example(ids, np.zeros(20, bool), ends, np.array([[np.nan, 2, np.nan, np.nan, np.nan]], np.float32))
     assert task.num_targets(nothing) == 0
     assert task.num_targets(one) == 1
-    assert float(module(**task.inputs([nothing], "cpu"))) == 0.0
+    assert module(**task.inputs([nothing], "cpu")).item() == 0.0
     score = module.scores(task.inputs([one], "cpu")["row"], torch.tensor([19]))[0, 1]
-    assert float(module(**task.inputs([one], "cpu"))) == pytest.approx(float((score - 2) ** 2), rel=1e-5)
+    assert module(**task.inputs([one], "cpu")).item() == pytest.approx((score - 2).item() ** 2, rel=1e-5)
