@@ -77,7 +77,7 @@ def _samples(run: Run, folder: Storage, number: int) -> Figures:
         if not reason:
             kept.append(row)
     write_table(to_table(kept, run.schema), folder / "rows")
-    return figures | {"combinations": combinations, "prompts": len(prompts), "counts": dict(reasons)}
+    return figures | {"combinations": combinations, "counts": {"prompts": len(prompts), **reasons}}
 
 
 def _rated(run: Run, folder: Storage, number: int) -> Figures:
@@ -94,7 +94,8 @@ def _policy(run: Run, folder: Storage, number: int) -> Figures:
     write_table(to_table(mixed, run.schema), folder / "mixed")
     start = base_uri(run) if settings.start == "base" else (run.folder(policy_stage(number - 1)) / "model").uri
     figures = train_policy(run, f"bootstrap {number}: policy", [samples, folder / "mixed"], start, settings.learner, folder)
-    return figures | {"annotated_mixed_in": len(mixed)}
+    figures["counts"]["annotated_mixed_in"] = len(mixed)
+    return figures
 
 
 def _rows(folder: Storage) -> Iterable[Conversation]:

@@ -42,7 +42,7 @@ def work(run: Run, folder: Storage) -> Figures:
     (folder / "report.json").write_json(report)
     _plot(run, table, measured_by, folder / "steering.png")
     _print(table, best, measured_by)
-    return report | {"questions": run.preset.evaluate.num_questions, "answers": len(rows)}
+    return report | {"counts": {"questions": run.preset.evaluate.num_questions, "answers": len(rows)}}
 
 
 def questions(run: Run) -> list[list[Message]]:

@@ -37,10 +37,10 @@ def work(run: Run, folder: Storage) -> Figures:
     base = run.preset.base
     if base.model:
         say(f"base: {base.model}")
-        return {"model": base.model}
+        return {"model": base.model, "counts": {}}
     found = list(texts(run))
     with tempfile.TemporaryDirectory() as local:
-        figures: Figures = {"texts": len(found)} | make_small_model(base.small, found, run.preset.seed, local)
+        figures: Figures = {"counts": {"texts": len(found)}} | make_small_model(base.small, found, run.preset.seed, local)
         # Training replaces `model`; what it started from stays beside it.
         start = folder / ("start" if base.pretrain else "model")
         start.upload(local)

@@ -22,7 +22,7 @@ def ending(run: Run, manifests: dict[str, Figures]) -> Figures:
     return {
         "run": run.root.uri,
         "stages": {name: stage_line(m) for name, m in manifests.items() if name != "report"}
-        | {"report": {k: manifests["report"][k] for k in ("seconds", "skipped")} | {"answers": report["answers"]}},
+        | {"report": {k: manifests["report"][k] for k in ("seconds", "skipped")} | {"counts": report["counts"]}},
         "steering": report["steering"],
         "measured_by": report["measured_by"],
         "at_best_settings": report["at_best_settings"],

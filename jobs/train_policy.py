@@ -27,7 +27,7 @@ def train_policy(run: Run, what: str, rows: list[Storage], start: str, learner: 
     feed = Feed((folder / "examples").tables())
     task = PolicyTask(start, run.schema, run.preset.template)
     training = fit(what, task, learner, folder / "examples", folder, buckets_for(settings.validation_share))
-    return {"training": training, "examples": len(feed), "not_examples": feed.rejected}
+    return {"training": training, "counts": {"examples": len(feed), **feed.rejected}}
 
 
 def work(run: Run, folder: Storage) -> Figures:

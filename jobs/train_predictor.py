@@ -44,7 +44,7 @@ def work(run: Run, folder: Storage) -> Figures:
     final = fit("predictor", task, settings.learner, folder / "examples", folder, 0 if settings.folds else buckets)
     if not settings.folds:
         rated = score_held_out(run, folder, buckets, 0) if buckets else []
-    figures: Figures = {"training": final, "examples": len(feed), "not_examples": feed.rejected}
+    figures: Figures = {"training": final, "counts": {"examples": len(feed), **feed.rejected}}
     if rated:
         figures["held_out"] = quality(run, rated)
         for name, figure in figures["held_out"].items():

@@ -42,7 +42,8 @@ def test_every_stage_runs_for_real_and_says_so(finished: tuple[Path, dict[str, A
         assert (storage / "demo" / path).stat().st_size > 500
     run = Storage(str(storage / "demo"))
     assert ids_of(run / "rows" / "rows") == ids_of(run / "annotated" / "rows")
-    assert result["stages"]["bootstrap-1/samples"]["prompts"] == 40
+    assert result["stages"]["bootstrap-1/samples"]["counts"]["prompts"] == 40
+    assert all({"seconds", "counts"} <= set(stage) for stage in result["stages"].values())
 
 
 def test_again_nothing_runs_and_a_change_reruns_what_depends_on_it(finished: tuple[Path, dict[str, Any], str]) -> None:
