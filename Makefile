@@ -22,7 +22,7 @@ setup: .venv/.installed  ## create .venv and install requirements.lock (only if 
 	[ -x $(BIN)/python ] || { echo "setup: creating .venv with $$($(PYTHON) --version)"; $(PYTHON) -m venv .venv; }
 	total=$$(grep -c '==' requirements.lock)
 	echo "setup: installing $$total packages from requirements.lock (some GB; minutes on a first run), log: .venv/install.log"
-	$(BIN)/python -u -m pip install --no-input --progress-bar off -r requirements.lock 2>&1 | tee .venv/install.log | awk -v total=$$total '
+	$(BIN)/python -u -m pip install --no-input --no-compile --progress-bar off -r requirements.lock 2>&1 | tee .venv/install.log | awk -v total=$$total '
 	  /\(from -r / { n++; if (n % 20 == 0) { print "setup:   " n " of " total " found"; fflush() } }
 	  /Downloading .*\(([0-9][0-9][0-9.]* MB|[0-9.]* GB)\)/ { sub(/^ +/, ""); print "setup:   " $$0; fflush() }
 	  /^Installing collected/ { print "setup:   unpacking; this takes as long as the rest"; fflush() }' || { echo "setup: pip failed; its last lines:"; tail -n 15 .venv/install.log; exit 1; }

@@ -14,6 +14,7 @@ import pyarrow as pa
 from actors.checkpoint import local_folder, new_format
 from actors.tokenizer import TemplateKind, encoder
 from data.attributes import AttributeSchema, Values
+from data.calibration import Calibration
 from data.conversation import Conversation, from_table
 from data.feed import EXAMPLE_SCHEMA, example_row
 from data.tokens import OverLong, Tokens, fitted
@@ -56,8 +57,8 @@ class PredictorExamples:
 class PolicyExamples:
     """Conversations with a label line before each answer; loss on the answers."""
 
-    def __init__(self, spec: ExampleSpec, labels: LabelSource, attribute_dropout: float, seed: int):
-        self.spec, self.labels, self.dropout, self.seed = spec, labels, attribute_dropout, seed
+    def __init__(self, spec: ExampleSpec, labels: LabelSource, calibration: Calibration, attribute_dropout: float, seed: int):
+        self.spec, self.labels, self.calibration, self.dropout, self.seed = spec, labels, calibration, attribute_dropout, seed
         self.format = new_format(local_folder(spec.base), spec.schema, spec.template)
         self.encode = encoder(self.format.tokenizer)
 
@@ -65,7 +66,7 @@ class PolicyExamples:
         return _table(batch, self._row)
 
     def _row(self, row: Conversation) -> dict[str, object]:
-        labels = [self._shown(row.id, turn, values) for turn, values in enumerate(chosen(row, self.labels))]
+        labels = [self._shown(row.id, turn, values) for turn, values in enumerate(chosen(row, self.labels, self.calibration))]
         if not any(labels) and self.dropout == 0:
             return example_row(row.id, row.group, None, np.zeros(0), reason="unlabelled")
         tokens = fitted(self.format.template, self.encode, row.system, row.messages, labels, self.spec.max_tokens)
@@ -77,9 +78,10 @@ class PolicyExamples:
         return {name: value for name, value in values.items() if rng.random() >= self.dropout}
 
 
-def chosen(row: Conversation, labels: LabelSource) -> tuple[Values, ...]:
-    """The values each answer is conditioned on, by policy; per attribute where both sources may count."""
-    human, predicted = (v or ({},) * row.num_answers for v in (row.human, row.predicted))
+def chosen(row: Conversation, labels: LabelSource, calibration: Calibration) -> tuple[Values, ...]:
+    """The values each answer is conditioned on, by policy; per attribute where both sources may count. Only predicted ones are calibrated."""
+    human = row.human or ({},) * row.num_answers
+    predicted = tuple(calibration(v) for v in row.predicted or ({},) * row.num_answers)
     if labels == "human_else_predicted":
         return tuple({**p, **h} for p, h in zip(predicted, human, strict=True))
     return tuple(human if labels == "human" else predicted)

@@ -21,7 +21,7 @@ from jobs.command import main
 from jobs.pipelines import audit, ids_of, map_rows, write_table
 from jobs.preset import Preset, SamplingSettings
 from jobs.stage import Figures, Run, Stage, say
-from jobs.train_policy import train_policy
+from jobs.train_policy import calibration, train_policy
 from jobs.training import base_uri
 
 
@@ -50,16 +50,16 @@ def stages(number: int) -> list[Stage]:
     """A round as three stages, so that a crash costs at most one of them."""
     before, name = policy_stage(number - 1), f"bootstrap-{number}"
     return [
-        Stage(f"{name}/samples", ("annotated", before), _sampling_settings, partial(_samples, number=number)),
+        Stage(f"{name}/samples", ("predictor", "annotated", before), _sampling_settings, partial(_samples, number=number)),
         Stage(f"{name}/rated", (f"{name}/samples", "predictor"), lambda preset: {}, partial(_rated, number=number)),
-        Stage(f"{name}/policy", (f"{name}/rated", "annotated", before, "base"), _training_settings, partial(_policy, number=number)),
+        Stage(f"{name}/policy", (f"{name}/rated", "predictor", "annotated", before, "base"), _training_settings, partial(_policy, number=number)),
     ]
 
 
 def _samples(run: Run, folder: Storage, number: int) -> Figures:
     """Plan the round and sample it; answers that are no turn (empty) are kept apart and counted."""
     settings, annotated = run.preset.bootstrap, run.folder("annotated") / "rows"
-    values = (v for row in _rows(annotated) for v in row.predicted if v)
+    values = (v for row in _rows(annotated) for v in map(calibration(run), row.predicted) if v)
     combinations = seen_combinations(values, run.schema, settings.leading, settings.min_count, settings.leading_at_least)
     say(f"bootstrap {number}: {len(combinations)} attribute combinations seen with {settings.leading} at its best")
     prompts = bootstrap_prompts(
@@ -104,7 +104,7 @@ def _rows(folder: Storage) -> Iterable[Conversation]:
 
 def _sampling_settings(preset: Preset) -> object:
     bootstrap = preset.bootstrap.model_dump(include={"leading", "leading_at_least", "min_count", "num_prompts", "samples_per_prompt"})
-    return {"bootstrap": bootstrap, "sampling": sampling_settings(preset.sampling), "seed": preset.seed}
+    return {"bootstrap": bootstrap, "calibrate": preset.policy.calibrate, "sampling": sampling_settings(preset.sampling), "seed": preset.seed}
 
 
 def sampling_settings(settings: SamplingSettings) -> object:

@@ -132,6 +132,8 @@ class PolicySettings(Record):
     """How it is trained."""
     labels: LabelSource = "predicted"
     """Which values an answer is conditioned on; the paper's best are the predicted ones (arXiv 2310.05344, table 3)."""
+    calibrate: bool = True
+    """Stretch predicted values to the spread of people's ratings (on rows the predictor never saw) before they become labels."""
     attribute_dropout: float = Field(0.0, ge=0, lt=1)
     """Chance that a label is hidden in training, so that callers may set only some."""
     validation_share: float = Field(0.02, ge=0, lt=1)

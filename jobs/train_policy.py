@@ -6,6 +6,7 @@ python -m jobs.train_policy PRESET.yaml [key.path=value ...]
 from actors.examples import PolicyExamples
 from actors.learner import LearnerSettings
 from actors.policy import PolicyTask
+from data.calibration import Calibration
 from data.feed import Feed
 from data.storage import Storage
 from jobs.command import main
@@ -20,6 +21,7 @@ def train_policy(run: Run, what: str, rows: list[Storage], start: str, learner: 
     arguments = {
         "spec": example_spec(run, learner),
         "labels": settings.labels,
+        "calibration": calibration(run),
         "attribute_dropout": settings.attribute_dropout,
         "seed": run.preset.seed,
     }
@@ -30,6 +32,14 @@ def train_policy(run: Run, what: str, rows: list[Storage], start: str, learner: 
     return {"training": training, "counts": {"examples": len(feed), **feed.rejected}}
 
 
+def calibration(run: Run) -> Calibration:
+    """How predicted values become labels: as the predictor's held-out rows say, or as they are."""
+    manifest = run.manifest("predictor")
+    assert manifest is not None, "the predictor must be finished"
+    measured = manifest["figures"].get("calibration")
+    return Calibration.model_validate(measured) if measured and run.preset.policy.calibrate else Calibration()
+
+
 def work(run: Run, folder: Storage) -> Figures:
     return train_policy(run, "policy", [run.folder("annotated") / "rows"], base_uri(run), run.preset.policy.learner, folder)
 
@@ -38,7 +48,7 @@ def _settings(preset: Preset) -> object:
     return {"policy": preset.policy, "template": preset.template, "seed": preset.seed}
 
 
-STAGE = Stage("policy", ("annotated", "base"), _settings, work)
+STAGE = Stage("policy", ("predictor", "annotated", "base"), _settings, work)
 
 if __name__ == "__main__":
     main(__doc__, [STAGE])

@@ -12,6 +12,7 @@ import numpy as np
 from actors.annotator import Annotator
 from actors.examples import PredictorExamples
 from actors.predictor import PredictorTask
+from data.calibration import matched_to_people
 from data.conversation import Conversation, from_table, to_table
 from data.feed import Feed, bucket
 from data.lab import Lab
@@ -47,6 +48,7 @@ def work(run: Run, folder: Storage) -> Figures:
     figures: Figures = {"training": final, "counts": {"examples": len(feed), **feed.rejected}}
     if rated:
         figures["held_out"] = quality(run, rated)
+        figures["calibration"] = matched_to_people(rated, run.schema).model_dump()
         for name, figure in figures["held_out"].items():
             say(f"predictor on rows it never saw: {name}: {figure}")
     return figures

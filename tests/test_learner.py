@@ -9,6 +9,7 @@ from actors.examples import ExampleSpec, PolicyExamples
 from actors.learner import LearnerSettings, deepspeed_config
 from actors.policy import Policy, PolicyTask
 from data.attributes import shipped
+from data.calibration import Calibration
 from data.conversation import to_table
 from data.feed import Feed
 from data.lab import Lab, LabSettings
@@ -22,7 +23,7 @@ SCHEMA = shipped("lab")
 
 def _examples(tiny_base: str, folder: Path) -> Storage:
     rows = to_table(list(Lab(LabSettings(num_rows=70, rated_share=1)).rows()), SCHEMA)
-    maker = PolicyExamples(ExampleSpec(tiny_base, SCHEMA, "steerlm", 256), "human", attribute_dropout=0.0, seed=0)
+    maker = PolicyExamples(ExampleSpec(tiny_base, SCHEMA, "steerlm", 256), "human", Calibration(), attribute_dropout=0.0, seed=0)
     write_table(maker(rows), Storage(str(folder)) / "examples")
     return Storage(str(folder)) / "examples"
 
@@ -57,7 +58,7 @@ def test_a_worker_that_fails_says_why(ray_cluster: object, tiny_base: str, tmp_p
 
 def test_examples_count_what_they_leave_out(tiny_base: str, tmp_path: Path) -> None:
     rows = list(Lab(LabSettings(num_rows=50, rated_share=0.5)).rows())
-    maker = PolicyExamples(ExampleSpec(tiny_base, SCHEMA, "steerlm", 64), "human", attribute_dropout=0.0, seed=0)
+    maker = PolicyExamples(ExampleSpec(tiny_base, SCHEMA, "steerlm", 64), "human", Calibration(), attribute_dropout=0.0, seed=0)
     feed = Feed([maker(to_table(rows, SCHEMA))])
     assert set(feed.rejected) == {"unlabelled", "over_long"}
     assert len(feed) + sum(feed.rejected.values()) == 50
@@ -66,7 +67,7 @@ def test_examples_count_what_they_leave_out(tiny_base: str, tmp_path: Path) -> N
 def test_attribute_dropout_hides_labels_the_same_way_in_every_run(tiny_base: str) -> None:
     rows = to_table(list(Lab(LabSettings(num_rows=40, rated_share=1)).rows()), SCHEMA)
     spec = ExampleSpec(tiny_base, SCHEMA, "steerlm", 512)
-    shown, half, again = (Feed([PolicyExamples(spec, "human", d, seed=0)(rows)]) for d in (0.0, 0.5, 0.5))
+    shown, half, again = (Feed([PolicyExamples(spec, "human", Calibration(), d, seed=0)(rows)]) for d in (0.0, 0.5, 0.5))
     assert sum(half.lengths) < sum(shown.lengths)
     assert half.lengths.tolist() == again.lengths.tolist()
 

@@ -66,6 +66,7 @@ CHANGES = {
     "predictor.learner.epochs=9": "predictor",
     "annotate.max_tokens=100": "predictor",
     "policy.learner.epochs=9": "policy",
+    "policy.calibrate=false": "policy",
     "policy.attribute_dropout=0.5": "policy",
     "bootstrap.num_prompts=9": "bootstrap-1/samples",
     "bootstrap.learner.epochs=9": "bootstrap-1/policy",
