@@ -17,13 +17,14 @@ from jobs.pipelines import ids_of
 
 ROWS = ["rows/rows", "annotated/rows", "bootstrap-1/samples/rows", "bootstrap-1/rated/rows", "report/answers"]
 STAGES = ["rows", "base", "predictor", "annotated", "policy", "bootstrap-1/samples", "bootstrap-1/rated", "bootstrap-1/policy", "report"]
+MORE_ROWS = "rows.lab.num_rows=1000"  # so that the first stage lasts long enough to be killed in
 SECONDS_INTO = {"rows": 0.0, "base": 6.0, "predictor": 12.0, "policy": 10.0, "bootstrap-1/policy": 10.0}
 """How long after a stage has begun it is killed: into the training where there is one; else 2 s."""
 
 
 def _kill_in(stage: str, storage: Path) -> str:
     """Start the run, kill it some seconds into `stage`, return what it said."""
-    process = subprocess.Popen(tiny_run.command(storage), cwd=tiny_run.REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    process = subprocess.Popen(tiny_run.command(storage, MORE_ROWS), cwd=tiny_run.REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     assert process.stdout
     said = ""
     for line in process.stdout:
@@ -40,13 +41,13 @@ def _kill_in(stage: str, storage: Path) -> str:
 
 @pytest.mark.slow
 def test_killed_in_every_stage_the_result_is_the_same(tmp_path: Path) -> None:
-    unbroken, _ = tiny_run.run(tmp_path / "unbroken")
+    unbroken, _ = tiny_run.run(tmp_path / "unbroken", MORE_ROWS)
     for i, stage in enumerate(STAGES):
         said = _kill_in(stage, tmp_path / "killed")
         folder = tmp_path / "killed" / "demo"
         assert [s for s in STAGES if (folder / s / "manifest.json").exists()] == STAGES[:i], stage
         assert said.count("finished earlier, nothing changed: skipped") == max(0, i - 1 if i else 0), stage
-    killed, _ = tiny_run.run(tmp_path / "killed")
+    killed, _ = tiny_run.run(tmp_path / "killed", MORE_ROWS)
     assert [name for name, s in killed["stages"].items() if not s["skipped"]] == ["report"]
     for rows in ROWS:
         one, other = (ids_of(Storage(str(tmp_path / name / "demo" / rows))) for name in ("unbroken", "killed"))

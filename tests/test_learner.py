@@ -29,11 +29,11 @@ def _examples(tiny_base: str, folder: Path) -> Storage:
 
 
 @pytest.mark.ray
-def test_one_worker_or_two_any_stage_same_trajectory(ray_cluster: object, tiny_base: str, tmp_path: Path) -> None:
+def test_one_worker_or_two_whole_or_sharded_same_trajectory(ray_cluster: object, tiny_base: str, tmp_path: Path) -> None:
     examples = _examples(tiny_base, tmp_path)
     task = PolicyTask(tiny_base, SCHEMA, "steerlm")
     losses, weights = {}, {}
-    for workers, stage in ((1, 0), (2, 2), (2, 3)):
+    for workers, stage in ((1, 0), (2, 3)):
         settings = LearnerSettings(
             num_workers=workers, zero_stage=stage, precision="fp32", row_tokens=256, max_tokens=256, rows_per_step=4, learning_rate=1e-3, warmup=0.0
         )
@@ -43,9 +43,8 @@ def test_one_worker_or_two_any_stage_same_trajectory(ray_cluster: object, tiny_b
         losses[stage] = [p["loss"] for p in figures["losses"]] + [figures["validation_loss"]]
         weights[stage] = Policy.load((output / "model").uri).model.state_dict()
     assert losses[0][0] > losses[0][-2]
-    for stage in (2, 3):
-        assert losses[stage] == pytest.approx(losses[0], abs=2e-4)
-        assert max(float((weights[stage][k] - weights[0][k]).abs().max()) for k in weights[0]) < 1e-3
+    assert losses[3] == pytest.approx(losses[0], abs=2e-4)
+    assert max(float((weights[3][k] - weights[0][k]).abs().max()) for k in weights[0]) < 1e-3
     assert load_format(str(tmp_path / "2-3" / "model")).schema == SCHEMA
 
 

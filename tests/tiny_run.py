@@ -8,7 +8,7 @@ from typing import Any
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 TINY = [
-    "rows.lab.num_rows=1000",
+    "rows.lab.num_rows=300",
     "rows.lab.rated_share=0.3",
     "base.small={hidden_size: 32, num_layers: 2, num_heads: 4, num_kv_heads: 2, intermediate_size: 64, vocab_size: 600, max_tokens: 512}",
     "base.pretrain.epochs=1",
