@@ -51,7 +51,6 @@ def test_more_cpus_than_the_running_ray_has_is_a_warning(ray_cluster, caplog):
 
 
 @pytest.mark.ray
-@pytest.mark.slow
 def test_a_local_ray_is_started_imports_our_rooms_and_is_gone_after():
     code = """
 import json, ray
