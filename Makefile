@@ -26,6 +26,8 @@ setup: .venv/.installed  ## create .venv and install requirements.lock (only if 
 	  /\(from -r / { n++; if (n % 20 == 0) { print "setup:   " n " of " total " found"; fflush() } }
 	  /Downloading .*\(([0-9][0-9][0-9.]* MB|[0-9.]* GB)\)/ { sub(/^ +/, ""); print "setup:   " $$0; fflush() }
 	  /^Installing collected/ { print "setup:   unpacking; this takes as long as the rest"; fflush() }' || { echo "setup: pip failed; its last lines:"; tail -n 15 .venv/install.log; exit 1; }
+	# All cores compile what pip would on one; without bytecode every Ray worker would compile it again. Some packages ship templates that are no Python.
+	$(BIN)/python -m compileall -q -j 0 .venv/lib >> .venv/install.log 2>&1 || true
 	touch $@
 	echo "setup: done in $$((SECONDS - start)) s"
 
