@@ -31,6 +31,28 @@ class Tokens:
         return len(self.ids_T)
 
 
+@dataclass(frozen=True)
+class Reading:
+    """How a backbone reads a conversation: a decoder all of it at once, an encoder each answer with what came before it."""
+
+    causal: bool = True
+    before: tuple[int, ...] = ()
+    """Ids an encoder wants first ([CLS]); there it is read."""
+    after: tuple[int, ...] = ()
+    """Ids an encoder wants last ([SEP])."""
+
+
+@dataclass(frozen=True)
+class Segment:
+    """What one conversation puts into a packed row: `ids_T`, and `reads_S`, the positions whose hidden state the heads read."""
+
+    ids_T: np.ndarray
+    reads_S: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.ids_T)
+
+
 class OverLong(ValueError):
     """Not even the last exchange fits."""
 
@@ -70,3 +92,15 @@ def prompt_ids(template: Template, encode: Encode, system: str, messages: Sequen
     if not messages or messages[-1].role != "user":
         raise ValueError("a prompt ends with a user turn")
     return [token for piece in template.pieces(system, messages, labels, attributes) for token in encode(piece.text)]
+
+
+def segments(tokens: Tokens, reading: Reading) -> list[Segment]:
+    """The segments whose reads, in order, are the conversation's turns.
+
+    Micro-example, turn ends 3 and 8: a decoder reads 9 ids at 3 and 8; an encoder reads [CLS] + 4 ids + [SEP] at 0, and [CLS] + 9 ids + [SEP] at 0,
+    because it would otherwise see the second answer while it rates the first.
+    """
+    if reading.causal:
+        return [Segment(tokens.ids_T, tokens.turn_ends_S)]
+    at_first = np.zeros(1, np.int32)
+    return [Segment(np.array([*reading.before, *tokens.ids_T[: end + 1], *reading.after], np.int32), at_first) for end in tokens.turn_ends_S]

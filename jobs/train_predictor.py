@@ -11,7 +11,7 @@ import numpy as np
 
 from actors.annotator import Annotator
 from actors.examples import PredictorExamples
-from actors.predictor import PredictorTask
+from actors.regressor import PredictorTask
 from data.calibration import matched_to_people
 from data.conversation import Conversation, from_table, to_table
 from data.feed import Feed, bucket

@@ -53,7 +53,7 @@ def tiny_policy(tiny_base: str, tmp_path_factory: pytest.TempPathFactory) -> str
 @pytest.fixture(scope="session")
 def tiny_predictor(tiny_base: str, tmp_path_factory: pytest.TempPathFactory) -> str:
     """A predictor folder with random weights and schema `lab`, saved as training saves it."""
-    from actors.predictor import PredictorTask
+    from actors.regressor import PredictorTask
     from data.attributes import shipped
 
     return _saved(PredictorTask(tiny_base, shipped("lab"), "steerlm"), tmp_path_factory)

@@ -7,7 +7,7 @@ import torch
 from actors.attention import VARLEN, packed
 from actors.checkpoint import load_format
 from actors.policy import PolicyLoss, PolicyTask, load_causal_lm
-from actors.predictor import PredictorTask, load_regressor
+from actors.regressor import PredictorTask, load_regressor
 from data.attributes import shipped
 from data.feed import Example
 

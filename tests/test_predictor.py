@@ -6,7 +6,8 @@ import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from actors.annotator import Annotator
-from actors.predictor import Predictor, PredictorTask
+from actors.predictor import Predictor
+from actors.regressor import PredictorTask
 from actors.tokenizer import encoder
 from data.attributes import SchemaMismatch, shipped
 from data.conversation import Conversation, Message
