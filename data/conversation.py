@@ -42,7 +42,7 @@ class Conversation:
     predictor: str = ""
     """Fingerprint of the checkpoint that wrote `predicted`."""
     truncated: bool = False
-    """The predictor saw only the end of it."""
+    """Too long for the predictor: it saw only the end, or (`tokens` 0) none of it."""
     tokens: int = 0
     """Tokens the predictor read; 0 before annotation."""
     group: str = ""

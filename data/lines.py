@@ -19,7 +19,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from data.attributes import Attribute, AttributeSchema, Values
 from data.conversation import Conversation, Message, Rejected, content_id, problem
-from data.storage import Storage
+from data.storage import Storage, options
 
 Row = Conversation | Rejected
 T = TypeVar("T")
@@ -97,7 +97,7 @@ def lines(file: str) -> Iterator[Line | Rejected]:
         yield from _parquet_rows(file)
         return
     number = 0
-    with fsspec.open(file, "rb", compression="infer") as stream:
+    with fsspec.open(file, "rb", compression="infer", **options(file)) as stream:
         try:
             # Bytes are split at "\n" only; text mode would also split at the lone "\r" that people paste into chats.
             for number, raw in enumerate(stream, 1):
@@ -132,7 +132,7 @@ def _parquet_rows(file: str) -> Iterator[Line | Rejected]:
 
 def parquet_batches(file: str, require: Callable[[pa.Schema], None] | None = None) -> Iterator[pa.RecordBatch | Rejected]:
     """The file's rows, a batch at a time; a file that is no Parquet is one Rejected. `require` may refuse its Arrow schema, by raising."""
-    with fsspec.open(file, "rb") as stream:
+    with fsspec.open(file, "rb", **options(file)) as stream:
         try:
             parquet = pq.ParquetFile(stream)
             if require:

@@ -3,11 +3,13 @@
 Any fsspec URI: a local path, `s3://`, `gs://`, `hf://`, `memory://`.
 """
 
+import contextlib
+import hashlib
 import json
 import os
 import posixpath
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +18,26 @@ import pyarrow.fs
 import pyarrow.parquet
 from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
+
+S3_OPTIONS: dict[str, Any] = {
+    # A listing cache makes a resumed job see files that another worker has deleted.
+    "use_listings_cache": False,
+    # Ten attempts with growing pauses outlast what S3 calls "reduce your request rate"; botocore itself gives up after five.
+    "config_kwargs": {"retries": {"mode": "standard", "max_attempts": 10}, "connect_timeout": 10, "read_timeout": 60},
+}
+"""The endpoint and the keys come from the environment: AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_PROFILE."""
+
+
+def options(uri: str) -> dict[str, Any]:
+    """What fsspec needs to know besides the URI."""
+    return S3_OPTIONS if uri.startswith("s3://") else {}
+
+
+class Unwritable(OSError):
+    """A file could not be written; what was there before is whole."""
+
+    def __str__(self) -> str:
+        return str(self.args[-1])
 
 
 @dataclass(frozen=True)
@@ -30,13 +52,11 @@ class Storage:
 
     @property
     def fs(self) -> fsspec.AbstractFileSystem:
-        # A listing cache makes a resumed job see files that another worker has deleted.
-        options = {"use_listings_cache": False} if self.uri.startswith("s3://") else {}
-        return url_to_fs(self.uri, **options)[0]
+        return url_to_fs(self.uri, **options(self.uri))[0]
 
     @property
     def path(self) -> str:
-        return str(url_to_fs(self.uri)[1])
+        return str(url_to_fs(self.uri, **options(self.uri))[1])
 
     @property
     def arrow_fs(self) -> pyarrow.fs.FileSystem:
@@ -55,27 +75,54 @@ class Storage:
         return bool(self.fs.exists(self.path))
 
     def files(self, suffix: str = "") -> list[str]:
-        """Paths of all files below, sorted; an empty list if there is no such folder."""
-        return sorted(p for p in self.fs.find(self.path) if p.endswith(suffix)) if self.exists() else []
+        """Paths of all files below, sorted, by one listing; an empty list if there is no such folder."""
+        return sorted(p for p in self.fs.find(self.path) if p.endswith(suffix))
+
+    def names(self, suffix: str = "") -> list[str]:
+        """The same files, as names relative to this folder."""
+        return [posixpath.relpath(path, self.path) for path in self.files(suffix)]
 
     def remove(self) -> None:
         """Remove the folder or file and everything below it; nothing happens if it is not there."""
         if self.exists():
             self.fs.rm(self.path, recursive=True)
 
-    def write_bytes(self, content: bytes) -> None:
-        """Write the whole file atomically: rename on a disk, one PUT on an object store."""
-        fs, path = self.fs, self.path
+    def remove_files(self, names: Iterable[str]) -> None:
+        """Remove these files of the folder; those that are not there are no error."""
+        fs, paths = self.fs, [posixpath.join(self.path, name) for name in names]
         if not isinstance(fs, LocalFileSystem):
-            fs.pipe_file(path, content)
+            # An object store removes what is not there, too, and many at a time.
+            if paths:
+                fs.rm(paths)
             return
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-        beside = f"{path}.{secrets.token_hex(4)}.tmp"
-        with open(beside, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, path)
+        for path in paths:
+            with contextlib.suppress(FileNotFoundError):
+                os.remove(path)
+
+    def write_bytes(self, content: bytes) -> None:
+        """Write the whole file atomically: rename on a disk, one PUT on an object store. Raises Unwritable."""
+        try:
+            if self.is_local:
+                self._write_local(content)
+            else:
+                self.fs.pipe_file(self.path, content)
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise Unwritable(error.errno, f"cannot write {self.uri}: {reason}; make room or get access there, or set `storage` to another place") from error
+
+    def _write_local(self, content: bytes) -> None:
+        os.makedirs(os.path.dirname(self.path), exist_ok=True)
+        beside = f"{self.path}.{secrets.token_hex(4)}.tmp"
+        try:
+            with open(beside, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(beside, self.path)
+        except OSError:
+            with contextlib.suppress(FileNotFoundError):
+                os.remove(beside)
+            raise
 
     def write_json(self, value: Any) -> None:
         self.write_bytes(json.dumps(value, indent=2, ensure_ascii=False).encode())
@@ -88,6 +135,19 @@ class Storage:
             return json.loads(content)
         except ValueError as error:
             raise ValueError(f"{self.uri} is no JSON ({error}); delete it to have it made again") from None
+
+    def checksum(self) -> str:
+        """16 hex digits of the content of all files below: of every byte on a disk, elsewhere of what the store says of it (S3: the ETag)."""
+        digest = hashlib.sha256()
+        for name in self.names():
+            file = self / name
+            digest.update(f"{name} ".encode())
+            if file.is_local:
+                with open(file.path, "rb") as stream:
+                    digest.update(hashlib.file_digest(stream, "sha256").digest())
+            else:
+                digest.update(str(file.fs.checksum(file.path)).encode())
+        return digest.hexdigest()[:16]
 
     def upload(self, folder: str) -> None:
         """Copy a local folder's content here, file by file, replacing what was there."""

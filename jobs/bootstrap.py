@@ -16,11 +16,12 @@ from actors.sampler import Sampler
 from data.conversation import Conversation, from_table, problem, to_table
 from data.prompts import bootstrap_prompts, prompts_table, seen_combinations
 from data.storage import Storage
-from jobs.annotate import annotate
+from jobs.annotate import annotate, predictor_weights
+from jobs.audit import audit
 from jobs.command import main
-from jobs.pipelines import audit, ids_of, map_rows, write_table
+from jobs.pipelines import map_rows, write_table
 from jobs.preset import Preset, SamplingSettings
-from jobs.stage import Figures, Run, Stage, say
+from jobs.stage import Figures, Run, Stage, say, stamp_of
 from jobs.train_policy import calibration, train_policy
 from jobs.training import base_uri
 
@@ -30,8 +31,8 @@ def policy_stage(number: int) -> str:
     return f"bootstrap-{number}/policy" if number else "policy"
 
 
-def sample(run: Run, what: str, policy: Storage, prompts: Storage, target: Storage, temperature: float) -> Figures:
-    """Answer all `prompts` with `policy` into `target`."""
+def sample(run: Run, what: str, policy: Storage, prompts: Storage, target: Storage, temperature: float, stamp: str = "") -> Figures:
+    """Answer all `prompts` with `policy` into `target`; with a `stamp`, those that are not answered yet."""
     settings = run.preset.sampling
     arguments = {
         "policy": (policy / "model").uri,
@@ -41,17 +42,23 @@ def sample(run: Run, what: str, policy: Storage, prompts: Storage, target: Stora
         "dtype": settings.pool.dtype,
         "num_threads": max(1, int(settings.pool.cpus_per_actor)),
     }
-    figures = map_rows(what, [prompts], Sampler, arguments, settings.pool, target)
-    audit(what, ids_of(prompts), ids_of(target))
-    return figures
+    figures = map_rows(what, [prompts], Sampler, arguments, settings.pool, target, stamp, "sampling.pool")
+    return figures | {"audit": audit(what, [prompts], target, stamp)}
 
 
 def stages(number: int) -> list[Stage]:
     """A round as three stages, so that a crash costs at most one of them."""
     before, name = policy_stage(number - 1), f"bootstrap-{number}"
     return [
-        Stage(f"{name}/samples", ("predictor", "annotated", before), _sampling_settings, partial(_samples, number=number)),
-        Stage(f"{name}/rated", (f"{name}/samples", "predictor"), lambda preset: {}, partial(_rated, number=number)),
+        Stage(f"{name}/samples", ("predictor", "annotated", before), _sampling_settings, partial(_samples, number=number), resumes=True),
+        Stage(
+            f"{name}/rated",
+            (f"{name}/samples", "predictor"),
+            lambda preset: {},
+            partial(_rated, number=number),
+            resumes=True,
+            contents=predictor_weights,
+        ),
         Stage(f"{name}/policy", (f"{name}/rated", "predictor", "annotated", before, "base"), _training_settings, partial(_policy, number=number)),
     ]
 
@@ -66,9 +73,8 @@ def _samples(run: Run, folder: Storage, number: int) -> Figures:
         _rows(annotated), combinations, settings.num_prompts, settings.samples_per_prompt, run.preset.seed + number, source=f"bootstrap-{number}"
     )
     write_table(prompts_table(prompts), folder / "prompts")
-    figures = sample(
-        run, f"bootstrap {number}: sample", run.folder(policy_stage(number - 1)), folder / "prompts", folder / "answers", run.preset.sampling.temperature
-    )
+    policy, temperature = run.folder(policy_stage(number - 1)), run.preset.sampling.temperature
+    figures = sample(run, f"bootstrap {number}: sample", policy, folder / "prompts", folder / "answers", temperature, stamp_of(folder))
     reasons: Counter[str] = Counter()
     kept = []
     for row in sorted(_rows(folder / "answers"), key=lambda r: r.id):
@@ -81,7 +87,7 @@ def _samples(run: Run, folder: Storage, number: int) -> Figures:
 
 
 def _rated(run: Run, folder: Storage, number: int) -> Figures:
-    return annotate(run, f"bootstrap {number}: rate", run.folder(f"bootstrap-{number}/samples") / "rows", folder / "rows")
+    return annotate(run, f"bootstrap {number}: rate", run.folder(f"bootstrap-{number}/samples") / "rows", folder / "rows", stamp_of(folder))
 
 
 def _policy(run: Run, folder: Storage, number: int) -> Figures:

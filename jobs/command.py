@@ -6,15 +6,15 @@ The last line of stdout is one JSON object; a mistake is one sentence on stderr 
 import json
 import math
 import sys
-import traceback
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from cluster.connect import Unreachable, connect
+from cluster.connect import connect
 from cluster.settings import command_line
+from data.mistakes import is_for_people
 from jobs.plan import print_plan
 from jobs.preset import Preset
-from jobs.stage import Figures, Run, Stage, StageError, perform, require
+from jobs.stage import Figures, Run, Stage, perform, require
 
 FLAGS = {"plan": "print stages, resources and memory per worker, and end without starting Ray"}
 Stages = Sequence[Stage] | Callable[[Preset], Sequence[Stage]]
@@ -32,8 +32,8 @@ def main(about: str | None, stages: Stages, ending: Callable[[Run, dict[str, Fig
         return
     try:
         manifests = _perform_all(run, chosen)
-    except (StageError, Unreachable, ValueError, OSError) as error:
-        if not _is_for_people(error):
+    except Exception as error:
+        if not is_for_people(error):
             raise
         print(f"{program}: {error}", file=sys.stderr)
         raise SystemExit(1) from None
@@ -54,14 +54,6 @@ def _perform_all(run: Run, stages: Sequence[Stage]) -> dict[str, Figures]:
             require(run, stage)
             manifests[stage.name] = perform(run, stage)
         return manifests
-
-
-def _is_for_people(error: Exception) -> bool:
-    """Our own sentences, and the system's about files; a bug's ValueError deep in a library keeps its traceback."""
-    if isinstance(error, StageError | Unreachable | OSError):
-        return True
-    *_, (frame, _line) = traceback.walk_tb(error.__traceback__)
-    return frame.f_globals.get("__name__", "").split(".")[0] in ("jobs", "data", "actors", "cluster", "__main__")
 
 
 def _ending(run: Run, manifests: dict[str, Figures]) -> Figures:

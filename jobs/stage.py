@@ -1,7 +1,8 @@
 """A run and its stages: where they live, when one must run again, and the manifest it leaves.
 
 A stage clears its folder, does its work and writes `manifest.json` last and atomically: no manifest, no stage. A manifest whose
-fingerprint (settings, schema, inputs) still holds is skipped; any other says which setting or input changed. Knows no stage's content.
+fingerprint (settings, schema, inputs) still holds is skipped; any other says which setting or input changed. A stage that resumes keeps what
+a killed run left, if `progress.json` there says that it was made from the very same things. Knows no stage's content.
 """
 
 import hashlib
@@ -19,6 +20,7 @@ from data.attributes import AttributeSchema
 from data.storage import Storage
 from jobs.preset import Preset
 
+PROGRESS = "progress.json"
 PACKAGES = ("ray", "torch", "transformers", "deepspeed", "pyarrow")
 Figures = dict[str, Any]
 
@@ -61,6 +63,10 @@ class Stage:
     work: Callable[[Run, Storage], Figures]
     inputs: Callable[[Run], dict[str, str]] = field(default=lambda run: {})
     """Fingerprints of what it reads from outside the run."""
+    resumes: bool = False
+    """Its work goes on where a killed run stopped; the others start over."""
+    contents: Callable[[Run], dict[str, str]] = field(default=lambda run: {})
+    """Checksums of what it reads from inside the run, so that a resumed one never mixes old output with new."""
 
 
 def perform(run: Run, stage: Stage) -> Figures:
@@ -73,7 +79,7 @@ def perform(run: Run, stage: Stage) -> Figures:
         return old | {"skipped": True}
     say(f"[{stage.name}] running: {_why(old, description)}")
     folder = run.folder(stage.name)
-    folder.remove()
+    _clear(run, stage, folder, fingerprint)
     started = time.monotonic()
     figures = stage.work(run, folder)
     manifest = {
@@ -88,6 +94,29 @@ def perform(run: Run, stage: Stage) -> Figures:
     (folder / "manifest.json").write_json(manifest)
     say(f"[{stage.name}] done in {manifest['seconds']} s -> {folder.uri}")
     return manifest | {"skipped": False}
+
+
+def _clear(run: Run, stage: Stage, folder: Storage, fingerprint: str) -> None:
+    """Empty the stage's folder, unless what lies there was made from the same things and can be gone on with."""
+    manifests = {name: run.manifest(name) or {} for name in stage.needs}
+    made_from = {
+        "fingerprint": fingerprint,
+        # A stage that ran again, if only with the same settings, may have come out otherwise.
+        "needs": {name: {key: manifest.get(key) for key in ("fingerprint", "finished")} for name, manifest in manifests.items()},
+        "contents": stage.contents(run),
+    }
+    progress = folder / PROGRESS
+    if stage.resumes and progress.exists() and progress.read_json()["made_from"] == made_from:
+        say(f"[{stage.name}] goes on with what an earlier run left")
+        return
+    folder.remove()
+    if stage.resumes:
+        progress.write_json({"stamp": _digest(made_from), "made_from": made_from})
+
+
+def stamp_of(folder: Storage) -> str:
+    """What the output of a resuming stage's folder depends on, as 16 hex digits."""
+    return str((folder / PROGRESS).read_json()["stamp"])
 
 
 def require(run: Run, stage: Stage) -> None:

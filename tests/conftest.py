@@ -1,6 +1,10 @@
 """What tests share: one local Ray for the whole session, tiny random checkpoints, and the folder of real rows."""
 
 import os
+import socket
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,12 +14,49 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 
 
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+S3_PORT = free_port()
+# Before Ray starts: its workers inherit the environment. The server itself starts only for tests that ask for `s3`.
+os.environ.update(AWS_ENDPOINT_URL=f"http://127.0.0.1:{S3_PORT}", AWS_ACCESS_KEY_ID="test", AWS_SECRET_ACCESS_KEY="test", AWS_DEFAULT_REGION="us-east-1")
+
+
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[object]:
     from cluster.connect import connect
 
     with connect(num_cpus=6, object_store_bytes=200 * 2**20) as cluster:
         yield cluster
+
+
+@pytest.fixture(scope="session")
+def s3() -> Iterator[str]:
+    """A bucket on a local S3 server, a process of its own, as a URI."""
+    import fsspec
+
+    from data.storage import options
+
+    server = subprocess.Popen([sys.executable, "-m", "moto.server", "-p", str(S3_PORT)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    wait_for(S3_PORT, server)
+    fsspec.filesystem("s3", **options("s3://")).mkdir("bucket")
+    yield "s3://bucket"
+    server.terminate()
+    server.wait(10)
+
+
+def wait_for(port: int, server: "subprocess.Popen[bytes]") -> None:
+    """Until the server answers; fails if it ended instead."""
+    for _ in range(600):
+        assert server.poll() is None, f"the server on port {port} ended with exit code {server.returncode}"
+        with socket.socket() as client:
+            if client.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        time.sleep(0.1)
+    raise AssertionError(f"nothing answers on port {port} after a minute")
 
 
 @pytest.fixture(scope="session")

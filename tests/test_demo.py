@@ -8,7 +8,6 @@ import pytest
 import tiny_run
 
 from data.storage import Storage
-from jobs.pipelines import ids_of
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +40,7 @@ def test_every_stage_runs_for_real_and_says_so(finished: tuple[Path, dict[str, A
     for path in ("report/report.json", "report/steering.png", "bootstrap-1/policy/model/model.safetensors"):
         assert (storage / "demo" / path).stat().st_size > 500
     run = Storage(str(storage / "demo"))
-    assert ids_of(run / "rows" / "rows") == ids_of(run / "annotated" / "rows")
+    assert tiny_run.ids_of(run / "rows" / "rows") == tiny_run.ids_of(run / "annotated" / "rows")
     assert result["stages"]["bootstrap-1/samples"]["counts"]["prompts"] == 40
     assert all({"seconds", "counts"} <= set(stage) for stage in result["stages"].values())
 

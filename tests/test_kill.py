@@ -13,7 +13,6 @@ import pytest
 import tiny_run
 
 from data.storage import Storage
-from jobs.pipelines import ids_of
 
 ROWS = ["rows/rows", "annotated/rows", "bootstrap-1/samples/rows", "bootstrap-1/rated/rows", "report/answers"]
 STAGES = ["rows", "base", "predictor", "annotated", "policy", "bootstrap-1/samples", "bootstrap-1/rated", "bootstrap-1/policy", "report"]
@@ -50,7 +49,7 @@ def test_killed_in_every_stage_the_result_is_the_same(tmp_path: Path) -> None:
     killed, _ = tiny_run.run(tmp_path / "killed", MORE_ROWS)
     assert [name for name, s in killed["stages"].items() if not s["skipped"]] == ["report"]
     for rows in ROWS:
-        one, other = (ids_of(Storage(str(tmp_path / name / "demo" / rows))) for name in ("unbroken", "killed"))
+        one, other = (tiny_run.ids_of(Storage(str(tmp_path / name / "demo" / rows))) for name in ("unbroken", "killed"))
         assert one == other, rows
         assert one
     for name in STAGES[:-1]:

@@ -1,5 +1,6 @@
 """Manifests: written last, skipped while they hold, and what a change reruns. No Ray: a stage is any function."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ from cluster.settings import load
 from data.storage import Storage
 from jobs.preset import Preset
 from jobs.run import stages
-from jobs.stage import Figures, Run, Stage, StageError, _description, perform, require
+from jobs.stage import Figures, Run, Stage, StageError, _description, perform, require, stamp_of
 
 DEMO = str(Path(__file__).parent.parent / "jobs" / "presets" / "demo.yaml")
 
@@ -58,6 +59,44 @@ def test_no_manifest_no_stage(tmp_path: Path) -> None:
     assert not (run.folder("a") / "stray").exists()  # ... is cleared by the next
     with pytest.raises(StageError, match="stage b needs c, which is not finished"):
         require(run, _stage("b", [], ("a", "c")))
+
+
+def _killed_in(run: Run, stage: Stage) -> str:
+    """Perform a stage that dies before its manifest; returns its stamp."""
+    with pytest.raises(RuntimeError, match="killed"):
+        perform(run, stage)
+    return stamp_of(run.folder(stage.name))
+
+
+def test_a_resuming_stage_keeps_what_was_made_from_the_same_things_and_nothing_else(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    contents, run = {"weights": "1"}, _run(tmp_path)
+    perform(run, _stage("a", []))
+    stage = replace(_stage("b", ["boom"], ("a",)), resumes=True, contents=lambda run: dict(contents))
+    stamp = _killed_in(run, stage)
+    stray = run.folder("b") / "stray"
+    stray.write_bytes(b"x")
+    assert _killed_in(run, stage) == stamp
+    assert stray.exists()
+    assert "[b] goes on with what an earlier run left" in capsys.readouterr().out
+    stamps = {stamp}
+
+    def again(run: Run, why: str) -> None:
+        stray.write_bytes(b"x")
+        stamps.add(_killed_in(run, stage))
+        assert not stray.exists(), why
+
+    contents["weights"] = "2"
+    again(run, "the contents of an input changed")
+    again(_run(tmp_path, "seed=7"), "a setting changed")
+    manifest = run.manifest("a")
+    assert manifest
+    (run.folder("a") / "manifest.json").write_json(manifest | {"finished": "2000-01-01T00:00:00Z"})
+    again(_run(tmp_path, "seed=7"), "an input was made again, from the same settings")
+    (run.folder("b") / "progress.json").remove()
+    stray.write_bytes(b"x")
+    _killed_in(_run(tmp_path, "seed=7"), stage)
+    assert not stray.exists()
+    assert len(stamps) == 4
 
 
 CHANGES = {

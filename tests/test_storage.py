@@ -4,7 +4,7 @@ import fsspec
 import pyarrow.parquet as pq
 import pytest
 
-from data.storage import Storage
+from data.storage import Storage, Unwritable
 
 
 @pytest.mark.parametrize("kind", ["disk", "memory"])
@@ -33,6 +33,28 @@ def test_a_failed_write_leaves_the_old_file_whole(tmp_path: Path, monkeypatch: p
     with pytest.raises(OSError, match="No space left"):
         target.write_json({"new": True})
     assert target.read_json() == {"old": True}
+    assert target.path == Storage(str(tmp_path)).files()[0]
+    assert len(Storage(str(tmp_path)).files()) == 1
+
+
+def test_an_unwritable_place_is_one_sentence_with_the_setting(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(Unwritable, match=r"^cannot write /.*/file/m\.json: File exists; make room or get access there, or set `storage` to another place$"):
+        Storage(str(tmp_path / "file" / "m.json")).write_json({})
+
+
+def test_files_are_named_removed_and_summed_up(tmp_path: Path) -> None:
+    folder = Storage(str(tmp_path / "f"))
+    assert folder.names() == []
+    for name in ("b.parquet", "a/c.parquet", "d.txt"):
+        (folder / name).write_bytes(name.encode())
+    assert folder.names(".parquet") == ["a/c.parquet", "b.parquet"]
+    before = folder.checksum()
+    assert before == folder.checksum()
+    (folder / "d.txt").write_bytes(b"other")
+    assert folder.checksum() != before
+    folder.remove_files(["b.parquet", "never-there"])
+    assert folder.names() == ["a/c.parquet", "d.txt"]
 
 
 def test_broken_json_is_named(tmp_path: Path) -> None:

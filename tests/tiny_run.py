@@ -6,6 +6,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from data.storage import Storage
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 TINY = [
     "rows.lab.num_rows=300",
@@ -30,3 +32,8 @@ def run(storage: Path, *more: str) -> tuple[dict[str, Any], str]:
     done = subprocess.run(command(storage, *more), cwd=REPOSITORY, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return json.loads(done.stdout.splitlines()[-1]), done.stdout
+
+
+def ids_of(folder: Storage) -> list[str]:
+    """All row ids in a folder, sorted."""
+    return sorted(i for table in folder.tables() for i in table.column("id").to_pylist())

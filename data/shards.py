@@ -1,0 +1,176 @@
+"""The unit of a pipeline: a slice of one Parquet file in, one *piece* file out; the pieces of a file, in order, become a *part*.
+
+Exactly once by construction: a piece is a function of its shard alone and appears whole, under a name that says which shard it is.
+Whoever does a shard again, for whatever reason, puts the same file in the same place. Knows no Ray, no model and no column.
+
+Ray Data's own checkpointing holds the id strings of all committed rows in every filter actor and reads all input again on a resume, and
+some of its settings lose or double rows without a word (`from_items` sources, OVERWRITE). Names of files need neither ids nor luck.
+"""
+
+import posixpath
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from data.storage import Storage
+from data.tally import Tally, added, tally_of, with_tally
+
+STAMP_KEY = b"steerlm.stamp"
+"""Where a part says what made it: a part with another stamp is not ours to keep."""
+ROWS_PER_GROUP = 256
+"""Rows of a Parquet row group: what a worker reads at least."""
+FOOTERS_AT_ONCE = 16
+"""Footers read at a time; an object store takes tens of milliseconds for each."""
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Rows [start, stop) of the Parquet file at `uri`, whose output is the part called `part`."""
+
+    uri: str
+    part: str
+    start: int
+    stop: int
+
+    @property
+    def piece(self) -> str:
+        """The name of its output."""
+        return f"{self.part.removesuffix('.parquet')}.{self.start:09d}-{self.stop:09d}.parquet"
+
+
+@dataclass(frozen=True)
+class Input:
+    """One Parquet file to read, and the name of its part."""
+
+    uri: str
+    part: str
+    num_rows: int
+
+    def shards(self, rows: int) -> list[Shard]:
+        """Slices of at most `rows` rows."""
+        return [Shard(self.uri, self.part, start, min(start + rows, self.num_rows)) for start in range(0, self.num_rows, rows)]
+
+
+@dataclass(frozen=True)
+class Output:
+    """Where parts and pieces lie. Pieces are beside what readers read, under `stamp`, so that two different makings never mix."""
+
+    uri: str
+    stamp: str
+
+    @property
+    def parts(self) -> Storage:
+        return Storage(self.uri)
+
+    @property
+    def all_pieces(self) -> Storage:
+        return Storage(f"{self.uri}.pieces")
+
+    @property
+    def pieces(self) -> Storage:
+        return self.all_pieces / (self.stamp or "unstamped")
+
+    def finished(self, inputs: Sequence[Input]) -> dict[str, Tally]:
+        """The tallies of the parts that are there and have this stamp, by name."""
+        present = set(self.parts.names(".parquet"))
+        found = [i.part for i in inputs if i.part in present]
+        with ThreadPoolExecutor(FOOTERS_AT_ONCE) as pool:
+            tallies = pool.map(self._tally, found)
+        return {part: tally for part, tally in zip(found, tallies, strict=True) if tally is not None}
+
+    def finished_part(self, part: str) -> Tally | None:
+        """The tally of a part that is there and has this stamp, else None."""
+        return self._tally(part) if (self.parts / part).exists() else None
+
+    def _tally(self, part: str) -> Tally | None:
+        file = self.parts / part
+        schema = pq.read_schema(file.path, filesystem=file.arrow_fs)
+        return tally_of(schema) if stamp_of(schema) == self.stamp else None
+
+    def sweep(self) -> None:
+        """Remove what dead writers left half-written among the parts."""
+        self.parts.remove_files(self.parts.names(".tmp"))
+
+
+def inputs_of(sources: Sequence[Storage]) -> list[Input]:
+    """The Parquet files of the folders that have rows, in order. The parts of several folders are told apart by the folder's number."""
+    files = [
+        (source / name, name.replace("/", "-") if len(sources) == 1 else f"{number:02d}-{name.replace('/', '-')}")
+        for number, source in enumerate(sources)
+        for name in source.names(".parquet")
+    ]
+    with ThreadPoolExecutor(FOOTERS_AT_ONCE) as pool:
+        counts = list(pool.map(lambda f: int(pq.read_metadata(f[0].path, filesystem=f[0].arrow_fs).num_rows), files))
+    return [Input(file.uri, part, rows) for (file, part), rows in zip(files, counts, strict=True) if rows]
+
+
+def stamp_of(schema: pa.Schema) -> str:
+    """What made this file; "" if it does not say."""
+    return (schema.metadata or {}).get(STAMP_KEY, b"").decode()
+
+
+def read(shard: Shard) -> pa.Table:
+    """The shard's rows; only the row groups they lie in are read."""
+    file = Storage(shard.uri)
+    with file.arrow_fs.open_input_file(file.path) as stream, pq.ParquetFile(stream, pre_buffer=True) as parquet:
+        groups, first, start = [], None, 0
+        for group in range(parquet.num_row_groups):
+            stop = start + parquet.metadata.row_group(group).num_rows
+            if start < shard.stop and shard.start < stop:
+                groups.append(group)
+                first = start if first is None else first
+            start = stop
+        assert first is not None, f"{shard} lies outside its file: the input changed while it was read"
+        return parquet.read_row_groups(groups).slice(shard.start - first, shard.stop - shard.start).combine_chunks()
+
+
+def packed(table: pa.Table) -> bytes:
+    """A table, metadata and all, as one value that nobody can split."""
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    return bytes(sink.getvalue())
+
+
+def unpacked(payload: bytes | pa.Buffer) -> pa.Table:
+    """The inverse of `packed`; no copy of a buffer."""
+    with pa.ipc.open_stream(payload) as reader:
+        return reader.read_all()
+
+
+def write(tables: Iterable[pa.Table], schema: pa.Schema, file: Storage) -> None:
+    """One Parquet file, whole or not at all, with the metadata of `schema`; `tables` are taken one at a time."""
+    sink = pa.BufferOutputStream()
+    with pq.ParquetWriter(sink, schema, compression="zstd") as writer:
+        for table in tables:
+            writer.write_table(table.replace_schema_metadata(schema.metadata), row_group_size=ROWS_PER_GROUP)
+    file.write_bytes(sink.getvalue().to_pybytes())
+
+
+def write_piece(table: pa.Table, shard: Shard, output: Output) -> None:
+    """The shard's output, in its place."""
+    write([table], table.schema, output.pieces / shard.piece)
+
+
+def merge(part: str, pieces: Sequence[str], output: Output) -> Tally:
+    """The part from its `pieces`, in their order, which are removed then; returns its tally.
+
+    May be done again at any point: a part that is there stays, and only what is left of the pieces goes.
+    """
+    tally = output.finished_part(part)
+    if tally is None:
+        schemas = [pq.read_schema((output.pieces / name).path, filesystem=output.pieces.arrow_fs) for name in pieces]
+        tally = added(map(tally_of, schemas))
+        metadata = with_tally(schemas[0].empty_table(), tally).schema.metadata | {STAMP_KEY: output.stamp.encode()}
+        write(_tables(pieces, output.pieces), schemas[0].with_metadata(metadata), output.parts / part)
+    output.pieces.remove_files(pieces)
+    return tally
+
+
+def _tables(names: Iterable[str], folder: Storage) -> Iterator[pa.Table]:
+    fs, path = folder.arrow_fs, folder.path
+    for name in names:
+        yield pq.read_table(posixpath.join(path, name), filesystem=fs)

@@ -1,0 +1,27 @@
+"""A run folder that is ready for annotation without any training: real rows of a preset, a predictor of random weights."""
+
+from pathlib import Path
+
+from cluster.settings import load
+from data.storage import Storage
+from jobs.prepare import STAGE as ROWS
+from jobs.preset import Preset
+from jobs.stage import Figures, Run, Stage, perform
+
+PRESETS = Path(__file__).resolve().parent.parent / "jobs" / "presets"
+
+
+def ready(storage: str, predictor: str, *overrides: str, preset: str = "demo") -> Run:
+    """Stages `rows` and `predictor` performed, the latter by copying the folder `predictor`."""
+    run = Run(load(Preset, str(PRESETS / f"{preset}.yaml"), [f"storage={storage}", *overrides]))
+    perform(run, ROWS)
+    perform(run, predictor_stage(predictor))
+    return run
+
+
+def predictor_stage(predictor: str) -> Stage:
+    def work(run: Run, folder: Storage) -> Figures:
+        (folder / "model").upload(predictor)
+        return {}
+
+    return Stage("predictor", ("rows",), lambda preset: {"from": predictor}, work)

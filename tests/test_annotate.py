@@ -1,0 +1,66 @@
+"""Stage `annotated` by itself: what its manifest tells, and that a killed one is gone on with only where nothing has changed."""
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from annotated_run import ready
+
+from data.conversation import from_table
+from data.storage import Storage
+from jobs.annotate import STAGE, summary
+from jobs.stage import Figures, Run, StageError, perform
+
+SIZES = ("rows.lab.num_rows=60", "rows.rows_per_file=25", "annotate.pool.batch_rows=10")
+
+
+def _then_killed(run: Run, folder: Storage) -> Figures:
+    STAGE.work(run, folder)
+    raise KeyboardInterrupt
+
+
+@pytest.mark.ray
+def test_a_killed_annotation_is_gone_on_with_unless_something_changed(
+    ray_cluster: object, tiny_predictor: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    predictor = str(shutil.copytree(tiny_predictor, tmp_path / "predictor"))
+    run = ready(str(tmp_path), predictor, *SIZES)
+    with pytest.raises(KeyboardInterrupt):
+        perform(run, replace(STAGE, work=_then_killed))
+    assert "annotate: 2 actors x 1 CPU" in capsys.readouterr().out
+    manifest = perform(run, STAGE)
+    figures = manifest["figures"]
+    assert (figures["rows"], figures["rows_before"]) == (60, 60)
+    assert figures["audit"] == {"files": 3, "rows": 60, "digest": figures["audit"]["digest"]}
+    rows = [row for table in (run.folder("annotated") / "rows").tables() for row in from_table(table)]
+    assert figures["counts"]["answers"] == figures["counts"]["rated_answers"] == sum(len(row.predicted) for row in rows)
+    assert figures["counts"]["tokens"] == sum(row.tokens for row in rows)
+    assert 0.5 < figures["row_fill"] <= 1
+    means = {name: sum(v[name] for row in rows for v in row.predicted) / figures["counts"]["answers"] for name in run.schema.names}
+    assert figures["predicted_mean"] == pytest.approx(means, abs=1e-3)
+    assert perform(run, STAGE)["skipped"]
+    # The same settings, but other weights under the same manifest: nothing old may stay.
+    (run.folder("annotated") / "manifest.json").remove()
+    with pytest.raises(KeyboardInterrupt):
+        perform(run, replace(STAGE, work=_then_killed))
+    model = run.folder("predictor") / "model"
+    (model / "other.txt").write_bytes(b"changed")
+    assert perform(run, STAGE)["figures"]["rows_before"] == 0
+
+
+@pytest.mark.ray
+def test_a_broken_predictor_is_told_in_one_sentence(ray_cluster: object, tiny_predictor: str, tmp_path: Path) -> None:
+    predictor = shutil.copytree(tiny_predictor, tmp_path / "predictor")
+    weights = predictor / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    run = ready(str(tmp_path), str(predictor), *SIZES)
+    with pytest.raises(StageError, match=r"^annotate: no readable backbone at .*/predictor/model: .*"):
+        perform(run, STAGE)
+
+
+def test_a_summary_of_nothing_rated_divides_by_nothing() -> None:
+    tally = dict.fromkeys(["answers", "rated_answers", "answers_cut_off", "truncated", "over_long_unrated", "tokens", "sum/x"], 0.0)
+    figures = summary(tally | {"filled_tokens": 0, "budget_tokens": 0}, ("x",))
+    assert figures["predicted_mean"] == {"x": 0.0}
+    assert figures["row_fill"] == 0

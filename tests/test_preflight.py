@@ -1,0 +1,65 @@
+"""What a pool takes, and what would hang: judged on given nodes, without Ray."""
+
+import pytest
+
+from cluster.preflight import Demand, WouldHang, judged
+
+LAPTOP = [{"CPU": 4.0}]
+GPUS = [{"CPU": 8.0}, {"CPU": 16.0, "GPU": 4.0}, {"CPU": 16.0, "GPU": 4.0}]
+
+
+def _demand(actors: int, cpus: float = 1, gpus: float = 0, least: int | None = None, setting: str = "annotate.pool") -> Demand:
+    return Demand("annotate", least or actors, actors, cpus, gpus, setting)
+
+
+@pytest.mark.parametrize(
+    ("demand", "nodes", "line"),
+    [
+        (_demand(2), LAPTOP, "annotate: 2 actors x 1 CPU, 2 of 4 CPUs left for reading and writing"),
+        (_demand(3), LAPTOP, "1 of 4 CPUs left"),
+        (_demand(6, 0.5), LAPTOP, "6 actors x 0.5 CPU, 1 of 4 CPUs left"),
+        (_demand(8, 2, 1), GPUS, "8 actors x 2 CPU + 1 GPU, 24 of 40 CPUs left"),
+        (_demand(8, 0, 0.3), [{"CPU": 1.0, "GPU": 3.0}], "8 actors x 0 CPU + 0.3 GPU, 1 of 1 CPUs left"),
+        (_demand(16, 1, 0, least=1), LAPTOP, "1 to 16 actors x 1 CPU (3 fit now), 1 of 4 CPUs left"),
+    ],
+)
+def test_what_fits_is_told(demand: Demand, nodes: list[dict[str, float]], line: str) -> None:
+    assert line in judged(demand, nodes, growing=False)
+
+
+@pytest.mark.parametrize(
+    ("demand", "nodes", "sentence"),
+    [
+        (_demand(4), LAPTOP, "they leave 0 of 4 CPUs for reading and writing, which need 1; set ray.num_cpus=5 (logical"),
+        (_demand(4), LAPTOP, "or annotate.pool.num_actors=3"),
+        (_demand(1), [{"CPU": 1.0}], "set ray.num_cpus=2 (logical: more than the machine has is fine)"),
+        (_demand(7), LAPTOP, "only 4 of 7 fit; set ray.num_cpus=8 or annotate.pool.num_actors=4"),
+        (_demand(1, 8), LAPTOP, "no node can hold one of them (the largest has 4 CPU, 0 GPU); set ray.num_cpus=9 or annotate.pool.cpus_per_actor=1"),
+        (_demand(1, 1, 1), LAPTOP, "no node has a GPU; start Ray where there are GPUs or annotate.pool.gpus_per_actor=0"),
+        (_demand(1, 8, 8), GPUS, "no node can hold one of them (the largest has 16 CPU, 4 GPU)"),
+        (_demand(9, 2, 1), GPUS, "only 8 of 9 fit"),
+        (_demand(1), [], "no node can hold one of them (the largest has 0 CPU, 0 GPU)"),
+    ],
+)
+def test_what_would_hang_is_refused_with_what_mends_it(demand: Demand, nodes: list[dict[str, float]], sentence: str) -> None:
+    with pytest.raises(WouldHang) as refused:
+        judged(demand, nodes, growing=False)
+    assert sentence in str(refused.value)
+
+
+def test_a_pool_that_is_no_setting_names_none() -> None:
+    with pytest.raises(WouldHang) as refused:
+        judged(_demand(4, setting=""), LAPTOP, growing=False)
+    assert "num_actors" not in str(refused.value)
+
+
+def test_an_autoscaler_may_still_bring_what_is_missing() -> None:
+    line = judged(_demand(1, 1, 1), LAPTOP, growing=True)
+    assert line == "annotate: 1 actors x 1 CPU + 1 GPU; waiting for the autoscaler to add nodes, because for now no node has a GPU"
+
+
+@pytest.mark.ray
+def test_the_cluster_at_hand_is_asked(ray_cluster: object) -> None:
+    from cluster.preflight import preflight
+
+    assert preflight(_demand(2)) == "annotate: 2 actors x 1 CPU, 4 of 6 CPUs left for reading and writing"
