@@ -7,17 +7,19 @@ import hashlib
 import os
 import shutil
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.utils import logging
 
+from actors.backbone import reading_of
 from actors.tokenizer import TemplateKind, check_equality, make_template
 from data.attributes import AttributeSchema
 from data.storage import Storage
-from data.template import Template, WrappedTemplate
+from data.template import SteerLMTemplate, Template, WrappedTemplate
+from data.tokens import Reading
 
 logging.disable_progress_bar()  # workers load weights often, and a bar per load buries the lines that say how far a job is
 
@@ -29,6 +31,8 @@ class Format:
     tokenizer: PreTrainedTokenizerBase
     template: Template
     kind: TemplateKind
+    reading: Reading
+    """How a predictor on this backbone reads a conversation."""
 
     @property
     def schema(self) -> AttributeSchema:
@@ -56,19 +60,28 @@ def local_folder(path: str) -> str:
 def new_format(base: str, schema: AttributeSchema, kind: TemplateKind) -> Format:
     """The format of a run that starts from `base`, checked: what other engines will see is what we train."""
     tokenizer = load_tokenizer(base)
-    template = make_template(tokenizer, schema, kind)
-    check_equality(tokenizer, template)
-    return Format(tokenizer, template, kind)
+    format = _format(load_config(base), tokenizer, make_template(tokenizer, schema, kind), kind)
+    check_equality(tokenizer, format.template)
+    return format
 
 
 def load_format(folder: str) -> Format:
     """The format stored with a checkpoint; raises ValueError if the folder is no checkpoint of ours."""
-    steerlm = getattr(load_config(folder), "steerlm", None)
+    config = load_config(folder)
+    steerlm = getattr(config, "steerlm", None)
     if steerlm is None:
         raise ValueError(f"{folder} has no `steerlm` entry in config.json, so it was not written by this project; name a model folder of a run")
     tokenizer = load_tokenizer(folder)
     schema = AttributeSchema.model_validate(steerlm["schema"])
-    return Format(tokenizer, make_template(tokenizer, schema, steerlm["template"], steerlm["base_chat_template"]), steerlm["template"])
+    return _format(config, tokenizer, make_template(tokenizer, schema, steerlm["template"], steerlm["base_chat_template"]), steerlm["template"])
+
+
+def _format(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase, template: Template, kind: TemplateKind) -> Format:
+    reading = reading_of(config, tokenizer)
+    if not reading.causal and isinstance(template, SteerLMTemplate):
+        # [CLS] frames every segment anew, also where the front of the conversation was cut: it is the reading's, not the template's.
+        template = replace(template, bos="")
+    return Format(tokenizer, template, kind, reading)
 
 
 def load_config(folder: str) -> PreTrainedConfig:
@@ -94,7 +107,15 @@ def steerlm_entry(format: Format) -> dict[str, Any]:
 
 
 def save_format(format: Format, folder: str, labels: bool) -> None:
-    """Save the tokenizer with the exported chat template; `labels=False` (the predictor) leaves the label lines out."""
+    """Save the tokenizer with the exported chat template; `labels=False` (the predictor) leaves the label lines out and frames as an encoder reads."""
     source = format.template.jinja()
-    format.tokenizer.chat_template = source if labels else "{%- set attributes = {} -%}" + source
+    if not labels:
+        before, after = (_literal(format.tokenizer, ids) for ids in (format.reading.before, format.reading.after))
+        source = f"{{%- set attributes = {{}} -%}}{before}{source}{after}"
+    format.tokenizer.chat_template = source
     format.tokenizer.save_pretrained(folder)
+
+
+def _literal(tokenizer: PreTrainedTokenizerBase, ids: tuple[int, ...]) -> str:
+    """Jinja that writes the tokens `ids`; nothing for none."""
+    return "".join(f"{{{{- {tokenizer.convert_ids_to_tokens(i)!r} -}}}}" for i in ids)

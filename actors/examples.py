@@ -4,20 +4,22 @@ The prompt is `data.template`'s, the ids `data.tokens`'s; what cannot become an 
 """
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 import pyarrow as pa
 
-from actors.checkpoint import local_folder, new_format
+from actors.backbone import max_positions
+from actors.checkpoint import load_config, local_folder, new_format
+from actors.regressor import in_range
 from actors.tokenizer import TemplateKind, encoder
 from data.attributes import AttributeSchema, Values
 from data.calibration import Calibration
 from data.conversation import Conversation, from_table
 from data.feed import EXAMPLE_SCHEMA, example_row
-from data.tokens import OverLong, Tokens, fitted
+from data.tokens import OverLong, Tokens, fitted, segments
 
 LabelSource = Literal["predicted", "human", "human_else_predicted"]
 
@@ -33,25 +35,68 @@ class ExampleSpec:
 
 
 class PredictorExamples:
-    """Conversations without label lines; targets are the human ratings at each turn's end."""
+    """Conversations without label lines; targets are the human ratings, read where the backbone reads an answer.
+
+    A decoder's example is a conversation, an encoder's a rated answer with what came before it. Values stay as people gave them.
+    """
 
     def __init__(self, spec: ExampleSpec):
+        """Raises ValueError if the backbone has fewer positions than `max_tokens`."""
         self.spec = spec
-        self.format = new_format(local_folder(spec.base), spec.schema, spec.template)
+        folder = local_folder(spec.base)
+        self.format = new_format(folder, spec.schema, spec.template)
         self.encode = encoder(self.format.tokenizer)
+        limit = max_positions(load_config(folder))
+        if limit is not None and spec.max_tokens > limit:
+            raise ValueError(
+                f"max_tokens is {spec.max_tokens}, but {spec.base} reads at most {limit} tokens; set predictor.learner.max_tokens to at most {limit}"
+            )
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        return _table(batch, self._row)
+        rows = [example for row in from_table(batch) for example in self._examples(row)]
+        return pa.Table.from_pylist(rows, schema=EXAMPLE_SCHEMA)
 
-    def _row(self, row: Conversation) -> dict[str, object]:
+    def _examples(self, row: Conversation) -> Iterator[dict[str, object]]:
         if not any(row.human):
-            return example_row(row.id, row.group, None, np.zeros(0), reason="unrated")
-        tokens = fitted(self.format.template, self.encode, row.system, row.messages, (), self.spec.max_tokens)
+            yield example_row(row.id, row.group, None, np.zeros(0), reason="unrated")
+        elif self.format.reading.causal:
+            yield self._example(row, row.id)
+        else:
+            for turn, values in enumerate(row.human):
+                if values:
+                    before = turn * 2 + 2
+                    yield self._example(replace(row, messages=row.messages[:before], human=(*({},) * turn, values)), f"{row.id}-{turn}")
+
+    def _example(self, row: Conversation, id: str) -> dict[str, object]:
+        reading = self.format.reading
+        room = self.spec.max_tokens - len(reading.before) - len(reading.after)
+        try:
+            tokens = fitted(self.format.template, self.encode, row.system, row.messages, (), room)
+        except OverLong:
+            return example_row(id, row.group, None, np.zeros(0), reason="over_long")
         kept = row.human[tokens.num_dropped_turns :]
         if not any(kept):
-            return example_row(row.id, row.group, None, np.zeros(0), reason="rated_turns_cut")
+            return example_row(id, row.group, None, np.zeros(0), reason="rated_turns_cut")
         values_SA = np.array([[v.get(n, np.nan) for n in self.spec.schema.names] for v in kept], np.float32)
-        return example_row(row.id, row.group, tokens, values_SA)
+        if not in_range(values_SA, self.spec.schema).any():
+            return example_row(id, row.group, None, np.zeros(0), reason="no_label_in_range") | {"values": values_SA.ravel()}
+        # The last segment is a decoder's only one; of an encoder's, the one that reads the rated answer.
+        segment = segments(tokens, reading)[-1]
+        untrained_T = np.zeros(len(segment), np.bool_)
+        return example_row(id, row.group, Tokens(segment.ids_T, untrained_T, segment.reads_S), values_SA[-len(segment.reads_S) :])
+
+
+def label_counts(tables: Iterable[pa.Table], schema: AttributeSchema) -> dict[str, dict[str, int]]:
+    """Of the rated rows in `tables` that could be read, one table at a time: labels that count, that nobody gave, and that lie outside the scale."""
+    counts = {name: {"valid": 0, "missing": 0, "out_of_range": 0} for name in schema.names}
+    for table in tables:
+        values_SA = table.column("values").combine_chunks().flatten().to_numpy(zero_copy_only=False).reshape(-1, len(schema.names))
+        valid_A, missing_A = in_range(values_SA, schema).sum(0), np.isnan(values_SA).sum(0)
+        for i, name in enumerate(schema.names):
+            counts[name]["valid"] += int(valid_A[i])
+            counts[name]["missing"] += int(missing_A[i])
+            counts[name]["out_of_range"] += int(len(values_SA) - valid_A[i] - missing_A[i])
+    return counts
 
 
 class PolicyExamples:
@@ -88,10 +133,10 @@ def chosen(row: Conversation, labels: LabelSource, calibration: Calibration) -> 
 
 
 class ConversationExamples:
-    """Conversations without label lines for language-model pre-training: every token but the first is trained."""
+    """Conversations without label lines for language-model training: every token but the first is trained, or those of the answers only."""
 
-    def __init__(self, spec: ExampleSpec):
-        self.spec = spec
+    def __init__(self, spec: ExampleSpec, answers_only: bool = False):
+        self.spec, self.answers_only = spec, answers_only
         self.format = new_format(local_folder(spec.base), spec.schema, spec.template)
         self.encode = encoder(self.format.tokenizer)
 
@@ -100,7 +145,8 @@ class ConversationExamples:
 
     def _row(self, row: Conversation) -> dict[str, object]:
         tokens = fitted(self.format.template, self.encode, row.system, row.messages, (), self.spec.max_tokens)
-        return example_row(row.id, row.group, replace(tokens, trained_T=np.arange(len(tokens)) > 0), np.zeros(0))
+        trained_T = tokens.trained_T if self.answers_only else np.arange(len(tokens)) > 0
+        return example_row(row.id, row.group, replace(tokens, trained_T=trained_T), np.zeros(0))
 
 
 class TextExamples:

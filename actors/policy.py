@@ -4,12 +4,13 @@ Knows no training loop (`actors.learner`) and no sampling (`actors.generator`).
 """
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from actors.attention import VARLEN, packed
@@ -24,6 +25,9 @@ from data.tokens import prompt_ids
 
 class PolicyLoss(torch.nn.Module):
     """`forward` gives the summed negative log-likelihood of a packed row's trained tokens, in nats."""
+
+    heads: tuple[str, ...] = ()
+    """Modules trained in full even where the rest only gets adapters: a policy has none."""
 
     def __init__(self, model: PreTrainedModel):
         super().__init__()
@@ -47,6 +51,9 @@ class PolicyTask:
         format = new_format(local_folder(self.base), self.schema, self.template)
         return PolicyLoss(load_causal_lm(local_folder(self.base), format, VARLEN))
 
+    def start(self, module: torch.nn.Module, rows: Iterable[dict[str, Any]]) -> str:
+        return ""
+
     def inputs(self, examples: Sequence[Example], device: torch.device | str) -> dict[str, Any]:
         """Forward arguments for one packed row; the token at position p + 1 is predicted at p."""
         row = packed([e.ids_T for e in examples], device)
@@ -54,8 +61,8 @@ class PolicyTask:
         positions_N = trained_T.nonzero()[:, 0].to(device) - 1
         return {"row": row, "positions_N": positions_N, "targets_N": row["input_ids"][0, positions_N + 1]}
 
-    def num_targets(self, example: Example) -> int:
-        return int(example.trained_T.sum())
+    def target_weight(self, example: Example) -> float:
+        return float(example.trained_T.sum())
 
     def save(self, module: torch.nn.Module, state: Mapping[str, torch.Tensor], folder: str) -> None:
         """Plain Hugging Face safetensors and tokenizer; `state` is the whole module's, gathered on the CPU."""
@@ -68,7 +75,7 @@ def load_causal_lm(folder: str, format: Format, attention: str, dtype: torch.dty
     """Any HF causal LM with room for the format's control tokens; raises ValueError naming the folder if it cannot be read."""
     try:
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, attn_implementation=attention)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise ValueError(f"no readable causal language model at {folder}: {str(error).splitlines()[0]}") from None
     fit_embeddings(model, format)
     return model

@@ -72,10 +72,18 @@ class Feed:
         values = values.reshape(len(ends), -1) if len(values) else np.zeros((len(ends), 0), np.float32)
         return Example(self._ids[index], self._trained[index], ends, values)
 
-    def split(self, buckets: int, held_out: int) -> tuple[list[int], list[int]]:
-        """Indices to train on and to validate on: the latter are the groups in bucket `held_out` of `buckets` (0 = hold out nothing)."""
-        inside = [buckets > 0 and bucket(g, buckets) == held_out for g in self._groups]
-        return [i for i, held in enumerate(inside) if not held], [i for i, held in enumerate(inside) if held]
+    def split(self, buckets: int, held_out: int, validation_buckets: int = 0) -> tuple[list[int], list[int]]:
+        """Indices to train on and to validate on; whole groups are in one of them.
+
+        The groups in bucket `held_out` of `buckets` (0 = hold out nothing) are validated on. With `validation_buckets`, they are in neither, and
+        one of so many buckets of the other groups, drawn independently, is validated on: a step chosen by its loss on the very rows the model is
+        judged by would flatter it.
+        """
+        held = [buckets > 0 and bucket(g, buckets) == held_out for g in self._groups]
+        if not validation_buckets:
+            return [i for i, h in enumerate(held) if not h], [i for i, h in enumerate(held) if h]
+        checked = [bucket(f"validation/{g}", validation_buckets) == 0 for g in self._groups]
+        return [i for i, h in enumerate(held) if not h and not checked[i]], [i for i, h in enumerate(held) if not h and checked[i]]
 
     def epoch(self, indices: list[int], row_tokens: int, rows_per_step: int, seed: int, epoch: int) -> Iterator[list[list[int]]]:
         """The optimizer steps of an epoch: lists of `rows_per_step` packed rows of example indices, every index exactly once."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
-from actors.learner import LearnerSettings
+from actors.learner_settings import LearnerSettings
 from jobs.preset import BaseSettings, Preset, WorkerPool
 
 GIB = 2**30
@@ -40,6 +40,8 @@ def _needs(preset: Preset, name: str, parameters: int | None) -> str:
     kind = name.split("/")[-1]
     if kind == "policy" and "/" in name:
         return _training(preset.bootstrap.learner, parameters)
+    if preset.predictor.backbone and kind in ("predictor", "annotated", "rated"):
+        parameters = None  # the base model's size says nothing about another backbone
     if learner := learners.get(kind):
         return _training(learner, parameters) + (
             f"; {preset.predictor.folds} times more for the folds" if kind == "predictor" and preset.predictor.folds else ""

@@ -3,16 +3,18 @@
 `--help` of any job prints this file's records as a list.
 """
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
 from actors.base import SmallModel
 from actors.examples import LabelSource
-from actors.learner import LearnerSettings
+from actors.learner_settings import LearnerSettings
+from actors.regressor import LossKind
 from actors.tokenizer import TemplateKind
-from data.attributes import AttributeSchema, shipped
+from data.attributes import AttributeProblem, AttributeSchema, shipped
 from data.lab import LabSettings
+from data.pairs import pair_weights
 from data.record import Record
 
 
@@ -76,6 +78,17 @@ class BaseSettings(Record):
         return self
 
 
+class PairSource(Record):
+    """Pairs of answers of which people preferred one, to see whether the predictor agrees; nothing is trained on them."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9._-]+$")
+    """What the figures call it."""
+    uri: str
+    """File, folder or glob of records with `chosen` and `rejected`: hh-rlhf text or message lists, or answers beside a `prompt`."""
+    limit: int = Field(0, ge=0)
+    """At most so many pairs; 0 = all."""
+
+
 class PredictorSettings(Record):
     """Step 1: the attribute predictor."""
 
@@ -84,7 +97,30 @@ class PredictorSettings(Record):
     folds: int = Field(0, ge=0)
     """k > 1: also train k predictors, each without one k-th of the groups, and report their scores on what they never saw."""
     validation_share: float = Field(0.1, ge=0, lt=1)
-    """With folds = 0: share of groups held out to validate on."""
+    """With folds = 0: share of groups held out for the figures. With learner.validate_every: also the share of the other groups that picks the best step."""
+    backbone: str | None = None
+    """Model to start from, hub name, folder or URI: a decoder, or an encoder (BERT, RoBERTa, ModernBERT, ...); None = the base model."""
+    attribute_weights: dict[str, Annotated[float, Field(gt=0)]] = {}
+    """Attribute -> weight of its labels in the loss, over the sum of the weights of all labels of a step; 1 for those not named."""
+    loss: LossKind = "squared"
+    """What is averaged over the labels: squared errors (scores are the mean of what raters say), or absolute ones (the median: nearer to the truth
+    where most raters are right, because ratings at the ends of a scale err to one side only)."""
+    probe: float = Field(1.0, ge=0)
+    """Ridge penalty per example with which a decoder's heads are fitted to the frozen backbone before training; 0 = heads start at random, as under ZeRO-3."""
+    warmup: LearnerSettings | None = None
+    """Self-supervised training of the backbone on all rows, rated or not, before the ratings: it stays a language model and learns to keep count of the
+    answer so far (length, sentences, lines, ...). For small backbones that start from next to nothing; None = none."""
+    pairs: tuple[PairSource, ...] = ()
+    """Preferences to test the predictor on, each set by itself."""
+    pair_weights: dict[str, float] = {}
+    """Attribute -> weight in the one score that decides a pair; empty = +1/n where higher is better, -1/n where lower is, n being how many those are."""
+
+    @model_validator(mode="after")
+    def _pairs(self) -> "PredictorSettings":
+        names = [source.name for source in self.pairs]
+        if len(set(names)) < len(names):
+            raise ValueError(f"predictor.pairs has the names {', '.join(names)}; each set needs a name of its own")
+        return self
 
     @model_validator(mode="after")
     def _folds(self) -> "PredictorSettings":
@@ -97,15 +133,23 @@ class WorkerPool(Record):
     """A pool of Ray Data actors that hold weights."""
 
     num_actors: int = Field(2, ge=1)
-    """Actors of the pool."""
+    """Actors of the pool; with min_actors, the most it grows to."""
+    min_actors: int | None = Field(None, ge=1)
+    """Actors the pool starts with and never falls below; None = a fixed pool of num_actors."""
     cpus_per_actor: float = Field(1, ge=0)
     """CPUs, and CPU threads, per actor."""
     gpus_per_actor: float = Field(0, ge=0)
     """GPUs per actor; a fraction shares one."""
     batch_rows: int = Field(256, ge=1)
-    """Rows handed to an actor at a time; sorting and packing happen inside."""
+    """Rows handed to an actor at a time, and done again after a crash; sorting and packing happen inside. Files are read in groups of 256."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Arithmetic of the weights."""
+
+    @model_validator(mode="after")
+    def _bounds(self) -> "WorkerPool":
+        if self.min_actors is not None and self.min_actors > self.num_actors:
+            raise ValueError(f"min_actors is {self.min_actors}, num_actors {self.num_actors}: a pool grows from the one to the other; raise num_actors")
+        return self
 
 
 class AnnotateSettings(Record):
@@ -116,7 +160,9 @@ class AnnotateSettings(Record):
     row_tokens: int = Field(2048, ge=2)
     """Token budget of one packed forward."""
     max_tokens: int = Field(1024, ge=2)
-    """Longer conversations keep their end and are flagged `truncated`."""
+    """Longer conversations are flagged `truncated` and counted; over_long says what becomes of them."""
+    over_long: Literal["keep_end", "reject"] = "keep_end"
+    """keep_end = the predictor reads the last max_tokens, answers before them stay unrated; reject = none of the row's answers is rated."""
 
     @model_validator(mode="after")
     def _fits(self) -> "AnnotateSettings":
@@ -228,3 +274,10 @@ class Preset(Record):
 
     def model_post_init(self, _: Any) -> None:
         self.schema_[self.bootstrap.leading]
+        for name in self.predictor.attribute_weights:
+            try:
+                self.schema_[name]
+            except AttributeProblem as problem:
+                raise ValueError(f"predictor.attribute_weights: {problem}") from None
+        if self.predictor.pairs:
+            pair_weights(self.schema_, self.predictor.pair_weights)

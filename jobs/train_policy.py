@@ -4,7 +4,7 @@ python -m jobs.train_policy PRESET.yaml [key.path=value ...]
 """
 
 from actors.examples import PolicyExamples
-from actors.learner import LearnerSettings
+from actors.learner_settings import LearnerSettings
 from actors.policy import PolicyTask
 from data.calibration import Calibration
 from data.feed import Feed

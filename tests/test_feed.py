@@ -36,6 +36,21 @@ def test_split_holds_out_whole_groups() -> None:
     assert held
     assert {i % 37 for i in train}.isdisjoint({i % 37 for i in held})
     assert feed.split(0, 0) == (list(range(101)), [])
+
+
+def test_the_groups_that_pick_the_best_step_are_neither_trained_on_nor_judged() -> None:
+    feed = _feed()
+    judged = set(feed.split(5, 2)[1])
+    train, validation = feed.split(5, 2, validation_buckets=4)
+    assert validation
+    assert sorted([*train, *validation, *judged]) == list(range(101))
+    assert {i % 37 for i in train}.isdisjoint({i % 37 for i in validation})
+    # Drawn independently: the other folds' buckets all give some of their groups.
+    assert {bucket(f"g{i % 37}", 5) for i in validation} == {0, 1, 3, 4}
+    assert sorted(itertools.chain(*feed.split(0, 0, validation_buckets=4))) == list(range(101))
+
+
+def test_buckets_are_the_same_in_every_run() -> None:
     assert [bucket("tree-1", 10), bucket("tree-2", 10)] == [bucket("tree-1", 10), bucket("tree-2", 10)]
 
 

@@ -1,13 +1,19 @@
 """DeepSpeed under Ray Train: the loss of a step is the mean over the global batch, whatever the workers and the ZeRO stage."""
 
+import os
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 from actors.checkpoint import load_format
-from actors.examples import ExampleSpec, PolicyExamples
-from actors.learner import LearnerSettings, deepspeed_config
-from actors.policy import Policy, PolicyTask
+from actors.examples import ExampleSpec, PolicyExamples, PredictorExamples
+from actors.learner_settings import LearnerSettings, deepspeed_config
+from actors.policy import PolicyTask
+from actors.predictor import Predictor
+from actors.regressor import PredictorTask
+from cluster.settings import SettingsError, load
 from data.attributes import shipped
 from data.calibration import Calibration
 from data.conversation import to_table
@@ -15,37 +21,67 @@ from data.feed import Feed
 from data.lab import Lab, LabSettings
 from data.storage import Storage
 from jobs.pipelines import write_table
+from jobs.preset import Preset
 from jobs.stage import StageError
 from jobs.training import fit
 
 SCHEMA = shipped("lab")
+DEMO = str(Path(__file__).resolve().parent.parent / "jobs" / "presets" / "demo.yaml")
 
 
-def _examples(tiny_base: str, folder: Path) -> Storage:
-    rows = to_table(list(Lab(LabSettings(num_rows=70, rated_share=1)).rows()), SCHEMA)
-    maker = PolicyExamples(ExampleSpec(tiny_base, SCHEMA, "steerlm", 256), "human", Calibration(), attribute_dropout=0.0, seed=0)
-    write_table(maker(rows), Storage(str(folder)) / "examples")
+def _rated(tiny_base: str, folder: Path, num_rows: int, noise: bool) -> Storage:
+    """Predictor examples; `noise`: ratings that have nothing to do with the text, so that there is only something to learn by heart."""
+    rng = np.random.default_rng(0)
+    rows = [row for row in Lab(LabSettings(num_rows=num_rows, rated_share=1)).rows() if row.num_answers == 1 or not noise]
+    if noise:
+        rows = [row.with_human([{name: float(rng.integers(0, 5)) for name in SCHEMA.names}]) for row in rows]
+    write_table(PredictorExamples(ExampleSpec(tiny_base, SCHEMA, "steerlm", 256))(to_table(rows, SCHEMA)), Storage(str(folder)) / "examples")
     return Storage(str(folder)) / "examples"
 
 
 @pytest.mark.ray
 def test_one_worker_or_two_whole_or_sharded_same_trajectory(ray_cluster: object, tiny_base: str, tmp_path: Path) -> None:
-    examples = _examples(tiny_base, tmp_path)
-    task = PolicyTask(tiny_base, SCHEMA, "steerlm")
+    """With attribute weights and missing labels, which rows of a step share unevenly: the mean must be over the global batch."""
+    examples = _rated(tiny_base, tmp_path, 70, noise=False)
+    task = PredictorTask(tiny_base, SCHEMA, "steerlm", {"humor": 4.0, "verbosity": 0.25})
     losses, weights = {}, {}
     for workers, stage in ((1, 0), (2, 3)):
         settings = LearnerSettings(
-            num_workers=workers, zero_stage=stage, precision="fp32", row_tokens=256, max_tokens=256, rows_per_step=4, learning_rate=1e-3, warmup=0.0
+            num_workers=workers, zero_stage=stage, precision="fp32", row_tokens=256, max_tokens=256, rows_per_step=4, learning_rate=1e-3, warmup=0.0, epochs=2
         )
         output = Storage(str(tmp_path / f"{workers}-{stage}"))
         figures = fit("test", task, settings, examples, output, buckets=8)
-        assert (figures["num_workers"], figures["zero_stage"]) == (workers, stage)
+        assert (figures["num_workers"], figures["zero_stage"], figures["saved_step"]) == (workers, stage, figures["planned_steps"])
         losses[stage] = [p["loss"] for p in figures["losses"]] + [figures["validation_loss"]]
-        weights[stage] = Policy.load((output / "model").uri).model.state_dict()
-    assert losses[0][0] > losses[0][-2]
+        weights[stage] = Predictor.load((output / "model").uri).module.model.state_dict()
+    half = len(losses[0]) // 2
+    assert np.mean(losses[0][:half]) > np.mean(losses[0][half:]), losses[0]
     assert losses[3] == pytest.approx(losses[0], abs=2e-4)
     assert max(float((weights[3][k] - weights[0][k]).abs().max()) for k in weights[0]) < 1e-3
     assert load_format(str(tmp_path / "2-3" / "model")).schema == SCHEMA
+
+
+@pytest.mark.ray
+def test_training_stops_early_and_saves_the_best_step_not_the_last(ray_cluster: object, tiny_base: str, tmp_path: Path) -> None:
+    examples = _rated(tiny_base, tmp_path, 60, noise=True)
+    task, output = PredictorTask(tiny_base, SCHEMA, "steerlm"), Storage(str(tmp_path)) / "out"
+    settings = LearnerSettings(
+        num_workers=2, zero_stage=3, precision="fp32", row_tokens=512, max_tokens=256, rows_per_step=2, learning_rate=1e-2, warmup=0.0,
+        schedule="constant_with_warmup", epochs=60, validate_every=1.0, patience=3,
+    )  # fmt: skip
+    figures = fit("test", task, settings, examples, output, buckets=5, held_out=1, validation_buckets=3)
+    curve = figures["validations"]
+    assert figures["saved_step"] < figures["steps"] < figures["planned_steps"]
+    assert [v["step"] for v in curve][-4:][0] == figures["saved_step"], "patience 3: the third validation after the best is the last"
+    assert figures["validation_loss"] == pytest.approx(min(v["loss"] for v in curve), abs=1e-6)
+
+    exported = PredictorTask(os.path.join(output.path, "model"), SCHEMA, "steerlm")
+    module, feed = exported.build().eval(), Feed(examples.tables())
+    held_out = [feed[i] for i in feed.split(5, 1, 3)[1]]
+    assert figures["num_validation"] == len(held_out)
+    with torch.no_grad():
+        loss = sum(module(**exported.inputs([e], "cpu")).item() for e in held_out) / sum(exported.target_weight(e) for e in held_out)
+    assert loss == pytest.approx(figures["validation_loss"], rel=1e-5)
 
 
 @pytest.mark.ray
@@ -77,3 +113,12 @@ def test_settings_that_cannot_work_are_refused() -> None:
     with pytest.raises(ValueError, match="max_tokens 4096 must not exceed row_tokens 1024"):
         LearnerSettings(max_tokens=4096)
     assert deepspeed_config(LearnerSettings(zero_stage=3, rows_per_step=8, num_workers=2), 2)["gradient_accumulation_steps"] == 4
+    with pytest.raises(ValueError, match=r"patience 3 counts validations during training, and there are none; set validate_every"):
+        LearnerSettings(patience=3)
+
+
+def test_a_weight_for_an_attribute_the_run_does_not_have_names_the_nearest() -> None:
+    with pytest.raises(SettingsError, match=r"predictor.attribute_weights: unknown attribute 'humour' \(did you mean 'humor'\?\)"):
+        load(Preset, DEMO, ["predictor.attribute_weights={humour: 2}"])
+    with pytest.raises(SettingsError, match=r"attribute_weights.humor"):
+        load(Preset, DEMO, ["predictor.attribute_weights={humor: 0}"])

@@ -7,7 +7,6 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from actors.annotator import Annotator
 from actors.predictor import Predictor
-from actors.regressor import PredictorTask
 from actors.tokenizer import encoder
 from data.attributes import SchemaMismatch, shipped
 from data.conversation import Conversation, Message
@@ -67,18 +66,3 @@ def test_a_folder_that_is_no_predictor_is_named(tmp_path: object, tiny_base: str
         Predictor.load(str(tmp_path))
     with pytest.raises(ValueError, match="has no `steerlm` entry"):
         Predictor.load(tiny_base)
-
-
-def test_nan_labels_carry_no_loss(tiny_base: str) -> None:
-    from data.feed import Example
-
-    task = PredictorTask(tiny_base, SCHEMA, "steerlm")
-    module = task.build()
-    ids, ends = np.arange(4, 24, dtype=np.int32), np.array([19])
-    nothing = Example(ids, np.zeros(20, bool), ends, np.full((1, 5), np.nan, np.float32))
-    one = Example(ids, np.zeros(20, bool), ends, np.array([[np.nan, 2, np.nan, np.nan, np.nan]], np.float32))
-    assert task.num_targets(nothing) == 0
-    assert task.num_targets(one) == 1
-    assert module(**task.inputs([nothing], "cpu")).item() == 0.0
-    score = module.scores(task.inputs([one], "cpu")["row"], torch.tensor([19]))[0, 1]
-    assert module(**task.inputs([one], "cpu")).item() == pytest.approx((score - 2).item() ** 2, rel=1e-5)

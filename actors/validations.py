@@ -1,0 +1,29 @@
+"""Validation losses as training goes on: which was the best, and whether to stop. Knows no weights: it is given losses."""
+
+from dataclasses import dataclass, field
+
+
+@dataclass
+class Validations:
+    """The validation curve. Every rank holds the same one, so all of them take the same decisions."""
+
+    patience: int = 0
+    """Stop after so many validations in a row without improvement; 0 = never."""
+    curve: list[dict[str, float]] = field(default_factory=list)
+    """One entry per validation: `step` and `loss`."""
+    best_step: int = 0
+    best_loss: float = float("inf")
+    since_best: int = 0
+
+    def add(self, step: int, loss: float) -> bool:
+        """Note a validation; is it the best so far? A loss that is NaN never is."""
+        self.curve.append({"step": step, "loss": round(loss, 6)})
+        if loss < self.best_loss:
+            self.best_step, self.best_loss, self.since_best = step, loss, 0
+            return True
+        self.since_best += 1
+        return False
+
+    @property
+    def should_stop(self) -> bool:
+        return 0 < self.patience <= self.since_best

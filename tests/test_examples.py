@@ -1,0 +1,76 @@
+"""Predictor examples: a decoder's is a conversation, an encoder's a rated answer with what came before it; labels are counted as people gave them."""
+
+import math
+
+import numpy as np
+import pytest
+from tiny_backbones import save_backbone
+
+from actors.examples import ExampleSpec, PredictorExamples, label_counts
+from actors.tokenizer import encoder
+from data.attributes import shipped
+from data.conversation import Conversation, Message, to_table
+from data.feed import Feed
+from data.tokens import tokenise
+
+SCHEMA = shipped("lab")
+
+
+@pytest.fixture(scope="module")
+def bert(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return save_backbone("bert", str(tmp_path_factory.mktemp("bert")))
+
+
+def _row(*human: dict[str, float], words: int = 4) -> Conversation:
+    turns = [m for i in range(len(human)) for m in (Message("user", f"Question {i}?"), Message("assistant", f"Answer {i} " + "and so on " * words))]
+    return Conversation("t", "", tuple(turns), human=human)
+
+
+def _examples(base: str, rows: list[Conversation], max_tokens: int = 256) -> Feed:
+    return Feed([PredictorExamples(ExampleSpec(base, SCHEMA, "steerlm", max_tokens))(to_table(rows, SCHEMA))])
+
+
+def test_an_encoder_has_one_example_for_each_rated_answer_and_never_sees_later_ones(bert: str) -> None:
+    row = _row({"humor": 1.0}, {}, {"humor": 3.0, "toxicity": 0.0})
+    maker = PredictorExamples(ExampleSpec(bert, SCHEMA, "steerlm", 256))
+    feed = Feed([maker(to_table([row], SCHEMA))])
+    tokenizer = maker.format.tokenizer
+    assert len(feed) == 2
+    for example, num_messages, humor in ((feed[0], 2, 1.0), (feed[1], 6, 3.0)):
+        whole = tokenise(maker.format.template.pieces("", row.messages[:num_messages], ()), encoder(tokenizer))
+        assert example.ids_T.tolist() == [tokenizer.cls_token_id, *whole.ids_T, tokenizer.sep_token_id]
+        assert example.turn_ends_S.tolist() == [0]
+        assert example.values_SA[:, SCHEMA.names.index("humor")].tolist() == [humor]
+    assert feed.split(2, 0)[0] in ([], [0, 1]), "both answers are in the conversation's group"
+
+
+def test_an_early_answer_of_a_long_conversation_stays_an_encoders_example(tiny_base: str, bert: str) -> None:
+    row = _row({"humor": 1.0}, {}, {}, {}, {}, words=12)
+    assert len(_examples(bert, [row], max_tokens=128)) == 1
+    # A decoder reads the conversation once, and the cut takes the rated turn with it.
+    assert _examples(tiny_base, [row], max_tokens=128).rejected == {"rated_turns_cut": 1}
+
+
+def test_what_no_example_could_be_made_of_is_counted_by_reason(bert: str) -> None:
+    rows = [_row({}), _row({"humor": 1.0}, words=200), _row({"humor": 9.0, "toxicity": -1.0})]
+    feed = _examples(bert, rows)
+    assert (len(feed), feed.rejected) == (0, {"no_label_in_range": 1, "over_long": 1, "unrated": 1})
+
+
+def test_a_backbone_with_too_few_positions_is_refused_before_anything_is_read(bert: str) -> None:
+    with pytest.raises(ValueError, match=r"max_tokens is 1024, but .* reads at most 256 tokens; set predictor.learner.max_tokens to at most 256"):
+        PredictorExamples(ExampleSpec(bert, SCHEMA, "steerlm", 1024))
+
+
+@pytest.mark.parametrize("kind", ["decoder", "encoder"])
+def test_labels_are_counted_by_attribute_as_people_gave_them(kind: str, tiny_base: str, bert: str) -> None:
+    maker = PredictorExamples(ExampleSpec(tiny_base if kind == "decoder" else bert, SCHEMA, "steerlm", 256))
+    first = [_row({"humor": 1.0, "toxicity": 7.0}), _row({"humor": math.nan, "verbosity": 0.0}), _row({"helpfulness": 2.0, "humor": -0.5})]
+    tables = [maker(to_table(first, SCHEMA)), maker(to_table([_row({"humor": 5.0})], SCHEMA)), maker(to_table([], SCHEMA))]
+    counts = label_counts(tables, SCHEMA)
+    assert counts["humor"] == {"valid": 1, "missing": 1, "out_of_range": 2}
+    assert counts["toxicity"] == {"valid": 0, "missing": 3, "out_of_range": 1}
+    assert counts["creativity"] == {"valid": 0, "missing": 4, "out_of_range": 0}
+    assert {sum(c.values()) for c in counts.values()} == {4}
+    # They stay in the examples as they were; the task leaves them out of the loss.
+    assert np.nanmax(Feed(tables)[0].values_SA) <= 7

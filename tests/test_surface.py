@@ -1,0 +1,76 @@
+"""The warm-up's targets can be read off the text, and what it saves is a plain language model again."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from transformers import AutoModelForCausalLM
+
+from actors.checkpoint import new_format
+from actors.surface import Letters, SurfaceLoss, SurfaceTask, _running_mean
+from actors.tokenizer import encoder
+from data.attributes import shipped
+from data.feed import Example
+from data.lab import Lab, LabSettings
+from data.tokens import fitted
+
+SCHEMA = shipped("lab")
+
+
+def examples(base: str, num_rows: int = 12) -> list[Example]:
+    format = new_format(base, SCHEMA, "steerlm")
+    encode = encoder(format.tokenizer)
+    rows = Lab(LabSettings(num_rows=num_rows)).rows()
+    tokens = [fitted(format.template, encode, "", row.messages, (), 512) for row in rows]
+    return [Example(t.ids_T, t.trained_T, t.turn_ends_S, np.zeros((len(t.turn_ends_S), 0), np.float32)) for t in tokens]
+
+
+def test_running_counts_are_those_of_the_text_so_far(tiny_base: str) -> None:
+    tokenizer = new_format(tiny_base, SCHEMA, "steerlm").tokenizer
+    letters = Letters.of(tokenizer)
+    ids = np.array(tokenizer.encode("Bees dance. Bees make 12 jars!\nYes.", add_special_tokens=False))
+    counts = letters.counts(ids)
+    for n in range(1, len(ids) + 1):
+        text = tokenizer.decode(ids[:n])
+        expected = [np.log(n), np.log1p(len(text)), np.log1p(sum(c in ".!?" for c in text)), np.log1p(text.count("\n")), len(set(ids[:n])) / n, len(text) / n]
+        np.testing.assert_allclose(counts[n - 1, :6], expected, rtol=1e-5)
+    assert (counts[:, 8] == 1).all()
+
+
+def test_the_running_mean_starts_anew_with_each_answer() -> None:
+    hidden = torch.tensor([[2.0], [4.0], [10.0], [20.0], [30.0]])
+    answers = torch.tensor([0, 0, 1, 1, 1])
+    assert _running_mean(hidden, answers)[:, 0].tolist() == [2, 3, 10, 15, 20]
+
+
+def test_a_packed_row_has_the_loss_of_its_examples_one_by_one(tiny_base: str) -> None:
+    some = examples(tiny_base)
+    task = SurfaceTask.of(tiny_base, SCHEMA, "steerlm", some)
+    torch.manual_seed(0)
+    module = task.build()
+    with torch.no_grad():
+        together = module(**task.inputs(some, "cpu"))
+        apart = sum(module(**task.inputs([e], "cpu")) for e in some)
+    torch.testing.assert_close(together, apart, rtol=1e-4, atol=1e-3)
+
+
+def test_training_teaches_the_counts_and_saves_a_language_model(tiny_base: str, tmp_path: Path) -> None:
+    some = examples(tiny_base)
+    task = SurfaceTask.of(tiny_base, SCHEMA, "steerlm", some)
+    torch.manual_seed(0)
+    module = task.build()
+    assert isinstance(module, SurfaceLoss)
+    inputs, num = task.inputs(some, "cpu"), sum(task.target_weight(e) for e in some)
+    optimizer = torch.optim.AdamW(module.parameters(), lr=3e-3)
+    losses = []
+    for _ in range(8):
+        loss = module(**inputs) / num
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(loss.item())
+    assert losses[-1] < 0.9 * losses[0]
+    task.save(module, module.state_dict(), str(tmp_path / "model"))
+    saved = AutoModelForCausalLM.from_pretrained(tmp_path / "model")
+    weights = dict(saved.named_parameters())
+    assert all(torch.equal(value, weights[name]) for name, value in module.model.named_parameters())
