@@ -4,13 +4,15 @@ A regression narrows what it predicts: its values have the mean of the ratings b
 labelled with the ends of the scale and those ends of the dial would never be trained. Storage keeps the raw values.
 """
 
-from collections.abc import Iterable
+from collections.abc import Sequence
+from typing import TypeVar
 
 import numpy as np
 
-from data.attributes import AttributeSchema, Values
-from data.conversation import Conversation
+from data.attributes import Values
 from data.record import Record
+
+Number = TypeVar("Number", float, np.ndarray)
 
 MAX_SCALE = 3.0
 """A predictor that explains less than a ninth of the variance is not stretched further: it would be its noise that spreads."""
@@ -27,23 +29,31 @@ class Calibration(Record):
     """In units of the attribute."""
 
     def __call__(self, values: Values) -> Values:
-        return {name: self.scale.get(name, 1.0) * value + self.shift.get(name, 0.0) for name, value in values.items()}
+        return {name: self.of(name, value) for name, value in values.items()}
+
+    def of(self, name: str, value: Number) -> Number:
+        """One value of attribute `name`, or an array of them."""
+        return self.scale.get(name, 1.0) * value + self.shift.get(name, 0.0)
+
+    def changes(self, name: str) -> bool:
+        """False if values of `name` stay as they are."""
+        return (self.scale.get(name, 1.0), self.shift.get(name, 0.0)) != (1.0, 0.0)
 
 
-def matched_to_people(rows: Iterable[Conversation], schema: AttributeSchema) -> Calibration:
-    """The calibration that gives predicted values the mean and spread of the human ones, over answers that have both.
+def matched_to_people(human_NA: np.ndarray, predicted_NA: np.ndarray, names: Sequence[str]) -> Calibration:
+    """The calibration that gives predicted values the mean and spread of the human ones, over answers that have both (NaN = has not).
 
-    `rows` must be ones the predictor did not train on: on its own training rows it is nearer to the raters than anywhere else.
+    The answers must be ones the predictor did not train on: on those it is nearer to the raters than anywhere else.
     """
-    pairs = [(human, predicted) for row in rows for human, predicted in zip(row.human, row.predicted, strict=True)]
-    fits = {name: _fit([(h[name], p[name]) for h, p in pairs if name in h and name in p]) for name in schema.names}
+    fits = {name: _fit(human, predicted) for name, human, predicted in zip(names, human_NA.T, predicted_NA.T, strict=True)}
     return Calibration(scale={n: f[0] for n, f in fits.items()}, shift={n: f[1] for n, f in fits.items()})
 
 
-def _fit(pairs: list[tuple[float, float]]) -> tuple[float, float]:
-    if len(pairs) < MIN_PAIRS:
+def _fit(human: np.ndarray, predicted: np.ndarray) -> tuple[float, float]:
+    both = ~(np.isnan(human) | np.isnan(predicted))
+    if both.sum() < MIN_PAIRS:
         return 1.0, 0.0
-    human, predicted = np.array(pairs).T
-    spread = float(predicted.std())
-    scale = float(np.clip(human.std() / spread, 1.0, MAX_SCALE)) if spread > 0 else 1.0
+    human, predicted = human[both].astype(float), predicted[both].astype(float)
+    # Not `std() > 0`: rounding gives a constant column a spread of its own.
+    scale = float(np.clip(human.std() / predicted.std(), 1.0, MAX_SCALE)) if np.ptp(predicted) else 1.0
     return round(scale, 4), round(float(human.mean() - scale * predicted.mean()), 4)

@@ -1,7 +1,7 @@
-"""Pure metrics over arrays: rank correlation, errors, the steering table. Knows no model and no prompt."""
+"""Pure metrics over arrays: rank correlation, errors, reliability, pairwise accuracy, the steering table. Knows no model and no prompt."""
 
 import itertools
-import warnings
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,31 +9,80 @@ import numpy as np
 import scipy.stats
 
 Numbers = Sequence[float] | np.ndarray
+NORMAL_95 = 1.959964
+"""Two-sided 95 % quantile of the normal distribution."""
 
 
 def spearman(x: Numbers, y: Numbers) -> float:
     """Rank correlation over pairs without NaN; NaN if fewer than three are left or one side is constant."""
     a, b = _paired(x, y)
-    if len(a) < 3 or np.ptp(a) == 0 or np.ptp(b) == 0:
-        return float("nan")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", scipy.stats.ConstantInputWarning)
-        return float(scipy.stats.spearmanr(a, b).statistic)
+    return float("nan") if _flat(a, b) else float(scipy.stats.spearmanr(a, b).statistic)
 
 
 def errors(truth: Numbers, predicted: Numbers) -> dict[str, float]:
-    """`n`, `mae`, `rmse` (scale points), `pearson`, `spearman` over pairs without NaN."""
+    """`n`, `mae`, `rmse` (scale points), `pearson`, `spearman` over pairs without NaN; of no pair, only `n`."""
     a, b = _paired(truth, predicted)
     if len(a) == 0:
         return {"n": 0}
-    flat = len(a) < 3 or np.ptp(a) == 0 or np.ptp(b) == 0
     return {
         "n": len(a),
         "mae": float(np.mean(np.abs(a - b))),
         "rmse": float(np.sqrt(np.mean((a - b) ** 2))),
-        "pearson": float("nan") if flat else float(np.corrcoef(a, b)[0, 1]),
+        "pearson": float("nan") if _flat(a, b) else float(np.corrcoef(a, b)[0, 1]),
         "spearman": spearman(a, b),
     }
+
+
+def reliability(predicted: Numbers, human: Numbers, num_bins: int = 10) -> list[dict[str, float]]:
+    """What people said where the predictor said so much: answers in order of their prediction, cut into bins as equal as ties allow.
+
+    Per bin `n`, mean `predicted`, mean `human` and `se`, the standard error of the latter (NaN for one answer). Equal predictions share
+    a bin, so there may be fewer of them than asked for. By default deciles (reliability diagrams: arXiv 1706.04599, section 2).
+    """
+    a, b = _paired(predicted, human)
+    if len(a) == 0:
+        return []
+    edges = np.quantile(a, np.arange(1, num_bins) / num_bins)
+    bins = np.searchsorted(edges, a, side="right")
+    return [_bin(a[bins == i], b[bins == i]) for i in np.unique(bins)]
+
+
+def _bin(predicted: np.ndarray, human: np.ndarray) -> dict[str, float]:
+    n = len(human)
+    se = float(human.std(ddof=1)) / math.sqrt(n) if n > 1 else float("nan")
+    return {"n": n, "predicted": float(predicted.mean()), "human": float(human.mean()), "se": se}
+
+
+def collinearity(columns_NA: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Spearman of every pair of columns over the lines that have both, and how many those are: `r_AA`, `n_AA`."""
+    width = columns_NA.shape[1]
+    r_AA, n_AA = np.full((width, width), np.nan), np.zeros((width, width), int)
+    for i, j in itertools.combinations_with_replacement(range(width), 2):
+        a, b = _paired(columns_NA[:, i], columns_NA[:, j])
+        r_AA[i, j] = r_AA[j, i] = spearman(a, b)
+        n_AA[i, j] = n_AA[j, i] = len(a)
+    return r_AA, n_AA
+
+
+def pairwise_accuracy(chosen: Numbers, rejected: Numbers) -> dict[str, float]:
+    """`accuracy`: the share of pairs whose chosen side scores higher, a tie counting half; with `n`, `ties` and the 95 % interval `low`..`high`.
+
+    Pairs with a NaN are left out; of none, `n` and `ties` are all there is.
+    """
+    a, b = _paired(chosen, rejected)
+    if len(a) == 0:
+        return {"n": 0, "ties": 0}
+    accuracy = float(np.mean(np.where(a == b, 0.5, a > b)))
+    low, high = share_interval(accuracy, len(a))
+    return {"n": len(a), "ties": int(np.sum(a == b)), "accuracy": accuracy, "low": low, "high": high}
+
+
+def share_interval(share: float, n: int) -> tuple[float, float]:
+    """The 95 % interval of a share seen in `n` > 0 cases (Wilson 1927): unlike the normal one it stays within 0..1 and has a width at 0 and 1."""
+    z2 = NORMAL_95**2
+    middle = (share + z2 / (2 * n)) / (1 + z2 / n)
+    half = NORMAL_95 / (1 + z2 / n) * math.sqrt(share * (1 - share) / n + z2 / (4 * n * n))
+    return middle - half, middle + half
 
 
 def steering(requested: Numbers, measured: Numbers) -> dict[str, Any]:
@@ -56,3 +105,8 @@ def _paired(x: Numbers, y: Numbers) -> tuple[np.ndarray, np.ndarray]:
     assert a.shape == b.shape, f"{a.shape} against {b.shape}"
     keep = ~(np.isnan(a) | np.isnan(b))
     return a[keep], b[keep]
+
+
+def _flat(a: np.ndarray, b: np.ndarray) -> bool:
+    """True where no correlation is defined: fewer than three pairs, or a side without spread."""
+    return len(a) < 3 or np.ptp(a) == 0 or np.ptp(b) == 0

@@ -2,66 +2,137 @@
 
     python -m jobs.train_predictor PRESET.yaml [key.path=value ...]
 
-What it says of rows it never saw stands beside two things to beat: the length of the text, and in the laboratory a single rater.
+What it says of rows it never saw, beside what is to beat, lies next to the weights: `quality.json`, `calibration.png`, `collinearity.png`.
 """
 
-from collections.abc import Iterator
-
-import numpy as np
+from collections.abc import Iterable, Iterator
 
 from actors.annotator import Annotator
-from actors.examples import PredictorExamples
+from actors.examples import ConversationExamples, PredictorExamples, label_counts
+from actors.learner_settings import LearnerSettings
 from actors.regressor import PredictorTask
-from data.calibration import matched_to_people
+from actors.surface import SurfaceTask
 from data.conversation import Conversation, from_table, to_table
 from data.feed import Feed, bucket
 from data.lab import Lab
-from data.measures import errors, spearman
+from data.ratings import Ratings, joined, ratings_of
+from data.sources import files_of
 from data.storage import Storage
 from jobs.command import main
 from jobs.pipelines import map_rows, write_table
+from jobs.predictor_pairs import judge_pairs, store_pairs
+from jobs.predictor_plots import draw_calibration, draw_collinearity
+from jobs.predictor_quality import quality, summary
+from jobs.predictor_tables import quality_lines
 from jobs.preset import Preset
 from jobs.stage import Figures, Run, Stage, StageError, say
-from jobs.training import base_uri, buckets_for, example_spec, fit, make_examples
+from jobs.training import backbone_uri, buckets_for, example_spec, fit, make_examples
+
+MOMENTS_EXAMPLES = 500
+"""Examples that the mean and spread of the counts are taken from."""
 
 
 def work(run: Run, folder: Storage) -> Figures:
-    """Train on all rated groups but those held out; with folds, first one predictor per fold for the out-of-fold figures."""
-    settings = run.preset.predictor
-    rows = run.folder("rows") / "rows"
-    make_examples("predictor", [rows], PredictorExamples, {"spec": example_spec(run, settings.learner)}, folder / "examples")
+    """Train; say what the predictor is worth on answers it never saw, and whether it prefers what people prefer."""
+    pairs = store_pairs(run, folder / "pairs")
+    feed = examples(run, folder / "examples")
+    final, held_out = train(run, folder)
+    figures = report(run, folder, held_out)
+    agreement = judge_pairs(run, pairs, folder / "pairs", annotator(run, folder))
+    labels = label_counts((folder / "examples").tables(), run.schema)
+    return {"training": final, "counts": {"examples": len(feed), **feed.rejected}, "labels": labels, **figures, "pairs": agreement}
+
+
+def train(run: Run, folder: Storage) -> tuple[Figures, Ratings]:
+    """The figures of the training, and the rated answers that were held out from it, scored.
+
+    Without folds, those of one bucket of groups. With folds, all: each scored by a predictor trained without its bucket, and the final
+    predictor trains on every group (but those that pick its best step).
+    """
+    settings, buckets = run.preset.predictor, num_buckets(run)
+    backbone = warmed_up(run, settings.warmup, folder / "warmup") if settings.warmup else backbone_uri(run)
+    task = PredictorTask(backbone, run.schema, run.preset.template, settings.attribute_weights, settings.loss, settings.probe)
+    # The best step is picked on groups of its own: one picked on the answers it is judged by would flatter it.
+    validation_buckets = buckets_for(settings.validation_share) if settings.learner.validate_every else 0
+
+    def fitted(what: str, output: Storage, buckets: int, held_out: int) -> Figures:
+        return fit(what, task, settings.learner, folder / "examples", output, buckets, held_out, validation_buckets)
+
+    scored: list[Ratings] = []
+    for fold in range(settings.folds):
+        fitted(f"predictor, fold {fold + 1} of {settings.folds}", folder / f"fold-{fold}", buckets, fold)
+        scored.append(score_held_out(run, folder / f"fold-{fold}", fold))
+    final = fitted("predictor", folder, 0 if settings.folds else buckets, 0)
+    if buckets and not settings.folds:
+        scored.append(score_held_out(run, folder, 0))
+    return final, joined(scored, len(run.schema.names))
+
+
+def warmed_up(run: Run, learner: LearnerSettings, folder: Storage) -> str:
+    """Train the backbone on what all answers look like, without a single rating; returns its URI."""
+    spec = example_spec(run, learner, backbone_uri(run))
+    make_examples("predictor: warm-up", [run.folder("rows") / "rows"], ConversationExamples, {"spec": spec, "answers_only": True}, folder / "examples")
     feed = Feed((folder / "examples").tables())
+    if not len(feed):
+        raise StageError(f"no conversation to warm up on (rejected: {feed.rejected}); raise predictor.warmup.max_tokens or set predictor.warmup to null")
+    sample = [feed[i] for i in range(min(len(feed), MOMENTS_EXAMPLES))]
+    task = SurfaceTask.of(spec.base, run.schema, run.preset.template, sample)
+    fit("predictor: warm-up", task, learner, folder / "examples", folder, buckets_for(learner.validate_every and run.preset.predictor.validation_share))
+    return (folder / "model").uri
+
+
+def num_buckets(run: Run) -> int:
+    """Into how many buckets the groups are split, so that one of them can be held out; 0 = none is."""
+    return run.preset.predictor.folds or buckets_for(run.preset.predictor.validation_share)
+
+
+def examples(run: Run, folder: Storage) -> Feed:
+    """The tokenised conversations to learn from; raises StageError if nobody rated any."""
+    rows = run.folder("rows") / "rows"
+    make_examples("predictor", [rows], PredictorExamples, {"spec": example_spec(run, run.preset.predictor.learner, backbone_uri(run))}, folder)
+    feed = Feed(folder.tables())
     if not len(feed):
         raise StageError(
             f"no rated conversation to learn from (rejected: {feed.rejected}); rows.sources needs rows with ratings of {', '.join(run.schema.names)}"
         )
-    task = PredictorTask(base_uri(run), run.schema, run.preset.template)
-    buckets = settings.folds or buckets_for(settings.validation_share)
-    rated: list[Conversation] = []
-    for fold in range(settings.folds):
-        output = folder / f"fold-{fold}"
-        fit(f"predictor, fold {fold + 1} of {settings.folds}", task, settings.learner, folder / "examples", output, buckets, fold)
-        rated += score_held_out(run, output, buckets, fold)
-    final = fit("predictor", task, settings.learner, folder / "examples", folder, 0 if settings.folds else buckets)
-    if not settings.folds:
-        rated = score_held_out(run, folder, buckets, 0) if buckets else []
-    figures: Figures = {"training": final, "counts": {"examples": len(feed), **feed.rejected}}
-    if rated:
-        figures["held_out"] = quality(run, rated)
-        figures["calibration"] = matched_to_people(rated, run.schema).model_dump()
-        for name, figure in figures["held_out"].items():
-            say(f"predictor on rows it never saw: {name}: {figure}")
-    return figures
+    return feed
 
 
-def score_held_out(run: Run, output: Storage, buckets: int, held_out: int) -> list[Conversation]:
-    """The rated rows in bucket `held_out`, scored by the predictor at `output`, which did not train on them."""
-    rows = [row for table in (run.folder("rows") / "rows").tables() for row in from_table(table) if any(row.human) and bucket(row.group, buckets) == held_out]
-    if not rows:
-        return []
-    write_table(to_table(rows, run.schema), output / "held_out")
-    map_rows("predictor: held-out rows", [output / "held_out"], Annotator, annotator(run, output), run.preset.annotate.pool, output / "scored")
-    return [row for table in (output / "scored").tables() for row in from_table(table)]
+def score_held_out(run: Run, output: Storage, held_out: int) -> Ratings:
+    """The rated answers in bucket `held_out`, scored by the predictor at `output`, which did not train on them."""
+    for part, table in enumerate((run.folder("rows") / "rows").tables()):
+        rows = list(rated_in(from_table(table), num_buckets(run), held_out))
+        if rows:
+            write_table(to_table(rows, run.schema), output / "held_out", f"part-{part:05d}.parquet")
+    if not (output / "held_out").exists():
+        return ratings(run, output / "held_out")
+    pool, arguments = run.preset.annotate.pool, annotator(run, output)
+    map_rows("predictor: held-out rows", [output / "held_out"], Annotator, arguments, pool, output / "scored", setting="annotate.pool")
+    scored = ratings(run, output / "scored")
+    assert set(scored.bucket_N.tolist()) <= {held_out}, "only the bucket that was held out may be judged and calibrated on"
+    return scored
+
+
+def rated_in(rows: Iterable[Conversation], buckets: int, held_out: int) -> Iterator[Conversation]:
+    """The rated rows in bucket `held_out` of `buckets`: those that `Feed.split` keeps from training."""
+    return (row for row in rows if any(row.human) and bucket(row.group, buckets) == held_out)
+
+
+def ratings(run: Run, folder: Storage) -> Ratings:
+    """The numbers of all rated answers in the rows at `folder`; in the laboratory with the truth."""
+    lab = Lab(run.preset.rows.lab) if any(s.format == "lab" for s in run.preset.rows.sources) else None
+    parts = (ratings_of(from_table(table), run.schema.names, num_buckets(run), lab.truth if lab else None) for table in folder.tables())
+    return joined(parts, len(run.schema.names))
+
+
+def report(run: Run, folder: Storage, held_out: Ratings) -> Figures:
+    """Write and print what the predictor is worth; returns what of it belongs into the manifest."""
+    found = quality(run.schema, ratings(run, run.folder("rows") / "rows"), held_out)
+    (folder / "quality.json").write_json(found)
+    draw_calibration(run.schema, found, folder / "calibration.png")
+    draw_collinearity(found["collinearity"], folder / "collinearity.png")
+    say("\n".join(quality_lines(found)))
+    return {"held_out": summary(found), "calibration": found["calibration"], "quality": (folder / "quality.json").uri}
 
 
 def annotator(run: Run, predictor: Storage, fingerprint: str = "") -> dict[str, object]:
@@ -73,41 +144,23 @@ def annotator(run: Run, predictor: Storage, fingerprint: str = "") -> dict[str, 
         "fingerprint": fingerprint,
         "row_tokens": settings.row_tokens,
         "max_tokens": settings.max_tokens,
+        "over_long": settings.over_long,
         "dtype": settings.pool.dtype,
         "num_threads": max(1, int(settings.pool.cpus_per_actor)),
     }
-
-
-def quality(run: Run, rows: list[Conversation]) -> Figures:
-    """Per attribute: errors against the human values, Spearman of the text's length with them; in the laboratory also both against the truth."""
-    lab = Lab(run.preset.rows.lab) if any(s.format == "lab" for s in run.preset.rows.sources) else None
-    answers = list(_answers(rows, lab))
-    figures: Figures = {}
-    for name in run.schema.names:
-        human, predicted, truth = (np.array([a[kind].get(name, np.nan) for a in answers]) for kind in ("human", "predicted", "truth"))
-        figures[name] = _rounded(errors(human, predicted)) | {"spearman_length": round(spearman(human, [a["length"]["n"] for a in answers]), 4)}
-        if lab:
-            figures[name]["truth"] = {"predictor": _rounded(errors(truth, predicted)), "one_rater": _rounded(errors(truth, human))}
-    return figures
-
-
-def _answers(rows: list[Conversation], lab: Lab | None) -> Iterator[dict[str, dict[str, float]]]:
-    for row in rows:
-        contents = [m.content for m in row.messages if m.role == "assistant"]
-        truths = lab.truth(row) if lab else ({},) * len(contents)
-        for content, human, predicted, truth in zip(contents, row.human, row.predicted, truths, strict=True):
-            yield {"human": dict(human), "predicted": dict(predicted), "truth": dict(truth), "length": {"n": float(len(content))}}
-
-
-def _rounded(figures: dict[str, float]) -> dict[str, float]:
-    return {k: round(v, 4) for k, v in figures.items()}
 
 
 def _settings(preset: Preset) -> object:
     return {"predictor": preset.predictor, "template": preset.template, "scoring": preset.annotate.model_copy(update={"pool": None})}
 
 
-STAGE = Stage("predictor", ("rows", "base"), _settings, work)
+def _inputs(run: Run) -> dict[str, str]:
+    """Checksums of the pair files; a file that is not there is missed now, not after hours of training."""
+    files = [Storage(file) for source in run.preset.predictor.pairs for file in files_of(source.uri)]
+    return {file.uri: str(file.fs.checksum(file.path)) for file in files}
+
+
+STAGE = Stage("predictor", ("rows", "base"), _settings, work, _inputs)
 
 if __name__ == "__main__":
     main(__doc__, [STAGE])

@@ -1,13 +1,10 @@
 from pathlib import Path
 
-import pytest
-
 from cluster.settings import load
 from data.conversation import Conversation, Message
 from jobs.evaluate import questions, tabulate
 from jobs.preset import Preset
 from jobs.stage import Run
-from jobs.train_predictor import quality
 
 DEMO = str(Path(__file__).parent.parent / "jobs" / "presets" / "demo.yaml")
 
@@ -33,17 +30,3 @@ def test_laboratory_questions_are_asked_in_the_laboratory() -> None:
     assert len(asked) == 7
     assert asked == questions(run)
     assert all(len(messages) == 1 and messages[0].role == "user" for messages in asked)
-
-
-def test_quality_compares_with_people_with_length_and_with_the_truth() -> None:
-    from data.lab import Lab
-
-    run = Run(load(Preset, DEMO, ["rows.lab.rated_share=1", "rows.lab.num_rows=120"]))
-    lab = Lab(run.preset.rows.lab)
-    rows = [Conversation(**{**vars(row), "predicted": lab.truth(row)}) for row in lab.rows()]
-    figures = quality(run, rows)
-    for name in run.schema.names:
-        assert figures[name]["truth"]["predictor"]["mae"] == 0
-        assert 0.3 < figures[name]["truth"]["one_rater"]["mae"] < 0.7
-        assert figures[name]["spearman"] > figures[name]["spearman_length"]
-        assert figures[name]["spearman"] == pytest.approx(figures[name]["truth"]["one_rater"]["spearman"], abs=1e-3)

@@ -1,0 +1,105 @@
+"""Pairs of conversations of which people preferred one: `chosen` and `rejected` columns, from any file `data.lines` opens.
+
+A side is hh-rlhf text ("\\n\\nHuman: ...\\n\\nAssistant: ...") or a list of messages; with a `prompt` (text, or messages) it may be the
+answer alone, as TRL writes it. Knows no Ray and no model.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from data.attributes import AttributeSchema
+from data.conversation import Conversation, Rejected
+from data.formats import hh_rlhf, messages
+from data.lines import BadRecord, Line, Row, column, files_of, lines, text
+from data.sources import Parser
+
+_HH_ROLES = ("Human:", "Assistant:")
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two conversations that end in an answer; people preferred `chosen`'s."""
+
+    chosen: Conversation
+    rejected: Conversation
+
+
+def pair_weights(schema: AttributeSchema, given: Mapping[str, float]) -> dict[str, float]:
+    """The weight of every attribute in the one score of an answer: as `given`, others 0; if nothing is, +1/n where higher is better, -1/n
+    where lower is, 0 where neither, n being how many have a better end.
+
+    Raises AttributeProblem for a name that the schema does not have, ValueError if all weights are 0.
+    """
+    signs = {a.name: {"higher": 1.0, "lower": -1.0, "neither": 0.0}[a.better] for a in schema.attributes}
+    num_directed = sum(map(abs, signs.values()))
+    weights = {name: sign / max(1.0, num_directed) for name, sign in signs.items()}
+    if given:
+        weights = dict.fromkeys(schema.names, 0.0) | {schema[name].name: float(weight) for name, weight in given.items()}
+    if not any(weights.values()):
+        raise ValueError(
+            f"predictor.pair_weights leaves every attribute of schema {schema.name!r} at weight 0, so that all pairs would tie; "
+            f"give at least one of {', '.join(schema.names)} a weight"
+        )
+    return weights
+
+
+def read_pairs(uri: str, schema: AttributeSchema, source: str, limit: int = 0) -> Iterator[Pair | Rejected]:
+    """The pairs of the file, folder or glob at `uri`, in order, streamed; a pair of which one side is broken is one Rejected.
+
+    Both sides carry ids made from `source` and the pair's number, and one group. `limit` counts pairs, rejected ones not included; 0
+    means all. Raises FileNotFoundError for a `uri` with nothing there.
+    """
+    number = 0
+    for file in files_of(uri):
+        for line in lines(file):
+            found = line if isinstance(line, Rejected) else _pair(line, schema, source, number)
+            yield found
+            number += isinstance(found, Pair)
+            if limit and number == limit:
+                return
+
+
+def _pair(line: Line, schema: AttributeSchema, source: str, number: int) -> Pair | Rejected:
+    sides = []
+    for name in ("chosen", "rejected"):
+        try:
+            side = _side(line, name, schema, source)
+        except BadRecord as bad:
+            side = bad.at(line)
+        if isinstance(side, Rejected):
+            return replace(side, detail=f"{name}: {side.detail}")
+        sides.append(side)
+    if sides[0].id == sides[1].id:
+        return Rejected(line.file, line.number, "equal_sides", "chosen and rejected are the same conversation, so neither can win")
+    # A side's content may come again in another pair; where it stands does not.
+    group = f"{source}-{number:09d}"
+    return Pair(*(replace(side, id=f"{group}-{name}", group=group) for name, side in zip(("chosen", "rejected"), sides, strict=True)))
+
+
+def _side(line: Line, name: str, schema: AttributeSchema, source: str) -> Row:
+    """The conversation of one column; raises BadRecord."""
+    said, prompt = column(line.record, name), line.record.get("prompt")
+
+    def parsed(parse: Parser, **record: Any) -> Row:
+        return next(parse(replace(line, record=record), schema, source))
+
+    if isinstance(said, list):
+        return parsed(messages, messages=said if prompt is None or _starts_conversation(said) else [*_as_messages(prompt), *said])
+    said = text(line.record, name)
+    if prompt is None or _is_dialogue(said):
+        return parsed(hh_rlhf, text=said)
+    return parsed(hh_rlhf, text=prompt + said) if _is_dialogue(prompt) else parsed(messages, prompt=prompt, response=said)
+
+
+def _starts_conversation(turns: list[Any]) -> bool:
+    """True for a whole conversation, False for an answer that needs its prompt."""
+    return bool(turns) and isinstance(turns[0], dict) and turns[0].get("role") != "assistant"
+
+
+def _is_dialogue(said: Any) -> bool:
+    return isinstance(said, str) and said.lstrip().startswith(_HH_ROLES)
+
+
+def _as_messages(prompt: Any) -> list[Any]:
+    return prompt if isinstance(prompt, list) else [{"role": "user", "content": prompt}]
