@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from actors.attention import VARLEN, packed
+from actors.attention import CHECK_TOLERANCE, VARLEN, _difference, packed, per_segment
 from actors.checkpoint import load_format
 from actors.policy import PolicyLoss, PolicyTask, load_causal_lm
 from actors.regressor import PredictorTask, load_regressor
@@ -27,8 +27,12 @@ def test_packed_micro_example() -> None:
     row = packed([np.array([5, 6, 7]), np.array([8, 9])])
     assert row["input_ids"].tolist() == [[5, 6, 7, 8, 9]]
     assert row["position_ids"].tolist() == [[0, 1, 2, 0, 1]]
-    assert row["cu_seq_lens_q"].tolist() == [0, 3, 5]
+    assert row["cu_seq_lens_q"].tolist() == row["cu_seq_lens_k"].tolist() == [0, 3, 5]
+    assert row["max_length_q"] == 3
     assert (row["attention_mask"], row["use_cache"]) == (None, False)
+    filled = packed([np.array([5, 6, 7]), np.array([8, 9])], multiple=4)
+    assert filled["input_ids"].tolist() == [[5, 6, 7, 8, 9, 0, 0, 0]]
+    assert filled["cu_seq_lens_q"].tolist() == [0, 3, 5, 8]
 
 
 @pytest.mark.parametrize("model", ["policy", "predictor"])
@@ -70,3 +74,32 @@ def test_varlen_equals_the_librarys_own_attention(tiny_policy: str) -> None:
     torch.testing.assert_close(logits_1TV[0], torch.cat(expected), rtol=1e-5, atol=1e-5)
     assert isinstance(PolicyLoss(ours), torch.nn.Module)
     assert load_regressor(tiny_policy, format, VARLEN).config.num_labels == len(SCHEMA.names)
+
+
+@pytest.mark.parametrize("window", [None, 20])
+@pytest.mark.parametrize("causal", [True, False])
+def test_a_segment_attends_as_a_dense_mask_says(causal: bool, window: int | None) -> None:
+    """The reference is one softmax over the whole row with a mask that says who sees whom; key and value have half the heads."""
+    torch.manual_seed(0)
+    bounds = [0, 7, 68, 69, 132]
+    q, k, v = (torch.randn(1, heads, 132, 16) for heads in (4, 2, 2))
+    at = torch.arange(132)
+    segment = torch.bucketize(at, torch.tensor(bounds[1:]), right=True)
+    distance = at[:, None] - at
+    sees = (segment[:, None] == segment) & ((distance >= 0) if causal else torch.ones_like(distance, dtype=torch.bool))
+    if window:
+        sees &= distance.abs() < window
+    dense = (q @ k.repeat_interleave(2, 1).transpose(2, 3) / 4).masked_fill(~sees, -torch.inf).softmax(-1) @ v.repeat_interleave(2, 1)
+    torch.testing.assert_close(per_segment(q, k, v, bounds, causal, None, window, 0.0), dense.transpose(1, 2), rtol=1e-5, atol=1e-5)
+
+
+def test_the_check_of_a_fused_kernel_passes_a_right_one_and_finds_a_leaking_one() -> None:
+    def right(q, k, v, cu, longest, causal, scale, window):
+        q, k, v = (t.transpose(0, 1)[None] for t in (q, k, v))
+        return per_segment(q, k, v, cu.tolist(), causal, scale, window, 0.0)[0]
+
+    def leaking(q, k, v, cu, longest, causal, scale, window):
+        return right(q, k, v, cu[[0, -1]], longest, causal, scale, window)
+
+    shape = (torch.device("cpu"), torch.bfloat16, 4, 2, 16)
+    assert _difference(right, *shape) <= CHECK_TOLERANCE < _difference(leaking, *shape)

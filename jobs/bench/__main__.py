@@ -1,0 +1,56 @@
+"""One measurement, side by side with what a user would pick instead: a table, and one JSON object as the last line of stdout.
+
+    python -m jobs.bench NAME [key=value ...]
+
+Both sides run on the same machine in the same run, by turns; figures are medians. Ratios above 1 mean that ours is ahead, unless the name says growth.
+Exit code 1 if the two sides do not agree, or if the real rows are absent.
+"""
+
+import json
+import os
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+from cluster.settings import SettingsError, load
+from cluster.settings_help import help_text
+from cluster.settings_mistakes import did_you_mean
+from jobs.bench import annotate, annotate_scale, turns
+from jobs.bench.report import Bench, Disagreement, machine
+from jobs.bench.rows import NoRealRows
+
+BENCHES: dict[str, Bench] = {"annotate": annotate.BENCH, "turns": turns.BENCH, "annotate_scale": annotate_scale.BENCH}
+PROGRAM = "python -m jobs.bench"
+
+
+def main(argv: Sequence[str]) -> None:
+    """Run the bench that `argv` names."""
+    name, words = (argv[0], argv[1:]) if argv else ("--help", [])
+    if name in ("--help", "-h"):
+        listed = "\n".join(f"  {n}\n      {b.about}" for n, b in BENCHES.items())
+        print(f"usage: {PROGRAM} NAME [key=value ...]\n       {PROGRAM} NAME --help\n\n{__doc__}\nBenches:\n\n{listed}")
+        return
+    if name not in BENCHES:
+        _fail(f"unknown bench {name!r}{did_you_mean(name, list(BENCHES))}; there are {', '.join(BENCHES)}", code=2)
+    bench = BENCHES[name]
+    if {"--help", "-h"} & {*words}:
+        print(f"usage: {PROGRAM} {name} [key=value ...]\n\n{bench.about}\n\nSettings:\n\n{help_text(bench.settings)}")
+        return
+    try:
+        settings = load(bench.settings, os.devnull, words)
+    except SettingsError as error:
+        _fail(str(error), code=2)
+    try:
+        outcome = bench.run(settings)
+    except (NoRealRows, Disagreement) as error:
+        _fail(str(error), code=1)
+    print(json.dumps({"bench": name, "machine": machine(), "ratios": outcome.ratios, "figures": outcome.figures}, ensure_ascii=False), flush=True)
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    print(f"{PROGRAM}: {message}", file=sys.stderr)
+    raise SystemExit(code)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,77 @@
+"""Bench `annotate`: our scorer against transformers' text-classification pipeline, text to scores, on one thread."""
+
+import statistics
+import tempfile
+
+import numpy as np
+import pyarrow as pa
+from pydantic import Field
+
+from actors.annotator import Annotator
+from actors.base import SmallModel
+from actors.peers import PipelineScorer
+from data.conversation import from_table, to_table
+from data.record import Record
+from jobs.bench.report import Bench, Outcome, cpu_seconds_by_turns, print_table, ratio_of, require_equal
+from jobs.bench.rows import MEDIUM, SCHEMA, random_predictor, real_rows
+
+EXACT = 1e-5
+OURS, HALF, BATCHED, SINGLE = "ours fp32", "ours bf16", "pipeline, batches", "pipeline, one by one"
+
+
+class Settings(Record):
+    """What is scored, how often, with which model."""
+
+    rows: int = Field(128, ge=1)
+    """Answers of oasst_model_eval_20k, single-turn, in file order."""
+    rounds: int = Field(3, ge=1)
+    """Alternating rounds; figures are medians over them."""
+    batch_size: int = Field(16, ge=1)
+    """Texts in a batch of the batched pipeline."""
+    row_tokens: int = Field(2048, ge=2)
+    """Token budget of one packed forward of ours."""
+    max_tokens: int = Field(1024, ge=2)
+    """Longer conversations keep their end, on both sides."""
+    model: SmallModel = MEDIUM
+    """Shape of the random-weight Llama."""
+
+
+def run(settings: Settings) -> Outcome:
+    """Tokens per CPU second of four ways to score the same texts; tokenisation counts on all sides, loading on none."""
+    rows = real_rows("oasst_model_eval_20k", "prompt_output", settings.rows)
+    with tempfile.TemporaryDirectory() as folder:
+        predictor = random_predictor(folder, settings.model, real_rows("oasst_model_eval_20k", "prompt_output", 2000))
+        fp32, bf16 = (Annotator(predictor, SCHEMA, "bench", settings.row_tokens, settings.max_tokens, dtype, 1) for dtype in ("float32", "bfloat16"))
+        pipeline = PipelineScorer(predictor, settings.max_tokens)
+        table, texts = to_table(rows, SCHEMA), pipeline.texts(rows)
+        tables: dict[str, pa.Table] = {}
+        scores: dict[str, np.ndarray] = {}
+        ways = {
+            OURS: lambda: tables.update({OURS: fp32(table)}),
+            HALF: lambda: tables.update({HALF: bf16(table)}),
+            SINGLE: lambda: scores.update({SINGLE: pipeline.scores(texts, 1)}),
+            BATCHED: lambda: scores.update({BATCHED: pipeline.scores(texts, settings.batch_size)}),
+        }
+        seconds = cpu_seconds_by_turns(ways, settings.rounds)
+    scores |= {name: _scores(scored) for name, scored in tables.items()}
+    difference = {name: float(np.abs(scores[name] - scores[SINGLE]).max()) for name in ways}
+    tokens = sum(tables[OURS].column("tokens").to_pylist())
+    speed = {name: round(tokens / statistics.median(s), 1) for name, s in seconds.items()}
+    header = ("way", "tokens / CPU s", "ours is faster by", "largest difference")
+    print_table(header, [(name, speed[name], ratio_of(seconds, OURS, name), f"{difference[name]:.1e}") for name in ways])
+    require_equal(difference[OURS], EXACT, f"{OURS} against {SINGLE}")
+    ratios = {
+        "vs_pipeline_batched": ratio_of(seconds, OURS, BATCHED),
+        "vs_pipeline_single": ratio_of(seconds, OURS, SINGLE),
+        "bf16_vs_fp32": ratio_of(seconds, HALF, OURS),
+    }
+    figures = {"rows": len(rows), "tokens": tokens, "rounds": settings.rounds, "tokens_per_cpu_s": speed, "largest_difference": difference}
+    return Outcome(ratios, figures)
+
+
+def _scores(table: pa.Table) -> np.ndarray:
+    """Of each row the scores of its last answer, [B, A]."""
+    return np.array([[row.predicted[-1][name] for name in SCHEMA.names] for row in from_table(table)])
+
+
+BENCH = Bench("our scorer against transformers' text-classification pipeline: tokens per CPU second, one thread", Settings, run)

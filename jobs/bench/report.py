@@ -1,0 +1,75 @@
+"""What every bench shares: its type, the clock, the table, the machine. Knows nothing of what is measured."""
+
+import importlib.metadata
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from data.record import Record
+from jobs.stage import say
+
+
+class Disagreement(ValueError):
+    """The two sides of a bench did not compute the same thing, so that no ratio of theirs means anything."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a bench found."""
+
+    ratios: dict[str, float]
+    """Names are fixed, so that figures can be compared over time."""
+    figures: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Bench:
+    """One bench: what it is about, in a sentence; its settings; and how it runs."""
+
+    about: str
+    settings: type[Record]
+    run: Callable[[Any], Outcome]
+
+
+def cpu_seconds_by_turns(ways: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
+    """CPU seconds of this process for each way in each round; every other round goes through the ways backwards, so that a drift hits all of them."""
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    for number in range(rounds):
+        for name in [*ways] if number % 2 == 0 else [*ways][::-1]:
+            started = time.process_time()
+            ways[name]()
+            seconds[name].append(time.process_time() - started)
+        say(f"round {number + 1} of {rounds}: " + ", ".join(f"{name} {found[-1]:.1f} s" for name, found in seconds.items()))
+    return seconds
+
+
+def ratio_of(seconds: Mapping[str, list[float]], ours: str, theirs: str) -> float:
+    """Median over the rounds of how much longer `theirs` took; in a round both met the same machine."""
+    return round(statistics.median(t / o for o, t in zip(seconds[ours], seconds[theirs], strict=True)), 3)
+
+
+def require_equal(difference: float, limit: float, sides: str) -> None:
+    """Raise Disagreement if the largest difference of two sides is above `limit`."""
+    if not difference <= limit:  # NaN is no agreement
+        raise Disagreement(f"{sides}: scores differ by {difference:.2e}, allowed is {limit:.0e}: one of them is wrong, so there is nothing to compare")
+
+
+def print_table(header: tuple[str, ...], rows: Iterable[tuple[object, ...]]) -> None:
+    """Columns as wide as they need; the first is text, the others numbers."""
+    cells = [header, *(tuple(str(c) for c in row) for row in rows)]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
+    for row in cells:
+        say("  ".join(c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True))))
+
+
+def machine() -> str:
+    """Processor, cores this process may use, and the versions that figures depend on."""
+    info = Path("/proc/cpuinfo")
+    names = [line.partition(":")[2].strip() for line in info.read_text().splitlines() if line.startswith("model name")] if info.exists() else []
+    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("torch", "transformers", "ray"))
+    return f"{names[0] if names else platform.machine()}, {len(os.sched_getaffinity(0))} cores, {versions}"

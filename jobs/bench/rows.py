@@ -1,0 +1,54 @@
+"""What benches run on: real rows from one folder, and a random-weight predictor with a tokenizer trained on their texts.
+
+Weights do not matter for speed, and two ways must agree on any weights.
+"""
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from actors.base import SmallModel, make_small_model
+from actors.regressor import PredictorTask
+from data.attributes import AttributeSchema, shipped
+from data.conversation import Conversation
+from data.sources import read
+from jobs.stage import say
+
+SCHEMA = shipped("helpsteer")
+MEDIUM = SmallModel(hidden_size=512, num_layers=8, num_heads=8, num_kv_heads=4, intermediate_size=1408, vocab_size=8192, max_tokens=2048)
+"""27.8 M parameters: small enough for a CPU, large enough that matrix products are most of the time."""
+SMALL = SmallModel(hidden_size=128, num_layers=4, num_heads=4, num_kv_heads=2, intermediate_size=344, vocab_size=2048, max_tokens=2048)
+"""1 M parameters: the rows are most of the work, not the model."""
+TOKENIZER_TEXTS = 4000
+"""More texts change the tokenizer little and take longer than the bench."""
+
+
+class NoRealRows(ValueError):
+    """The folder of real rows is not there."""
+
+
+def real_rows(name: str, format: str, limit: int = 0, schema: AttributeSchema = SCHEMA) -> list[Conversation]:
+    """The first `limit` conversations of the set `name` (0 = all), each once; raises NoRealRows."""
+    folder = Path(os.environ.get("STEERLM_REAL_DATA", Path(__file__).resolve().parents[3] / "shared" / "data"))
+    if not (folder / name).is_dir():
+        raise NoRealRows(f"no real rows at {folder / name}; set STEERLM_REAL_DATA to the folder that holds {name}")
+    found: dict[str, Conversation] = {}
+    for row in read(str(folder / name), format, schema):
+        if isinstance(row, Conversation):
+            found.setdefault(row.id, row)
+            if limit and len(found) == limit:
+                break
+    return list(found.values())
+
+
+def random_predictor(folder: str, model: SmallModel, rows: Iterable[Conversation]) -> str:
+    """Make a predictor in `folder`, saved as training saves it; returns its model folder."""
+    base, saved = f"{folder}/base", f"{folder}/model"
+    texts = [m.content for row in rows for m in row.messages][:TOKENIZER_TEXTS]
+    sizes = make_small_model(model, texts, seed=0, folder=base)
+    os.makedirs(saved)
+    task = PredictorTask(base, SCHEMA, "steerlm")
+    module = task.build()
+    task.save(module, module.state_dict(), saved)
+    say(f"random-weight model: {sizes['num_parameters'] / 1e6:.1f} M parameters, vocabulary {sizes['vocab_size']:,}")
+    return saved

@@ -1,0 +1,102 @@
+"""Bench `turns`: all answers of a conversation from one forward, against one forward per prefix, with the same packed kernel."""
+
+import tempfile
+from collections import defaultdict
+from collections.abc import Sequence
+
+import numpy as np
+from pydantic import Field
+
+from actors.base import SmallModel
+from actors.predictor import Predictor
+from actors.tokenizer import encoder
+from data.conversation import Conversation
+from data.packing import best_fit
+from data.record import Record
+from data.tokens import Segment, Tokens, tokenise
+from jobs.bench.report import Bench, Outcome, cpu_seconds_by_turns, print_table, ratio_of, require_equal
+from jobs.bench.rows import MEDIUM, random_predictor, real_rows
+from jobs.stage import say
+
+EXACT = 1e-5
+MANY = 4
+"""Answers from which on a conversation counts for the ratio."""
+SETS = {"hh_rlhf_harmless_test": "hh_rlhf", "oasst1_en_labelled": "oasst_messages"}
+
+
+class Settings(Record):
+    """What is scored, how often, with which model."""
+
+    rows: int = Field(24, ge=1)
+    """Conversations for each number of answers, half from each set as far as both have them; the longest kind is "4 or more"."""
+    rounds: int = Field(3, ge=1)
+    """Alternating rounds; figures are medians over them."""
+    row_tokens: int = Field(2048, ge=2)
+    """Token budget of one packed forward; conversations that are longer are left out and counted."""
+    model: SmallModel = MEDIUM
+    """Shape of the random-weight Llama."""
+
+
+def run(settings: Settings) -> Outcome:
+    """CPU seconds of both ways by number of answers; tokenised before the clock starts, on one thread."""
+    sets = {name: real_rows(name, format) for name, format in SETS.items()}
+    with tempfile.TemporaryDirectory() as folder:
+        predictor = Predictor.load(random_predictor(folder, settings.model, [r for rows in sets.values() for r in rows]), num_threads=1)
+    encode = encoder(predictor.format.tokenizer)
+    seconds, figures, table, worst = {}, {}, [], 0.0
+    for kind, rows in _kinds(sets, settings.rows).items():
+        whole = [tokenise(predictor.format.template.pieces(r.system, r.messages, ()), encode) for r in rows]
+        kept = [t for t in whole if len(t) <= settings.row_tokens]
+        found: dict[str, np.ndarray] = {}
+        at_once, prefixes = _at_once(kept), _prefixes(kept)
+        ways = {
+            "one forward": lambda at_once=at_once, found=found: found.update({"one": _scored(predictor, at_once, settings.row_tokens)}),
+            "prefixes": lambda prefixes=prefixes, found=found: found.update({"prefixes": _scored(predictor, prefixes, settings.row_tokens)}),
+        }
+        seconds[kind] = cpu_seconds_by_turns(ways, settings.rounds)
+        difference = float(np.abs(found["one"] - found["prefixes"]).max())
+        worst = max(worst, difference)
+        gain = ratio_of(seconds[kind], "one forward", "prefixes")
+        answers, tokens = sum(len(t.turn_ends_S) for t in kept), sum(map(len, kept))
+        figures[kind] = {"rows": len(kept), "too_long": len(rows) - len(kept), "answers": answers, "tokens": tokens, "vs_prefixes": gain}
+        table.append((kind, len(kept), answers, tokens, gain, f"{difference:.1e}"))
+    print_table(("answers", "conversations", "all answers", "tokens", "one forward is faster by", "largest difference"), table)
+    require_equal(worst, EXACT, "one forward against a forward per prefix")
+    found_many = {name: sum(r.num_answers >= MANY for r in rows) for name, rows in sets.items()}
+    say(f"conversations with {MANY} or more answers: {', '.join(f'{n} in {name}' for name, n in found_many.items())}")
+    return Outcome({"vs_prefixes": figures[f"{MANY}+"]["vs_prefixes"]}, {"by_answers": figures, "with_4_or_more": found_many, "largest_difference": worst})
+
+
+def _kinds(sets: dict[str, list[Conversation]], limit: int) -> dict[str, list[Conversation]]:
+    """Conversations by number of answers, "1" to "4+", taken from the sets by turns."""
+    kinds: dict[str, dict[str, list[Conversation]]] = {kind: defaultdict(list) for kind in (*map(str, range(1, MANY)), f"{MANY}+")}
+    for name, rows in sets.items():
+        for row in rows:
+            kinds[str(row.num_answers) if row.num_answers < MANY else f"{MANY}+"][name].append(row)
+    return {kind: _by_turns(list(found.values()), limit) for kind, found in kinds.items()}
+
+
+def _by_turns(lists: Sequence[list[Conversation]], limit: int) -> list[Conversation]:
+    """Micro-example: [a, b, c], [x] -> a x b c."""
+    longest = max(map(len, lists))
+    return [rows[i] for i in range(longest) for rows in lists if i < len(rows)][:limit]
+
+
+def _at_once(tokens: Sequence[Tokens]) -> list[Segment]:
+    return [Segment(t.ids_T, t.turn_ends_S) for t in tokens]
+
+
+def _prefixes(tokens: Sequence[Tokens]) -> list[Segment]:
+    return [Segment(t.ids_T[: end + 1], np.array([end])) for t in tokens for end in t.turn_ends_S]
+
+
+def _scored(predictor: Predictor, segments: Sequence[Segment], row_tokens: int) -> np.ndarray:
+    """Scores of all reads of all segments, in order, [S, A]."""
+    scores: dict[int, np.ndarray] = {}
+    for members in best_fit([len(s) for s in segments], row_tokens):
+        row = predictor.score([segments[i].ids_T for i in members], [segments[i].reads_S for i in members])
+        scores.update(zip(members, row, strict=True))
+    return np.concatenate([scores[i] for i in range(len(segments))])
+
+
+BENCH = Bench("all answers of a conversation in one forward against one forward per prefix: CPU seconds, the same packed kernel", Settings, run)

@@ -1,0 +1,44 @@
+"""Linear layers that multiply with oneDNN give what PyTorch's own give, and only those meant to."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from actors.onednn import ROWS, use_onednn, works
+
+
+@pytest.mark.skipif(not works(), reason="this PyTorch has no oneDNN product for fp32")
+@pytest.mark.parametrize("shape", [(1, 128, 48), (64, 48), (1, 37, 48), (1, 0, 48)])
+@torch.inference_mode()
+def test_the_products_are_fp32_products(shape: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    plain = torch.nn.Sequential(torch.nn.Linear(48, 96), torch.nn.SiLU(), torch.nn.Linear(96, 16, bias=False))
+    x = torch.randn(shape)
+    expected = plain(x)
+    assert use_onednn(plain) == 2
+    torch.testing.assert_close(plain(x), expected, rtol=1e-5, atol=1e-6)
+
+
+@torch.inference_mode()
+def test_other_dtypes_are_left_alone() -> None:
+    half = torch.nn.Linear(8, 8).bfloat16()
+    assert use_onednn(half) == 0
+    assert "forward" not in vars(half)
+
+
+@torch.inference_mode()
+def test_many_row_lengths_do_not_grow_memory() -> None:
+    """Compiled products are kept: 400 lengths took some 400 MB when each went to oneDNN as it was."""
+    linear = torch.nn.Linear(128, 344, bias=False)
+    use_onednn(linear)
+    linear(torch.zeros(32 * ROWS, 128))
+    before = _anonymous_mb()
+    for length in range(1600, 2000):
+        linear(torch.zeros(length, 128))
+    assert _anonymous_mb() - before < 60
+
+
+def _anonymous_mb() -> float:
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("RssAnon:"))
+    return int(line.split()[1]) / 1024
