@@ -107,6 +107,19 @@ def _window_mask(length: int, window: int, causal: bool, device: torch.device) -
     return (distance >= 0) & (distance < window) if causal else distance.abs() < window
 
 
+def chosen(config: Any, device: torch.device, dtype: torch.dtype) -> str:
+    """What attention of a model of `config` will run on `device`, in words."""
+    if config._attn_implementation != VARLEN:
+        return f"{config._attn_implementation}, one segment a forward"
+    if device.type == "cuda" and dtype in (torch.bfloat16, torch.float16):
+        text = config.get_text_config()
+        num_heads = text.num_attention_heads
+        head_dim = getattr(text, "head_dim", None) or text.hidden_size // num_heads
+        if fused_kernel(device, dtype, num_heads, getattr(text, "num_key_value_heads", None) or num_heads, head_dim):
+            return "a fused variable-length kernel"
+    return "one SDPA call per segment"
+
+
 @functools.cache
 def fused_kernel(device: torch.device, dtype: torch.dtype, num_heads: int, num_kv_heads: int, head_dim: int) -> Fused | None:
     """The variable-length kernel for this shape of heads, or None for SDPA a segment; checked against SDPA on random segments, logged once."""
@@ -121,7 +134,6 @@ def fused_kernel(device: torch.device, dtype: torch.dtype, num_heads: int, num_k
             log.info("attention: %s (%s)", name, shape)
             return kernel
         log.warning("attention: %s is off by %.3g of the largest value for %s and is not used", name, error, shape)
-    log.info("attention: one SDPA call per segment (%s)", shape)
     return None
 
 

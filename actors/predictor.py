@@ -4,17 +4,20 @@ A decoder scores all assistant turns of a conversation in one causal forward; an
 (`data.tokens.segments` cuts a conversation as `reading` says). Knows no rows and no text (`actors.annotator`).
 """
 
+import logging
 from collections.abc import Sequence
 
 import numpy as np
 import torch
 
-from actors.attention import VARLEN, packed
+from actors.attention import VARLEN, chosen, packed
 from actors.backbone import max_positions, packs
 from actors.checkpoint import Format, load_format, local_folder
 from actors.last_layer import only_read
 from actors.onednn import ROWS, use_onednn
 from actors.regressor import PredictorLoss, load_regressor
+
+log = logging.getLogger(__name__)
 
 
 class Predictor:
@@ -30,6 +33,8 @@ class Predictor:
         use_onednn(self.body)
         self.multiple = ROWS if self.device.type == "cpu" and packs(type(module.model)) else 1
         """Rows are filled to a multiple of so many tokens."""
+        weights = next(self.body.parameters()).dtype
+        log.info("scoring in %s on %s; attention: %s", str(weights).removeprefix("torch."), self.device, chosen(module.model.config, self.device, weights))
 
     @classmethod
     def load(cls, path: str, dtype: str = "float32", device: str | None = None, num_threads: int | None = None) -> "Predictor":

@@ -6,6 +6,8 @@ Knows neither Ray nor the worker's model.
 """
 
 import json
+import logging
+import sys
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -36,6 +38,7 @@ class Score:
 
     def __init__(self, worker: type[Any], arguments: Mapping[str, Any]):
         self._worker, self._failure = None, ""
+        _let_workers_speak()
         try:
             self._worker = worker(**arguments)
         except Exception as error:
@@ -52,6 +55,16 @@ class Score:
         assert self._worker is not None, "a worker that failed to start has said so"
         result: pa.Table = self._worker(rows)
         return with_tally(result, {"rows": len(rows), **tally_of(result.schema)})
+
+
+def _let_workers_speak() -> None:
+    """What workers log of themselves (the kernels they chose) goes to the job's output; Ray adds whose line it is and says each once."""
+    logger = logging.getLogger("actors")
+    if not logger.handlers:
+        handler = logging.StreamHandler(sys.stdout)
+        handler.setFormatter(logging.Formatter("%(message)s"))
+        logger.addHandler(handler)
+        logger.setLevel(logging.INFO)
 
 
 def write_shard(batch: pa.Table, output: Output) -> pa.Table:
