@@ -2,8 +2,9 @@
 
 import tempfile
 import time
-from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from pydantic import Field
 from actors.annotator import Annotator
 from actors.base import SmallModel
 from cluster.connect import connect
-from data.conversation import Conversation, to_table
+from data.conversation import to_table
 from data.record import Record
 from data.storage import Storage
 from jobs.audit import audit
@@ -55,56 +56,61 @@ class Settings(Record):
 
 def run(settings: Settings) -> Outcome:
     """Wall-clock seconds, Ray already up: an actor's start and the audit count for the job, the kernel has loaded its model and rows before."""
-    rows = real_rows("oasst_model_eval_20k", "prompt_output", max(settings.rows, settings.scale_rows))
     with tempfile.TemporaryDirectory() as folder, connect(ACTORS + SPARE_CPUS, OBJECT_STORE_BYTES):
-        throughput, speeds = _throughput(settings, rows[: settings.rows], Path(folder) / "throughput")
-        growth, runs = _growth(settings, rows[: settings.scale_rows], Path(folder) / "growth")
-    return Outcome(throughput | growth, {"rows_per_s": speeds, "growth": runs, "rows": min(settings.rows, len(rows)), "cpus": ACTORS})
+        # Growth first, while this process, the driver, holds nothing but its imports.
+        growth, runs = _growth(settings, Path(folder) / "growth")
+        throughput, speeds = _throughput(settings, Path(folder) / "throughput")
+    return Outcome(throughput | growth, {"rows_per_s": speeds, "growth": runs, "cpus": ACTORS})
 
 
-def _throughput(settings: Settings, rows: Sequence[Conversation], folder: Path) -> tuple[dict[str, float], dict[str, float]]:
+def _throughput(settings: Settings, folder: Path) -> tuple[dict[str, float], dict[str, float]]:
     """Ratios, and rows/s of the bare kernel and of the job with one and two actors."""
-    predictor, source = _inputs(settings, settings.model, rows, 1, folder)
+    predictor, source, num_rows = _inputs(settings, settings.model, settings.rows, 1, folder)
     arguments = _arguments(settings, predictor)
-    tables = [to_table(rows[i : i + settings.batch_rows], SCHEMA) for i in range(0, len(rows), settings.batch_rows)]
+    tables = [part.slice(start, settings.batch_rows) for part in source.tables() for start in range(0, len(part), settings.batch_rows)]
     seconds = {f"bare kernel, {ACTORS} processes": bare_seconds(arguments, tables, ACTORS)}
     for actors in (ACTORS, 1):
         seconds[f"job, {actors} actors"] = _job_seconds(settings, Annotator, arguments, actors, source, folder / f"out-{actors}")
     bare, both, one = seconds.values()
-    speeds = {name: round(len(rows) / s, 2) for name, s in seconds.items()}
+    speeds = {name: round(num_rows / s, 2) for name, s in seconds.items()}
     print_table(("way", "seconds", "rows/s"), [(name, round(s, 1), speeds[name]) for name, s in seconds.items()])
     return {"job_vs_kernel": round(bare / both, 3), "two_vs_one_actor": round(one / both, 3)}, speeds
 
 
-def _growth(settings: Settings, rows: Sequence[Conversation], folder: Path) -> tuple[dict[str, float], dict[str, Any]]:
+def _growth(settings: Settings, folder: Path) -> tuple[dict[str, float], dict[str, Any]]:
     """How much more memory and time `times` as many rows take, and the figures of both runs."""
     runs: dict[str, dict[str, float]] = {}
     for times in (1, settings.times):
         where = folder / str(times)
-        predictor, source = _inputs(settings, settings.scale_model, rows, times, where)
+        predictor, source, num_rows = _inputs(settings, settings.scale_model, settings.scale_rows, times, where)
         peaks = where / "peaks"
         peaks.mkdir()
         reset_own_peak()
         seconds = _job_seconds(settings, PeakRecorded, _arguments(settings, predictor) | {"peaks": str(peaks)}, ACTORS, source, where / "out")
         actor = max(int(path.read_text()) for path in peaks.iterdir())
-        runs[f"{len(rows) * times} rows"] = {"seconds": round(seconds, 1), "driver_peak_mb": own_peak_bytes() / 2**20, "actor_peak_mb": actor / 2**20}
+        runs[f"{num_rows} rows"] = {"seconds": round(seconds, 1), "driver_peak_mb": own_peak_bytes() / 2**20, "actor_peak_mb": actor / 2**20}
     print_table(("run", "seconds", "driver peak MB", "actor peak MB"), [(name, *(round(v, 1) for v in found.values())) for name, found in runs.items()])
     small, large = runs.values()
     memory = max(large[name] / small[name] for name in ("driver_peak_mb", "actor_peak_mb"))
     return {"memory_growth": round(memory, 3), "time_growth": round(large["seconds"] / small["seconds"] / settings.times, 3)}, runs
 
 
-def _inputs(settings: Settings, model: SmallModel, rows: Sequence[Conversation], times: int, folder: Path) -> tuple[str, Storage]:
-    """A predictor, and the rows `times` times under new ids as Parquet files."""
+def _inputs(settings: Settings, model: SmallModel, num_rows: int, times: int, folder: Path) -> tuple[str, Storage, int]:
+    """A predictor, the rows `times` times under new ids as Parquet files, and how many those are; made in a process of their own."""
+    with ProcessPoolExecutor(1, get_context("spawn")) as apart:
+        predictor, written = apart.submit(_write_inputs, settings, model, num_rows, times, folder).result()
+    say(f"{written:,} rows written")
+    return predictor, Storage(str(folder / "rows")), written
+
+
+def _write_inputs(settings: Settings, model: SmallModel, num_rows: int, times: int, folder: Path) -> tuple[str, int]:
     folder.mkdir(parents=True)
-    predictor = random_predictor(str(folder), model, rows)
-    source = Storage(str(folder / "rows"))
+    rows = real_rows("oasst_model_eval_20k", "prompt_output", num_rows)
     for time_ in range(times):
         for start in range(0, len(rows), settings.rows_per_file):
             part = [replace(r, id=f"{r.id}-{time_}") for r in rows[start : start + settings.rows_per_file]]
-            write_table(to_table(part, SCHEMA), source, f"part-{time_:03d}-{start:07d}.parquet")
-    say(f"{len(rows) * times:,} rows written")
-    return predictor, source
+            write_table(to_table(part, SCHEMA), Storage(str(folder / "rows")), f"part-{time_:03d}-{start:07d}.parquet")
+    return random_predictor(str(folder), model, rows), len(rows) * times
 
 
 def _arguments(settings: Settings, predictor: str) -> dict[str, Any]:
