@@ -82,8 +82,8 @@ class PredictorExamples:
             return example_row(id, row.group, None, np.zeros(0), reason="no_label_in_range") | {"values": values_SA.ravel()}
         # The last segment is a decoder's only one; of an encoder's, the one that reads the rated answer.
         segment = segments(tokens, reading)[-1]
-        untrained_T = np.zeros(len(segment), np.bool_)
-        return example_row(id, row.group, Tokens(segment.ids_T, untrained_T, segment.reads_S), values_SA[-len(segment.reads_S) :])
+        answers_T = tokens.trained_T if reading.causal else np.zeros(len(segment), np.bool_)
+        return example_row(id, row.group, Tokens(segment.ids_T, answers_T, segment.reads_S), values_SA[-len(segment.reads_S) :])
 
 
 def label_counts(tables: Iterable[pa.Table], schema: AttributeSchema) -> dict[str, dict[str, int]]:

@@ -20,6 +20,7 @@ from actors.backbone import backbone_of, check, first_position, model_class, pac
 from actors.checkpoint import Format, load_config, local_folder, new_format
 from actors.policy import fit_embeddings, save_model
 from actors.probe import Probe
+from actors.surface import Surface, SurfaceHeads
 from actors.tokenizer import TemplateKind
 from data.attributes import AttributeSchema
 from data.feed import Example
@@ -45,16 +46,21 @@ def in_range(values_SA: np.ndarray, schema: AttributeSchema) -> np.ndarray:
 class PredictorLoss(torch.nn.Module):
     """`scores` at the positions that are read; `forward` gives the summed, weighted loss over the labels of a packed row."""
 
-    def __init__(self, model: PreTrainedModel, loss: LossKind = "squared"):
+    def __init__(self, model: PreTrainedModel, loss: LossKind = "squared", token_weight: float = 0.0):
+        """`token_weight` > 0: what an answer's token weighs beside a label; then the losses of a language model and of SurfaceHeads stay on."""
         super().__init__()
-        self.model, self.loss = model, loss
+        self.model, self.loss, self.token_weight = model, loss, token_weight
+        self.surface = SurfaceHeads(model.config.get_text_config().hidden_size, surprise=True) if token_weight else None
         self.backbone = backbone_of(model.config)
         self.heads = self.backbone.heads
         """Modules trained in full even where the backbone only gets adapters."""
 
     def scores(self, row: dict[str, Any], reads_S: torch.Tensor) -> torch.Tensor:
         """Raw scores in the attributes' own units, float32, shape [S, A]."""
-        hidden_S1D = self.read(row, reads_S)[:, None]
+        return self._scored(self.read(row, reads_S))
+
+    def _scored(self, hidden_SD: torch.Tensor) -> torch.Tensor:
+        hidden_S1D = hidden_SD[:, None]
         # The head runs in fp32 whatever the backbone runs in: scores are compared to the hundredth of a point.
         with torch.autocast(hidden_S1D.device.type, enabled=False):
             return self.backbone.head(self.model, hidden_S1D).float()
@@ -72,9 +78,13 @@ class PredictorLoss(torch.nn.Module):
         bounds = row["cu_seq_lens_q"].tolist()
         return torch.cat([body(input_ids=row["input_ids"][:, a:b]).last_hidden_state[0] for a, b in itertools.pairwise(bounds)])
 
-    def forward(self, row: dict[str, Any], reads_S: torch.Tensor, values_SA: torch.Tensor, weights_SA: torch.Tensor) -> torch.Tensor:
-        """`weights_SA` is 0 where there is no label; `values_SA` must be finite there too."""
-        return (label_losses(self.scores(row, reads_S) - values_SA, self.loss) * weights_SA).sum()
+    def forward(self, row: dict[str, Any], reads_S: torch.Tensor, values_SA: torch.Tensor, weights_SA: torch.Tensor, **answers: torch.Tensor) -> torch.Tensor:
+        """`weights_SA` is 0 where there is no label; `values_SA` must be finite there too. `answers` is what SurfaceHeads is given."""
+        hidden_TD = self._hidden(row)
+        loss = (label_losses(self._scored(hidden_TD[reads_S]) - values_SA, self.loss) * weights_SA).sum()
+        if self.surface is None:
+            return loss
+        return loss + self.token_weight * self.surface(hidden_TD, self.model.get_input_embeddings().weight, row["input_ids"][0], **answers)
 
 
 @dataclass(frozen=True)
@@ -89,10 +99,21 @@ class PredictorTask:
     loss: LossKind = "squared"
     probe: float = 0.0
     """Ridge penalty per example with which the heads are fitted before training; 0 = they start at random."""
+    token_weight: float = 0.0
+    """What an answer's token weighs beside a label in the losses of PredictorLoss.surface; 0 = there are none."""
+    surface: Surface | None = None
+    """Needed with a token weight."""
 
     def build(self) -> PredictorLoss:
+        """Raises ValueError if the losses of a language model shall stay on and the backbone is none, or one whose output layer is not its embedding."""
         folder = local_folder(self.base)
-        return PredictorLoss(load_regressor(folder, new_format(folder, self.schema, self.template), VARLEN), self.loss)
+        model = load_regressor(folder, new_format(folder, self.schema, self.template), VARLEN)
+        if self.token_weight and not (backbone_of(model.config).causal and model.config.get_text_config().tie_word_embeddings):
+            raise ValueError(
+                f"predictor.stay_language_model needs a decoder with tied embeddings, which {type(model).__name__} is not: the saved predictor has no other "
+                "output layer; set predictor.stay_language_model to 0"
+            )
+        return PredictorLoss(model, self.loss, self.token_weight)
 
     def start(self, module: torch.nn.Module, rows: Iterable[dict[str, Any]]) -> str:
         """Fit a decoder's heads to the frozen features of `rows`, this rank's share of the examples."""
@@ -119,7 +140,7 @@ class PredictorTask:
             "reads_S": torch.from_numpy(reads_S.astype(np.int64)).to(device),
             "values_SA": torch.from_numpy(values_SA).to(device),
             "weights_SA": torch.from_numpy(weights_SA).to(device),
-        }
+        } | (self.surface.inputs(examples, device) if self.surface else {})
 
     def target_weight(self, example: Example) -> float:
         return float(self._weights(example).sum(dtype=np.float64))

@@ -58,6 +58,39 @@ class Letters:
         return np.stack([*logs, *(r / position_N for r in rates), np.ones_like(position_N)], axis=1).astype(np.float32)
 
 
+class SurfaceHeads(torch.nn.Module):
+    """What an answer's hidden states shall know of it. `forward` gives the losses summed over the answers' tokens."""
+
+    def __init__(self, width: int, mean_state: bool = False, surprise: bool = False):
+        """`mean_state`: also predict the mean of the hidden states so far; `surprise`: also each token's own loss, its running mean and maximum."""
+        super().__init__()
+        self.counts = torch.nn.Linear(width, NUM_COUNTS, bias=False)
+        self.mean_state = torch.nn.Linear(width, width) if mean_state else None
+        self.surprise = torch.nn.Linear(width, 3) if surprise else None
+
+    def forward(
+        self,
+        hidden_TD: torch.Tensor,
+        vocabulary_VD: torch.Tensor,
+        ids_T: torch.Tensor,
+        positions_N: torch.Tensor,
+        answers_N: torch.Tensor,
+        counts_NF: torch.Tensor,
+    ) -> torch.Tensor:
+        """`positions_N` are the answers' tokens; `answers_N` says which answer each belongs to, 0, 0, 1, ..."""
+        logits_NV = torch.nn.functional.linear(hidden_TD[positions_N - 1], vocabulary_VD).float()
+        nats_N = torch.nn.functional.cross_entropy(logits_NV, ids_T[positions_N], reduction="none")
+        hidden_ND = hidden_TD[positions_N]
+        loss = nats_N.sum() + (self.counts(hidden_ND).float() - counts_NF).square().mean(1).sum()
+        if self.mean_state is not None:
+            mean_ND = _running_mean(hidden_ND.detach().float(), answers_N)
+            target_ND = torch.nn.functional.layer_norm(mean_ND, mean_ND.shape[1:])
+            loss = loss + (self.mean_state(hidden_ND).float() - target_ND).square().mean(1).sum()
+        if self.surprise is not None:
+            loss = loss + (self.surprise(hidden_ND).float() - _surprise(nats_N.detach(), answers_N)).square().mean(1).sum()
+        return loss
+
+
 class SurfaceLoss(torch.nn.Module):
     """`forward` gives, summed over the answers' tokens: negative log-likelihood, mean squared errors of the counts and of the mean state."""
 
@@ -66,20 +99,22 @@ class SurfaceLoss(torch.nn.Module):
     def __init__(self, model: PreTrainedModel):
         super().__init__()
         self.model = model
-        width = model.config.get_text_config().hidden_size
-        self.counts = torch.nn.Linear(width, NUM_COUNTS, bias=False)
-        self.mean_state = torch.nn.Linear(width, width)
+        self.surface = SurfaceHeads(model.config.get_text_config().hidden_size, mean_state=True)
 
-    def forward(self, row: dict[str, Any], positions_N: torch.Tensor, answers_N: torch.Tensor, counts_NF: torch.Tensor) -> torch.Tensor:
-        """`positions_N` are the answers' tokens; `answers_N` says which answer each belongs to, 0, 0, 1, ..."""
+    def forward(self, row: dict[str, Any], **answers: torch.Tensor) -> torch.Tensor:
         hidden_TD = getattr(self.model, self.model.base_model_prefix)(**row).last_hidden_state[0]
-        logits_NV = self.model.get_output_embeddings()(hidden_TD[positions_N - 1])
-        loss = torch.nn.functional.cross_entropy(logits_NV.float(), row["input_ids"][0, positions_N], reduction="sum")
-        hidden_ND = hidden_TD[positions_N]
-        loss = loss + (self.counts(hidden_ND).float() - counts_NF).square().mean(1).sum()
-        mean_ND = _running_mean(hidden_ND.detach().float(), answers_N)
-        target_ND = torch.nn.functional.layer_norm(mean_ND, mean_ND.shape[1:])
-        return loss + (self.mean_state(hidden_ND).float() - target_ND).square().mean(1).sum()
+        loss: torch.Tensor = self.surface(hidden_TD, self.model.get_output_embeddings().weight, row["input_ids"][0], **answers)
+        return loss
+
+
+def _surprise(nats_N: torch.Tensor, answers_N: torch.Tensor) -> torch.Tensor:
+    """Of each token: its loss, and the mean and the maximum over its answer so far, each in standard deviations of the row, [N, 3].
+
+    A language model is surprised by what is wrong with an answer, a false fact for one, long before a rater's label tells it why that matters.
+    """
+    highest_N = torch.cat([part.cummax(0).values for part in nats_N.split(torch.unique_consecutive(answers_N, return_counts=True)[1].tolist())])
+    found_N3 = torch.stack([nats_N, _running_mean(nats_N[:, None], answers_N)[:, 0], highest_N], 1)
+    return (found_N3 - found_N3.mean(0)) / (found_N3.std(0, correction=0) + 1e-6)
 
 
 def _running_mean(hidden_ND: torch.Tensor, answers_N: torch.Tensor) -> torch.Tensor:
@@ -92,12 +127,9 @@ def _running_mean(hidden_ND: torch.Tensor, answers_N: torch.Tensor) -> torch.Ten
 
 
 @dataclass(frozen=True)
-class SurfaceTask:
-    """What the learner needs to warm up the causal language model `base`; what it saves is a causal language model again."""
+class Surface:
+    """The counts of a corpus: what each token looks like to this tokenizer, and how the counts are spread."""
 
-    base: str
-    schema: AttributeSchema
-    template: TemplateKind
     letters: Letters
     mean_F: np.ndarray
     """Mean of each count, 0 for the constant."""
@@ -105,13 +137,35 @@ class SurfaceTask:
     """Standard deviation of each count, 1 for the constant."""
 
     @classmethod
-    def of(cls, base: str, schema: AttributeSchema, template: TemplateKind, examples: Sequence[Example]) -> "SurfaceTask":
-        """The task with the moments of the counts in `examples`, a sample of what will be trained on."""
-        letters = Letters.of(new_format(local_folder(base), schema, template).tokenizer)
+    def of(cls, tokenizer: PreTrainedTokenizerBase, examples: Sequence[Example]) -> "Surface":
+        """`examples` are a sample of what will be trained on."""
+        letters = Letters.of(tokenizer)
         counts_NF = np.concatenate([_counts(letters, example) for example in examples])
         mean_F, spread_F = counts_NF.mean(0), counts_NF.std(0) + 1e-6
         mean_F[-1], spread_F[-1] = 0, 1
-        return cls(base, schema, template, letters, mean_F, spread_F)
+        return cls(letters, mean_F, spread_F)
+
+    def inputs(self, examples: Sequence[Example], device: torch.device | str) -> dict[str, Any]:
+        """What SurfaceHeads wants to know of the answers (the trained tokens) of a packed row."""
+        positions_N = np.flatnonzero(np.concatenate([e.trained_T for e in examples]))
+        answers = [_answer_of(e) for e in examples]
+        offsets = np.cumsum([0, *(int(a[-1]) + 1 for a in answers)])
+        counts_NF = np.concatenate([_counts(self.letters, e) for e in examples])
+        return {
+            "positions_N": torch.from_numpy(positions_N).to(device),
+            "answers_N": torch.from_numpy(np.concatenate([a + o for a, o in zip(answers, offsets, strict=False)])).to(device),
+            "counts_NF": torch.from_numpy((counts_NF - self.mean_F) / self.spread_F).float().to(device),
+        }
+
+
+@dataclass(frozen=True)
+class SurfaceTask:
+    """What the learner needs to warm up the causal language model `base`; what it saves is a causal language model again."""
+
+    base: str
+    schema: AttributeSchema
+    template: TemplateKind
+    surface: "Surface"
 
     def build(self) -> SurfaceLoss:
         folder = local_folder(self.base)
@@ -122,16 +176,7 @@ class SurfaceTask:
 
     def inputs(self, examples: Sequence[Example], device: torch.device | str) -> dict[str, Any]:
         """Forward arguments for one packed row."""
-        positions_N = np.flatnonzero(np.concatenate([e.trained_T for e in examples]))
-        answers = [_answer_of(e) for e in examples]
-        offsets = np.cumsum([0, *(int(a[-1]) + 1 for a in answers)])
-        counts_NF = np.concatenate([_counts(self.letters, e) for e in examples])
-        return {
-            "row": packed([e.ids_T for e in examples], device),
-            "positions_N": torch.from_numpy(positions_N).to(device),
-            "answers_N": torch.from_numpy(np.concatenate([a + o for a, o in zip(answers, offsets, strict=False)])).to(device),
-            "counts_NF": torch.from_numpy((counts_NF - self.mean_F) / self.spread_F).float().to(device),
-        }
+        return {"row": packed([e.ids_T for e in examples], device)} | self.surface.inputs(examples, device)
 
     def target_weight(self, example: Example) -> float:
         return float(example.trained_T.sum())

@@ -107,6 +107,9 @@ class PredictorSettings(Record):
     where most raters are right, because ratings at the ends of a scale err to one side only)."""
     probe: float = Field(1.0, ge=0)
     """Ridge penalty per example with which a decoder's heads are fitted to the frozen backbone before training; 0 = heads start at random, as under ZeRO-3."""
+    stay_language_model: float = Field(0.0, ge=0)
+    """Weight of the losses of a language model (and of counts and of its own surprise at the answer), mean over tokens, beside the ratings' loss, mean
+    over labels. What a small backbone knew before the ratings, it forgets without; needs a decoder with tied embeddings; 0 = off."""
     warmup: LearnerSettings | None = None
     """Self-supervised training of the backbone on all rows, rated or not, before the ratings: it stays a language model and learns to keep count of the
     answer so far (length, sentences, lines, ...). For small backbones that start from next to nothing; None = none."""

@@ -6,12 +6,14 @@ What it says of rows it never saw, beside what is to beat, lies next to the weig
 """
 
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 
 from actors.annotator import Annotator
+from actors.checkpoint import local_folder, new_format
 from actors.examples import ConversationExamples, PredictorExamples, label_counts
 from actors.learner_settings import LearnerSettings
 from actors.regressor import PredictorTask
-from actors.surface import SurfaceTask
+from actors.surface import Surface, SurfaceTask
 from data.conversation import Conversation, from_table, to_table
 from data.feed import Feed, bucket
 from data.lab import Lab
@@ -51,7 +53,7 @@ def train(run: Run, folder: Storage) -> tuple[Figures, Ratings]:
     """
     settings, buckets = run.preset.predictor, num_buckets(run)
     backbone = warmed_up(run, settings.warmup, folder / "warmup") if settings.warmup else backbone_uri(run)
-    task = PredictorTask(backbone, run.schema, run.preset.template, settings.attribute_weights, settings.loss, settings.probe)
+    task = predictor_task(run, backbone, folder / "examples")
     # The best step is picked on groups of its own: one picked on the answers it is judged by would flatter it.
     validation_buckets = buckets_for(settings.validation_share) if settings.learner.validate_every else 0
 
@@ -68,6 +70,20 @@ def train(run: Run, folder: Storage) -> tuple[Figures, Ratings]:
     return final, joined(scored, len(run.schema.names))
 
 
+def predictor_task(run: Run, backbone: str, examples: Storage) -> PredictorTask:
+    """What is learned from the examples."""
+    settings = run.preset.predictor
+    task = PredictorTask(backbone, run.schema, run.preset.template, settings.attribute_weights, settings.loss, settings.probe)
+    if not settings.stay_language_model:
+        return task
+    feed = Feed(examples.tables())
+    sampled = [feed[i] for i in range(min(len(feed), MOMENTS_EXAMPLES))]
+    # The learner's mean is over labels: so many labels come with each token of an answer.
+    labels_per_token = sum(map(task.target_weight, sampled)) / sum(int(e.trained_T.sum()) for e in sampled)
+    tokenizer = new_format(local_folder(backbone), run.schema, run.preset.template).tokenizer
+    return replace(task, token_weight=settings.stay_language_model * labels_per_token, surface=Surface.of(tokenizer, sampled))
+
+
 def warmed_up(run: Run, learner: LearnerSettings, folder: Storage) -> str:
     """Train the backbone on what all answers look like, without a single rating; returns its URI."""
     spec = example_spec(run, learner, backbone_uri(run))
@@ -75,8 +91,9 @@ def warmed_up(run: Run, learner: LearnerSettings, folder: Storage) -> str:
     feed = Feed((folder / "examples").tables())
     if not len(feed):
         raise StageError(f"no conversation to warm up on (rejected: {feed.rejected}); raise predictor.warmup.max_tokens or set predictor.warmup to null")
-    sample = [feed[i] for i in range(min(len(feed), MOMENTS_EXAMPLES))]
-    task = SurfaceTask.of(spec.base, run.schema, run.preset.template, sample)
+    sampled = [feed[i] for i in range(min(len(feed), MOMENTS_EXAMPLES))]
+    tokenizer = new_format(local_folder(spec.base), run.schema, run.preset.template).tokenizer
+    task = SurfaceTask(spec.base, run.schema, run.preset.template, Surface.of(tokenizer, sampled))
     fit("predictor: warm-up", task, learner, folder / "examples", folder, buckets_for(learner.validate_every and run.preset.predictor.validation_share))
     return (folder / "model").uri
 

@@ -12,8 +12,10 @@ from transformers.integrations import HfDeepSpeedConfig
 
 from actors.annotator import Annotator
 from actors.backbone import ENCODERS
+from actors.checkpoint import new_format
 from actors.predictor import Predictor
 from actors.regressor import PredictorTask
+from actors.surface import Surface
 from actors.tokenizer import encoder
 from data.attributes import shipped
 from data.conversation import Conversation
@@ -157,3 +159,53 @@ def test_attribute_weights_weigh_the_mean_over_valid_labels(tiny_base: str) -> N
     assert weighted.target_weight(example) == sum(weights.values())
     assert plain.target_weight(example) == 4
     assert module(**weighted.inputs([example], "cpu")).item() == pytest.approx(by_hand, rel=1e-5)
+
+
+def test_absolute_errors_are_those_of_the_scores(tiny_base: str) -> None:
+    task = PredictorTask(tiny_base, SCHEMA, "steerlm", loss="absolute")
+    module, example = task.build(), _example([1, 2, 3, 4, float("nan")])
+    scores_A = module.scores(task.inputs([example], "cpu")["row"], torch.tensor([19]))[0].detach().numpy()
+    assert module(**task.inputs([example], "cpu")).item() == pytest.approx(np.abs(scores_A[:4] - [1, 2, 3, 4]).sum(), rel=1e-5)
+
+
+def test_heads_fitted_before_training_are_better_than_random_ones_and_than_none(tiny_base: str) -> None:
+    task = PredictorTask(tiny_base, SCHEMA, "steerlm", probe=1.0)
+    module, generator = task.build(), np.random.default_rng(0)
+    examples = [
+        Example(generator.integers(4, 400, 20).astype(np.int32), np.zeros(20, bool), np.array([19]), np.array([[1, 3, 2, 0, v]], np.float32))
+        for v in generator.integers(0, 5, 40)
+    ]
+    inputs = task.inputs(examples, "cpu")
+    with torch.no_grad():
+        random_heads = module(**inputs).item()
+        assert "closed form" in task.start(module, [inputs])
+        fitted = module(**inputs).item()
+    # These random features have no constant direction to carry a mean with, as trained ones have.
+    assert fitted < 0.5 * min(random_heads, inputs["values_SA"].square().sum().item())
+
+
+def test_a_predictor_may_stay_a_language_model_and_is_saved_without_what_that_took(tiny_base: str, tmp_path: Path) -> None:
+    plain = PredictorTask(tiny_base, SCHEMA, "steerlm")
+    answers = np.arange(20) > 9
+    example = Example(np.arange(4, 24, dtype=np.int32), answers, np.array([19]), np.array([[1, 2, 3, 4, 0]], np.float32))
+    surface = Surface.of(new_format(tiny_base, SCHEMA, "steerlm").tokenizer, [example])
+    task = PredictorTask(tiny_base, SCHEMA, "steerlm", token_weight=0.1, surface=surface)
+    module = task.build()
+    with torch.no_grad():
+        alone = plain.build()
+        alone.model.load_state_dict(module.model.state_dict())
+        more = module(**task.inputs([example], "cpu")) - alone(**plain.inputs([example], "cpu"))
+        row = task.inputs([example], "cpu")["row"]
+        logits = torch.nn.functional.linear(module._hidden(row), module.model.get_input_embeddings().weight)
+        nats = torch.nn.functional.cross_entropy(logits[9:19], row["input_ids"][0, 10:20], reduction="sum")
+    assert more.item() > 0.1 * nats.item(), "the language model's loss is in it, and more"
+    assert task.target_weight(example) == plain.target_weight(example)
+    task.save(module, module.state_dict(), str(tmp_path / "saved"))
+    saved = AutoModelForSequenceClassification.from_pretrained(tmp_path / "saved")
+    assert not [name for name, _ in saved.named_parameters() if "surface" in name]
+
+
+def test_staying_a_language_model_needs_tied_embeddings(tmp_path: Path) -> None:
+    base = save_backbone("bert", str(tmp_path))
+    with pytest.raises(ValueError, match=r"set predictor\.stay_language_model to 0"):
+        PredictorTask(base, SCHEMA, "steerlm", token_weight=0.1).build()

@@ -7,7 +7,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from actors.checkpoint import new_format
-from actors.surface import Letters, SurfaceLoss, SurfaceTask, _running_mean
+from actors.surface import Letters, Surface, SurfaceLoss, SurfaceTask, _running_mean, _surprise
 from actors.tokenizer import encoder
 from data.attributes import shipped
 from data.feed import Example
@@ -23,6 +23,10 @@ def examples(base: str, num_rows: int = 12) -> list[Example]:
     rows = Lab(LabSettings(num_rows=num_rows)).rows()
     tokens = [fitted(format.template, encode, "", row.messages, (), 512) for row in rows]
     return [Example(t.ids_T, t.trained_T, t.turn_ends_S, np.zeros((len(t.turn_ends_S), 0), np.float32)) for t in tokens]
+
+
+def surface_task(base: str, some: list[Example]) -> SurfaceTask:
+    return SurfaceTask(base, SCHEMA, "steerlm", Surface.of(new_format(base, SCHEMA, "steerlm").tokenizer, some))
 
 
 def test_running_counts_are_those_of_the_text_so_far(tiny_base: str) -> None:
@@ -43,9 +47,16 @@ def test_the_running_mean_starts_anew_with_each_answer() -> None:
     assert _running_mean(hidden, answers)[:, 0].tolist() == [2, 3, 10, 15, 20]
 
 
+def test_surprise_is_a_tokens_loss_with_its_answers_mean_and_maximum_so_far() -> None:
+    nats, answers = torch.tensor([1.0, 5.0, 3.0, 2.0, 4.0]), torch.tensor([0, 0, 0, 1, 1])
+    raw = torch.tensor([[1, 1, 1], [5, 3, 5], [3, 3, 5], [2, 2, 2], [4, 3, 4]], dtype=torch.float32)
+    expected = (raw - raw.mean(0)) / raw.std(0, correction=0)
+    torch.testing.assert_close(_surprise(nats, answers), expected, atol=1e-4, rtol=1e-4)
+
+
 def test_a_packed_row_has_the_loss_of_its_examples_one_by_one(tiny_base: str) -> None:
     some = examples(tiny_base)
-    task = SurfaceTask.of(tiny_base, SCHEMA, "steerlm", some)
+    task = surface_task(tiny_base, some)
     torch.manual_seed(0)
     module = task.build()
     with torch.no_grad():
@@ -56,7 +67,7 @@ def test_a_packed_row_has_the_loss_of_its_examples_one_by_one(tiny_base: str) ->
 
 def test_training_teaches_the_counts_and_saves_a_language_model(tiny_base: str, tmp_path: Path) -> None:
     some = examples(tiny_base)
-    task = SurfaceTask.of(tiny_base, SCHEMA, "steerlm", some)
+    task = surface_task(tiny_base, some)
     torch.manual_seed(0)
     module = task.build()
     assert isinstance(module, SurfaceLoss)
