@@ -107,7 +107,7 @@ def _window_mask(length: int, window: int, causal: bool, device: torch.device) -
     return (distance >= 0) & (distance < window) if causal else distance.abs() < window
 
 
-def chosen(config: Any, device: torch.device, dtype: torch.dtype) -> str:
+def kernel_in_words(config: Any, device: torch.device, dtype: torch.dtype) -> str:
     """What attention of a model of `config` will run on `device`, in words."""
     if config._attn_implementation != VARLEN:
         return f"{config._attn_implementation}, one segment a forward"

@@ -121,7 +121,7 @@ class _Run:
 
         settings, config = self.settings, deepspeed_config(self.settings, self.world)
         self.module = self._build(config)
-        if settings.zero_stage < 3:  # sharded weights cannot run before there is an engine
+        if settings.zero_stage < 3:  # sharded weights cannot run before there is an engine; jobs.preset refuses what would need it
             self._start_module()
         trained = [p for p in self.module.parameters() if p.requires_grad]
         optimizer = torch.optim.AdamW(trained, lr=settings.learning_rate, weight_decay=settings.weight_decay, betas=(0.9, 0.98))

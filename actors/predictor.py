@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from actors.attention import VARLEN, chosen, packed
+from actors.attention import VARLEN, kernel_in_words, packed
 from actors.backbone import max_positions, packs
 from actors.checkpoint import Format, load_format, local_folder
 from actors.last_layer import only_read
@@ -34,7 +34,9 @@ class Predictor:
         self.multiple = ROWS if self.device.type == "cpu" and packs(type(module.model)) else 1
         """Rows are filled to a multiple of so many tokens."""
         weights = next(self.body.parameters()).dtype
-        log.info("scoring in %s on %s; attention: %s", str(weights).removeprefix("torch."), self.device, chosen(module.model.config, self.device, weights))
+        log.info(
+            "scoring in %s on %s; attention: %s", str(weights).removeprefix("torch."), self.device, kernel_in_words(module.model.config, self.device, weights)
+        )
 
     @classmethod
     def load(cls, path: str, dtype: str = "float32", device: str | None = None, num_threads: int | None = None) -> "Predictor":

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from safetensors import SafetensorError
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
+from transformers.configuration_utils import PreTrainedConfig
 from transformers.integrations import is_deepspeed_zero3_enabled
 
 from actors.attention import VARLEN, packed
@@ -41,6 +42,15 @@ def in_range(values_SA: np.ndarray, schema: AttributeSchema) -> np.ndarray:
     """Which labels count, bool [S, A]: those that somebody gave and that lie on the attribute's scale."""
     low_A, high_A = (np.array([getattr(a, end) for a in schema.attributes], np.float32) for end in ("low", "high"))
     return (values_SA >= low_A) & (values_SA <= high_A)  # NaN compares false
+
+
+def require_language_model(config: PreTrainedConfig) -> None:
+    """Raise ValueError unless a predictor on this backbone could go on as a language model: the saved one has no output layer but its embeddings."""
+    if not (backbone_of(config).causal and config.get_text_config().tie_word_embeddings):
+        raise ValueError(
+            f"predictor.stay_language_model needs a decoder with tied embeddings, which this {config.model_type} backbone is not; "
+            "set predictor.stay_language_model to 0"
+        )
 
 
 class PredictorLoss(torch.nn.Module):
@@ -105,14 +115,11 @@ class PredictorTask:
     """Needed with a token weight."""
 
     def build(self) -> PredictorLoss:
-        """Raises ValueError if the losses of a language model shall stay on and the backbone is none, or one whose output layer is not its embedding."""
+        """Raises ValueError as `load_regressor` and `require_language_model` do."""
         folder = local_folder(self.base)
         model = load_regressor(folder, new_format(folder, self.schema, self.template), VARLEN)
-        if self.token_weight and not (backbone_of(model.config).causal and model.config.get_text_config().tie_word_embeddings):
-            raise ValueError(
-                f"predictor.stay_language_model needs a decoder with tied embeddings, which {type(model).__name__} is not: the saved predictor has no other "
-                "output layer; set predictor.stay_language_model to 0"
-            )
+        if self.token_weight:
+            require_language_model(model.config)
         return PredictorLoss(model, self.loss, self.token_weight)
 
     def start(self, module: torch.nn.Module, rows: Iterable[dict[str, Any]]) -> str:

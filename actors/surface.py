@@ -13,9 +13,11 @@ from typing import Any
 import numpy as np
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers.configuration_utils import PreTrainedConfig
 
 from actors.attention import VARLEN, packed
-from actors.checkpoint import local_folder, new_format
+from actors.backbone import backbone_of
+from actors.checkpoint import load_config, local_folder, new_format
 from actors.policy import load_causal_lm, save_model
 from actors.tokenizer import TemplateKind
 from data.attributes import AttributeSchema
@@ -158,6 +160,12 @@ class Surface:
         }
 
 
+def require_decoder(config: PreTrainedConfig) -> None:
+    """Raise ValueError for an encoder."""
+    if not backbone_of(config).causal:
+        raise ValueError(f"predictor.warmup goes on training a language model, which a {config.model_type} backbone is not; set predictor.warmup to null")
+
+
 @dataclass(frozen=True)
 class SurfaceTask:
     """What the learner needs to warm up the causal language model `base`; what it saves is a causal language model again."""
@@ -168,7 +176,9 @@ class SurfaceTask:
     surface: "Surface"
 
     def build(self) -> SurfaceLoss:
+        """Raises ValueError if the backbone is no decoder."""
         folder = local_folder(self.base)
+        require_decoder(load_config(folder))
         return SurfaceLoss(load_causal_lm(folder, new_format(folder, self.schema, self.template), VARLEN))
 
     def start(self, module: torch.nn.Module, rows: Iterable[dict[str, Any]]) -> str:

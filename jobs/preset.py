@@ -105,14 +105,14 @@ class PredictorSettings(Record):
     loss: LossKind = "squared"
     """What is averaged over the labels: squared errors (scores are the mean of what raters say), or absolute ones (the median: nearer to the truth
     where most raters are right, because ratings at the ends of a scale err to one side only)."""
-    probe: float = Field(1.0, ge=0)
-    """Ridge penalty per example with which a decoder's heads are fitted to the frozen backbone before training; 0 = heads start at random, as under ZeRO-3."""
+    probe: float = Field(0.0, ge=0)
+    """Ridge penalty per example with which a decoder's heads are fitted to the frozen backbone before training; 0 = heads start at random. Not under ZeRO-3."""
     stay_language_model: float = Field(0.0, ge=0)
     """Weight of the losses of a language model (and of counts and of its own surprise at the answer), mean over tokens, beside the ratings' loss, mean
-    over labels. What a small backbone knew before the ratings, it forgets without; needs a decoder with tied embeddings; 0 = off."""
+    over labels. What a small backbone knew before the ratings, it forgets without; needs a decoder with tied embeddings; 0 = off. Not under ZeRO-3."""
     warmup: LearnerSettings | None = None
     """Self-supervised training of the backbone on all rows, rated or not, before the ratings: it stays a language model and learns to keep count of the
-    answer so far (length, sentences, lines, ...). For small backbones that start from next to nothing; None = none."""
+    answer so far (length, sentences, lines, ...). For small decoders that start from next to nothing; None = none. Not under ZeRO-3."""
     pairs: tuple[PairSource, ...] = ()
     """Preferences to test the predictor on, each set by itself."""
     pair_weights: dict[str, float] = {}
@@ -123,6 +123,18 @@ class PredictorSettings(Record):
         names = [source.name for source in self.pairs]
         if len(set(names)) < len(names):
             raise ValueError(f"predictor.pairs has the names {', '.join(names)}; each set needs a name of its own")
+        return self
+
+    @model_validator(mode="after")
+    def _whole_weights(self) -> "PredictorSettings":
+        """What reads weights outside the engine's own forward cannot have them sharded."""
+        asked = {"probe": self.probe and self.learner, "stay_language_model": self.stay_language_model and self.learner, "warmup": self.warmup}
+        for name, learner in asked.items():
+            if learner and learner.zero_stage == 3:
+                where = "predictor.warmup" if name == "warmup" else "predictor.learner"
+                raise ValueError(
+                    f"predictor.{name} is set, but {where}.zero_stage is 3, where no worker holds whole weights; set that to 2 or less, or unset it"
+                )
         return self
 
     @model_validator(mode="after")

@@ -9,13 +9,13 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 from actors.annotator import Annotator
-from actors.checkpoint import local_folder, new_format
+from actors.checkpoint import load_config, local_folder, new_format
 from actors.examples import ConversationExamples, PredictorExamples, label_counts
 from actors.learner_settings import LearnerSettings
-from actors.regressor import PredictorTask
-from actors.surface import Surface, SurfaceTask
+from actors.regressor import PredictorTask, require_language_model
+from actors.surface import Surface, SurfaceTask, require_decoder
 from data.conversation import Conversation, from_table, to_table
-from data.feed import Feed, bucket
+from data.feed import Example, Feed, bucket
 from data.lab import Lab
 from data.ratings import Ratings, joined, ratings_of
 from data.sources import files_of
@@ -76,24 +76,32 @@ def predictor_task(run: Run, backbone: str, examples: Storage) -> PredictorTask:
     task = PredictorTask(backbone, run.schema, run.preset.template, settings.attribute_weights, settings.loss, settings.probe)
     if not settings.stay_language_model:
         return task
-    feed = Feed(examples.tables())
-    sampled = [feed[i] for i in range(min(len(feed), MOMENTS_EXAMPLES))]
+    require_language_model(load_config(local_folder(backbone)))
+    sampled = some(Feed(examples.tables()))
     # The learner's mean is over labels: so many labels come with each token of an answer.
     labels_per_token = sum(map(task.target_weight, sampled)) / sum(int(e.trained_T.sum()) for e in sampled)
-    tokenizer = new_format(local_folder(backbone), run.schema, run.preset.template).tokenizer
-    return replace(task, token_weight=settings.stay_language_model * labels_per_token, surface=Surface.of(tokenizer, sampled))
+    return replace(task, token_weight=settings.stay_language_model * labels_per_token, surface=surface_of(run, backbone, sampled))
+
+
+def some(feed: Feed) -> list[Example]:
+    """Enough examples to take moments from."""
+    return [feed[i] for i in range(min(len(feed), MOMENTS_EXAMPLES))]
+
+
+def surface_of(run: Run, base: str, examples: list[Example]) -> Surface:
+    """How the answers look to the tokenizer of `base`."""
+    return Surface.of(new_format(local_folder(base), run.schema, run.preset.template).tokenizer, examples)
 
 
 def warmed_up(run: Run, learner: LearnerSettings, folder: Storage) -> str:
     """Train the backbone on what all answers look like, without a single rating; returns its URI."""
     spec = example_spec(run, learner, backbone_uri(run))
+    require_decoder(load_config(local_folder(spec.base)))
     make_examples("predictor: warm-up", [run.folder("rows") / "rows"], ConversationExamples, {"spec": spec, "answers_only": True}, folder / "examples")
     feed = Feed((folder / "examples").tables())
     if not len(feed):
         raise StageError(f"no conversation to warm up on (rejected: {feed.rejected}); raise predictor.warmup.max_tokens or set predictor.warmup to null")
-    sampled = [feed[i] for i in range(min(len(feed), MOMENTS_EXAMPLES))]
-    tokenizer = new_format(local_folder(spec.base), run.schema, run.preset.template).tokenizer
-    task = SurfaceTask(spec.base, run.schema, run.preset.template, Surface.of(tokenizer, sampled))
+    task = SurfaceTask(spec.base, run.schema, run.preset.template, surface_of(run, spec.base, some(feed)))
     fit("predictor: warm-up", task, learner, folder / "examples", folder, buckets_for(learner.validate_every and run.preset.predictor.validation_share))
     return (folder / "model").uri
 

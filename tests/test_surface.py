@@ -3,7 +3,9 @@
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
+from tiny_backbones import save_backbone
 from transformers import AutoModelForCausalLM
 
 from actors.checkpoint import new_format
@@ -85,3 +87,10 @@ def test_training_teaches_the_counts_and_saves_a_language_model(tiny_base: str, 
     saved = AutoModelForCausalLM.from_pretrained(tmp_path / "model")
     weights = dict(saved.named_parameters())
     assert all(torch.equal(value, weights[name]) for name, value in module.model.named_parameters())
+
+
+def test_an_encoder_is_not_warmed_up(tmp_path: Path) -> None:
+    base = save_backbone("bert", str(tmp_path))
+    task = SurfaceTask(base, SCHEMA, "steerlm", Surface(Letters(*(np.zeros(1),) * 5), np.zeros(9), np.ones(9)))
+    with pytest.raises(ValueError, match=r"set predictor\.warmup to null"):
+        task.build()
