@@ -150,7 +150,7 @@ class TransformersEngine:
         except Exception as error:  # the thread is the engine: whatever ends it must be told to everyone who waits
             self._error = f"{type(error).__name__}: {error}"
         for slot in [*self._slots, *self._waiting]:
-            slot.listener(Step([], "error" if self._error else "cancelled"))
+            self._emit(slot, [], "error" if self._error else "cancelled")
 
     def _wait(self) -> bool:
         with self._wake:
@@ -162,11 +162,8 @@ class TransformersEngine:
             cancelled, self._cancelled = self._cancelled, set()
             gone = [s for s in self._waiting if s.request in cancelled]
             self._waiting = deque(s for s in self._waiting if s.request not in cancelled)
-        for slot in gone:
-            slot.listener(Step([], "cancelled"))
-        for slot in self._slots:
-            if slot.request in cancelled:
-                self._emit(slot, [], "cancelled")
+        for slot in [*gone, *(s for s in self._slots if s.request in cancelled)]:
+            self._emit(slot, [], "cancelled")
         self._retire()
 
     def _admit(self) -> None:

@@ -81,6 +81,20 @@ def test_a_listener_that_fails_ends_only_its_own_request(policy: Policy, prompts
     engine.close()
 
 
+def test_a_listener_that_is_gone_may_be_cancelled_while_it_waits(policy: Policy, prompts: list[list[int]]) -> None:
+    engine = TransformersEngine(policy, max_slots=1)
+
+    def gone(_: Step) -> None:
+        raise RuntimeError("Event loop is closed")
+
+    running = engine.submit(prompts[0], Sampling(400, temperature=1.0, seed=1), lambda _: None)
+    engine.cancel(engine.submit(prompts[1], Sampling(5), gone))
+    engine.cancel(running)
+    assert complete(engine, [(prompts[1], Sampling(5, temperature=0))])[0][0] == _greedy(policy, prompts[1], 5)
+    assert engine.error is None
+    engine.close()
+
+
 def test_a_dead_engine_says_so_to_everyone(policy: Policy, prompts: list[list[int]]) -> None:
     engine = TransformersEngine(policy, max_slots=4)
     with pytest.raises(RuntimeError, match="the generation engine died: IndexError"):
