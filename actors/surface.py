@@ -25,6 +25,11 @@ from data.feed import Example
 
 NUM_COUNTS = 9
 
+CONSTANT = 10.0
+"""What every hidden state is to say of itself beside the counts, which have standard deviation 1. A decoder's regression head has no bias,
+so the mean of the labels is carried by what is constant in the features, and what varies there is noise in every score: the larger the
+constant, the more exactly it is learned."""
+
 
 @dataclass(frozen=True)
 class Letters:
@@ -49,15 +54,14 @@ class Letters:
         return cls(*(np.array(c, np.float32) for c in columns))
 
     def counts(self, ids_N: np.ndarray) -> np.ndarray:
-        """Running counts after each token of an answer, float32 [N, 9]: four logarithms, four rates, and the constant 1."""
+        """Running counts after each token of an answer, float32 [N, 9]: four logarithms, four rates, and a constant."""
         position_N = np.arange(1, len(ids_N) + 1, dtype=np.float32)
         first_seen_N = np.zeros(len(ids_N), np.float32)
         first_seen_N[np.unique(ids_N, return_index=True)[1]] = 1
         characters_N = self.characters_V[ids_N].cumsum()
         logs = [np.log(position_N), np.log1p(characters_N), *(np.log1p(c[ids_N].cumsum()) for c in (self.sentence_ends_V, self.lines_V))]
         rates = [first_seen_N.cumsum(), characters_N, self.digits_V[ids_N].cumsum(), self.words_V[ids_N].cumsum()]
-        # A decoder's regression head has no bias: the constant gives it something to carry the mean of the labels with.
-        return np.stack([*logs, *(r / position_N for r in rates), np.ones_like(position_N)], axis=1).astype(np.float32)
+        return np.stack([*logs, *(r / position_N for r in rates), np.full_like(position_N, CONSTANT)], axis=1).astype(np.float32)
 
 
 class SurfaceHeads(torch.nn.Module):

@@ -9,7 +9,7 @@ from tiny_backbones import save_backbone
 from transformers import AutoModelForCausalLM
 
 from actors.checkpoint import new_format
-from actors.surface import Letters, Surface, SurfaceLoss, SurfaceTask, _running_mean, _surprise
+from actors.surface import CONSTANT, Letters, Surface, SurfaceLoss, SurfaceTask, _running_mean, _surprise
 from actors.tokenizer import encoder
 from data.attributes import shipped
 from data.feed import Example
@@ -40,7 +40,7 @@ def test_running_counts_are_those_of_the_text_so_far(tiny_base: str) -> None:
         text = tokenizer.decode(ids[:n])
         expected = [np.log(n), np.log1p(len(text)), np.log1p(sum(c in ".!?" for c in text)), np.log1p(text.count("\n")), len(set(ids[:n])) / n, len(text) / n]
         np.testing.assert_allclose(counts[n - 1, :6], expected, rtol=1e-5)
-    assert (counts[:, 8] == 1).all()
+    assert (counts[:, 8] == CONSTANT).all()
 
 
 def test_the_running_mean_starts_anew_with_each_answer() -> None:
