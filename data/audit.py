@@ -58,6 +58,20 @@ def audit_file(file: Input, output: Output, num_buckets: int) -> tuple[FileAudit
     return _compared(file.part, expected, found, stamp), *_bucketed(found.to_pylist(), num_buckets)
 
 
+def audit_files(files: Sequence[Input], output: Output, num_buckets: int) -> tuple[list[FileAudit] | list[str], ...]:
+    """The verdicts on several files, then all their parts' ids by bucket."""
+    verdicts: list[FileAudit] = []
+    buckets: list[list[str]] = [[] for _ in range(num_buckets)]
+    for file in files:
+        verdict, *ids = audit_file(file, output, num_buckets)
+        assert isinstance(verdict, FileAudit)
+        verdicts.append(verdict)
+        for bucket, found in zip(buckets, ids, strict=True):
+            assert isinstance(found, list)
+            bucket += found
+    return verdicts, *buckets
+
+
 def _compared(part: str, expected: pa.ChunkedArray, found: pa.ChunkedArray, stamp: str) -> FileAudit:
     before, after = expected.to_pylist(), found.to_pylist()
     distinct = set(after)
