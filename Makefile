@@ -7,7 +7,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 ARGS ?=
 
-.PHONY: help setup lock demo serve test test-kill chaos check format clean
+.PHONY: help setup lock demo serve test test-kill test-train chaos check format clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -52,6 +52,9 @@ test: setup  ## run the tests; ARGS="-k name"
 
 test-kill: setup  ## kill -9 a run in every stage and start it again (minutes)
 	@$(BIN)/python -m pytest -q -m slow tests/test_kill.py $(ARGS)
+
+test-train: setup  ## every ZeRO stage trains alike, and goes on as it was after kills at random steps, on a disk and on S3 (minutes)
+	@$(BIN)/python -m pytest -q -s -m slow tests/test_resume.py $(ARGS)
 
 chaos: setup  ## annotate real rows while drivers, actors and nodes are killed at random, on a disk and on S3 (minutes)
 	@$(BIN)/python -m pytest -q -s -m slow tests/test_chaos.py $(ARGS)

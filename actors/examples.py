@@ -18,7 +18,7 @@ from actors.tokenizer import TemplateKind, encoder
 from data.attributes import AttributeSchema, Values
 from data.calibration import Calibration
 from data.conversation import Conversation, from_table
-from data.feed import EXAMPLE_SCHEMA, example_row
+from data.examples import EXAMPLE_SCHEMA, Origin, example_row
 from data.tokens import OverLong, Tokens, fitted, segments
 
 LabelSource = Literal["predicted", "human", "human_else_predicted"]
@@ -58,7 +58,7 @@ class PredictorExamples:
 
     def _examples(self, row: Conversation) -> Iterator[dict[str, object]]:
         if not any(row.human):
-            yield example_row(row.id, row.group, None, np.zeros(0), reason="unrated")
+            yield example_row(Origin(row.id, row.group, row.source), None, np.zeros(0), reason="unrated")
         elif self.format.reading.causal:
             yield self._example(row, row.id)
         else:
@@ -73,17 +73,19 @@ class PredictorExamples:
         try:
             tokens = fitted(self.format.template, self.encode, row.system, row.messages, (), room)
         except OverLong:
-            return example_row(id, row.group, None, np.zeros(0), reason="over_long")
+            return example_row(Origin(id, row.group, row.source), None, np.zeros(0), reason="over_long")
         kept = row.human[tokens.num_dropped_turns :]
         if not any(kept):
-            return example_row(id, row.group, None, np.zeros(0), reason="rated_turns_cut")
+            return example_row(Origin(id, row.group, row.source), None, np.zeros(0), reason="rated_turns_cut")
         values_SA = np.array([[v.get(n, np.nan) for n in self.spec.schema.names] for v in kept], np.float32)
         if not in_range(values_SA, self.spec.schema).any():
-            return example_row(id, row.group, None, np.zeros(0), reason="no_label_in_range") | {"values": values_SA.ravel()}
+            return example_row(Origin(id, row.group, row.source), None, np.zeros(0), reason="no_label_in_range") | {"values": values_SA.ravel()}
         # The last segment is a decoder's only one; of an encoder's, the one that reads the rated answer.
         segment = segments(tokens, reading)[-1]
         answers_T = tokens.trained_T if reading.causal else np.zeros(len(segment), np.bool_)
-        return example_row(id, row.group, Tokens(segment.ids_T, answers_T, segment.reads_S), values_SA[-len(segment.reads_S) :])
+        return example_row(
+            Origin(id, row.group, row.source), Tokens(segment.ids_T, answers_T, segment.reads_S, tokens.num_dropped_turns), values_SA[-len(segment.reads_S) :]
+        )
 
 
 def label_counts(tables: Iterable[pa.Table], schema: AttributeSchema) -> dict[str, dict[str, int]]:
@@ -113,9 +115,9 @@ class PolicyExamples:
     def _row(self, row: Conversation) -> dict[str, object]:
         labels = [self._shown(row.id, turn, values) for turn, values in enumerate(chosen(row, self.labels, self.calibration))]
         if not any(labels) and self.dropout == 0:
-            return example_row(row.id, row.group, None, np.zeros(0), reason="unlabelled")
+            return example_row(Origin(row.id, row.group, row.source), None, np.zeros(0), reason="unlabelled")
         tokens = fitted(self.format.template, self.encode, row.system, row.messages, labels, self.spec.max_tokens)
-        return example_row(row.id, row.group, tokens, np.zeros(0))
+        return example_row(Origin(row.id, row.group, row.source), tokens, np.zeros(0))
 
     def _shown(self, id: str, turn: int, values: Values) -> Values:
         """Attribute dropout: each label is hidden with probability `dropout`, the same way in every run."""
@@ -146,7 +148,7 @@ class ConversationExamples:
     def _row(self, row: Conversation) -> dict[str, object]:
         tokens = fitted(self.format.template, self.encode, row.system, row.messages, (), self.spec.max_tokens)
         trained_T = tokens.trained_T if self.answers_only else np.arange(len(tokens)) > 0
-        return example_row(row.id, row.group, replace(tokens, trained_T=trained_T), np.zeros(0))
+        return example_row(Origin(row.id, row.group, row.source), replace(tokens, trained_T=trained_T), np.zeros(0))
 
 
 class TextExamples:
@@ -167,7 +169,7 @@ class TextExamples:
                 if len(window) < 2:
                     continue  # a lone token predicts nothing
                 trained = np.arange(len(window)) > 0
-                rows.append(example_row(f"{id}-{start}", id, Tokens(window, trained, np.zeros(0, np.int32)), np.zeros(0)))
+                rows.append(example_row(Origin(f"{id}-{start}", id), Tokens(window, trained, np.zeros(0, np.int32)), np.zeros(0)))
         return pa.Table.from_pylist(rows, schema=EXAMPLE_SCHEMA)
 
 
@@ -177,5 +179,5 @@ def _table(batch: pa.Table, make: Callable[[Conversation], dict[str, object]]) -
         try:
             rows.append(make(conversation))
         except OverLong:
-            rows.append(example_row(conversation.id, conversation.group, None, np.zeros(0), reason="over_long"))
+            rows.append(example_row(Origin(conversation.id, conversation.group, conversation.source), None, np.zeros(0), reason="over_long"))
     return pa.Table.from_pylist(rows, schema=EXAMPLE_SCHEMA)

@@ -18,7 +18,7 @@ from actors.checkpoint import Format, load_format, local_folder, new_format, sav
 from actors.tokenizer import TemplateKind, encoder
 from data.attributes import AttributeSchema
 from data.conversation import Message
-from data.feed import Example
+from data.examples import Example
 from data.template import Labels
 from data.tokens import prompt_ids
 

@@ -24,7 +24,7 @@ from actors.probe import Probe
 from actors.surface import Surface, SurfaceHeads
 from actors.tokenizer import TemplateKind
 from data.attributes import AttributeSchema
-from data.feed import Example
+from data.examples import Example
 
 LossKind = Literal["squared", "absolute"]
 

@@ -21,7 +21,7 @@ from actors.checkpoint import load_config, local_folder, new_format
 from actors.policy import load_causal_lm, save_model
 from actors.tokenizer import TemplateKind
 from data.attributes import AttributeSchema
-from data.feed import Example
+from data.examples import Example
 
 NUM_COUNTS = 9
 

@@ -1,105 +1,178 @@
-"""Tokenised examples on storage, and the deterministic order in which training reads them.
+"""Tokenised examples on storage, and the order in which training reads them: window by window, the same on every rank.
 
-Written once by Ray Data, then read by every rank alike: the order depends on ids, seed and epoch, never on timing.
-Knows no model.
+Ray Data writes the examples. An epoch goes through slices of their files in an order drawn from seed and epoch, some thousand rows at a time (a
+*window*); inside a window the examples are shuffled and packed. So a rank holds two windows, whatever the corpus, and the position (epoch,
+window, step) says everything about what has been read and what has not. Knows no model.
 """
 
 import hashlib
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+import itertools
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
 
 import numpy as np
-import pyarrow as pa
+import pyarrow.parquet as pq
 
-from data.packing import epoch_rows, steps_of
-from data.tokens import Tokens
+from data.examples import Example, Examples, Split
+from data.packing import best_fit, even_steps, steps_of
+from data.shards import Shard, inputs_of, read
+from data.storage import Storage
 
-EXAMPLE_SCHEMA = pa.schema(
-    [
-        ("id", pa.string()),
-        ("group", pa.string()),
-        ("reason", pa.string()),
-        ("ids", pa.list_(pa.int32())),
-        ("trained", pa.list_(pa.bool_())),
-        ("turn_ends", pa.list_(pa.int32())),
-        ("values", pa.list_(pa.float32())),
-    ]
-)
-"""`reason` names why a row could not become an example ("" = it did); `values` is [S, A] flattened, NaN = no label."""
+SHARD_ROWS = 2048
+"""Rows that are read together, wherever a window takes them from."""
+WINDOW_ROWS = 8192
+"""Rows of a window: at 500 tokens each some 20 MB in memory, and enough that its last rows are packed as densely as its first."""
 
 
 @dataclass(frozen=True)
-class Example:
-    """One conversation to learn from: `ids_T`, `trained_T`, `turn_ends_S`, `values_SA`."""
+class Corpus:
+    """All examples in a folder, as slices of its files; rows that became no example count as well."""
 
-    ids_T: np.ndarray
-    trained_T: np.ndarray
-    turn_ends_S: np.ndarray
-    values_SA: np.ndarray
+    uri: str
+    shards: tuple[Shard, ...]
+
+    @classmethod
+    def of(cls, folder: Storage) -> "Corpus":
+        return cls(folder.uri, tuple(shard for file in inputs_of([folder]) for shard in file.shards(SHARD_ROWS)))
+
+    @property
+    def num_rows(self) -> int:
+        return self.rows_of(range(len(self.shards)))
+
+    def rows_of(self, shards: Iterable[int]) -> int:
+        return sum(self.shards[i].stop - self.shards[i].start for i in shards)
+
+    def read(self, shards: Iterable[int]) -> Examples:
+        return Examples(read(self.shards[i]) for i in shards)
 
 
-def example_row(id: str, group: str, tokens: Tokens | None, values_SA: np.ndarray, reason: str = "") -> dict[str, object]:
-    """A row of EXAMPLE_SCHEMA; without `tokens` it only says why."""
-    row: dict[str, object] = {"id": id, "group": group, "reason": reason, "ids": [], "trained": [], "turn_ends": [], "values": []}
-    if tokens is not None:
-        row |= {"ids": tokens.ids_T, "trained": tokens.trained_T, "turn_ends": tokens.turn_ends_S, "values": values_SA.ravel()}
-    return row
+def some(folder: Storage, most: int) -> list[Example]:
+    """The first examples in a folder."""
+    corpus = Corpus.of(folder)
+    found = (examples[i] for shard in range(len(corpus.shards)) for examples in [corpus.read([shard])] for i in range(len(examples)))
+    return list(itertools.islice(found, most))
 
 
-def bucket(group: str, buckets: int) -> int:
-    """The fold a group falls into: stable over runs, machines and row order."""
-    return int.from_bytes(hashlib.sha256(group.encode()).digest()[:8], "big") % buckets
+def counts(folder: Storage) -> dict[str, int]:
+    """Rows that became an example (`examples`), those of them that lost their oldest turns (`cut`), and by its name every reason why others did not."""
+    found: Counter[str] = Counter(examples=0, cut=0)
+    for path in folder.files(".parquet"):
+        table = pq.read_table(path, columns=["reason", "cut_turns"], filesystem=folder.arrow_fs)
+        found.update(reason or "examples" for reason in table.column("reason").to_pylist())
+        found["cut"] += int(np.count_nonzero(table.column("cut_turns").to_numpy()))
+    return dict(found)
 
 
+@dataclass(frozen=True, order=True)
+class Position:
+    """The next step to do."""
+
+    epoch: int = 0
+    window: int = 0
+    step: int = 0
+
+
+@dataclass(frozen=True)
+class Step:
+    """One optimizer step: packed rows of examples, given as indices into `examples`."""
+
+    examples: Examples
+    rows: list[list[int]]
+    epoch: int
+    is_first: bool
+    """Of its window."""
+    after: Position
+    """Where the data stands when it is done."""
+    middle: float
+    """Epochs behind us when half of it is done, by share of the corpus's rows."""
+    progress: float
+    """Epochs behind us when it is done."""
+
+    @property
+    def num_tokens(self) -> int:
+        return sum(int(self.examples.lengths[i]) for row in self.rows for i in row)
+
+
+@dataclass(frozen=True)
 class Feed:
-    """All examples of a stage, ordered by id, as compact arrays: 5 bytes a token, whatever the number of examples."""
+    """What is read of `corpus`, and in which order. Cheap to make; reads when it is iterated."""
 
-    def __init__(self, tables: Iterable[pa.Table]):
-        table = pa.concat_tables([t.select(EXAMPLE_SCHEMA.names).cast(EXAMPLE_SCHEMA) for t in tables] or [EXAMPLE_SCHEMA.empty_table()])
-        reasons = table.column("reason").to_numpy()
-        self.rejected = {str(r): int(n) for r, n in zip(*np.unique(reasons[reasons != ""].astype(str), return_counts=True), strict=True)}
-        table = table.filter(pa.array(reasons == "")).sort_by("id").combine_chunks()
-        self._groups = table.column("group").to_pylist()
-        self._ids, self._trained, self._ends, self._values = (_Lists(table.column(c)) for c in ("ids", "trained", "turn_ends", "values"))
-        self.lengths = self._ids.lengths
-        """Tokens per example."""
+    corpus: Corpus
+    split: Split
+    row_tokens: int
+    rows_per_step: int
+    epochs: int = 1
+    seed: int = 0
+    weights: Mapping[str, float] = field(default_factory=dict)
+    """Source -> how often an epoch has each of its examples; 1 for those not named. See `copies`."""
+    window_rows: int = WINDOW_ROWS
 
-    def __len__(self) -> int:
-        return len(self._groups)
+    def steps(self, start: Position | None = None) -> Iterator[Step]:
+        """All steps from `start` on. While one window is worked through, the next is read."""
+        start = start or Position()
+        total = self.corpus.num_rows
+        plan = [(epoch, w, shards) for epoch in range(start.epoch, self.epochs) for w, shards in enumerate(self.windows(epoch))]
+        plan = [(epoch, w, shards) for epoch, w, shards in plan if (epoch, w) >= (start.epoch, start.window)]
+        before = sum(self.corpus.rows_of(shards) for shards in self.windows(start.epoch)[: start.window]) + start.epoch * total
+        for (epoch, window, shards), examples in zip(plan, self._read_ahead([shards for _, _, shards in plan]), strict=True):
+            steps = self.packed(examples, epoch, window)
+            mine = self.corpus.rows_of(shards)
+            for number, rows in enumerate(steps):
+                if (epoch, window, number) >= (start.epoch, start.window, start.step):
+                    after = Position(epoch, window, number + 1) if number + 1 < len(steps) else Position(epoch, window + 1)
+                    middle, end = ((before + mine * (number + share) / len(steps)) / total for share in (0.5, 1.0))
+                    yield Step(examples, rows, epoch, number == 0, after, middle, end)
+            before += mine
 
-    def __getitem__(self, index: int) -> Example:
-        ends, values = self._ends[index], self._values[index]
-        values = values.reshape(len(ends), -1) if len(values) else np.zeros((len(ends), 0), np.float32)
-        return Example(self._ids[index], self._trained[index], ends, values)
+    def windows(self, epoch: int) -> list[list[int]]:
+        """The shards of each window of an epoch, in order."""
+        windows: list[list[int]] = [[]]
+        for shard in np.random.default_rng([self.seed, epoch]).permutation(len(self.corpus.shards)).tolist():
+            if windows[-1] and self.corpus.rows_of([*windows[-1], shard]) > self.window_rows:
+                windows.append([])
+            windows[-1].append(shard)
+        return windows
 
-    def split(self, buckets: int, held_out: int, validation_buckets: int = 0) -> tuple[list[int], list[int]]:
-        """Indices to train on and to validate on; whole groups are in one of them.
+    def packed(self, examples: Examples, epoch: int, window: int) -> list[list[list[int]]]:
+        """The steps of a window: every example that is trained on, as often as its source's weight says, in rows of at most `row_tokens`."""
+        indices = self.drawn(examples, epoch)
+        rng = np.random.default_rng([self.seed, epoch, window])
+        order = [indices[i] for i in rng.permutation(len(indices))]
+        rows = [[order[i] for i in row] for row in best_fit([int(examples.lengths[i]) for i in order], self.row_tokens)]
+        return even_steps([rows[i] for i in rng.permutation(len(rows))], self.rows_per_step)
 
-        The groups in bucket `held_out` of `buckets` (0 = hold out nothing) are validated on. With `validation_buckets`, they are in neither, and
-        one of so many buckets of the other groups, drawn independently, is validated on: a step chosen by its loss on the very rows the model is
-        judged by would flatter it.
-        """
-        held = [buckets > 0 and bucket(g, buckets) == held_out for g in self._groups]
-        if not validation_buckets:
-            return [i for i, h in enumerate(held) if not h], [i for i, h in enumerate(held) if h]
-        checked = [bucket(f"validation/{g}", validation_buckets) == 0 for g in self._groups]
-        return [i for i, h in enumerate(held) if not h and not checked[i]], [i for i, h in enumerate(held) if not h and checked[i]]
+    def drawn(self, examples: Examples, epoch: int) -> list[int]:
+        """The examples that an epoch trains on, each as often as it does, in order."""
+        trained = [i for i, group in enumerate(examples.groups) if self.split.trains(group)]
+        if not self.weights:
+            return trained
+        return [i for i in trained for _ in range(copies(examples.ids[i], self.weights.get(examples.sources[i], 1.0), self.seed, epoch))]
 
-    def epoch(self, indices: list[int], row_tokens: int, rows_per_step: int, seed: int, epoch: int) -> Iterator[list[list[int]]]:
-        """The optimizer steps of an epoch: lists of `rows_per_step` packed rows of example indices, every index exactly once."""
-        rows = epoch_rows([int(self.lengths[i]) for i in indices], row_tokens, seed, epoch)
-        yield from steps_of([[indices[j] for j in row] for row in rows], rows_per_step)
+    def validation(self, num_workers: int) -> Iterator[tuple[Examples, list[list[int]]]]:
+        """All examples to validate on, packed, in as many rows at a time as there are workers (empty ones at the end)."""
+        for examples in self._read_ahead(self.windows(0)):
+            held = [i for i, group in enumerate(examples.groups) if self.split.validates(group)]
+            rows = best_fit([int(examples.lengths[i]) for i in held], self.row_tokens)
+            yield from ((examples, step) for step in steps_of([[held[i] for i in row] for row in rows], num_workers))
+
+    def _read_ahead(self, windows: Sequence[list[int]]) -> Iterator[Examples]:
+        """The examples of each window; the next one is read by a thread meanwhile."""
+        with ThreadPoolExecutor(1) as pool:
+            ahead: deque[Future[Examples]] = deque()
+            for shards in windows:
+                ahead.append(pool.submit(self.corpus.read, shards))
+                if len(ahead) > 1:
+                    yield ahead.popleft().result()
+            yield from (future.result() for future in ahead)
 
 
-class _Lists:
-    """A list column as one flat array and offsets."""
+def copies(id: str, weight: float, seed: int, epoch: int) -> int:
+    """How often an epoch has an example of a source with this weight.
 
-    def __init__(self, column: pa.ChunkedArray):
-        array = column.combine_chunks()
-        array = array.chunk(0) if isinstance(array, pa.ChunkedArray) and array.num_chunks else array
-        self.offsets = array.offsets.to_numpy() if len(array) else np.zeros(1, np.int32)
-        self.flat = array.values.to_numpy(zero_copy_only=False) if len(array) else np.zeros(0)
-        self.lengths = np.diff(self.offsets)
-
-    def __getitem__(self, index: int) -> np.ndarray:
-        return self.flat[self.offsets[index] : self.offsets[index + 1]]
+    2.5: twice, and a third time in every second epoch, for half of the examples in the even ones and for the others in the odd ones.
+    """
+    whole, part = divmod(weight, 1.0)
+    phase = int.from_bytes(hashlib.sha256(f"{seed}/{id}".encode()).digest()[:8], "big") / 2**64
+    return int(whole) + int((phase + part * (epoch + 1)) // 1 - (phase + part * epoch) // 1)

@@ -4,9 +4,8 @@ Best-fit decreasing (Johnson 1974), as in arXiv 2404.10830: every sample is kept
 """
 
 import bisect
+import itertools
 from collections.abc import Sequence
-
-import numpy as np
 
 
 def best_fit(lengths: Sequence[int], budget: int) -> list[list[int]]:
@@ -32,20 +31,34 @@ def best_fit(lengths: Sequence[int], budget: int) -> list[list[int]]:
     return rows
 
 
-def epoch_rows(lengths: Sequence[int], budget: int, seed: int, epoch: int, window: int = 4096) -> list[list[int]]:
-    """All samples once, shuffled by (seed, epoch), packed window by window, rows shuffled again: the same on every rank."""
-    rng = np.random.default_rng([seed, epoch])
-    order = rng.permutation(len(lengths))
-    rows = []
-    for start in range(0, len(order), window):
-        part = order[start : start + window]
-        rows += [[int(part[i]) for i in row] for row in best_fit([lengths[j] for j in part], budget)]
-    return [rows[i] for i in rng.permutation(len(rows))]
+def even_steps(rows: list[list[int]], rows_per_step: int) -> list[list[list[int]]]:
+    """Steps of at most `rows_per_step` rows and as even as can be: a small last step would count its rows for more than the others.
+
+    Micro-example: 9 rows, 4 at most a step -> 3 + 3 + 3.
+    """
+    num_steps = -(-len(rows) // rows_per_step)
+    bounds = [i * len(rows) // max(num_steps, 1) for i in range(num_steps + 1)]
+    return [rows[a:b] for a, b in itertools.pairwise(bounds)]
 
 
 def steps_of(rows: list[list[int]], rows_per_step: int) -> list[list[list[int]]]:
-    """Optimizer steps of `rows_per_step` rows; the last is filled with empty rows, so that every rank has as many."""
+    """Steps of `rows_per_step` rows; the last is filled with empty rows, so that every rank has as many."""
     steps = [rows[i : i + rows_per_step] for i in range(0, len(rows), rows_per_step)]
     if steps:
         steps[-1] = steps[-1] + [[]] * (rows_per_step - len(steps[-1]))
     return steps
+
+
+def dealt(rows: Sequence[Sequence[int]], costs: Sequence[float], num_workers: int) -> list[list[int]]:
+    """Which of a step's rows (by number) each worker does: the dearest first, always to who has the least, none more than one row more than another.
+
+    Micro-example: dealt([[1], [2], [3], [4]], [9, 1, 8, 2], 2) -> [[0, 1], [2, 3]].
+    """
+    most = -(-len(rows) // num_workers)
+    shares: list[list[int]] = [[] for _ in range(num_workers)]
+    loads = [0.0] * num_workers
+    for number in sorted(range(len(rows)), key=lambda i: -costs[i]):
+        worker = min((w for w in range(num_workers) if len(shares[w]) < most), key=lambda w: (loads[w], w))
+        shares[worker].append(number)
+        loads[worker] += costs[number]
+    return shares

@@ -109,13 +109,13 @@ def bootstrap_prompts(
     ]
 
 
-def steering_prompts(questions: Sequence[Sequence[Message]], schema: AttributeSchema, base: Values, seed: int, source: str) -> list[Prompt]:
-    """Every steerable attribute at every value of its scale, the others at `base`, and `base` itself, for each question.
+def steering_prompts(questions: Sequence[Sequence[Message]], schema: AttributeSchema, others: Values, seed: int, source: str) -> list[Prompt]:
+    """Every steerable attribute at every value of its scale, the others as in `others` (or not asked for), and all at best, for each question.
 
-    The attribute that is turned is told by `group`: its name, or "base".
+    The attribute that is turned is told by `group`: its name, or "best".
     """
-    settings: list[tuple[str, dict[str, float]]] = [("base", dict(base))]
+    settings: list[tuple[str, dict[str, float]]] = [("best", dict(schema.best()))]
     for attribute in schema.attributes:
         if attribute.steerable:
-            settings += [(attribute.name, {**base, attribute.name: v}) for v in range(attribute.low, attribute.high + 1)]
+            settings += [(attribute.name, {**others, attribute.name: v}) for v in range(attribute.low, attribute.high + 1)]
     return [prompt(source, turned, "", messages, values, n, seed) for n, messages in enumerate(questions) for turned, values in settings]

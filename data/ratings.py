@@ -10,7 +10,7 @@ import numpy as np
 
 from data.attributes import Values
 from data.conversation import Conversation
-from data.feed import bucket
+from data.examples import bucket
 
 Truth = Callable[[Conversation], Sequence[Values]]
 """The true values of every answer of a conversation; only a laboratory has them."""

@@ -9,6 +9,7 @@ import json
 import os
 import posixpath
 import secrets
+import shutil
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -107,8 +108,7 @@ class Storage:
             else:
                 self.fs.pipe_file(self.path, content)
         except OSError as error:
-            reason = error.strerror or str(error)
-            raise Unwritable(error.errno, f"cannot write {self.uri}: {reason}; make room or get access there, or set `storage` to another place") from error
+            raise self._unwritable(error) from error
 
     def _write_local(self, content: bytes) -> None:
         os.makedirs(os.path.dirname(self.path), exist_ok=True)
@@ -124,8 +124,33 @@ class Storage:
                 os.remove(beside)
             raise
 
+    def put(self, local: str) -> None:
+        """Copy a local file here; it appears whole or not at all. Raises Unwritable."""
+        try:
+            if not self.is_local:
+                self.fs.put_file(local, self.path)
+                return
+            os.makedirs(os.path.dirname(self.path), exist_ok=True)
+            beside = f"{self.path}.{secrets.token_hex(4)}.tmp"
+            try:
+                shutil.copyfile(local, beside)
+                os.replace(beside, self.path)
+            finally:
+                with contextlib.suppress(FileNotFoundError):
+                    os.remove(beside)
+        except OSError as error:
+            raise self._unwritable(error) from error
+
+    def _unwritable(self, error: OSError) -> Unwritable:
+        reason = error.strerror or str(error)
+        return Unwritable(error.errno, f"cannot write {self.uri}: {reason}; make room or get access there, or set `storage` to another place")
+
     def write_json(self, value: Any) -> None:
         self.write_bytes(json.dumps(value, indent=2, ensure_ascii=False).encode())
+
+    def read_text(self) -> str:
+        with self.fs.open(self.path, "rb") as file:
+            return bytes(file.read()).decode()
 
     def read_json(self) -> Any:
         """Raises FileNotFoundError, or ValueError naming the file if it is no JSON."""

@@ -59,7 +59,7 @@ def stages(number: int) -> list[Stage]:
             resumes=True,
             contents=predictor_weights,
         ),
-        Stage(f"{name}/policy", (f"{name}/rated", "predictor", "annotated", before, "base"), _training_settings, partial(_policy, number=number)),
+        Stage(f"{name}/policy", (f"{name}/rated", "predictor", "annotated", before, "base"), _training_settings, partial(_policy, number=number), resumes=True),
     ]
 
 

@@ -12,9 +12,9 @@ from typing import Any
 from cluster.connect import connect
 from cluster.settings import command_line
 from data.mistakes import is_for_people
-from jobs.plan import print_plan
+from jobs.plan import print_plan, refuse_what_cannot_fit
 from jobs.preset import Preset
-from jobs.stage import Figures, Run, Stage, perform, require
+from jobs.stage import Figures, Run, Stage, StageError, perform, require
 
 FLAGS = {"plan": "print stages, resources and memory per worker, and end without starting Ray"}
 Stages = Sequence[Stage] | Callable[[Preset], Sequence[Stage]]
@@ -28,9 +28,14 @@ def main(about: str | None, stages: Stages, ending: Callable[[Run, dict[str, Fig
     chosen = stages(preset) if callable(stages) else stages
     run = Run(preset)
     if "plan" in flags:
-        print_plan(preset, [stage.name for stage in chosen])
+        try:
+            print_plan(run, [stage.name for stage in chosen])
+        except StageError as error:
+            print(f"{program}: {error}", file=sys.stderr)
+            raise SystemExit(1) from None
         return
     try:
+        refuse_what_cannot_fit(preset)
         manifests = _perform_all(run, chosen)
     except Exception as error:
         if not is_for_people(error):

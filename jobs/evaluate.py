@@ -14,18 +14,20 @@ import numpy as np
 
 from data.attributes import Values
 from data.conversation import Conversation, Message, from_table
-from data.feed import bucket
+from data.examples import bucket
 from data.lab import Lab
 from data.measures import steering
 from data.prompts import prompts_table, steering_prompts
 from data.storage import Storage
 from jobs.annotate import annotate
 from jobs.bootstrap import policy_stage, sample, sampling_settings
+from jobs.card import write_card
 from jobs.command import main
 from jobs.pipelines import write_table
 from jobs.preset import Preset
 from jobs.stage import Figures, Run, Stage, say
 from jobs.training import buckets_for
+from jobs.training_plots import draw_losses
 
 Measure = Callable[[Conversation], Values]
 
@@ -33,7 +35,8 @@ Measure = Callable[[Conversation], Values]
 def work(run: Run, folder: Storage) -> Figures:
     """Sample, measure, tabulate, draw."""
     policy = run.folder(policy_stage(run.preset.bootstrap.rounds))
-    prompts = steering_prompts(questions(run), run.schema, run.schema.best(), run.preset.seed, "evaluate")
+    others = run.schema.best() if run.preset.evaluate.others == "best" else {}
+    prompts = steering_prompts(questions(run), run.schema, others, run.preset.seed, "evaluate")
     write_table(prompts_table(prompts), folder / "prompts")
     sample(run, "evaluate: sample", policy, folder / "prompts", folder / "answers", run.preset.evaluate.temperature)
     rows, measured_by, measure = _measured(run, folder)
@@ -41,8 +44,23 @@ def work(run: Run, folder: Storage) -> Figures:
     report = {"policy": policy.uri, "measured_by": measured_by, "steering": table, "at_best_settings": best, "requested_best": run.schema.best()}
     (folder / "report.json").write_json(report)
     _plot(run, table, measured_by, folder / "steering.png")
+    draw_losses(_trainings(run), folder / "losses.png")
+    _complete_card(run, policy, report)
     _print(table, best, measured_by)
     return report | {"counts": {"questions": run.preset.evaluate.num_questions, "answers": len(rows)}}
+
+
+def _trainings(run: Run) -> dict[str, Figures]:
+    """The curves of all trainings of the run, by stage."""
+    stages = ["base", "predictor", *(policy_stage(number) for number in range(run.preset.bootstrap.rounds + 1))]
+    files = {name: run.folder(name) / "training.json" for name in stages}
+    return {name: file.read_json() for name, file in files.items() if file.exists()}
+
+
+def _complete_card(run: Run, policy: Storage, report: Figures) -> None:
+    """Now that it is known whether the dials turn, the model's card says so."""
+    settings = run.preset.bootstrap.learner if run.preset.bootstrap.rounds else run.preset.policy.learner
+    write_card(run, "policy", settings, (policy / "training.json").read_json(), policy / "model", report)
 
 
 def questions(run: Run) -> list[list[Message]]:
@@ -81,7 +99,7 @@ def tabulate(run: Run, rows: list[Conversation], measure: Measure) -> tuple[Figu
     best: dict[str, list[float]] = defaultdict(list)
     for row in rows:
         values = measure(row)
-        if row.group == "base":
+        if row.group == "best":
             for name, value in values.items():
                 best[name].append(value)
         else:

@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 from actors.base import SmallModel
 from actors.examples import LabelSource
 from actors.learner_settings import LearnerSettings
+from actors.meter import Tracking
 from actors.regressor import LossKind
 from actors.tokenizer import TemplateKind
 from data.attributes import AttributeProblem, AttributeSchema, shipped
@@ -195,6 +196,8 @@ class PolicySettings(Record):
     """Which values an answer is conditioned on; the paper's best are the predicted ones (arXiv 2310.05344, table 3)."""
     calibrate: bool = True
     """Stretch predicted values to the spread of people's ratings (on rows the predictor never saw) before they become labels."""
+    source_weights: dict[str, Annotated[float, Field(ge=0)]] = {}
+    """Source -> how often an epoch has each of its rows: 2 = twice, 0.5 = half of them in one epoch and the others in the next; 1 for those not named."""
     attribute_dropout: float = Field(0.0, ge=0, lt=1)
     """Chance that a label is hidden in training, so that callers may set only some."""
     validation_share: float = Field(0.02, ge=0, lt=1)
@@ -246,6 +249,8 @@ class EvaluateSettings(Record):
 
     num_questions: int = Field(20, ge=1)
     """Questions asked at every setting."""
+    others: Literal["best", "unset"] = "best"
+    """What is asked of the dials that are not turned: their best, or nothing, as by callers who set one dial alone (see policy.attribute_dropout)."""
     temperature: float = Field(0.3, ge=0)
     """Sampling temperature of the evaluation; the paper answers greedily (0), a little more shows what callers will see."""
 
@@ -265,6 +270,8 @@ class Preset(Record):
     """Seed of sampling, selection and bootstrap plans."""
     ray: RaySettings = RaySettings()
     """The local Ray."""
+    tracking: Tracking = "none"
+    """Where training curves go beside the console, Ray's metrics and TensorBoard's files: mlflow or wandb, set up by their own environment variables."""
     rows: RowsSettings
     """What is read."""
     base: BaseSettings = BaseSettings()

@@ -13,12 +13,13 @@ from actors.base import make_small_model
 from actors.examples import ConversationExamples, TextExamples
 from actors.policy import PolicyTask
 from data.conversation import from_table
+from data.examples import Split
 from data.sources import files_of, read_texts
 from data.storage import Storage
 from jobs.command import main
 from jobs.pipelines import write_table
 from jobs.preset import Preset
-from jobs.stage import Figures, Run, Stage, say
+from jobs.stage import Figures, Run, Stage, say, stamp_of
 from jobs.training import example_spec, fit, make_examples
 
 
@@ -49,12 +50,12 @@ def work(run: Run, folder: Storage) -> Figures:
         spec = replace(example_spec(run, base.pretrain), base=start.uri)
         if base.texts:
             write_table(pa.table({"id": [f"{i:08d}" for i in range(len(found))], "text": found}), folder / "texts")
-            make_examples("base", [folder / "texts"], TextExamples, {"spec": spec}, folder / "examples")
+            make_examples("base", [folder / "texts"], TextExamples, {"spec": spec}, folder / "examples", stamp_of(folder))
         else:
             # Whole conversations, in the prompt format: what comes next then only has to learn what the labels mean.
-            make_examples("base", [run.folder("rows") / "rows"], ConversationExamples, {"spec": spec}, folder / "examples")
+            make_examples("base", [run.folder("rows") / "rows"], ConversationExamples, {"spec": spec}, folder / "examples", stamp_of(folder))
         task = PolicyTask(start.uri, run.schema, run.preset.template)
-        figures |= fit("base: pre-training", task, base.pretrain, folder / "examples", folder, buckets=50)
+        figures |= fit("base: pre-training", task, base.pretrain, folder / "examples", folder, Split(buckets=50), tracking=run.preset.tracking)
     return figures
 
 
@@ -67,7 +68,7 @@ def _settings(preset: Preset) -> object:
     return {"base": preset.base.model_copy(update={"num_parameters": None}), "template": preset.template, "seed": preset.seed}
 
 
-STAGE = Stage("base", ("rows",), _settings, work, _inputs)
+STAGE = Stage("base", ("rows",), _settings, work, _inputs, resumes=True)
 
 if __name__ == "__main__":
     main(__doc__, [STAGE])

@@ -147,7 +147,9 @@ def _description(run: Run, stage: Stage) -> Figures:
 
 def _plain(value: Any) -> Any:
     if isinstance(value, BaseModel):
-        return value.model_dump(mode="json")
+        # What only says where a stage runs is no reason to run it again.
+        placement = getattr(type(value), "PLACEMENT", ())
+        return {name: _plain(getattr(value, name)) for name in type(value).model_fields if name not in placement}
     if isinstance(value, dict):
         return {k: _plain(v) for k, v in value.items()}
     return [_plain(v) for v in value] if isinstance(value, list | tuple) else value

@@ -7,16 +7,18 @@ from actors.examples import PolicyExamples
 from actors.learner_settings import LearnerSettings
 from actors.policy import PolicyTask
 from data.calibration import Calibration
-from data.feed import Feed
+from data.examples import Split
+from data.feed import counts
 from data.storage import Storage
+from jobs.card import write_card
 from jobs.command import main
 from jobs.preset import Preset
-from jobs.stage import Figures, Run, Stage
+from jobs.stage import Figures, Run, Stage, stamp_of
 from jobs.training import base_uri, buckets_for, example_spec, fit, make_examples
 
 
 def train_policy(run: Run, what: str, rows: list[Storage], start: str, learner: LearnerSettings, folder: Storage) -> Figures:
-    """Conditioned SFT on `rows`, from the weights at `start`, into `folder`."""
+    """Conditioned SFT on `rows`, from the weights at `start`, into the stage's `folder`."""
     settings = run.preset.policy
     arguments = {
         "spec": example_spec(run, learner),
@@ -25,11 +27,12 @@ def train_policy(run: Run, what: str, rows: list[Storage], start: str, learner: 
         "attribute_dropout": settings.attribute_dropout,
         "seed": run.preset.seed,
     }
-    make_examples(what, rows, PolicyExamples, arguments, folder / "examples")
-    feed = Feed((folder / "examples").tables())
+    make_examples(what, rows, PolicyExamples, arguments, folder / "examples", stamp_of(folder))
     task = PolicyTask(start, run.schema, run.preset.template)
-    training = fit(what, task, learner, folder / "examples", folder, buckets_for(settings.validation_share))
-    return {"training": training, "counts": {"examples": len(feed), **feed.rejected}}
+    split = Split(buckets_for(settings.validation_share))
+    training = fit(what, task, learner, folder / "examples", folder, split, settings.source_weights, run.preset.tracking)
+    write_card(run, "policy", learner, training, folder / "model")
+    return {"training": training, "counts": counts(folder / "examples")}
 
 
 def calibration(run: Run) -> Calibration:
@@ -48,7 +51,7 @@ def _settings(preset: Preset) -> object:
     return {"policy": preset.policy, "template": preset.template, "seed": preset.seed}
 
 
-STAGE = Stage("policy", ("predictor", "annotated", "base"), _settings, work)
+STAGE = Stage("policy", ("predictor", "annotated", "base"), _settings, work, resumes=True)
 
 if __name__ == "__main__":
     main(__doc__, [STAGE])

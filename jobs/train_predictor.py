@@ -15,11 +15,13 @@ from actors.learner_settings import LearnerSettings
 from actors.regressor import PredictorTask, require_language_model
 from actors.surface import Surface, SurfaceTask, require_decoder
 from data.conversation import Conversation, from_table, to_table
-from data.feed import Example, Feed, bucket
+from data.examples import Example, Split, bucket
+from data.feed import counts, some
 from data.lab import Lab
 from data.ratings import Ratings, joined, ratings_of
 from data.sources import files_of
 from data.storage import Storage
+from jobs.card import write_card
 from jobs.command import main
 from jobs.pipelines import map_rows, write_table
 from jobs.predictor_pairs import judge_pairs, store_pairs
@@ -27,7 +29,7 @@ from jobs.predictor_plots import draw_calibration, draw_collinearity
 from jobs.predictor_quality import quality, summary
 from jobs.predictor_tables import quality_lines
 from jobs.preset import Preset
-from jobs.stage import Figures, Run, Stage, StageError, say
+from jobs.stage import Figures, Run, Stage, StageError, say, stamp_of
 from jobs.training import backbone_uri, buckets_for, example_spec, fit, make_examples
 
 MOMENTS_EXAMPLES = 500
@@ -37,12 +39,13 @@ MOMENTS_EXAMPLES = 500
 def work(run: Run, folder: Storage) -> Figures:
     """Train; say what the predictor is worth on answers it never saw, and whether it prefers what people prefer."""
     pairs = store_pairs(run, folder / "pairs")
-    feed = examples(run, folder / "examples")
+    found = examples(run, folder / "examples", stamp_of(folder))
     final, held_out = train(run, folder)
+    write_card(run, "predictor", run.preset.predictor.learner, final, folder / "model")
     figures = report(run, folder, held_out)
     agreement = judge_pairs(run, pairs, folder / "pairs", annotator(run, folder))
     labels = label_counts((folder / "examples").tables(), run.schema)
-    return {"training": final, "counts": {"examples": len(feed), **feed.rejected}, "labels": labels, **figures, "pairs": agreement}
+    return {"training": final, "counts": found, "labels": labels, **figures, "pairs": agreement}
 
 
 def train(run: Run, folder: Storage) -> tuple[Figures, Ratings]:
@@ -52,13 +55,13 @@ def train(run: Run, folder: Storage) -> tuple[Figures, Ratings]:
     predictor trains on every group (but those that pick its best step).
     """
     settings, buckets = run.preset.predictor, num_buckets(run)
-    backbone = warmed_up(run, settings.warmup, folder / "warmup") if settings.warmup else backbone_uri(run)
+    backbone = warmed_up(run, settings.warmup, folder / "warmup", stamp_of(folder)) if settings.warmup else backbone_uri(run)
     task = predictor_task(run, backbone, folder / "examples")
     # The best step is picked on groups of its own: one picked on the answers it is judged by would flatter it.
     validation_buckets = buckets_for(settings.validation_share) if settings.learner.validate_every else 0
 
     def fitted(what: str, output: Storage, buckets: int, held_out: int) -> Figures:
-        return fit(what, task, settings.learner, folder / "examples", output, buckets, held_out, validation_buckets)
+        return fit(what, task, settings.learner, folder / "examples", output, Split(buckets, held_out, validation_buckets), tracking=run.preset.tracking)
 
     scored: list[Ratings] = []
     for fold in range(settings.folds):
@@ -77,15 +80,10 @@ def predictor_task(run: Run, backbone: str, examples: Storage) -> PredictorTask:
     if not settings.stay_language_model:
         return task
     require_language_model(load_config(local_folder(backbone)))
-    sampled = some(Feed(examples.tables()))
+    sampled = some(examples, MOMENTS_EXAMPLES)
     # The learner's mean is over labels: so many labels come with each token of an answer.
     labels_per_token = sum(map(task.target_weight, sampled)) / sum(int(e.trained_T.sum()) for e in sampled)
     return replace(task, token_weight=settings.stay_language_model * labels_per_token, surface=surface_of(run, backbone, sampled))
-
-
-def some(feed: Feed) -> list[Example]:
-    """Enough examples to take moments from."""
-    return [feed[i] for i in range(min(len(feed), MOMENTS_EXAMPLES))]
 
 
 def surface_of(run: Run, base: str, examples: list[Example]) -> Surface:
@@ -93,16 +91,17 @@ def surface_of(run: Run, base: str, examples: list[Example]) -> Surface:
     return Surface.of(new_format(local_folder(base), run.schema, run.preset.template).tokenizer, examples)
 
 
-def warmed_up(run: Run, learner: LearnerSettings, folder: Storage) -> str:
+def warmed_up(run: Run, learner: LearnerSettings, folder: Storage, stamp: str) -> str:
     """Train the backbone on what all answers look like, without a single rating; returns its URI."""
     spec = example_spec(run, learner, backbone_uri(run))
     require_decoder(load_config(local_folder(spec.base)))
-    make_examples("predictor: warm-up", [run.folder("rows") / "rows"], ConversationExamples, {"spec": spec, "answers_only": True}, folder / "examples")
-    feed = Feed((folder / "examples").tables())
-    if not len(feed):
-        raise StageError(f"no conversation to warm up on (rejected: {feed.rejected}); raise predictor.warmup.max_tokens or set predictor.warmup to null")
-    task = SurfaceTask(spec.base, run.schema, run.preset.template, surface_of(run, spec.base, some(feed)))
-    fit("predictor: warm-up", task, learner, folder / "examples", folder, buckets_for(learner.validate_every and run.preset.predictor.validation_share))
+    make_examples("predictor: warm-up", [run.folder("rows") / "rows"], ConversationExamples, {"spec": spec, "answers_only": True}, folder / "examples", stamp)
+    found = counts(folder / "examples")
+    if not found["examples"]:
+        raise StageError(f"no conversation to warm up on ({found}); raise predictor.warmup.max_tokens or set predictor.warmup to null")
+    task = SurfaceTask(spec.base, run.schema, run.preset.template, surface_of(run, spec.base, some(folder / "examples", MOMENTS_EXAMPLES)))
+    split = Split(buckets_for(learner.validate_every and run.preset.predictor.validation_share))
+    fit("predictor: warm-up", task, learner, folder / "examples", folder, split, tracking=run.preset.tracking)
     return (folder / "model").uri
 
 
@@ -111,16 +110,14 @@ def num_buckets(run: Run) -> int:
     return run.preset.predictor.folds or buckets_for(run.preset.predictor.validation_share)
 
 
-def examples(run: Run, folder: Storage) -> Feed:
-    """The tokenised conversations to learn from; raises StageError if nobody rated any."""
+def examples(run: Run, folder: Storage, stamp: str) -> dict[str, int]:
+    """Tokenise the conversations to learn from; returns their counts. Raises StageError if nobody rated any."""
     rows = run.folder("rows") / "rows"
-    make_examples("predictor", [rows], PredictorExamples, {"spec": example_spec(run, run.preset.predictor.learner, backbone_uri(run))}, folder)
-    feed = Feed(folder.tables())
-    if not len(feed):
-        raise StageError(
-            f"no rated conversation to learn from (rejected: {feed.rejected}); rows.sources needs rows with ratings of {', '.join(run.schema.names)}"
-        )
-    return feed
+    make_examples("predictor", [rows], PredictorExamples, {"spec": example_spec(run, run.preset.predictor.learner, backbone_uri(run))}, folder, stamp)
+    found = counts(folder)
+    if not found["examples"]:
+        raise StageError(f"no rated conversation to learn from ({found}); rows.sources needs rows with ratings of {', '.join(run.schema.names)}")
+    return found
 
 
 def score_held_out(run: Run, output: Storage, held_out: int) -> Ratings:
@@ -139,7 +136,7 @@ def score_held_out(run: Run, output: Storage, held_out: int) -> Ratings:
 
 
 def rated_in(rows: Iterable[Conversation], buckets: int, held_out: int) -> Iterator[Conversation]:
-    """The rated rows in bucket `held_out` of `buckets`: those that `Feed.split` keeps from training."""
+    """The rated rows in bucket `held_out` of `buckets`: those that `Split` keeps from training."""
     return (row for row in rows if any(row.human) and bucket(row.group, buckets) == held_out)
 
 
@@ -185,7 +182,7 @@ def _inputs(run: Run) -> dict[str, str]:
     return {file.uri: str(file.fs.checksum(file.path)) for file in files}
 
 
-STAGE = Stage("predictor", ("rows", "base"), _settings, work, _inputs)
+STAGE = Stage("predictor", ("rows", "base"), _settings, work, _inputs, resumes=True)
 
 if __name__ == "__main__":
     main(__doc__, [STAGE])

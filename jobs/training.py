@@ -1,6 +1,11 @@
 """From rows to a trained model: tokenise with Ray Data, then fit with Ray Train. Shared by every stage that trains."""
 
+import contextlib
+import importlib.util
 import os
+import signal
+import threading
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import ray.train
@@ -8,12 +13,18 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2.api.exceptions import TrainingFailedError
 
 from actors.examples import ExampleSpec
-from actors.learner import Assignment, Task, train_worker
+from actors.learner import MISTAKE, Assignment, train_worker
 from actors.learner_settings import LearnerSettings
+from actors.meter import Tracking
+from actors.stopping import STOP
+from actors.task import Task
+from data.examples import Split
+from data.feed import Corpus, Feed
 from data.storage import Storage
 from jobs.pipelines import map_rows
 from jobs.preset import WorkerPool
 from jobs.stage import Figures, Run, StageError, say
+from jobs.training_plots import draw_losses
 
 TOKENISERS = WorkerPool(num_actors=2, min_actors=1, batch_rows=512)
 """Tokenising needs CPUs only, and few."""
@@ -43,22 +54,37 @@ def example_spec(run: Run, learner: LearnerSettings, base: str | None = None) ->
     return ExampleSpec(base or base_uri(run), run.schema, run.preset.template, learner.max_tokens)
 
 
-def make_examples(what: str, sources: list[Storage], maker: type[Any], arguments: dict[str, Any], target: Storage) -> Figures:
-    """Tokenise all rows of `sources` into `target`."""
-    return map_rows(f"{what}: tokenise", sources, maker, arguments, TOKENISERS, target)
+def make_examples(what: str, sources: list[Storage], maker: type[Any], arguments: dict[str, Any], target: Storage, stamp: str) -> Figures:
+    """Tokenise all rows of `sources` into `target`; what is there under this stamp is kept."""
+    return map_rows(f"{what}: tokenise", sources, maker, arguments, TOKENISERS, target, stamp)
 
 
 def fit(
-    what: str, task: Task, settings: LearnerSettings, examples: Storage, output: Storage, buckets: int = 0, held_out: int = 0, validation_buckets: int = 0
+    what: str,
+    task: Task,
+    settings: LearnerSettings,
+    examples: Storage,
+    output: Storage,
+    split: Split | None = None,
+    weights: Mapping[str, float] | None = None,
+    tracking: Tracking = "none",
 ) -> Figures:
     """Train `task` on `examples`; the model goes to `output`/model. Returns the figures of the training.
 
-    Which groups are trained on, validated on and left unseen: `data.feed.Feed.split`. Raises StageError with the worker's own sentence if training fails.
+    `weights`: source -> how often an epoch has each of its examples. What an earlier try left in `output` is kept: a finished training is not
+    repeated, a checkpoint is gone on from. Raises StageError with the worker's own sentence if training fails, or if it was told to stop (SIGTERM).
     """
+    finished = output / "training.json"
+    if finished.exists():
+        say(f"{what}: trained before")
+        return dict(finished.read_json())
+    if tracking != "none" and importlib.util.find_spec(tracking) is None:
+        raise StageError(f"tracking is {tracking}, which is not installed; pip install {tracking} on every node, or set tracking to none")
     say(f"{what}: Ray Train, {settings.num_workers} workers, DeepSpeed ZeRO stage {settings.zero_stage}, {settings.precision}")
+    feed = Feed(Corpus.of(examples), split or Split(), settings.row_tokens, settings.rows_per_step, settings.epochs, settings.seed, weights or {})
     trainer = TorchTrainer(
         train_worker,
-        train_loop_config={"assignment": Assignment(task, settings, examples.uri, output.uri, buckets, held_out, validation_buckets)},
+        train_loop_config={"assignment": Assignment(what, task, settings, feed, output.uri, tracking)},
         # Weights and gradients go over NCCL, what the learner adds up on the host (losses, moments) over gloo; Ray's own default on GPUs has no gloo.
         torch_config=TorchConfig(backend="cpu:gloo,cuda:nccl" if settings.use_gpu else "gloo"),
         scaling_config=ray.train.ScalingConfig(
@@ -66,15 +92,46 @@ def fit(
             use_gpu=settings.use_gpu,
             resources_per_worker={"CPU": settings.cpus_per_worker} | ({"GPU": 1} if settings.use_gpu else {}),
         ),
-        run_config=ray.train.RunConfig(name="ray_train", storage_path=output.path, storage_filesystem=output.arrow_fs),
+        run_config=ray.train.RunConfig(
+            name="ray_train",
+            storage_path=output.path,
+            storage_filesystem=output.arrow_fs,
+            failure_config=ray.train.FailureConfig(max_failures=settings.max_failures),
+        ),
     )
+    for mark in (MISTAKE, STOP):
+        (output / mark).remove()
     try:
-        trainer.fit()
+        with _stopping(output / STOP):
+            trainer.fit()
     except TrainingFailedError as error:
         causes = getattr(error, "worker_failures", {}).values()
         raise StageError(f"{what} failed: {'; '.join(sorted({str(c).strip().splitlines()[-1] for c in causes})) or error}") from error
-    figures: Figures = (output / "training.json").read_json()
+    if (output / MISTAKE).exists():
+        raise StageError(f"{what} failed: {(output / MISTAKE).read_text()}")
+    if not finished.exists():
+        raise StageError(f"{what} was told to stop; what it has is kept, and the same command goes on from there")
+    figures = dict(finished.read_json())
+    draw_losses({what: figures}, output / "loss.png")
     return figures
+
+
+@contextlib.contextmanager
+def _stopping(mark: Storage) -> Iterator[None]:
+    """While it lasts, SIGTERM (`ray job stop`, a pod's end) leaves the mark that makes the workers keep a checkpoint and end."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def leave_mark(*_: object) -> None:
+        say("told to stop: keeping a checkpoint first")
+        mark.write_bytes(b"")
+
+    before = signal.signal(signal.SIGTERM, leave_mark)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def buckets_for(share: float) -> int:

@@ -9,7 +9,7 @@ from actors.checkpoint import load_format
 from actors.policy import PolicyLoss, PolicyTask, load_causal_lm
 from actors.regressor import PredictorTask, load_regressor
 from data.attributes import shipped
-from data.feed import Example
+from data.examples import Example
 
 SCHEMA = shipped("lab")
 

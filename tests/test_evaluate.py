@@ -16,7 +16,7 @@ def _row(turned: str, asked: float, number: int) -> Conversation:
 
 def test_each_dial_is_judged_by_the_rows_that_turned_it() -> None:
     run = Run(load(Preset, DEMO))
-    rows = [_row("humor", v, n) for v in (0, 2, 4) for n in range(3)] + [_row("toxicity", 4 - v, n) for v in (0, 4) for n in range(2)] + [_row("base", 0, 9)]
+    rows = [_row("humor", v, n) for v in (0, 2, 4) for n in range(3)] + [_row("toxicity", 4 - v, n) for v in (0, 4) for n in range(2)] + [_row("best", 0, 9)]
     table, best = tabulate(run, rows, lambda row: {"humor": row.requested[0]["humor"] / 2, "toxicity": 4 - row.requested[0]["humor"]})
     assert table["humor"] == {"requested": [0, 2, 4], "measured": [0, 1, 2], "n": 9, "spearman": 1.0, "monotonic": True}
     assert (table["toxicity"]["spearman"], table["toxicity"]["monotonic"]) == (-1.0, False)

@@ -10,7 +10,7 @@ from actors.examples import ExampleSpec, PredictorExamples, label_counts
 from actors.tokenizer import encoder
 from data.attributes import shipped
 from data.conversation import Conversation, Message, to_table
-from data.feed import Feed
+from data.examples import Examples
 from data.tokens import tokenise
 
 SCHEMA = shipped("lab")
@@ -26,14 +26,14 @@ def _row(*human: dict[str, float], words: int = 4) -> Conversation:
     return Conversation("t", "", tuple(turns), human=human)
 
 
-def _examples(base: str, rows: list[Conversation], max_tokens: int = 256) -> Feed:
-    return Feed([PredictorExamples(ExampleSpec(base, SCHEMA, "steerlm", max_tokens))(to_table(rows, SCHEMA))])
+def _examples(base: str, rows: list[Conversation], max_tokens: int = 256) -> Examples:
+    return Examples([PredictorExamples(ExampleSpec(base, SCHEMA, "steerlm", max_tokens))(to_table(rows, SCHEMA))])
 
 
 def test_an_encoder_has_one_example_for_each_rated_answer_and_never_sees_later_ones(bert: str) -> None:
     row = _row({"humor": 1.0}, {}, {"humor": 3.0, "toxicity": 0.0})
     maker = PredictorExamples(ExampleSpec(bert, SCHEMA, "steerlm", 256))
-    feed = Feed([maker(to_table([row], SCHEMA))])
+    feed = Examples([maker(to_table([row], SCHEMA))])
     tokenizer = maker.format.tokenizer
     assert len(feed) == 2
     for example, num_messages, humor in ((feed[0], 2, 1.0), (feed[1], 6, 3.0)):
@@ -41,7 +41,7 @@ def test_an_encoder_has_one_example_for_each_rated_answer_and_never_sees_later_o
         assert example.ids_T.tolist() == [tokenizer.cls_token_id, *whole.ids_T, tokenizer.sep_token_id]
         assert example.turn_ends_S.tolist() == [0]
         assert example.values_SA[:, SCHEMA.names.index("humor")].tolist() == [humor]
-    assert feed.split(2, 0)[0] in ([], [0, 1]), "both answers are in the conversation's group"
+    assert len(set(feed.groups)) == 1, "both answers are in the conversation's group"
 
 
 def test_an_early_answer_of_a_long_conversation_stays_an_encoders_example(tiny_base: str, bert: str) -> None:
@@ -73,4 +73,4 @@ def test_labels_are_counted_by_attribute_as_people_gave_them(kind: str, tiny_bas
     assert counts["creativity"] == {"valid": 0, "missing": 4, "out_of_range": 0}
     assert {sum(c.values()) for c in counts.values()} == {4}
     # They stay in the examples as they were; the task leaves them out of the loss.
-    assert np.nanmax(Feed(tables)[0].values_SA) <= 7
+    assert np.nanmax(Examples(tables)[0].values_SA) <= 7

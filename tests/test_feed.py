@@ -1,66 +1,141 @@
+"""Every example of an epoch once, in an order that depends on seed and epoch alone; a position says what is left."""
+
 import itertools
+from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pytest
 
-from data.feed import EXAMPLE_SCHEMA, Feed, bucket, example_row
+from data.examples import EXAMPLE_SCHEMA, Examples, Origin, Split, bucket, digest_of, example_row
+from data.feed import Corpus, Feed, Position, copies, counts, some
+from data.storage import Storage
 from data.tokens import Tokens
+from jobs.pipelines import write_table
+
+NUM = 101
 
 
-def _feed(num: int = 101) -> Feed:
-    rows = [
-        example_row(
-            f"{i:04d}", f"g{i % 37}", Tokens(np.arange(5 + i % 20), np.arange(5 + i % 20) > 2, np.array([4], np.int32)), np.array([[i, np.nan]], np.float32)
-        )
-        for i in reversed(range(num))
-    ]
-    rows.append(example_row("x", "g", None, np.zeros(0), reason="over_long"))
-    half = len(rows) // 2
-    return Feed(pa.Table.from_pylist(part, schema=EXAMPLE_SCHEMA) for part in (rows[:half], rows[half:]))
+def _table(num: int = NUM) -> pa.Table:
+    rows = []
+    for i in reversed(range(num)):
+        tokens = Tokens(np.arange(5 + i % 20), np.arange(5 + i % 20) > 2, np.array([4], np.int32))
+        rows.append(example_row(Origin(f"{i:04d}", f"g{i % 37}", f"s{i % 2}"), tokens, np.array([[i, np.nan]], np.float32)))
+    rows.append(example_row(Origin("x", "g"), None, np.zeros(0), reason="over_long"))
+    return pa.Table.from_pylist(rows, schema=EXAMPLE_SCHEMA)
 
 
-def test_order_is_by_id_whatever_the_files() -> None:
-    feed = _feed()
-    assert len(feed) == 101
-    assert feed.rejected == {"over_long": 1}
-    assert [int(feed[i].values_SA[0, 0]) for i in range(101)] == list(range(101))
-    assert feed[7].ids_T.tolist() == list(range(12))
-    assert feed[7].trained_T.tolist() == [False] * 3 + [True] * 9
-    assert np.isnan(feed[7].values_SA[0, 1])
+@pytest.fixture
+def corpus(tmp_path: Path) -> Corpus:
+    """Five files, so that windows of 50 rows have two of them."""
+    table, folder = _table(), Storage(str(tmp_path)) / "examples"
+    for start in range(0, len(table), 24):
+        write_table(table.slice(start, 24), folder, f"part-{start:05d}.parquet")
+    return Corpus.of(folder)
 
 
-def test_split_holds_out_whole_groups() -> None:
-    feed = _feed()
-    train, held = feed.split(5, 2)
-    assert sorted(train + held) == list(range(101))
+def _feed(corpus: Corpus, **settings: object) -> Feed:
+    return Feed(corpus, **({"split": Split(), "row_tokens": 64, "rows_per_step": 4, "epochs": 2, "window_rows": 50} | settings))  # type: ignore[arg-type]
+
+
+def _ids(feed: Feed, start: Position | None = None) -> list[str]:
+    return [step.examples.ids[i] for step in feed.steps(start) for row in step.rows for i in row]
+
+
+def test_examples_are_ordered_by_id_whatever_the_files() -> None:
+    table = _table()
+    examples = Examples([table.slice(50), table.slice(0, 50)])
+    assert len(examples) == NUM
+    assert examples.rejected == {"over_long": 1}
+    assert examples.ids == [f"{i:04d}" for i in range(NUM)]
+    assert examples.sources[7] == "s1"
+    assert examples[7].ids_T.tolist() == list(range(12))
+    assert examples[7].trained_T.tolist() == [False] * 3 + [True] * 9
+    assert np.isnan(examples[7].values_SA[0, 1])
+    assert len(Examples([])) == 0
+
+
+def test_a_split_holds_out_whole_groups() -> None:
+    groups = {f"g{i}" for i in range(37)}
+    split = Split(5, 2)
+    held = {g for g in groups if split.validates(g)}
     assert held
-    assert {i % 37 for i in train}.isdisjoint({i % 37 for i in held})
-    assert feed.split(0, 0) == (list(range(101)), [])
+    assert {g for g in groups if split.trains(g)} == groups - held
+    assert all(Split().trains(g) and not Split().validates(g) for g in groups)
 
 
 def test_the_groups_that_pick_the_best_step_are_neither_trained_on_nor_judged() -> None:
-    feed = _feed()
-    judged = set(feed.split(5, 2)[1])
-    train, validation = feed.split(5, 2, validation_buckets=4)
-    assert validation
-    assert sorted([*train, *validation, *judged]) == list(range(101))
-    assert {i % 37 for i in train}.isdisjoint({i % 37 for i in validation})
+    groups = {f"g{i}" for i in range(37)}
+    judged = {g for g in groups if Split(5, 2).validates(g)}
+    split = Split(5, 2, validation_buckets=4)
+    trained, picking = ({g for g in groups if role(g)} for role in (split.trains, split.validates))
+    assert trained | picking | judged == groups
+    assert len(trained) + len(picking) + len(judged) == len(groups)
     # Drawn independently: the other folds' buckets all give some of their groups.
-    assert {bucket(f"g{i % 37}", 5) for i in validation} == {0, 1, 3, 4}
-    assert sorted(itertools.chain(*feed.split(0, 0, validation_buckets=4))) == list(range(101))
+    assert {bucket(g, 5) for g in picking} == {0, 1, 3, 4}
 
 
 def test_buckets_are_the_same_in_every_run() -> None:
-    assert [bucket("tree-1", 10), bucket("tree-2", 10)] == [bucket("tree-1", 10), bucket("tree-2", 10)]
+    assert (bucket("tree-1", 10), bucket("tree-2", 10)) == (6, 8)
 
 
-def test_an_epoch_has_every_example_once() -> None:
-    feed = _feed()
-    train, _ = feed.split(5, 2)
-    steps = list(feed.epoch(train, row_tokens=64, rows_per_step=4, seed=0, epoch=0))
-    assert {len(step) for step in steps} == {4}
-    assert sorted(itertools.chain(*itertools.chain(*steps))) == train
+def test_an_epoch_has_every_example_once_in_rows_that_fit(corpus: Corpus) -> None:
+    split = Split(5, 2)
+    feed = _feed(corpus, split=split, epochs=1)
+    assert len(feed.windows(0)) == 3
+    trained = sorted(f"{i:04d}" for i in range(NUM) if split.trains(f"g{i % 37}"))
+    assert sorted(_ids(feed)) == trained
+    for step in feed.steps():
+        assert 1 <= len(step.rows) <= 4
+        assert all(sum(int(step.examples.lengths[i]) for i in row) <= 64 for row in step.rows)
+    held = [examples.ids[i] for examples, rows in feed.validation(3) for row in rows for i in row]
+    assert sorted([*held, *trained]) == [f"{i:04d}" for i in range(NUM)]
+    assert {len(rows) for _, rows in feed.validation(3)} == {3}
 
 
-def test_an_empty_feed_is_empty() -> None:
-    assert len(Feed([])) == 0
+def test_epochs_and_seeds_differ_and_repeat(corpus: Corpus) -> None:
+    feed = _feed(corpus)
+    both = _ids(feed)
+    assert both == _ids(feed)
+    assert both[:NUM] != both[NUM:]
+    assert Counter(both) == Counter([f"{i:04d}" for i in range(NUM)] * 2)
+    assert both != _ids(_feed(corpus, seed=1))
+
+
+def test_from_any_position_on_come_just_the_steps_that_are_left(corpus: Corpus) -> None:
+    feed = _feed(corpus)
+    steps = list(feed.steps())
+    whole = _ids(feed)
+    done = 0
+    for step in steps:
+        done += sum(map(len, step.rows))
+        assert _ids(feed, step.after) == whole[done:]
+        assert [s.progress for s in feed.steps(step.after)] == [s.progress for s in steps if s.progress > step.progress]
+    assert steps[-1].progress == 2.0
+    assert all(a.progress < b.middle < b.progress for a, b in itertools.pairwise(steps))
+    assert [s.is_first for s in steps].count(True) == 6
+
+
+def test_a_source_s_weight_says_how_often_an_epoch_has_its_examples(corpus: Corpus) -> None:
+    feed = _feed(corpus, epochs=4, weights={"s0": 2.5, "s1": 0.25})
+    found = Counter(_ids(feed))
+    assert {found[f"{i:04d}"] for i in range(0, NUM, 2)} == {10}
+    assert {found[f"{i:04d}"] for i in range(1, NUM, 2)} == {1}
+    assert sum(copies(str(i), 0.3, 0, 0) for i in range(2000)) == pytest.approx(600, abs=60)
+    assert copies("a", 0.0, 0, 3) == 0
+
+
+def test_memory_holds_windows_not_the_corpus(corpus: Corpus) -> None:
+    assert max(len(step.examples) for step in _feed(corpus).steps()) <= 50
+
+
+def test_what_was_left_out_is_counted(corpus: Corpus) -> None:
+    assert counts(Storage(corpus.uri)) == {"examples": NUM, "cut": 0, "over_long": 1}
+    assert len(some(Storage(corpus.uri), 30)) == 30
+    assert len(some(Storage(corpus.uri), 1000)) == NUM
+
+
+def test_a_digest_tells_multisets_apart_and_knows_no_order() -> None:
+    assert digest_of(["a", "b", "b"]) == digest_of(["b", "a", "b"])
+    assert len({digest_of(ids) for ids in (["a", "b"], ["a", "b", "b"], ["a"], ["a", "c"], [])}) == 5

@@ -55,3 +55,30 @@ def test_killed_in_every_stage_the_result_is_the_same(tmp_path: Path) -> None:
     for name in STAGES[:-1]:
         one, other = ({k: v for k, v in r["stages"][name].items() if k in ("counts", "rows")} for r in (unbroken, killed))
         assert one == other, name
+
+
+@pytest.mark.slow
+def test_told_to_stop_a_training_keeps_what_it_has_and_goes_on_from_there(tmp_path: Path) -> None:
+    """SIGTERM is what `ray job stop` and the end of a pod send; without it there would be no checkpoint (checkpoint_every is 0)."""
+    longer = "policy.learner.epochs=6"
+    process = subprocess.Popen(
+        tiny_run.command(tmp_path / "stopped", longer), cwd=tiny_run.REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout
+    for line in process.stdout:
+        if line.startswith("[policy] running"):
+            break
+    for line in process.stdout:
+        if "step " in line and "loss" in line:
+            process.send_signal(signal.SIGTERM)
+            break
+    said, told = process.communicate(timeout=180)
+    assert process.returncode == 1, said
+    assert "told to stop; what it has is kept, and the same command goes on from there" in told
+    assert not (tmp_path / "stopped" / "demo" / "policy" / "model").exists()
+    result, said = tiny_run.run(tmp_path / "stopped", longer)
+    assert "goes on after step" in said
+    unbroken, _ = tiny_run.run(tmp_path / "unbroken", longer)
+    one, other = (r["stages"]["policy"]["training"] for r in (result, unbroken))
+    assert (one["examples"], one["steps"], one["epochs"]) == (other["examples"], other["steps"], 6)
+    assert one["validation_loss"] == pytest.approx(other["validation_loss"], abs=1e-4)

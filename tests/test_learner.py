@@ -17,7 +17,7 @@ from cluster.settings import SettingsError, load
 from data.attributes import shipped
 from data.calibration import Calibration
 from data.conversation import to_table
-from data.feed import Feed
+from data.examples import Examples, Split
 from data.lab import Lab, LabSettings
 from data.storage import Storage
 from jobs.pipelines import write_table
@@ -50,8 +50,8 @@ def test_one_worker_or_two_whole_or_sharded_same_trajectory(ray_cluster: object,
             num_workers=workers, zero_stage=stage, precision="fp32", row_tokens=256, max_tokens=256, rows_per_step=4, learning_rate=1e-3, warmup=0.0, epochs=2
         )
         output = Storage(str(tmp_path / f"{workers}-{stage}"))
-        figures = fit("test", task, settings, examples, output, buckets=8)
-        assert (figures["num_workers"], figures["zero_stage"], figures["saved_step"]) == (workers, stage, figures["planned_steps"])
+        figures = fit("test", task, settings, examples, output, Split(8))
+        assert (figures["num_workers"], figures["zero_stage"], figures["saved_step"]) == (workers, stage, figures["steps"])
         losses[stage] = [p["loss"] for p in figures["losses"]] + [figures["validation_loss"]]
         weights[stage] = Predictor.load((output / "model").uri).module.model.state_dict()
     half = len(losses[0]) // 2
@@ -69,16 +69,16 @@ def test_training_stops_early_and_saves_the_best_step_not_the_last(ray_cluster: 
         num_workers=2, zero_stage=3, precision="fp32", row_tokens=512, max_tokens=256, rows_per_step=2, learning_rate=1e-2, warmup=0.0,
         schedule="constant_with_warmup", epochs=60, validate_every=1.0, patience=3,
     )  # fmt: skip
-    figures = fit("test", task, settings, examples, output, buckets=5, held_out=1, validation_buckets=3)
+    figures = fit("test", task, settings, examples, output, split := Split(5, 1, 3))
     curve = figures["validations"]
-    assert figures["saved_step"] < figures["steps"] < figures["planned_steps"]
+    assert figures["saved_step"] < figures["steps"]
+    assert figures["epochs"] < 60
     assert [v["step"] for v in curve][-4:][0] == figures["saved_step"], "patience 3: the third validation after the best is the last"
     assert figures["validation_loss"] == pytest.approx(min(v["loss"] for v in curve), abs=1e-6)
 
     exported = PredictorTask(os.path.join(output.path, "model"), SCHEMA, "steerlm")
-    module, feed = exported.build().eval(), Feed(examples.tables())
-    held_out = [feed[i] for i in feed.split(5, 1, 3)[1]]
-    assert figures["num_validation"] == len(held_out)
+    module, all_of_them = exported.build().eval(), Examples(examples.tables())
+    held_out = [all_of_them[i] for i, group in enumerate(all_of_them.groups) if split.validates(group)]
     with torch.no_grad():
         loss = sum(module(**exported.inputs([e], "cpu")).item() for e in held_out) / sum(exported.target_weight(e) for e in held_out)
     assert loss == pytest.approx(figures["validation_loss"], rel=1e-5)
@@ -94,7 +94,7 @@ def test_a_worker_that_fails_says_why(ray_cluster: object, tiny_base: str, tmp_p
 def test_examples_count_what_they_leave_out(tiny_base: str, tmp_path: Path) -> None:
     rows = list(Lab(LabSettings(num_rows=50, rated_share=0.5)).rows())
     maker = PolicyExamples(ExampleSpec(tiny_base, SCHEMA, "steerlm", 64), "human", Calibration(), attribute_dropout=0.0, seed=0)
-    feed = Feed([maker(to_table(rows, SCHEMA))])
+    feed = Examples([maker(to_table(rows, SCHEMA))])
     assert set(feed.rejected) == {"unlabelled", "over_long"}
     assert len(feed) + sum(feed.rejected.values()) == 50
 
@@ -102,17 +102,20 @@ def test_examples_count_what_they_leave_out(tiny_base: str, tmp_path: Path) -> N
 def test_attribute_dropout_hides_labels_the_same_way_in_every_run(tiny_base: str) -> None:
     rows = to_table(list(Lab(LabSettings(num_rows=40, rated_share=1)).rows()), SCHEMA)
     spec = ExampleSpec(tiny_base, SCHEMA, "steerlm", 512)
-    shown, half, again = (Feed([PolicyExamples(spec, "human", Calibration(), d, seed=0)(rows)]) for d in (0.0, 0.5, 0.5))
+    shown, half, again = (Examples([PolicyExamples(spec, "human", Calibration(), d, seed=0)(rows)]) for d in (0.0, 0.5, 0.5))
     assert sum(half.lengths) < sum(shown.lengths)
     assert half.lengths.tolist() == again.lengths.tolist()
 
 
 def test_settings_that_cannot_work_are_refused() -> None:
-    with pytest.raises(ValueError, match="rows_per_step 3 must be a multiple of num_workers 2"):
-        LearnerSettings(num_workers=2, rows_per_step=3)
+    with pytest.raises(ValueError, match="rows_per_step 3 is less than num_workers 4"):
+        LearnerSettings(num_workers=4, rows_per_step=3)
+    with pytest.raises(ValueError, match="offload parameters needs zero_stage 3 or more, it is 2"):
+        LearnerSettings(offload="parameters")
     with pytest.raises(ValueError, match="max_tokens 4096 must not exceed row_tokens 1024"):
         LearnerSettings(max_tokens=4096)
-    assert deepspeed_config(LearnerSettings(zero_stage=3, rows_per_step=8, num_workers=2), 2)["gradient_accumulation_steps"] == 4
+    zero = deepspeed_config(LearnerSettings(zero_stage=3, offload="parameters"))["zero_optimization"]
+    assert (zero["stage"], zero["offload_param"], zero["offload_optimizer"]) == (3, {"device": "cpu"}, {"device": "cpu"})
     with pytest.raises(ValueError, match=r"patience 3 counts validations during training, and there are none; set validate_every"):
         LearnerSettings(patience=3)
 

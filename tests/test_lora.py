@@ -18,7 +18,7 @@ from actors.regressor import PredictorTask
 from data.attributes import shipped
 from data.calibration import Calibration
 from data.conversation import to_table
-from data.feed import Feed
+from data.examples import Examples, Split
 from data.lab import Lab, LabSettings
 from data.storage import Storage
 from jobs.pipelines import write_table
@@ -92,14 +92,14 @@ def test_two_workers_train_adapters_and_export_the_model_they_validated(
     settings = LearnerSettings(
         num_workers=2, zero_stage=zero_stage, precision="fp32", row_tokens=256, max_tokens=256, rows_per_step=2, learning_rate=5e-3, epochs=2, lora=LORA
     )
-    figures = fit("test", task, settings, examples, output, buckets=8)
+    figures = fit("test", task, settings, examples, output, Split(8))
     losses = [p["loss"] for p in figures["losses"]]
     # Little: a random backbone's frozen embeddings leave the adapters little to work with.
     assert np.mean(losses[-5:]) < 0.99 * np.mean(losses[:5])
 
     exported = type(task)(os.path.join(output.path, "model"), SCHEMA, "steerlm")
-    module, feed = exported.build().eval(), Feed(examples.tables())
-    held_out = [feed[i] for i in feed.split(8, 0)[1]]
+    module, all_of_them = exported.build().eval(), Examples(examples.tables())
+    held_out = [all_of_them[i] for i, group in enumerate(all_of_them.groups) if Split(8).validates(group)]
     with torch.no_grad():
         loss = sum(module(**exported.inputs([e], "cpu")).item() for e in held_out) / sum(exported.target_weight(e) for e in held_out)
     assert loss == pytest.approx(figures["validation_loss"], rel=1e-5)

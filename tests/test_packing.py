@@ -3,7 +3,7 @@ import random
 
 import pytest
 
-from data.packing import best_fit, epoch_rows, steps_of
+from data.packing import best_fit, dealt, even_steps, steps_of
 
 
 def test_best_fit_micro_example() -> None:
@@ -23,11 +23,24 @@ def test_a_sample_over_the_budget_names_both_numbers() -> None:
         best_fit([1, 9], 8)
 
 
-def test_epochs_differ_and_repeat_by_seed() -> None:
-    lengths = [random.Random(2).randint(1, 50) for _ in range(500)]
-    first, again, second = (epoch_rows(lengths, 64, seed=3, epoch=e, window=100) for e in (0, 0, 1))
-    assert first == again != second
-    assert sorted(itertools.chain(*second)) == list(range(500))
+def test_steps_are_as_even_as_can_be() -> None:
+    rows = [[i] for i in range(9)]
+    assert [len(step) for step in even_steps(rows, 4)] == [3, 3, 3]
+    assert [len(step) for step in even_steps(rows[:8], 4)] == [4, 4]
+    assert list(itertools.chain(*even_steps(rows, 4))) == rows
+    assert even_steps([], 4) == []
+
+
+def test_rows_are_dealt_so_that_nobody_has_much_more_to_do() -> None:
+    assert dealt([[1], [2], [3], [4]], [9, 1, 8, 2], 2) == [[0, 1], [2, 3]]
+    rng = random.Random(4)
+    for num_rows, workers in ((7, 3), (64, 8), (2, 4)):
+        costs = [rng.uniform(1, 10) for _ in range(num_rows)]
+        shares = dealt([[0]] * num_rows, costs, workers)
+        assert sorted(itertools.chain(*shares)) == list(range(num_rows))
+        assert max(map(len, shares)) <= -(-num_rows // workers)
+        loads = [sum(costs[i] for i in share) for share in shares]
+        assert max(loads) - min(loads) <= 10
 
 
 def test_last_step_is_filled_with_empty_rows() -> None:

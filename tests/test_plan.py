@@ -2,10 +2,19 @@ from pathlib import Path
 
 import pytest
 
+from actors.learner_settings import LearnerSettings
+from actors.memory import Shape
 from cluster.settings import load
-from jobs.plan import model_state_bytes, plan_lines
+from data.attributes import shipped
+from data.conversation import to_table
+from data.lab import Lab, LabSettings
+from data.storage import Storage
+from jobs.estimate import estimate
+from jobs.pipelines import write_table
+from jobs.plan import learners, plan_lines, refuse_what_cannot_fit
 from jobs.preset import Preset
 from jobs.run import stages
+from jobs.stage import Run, StageError
 
 PRESETS = sorted((Path(__file__).parent.parent / "jobs" / "presets").glob("*.yaml"))
 
@@ -14,16 +23,23 @@ PRESETS = sorted((Path(__file__).parent.parent / "jobs" / "presets").glob("*.yam
 def test_every_preset_parses_and_plans(path: Path) -> None:
     preset = load(Preset, str(path))
     names = [s.name for s in stages(preset)]
-    lines = list(plan_lines(preset, names))
-    assert len(lines) == len(names) + 1
-    assert sum("Ray Train workers" in line for line in lines) >= 3
+    lines = list(plan_lines(Run(preset.model_copy(update={"storage": "memory://plans"})), names))
+    assert len(lines) == 1 + len(names) + len(learners(preset))
+    assert lines[-1].endswith("known once jobs.prepare has read the rows")
+    assert sum("Ray Train workers" in line and "together" in line for line in lines) >= 3
     assert sum("Ray Data actors" in line for line in lines) >= 4
 
 
-def test_model_states_fall_with_the_stage_as_theory_says() -> None:
-    billion = 10**9
-    assert [model_state_bytes(billion, stage, 4) / billion for stage in range(4)] == [16, 10, 7, 4]
-    assert model_state_bytes(billion, 3, 1) == 16 * billion
+def test_what_cannot_fit_is_refused_with_the_numbers_and_what_mends_it() -> None:
+    one_gpu = str(PRESETS[[p.stem for p in PRESETS].index("one_gpu")])
+    fits = load(Preset, one_gpu, ["predictor.learner.memory_gib=80", "policy.learner.memory_gib=80", "bootstrap.learner.memory_gib=80"])
+    refuse_what_cannot_fit(fits)
+    with pytest.raises(
+        StageError, match=r"policy.learner needs 2[0-9].[0-9] GiB on each worker .* its device has 16.0; what helps, in policy.learner: offload: optimizer"
+    ):
+        refuse_what_cannot_fit(load(Preset, one_gpu, ["policy.learner.memory_gib=16"]))
+    with pytest.raises(StageError, match=r"base\.pretrain needs"):
+        refuse_what_cannot_fit(load(Preset, str(PRESETS[[p.stem for p in PRESETS].index("demo")]), ["base.pretrain.memory_gib=0.01"]))
 
 
 def test_options_that_would_be_ignored_are_refused() -> None:
@@ -39,3 +55,19 @@ def test_options_that_would_be_ignored_are_refused() -> None:
     }.items():
         with pytest.raises(ValueError, match=sentence):
             load(Preset, demo, [override])
+
+
+def test_once_the_rows_are_there_tokens_steps_and_time_are_guessed(tmp_path: Path) -> None:
+    schema = shipped("lab")
+    rows = list(Lab(LabSettings(num_rows=200)).rows())
+    write_table(to_table(rows, schema), Storage(str(tmp_path)) / "rows")
+    learner = LearnerSettings(row_tokens=512, max_tokens=512, rows_per_step=2, num_workers=2, epochs=3, precision="fp32")
+    found = estimate(Storage(str(tmp_path)) / "rows", learner, Shape(10**6), has_device=True)
+    assert found is not None
+    characters = sum(len(m.content) for row in rows for m in row.messages)
+    assert characters / 4 * 3 * 0.8 < found.tokens < characters / 4 * 3 * 2
+    assert found.steps == -(-found.tokens // 1024)
+    assert found.seconds is not None
+    assert found.seconds > 0
+    assert "time unknown" in str(estimate(Storage(str(tmp_path)) / "rows", learner, Shape(10**6), has_device=False))
+    assert estimate(Storage(str(tmp_path)) / "nothing", learner, None, has_device=True) is None

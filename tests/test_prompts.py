@@ -42,3 +42,9 @@ def test_steering_turns_one_dial_at_a_time() -> None:
     for p in prompts:
         changed = {n for n, v in p.requested.items() if v != SCHEMA.best()[n]}
         assert changed <= {p.group}
+
+
+def test_steering_may_ask_for_one_dial_alone() -> None:
+    prompts = steering_prompts([[Message("user", "q")]], SCHEMA, {}, 0, "e")
+    assert all(set(p.requested) == {p.group} for p in prompts if p.group != "best")
+    assert [p.requested for p in prompts if p.group == "best"] == [SCHEMA.best()]

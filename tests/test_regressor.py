@@ -19,7 +19,7 @@ from actors.surface import Surface
 from actors.tokenizer import encoder
 from data.attributes import shipped
 from data.conversation import Conversation
-from data.feed import Example
+from data.examples import Example
 from data.lab import Lab, LabSettings
 from data.tokens import Segment, segments, tokenise
 

@@ -12,7 +12,7 @@ from actors.checkpoint import new_format
 from actors.surface import CONSTANT, Letters, Surface, SurfaceLoss, SurfaceTask, _running_mean, _surprise
 from actors.tokenizer import encoder
 from data.attributes import shipped
-from data.feed import Example
+from data.examples import Example
 from data.lab import Lab, LabSettings
 from data.tokens import fitted
 

@@ -1,0 +1,143 @@
+"""Which part of the trained weights and of the optimizer's moments this worker holds under ZeRO, as flat pieces that any other number of workers can use.
+
+Stage 0 holds everything everywhere, stages 1 and 2 shard the moments (arXiv 1910.02054), stage 3 the weights too. A piece is (parameter,
+first element, values): pieces of all workers together are whole, wherever they were cut. Knows no files.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+MOMENTS = ("exp_avg", "exp_avg_sq")
+"""AdamW's running means of gradients and of their squares."""
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Elements [start, start + len) of the flattened parameter `name`."""
+
+    name: str
+    start: int
+    values_N: torch.Tensor
+
+
+Source = Callable[[str, int, int], torch.Tensor]
+"""(parameter, first element, number of elements) -> values; how pieces are read back."""
+
+
+def trained(module: torch.nn.Module) -> Iterator[tuple[str, torch.nn.Parameter]]:
+    return ((name, p) for name, p in module.named_parameters() if p.requires_grad)
+
+
+def weight_pieces(module: torch.nn.Module, zero_stage: int, rank: int, world: int) -> Iterator[Piece]:
+    """This worker's share of the trained weights."""
+    for name, parameter in trained(module):
+        if zero_stage == 3:
+            yield from _partition(name, parameter, parameter.ds_tensor, rank)
+        else:
+            start, stop = (i * parameter.numel() // world for i in (rank, rank + 1))
+            yield Piece(name, start, parameter.detach().flatten()[start:stop])
+
+
+@torch.no_grad()
+def restore_weights(module: torch.nn.Module, zero_stage: int, rank: int, source: Source) -> None:
+    """Set the trained weights, before there is an engine: it copies them."""
+    for name, parameter in trained(module):
+        if zero_stage == 3:
+            for piece in _partition(name, parameter, parameter.ds_tensor, rank):
+                piece.values_N.copy_(source(name, piece.start, len(piece.values_N)))
+        else:
+            parameter.copy_(source(name, 0, parameter.numel()).view_as(parameter))
+
+
+def moment_pieces(engine: Any, moment: str, rank: int) -> Iterator[Piece]:
+    """This worker's share of one of the moments; `engine` must have made a step."""
+    stage = engine.zero_optimization_stage()
+    for name, parameter in trained(engine.module):
+        if stage == 3:
+            from deepspeed.utils import safe_get_local_optimizer_state
+
+            yield from _partition(name, parameter, safe_get_local_optimizer_state(parameter, moment), rank)
+        elif stage:
+            mapping = parameter._hp_mapping
+            if mapping is not None:
+                yield Piece(name, mapping.lp_fragment_address.start, mapping.get_hp_fragment(moment))
+        elif rank == 0:
+            yield Piece(name, 0, engine.optimizer.state[parameter][moment].flatten())
+
+
+@torch.no_grad()
+def restore_moments(engine: Any, step: int, rank: int, sources: dict[str, Source]) -> None:
+    """Set the moments of a new engine, and how many steps they come from."""
+    _make_moments(engine, step)
+    stage = engine.zero_optimization_stage()
+    for moment, source in sources.items():
+        for name, parameter in trained(engine.module):
+            if stage == 3:
+                from deepspeed.utils import safe_get_local_optimizer_state, safe_set_local_optimizer_state
+
+                held = torch.zeros_like(safe_get_local_optimizer_state(parameter, moment))
+                for piece in _partition(name, parameter, held, rank):
+                    piece.values_N.copy_(source(name, piece.start, len(piece.values_N)))
+                safe_set_local_optimizer_state(parameter, held, moment)
+            elif stage:
+                mapping = parameter._hp_mapping
+                if mapping is not None:
+                    held = mapping.get_hp_fragment(moment)
+                    held.copy_(source(name, mapping.lp_fragment_address.start, held.numel()))
+            else:
+                engine.optimizer.state[parameter][moment].copy_(source(name, 0, parameter.numel()).view_as(parameter))
+
+
+def held_bytes(engine: Any) -> dict[str, int]:
+    """What this worker holds of the model, in bytes, between a step's last backward and the step: weights, gradients, moments and ZeRO's copy of the weights.
+
+    A tensor that shares another's memory does not count again.
+    """
+    stage, optimizer = engine.zero_optimization_stage(), engine.optimizer
+    parameters = list(engine.module.parameters())
+    weights = [p.ds_tensor if stage == 3 else p.data for p in parameters]
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    if stage:
+        gradients += [g for group in optimizer.averaged_gradients.values() for g in group or () if g is not None]
+    copies = [] if not stage else optimizer.fp32_partitioned_groups_flat if stage == 3 else optimizer.single_partition_of_fp32_groups
+    moments = [t for state in _base(engine).state.values() for t in state.values() if torch.is_tensor(t)]
+    seen: set[int] = set()
+    return {
+        name: sum(_fresh(t, seen) for t in tensors) for name, tensors in (("weights", weights), ("gradients", gradients), ("optimizer", [*copies, *moments]))
+    }
+
+
+def _fresh(tensor: torch.Tensor, seen: set[int]) -> int:
+    """Bytes of the tensor, 0 if its memory is that of one seen before."""
+    if tensor.data_ptr() in seen:
+        return 0
+    seen.add(tensor.data_ptr())
+    return tensor.numel() * tensor.element_size()
+
+
+def _make_moments(engine: Any, step: int) -> None:
+    """What the optimizer would make at its first step."""
+    base, stage = _base(engine), engine.zero_optimization_stage()
+    held = engine.optimizer.fp32_partitioned_groups_flat if stage == 3 else [p for group in base.param_groups for p in group["params"]]
+    counter: Any = step if type(base).__name__ == "DeepSpeedCPUAdam" else torch.tensor(float(step))
+    for parameter in held:
+        base.state[parameter] = {"step": counter if isinstance(counter, int) else counter.clone()} | {m: torch.zeros_like(parameter.data) for m in MOMENTS}
+    if stage in (1, 2):
+        engine.optimizer._lazy_init_hp_params_optimizer_state()
+
+
+def _base(engine: Any) -> torch.optim.Optimizer:
+    """The optimizer that DeepSpeed has wrapped."""
+    optimizer: torch.optim.Optimizer = engine.optimizer.optimizer if engine.zero_optimization_stage() else engine.optimizer
+    return optimizer
+
+
+def _partition(name: str, parameter: Any, held: torch.Tensor, rank: int) -> Iterator[Piece]:
+    """ZeRO-3's equal parts, the last of which may be filled up, or lie wholly behind the end."""
+    start = rank * held.numel()
+    num = min(held.numel(), parameter.ds_numel - start)
+    if num > 0:
+        yield Piece(name, start, held.flatten()[:num])

@@ -1,0 +1,42 @@
+"""The end of a training: the weights of the step to save, gathered, merged and saved as a plain model folder. Knows no loop."""
+
+import json
+import os
+import tempfile
+
+import torch
+
+from actors.engine import Engine
+from actors.lora import merged
+from actors.snapshots import Snapshot
+from actors.task import Task
+from data.storage import Storage
+
+
+def publish(task: Task, engine: Engine, kept: Snapshot | None, target: Storage) -> None:
+    """Save the live weights, or with `kept` the trained ones of an earlier step, at `target`. Every worker takes part; the first one writes."""
+    state = engine.gathered(trained=False) | (_of(engine, kept) if kept else engine.gathered(trained=True))
+    if engine.rank:
+        return
+    if engine.settings.lora:
+        state = merged(engine.module, state)
+    dtype = engine.settings.export
+    with tempfile.TemporaryDirectory() as folder:
+        task.save(engine.module, {name: v.to(getattr(torch, dtype)) if v.is_floating_point() else v for name, v in state.items()}, folder)
+        _say_dtype(os.path.join(folder, "config.json"), dtype)
+        target.upload(folder)
+
+
+def _say_dtype(path: str, dtype: str) -> None:
+    """transformers notes the dtype of the live model, not of the weights that it is given to save."""
+    with open(path) as file:
+        config = json.load(file)
+    with open(path, "w") as file:
+        json.dump(config | {"dtype": dtype}, file, indent=2)
+
+
+def _of(engine: Engine, kept: Snapshot) -> dict[str, torch.Tensor]:
+    if engine.rank:
+        return {}
+    shapes = {name: getattr(p, "ds_shape", p.shape) for name, p in engine.module.named_parameters()}
+    return {name: kept.values("weights", name, 0, kept.size("weights", name)).view(shapes[name]) for name in kept.names("weights")}

@@ -1,0 +1,162 @@
+"""A training that is killed goes on from its last checkpoint as if nothing had happened, with as many workers or with others."""
+
+import os
+import random
+import signal
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from actors.examples import ExampleSpec, PolicyExamples
+from actors.learner_settings import LearnerSettings
+from actors.policy import PolicyTask
+from data.attributes import shipped
+from data.calibration import Calibration
+from data.conversation import to_table
+from data.examples import Example, Split
+from data.lab import Lab, LabSettings
+from data.storage import Storage
+from jobs.pipelines import write_table
+from jobs.stage import StageError
+from jobs.training import fit
+
+SCHEMA = shipped("lab")
+SETTINGS = LearnerSettings(
+    num_workers=2, zero_stage=2, precision="fp32", row_tokens=256, max_tokens=256, rows_per_step=4, learning_rate=3e-3, warmup=0.1, epochs=2,
+    checkpoint_every=0.1, max_failures=3, validate_every=0.5,
+)  # fmt: skip
+
+
+@pytest.fixture
+def examples(tiny_base: str, tmp_path: Path) -> Storage:
+    """About 26 steps an epoch."""
+    rows = list(Lab(LabSettings(num_rows=170, rated_share=1)).rows())
+    maker = PolicyExamples(ExampleSpec(tiny_base, SCHEMA, "steerlm", 256), "human", Calibration(), attribute_dropout=0.0, seed=0)
+    folder = Storage(str(tmp_path)) / "examples"
+    for part in range(2):
+        write_table(maker(to_table(rows[part::2], SCHEMA)), folder, f"part-{part}.parquet")
+    return folder
+
+
+def dying(task: PolicyTask, folder: Path, forwards: Sequence[int]) -> PolicyTask:
+    """The task, whose worker is killed (SIGKILL) before one of its forwards: at the first number in its first life, at the second in its second."""
+    lives = folder / "lives"
+    lives.mkdir()
+
+    class Dying(PolicyTask):  # in a function, so that it travels by value
+        def build(self) -> Any:
+            object.__setattr__(self, "done", 0)
+            return super().build()
+
+        def inputs(self, rows: Sequence[Example], device: torch.device | str) -> dict[str, Any]:
+            object.__setattr__(self, "done", self.done + 1)  # type: ignore[attr-defined]
+            life = len(list(lives.iterdir()))
+            if life < len(forwards) and self.done == forwards[life]:  # type: ignore[attr-defined]
+                (lives / str(life)).touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+            return super().inputs(rows, device)
+
+    return Dying(**vars(task))
+
+
+def trajectory(figures: dict[str, Any]) -> list[float]:
+    return [point["loss"] for point in figures["losses"]]
+
+
+def weights(output: Storage) -> dict[str, torch.Tensor]:
+    return load_file(os.path.join(output.path, "model", "model.safetensors"))
+
+
+def difference(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float:
+    assert one.keys() == other.keys()
+    return max(float((one[name] - other[name]).abs().max()) for name in one)
+
+
+@pytest.mark.ray
+def test_killed_and_gone_on_with_one_worker(ray_cluster: object, tiny_base: str, examples: Storage, tmp_path: Path) -> None:
+    task, unbroken, killed = PolicyTask(tiny_base, SCHEMA, "steerlm"), Storage(str(tmp_path)) / "unbroken", Storage(str(tmp_path)) / "killed"
+    expected = fit("test", task, SETTINGS, examples, unbroken, Split(8))
+    assert expected["checkpoints"]["failed"] == 0
+    assert expected["checkpoints"]["written"] >= 15
+    with pytest.raises(StageError):
+        fit("test", dying(task, tmp_path, [70]), SETTINGS.model_copy(update={"max_failures": 0}), examples, killed, Split(8))
+    assert (killed / "checkpoints").exists()
+    found = fit("test", task, SETTINGS.model_copy(update={"num_workers": 1}), examples, killed, Split(8))
+    assert trajectory(found) == pytest.approx(trajectory(expected), abs=1e-3)
+    assert (found["examples"], found["steps"]) == (expected["examples"], expected["steps"])
+    assert difference(weights(unbroken), weights(killed)) < 1e-3
+    assert not (killed / "checkpoints").exists()
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.parametrize(("zero_stage", "offload"), [(0, "none"), (1, "none"), (2, "none"), (3, "none"), (2, "optimizer"), (3, "parameters")])
+def test_killed_at_three_random_steps(zero_stage: int, offload: str, ray_cluster: object, tiny_base: str, examples: Storage, tmp_path: Path) -> None:
+    settings = SETTINGS.model_copy(update={"zero_stage": zero_stage, "offload": offload})
+    task, unbroken, killed = PolicyTask(tiny_base, SCHEMA, "steerlm"), Storage(str(tmp_path)) / "unbroken", Storage(str(tmp_path)) / "killed"
+    expected = fit("test", task, settings, examples, unbroken, Split(8))
+    forwards = [random.Random(zero_stage).randint(20, 45) for _ in range(3)]
+    found = fit("test", dying(task, tmp_path, forwards), settings, examples, killed, Split(8))
+    assert len(list((tmp_path / "lives").iterdir())) == 3
+    assert trajectory(found) == pytest.approx(trajectory(expected), abs=1e-4)
+    assert (found["examples"], found["steps"]) == (expected["examples"], expected["steps"])
+    assert difference(weights(unbroken), weights(killed)) < 1e-4
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_on_s3_as_on_a_disk(ray_cluster: object, tiny_base: str, examples: Storage, s3: str, tmp_path: Path) -> None:
+    task, unbroken, killed = PolicyTask(tiny_base, SCHEMA, "steerlm"), Storage(str(tmp_path)) / "unbroken", Storage(f"{s3}/training")
+    expected = fit("test", task, SETTINGS, examples, unbroken, Split(8))
+    found = fit("test", dying(task, tmp_path, [30, 40]), SETTINGS, examples, killed, Split(8))
+    assert len(list((tmp_path / "lives").iterdir())) == 2
+    assert trajectory(found) == pytest.approx(trajectory(expected), abs=1e-4)
+    assert difference(weights(unbroken), load_file(killed.download(str(tmp_path / "copy")) + "/model/model.safetensors")) < 1e-4
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_every_zero_stage_has_the_same_trajectory(ray_cluster: object, tiny_base: str, examples: Storage, tmp_path: Path) -> None:
+    found, held = {}, {}
+    for zero_stage, offload in ((0, "none"), (1, "none"), (2, "none"), (3, "none"), (2, "optimizer"), (3, "parameters")):
+        settings = SETTINGS.model_copy(update={"zero_stage": zero_stage, "offload": offload, "checkpoint_every": 0})
+        output = Storage(str(tmp_path)) / f"{zero_stage}-{offload}"
+        figures = fit("test", PolicyTask(tiny_base, SCHEMA, "steerlm"), settings, examples, output, Split(8))
+        found[zero_stage, offload], held[zero_stage, offload] = trajectory(figures), figures["held_bytes"]
+    assert len(found[0, "none"]) >= 50
+    for key, losses in found.items():
+        assert losses == pytest.approx(found[0, "none"], abs=1e-3), key
+        print(f"ZeRO {key[0]}, offload {key[1]}: bytes on each of 2 workers: {held[key]}")
+    whole = held[0, "none"]["weights"]
+    theory = {0: (1, 1, 2), 1: (1, None, 1.5), 2: (1, 0.5, 1.5), 3: (0.5, 0.5, 1.5)}
+    for stage, shares in theory.items():
+        for name, share in zip(("weights", "gradients", "optimizer"), shares, strict=True):
+            if share is not None:
+                # Parts are filled up to equal lengths.
+                assert held[stage, "none"][name] == pytest.approx(share * whole, rel=0.03), (stage, name)
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_one_worker_with_eight_rows_a_step_and_eight_with_one(ray_cluster: object, tiny_base: str, examples: Storage, tmp_path: Path) -> None:
+    found, outputs = [], []
+    for workers in (1, 8):
+        settings = SETTINGS.model_copy(
+            update={
+                "num_workers": workers,
+                "cpus_per_worker": 0.5,
+                "rows_per_step": 8,
+                "zero_stage": 0,
+                "learning_rate": 1e-3,
+                "checkpoint_every": 0,
+                "epochs": 1,
+            }
+        )
+        outputs.append(Storage(str(tmp_path)) / f"{workers}")
+        found.append(trajectory(fit("test", PolicyTask(tiny_base, SCHEMA, "steerlm"), settings, examples, outputs[-1], Split(8))))
+    assert found[0] == pytest.approx(found[1], abs=1e-5)
+    assert difference(*map(weights, outputs)) < 1e-5
