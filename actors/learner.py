@@ -180,14 +180,16 @@ class _Training:
     def validate(self, last: bool) -> None:
         """Mean loss over all targets to validate on; keeps the weights if it is the best so far. Every worker takes part."""
         loss = self._validation_loss()
+        if loss is None:
+            return
         improved = self.validations.add(self.at.step, loss)
         # The last step's weights need no copy: they are the live ones.
         if improved and not last:
             self.best.save(self.at.step, {"weights": self.engine.weights()}, None)
         self.meter.validated(self.at, loss, improved)
 
-    def _validation_loss(self) -> float:
-        """Every worker runs as many forwards as the others (ZeRO-3 needs that)."""
+    def _validation_loss(self) -> float | None:
+        """Every worker runs as many forwards as the others (ZeRO-3 needs that). None if chance held out nothing of a small set, and no step depends on it."""
         self.engine.validating(True)
         total = weight = 0.0
         for examples, rows in self.feed.validation(self.world):
@@ -197,9 +199,12 @@ class _Training:
             weight += self._weight(examples, [mine])
         self.engine.validating(False)
         total, weight = summed(total, weight)
-        if not weight:
-            raise ValueError("no example is held out to validate on; raise validation_share, or set validate_every and patience to 0")
-        return total / weight
+        if not weight and self.settings.validate_every:
+            raise ValueError(
+                f"validate_every is {self.settings.validate_every:g}, but no example is held out to validate on; "
+                "raise validation_share, or set validate_every and patience to 0"
+            )
+        return total / weight if weight else None
 
     def _count_run(self) -> None:
         """Add what all workers ran since the last time to what was run."""

@@ -91,6 +91,16 @@ def test_a_worker_that_fails_says_why(ray_cluster: object, tiny_base: str, tmp_p
         fit("test", PolicyTask(tiny_base, SCHEMA, "steerlm"), settings, Storage(str(tmp_path / "empty")), Storage(str(tmp_path / "out")))
 
 
+@pytest.mark.ray
+def test_a_small_set_of_which_chance_held_out_nothing_is_trained_on(ray_cluster: object, tiny_base: str, tmp_path: Path) -> None:
+    examples, task = _rated(tiny_base, tmp_path, 20, noise=False), PredictorTask(tiny_base, SCHEMA, "steerlm")
+    settings = LearnerSettings(precision="fp32", row_tokens=512, max_tokens=256, rows_per_step=2)
+    figures = fit("test", task, settings, examples, Storage(str(tmp_path)) / "out", nothing := Split(10**6, 1))
+    assert (figures["epochs"], figures["validation_loss"], figures["validations"]) == (1, None, [])
+    with pytest.raises(StageError, match="validate_every is 1, but no example is held out to validate on; raise validation_share"):
+        fit("test", task, settings.model_copy(update={"validate_every": 1.0}), examples, Storage(str(tmp_path)) / "picky", nothing)
+
+
 def test_examples_count_what_they_leave_out(tiny_base: str, tmp_path: Path) -> None:
     rows = list(Lab(LabSettings(num_rows=50, rated_share=0.5)).rows())
     maker = PolicyExamples(ExampleSpec(tiny_base, SCHEMA, "steerlm", 64), "human", Calibration(), attribute_dropout=0.0, seed=0)

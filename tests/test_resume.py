@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from actors.examples import ExampleSpec, PolicyExamples
 from actors.learner_settings import LearnerSettings
-from actors.policy import PolicyTask
+from actors.policy import Policy, PolicyTask
 from data.attributes import shipped
 from data.calibration import Calibration
 from data.conversation import to_table
@@ -121,16 +121,25 @@ def test_on_s3_as_on_a_disk(ray_cluster: object, tiny_base: str, examples: Stora
 @pytest.mark.ray
 @pytest.mark.slow
 def test_every_zero_stage_has_the_same_trajectory(ray_cluster: object, tiny_base: str, examples: Storage, tmp_path: Path) -> None:
-    found, held = {}, {}
+    found: dict[tuple[object, str], list[float]] = {}
+    held: dict[tuple[int, str], dict[str, int]] = {}
     for zero_stage, offload in ((0, "none"), (1, "none"), (2, "none"), (3, "none"), (2, "optimizer"), (3, "parameters")):
         settings = SETTINGS.model_copy(update={"zero_stage": zero_stage, "offload": offload, "checkpoint_every": 0})
         output = Storage(str(tmp_path)) / f"{zero_stage}-{offload}"
         figures = fit("test", PolicyTask(tiny_base, SCHEMA, "steerlm"), settings, examples, output, Split(8))
         found[zero_stage, offload], held[zero_stage, offload] = trajectory(figures), figures["held_bytes"]
     assert len(found[0, "none"]) >= 50
+    # What is computed again is the same again; and only the saved weights are rounded.
+    again = SETTINGS.model_copy(update={"activation_checkpointing": True, "export": "bfloat16", "checkpoint_every": 0})
+    output = Storage(str(tmp_path)) / "again"
+    found["again", ""] = trajectory(fit("test", PolicyTask(tiny_base, SCHEMA, "steerlm"), again, examples, output, Split(8)))
+    assert {t.dtype for t in weights(output).values()} == {torch.bfloat16}
+    assert Policy.load((output / "model").uri, "bfloat16").model.config.dtype == torch.bfloat16
+    assert difference(weights(output), {k: v.bfloat16() for k, v in weights(Storage(str(tmp_path)) / "2-none").items()}) < 1e-2
     for key, losses in found.items():
         assert losses == pytest.approx(found[0, "none"], abs=1e-3), key
-        print(f"ZeRO {key[0]}, offload {key[1]}: bytes on each of 2 workers: {held[key]}")
+    for key, found_bytes in held.items():
+        print(f"ZeRO {key[0]}, offload {key[1]}: bytes on each of 2 workers: {found_bytes}")
     whole = held[0, "none"]["weights"]
     theory = {0: (1, 1, 2), 1: (1, None, 1.5), 2: (1, 0.5, 1.5), 3: (0.5, 0.5, 1.5)}
     for stage, shares in theory.items():
