@@ -15,6 +15,7 @@ import torch.distributed as dist
 from actors.flops import Arithmetic
 from actors.learner_settings import LearnerSettings, deepspeed_config
 from actors.lora import add_adapters
+from actors.onednn import train_with_onednn
 from actors.partitions import MOMENTS, Piece, held_bytes, moment_pieces, restore_moments, restore_weights, trained, weight_pieces
 from actors.snapshots import Snapshot
 from actors.task import Task
@@ -51,6 +52,9 @@ class Engine:
             add_adapters(self.module.model, settings.lora, self.module.heads)
         if settings.activation_checkpointing:
             self.module.model.gradient_checkpointing_enable({"use_reentrant": False})
+        # ZeRO-3 brings its own products, which fetch the weights.
+        if self.device.type == "cpu" and settings.precision == "fp32" and settings.zero_stage < 3:
+            train_with_onednn(self.module)
         self.held: dict[str, int] | None = None
         """What this worker holds of the model, in bytes (see `held_bytes`); known after the second step."""
         self._steps = 0

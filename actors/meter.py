@@ -10,12 +10,13 @@ from typing import Any, Literal
 
 import torch
 
+from actors.onednn import multiply
 from actors.standing import Standing
 from data.storage import Storage
 
 Tracking = Literal["none", "mlflow", "wandb"]
-PEAK_S = 0.05
-"""How long matrices are multiplied, each time, to see what the device can do."""
+PEAK_S, PEAK_EVERY_S = 0.05, 30.0
+"""How long matrices are multiplied, each time, to see what the device can do; and how long it is until the next time."""
 
 METRICS = {
     "loss": "Mean loss over the targets of the last steps.",
@@ -37,7 +38,7 @@ class Meter:
         self._speaks = speaks
         self._recent_s, self._recent_tokens, self._recent_flops = 0.0, 0, 0.0
         self._precision, self._world = precision, world
-        self._peak = 0.0
+        self._peak, self._peak_measured = 0.0, 0.0
         self._sinks: list[Any] = [_RayMetrics(what), _TensorBoard(output), *_tracker(tracking, what)] if speaks else []
 
     def did(self, tokens: int, flops: float, seconds: float) -> None:
@@ -49,8 +50,7 @@ class Meter:
     def step(self, at: Standing, epochs: int, loss: float, rate: float, norm: float) -> None:
         """Say where we are."""
         recent_s = max(self._recent_s, 1e-9)
-        # Measured again each time: what else runs on the machine only ever lowers it.
-        self._peak = max(self._peak, peak_flops(self._precision) * self._world)
+        self._measure_peak()
         speed, share = self._recent_tokens / recent_s, self._recent_flops / recent_s / self._peak
         self._recent_s, self._recent_tokens, self._recent_flops = 0.0, 0, 0.0
         values = {
@@ -69,6 +69,12 @@ class Meter:
             f"({values['share_of_peak']:.0%} of peak)  rows {values['rows_filled']:.0%} full  {values['memory_bytes'] / 2**30:.1f} GiB  ETA {eta_s:.0f} s"
         )
         self._write(at.step, values)
+
+    def _measure_peak(self) -> None:
+        """Again and again: what else runs on the machine only ever lowers it."""
+        if not self._peak or time.monotonic() - self._peak_measured > PEAK_EVERY_S:
+            self._peak = max(self._peak, peak_flops(self._precision) * self._world)
+            self._peak_measured = time.monotonic()
 
     def validated(self, at: Standing, loss: float, improved: bool) -> None:
         self.say(f"step {at.step}  validation loss {loss:.5f}{', the best so far' if improved else ''}")
@@ -180,7 +186,7 @@ def peak_flops(precision: str) -> float:
     best, started = 0.0, time.perf_counter()
     while time.perf_counter() - started < PEAK_S or not best:
         before = time.perf_counter()
-        a @ a
+        multiply(a, a)
         if on_gpu:
             torch.cuda.synchronize()
         best = max(best, 2 * size**3 / (time.perf_counter() - before))

@@ -1,4 +1,4 @@
-"""fp32 matrix products on a CPU with oneDNN in place of MKL, for inference. Knows no model: any module's `Linear`s will do.
+"""fp32 matrix products on a CPU with oneDNN in place of MKL, for inference and for training. Knows no model: any module's `Linear`s will do.
 
 PyTorch multiplies fp32 matrices with MKL, which leaves AMD's AVX-512 unused: on a Zen 5 core 107 GFLOP/s against oneDNN's 250.
 bf16 goes to oneDNN by itself. The products are true fp32, summed in another order.
@@ -7,15 +7,23 @@ bf16 goes to oneDNN by itself. The products are true fp32, summed in another ord
 import functools
 import logging
 import types
+from collections.abc import Callable
+from typing import Any
 
 import torch
 
 ROWS = 64
-"""oneDNN compiles a product for each number of rows and keeps it, about 1 MB each for some 2,000 rows: 500 lengths took 590 MB. Only multiples count."""
+"""oneDNN compiles a product for each number of rows and keeps it, in bf16 too, about 1 MB each for some 2,000 rows: 500 lengths took 590 MB. So rows of
+tokens are filled to multiples of this."""
 TOLERANCE = 1e-5
 """Of the largest value; fp32 sums of a thousand products differ by about 1e-6 when their order does."""
 
 log = logging.getLogger(__name__)
+
+
+def row_multiple(device: torch.device | str) -> int:
+    """What the tokens of a packed row on this device should be a multiple of."""
+    return ROWS if torch.device(device).type == "cpu" else 1
 
 
 def use_onednn(model: torch.nn.Module) -> int:
@@ -24,11 +32,26 @@ def use_onednn(model: torch.nn.Module) -> int:
     They do where the input has a multiple of ROWS rows. For inference: no gradient flows through them. Where oneDNN is missing or wrong nothing
     changes, and the log says so.
     """
+    return _replace(model, _forward)
+
+
+def train_with_onednn(model: torch.nn.Module) -> int:
+    """The same for training, whatever the number of rows: all three products of a layer, that of the forward pass and those of the backward pass."""
+    return _replace(model, _trained_forward)
+
+
+def multiply(x_NI: torch.Tensor, weight_OI: torch.Tensor) -> torch.Tensor:
+    """[N, O], as a layer without bias gives it: with oneDNN where that is what layers use."""
+    ours = x_NI.device.type == "cpu" and x_NI.dtype == torch.float32 and works()
+    return _product(x_NI, weight_OI, None) if ours else torch.nn.functional.linear(x_NI, weight_OI)
+
+
+def _replace(model: torch.nn.Module, forward: Callable[[torch.nn.Linear, torch.Tensor], torch.Tensor]) -> int:
     linears = [m for m in model.modules() if type(m) is torch.nn.Linear and m.weight.device.type == "cpu" and m.weight.dtype == torch.float32]
     if not linears or not works():
         return 0
     for linear in linears:
-        linear.forward = types.MethodType(_forward, linear)
+        linear.forward = types.MethodType(forward, linear)
     return len(linears)
 
 
@@ -55,6 +78,42 @@ def _forward(self: torch.nn.Linear, x: torch.Tensor) -> torch.Tensor:
     if x.dtype != torch.float32 or not num_rows or num_rows % ROWS:
         return torch.nn.functional.linear(x, self.weight, self.bias)
     return _product(x, self.weight, self.bias)
+
+
+def _trained_forward(self: torch.nn.Linear, x: torch.Tensor) -> torch.Tensor:
+    if x.dtype != torch.float32 or not x.numel() or torch.is_autocast_enabled("cpu"):
+        return torch.nn.functional.linear(x, self.weight, self.bias)
+    out: torch.Tensor = _Trained.apply(x, self.weight, self.bias)
+    return out
+
+
+class _Trained(torch.autograd.Function):
+    """x [..., I], weight [O, I], bias [O] or None -> [..., O]."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, weight_OI: torch.Tensor, bias_O: torch.Tensor | None) -> torch.Tensor:
+        x_NI = _filled(x)
+        ctx.save_for_backward(x_NI, weight_OI)
+        return _product(x_NI, weight_OI, bias_O)[: x.numel() // x.shape[-1]].view(*x.shape[:-1], -1)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        x_NI, weight_OI = ctx.saved_tensors
+        gradient_NO = _filled(gradient)
+        num_rows = gradient.numel() // gradient.shape[-1]
+        of_x, of_weight, of_bias = ctx.needs_input_grad
+        return (
+            _product(gradient_NO, weight_OI.t(), None)[:num_rows].view(*gradient.shape[:-1], -1) if of_x else None,
+            _product(gradient_NO.t(), x_NI.t(), None) if of_weight else None,
+            gradient_NO.sum(0) if of_bias else None,
+        )
+
+
+def _filled(x: torch.Tensor) -> torch.Tensor:
+    """[..., C] as [N, C], with rows of zeros up to a multiple of ROWS: they add nothing to any product that counts."""
+    x_NC = x.reshape(-1, x.shape[-1])
+    missing = -len(x_NC) % ROWS
+    return torch.nn.functional.pad(x_NC, (0, 0, 0, missing)) if missing else x_NC
 
 
 def _product(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:

@@ -15,12 +15,16 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from actors.attention import VARLEN, packed
 from actors.checkpoint import Format, load_format, local_folder, new_format, save_format, steerlm_entry
+from actors.onednn import row_multiple
 from actors.tokenizer import TemplateKind, encoder
 from data.attributes import AttributeSchema
 from data.conversation import Message
 from data.examples import Example
 from data.template import Labels
 from data.tokens import prompt_ids
+
+IGNORED = -100
+"""A target that only fills up."""
 
 
 class PolicyLoss(torch.nn.Module):
@@ -36,7 +40,7 @@ class PolicyLoss(torch.nn.Module):
     def forward(self, row: dict[str, Any], positions_N: torch.Tensor, targets_N: torch.Tensor) -> torch.Tensor:
         # Only the positions that predict a trained token reach the vocabulary: masked logits are never made.
         logits_1NV = self.model(**row, logits_to_keep=positions_N).logits
-        return torch.nn.functional.cross_entropy(logits_1NV[0].float(), targets_N, reduction="sum")
+        return torch.nn.functional.cross_entropy(logits_1NV[0].float(), targets_N, reduction="sum", ignore_index=IGNORED)
 
 
 @dataclass(frozen=True)
@@ -56,10 +60,16 @@ class PolicyTask:
 
     def inputs(self, examples: Sequence[Example], device: torch.device | str) -> dict[str, Any]:
         """Forward arguments for one packed row; the token at position p + 1 is predicted at p."""
-        row = packed([e.ids_T for e in examples], device)
-        trained_T = torch.from_numpy(np.concatenate([e.trained_T for e in examples]))
-        positions_N = trained_T.nonzero()[:, 0].to(device) - 1
-        return {"row": row, "positions_N": positions_N, "targets_N": row["input_ids"][0, positions_N + 1]}
+        multiple = row_multiple(device)
+        row = packed([e.ids_T for e in examples], device, multiple)
+        positions_N = np.flatnonzero(np.concatenate([e.trained_T for e in examples])) - 1
+        targets_N = np.concatenate([e.ids_T for e in examples])[positions_N + 1]
+        room = (0, -len(positions_N) % multiple)
+        return {
+            "row": row,
+            "positions_N": torch.from_numpy(np.pad(positions_N, room)).to(device),
+            "targets_N": torch.from_numpy(np.pad(targets_N.astype(np.int64), room, constant_values=IGNORED)).to(device),
+        }
 
     def target_weight(self, example: Example) -> float:
         return float(example.trained_T.sum())

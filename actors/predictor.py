@@ -14,7 +14,7 @@ from actors.attention import VARLEN, kernel_in_words, packed
 from actors.backbone import max_positions, packs
 from actors.checkpoint import Format, load_format, local_folder
 from actors.last_layer import only_read
-from actors.onednn import ROWS, use_onednn
+from actors.onednn import row_multiple, use_onednn
 from actors.regressor import PredictorLoss, load_regressor
 
 log = logging.getLogger(__name__)
@@ -31,7 +31,7 @@ class Predictor:
         self.device = next(module.parameters()).device
         self.body = getattr(module.model, module.model.base_model_prefix)
         use_onednn(self.body)
-        self.multiple = ROWS if self.device.type == "cpu" and packs(type(module.model)) else 1
+        self.multiple = row_multiple(self.device) if packs(type(module.model)) else 1
         """Rows are filled to a multiple of so many tokens."""
         weights = next(self.body.parameters()).dtype
         log.info(

@@ -19,6 +19,7 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 from actors.attention import VARLEN, packed
 from actors.backbone import backbone_of, check, first_position, model_class, packs
 from actors.checkpoint import Format, load_config, local_folder, new_format
+from actors.onednn import row_multiple
 from actors.policy import fit_embeddings, save_model
 from actors.probe import Probe
 from actors.surface import Surface, SurfaceHeads
@@ -143,7 +144,7 @@ class PredictorTask:
         weights_SA = np.concatenate([self._weights(e) for e in examples])
         values_SA = np.where(weights_SA > 0, np.concatenate([e.values_SA for e in examples]), 0).astype(np.float32)
         return {
-            "row": packed([e.ids_T for e in examples], device),
+            "row": packed([e.ids_T for e in examples], device, row_multiple(device)),
             "reads_S": torch.from_numpy(reads_S.astype(np.int64)).to(device),
             "values_SA": torch.from_numpy(values_SA).to(device),
             "weights_SA": torch.from_numpy(weights_SA).to(device),

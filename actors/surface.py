@@ -18,6 +18,7 @@ from transformers.configuration_utils import PreTrainedConfig
 from actors.attention import VARLEN, packed
 from actors.backbone import backbone_of
 from actors.checkpoint import load_config, local_folder, new_format
+from actors.onednn import row_multiple
 from actors.policy import load_causal_lm, save_model
 from actors.tokenizer import TemplateKind
 from data.attributes import AttributeSchema
@@ -190,7 +191,7 @@ class SurfaceTask:
 
     def inputs(self, examples: Sequence[Example], device: torch.device | str) -> dict[str, Any]:
         """Forward arguments for one packed row."""
-        return {"row": packed([e.ids_T for e in examples], device)} | self.surface.inputs(examples, device)
+        return {"row": packed([e.ids_T for e in examples], device, row_multiple(device))} | self.surface.inputs(examples, device)
 
     def target_weight(self, example: Example) -> float:
         return float(example.trained_T.sum())

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from actors.onednn import ROWS, use_onednn, works
+from actors.onednn import ROWS, train_with_onednn, use_onednn, works
 
 
 @pytest.mark.skipif(not works(), reason="this PyTorch has no oneDNN product for fp32")
@@ -18,6 +18,22 @@ def test_the_products_are_fp32_products(shape: tuple[int, ...]) -> None:
     expected = plain(x)
     assert use_onednn(plain) == 2
     torch.testing.assert_close(plain(x), expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.skipif(not works(), reason="this PyTorch has no oneDNN product for fp32")
+@pytest.mark.parametrize("shape", [(1, 128, 48), (64, 48), (2, 37, 48), (1, 0, 48)])
+def test_the_gradients_are_fp32_gradients(shape: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    plain = torch.nn.Sequential(torch.nn.Linear(48, 96), torch.nn.SiLU(), torch.nn.Linear(96, 16, bias=False))
+    x, other = torch.randn(shape, requires_grad=True), torch.randn(*shape[:-1], 16)
+
+    def gradients() -> tuple[torch.Tensor, ...]:
+        return torch.autograd.grad((plain(x) * other).sum(), [x, *plain.parameters()])
+
+    expected = gradients()
+    assert train_with_onednn(plain) == 2
+    for found, right in zip(gradients(), expected, strict=True):
+        torch.testing.assert_close(found, right, rtol=1e-4, atol=1e-5)
 
 
 @torch.inference_mode()
