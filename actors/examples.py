@@ -1,6 +1,7 @@
 """Ray Data workers that turn rows into tokenised examples: a policy's, a predictor's, a language model's.
 
-The prompt is `data.template`'s, the ids `data.tokens`'s; what cannot become an example says why. Knows no weights.
+The prompt is `data.template`'s, the ids `data.tokens`'s; what cannot become an example says why. Those that give a row for each row
+(`ROW_FOR_ROW`) can be trained on while they work. Knows no weights.
 """
 
 import random
@@ -39,6 +40,8 @@ class PredictorExamples:
 
     A decoder's example is a conversation, an encoder's a rated answer with what came before it. Values stay as people gave them.
     """
+
+    ROW_FOR_ROW = False
 
     def __init__(self, spec: ExampleSpec):
         """Raises ValueError if the backbone has fewer positions than `max_tokens`."""
@@ -104,6 +107,8 @@ def label_counts(tables: Iterable[pa.Table], schema: AttributeSchema) -> dict[st
 class PolicyExamples:
     """Conversations with a label line before each answer; loss on the answers."""
 
+    ROW_FOR_ROW = True
+
     def __init__(self, spec: ExampleSpec, labels: LabelSource, calibration: Calibration, attribute_dropout: float, seed: int):
         self.spec, self.labels, self.calibration, self.dropout, self.seed = spec, labels, calibration, attribute_dropout, seed
         self.format = new_format(local_folder(spec.base), spec.schema, spec.template)
@@ -137,6 +142,8 @@ def chosen(row: Conversation, labels: LabelSource, calibration: Calibration) -> 
 class ConversationExamples:
     """Conversations without label lines for language-model training: every token but the first is trained, or those of the answers only."""
 
+    ROW_FOR_ROW = True
+
     def __init__(self, spec: ExampleSpec, answers_only: bool = False):
         self.spec, self.answers_only = spec, answers_only
         self.format = new_format(local_folder(spec.base), spec.schema, spec.template)
@@ -153,6 +160,8 @@ class ConversationExamples:
 
 class TextExamples:
     """Plain texts for language-model pre-training: every token but the first is trained; long texts are cut into windows."""
+
+    ROW_FOR_ROW = False
 
     def __init__(self, spec: ExampleSpec):
         self.spec = spec

@@ -10,14 +10,16 @@ import itertools
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data.examples import Example, Examples, Split
+from data.making import Making
 from data.packing import best_fit, even_steps, steps_of
-from data.shards import Shard, inputs_of, read
+from data.shards import Input, Output, Shard, inputs_of, read
 from data.storage import Storage
 
 SHARD_ROWS = 2048
@@ -32,10 +34,19 @@ class Corpus:
 
     uri: str
     shards: tuple[Shard, ...]
+    making: Making | None = None
+    """Who waits for what is not there yet; None = all is there."""
 
     @classmethod
     def of(cls, folder: Storage) -> "Corpus":
         return cls(folder.uri, tuple(shard for file in inputs_of([folder]) for shard in file.shards(SHARD_ROWS)))
+
+    @classmethod
+    def made_from(cls, inputs: Sequence[Input], output: Output, piece_rows: int) -> "Corpus":
+        """The examples that will lie in `output`, a row for each of the `inputs`."""
+        parts = [replace(i, uri=(output.parts / i.part).uri) for i in sorted(inputs, key=lambda i: i.part)]
+        making = Making(output, piece_rows, {i.part: i.num_rows for i in inputs})
+        return cls(output.uri, tuple(shard for part in parts for shard in part.shards(SHARD_ROWS)), making)
 
     @property
     def num_rows(self) -> int:
@@ -45,7 +56,10 @@ class Corpus:
         return sum(self.shards[i].stop - self.shards[i].start for i in shards)
 
     def read(self, shards: Iterable[int]) -> Examples:
-        return Examples(read(self.shards[i]) for i in shards)
+        examples = Examples((self.making.read if self.making else read)(self.shards[i]) for i in shards)
+        # Arrow keeps what its threads have used: 50 MB after twenty windows of short rows.
+        pa.default_memory_pool().release_unused()
+        return examples
 
 
 def some(folder: Storage, most: int) -> list[Example]:
@@ -63,6 +77,12 @@ def counts(folder: Storage) -> dict[str, int]:
         found.update(reason or "examples" for reason in table.column("reason").to_pylist())
         found["cut"] += int(np.count_nonzero(table.column("cut_turns").to_numpy()))
     return dict(found)
+
+
+def sources(folder: Storage) -> set[str]:
+    """The sources of all rows in a folder."""
+    tables = (pq.read_table(path, columns=["source"], filesystem=folder.arrow_fs) for path in folder.files(".parquet"))
+    return {str(name) for table in tables for name in table.column("source").unique().to_pylist()}
 
 
 @dataclass(frozen=True, order=True)

@@ -95,6 +95,11 @@ def seen_combinations(values: Iterable[Values], schema: AttributeSchema, leading
     return [dict(zip(schema.names, combination, strict=True)) for combination in found]
 
 
+def bootstrap_source(number: int) -> str:
+    """The source of the rows that bootstrap round `number`, from 1 on, makes."""
+    return f"bootstrap-{number}"
+
+
 def bootstrap_prompts(
     rows: Iterable[Conversation], combinations: Sequence[Mapping[str, int]], num_prompts: int, samples_per_prompt: int, seed: int, source: str
 ) -> list[Prompt]:

@@ -14,7 +14,7 @@ from functools import partial
 from actors.generator import Sampling
 from actors.sampler import Sampler
 from data.conversation import Conversation, from_table, problem, to_table
-from data.prompts import bootstrap_prompts, prompts_table, seen_combinations
+from data.prompts import bootstrap_prompts, bootstrap_source, prompts_table, seen_combinations
 from data.storage import Storage
 from jobs.annotate import annotate, predictor_weights
 from jobs.audit import audit
@@ -70,7 +70,7 @@ def _samples(run: Run, folder: Storage, number: int) -> Figures:
     combinations = seen_combinations(values, run.schema, settings.leading, settings.min_count, settings.leading_at_least)
     say(f"bootstrap {number}: {len(combinations)} attribute combinations seen with {settings.leading} at its best")
     prompts = bootstrap_prompts(
-        _rows(annotated), combinations, settings.num_prompts, settings.samples_per_prompt, run.preset.seed + number, source=f"bootstrap-{number}"
+        _rows(annotated), combinations, settings.num_prompts, settings.samples_per_prompt, run.preset.seed + number, bootstrap_source(number)
     )
     write_table(prompts_table(prompts), folder / "prompts")
     policy, temperature = run.folder(policy_stage(number - 1)), run.preset.sampling.temperature

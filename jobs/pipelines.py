@@ -3,15 +3,19 @@
 What a shard, a piece and a part are: `data.shards`. Knows no model: the worker class and what it is given come from the caller.
 """
 
+import contextlib
 import itertools
 import json
+import threading
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
 import ray
 import ray.data
+from ray.data import ExecutionResources
 from ray.exceptions import RayTaskError
 
 from cluster.preflight import Demand, preflight
@@ -30,6 +34,18 @@ WAVE_SHARDS = 4096
 """Shards of one Ray Data run: the driver keeps some 5 KB for each, and a million rows of 256 a shard are worth a restart of the pool."""
 
 
+@dataclass(frozen=True)
+class Beside:
+    """How a pipeline gives way to what runs at the same time."""
+
+    cpus: float
+    """So many are for it."""
+    order: Callable[[Shard], Any]
+    """Which shards come first."""
+    ended: threading.Event
+    """Set when nobody needs the rest."""
+
+
 def map_rows(
     what: str,
     sources: list[Storage],
@@ -39,12 +55,13 @@ def map_rows(
     target: Storage,
     stamp: str = "",
     setting: str = "",
+    beside: Beside | None = None,
 ) -> Figures:
     """Every row of the Parquet files in `sources` once through `worker`, into `target`, a part for each file and in its order.
 
     A `worker(**arguments)` takes and gives a table of a shard's rows; a static `companion(arguments)` of its class may give a function
     that prepares the rows on a CPU elsewhere. `stamp` says what the output depends on: parts and pieces that bear it are kept, so a killed run goes on
-    where it was; without a stamp the target is made anew. `setting` names the pool in a preset.
+    where it was; without a stamp the target is made anew. `setting` names the pool in a preset. `beside`: others work at the same time.
     Returns rows, seconds, rows/s and the workers' tally. Raises StageError with the worker's own sentence, or if there is nothing to read;
     WouldHang if the pool can never start.
     """
@@ -54,13 +71,13 @@ def map_rows(
     if not stamp:
         output.parts.remove()
         output.all_pieces.remove()
-    parts = _Parts(what, inputs, output, pool.batch_rows)
+    parts = _Parts(what, inputs, output, pool.batch_rows, beside.order if beside else None)
     if missing := parts.num_missing:
         say(preflight(_demand(what, pool, missing, setting)))
     prepare = worker.companion(arguments) if hasattr(worker, "companion") else None
     with Progress(what, parts.num_rows, parts.num_pieces, parts.rows_before, parts.num_pieces - missing) as progress:
         for shards in _waves(parts.missing()):
-            for shard in _finished(what, shards, worker, arguments, prepare, pool, output):
+            for shard in _finished(what, shards, worker, arguments, prepare, pool, output, beside):
                 tally = json.loads(shard["tally"])
                 progress.add(int(tally["rows"]), *(tally.get(name, 0) for name in ("tokens", "filled_tokens", "budget_tokens")))
                 parts.piece_done(shard["part"])
@@ -72,8 +89,8 @@ def map_rows(
 class _Parts:
     """Which pieces are there, which parts are whole; a part's pieces are merged by a Ray task as soon as the last is there."""
 
-    def __init__(self, what: str, inputs: Sequence[Input], output: Output, batch_rows: int):
-        self._what, self._inputs, self._output, self._batch_rows = what, inputs, output, batch_rows
+    def __init__(self, what: str, inputs: Sequence[Input], output: Output, batch_rows: int, order: Callable[[Shard], Any] | None):
+        self._what, self._inputs, self._output, self._batch_rows, self._order = what, inputs, output, batch_rows, order
         output.sweep()
         self._tallies: dict[str, Tally] = output.finished(inputs)
         self._pieces = set(output.pieces.names(".parquet"))
@@ -88,7 +105,8 @@ class _Parts:
 
     def missing(self) -> Iterator[Shard]:
         """The shards to do, in order."""
-        return (s for i in self._inputs if i.part not in self._tallies for s in self._shards(i) if s.piece not in self._pieces)
+        missing = (s for i in self._inputs if i.part not in self._tallies for s in self._shards(i) if s.piece not in self._pieces)
+        return iter(sorted(missing, key=self._order)) if self._order else missing
 
     def _shards(self, file: Input) -> list[Shard]:
         return file.shards(self._batch_rows)
@@ -134,32 +152,53 @@ def _waves(shards: Iterable[Shard]) -> Iterator[list[Shard]]:
 
 
 def _finished(
-    what: str, shards: list[Shard], worker: type[Any], arguments: Mapping[str, Any], prepare: Prepare | None, pool: WorkerPool, output: Output
+    what: str,
+    shards: list[Shard],
+    worker: type[Any],
+    arguments: Mapping[str, Any],
+    prepare: Prepare | None,
+    pool: WorkerPool,
+    output: Output,
+    beside: Beside | None,
 ) -> Iterator[dict[str, Any]]:
     """The shards as they are written, each a record of a few bytes."""
     demand = _demand(what, pool, len(shards), "")
     whole = {"batch_size": 1, "batch_format": "pyarrow"}
-    dataset = (
-        ray.data.from_items([vars(s) for s in shards], override_num_blocks=len(shards))
-        .map_batches(read_shard, fn_kwargs={"prepare": prepare}, num_cpus=READ_CPUS, **whole)
-        .map_batches(
-            Score,
-            fn_constructor_args=(worker, dict(arguments)),
-            compute=ray.data.ActorPoolStrategy(min_size=demand.min_actors, max_size=demand.max_actors),
-            num_cpus=pool.cpus_per_actor,
-            num_gpus=pool.gpus_per_actor,
-            **whole,
+    with _leaving(beside.cpus if beside else 0.0):
+        dataset = (
+            ray.data.from_items([vars(s) for s in shards], override_num_blocks=len(shards))
+            .map_batches(read_shard, fn_kwargs={"prepare": prepare}, num_cpus=READ_CPUS, **whole)
+            .map_batches(
+                Score,
+                fn_constructor_args=(worker, dict(arguments)),
+                compute=ray.data.ActorPoolStrategy(min_size=demand.min_actors, max_size=demand.max_actors),
+                num_cpus=pool.cpus_per_actor,
+                num_gpus=pool.gpus_per_actor,
+                **whole,
+            )
+            .map_batches(write_shard, fn_kwargs={"output": output}, num_cpus=WRITE_CPUS, **whole)
         )
-        .map_batches(write_shard, fn_kwargs={"output": output}, num_cpus=WRITE_CPUS, **whole)
-    )
     for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
         for shard in batch.to_pylist():
             if shard["failure"]:
                 raise StageError(f"{what}: {shard['failure']}")
+            if beside and beside.ended.is_set():
+                raise StageError(f"{what}: nobody needs the rest")
             yield shard
     statistics = dataset.stats()
     Storage(f"{output.uri}.ray_data.txt").write_bytes(statistics.encode())
     say(f"{what}: Ray Data: {'; '.join(line for line in statistics.splitlines() if line.startswith('Operator'))}")
+
+
+@contextlib.contextmanager
+def _leaving(cpus: float) -> Iterator[None]:
+    """Data sets that are made in the block leave so many CPUs of the cluster alone."""
+    context = ray.data.DataContext.get_current()
+    if cpus:
+        context = context.copy()
+        context.execution_options.resource_limits = ExecutionResources.for_limits(cpu=ray.cluster_resources()["CPU"] - cpus)
+    with ray.data.DataContext.current(context):
+        yield
 
 
 def write_table(table: pa.Table, folder: Storage, name: str = "part-00000.parquet") -> None:

@@ -20,7 +20,8 @@ from jobs.command import main
 from jobs.pipelines import write_table
 from jobs.preset import Preset
 from jobs.stage import Figures, Run, Stage, say, stamp_of
-from jobs.training import example_spec, fit, make_examples
+from jobs.tokenise import Tokenising
+from jobs.training import example_spec, fit
 
 
 def texts(run: Run) -> Iterator[str]:
@@ -48,14 +49,14 @@ def work(run: Run, folder: Storage) -> Figures:
     say(f"base: a Llama of {figures['num_parameters']:,} parameters, vocabulary {figures['vocab_size']}, from {len(found):,} texts")
     if base.pretrain:
         spec = replace(example_spec(run, base.pretrain), base=start.uri)
+        # Whole conversations are in the prompt format: what comes next then only has to learn what the labels mean.
+        rows, maker = (folder / "texts", TextExamples) if base.texts else (run.folder("rows") / "rows", ConversationExamples)
         if base.texts:
-            write_table(pa.table({"id": [f"{i:08d}" for i in range(len(found))], "text": found}), folder / "texts")
-            make_examples("base", [folder / "texts"], TextExamples, {"spec": spec}, folder / "examples", stamp_of(folder))
-        else:
-            # Whole conversations, in the prompt format: what comes next then only has to learn what the labels mean.
-            make_examples("base", [run.folder("rows") / "rows"], ConversationExamples, {"spec": spec}, folder / "examples", stamp_of(folder))
+            write_table(pa.table({"id": [f"{i:08d}" for i in range(len(found))], "text": found}), rows)
+        tokenising = Tokenising("base", [rows], maker, {"spec": spec}, folder / "examples", stamp_of(folder))
         task = PolicyTask(start.uri, run.schema, run.preset.template)
-        figures |= fit("base: pre-training", task, base.pretrain, folder / "examples", folder, Split(buckets=50), tracking=run.preset.tracking)
+        with tokenising.meanwhile(base.pretrain) as examples:
+            figures |= fit("base: pre-training", task, base.pretrain, examples, folder, Split(buckets=50), tracking=run.preset.tracking)
     return figures
 
 

@@ -6,15 +6,18 @@ python -m jobs.train_policy PRESET.yaml [key.path=value ...]
 from actors.examples import PolicyExamples
 from actors.learner_settings import LearnerSettings
 from actors.policy import PolicyTask
+from cluster.settings_mistakes import did_you_mean
 from data.calibration import Calibration
 from data.examples import Split
-from data.feed import counts
+from data.feed import counts, sources
+from data.prompts import bootstrap_source
 from data.storage import Storage
 from jobs.card import write_card
 from jobs.command import main
 from jobs.preset import Preset
-from jobs.stage import Figures, Run, Stage, stamp_of
-from jobs.training import base_uri, buckets_for, example_spec, fit, make_examples
+from jobs.stage import Figures, Run, Stage, StageError, stamp_of
+from jobs.tokenise import Tokenising
+from jobs.training import base_uri, buckets_for, example_spec, fit
 
 
 def train_policy(run: Run, what: str, rows: list[Storage], start: str, learner: LearnerSettings, folder: Storage) -> Figures:
@@ -27,10 +30,11 @@ def train_policy(run: Run, what: str, rows: list[Storage], start: str, learner: 
         "attribute_dropout": settings.attribute_dropout,
         "seed": run.preset.seed,
     }
-    make_examples(what, rows, PolicyExamples, arguments, folder / "examples", stamp_of(folder))
+    tokenising = Tokenising(what, rows, PolicyExamples, arguments, folder / "examples", stamp_of(folder))
     task = PolicyTask(start, run.schema, run.preset.template)
     split = Split(buckets_for(settings.validation_share))
-    training = fit(what, task, learner, folder / "examples", folder, split, settings.source_weights, run.preset.tracking)
+    with tokenising.meanwhile(learner) as examples:
+        training = fit(what, task, learner, examples, folder, split, settings.source_weights, run.preset.tracking)
     write_card(run, "policy", learner, training, folder / "model")
     return {"training": training, "counts": counts(folder / "examples")}
 
@@ -44,7 +48,13 @@ def calibration(run: Run) -> Calibration:
 
 
 def work(run: Run, folder: Storage) -> Figures:
-    return train_policy(run, "policy", [run.folder("annotated") / "rows"], base_uri(run), run.preset.policy.learner, folder)
+    rows = run.folder("annotated") / "rows"
+    known = sources(rows) | {bootstrap_source(number + 1) for number in range(run.preset.bootstrap.rounds)}
+    for name in run.preset.policy.source_weights:
+        if name not in known:
+            have = ", ".join(sorted(known))
+            raise StageError(f"policy.source_weights has {name!r}, from which no row comes{did_you_mean(name, sorted(known))}; there are {have}")
+    return train_policy(run, "policy", [rows], base_uri(run), run.preset.policy.learner, folder)
 
 
 def _settings(preset: Preset) -> object:

@@ -16,7 +16,7 @@ from actors.regressor import PredictorTask, require_language_model
 from actors.surface import Surface, SurfaceTask, require_decoder
 from data.conversation import Conversation, from_table, to_table
 from data.examples import Example, Split, bucket
-from data.feed import counts, some
+from data.feed import Corpus, counts, some
 from data.lab import Lab
 from data.ratings import Ratings, joined, ratings_of
 from data.sources import files_of
@@ -30,7 +30,8 @@ from jobs.predictor_quality import quality, summary
 from jobs.predictor_tables import quality_lines
 from jobs.preset import Preset
 from jobs.stage import Figures, Run, Stage, StageError, say, stamp_of
-from jobs.training import backbone_uri, buckets_for, example_spec, fit, make_examples
+from jobs.tokenise import Tokenising
+from jobs.training import backbone_uri, buckets_for, example_spec, fit
 
 MOMENTS_EXAMPLES = 500
 """Examples that the mean and spread of the counts are taken from."""
@@ -61,7 +62,9 @@ def train(run: Run, folder: Storage) -> tuple[Figures, Ratings]:
     validation_buckets = buckets_for(settings.validation_share) if settings.learner.validate_every else 0
 
     def fitted(what: str, output: Storage, buckets: int, held_out: int) -> Figures:
-        return fit(what, task, settings.learner, folder / "examples", output, Split(buckets, held_out, validation_buckets), tracking=run.preset.tracking)
+        return fit(
+            what, task, settings.learner, Corpus.of(folder / "examples"), output, Split(buckets, held_out, validation_buckets), tracking=run.preset.tracking
+        )
 
     scored: list[Ratings] = []
     for fold in range(settings.folds):
@@ -95,13 +98,14 @@ def warmed_up(run: Run, learner: LearnerSettings, folder: Storage, stamp: str) -
     """Train the backbone on what all answers look like, without a single rating; returns its URI."""
     spec = example_spec(run, learner, backbone_uri(run))
     require_decoder(load_config(local_folder(spec.base)))
-    make_examples("predictor: warm-up", [run.folder("rows") / "rows"], ConversationExamples, {"spec": spec, "answers_only": True}, folder / "examples", stamp)
+    rows, arguments = [run.folder("rows") / "rows"], {"spec": spec, "answers_only": True}
+    Tokenising("predictor: warm-up", rows, ConversationExamples, arguments, folder / "examples", stamp).all()
     found = counts(folder / "examples")
     if not found["examples"]:
         raise StageError(f"no conversation to warm up on ({found}); raise predictor.warmup.max_tokens or set predictor.warmup to null")
     task = SurfaceTask(spec.base, run.schema, run.preset.template, surface_of(run, spec.base, some(folder / "examples", MOMENTS_EXAMPLES)))
     split = Split(buckets_for(learner.validate_every and run.preset.predictor.validation_share))
-    fit("predictor: warm-up", task, learner, folder / "examples", folder, split, tracking=run.preset.tracking)
+    fit("predictor: warm-up", task, learner, Corpus.of(folder / "examples"), folder, split, tracking=run.preset.tracking)
     return (folder / "model").uri
 
 
@@ -113,7 +117,8 @@ def num_buckets(run: Run) -> int:
 def examples(run: Run, folder: Storage, stamp: str) -> dict[str, int]:
     """Tokenise the conversations to learn from; returns their counts. Raises StageError if nobody rated any."""
     rows = run.folder("rows") / "rows"
-    make_examples("predictor", [rows], PredictorExamples, {"spec": example_spec(run, run.preset.predictor.learner, backbone_uri(run))}, folder, stamp)
+    arguments = {"spec": example_spec(run, run.preset.predictor.learner, backbone_uri(run))}
+    Tokenising("predictor", [rows], PredictorExamples, arguments, folder, stamp).all()
     found = counts(folder)
     if not found["examples"]:
         raise StageError(f"no rated conversation to learn from ({found}); rows.sources needs rows with ratings of {', '.join(run.schema.names)}")

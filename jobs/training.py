@@ -1,4 +1,4 @@
-"""From rows to a trained model: tokenise with Ray Data, then fit with Ray Train. Shared by every stage that trains."""
+"""From examples to a trained model, with Ray Train. Shared by every stage that trains."""
 
 import contextlib
 import importlib.util
@@ -6,7 +6,6 @@ import os
 import signal
 import threading
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 import ray.train
 from ray.train.torch import TorchConfig, TorchTrainer
@@ -21,13 +20,8 @@ from actors.task import Task
 from data.examples import Split
 from data.feed import Corpus, Feed
 from data.storage import Storage
-from jobs.pipelines import map_rows
-from jobs.preset import WorkerPool
 from jobs.stage import Figures, Run, StageError, say
 from jobs.training_plots import draw_losses
-
-TOKENISERS = WorkerPool(num_actors=2, min_actors=1, batch_rows=512)
-"""Tokenising needs CPUs only, and few."""
 
 
 def base_uri(run: Run) -> str:
@@ -54,16 +48,11 @@ def example_spec(run: Run, learner: LearnerSettings, base: str | None = None) ->
     return ExampleSpec(base or base_uri(run), run.schema, run.preset.template, learner.max_tokens)
 
 
-def make_examples(what: str, sources: list[Storage], maker: type[Any], arguments: dict[str, Any], target: Storage, stamp: str) -> Figures:
-    """Tokenise all rows of `sources` into `target`; what is there under this stamp is kept."""
-    return map_rows(f"{what}: tokenise", sources, maker, arguments, TOKENISERS, target, stamp)
-
-
 def fit(
     what: str,
     task: Task,
     settings: LearnerSettings,
-    examples: Storage,
+    examples: Corpus,
     output: Storage,
     split: Split | None = None,
     weights: Mapping[str, float] | None = None,
@@ -81,10 +70,30 @@ def fit(
     if tracking != "none" and importlib.util.find_spec(tracking) is None:
         raise StageError(f"tracking is {tracking}, which is not installed; pip install {tracking} on every node, or set tracking to none")
     say(f"{what}: Ray Train, {settings.num_workers} workers, DeepSpeed ZeRO stage {settings.zero_stage}, {settings.precision}")
-    feed = Feed(Corpus.of(examples), split or Split(), settings.row_tokens, settings.rows_per_step, settings.epochs, settings.seed, weights or {})
-    trainer = TorchTrainer(
+    feed = Feed(examples, split or Split(), settings.row_tokens, settings.rows_per_step, settings.epochs, settings.seed, weights or {})
+    trainer = _trainer(Assignment(what, task, settings, feed, output.uri, tracking), output)
+    for mark in (MISTAKE, STOP):
+        (output / mark).remove()
+    try:
+        with _stopping(output / STOP):
+            trainer.fit()
+    except TrainingFailedError as error:
+        causes = getattr(error, "worker_failures", {}).values()
+        raise StageError(f"{what} failed: {'; '.join(sorted({str(c).strip().splitlines()[-1] for c in causes})) or error}") from error
+    if (output / MISTAKE).exists():
+        raise StageError(f"{what} failed: {(output / MISTAKE).read_text()}")
+    if (output / STOP).exists():
+        raise StageError(f"{what} was told to stop; what it has is kept, and the same command goes on from there")
+    figures = dict(finished.read_json())
+    draw_losses({what: figures}, output / "loss.png")
+    return figures
+
+
+def _trainer(assignment: Assignment, output: Storage) -> TorchTrainer:
+    settings = assignment.settings
+    return TorchTrainer(
         train_worker,
-        train_loop_config={"assignment": Assignment(what, task, settings, feed, output.uri, tracking)},
+        train_loop_config={"assignment": assignment},
         # Weights and gradients go over NCCL, what the learner adds up on the host (losses, moments) over gloo; Ray's own default on GPUs has no gloo.
         torch_config=TorchConfig(backend="cpu:gloo,cuda:nccl" if settings.use_gpu else "gloo"),
         scaling_config=ray.train.ScalingConfig(
@@ -99,21 +108,6 @@ def fit(
             failure_config=ray.train.FailureConfig(max_failures=settings.max_failures),
         ),
     )
-    for mark in (MISTAKE, STOP):
-        (output / mark).remove()
-    try:
-        with _stopping(output / STOP):
-            trainer.fit()
-    except TrainingFailedError as error:
-        causes = getattr(error, "worker_failures", {}).values()
-        raise StageError(f"{what} failed: {'; '.join(sorted({str(c).strip().splitlines()[-1] for c in causes})) or error}") from error
-    if (output / MISTAKE).exists():
-        raise StageError(f"{what} failed: {(output / MISTAKE).read_text()}")
-    if not finished.exists():
-        raise StageError(f"{what} was told to stop; what it has is kept, and the same command goes on from there")
-    figures = dict(finished.read_json())
-    draw_losses({what: figures}, output / "loss.png")
-    return figures
 
 
 @contextlib.contextmanager

@@ -18,6 +18,7 @@ from data.attributes import shipped
 from data.calibration import Calibration
 from data.conversation import to_table
 from data.examples import Examples, Split
+from data.feed import Corpus
 from data.lab import Lab, LabSettings
 from data.storage import Storage
 from jobs.pipelines import write_table
@@ -50,7 +51,7 @@ def test_one_worker_or_two_whole_or_sharded_same_trajectory(ray_cluster: object,
             num_workers=workers, zero_stage=stage, precision="fp32", row_tokens=256, max_tokens=256, rows_per_step=4, learning_rate=1e-3, warmup=0.0, epochs=2
         )
         output = Storage(str(tmp_path / f"{workers}-{stage}"))
-        figures = fit("test", task, settings, examples, output, Split(8))
+        figures = fit("test", task, settings, Corpus.of(examples), output, Split(8))
         assert (figures["num_workers"], figures["zero_stage"], figures["saved_step"]) == (workers, stage, figures["steps"])
         losses[stage] = [p["loss"] for p in figures["losses"]] + [figures["validation_loss"]]
         weights[stage] = Predictor.load((output / "model").uri).module.model.state_dict()
@@ -69,7 +70,7 @@ def test_training_stops_early_and_saves_the_best_step_not_the_last(ray_cluster: 
         num_workers=2, zero_stage=3, precision="fp32", row_tokens=512, max_tokens=256, rows_per_step=2, learning_rate=1e-2, warmup=0.0,
         schedule="constant_with_warmup", epochs=60, validate_every=1.0, patience=3,
     )  # fmt: skip
-    figures = fit("test", task, settings, examples, output, split := Split(5, 1, 3))
+    figures = fit("test", task, settings, Corpus.of(examples), output, split := Split(5, 1, 3))
     curve = figures["validations"]
     assert figures["saved_step"] < figures["steps"]
     assert figures["epochs"] < 60
@@ -88,17 +89,17 @@ def test_training_stops_early_and_saves_the_best_step_not_the_last(ray_cluster: 
 def test_a_worker_that_fails_says_why(ray_cluster: object, tiny_base: str, tmp_path: Path) -> None:
     settings = LearnerSettings(row_tokens=256, max_tokens=256, rows_per_step=1)
     with pytest.raises(StageError, match=r"test failed: .*no examples to train on in .*empty"):
-        fit("test", PolicyTask(tiny_base, SCHEMA, "steerlm"), settings, Storage(str(tmp_path / "empty")), Storage(str(tmp_path / "out")))
+        fit("test", PolicyTask(tiny_base, SCHEMA, "steerlm"), settings, Corpus.of(Storage(str(tmp_path / "empty"))), Storage(str(tmp_path / "out")))
 
 
 @pytest.mark.ray
 def test_a_small_set_of_which_chance_held_out_nothing_is_trained_on(ray_cluster: object, tiny_base: str, tmp_path: Path) -> None:
     examples, task = _rated(tiny_base, tmp_path, 20, noise=False), PredictorTask(tiny_base, SCHEMA, "steerlm")
     settings = LearnerSettings(precision="fp32", row_tokens=512, max_tokens=256, rows_per_step=2)
-    figures = fit("test", task, settings, examples, Storage(str(tmp_path)) / "out", nothing := Split(10**6, 1))
+    figures = fit("test", task, settings, Corpus.of(examples), Storage(str(tmp_path)) / "out", nothing := Split(10**6, 1))
     assert (figures["epochs"], figures["validation_loss"], figures["validations"]) == (1, None, [])
     with pytest.raises(StageError, match="validate_every is 1, but no example is held out to validate on; raise validation_share"):
-        fit("test", task, settings.model_copy(update={"validate_every": 1.0}), examples, Storage(str(tmp_path)) / "picky", nothing)
+        fit("test", task, settings.model_copy(update={"validate_every": 1.0}), Corpus.of(examples), Storage(str(tmp_path)) / "picky", nothing)
 
 
 def test_examples_count_what_they_leave_out(tiny_base: str, tmp_path: Path) -> None:

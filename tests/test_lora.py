@@ -19,6 +19,7 @@ from data.attributes import shipped
 from data.calibration import Calibration
 from data.conversation import to_table
 from data.examples import Examples, Split
+from data.feed import Corpus
 from data.lab import Lab, LabSettings
 from data.storage import Storage
 from jobs.pipelines import write_table
@@ -92,7 +93,7 @@ def test_two_workers_train_adapters_and_export_the_model_they_validated(
     settings = LearnerSettings(
         num_workers=2, zero_stage=zero_stage, precision="fp32", row_tokens=256, max_tokens=256, rows_per_step=2, learning_rate=5e-3, epochs=2, lora=LORA
     )
-    figures = fit("test", task, settings, examples, output, Split(8))
+    figures = fit("test", task, settings, Corpus.of(examples), output, Split(8))
     losses = [p["loss"] for p in figures["losses"]]
     # Little: a random backbone's frozen embeddings leave the adapters little to work with.
     assert np.mean(losses[-5:]) < 0.99 * np.mean(losses[:5])
