@@ -53,8 +53,8 @@ test: setup  ## run the tests; ARGS="-k name"
 test-kill: setup  ## kill -9 a run in every stage and start it again (minutes)
 	@$(BIN)/python -m pytest -q -m slow tests/test_kill.py $(ARGS)
 
-test-train: setup  ## every ZeRO stage trains alike, and goes on as it was after kills at random steps, on a disk and on S3 (minutes)
-	@$(BIN)/python -m pytest -q -s -m slow tests/test_resume.py $(ARGS)
+test-train: setup  ## every ZeRO stage trains alike, and goes on as it was after kills at random steps, on a disk and on S3; the bench against TRL runs (minutes)
+	@$(BIN)/python -m pytest -q -s -m slow tests/test_resume.py tests/test_bench.py $(ARGS)
 
 chaos: setup  ## annotate real rows while drivers, actors and nodes are killed at random, on a disk and on S3 (minutes)
 	@$(BIN)/python -m pytest -q -s -m slow tests/test_chaos.py $(ARGS)
@@ -69,5 +69,5 @@ format: setup  ## mend what can be mended by itself
 	$(BIN)/ruff format .
 
 clean:  ## remove caches (runs/ and .venv stay)
-	@rm -rf .mypy_cache .pytest_cache .ruff_cache build steerlm_ray.egg-info .venv-lock
+	@rm -rf .mypy_cache .pytest_cache .ruff_cache build steerlm_ray.egg-info .venv-lock .venv-trl
 	find . -path ./.venv -prune -o -name __pycache__ -type d -exec rm -rf {} +

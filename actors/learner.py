@@ -16,7 +16,7 @@ import torch
 
 from actors.engine import Engine, Row, from_first, summed, summed_modulo
 from actors.learner_settings import LearnerSettings, rate_factor
-from actors.meter import Meter, Tracking
+from actors.meter import Meter, Tracking, peak_memory_bytes
 from actors.publish import publish
 from actors.snapshots import Snapshot, Snapshots, complete_steps, sweep
 from actors.standing import Standing
@@ -99,6 +99,7 @@ class _Training:
     def run(self) -> dict[str, Any]:
         """Train from where we stand to the end, or to where we are told to stop; returns the figures."""
         stopping = Stopping(self.output, self.rank)
+        self.cpu_s = -time.process_time()
         loss = rate = 0.0
         for step in self.feed.steps(self.at.at):
             before = self.at.progress
@@ -129,7 +130,7 @@ class _Training:
 
     def do(self, step: Step) -> tuple[float, float]:
         """One optimizer step; returns this worker's share of its mean loss, and the learning rate."""
-        started, cpu_started = time.perf_counter(), time.process_time()
+        started = time.perf_counter()
         settings, examples = self.settings, step.examples
         weight = self._weight(examples, step.rows)
         assert weight > 0, "a step without a single target"
@@ -138,7 +139,6 @@ class _Training:
             self.at.expected = (self.at.expected + digest_of(examples.ids[i] for i in self.feed.drawn(examples, step.epoch))) % 2**64
         loss = self.engine.step(list(self._share(examples, step.rows)), weight, rate)
         seconds = time.perf_counter() - started
-        self.cpu_s += time.process_time() - cpu_started
         self.at.done(step, settings.row_tokens, weight, seconds)
         squares = sum(float(examples.lengths[i]) ** 2 for row in step.rows for i in row)
         self.meter.did(step.num_tokens, self.engine.arithmetic.flops(step.num_tokens, weight, squares), seconds)
@@ -179,7 +179,9 @@ class _Training:
 
     def validate(self, last: bool) -> None:
         """Mean loss over all targets to validate on; keeps the weights if it is the best so far. Every worker takes part."""
+        cpu_started = time.process_time()
         loss = self._validation_loss()
+        self.cpu_s -= time.process_time() - cpu_started
         if loss is None:
             return
         improved = self.validations.add(self.at.step, loss)
@@ -244,6 +246,7 @@ class _Training:
             "held_bytes": self.engine.held,
             "tokens_per_s": round(at.tokens / at.seconds, 1),
             "train_seconds": round(at.seconds, 1),
+            "peak_memory_bytes": peak_memory_bytes(),
             "checkpoints": timing.figures(),
             "saved_step": validations.best_step or at.step,
             "validation_loss": validations.best_loss if validations.best_step else None,
@@ -254,12 +257,13 @@ class _Training:
         """Publish the model of the step to save and the figures; the checkpoints go."""
         self.checkpoints.wait()
         self.best.wait()
+        self.cpu_s += time.process_time()
         best = self.validations.best_step
         if not from_first(best in (0, self.at.step, *complete_steps(self.best.folder))):
             self.meter.say(f"warning: the weights of step {best} were not kept; those of the last step are saved")
             self.validations.best_step, self.validations.best_loss = 0, float("inf")
         [cpu_s] = summed(self.cpu_s)
-        figures = self.figures() | {"cpu_seconds": round(cpu_s, 2)}
+        figures = self.figures() | {"cpu_seconds": round(cpu_s, 2)}  # of this life, all but building and validating
         kept = Snapshot(self.best.folder, figures["saved_step"]) if figures["saved_step"] != self.at.step else None
         publish(self.task, self.engine, kept, self.output / "model")
         if self.rank == 0:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from jobs.bench.__main__ import BENCHES, main
+from jobs.bench.environment import NoEnvironment, environment
 from jobs.bench.report import Disagreement, cpu_seconds_by_turns, ratio_of, require_equal
 
 TINY = ("hidden_size=32", "num_layers=2", "num_heads=4", "num_kv_heads=2", "intermediate_size=64", "vocab_size=600", "max_tokens=512")
@@ -13,6 +14,7 @@ RATIOS = {
     "annotate": {"vs_pipeline_batched", "vs_pipeline_single", "bf16_vs_fp32"},
     "turns": {"vs_prefixes"},
     "annotate_scale": {"job_vs_kernel", "two_vs_one_actor", "memory_growth", "time_growth"},
+    "train": {"vs_trl_padded", "vs_trl_packed", "bf16_vs_fp32", "two_vs_one_worker", "memory_growth"},
 }
 LIMITS = ("row_tokens=512", "max_tokens=300")
 WORDS = {
@@ -27,11 +29,12 @@ WORDS = {
         *LIMITS,
         *(f"{m}.{t}" for m in ("model", "scale_model") for t in TINY),
     ),
+    "train": ("rows=16", "held=4", "rounds=1", "worker_rows=16", "memory_rows=8", "times=2", *LIMITS, *(f"model.{t}" for t in TINY)),
 }
 
 
 @pytest.mark.ray
-@pytest.mark.parametrize("name", RATIOS)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.slow if name == "train" else ()) for name in RATIOS])  # it installs the peer
 def test_a_bench_ends_with_one_json_line_of_ratios(name: str, real_data: Path, ray_cluster: object, capsys: pytest.CaptureFixture[str]) -> None:
     assert RATIOS.keys() == BENCHES.keys()
     main([name, *WORDS[name]])
@@ -73,6 +76,11 @@ def test_sides_that_differ_are_not_compared() -> None:
     for difference in (1e-4, float("nan")):
         with pytest.raises(Disagreement, match="ours against theirs: scores differ by"):
             require_equal(difference, 1e-5, "ours against theirs")
+
+
+def test_a_peer_that_is_not_there_is_said(tmp_path: Path) -> None:
+    with pytest.raises(NoEnvironment, match="no-such-package-at-all could not be installed into"):
+        environment(tmp_path / "venv", "no-such-package-at-all")
 
 
 def test_ways_take_turns_and_the_ratio_is_the_median_of_rounds() -> None:

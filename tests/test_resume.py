@@ -18,6 +18,7 @@ from data.attributes import shipped
 from data.calibration import Calibration
 from data.conversation import to_table
 from data.examples import Example, Split
+from data.feed import Corpus
 from data.lab import Lab, LabSettings
 from data.storage import Storage
 from jobs.pipelines import write_table
@@ -77,15 +78,18 @@ def difference(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> 
 
 
 @pytest.mark.ray
-def test_killed_and_gone_on_with_one_worker(ray_cluster: object, tiny_base: str, examples: Storage, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("before", "after"), [(2, 1), pytest.param(1, 2, marks=pytest.mark.slow)])
+def test_killed_and_gone_on_with_other_workers(before: int, after: int, ray_cluster: object, tiny_base: str, examples: Storage, tmp_path: Path) -> None:
     task, unbroken, killed = PolicyTask(tiny_base, SCHEMA, "steerlm"), Storage(str(tmp_path)) / "unbroken", Storage(str(tmp_path)) / "killed"
-    expected = fit("test", task, SETTINGS, examples, unbroken, Split(8))
+    settings = SETTINGS.model_copy(update={"num_workers": before})
+    expected = fit("test", task, settings, Corpus.of(examples), unbroken, Split(8))
     assert expected["checkpoints"]["failed"] == 0
     assert expected["checkpoints"]["written"] >= 15
+    mortal = settings.model_copy(update={"max_failures": 0})
     with pytest.raises(StageError):
-        fit("test", dying(task, tmp_path, [70]), SETTINGS.model_copy(update={"max_failures": 0}), examples, killed, Split(8))
+        fit("test", dying(task, tmp_path, [140 // before]), mortal, Corpus.of(examples), killed, Split(8))
     assert (killed / "checkpoints").exists()
-    found = fit("test", task, SETTINGS.model_copy(update={"num_workers": 1}), examples, killed, Split(8))
+    found = fit("test", task, settings.model_copy(update={"num_workers": after}), Corpus.of(examples), killed, Split(8))
     assert trajectory(found) == pytest.approx(trajectory(expected), abs=1e-3)
     assert (found["examples"], found["steps"]) == (expected["examples"], expected["steps"])
     assert difference(weights(unbroken), weights(killed)) < 1e-3
@@ -98,9 +102,9 @@ def test_killed_and_gone_on_with_one_worker(ray_cluster: object, tiny_base: str,
 def test_killed_at_three_random_steps(zero_stage: int, offload: str, ray_cluster: object, tiny_base: str, examples: Storage, tmp_path: Path) -> None:
     settings = SETTINGS.model_copy(update={"zero_stage": zero_stage, "offload": offload})
     task, unbroken, killed = PolicyTask(tiny_base, SCHEMA, "steerlm"), Storage(str(tmp_path)) / "unbroken", Storage(str(tmp_path)) / "killed"
-    expected = fit("test", task, settings, examples, unbroken, Split(8))
+    expected = fit("test", task, settings, Corpus.of(examples), unbroken, Split(8))
     forwards = [random.Random(zero_stage).randint(20, 45) for _ in range(3)]
-    found = fit("test", dying(task, tmp_path, forwards), settings, examples, killed, Split(8))
+    found = fit("test", dying(task, tmp_path, forwards), settings, Corpus.of(examples), killed, Split(8))
     assert len(list((tmp_path / "lives").iterdir())) == 3
     assert trajectory(found) == pytest.approx(trajectory(expected), abs=1e-4)
     assert (found["examples"], found["steps"]) == (expected["examples"], expected["steps"])
@@ -111,8 +115,8 @@ def test_killed_at_three_random_steps(zero_stage: int, offload: str, ray_cluster
 @pytest.mark.slow
 def test_on_s3_as_on_a_disk(ray_cluster: object, tiny_base: str, examples: Storage, s3: str, tmp_path: Path) -> None:
     task, unbroken, killed = PolicyTask(tiny_base, SCHEMA, "steerlm"), Storage(str(tmp_path)) / "unbroken", Storage(f"{s3}/training")
-    expected = fit("test", task, SETTINGS, examples, unbroken, Split(8))
-    found = fit("test", dying(task, tmp_path, [30, 40]), SETTINGS, examples, killed, Split(8))
+    expected = fit("test", task, SETTINGS, Corpus.of(examples), unbroken, Split(8))
+    found = fit("test", dying(task, tmp_path, [30, 40]), SETTINGS, Corpus.of(examples), killed, Split(8))
     assert len(list((tmp_path / "lives").iterdir())) == 2
     assert trajectory(found) == pytest.approx(trajectory(expected), abs=1e-4)
     assert difference(weights(unbroken), load_file(killed.download(str(tmp_path / "copy")) + "/model/model.safetensors")) < 1e-4
@@ -126,13 +130,13 @@ def test_every_zero_stage_has_the_same_trajectory(ray_cluster: object, tiny_base
     for zero_stage, offload in ((0, "none"), (1, "none"), (2, "none"), (3, "none"), (2, "optimizer"), (3, "parameters")):
         settings = SETTINGS.model_copy(update={"zero_stage": zero_stage, "offload": offload, "checkpoint_every": 0})
         output = Storage(str(tmp_path)) / f"{zero_stage}-{offload}"
-        figures = fit("test", PolicyTask(tiny_base, SCHEMA, "steerlm"), settings, examples, output, Split(8))
+        figures = fit("test", PolicyTask(tiny_base, SCHEMA, "steerlm"), settings, Corpus.of(examples), output, Split(8))
         found[zero_stage, offload], held[zero_stage, offload] = trajectory(figures), figures["held_bytes"]
     assert len(found[0, "none"]) >= 50
     # What is computed again is the same again; and only the saved weights are rounded.
     again = SETTINGS.model_copy(update={"activation_checkpointing": True, "export": "bfloat16", "checkpoint_every": 0})
     output = Storage(str(tmp_path)) / "again"
-    found["again", ""] = trajectory(fit("test", PolicyTask(tiny_base, SCHEMA, "steerlm"), again, examples, output, Split(8)))
+    found["again", ""] = trajectory(fit("test", PolicyTask(tiny_base, SCHEMA, "steerlm"), again, Corpus.of(examples), output, Split(8)))
     assert {t.dtype for t in weights(output).values()} == {torch.bfloat16}
     assert Policy.load((output / "model").uri, "bfloat16").model.config.dtype == torch.bfloat16
     assert difference(weights(output), {k: v.bfloat16() for k, v in weights(Storage(str(tmp_path)) / "2-none").items()}) < 1e-2
@@ -166,6 +170,6 @@ def test_one_worker_with_eight_rows_a_step_and_eight_with_one(ray_cluster: objec
             }
         )
         outputs.append(Storage(str(tmp_path)) / f"{workers}")
-        found.append(trajectory(fit("test", PolicyTask(tiny_base, SCHEMA, "steerlm"), settings, examples, outputs[-1], Split(8))))
+        found.append(trajectory(fit("test", PolicyTask(tiny_base, SCHEMA, "steerlm"), settings, Corpus.of(examples), outputs[-1], Split(8))))
     assert found[0] == pytest.approx(found[1], abs=1e-5)
     assert difference(*map(weights, outputs)) < 1e-5

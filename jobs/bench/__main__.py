@@ -15,11 +15,12 @@ from typing import NoReturn
 from cluster.settings import SettingsError, load
 from cluster.settings_help import help_text
 from cluster.settings_mistakes import did_you_mean
-from jobs.bench import annotate, annotate_scale, turns
+from jobs.bench import annotate, annotate_scale, train, turns
+from jobs.bench.environment import NoEnvironment
 from jobs.bench.report import Bench, Disagreement, machine
 from jobs.bench.rows import NoRealRows
 
-BENCHES: dict[str, Bench] = {"annotate": annotate.BENCH, "turns": turns.BENCH, "annotate_scale": annotate_scale.BENCH}
+BENCHES: dict[str, Bench] = {"annotate": annotate.BENCH, "turns": turns.BENCH, "annotate_scale": annotate_scale.BENCH, "train": train.BENCH}
 PROGRAM = "python -m jobs.bench"
 
 
@@ -42,7 +43,7 @@ def main(argv: Sequence[str]) -> None:
         _fail(str(error), code=2)
     try:
         outcome = bench.run(settings)
-    except (NoRealRows, Disagreement) as error:
+    except (NoRealRows, NoEnvironment, Disagreement) as error:
         _fail(str(error), code=1)
     print(json.dumps({"bench": name, "machine": machine(), "ratios": outcome.ratios, "figures": outcome.figures}, ensure_ascii=False), flush=True)
 

@@ -7,11 +7,14 @@ import statistics
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from data.record import Record
 from jobs.stage import say
+
+T = TypeVar("T")
 
 
 class Disagreement(ValueError):
@@ -36,16 +39,25 @@ class Bench:
     run: Callable[[Any], Outcome]
 
 
-def cpu_seconds_by_turns(ways: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
-    """CPU seconds of this process for each way in each round; every other round goes through the ways backwards, so that a drift hits all of them."""
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
+def by_turns(ways: Mapping[str, Callable[[int], T]], rounds: int) -> dict[str, list[T]]:
+    """What each way gives in each round, whose number it is told; every other round goes through the ways backwards, so that a drift hits all of them."""
+    found: dict[str, list[T]] = {name: [] for name in ways}
     for number in range(rounds):
         for name in [*ways] if number % 2 == 0 else [*ways][::-1]:
-            started = time.process_time()
-            ways[name]()
-            seconds[name].append(time.process_time() - started)
-        say(f"round {number + 1} of {rounds}: " + ", ".join(f"{name} {found[-1]:.1f} s" for name, found in seconds.items()))
-    return seconds
+            found[name].append(ways[name](number))
+        say(f"round {number + 1} of {rounds}: " + ", ".join(f"{name} {given[-1]}" for name, given in found.items()))
+    return found
+
+
+def cpu_seconds_by_turns(ways: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
+    """CPU seconds of this process for each way in each round."""
+
+    def timed(way: Callable[[], object], _: int) -> float:
+        started = time.process_time()
+        way()
+        return round(time.process_time() - started, 3)
+
+    return by_turns({name: partial(timed, way) for name, way in ways.items()}, rounds)
 
 
 def ratio_of(seconds: Mapping[str, list[float]], ours: str, theirs: str) -> float:

@@ -1,4 +1,4 @@
-"""What benches run on: real rows from one folder, and a random-weight predictor with a tokenizer trained on their texts.
+"""What benches run on: real rows from one folder, and a random-weight predictor or policy with a tokenizer trained on their texts.
 
 Weights do not matter for speed, and two ways must agree on any weights.
 """
@@ -6,8 +6,10 @@ Weights do not matter for speed, and two ways must agree on any weights.
 import os
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from actors.base import SmallModel, make_small_model
+from actors.policy import PolicyTask
 from actors.regressor import PredictorTask
 from data.attributes import AttributeSchema, shipped
 from data.conversation import Conversation
@@ -19,6 +21,8 @@ MEDIUM = SmallModel(hidden_size=512, num_layers=8, num_heads=8, num_kv_heads=4, 
 """27.8 M parameters: small enough for a CPU, large enough that matrix products are most of the time."""
 SMALL = SmallModel(hidden_size=128, num_layers=4, num_heads=4, num_kv_heads=2, intermediate_size=344, vocab_size=2048, max_tokens=2048)
 """1 M parameters: the rows are most of the work, not the model."""
+TINY = SmallModel(hidden_size=32, num_layers=2, num_heads=4, num_kv_heads=2, intermediate_size=64, vocab_size=600, max_tokens=1024)
+"""60,000 parameters: next to nothing but the rows."""
 TOKENIZER_TEXTS = 4000
 """More texts change the tokenizer little and take longer than the bench."""
 
@@ -43,12 +47,21 @@ def real_rows(name: str, format: str, limit: int = 0, schema: AttributeSchema = 
 
 def random_predictor(folder: str, model: SmallModel, rows: Iterable[Conversation]) -> str:
     """Make a predictor in `folder`, saved as training saves it; returns its model folder."""
+    return _random(PredictorTask, folder, model, rows)
+
+
+def random_policy(folder: str, model: SmallModel, rows: Iterable[Conversation]) -> str:
+    """Make a policy in `folder`, saved as training saves it; returns its model folder."""
+    return _random(PolicyTask, folder, model, rows)
+
+
+def _random(task_type: type[PredictorTask] | type[PolicyTask], folder: str, model: SmallModel, rows: Iterable[Conversation]) -> str:
     base, saved = f"{folder}/base", f"{folder}/model"
     texts = [m.content for row in rows for m in row.messages][:TOKENIZER_TEXTS]
     sizes = make_small_model(model, texts, seed=0, folder=base)
     os.makedirs(saved)
-    task = PredictorTask(base, SCHEMA, "steerlm")
-    module = task.build()
+    task = task_type(base, SCHEMA, "steerlm")
+    module: Any = task.build()
     task.save(module, module.state_dict(), saved)
     say(f"random-weight model: {sizes['num_parameters'] / 1e6:.1f} M parameters, vocabulary {sizes['vocab_size']:,}")
     return saved

@@ -1,0 +1,70 @@
+"""What a user would train with instead of ours: TRL's SFTTrainer. Run by the Python of an environment that has TRL; imports nothing of ours.
+
+python trl_peer.py SETTINGS.json       writes `figures.json` and `model/` into the folder that the settings name
+"""
+
+import json
+import resource
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+import trl
+from datasets import load_dataset
+from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
+
+
+class Clock(TrainerCallback):  # type: ignore[misc]
+    """CPU and wall-clock seconds from the first step to the end of the last."""
+
+    def on_train_begin(self, *_: Any, **__: Any) -> None:
+        self.cpu_s, self.wall_s = -time.process_time(), -time.perf_counter()
+
+    def on_train_end(self, *_: Any, **__: Any) -> None:
+        self.cpu_s += time.process_time()
+        self.wall_s += time.perf_counter()
+
+
+def main(path: str) -> None:
+    settings = json.loads(Path(path).read_text())
+    output = settings["output"]
+    torch.set_num_threads(1)
+    rows = load_dataset("parquet", data_files=settings["rows"], split="train", cache_dir=f"{output}/cache")
+    targets = sum(map(sum, rows["completion_mask"]))
+    clock = Clock()
+    trainer = trl.SFTTrainer(
+        model=AutoModelForCausalLM.from_pretrained(settings["model"], dtype=torch.float32),
+        args=trl.SFTConfig(
+            output_dir=f"{output}/trainer",
+            num_train_epochs=1,
+            completion_only_loss=True,
+            bf16=False,
+            # Its default computes every layer twice; ours does not either.
+            gradient_checkpointing=False,
+            report_to="none",
+            save_strategy="no",
+            disable_tqdm=True,
+            use_cpu=True,
+            **settings["arguments"],
+        ),
+        train_dataset=rows,
+        processing_class=AutoTokenizer.from_pretrained(settings["model"]),
+        callbacks=[clock],
+    )
+    trainer.train()
+    trainer.model.save_pretrained(f"{output}/model")
+    figures = {
+        "version": trl.__version__,
+        "steps": trainer.state.global_step,
+        "cpu_seconds": clock.cpu_s,
+        "seconds": clock.wall_s,
+        "targets": targets,
+        "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+    }
+    Path(output, "figures.json").write_text(json.dumps(figures))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

@@ -1,0 +1,113 @@
+"""Bench `train`: our conditioned SFT against TRL's SFTTrainer on the same examples, two workers against one, and ten times the rows in the same memory."""
+
+import statistics
+import tempfile
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from actors.base import SmallModel
+from cluster.connect import REPOSITORY, connect
+from data.record import Record
+from jobs.bench.environment import environment, version
+from jobs.bench.report import Bench, Outcome, by_turns, print_table, ratio_of, require_equal
+from jobs.bench.rows import MEDIUM, TINY, real_rows
+from jobs.bench.train_scale import memory_growth, two_vs_one_worker
+from jobs.bench.train_sides import Inputs, Recipe, Trained, make_inputs, train_ours, train_trl
+
+SAME_LOSS = 0.02
+OURS, HALF, PADDED = "ours fp32", "ours bf16", "TRL padded"
+PACKED, SINGLE = "TRL packed", "TRL one by one"
+UNPADDED = (PACKED, SINGLE)
+"""TRL's ways that compute no padding. Its `padding_free` alone makes the same flat row as packing does, only less full: 6 % slower when it was tried."""
+
+
+class Settings(Record):
+    """What is trained, how often, with which model."""
+
+    rows: int = Field(96, ge=8)
+    """Answers of oasst_model_eval_20k to train on, in file order; those longer than max_tokens are left out."""
+    held: int = Field(64, ge=1)
+    """Answers after them to judge all trained models by."""
+    rounds: int = Field(3, ge=1)
+    """Alternating rounds; figures are medians over them."""
+    batch_size: int = Field(8, ge=1)
+    """Examples of an optimizer step of TRL where it does not pack; 8 is its default."""
+    row_tokens: int = Field(1024, ge=2)
+    """Token budget of one packed forward, ours and TRL's."""
+    rows_per_step: int = Field(2, ge=1)
+    """Packed forwards of an optimizer step, ours and TRL's: about as many examples as batch_size."""
+    max_tokens: int = Field(1024, ge=2)
+    """Longest example."""
+    learning_rate: float = Field(5e-4, gt=0)
+    """Of all steps, on both sides."""
+    model: SmallModel = MEDIUM
+    """Shape of the random-weight Llama."""
+    trl: str = "trl"
+    """What pip installs for the other side, e.g. trl==1.16.0 for a certain release."""
+    environment: str = ".venv-trl"
+    """Where; a folder of the project unless it is absolute."""
+    worker_rows: int = Field(128, ge=8)
+    """Answers that two workers and one are timed on, at 8 rows a step."""
+    memory_rows: int = Field(20_000, ge=8)
+    """Real rows for the growth of memory, cut to their first words."""
+    times: int = Field(10, ge=2)
+    """How often they are repeated, under new ids, for the large run."""
+    memory_model: SmallModel = TINY
+    """Shape of the random-weight Llama for the growth of memory."""
+
+
+def run(settings: Settings) -> Outcome:
+    """Trained tokens per CPU second of the training process, from its first step to its last; tokenised before, nothing validated meanwhile."""
+    python = environment(REPOSITORY / settings.environment, settings.trl)
+    rows = real_rows("oasst_model_eval_20k", "prompt_output", max(settings.rows + settings.held, settings.worker_rows))
+    with tempfile.TemporaryDirectory() as name, connect(num_cpus=4, object_store_bytes=512 * 2**20):
+        folder = Path(name)
+        # First, while this process, the driver, holds next to nothing.
+        memory, peaks = memory_growth(settings.memory_model, settings.memory_rows, settings.times, folder / "memory")
+        inputs = make_inputs(settings.model, rows[: settings.rows], rows[settings.rows :][: settings.held], settings.max_tokens, folder)
+        found = by_turns(_ways(settings, inputs, python), settings.rounds)
+        ratios, sides = _compared(found)
+        workers, speeds = two_vs_one_worker(inputs.start, rows[: settings.worker_rows], settings.max_tokens, settings.rounds, folder / "workers")
+    figures = {"trl": version(python, "trl"), "examples": inputs.num_examples, "tokens": inputs.tokens, "targets": inputs.targets, "rounds": settings.rounds}
+    return Outcome(ratios | workers | memory, figures | {"sides": sides, "tokens_per_s": speeds, "peak_memory": peaks})
+
+
+def _ways(settings: Settings, inputs: Inputs, python: Path) -> dict[str, Callable[[int], Trained]]:
+    """Each way to train, given the number of the round, which is its seed."""
+    limits = {name: getattr(settings, name) for name in ("learning_rate", "row_tokens", "rows_per_step", "max_tokens")}
+    recipe = Recipe(**limits)
+    size, rows = settings.batch_size, settings.rows_per_step
+    batching: dict[str, dict[str, Any]] = {
+        PADDED: {"per_device_train_batch_size": size},
+        PACKED: {"per_device_train_batch_size": 1, "gradient_accumulation_steps": rows, "packing": True, "max_length": settings.row_tokens},
+        SINGLE: {"per_device_train_batch_size": 1, "gradient_accumulation_steps": size},
+    }
+    return {
+        OURS: partial(train_ours, inputs, recipe, "fp32"),
+        HALF: partial(train_ours, inputs, recipe, "bf16"),
+        **{name: partial(train_trl, inputs, recipe, arguments, python, name) for name, arguments in batching.items()},
+    }
+
+
+def _compared(found: dict[str, list[Trained]]) -> tuple[dict[str, float], dict[str, Any]]:
+    """Ratios, and the figures of all sides; raises Disagreement if one of them has learned something else."""
+    seconds = {name: [t.cpu_seconds for t in trained] for name, trained in found.items()}
+    medians = {name: {key: statistics.median(getattr(t, key) for t in trained) for key in vars(trained[0])} for name, trained in found.items()}
+    header = ("way", "trained tokens / CPU s", "ours is faster by", "steps", "loss of held-out answers")
+    print_table(header, [(name, m["tokens_per_cpu_s"], ratio_of(seconds, OURS, name), m["steps"], f"{m['loss']:.4f}") for name, m in medians.items()])
+    for name in found:
+        require_equal(abs(medians[OURS]["loss"] - medians[name]["loss"]), SAME_LOSS, f"{OURS} against {name}")
+    best = min(UNPADDED, key=lambda name: medians[name]["cpu_seconds"])
+    ratios = {
+        "vs_trl_padded": ratio_of(seconds, OURS, PADDED),
+        "vs_trl_packed": ratio_of(seconds, OURS, best),
+        "bf16_vs_fp32": ratio_of(seconds, HALF, OURS),
+    }
+    return ratios, {"best_of_trl": best} | medians
+
+
+BENCH = Bench("our training against TRL's SFTTrainer: trained tokens per CPU second; two workers against one; ten times the rows: memory", Settings, run)

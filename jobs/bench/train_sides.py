@@ -1,0 +1,125 @@
+"""The same examples through our training and through TRL's, both judged by transformers alone. Knows no rounds and no ratios."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from actors.base import SmallModel
+from actors.examples import ConversationExamples, ExampleSpec
+from actors.learner_settings import LearnerSettings
+from actors.peers import mean_loss
+from actors.policy import PolicyTask
+from cluster.connect import REPOSITORY
+from data.conversation import Conversation, to_table
+from data.examples import Example, Examples
+from data.feed import Corpus
+from data.record import Record
+from data.storage import Storage
+from jobs.bench.environment import call
+from jobs.bench.rows import SCHEMA, random_policy
+from jobs.pipelines import write_table
+from jobs.training import fit
+
+PEER = REPOSITORY / "actors" / "trl_peer.py"
+TRL_ROWS = "trl.parquet"
+
+
+class Recipe(Record):
+    """What both sides do alike."""
+
+    learning_rate: float
+    """The same for all steps: two schedules that are alike in name differ in their first step."""
+    row_tokens: int
+    rows_per_step: int
+    max_tokens: int
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What all sides start from."""
+
+    start: str
+    """A policy folder: weights, tokenizer."""
+    folder: Path
+    """Has `examples/`, as our tokenise step leaves them, and the same for TRL in `trl.parquet`."""
+    num_examples: int
+    tokens: int
+    targets: int
+    held: list[Example]
+
+    @property
+    def examples(self) -> Corpus:
+        return Corpus.of(Storage(str(self.folder / "examples")))
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What came of one training."""
+
+    tokens_per_cpu_s: float
+    """Of the trained ones."""
+    cpu_seconds: float
+    steps: int
+    loss: float
+    """Of the held-out answers, in nats a token."""
+
+
+def make_inputs(model: SmallModel, rows: list[Conversation], held: list[Conversation], max_tokens: int, folder: Path) -> Inputs:
+    """A random-weight policy, and both sets of rows as its tokens; rows longer than `max_tokens` are left out."""
+    start = random_policy(str(folder), model, [*rows, *held])
+    maker = ConversationExamples(ExampleSpec(start, SCHEMA, "steerlm", max_tokens), answers_only=True)
+    table = maker(to_table(rows, SCHEMA))
+    write_table(table, Storage(str(folder / "examples")))
+    train, judged = Examples([table]), Examples([maker(to_table(held, SCHEMA))])
+    found = [train[i] for i in range(len(train))]
+    columns = {"input_ids": [e.ids_T.tolist() for e in found], "completion_mask": [e.trained_T.astype(int).tolist() for e in found]}
+    pq.write_table(pa.table(columns), folder / TRL_ROWS)
+    targets = int(sum(e.trained_T.sum() for e in found))
+    return Inputs(start, folder, len(found), int(train.lengths.sum()), targets, [judged[i] for i in range(len(judged))])
+
+
+def train_ours(inputs: Inputs, recipe: Recipe, precision: Literal["fp32", "bf16"], seed: int) -> Trained:
+    """One Ray Train worker, DeepSpeed, one thread."""
+    output = inputs.folder / f"ours-{precision}-{seed}"
+    learner = LearnerSettings(
+        precision=precision,
+        zero_stage=0,
+        seed=seed,
+        schedule="constant_with_warmup",
+        warmup=0,
+        learning_rate=recipe.learning_rate,
+        row_tokens=recipe.row_tokens,
+        rows_per_step=recipe.rows_per_step,
+        max_tokens=recipe.max_tokens,
+    )
+    figures = fit(output.name, PolicyTask(inputs.start, SCHEMA, "steerlm"), learner, inputs.examples, Storage(str(output)))
+    assert figures["target_weight"] == inputs.targets, "an example was lost"
+    return _judged(inputs, figures, output)
+
+
+def train_trl(inputs: Inputs, recipe: Recipe, arguments: dict[str, Any], python: Path, name: str, seed: int) -> Trained:
+    """One process of SFTTrainer, one thread; `arguments` are SFTConfig's: how it batches."""
+    output = inputs.folder / f"{name.replace(' ', '-')}-{seed}"
+    alike = {
+        "max_length": recipe.max_tokens,
+        "learning_rate": recipe.learning_rate,
+        "lr_scheduler_type": "constant",
+        "weight_decay": 0.01,
+        "adam_beta2": 0.98,
+        "max_grad_norm": 1.0,
+        "seed": seed,
+    }
+    output.mkdir()
+    settings = {"model": inputs.start, "rows": str(inputs.folder / TRL_ROWS), "output": str(output), "arguments": alike | arguments}
+    (output / "settings.json").write_text(json.dumps(settings))
+    call(python, PEER, str(output / "settings.json"))
+    return _judged(inputs, json.loads((output / "figures.json").read_text()), output)
+
+
+def _judged(inputs: Inputs, figures: dict[str, Any], output: Path) -> Trained:
+    loss = mean_loss(str(output / "model"), inputs.held)
+    return Trained(round(inputs.targets / figures["cpu_seconds"], 1), round(figures["cpu_seconds"], 2), figures["steps"], round(loss, 4))
