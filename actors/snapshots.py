@@ -1,7 +1,7 @@
 """Checkpoints of a training on storage: written beside the work, complete or not there, read back by any number of workers.
 
     {folder}/000000123/weights-00000.safetensors   pieces that worker 0 held; exp_avg and exp_avg_sq likewise
-                       part-00000.json             what they hold, with size and checksum
+                       part-00000.json             what they hold, with checksums
                        COMPLETE.json               written last, by the first worker, when the parts of all are there
 
 Ray Train's own asynchronous reports were not taken: after a crash in mid-upload they leave orphans and a run that starts at step 0.
@@ -92,7 +92,6 @@ class Snapshots:
                     name = f"{kind}-{self.rank:05d}.safetensors"
                     save_file(tensors, os.path.join(local, name))
                     part["files"][name] = {
-                        "bytes": os.path.getsize(os.path.join(local, name)),
                         "sha256": _sha256(os.path.join(local, name)),
                         "pieces": {key: value.numel() for key, value in tensors.items()},
                     }
@@ -149,7 +148,7 @@ class Snapshot:
     """A complete checkpoint; files are fetched as they are needed, and checked."""
 
     def __init__(self, folder: Storage, step: int):
-        """Raises ValueError if it is damaged."""
+        """What is damaged shows, as a ValueError, when it is read."""
         self.folder = folder / f"{step:09d}"
         self.step = step
         described = (self.folder / COMPLETE).read_json()

@@ -50,8 +50,8 @@ class Settings(Record):
     """What pip installs for the other side, e.g. trl==1.16.0 for a certain release."""
     environment: str = ".venv-trl"
     """Where; a folder of the project unless it is absolute."""
-    worker_rows: int = Field(128, ge=8)
-    """Answers that two workers and one are timed on, at 8 rows a step."""
+    worker_rows: int = Field(256, ge=8)
+    """Answers that two workers and one are timed on, at 32 rows a step at most."""
     memory_rows: int = Field(20_000, ge=8)
     """Real rows for the growth of memory, cut to their first words."""
     times: int = Field(10, ge=2)

@@ -22,7 +22,8 @@ from jobs.stage import say
 from jobs.tokenise import Tokenising
 from jobs.training import fit
 
-ROWS_PER_STEP = 8
+ROWS_PER_STEP = 32
+"""About 128 conversations of 256 tokens: the batch size that the papers train with (arXiv 2310.05344, A.3)."""
 CHARACTERS = 160
 """Of each message of a growing corpus: it is rows that are to be many, not tokens."""
 ROWS_PER_FILE = 5000
@@ -35,7 +36,10 @@ def two_vs_one_worker(start: str, rows: list[Conversation], max_tokens: int, rou
     write_table(maker(to_table(rows, SCHEMA)), examples)
 
     def speed(workers: int, number: int) -> float:
-        learner = LearnerSettings(num_workers=workers, precision="fp32", max_tokens=max_tokens, row_tokens=max_tokens, rows_per_step=ROWS_PER_STEP)
+        # Stage 1: stage 2 would send the gradients after each row, not after each step.
+        learner = LearnerSettings(
+            num_workers=workers, zero_stage=1, precision="fp32", max_tokens=max_tokens, row_tokens=max_tokens, rows_per_step=ROWS_PER_STEP
+        )
         what = f"{workers}-workers-{number}"
         figures = fit(what, PolicyTask(start, SCHEMA, "steerlm"), learner, Corpus.of(examples), Storage(str(folder / what)))
         return float(figures["tokens_per_s"])
