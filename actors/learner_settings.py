@@ -25,7 +25,7 @@ class LearnerSettings(Record):
     use_gpu: bool = False
     """One GPU per worker."""
     zero_stage: Literal[0, 1, 2, 3] = 2
-    """DeepSpeed ZeRO stage: 1 shards optimizer states, 2 gradients too, 3 parameters too."""
+    """DeepSpeed ZeRO stage: 1 shards optimizer states, 2 gradients too (and sends them after each row, not after each step), 3 parameters too."""
     offload: Literal["none", "optimizer", "parameters"] = "none"
     """What lies in the CPU's memory instead of the GPU's: optimizer states (ZeRO 1 to 3, stepped by DeepSpeed's CPU Adam), or parameters as well (ZeRO 3)."""
     activation_checkpointing: bool = False
