@@ -199,7 +199,7 @@ class PolicySettings(Record):
     source_weights: dict[str, Annotated[float, Field(ge=0)]] = {}
     """Source -> how often an epoch has each of its rows: 2 = twice, 0.5 = half of them in one epoch and the others in the next; 1 for those not named."""
     attribute_dropout: float = Field(0.0, ge=0, lt=1)
-    """Chance that a label is hidden in training, so that callers may set only some."""
+    """Share of the answers of which some labels, from one to all, are hidden in training, so that callers may set only some."""
     validation_share: float = Field(0.02, ge=0, lt=1)
     """Share of groups held out to validate on."""
 
