@@ -1,6 +1,7 @@
 """DeepSpeed under Ray Train: the loss of a step is the mean over the global batch, whatever the workers and the ZeRO stage."""
 
 import os
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -116,6 +117,15 @@ def test_attribute_dropout_hides_labels_the_same_way_in_every_run(tiny_base: str
     shown, half, again = (Examples([PolicyExamples(spec, "human", Calibration(), d, seed=0)(rows)]) for d in (0.0, 0.5, 0.5))
     assert sum(half.lengths) < sum(shown.lengths)
     assert half.lengths.tolist() == again.lengths.tolist()
+
+
+def test_attribute_dropout_makes_lone_labels_as_common_as_any_other_number(tiny_base: str) -> None:
+    maker = PolicyExamples(ExampleSpec(tiny_base, SCHEMA, "steerlm", 512), "human", Calibration(), attribute_dropout=0.5, seed=0)
+    values = dict.fromkeys(SCHEMA.names, 1.0)
+    found = Counter(len(maker._shown(f"{i}", 0, values)) for i in range(3000))
+    assert found[5] == pytest.approx(1500, abs=100)
+    assert [found[n] for n in range(5)] == pytest.approx([300] * 5, abs=60)
+    assert maker._shown("1", 0, {}) == {}
 
 
 def test_settings_that_cannot_work_are_refused() -> None:
