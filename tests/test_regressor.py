@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tiny_backbones import FAMILIES, save_backbone
+from tiny_backbones import FAMILIES, draw_weights, save_backbone
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, T5Config, T5ForConditionalGeneration
 from transformers.integrations import HfDeepSpeedConfig
 
@@ -33,6 +33,7 @@ def saved(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     base = save_backbone(request.param, str(tmp_path_factory.mktemp(request.param)))
     task = PredictorTask(base, SCHEMA, "steerlm")
     module, folder = task.build(), os.path.join(base, "predictor")
+    draw_weights(module)
     task.save(module, module.state_dict(), folder)
     return folder
 

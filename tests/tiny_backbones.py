@@ -54,15 +54,19 @@ def save_backbone(family: str, folder: str) -> str:
     like_roberta = family in ("roberta", "xlm-roberta", "camembert", "gpt2")
     tokenizer = _byte_level(texts) if like_roberta else _wordpiece(texts)
     model_class, config = FAMILIES[family]
-    torch.manual_seed(0)
     model = model_class(config(len(tokenizer)))
-    # Larger than a fresh model's, so that a wrong position or a wrong neighbour shows in the scores.
-    for parameter in model.parameters():
-        if parameter.dim() > 1:
-            torch.nn.init.normal_(parameter, std=0.2)
+    draw_weights(model)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+def draw_weights(model: torch.nn.Module) -> None:
+    """The same weights at every call, and larger than a fresh model's, so that a wrong position or a wrong neighbour shows in the scores."""
+    torch.manual_seed(0)
+    for parameter in model.parameters():
+        if parameter.dim() > 1:
+            torch.nn.init.normal_(parameter, std=0.2)
 
 
 def _wordpiece(texts: list[str]) -> PreTrainedTokenizerFast:
