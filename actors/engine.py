@@ -39,6 +39,11 @@ class Engine:
         """Builds the module; raises ValueError as `task.build` does."""
         if not torch.cuda.is_available():
             os.environ["DS_ACCELERATOR"] = "cpu"  # read when deepspeed is imported
+        import deepspeed
+
+        # An operator for inference, which every first start on a CPU would wait half a minute for a compiler to build;
+        # a worker killed in mid-compile would leave a lock on which all later ones wait.
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         self.settings, self.rank, self.world = settings, rank, world
         self.device = ray.train.torch.get_device()
         self._config = deepspeed_config(settings)
