@@ -185,13 +185,17 @@ def _difference(kernel: Fused, device: torch.device, dtype: torch.dtype, num_hea
     return worst
 
 
+FILLER = 64
+"""Tokens of a segment that only fills up: short, because attention is quadratic, and no model has fewer positions."""
+
+
 def packed(segments: Sequence[np.ndarray], device: torch.device | str = "cpu", multiple: int = 1) -> dict[str, Any]:
-    """Model inputs for one row that holds `segments` one after the other, and a last one of id 0 that fills it to a multiple of `multiple` tokens.
+    """Model inputs for one row that holds `segments` one after the other, and short ones of id 0 that fill it to a multiple of `multiple` tokens.
 
     Micro-example: lengths 3, 2 -> position_ids [0, 1, 2, 0, 1], cu_seq_lens [0, 3, 5].
     """
     if room := -sum(map(len, segments)) % multiple:
-        segments = [*segments, np.zeros(room, np.int64)]
+        segments = [*segments, *(np.zeros(min(FILLER, room - start), np.int64) for start in range(0, room, FILLER))]
     lengths = [len(s) for s in segments]
     bounds = torch.tensor(np.cumsum([0, *lengths]), dtype=torch.int32)
     return {

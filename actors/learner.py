@@ -157,7 +157,7 @@ class _Training:
             yield Row(self._inputs(examples, [shortest]), seed=0, counts=False)
 
     def _inputs(self, examples: Examples, row: list[int]) -> dict[str, Any]:
-        return self.task.inputs([examples[i] for i in row], self.engine.device)
+        return self.task.inputs([examples[i] for i in row], self.engine.device, self.settings.row_tokens)
 
     def _weight(self, examples: Examples, rows: list[list[int]]) -> float:
         return sum(self.task.target_weight(examples[i]) for row in rows for i in row)

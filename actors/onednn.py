@@ -15,15 +15,28 @@ import torch
 ROWS = 64
 """oneDNN compiles a product for each number of rows and keeps it, in bf16 too, about 1 MB each for some 2,000 rows: 500 lengths took 590 MB. So rows of
 tokens are filled to multiples of this."""
+DECODED = 16
+"""Rows for which the weights of a generating model are laid out."""
 TOLERANCE = 1e-5
 """Of the largest value; fp32 sums of a thousand products differ by about 1e-6 when their order does."""
 
 log = logging.getLogger(__name__)
 
 
-def row_multiple(device: torch.device | str) -> int:
-    """What the tokens of a packed row on this device should be a multiple of."""
-    return ROWS if torch.device(device).type == "cpu" else 1
+def row_multiple(device: torch.device | str, row_tokens: int = 0) -> int:
+    """What the tokens of a packed row on this device should be a multiple of.
+
+    With `row_tokens`, the budget of all rows of a training: that. All rows then have one length; with all multiples of 64 a training kept compiling
+    products, 8 MB for each new length, as long as it met new lengths.
+    """
+    if torch.device(device).type != "cpu":
+        return 1
+    return max(ROWS, -(-row_tokens // ROWS) * ROWS)
+
+
+def target_multiple(multiple: int) -> int:
+    """The same for what is read of a row, which is a part of it: an eighth of the row's multiple."""
+    return multiple if multiple == 1 else max(ROWS, multiple // 8 // ROWS * ROWS)
 
 
 def use_onednn(model: torch.nn.Module) -> int:
@@ -38,6 +51,15 @@ def use_onednn(model: torch.nn.Module) -> int:
 def train_with_onednn(model: torch.nn.Module) -> int:
     """The same for training, whatever the number of rows: all three products of a layer, that of the forward pass and those of the backward pass."""
     return _replace(model, _trained_forward)
+
+
+def generate_with_onednn(model: torch.nn.Module) -> int:
+    """The same for generation, a few rows at a time: with a second copy of the weights, in the order in which oneDNN reads them (2 to 3 times MKL's speed)."""
+    replaced = _replace(model, _packed_forward)
+    for linear in model.modules() if replaced else ():
+        if type(linear) is torch.nn.Linear and "forward" in vars(linear):
+            linear.packed = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach(), DECODED)
+    return replaced
 
 
 def multiply(x_NI: torch.Tensor, weight_OI: torch.Tensor) -> torch.Tensor:
@@ -78,6 +100,14 @@ def _forward(self: torch.nn.Linear, x: torch.Tensor) -> torch.Tensor:
     if x.dtype != torch.float32 or not num_rows or num_rows % ROWS:
         return torch.nn.functional.linear(x, self.weight, self.bias)
     return _product(x, self.weight, self.bias)
+
+
+def _packed_forward(self: torch.nn.Linear, x: torch.Tensor) -> torch.Tensor:
+    if x.dtype != torch.float32 or not x.numel():
+        return torch.nn.functional.linear(x, self.weight, self.bias)
+    if x.numel() // self.in_features <= ROWS:  # tokens of running answers: as many products are kept as there are slots
+        return _product(x, self.packed, self.bias)
+    return _product(_filled(x), self.packed, self.bias)[: x.numel() // self.in_features].view(*x.shape[:-1], -1)
 
 
 def _trained_forward(self: torch.nn.Linear, x: torch.Tensor) -> torch.Tensor:

@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from actors.attention import VARLEN, packed
 from actors.checkpoint import Format, load_format, local_folder, new_format, save_format, steerlm_entry
-from actors.onednn import row_multiple
+from actors.onednn import generate_with_onednn, row_multiple, target_multiple
 from actors.tokenizer import TemplateKind, encoder
 from data.attributes import AttributeSchema
 from data.conversation import Message
@@ -58,13 +58,13 @@ class PolicyTask:
     def start(self, module: torch.nn.Module, rows: Iterable[dict[str, Any]]) -> str:
         return ""
 
-    def inputs(self, examples: Sequence[Example], device: torch.device | str) -> dict[str, Any]:
+    def inputs(self, examples: Sequence[Example], device: torch.device | str, row_tokens: int = 0) -> dict[str, Any]:
         """Forward arguments for one packed row; the token at position p + 1 is predicted at p."""
-        multiple = row_multiple(device)
+        multiple = row_multiple(device, row_tokens)
         row = packed([e.ids_T for e in examples], device, multiple)
         positions_N = np.flatnonzero(np.concatenate([e.trained_T for e in examples])) - 1
         targets_N = np.concatenate([e.ids_T for e in examples])[positions_N + 1]
-        room = (0, -len(positions_N) % multiple)
+        room = (0, -len(positions_N) % target_multiple(multiple))
         return {
             "row": row,
             "positions_N": torch.from_numpy(np.pad(positions_N, room)).to(device),
@@ -122,8 +122,9 @@ class Policy:
             torch.set_num_threads(num_threads)
         folder = local_folder(path)
         format = load_format(folder)
-        model = load_causal_lm(folder, format, "sdpa", getattr(torch, dtype))
-        return cls(model.to(device or ("cuda" if torch.cuda.is_available() else "cpu")), format, name=os.path.basename(path.rstrip("/")))
+        model = load_causal_lm(folder, format, "sdpa", getattr(torch, dtype)).to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        generate_with_onednn(model)
+        return cls(model, format, name=os.path.basename(path.rstrip("/")))
 
     @property
     def max_tokens(self) -> int:
@@ -132,8 +133,9 @@ class Policy:
 
     @property
     def stop_ids(self) -> frozenset[int]:
-        """Tokens that end an answer: the template's turn end and the model's own end of sequence."""
-        ids = {self.tokenizer.eos_token_id, self._turn_end()}
+        """Tokens that end an answer: the template's turn end, the model's own end of sequence, and what its generation config adds."""
+        config = getattr(self.model.generation_config, "eos_token_id", None)
+        ids = {self.tokenizer.eos_token_id, self._turn_end(), *(config if isinstance(config, list) else [config])}
         return frozenset(int(i) for i in ids if i is not None)
 
     def prompt(self, system: str, messages: Sequence[Message], attributes: Mapping[str, float] | None, labels: Labels = ()) -> list[int]:

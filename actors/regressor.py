@@ -4,6 +4,7 @@ Saved so that `AutoModelForSequenceClassification` loads it. Knows no training l
 `actors.predictor`. Source: HelpSteer (arXiv 2311.09528) section 4; NeMo-Aligner `megatron_gpt_regression_reward_model.py`.
 """
 
+import functools
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -137,14 +138,14 @@ class PredictorTask:
         head.weight.copy_(probe.weights(self.probe))
         return f"heads fitted in closed form to the frozen backbone, ridge penalty {self.probe:g} per example"
 
-    def inputs(self, examples: Sequence[Example], device: torch.device | str) -> dict[str, Any]:
+    def inputs(self, examples: Sequence[Example], device: torch.device | str, row_tokens: int = 0) -> dict[str, Any]:
         """Forward arguments for one packed row; the positions read are shifted by the segments before them."""
         starts = np.cumsum([0, *(len(e.ids_T) for e in examples)])
         reads_S = np.concatenate([e.turn_ends_S + start for e, start in zip(examples, starts, strict=False)])
         weights_SA = np.concatenate([self._weights(e) for e in examples])
         values_SA = np.where(weights_SA > 0, np.concatenate([e.values_SA for e in examples]), 0).astype(np.float32)
         return {
-            "row": packed([e.ids_T for e in examples], device, row_multiple(device)),
+            "row": packed([e.ids_T for e in examples], device, row_multiple(device, row_tokens) if _packs(self.base) else 1),
             "reads_S": torch.from_numpy(reads_S.astype(np.int64)).to(device),
             "values_SA": torch.from_numpy(values_SA).to(device),
             "weights_SA": torch.from_numpy(weights_SA).to(device),
@@ -161,6 +162,12 @@ class PredictorTask:
         """What each label counts, float32 [S, A]; 0 for those that are missing or out of range."""
         weights_A = np.array([self.attribute_weights.get(name, 1.0) for name in self.schema.names], np.float32)
         return in_range(example.values_SA, self.schema) * weights_A
+
+
+@functools.cache
+def _packs(base: str) -> bool:
+    """False for a backbone that reads one segment at a time: nothing is to be filled there."""
+    return packs(model_class(load_config(local_folder(base))))
 
 
 def load_regressor(folder: str, format: Format, attention: str, dtype: torch.dtype = torch.float32) -> PreTrainedModel:

@@ -189,9 +189,9 @@ class SurfaceTask:
     def start(self, module: torch.nn.Module, rows: Iterable[dict[str, Any]]) -> str:
         return ""
 
-    def inputs(self, examples: Sequence[Example], device: torch.device | str) -> dict[str, Any]:
+    def inputs(self, examples: Sequence[Example], device: torch.device | str, row_tokens: int = 0) -> dict[str, Any]:
         """Forward arguments for one packed row."""
-        return {"row": packed([e.ids_T for e in examples], device, row_multiple(device))} | self.surface.inputs(examples, device)
+        return {"row": packed([e.ids_T for e in examples], device, row_multiple(device, row_tokens))} | self.surface.inputs(examples, device)
 
     def target_weight(self, example: Example) -> float:
         return float(example.trained_T.sum())

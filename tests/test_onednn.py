@@ -1,22 +1,24 @@
 """Linear layers that multiply with oneDNN give what PyTorch's own give, and only those meant to."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
-from actors.onednn import ROWS, train_with_onednn, use_onednn, works
+from actors.onednn import ROWS, generate_with_onednn, train_with_onednn, use_onednn, works
 
 
 @pytest.mark.skipif(not works(), reason="this PyTorch has no oneDNN product for fp32")
-@pytest.mark.parametrize("shape", [(1, 128, 48), (64, 48), (1, 37, 48), (1, 0, 48)])
+@pytest.mark.parametrize("use", [use_onednn, generate_with_onednn])
+@pytest.mark.parametrize("shape", [(1, 128, 48), (64, 48), (1, 37, 48), (3, 37, 48), (2, 1, 48), (1, 0, 48)])
 @torch.inference_mode()
-def test_the_products_are_fp32_products(shape: tuple[int, ...]) -> None:
+def test_the_products_are_fp32_products(shape: tuple[int, ...], use: Callable[[torch.nn.Module], int]) -> None:
     torch.manual_seed(0)
     plain = torch.nn.Sequential(torch.nn.Linear(48, 96), torch.nn.SiLU(), torch.nn.Linear(96, 16, bias=False))
     x = torch.randn(shape)
     expected = plain(x)
-    assert use_onednn(plain) == 2
+    assert use(plain) == 2
     torch.testing.assert_close(plain(x), expected, rtol=1e-5, atol=1e-6)
 
 
@@ -43,11 +45,12 @@ def test_other_dtypes_are_left_alone() -> None:
     assert "forward" not in vars(half)
 
 
+@pytest.mark.parametrize("use", [use_onednn, generate_with_onednn])
 @torch.inference_mode()
-def test_many_row_lengths_do_not_grow_memory() -> None:
+def test_many_row_lengths_do_not_grow_memory(use: Callable[[torch.nn.Module], int]) -> None:
     """Compiled products are kept: 400 lengths took some 400 MB when each went to oneDNN as it was."""
     linear = torch.nn.Linear(128, 344, bias=False)
-    use_onednn(linear)
+    use(linear)
     linear(torch.zeros(32 * ROWS, 128))
     before = _anonymous_mb()
     for length in range(1600, 2000):

@@ -53,13 +53,13 @@ def dying(task: PolicyTask, folder: Path, forwards: Sequence[int]) -> PolicyTask
             object.__setattr__(self, "done", 0)
             return super().build()
 
-        def inputs(self, rows: Sequence[Example], device: torch.device | str) -> dict[str, Any]:
+        def inputs(self, rows: Sequence[Example], device: torch.device | str, row_tokens: int = 0) -> dict[str, Any]:
             object.__setattr__(self, "done", self.done + 1)  # type: ignore[attr-defined]
             life = len(list(lives.iterdir()))
             if life < len(forwards) and self.done == forwards[life]:  # type: ignore[attr-defined]
                 (lives / str(life)).touch()
                 os.kill(os.getpid(), signal.SIGKILL)
-            return super().inputs(rows, device)
+            return super().inputs(rows, device, row_tokens)
 
     return Dying(**vars(task))
 
