@@ -100,6 +100,13 @@ def steering(requested: Numbers, measured: Numbers) -> dict[str, Any]:
     }
 
 
+def off_target(requested: Numbers, measured: Numbers) -> float:
+    """How far an attribute that was not turned moves while another is: range of its means at each value that was `requested` of the other."""
+    asked, got = _paired(requested, measured)
+    means = [float(np.mean(got[asked == v])) for v in np.unique(asked)]
+    return max(means) - min(means) if means else float("nan")
+
+
 def _paired(x: Numbers, y: Numbers) -> tuple[np.ndarray, np.ndarray]:
     a, b = np.asarray(x, float), np.asarray(y, float)
     assert a.shape == b.shape, f"{a.shape} against {b.shape}"

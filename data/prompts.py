@@ -4,16 +4,20 @@ Knows no model. Source of the plan: SteerLM (arXiv 2310.05344) section 3.4.
 """
 
 import hashlib
+import heapq
+import itertools
 import random
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import pyarrow as pa
 
 from data.attributes import AttributeSchema, Values
 from data.conversation import Conversation, Message
 
+T = TypeVar("T")
 PROMPT_SCHEMA = pa.schema(
     [
         ("id", pa.string()),
@@ -70,23 +74,32 @@ def prompts_from(table: pa.Table) -> Iterator[Prompt]:
         )
 
 
-def seen_combinations(values: Iterable[Values], schema: AttributeSchema, leading: str, min_count: int = 1, at_least: int | None = None) -> list[dict[str, int]]:
+def combinations(values: Iterable[Values], schema: AttributeSchema, leading: str, min_count: int = 1, at_least: int | None = None) -> list[dict[str, int]]:
     """V of the paper: the attribute combinations seen where the `leading` attribute has its best value (or is `at_least` good).
 
-    Values are rounded as a prompt would show them; combinations seen fewer than `min_count` times are left out. Sorted.
-    Raises ValueError if none is left, with the counts that would have been.
+    Values are rounded as a prompt would show them; combinations seen fewer than `min_count` times are left out. With `min_count` 0 those that were
+    never seen count as well, of values that each were seen somewhere. Sorted. Raises ValueError if none is left, with the counts that would have been.
     """
     lead = schema[leading]
     bound = lead.best if at_least is None else at_least
+
+    def good(value: int) -> bool:
+        return value <= bound if lead.better == "lower" else value >= bound
+
     counts: Counter[tuple[int, ...]] = Counter()
+    scales: dict[str, set[int]] = {name: set() for name in schema.names}
     for value in values:
         if any(name not in value for name in schema.names):
             continue
         rounded = {a.name: a.rounded(value[a.name]) for a in schema.attributes}
-        good = rounded[leading] <= bound if lead.better == "lower" else rounded[leading] >= bound
-        if good:
+        for name, v in rounded.items():
+            scales[name].add(v)
+        if good(rounded[leading]):
             counts[tuple(rounded.values())] += 1
-    found = sorted(combination for combination, n in counts.items() if n >= min_count)
+    if min_count:
+        found = sorted(combination for combination, n in counts.items() if n >= min_count)
+    else:
+        found = list(itertools.product(*(sorted(v for v in scales[name] if name != leading or good(v)) for name in schema.names)))
     if not found:
         raise ValueError(
             f"no attribute combination with {leading} at {bound} was seen {min_count} times in the annotated rows ({counts.total()} answers have it at all); "
@@ -101,26 +114,49 @@ def bootstrap_source(number: int) -> str:
 
 
 def bootstrap_prompts(
-    rows: Iterable[Conversation], combinations: Sequence[Mapping[str, int]], num_prompts: int, samples_per_prompt: int, seed: int, source: str
+    rows: Iterable[Conversation], asked: Sequence[Mapping[str, int]], num_prompts: int, samples_per_prompt: int, seed: int, source: str
 ) -> list[Prompt]:
-    """`num_prompts` last questions of `rows`, each asked `samples_per_prompt` times at combinations drawn uniformly."""
-    questions = sorted({(r.group, r.system, r.messages[:-1]) for r in rows}, key=repr)
+    """`num_prompts` last questions of `rows`, each asked `samples_per_prompt` times at combinations `asked`, drawn uniformly."""
+    questions = ((r.group, r.system, r.messages[:-1]) for r in rows)
+    picked = drawn(questions, num_prompts, f"bootstrap/{seed}")
     rng = random.Random(f"bootstrap/{seed}")
-    picked = rng.sample(questions, min(num_prompts, len(questions)))
     return [
-        prompt(source, group, system, messages, rng.choice(combinations), number, seed)
-        for group, system, messages in picked
-        for number in range(samples_per_prompt)
+        prompt(source, group, system, messages, rng.choice(asked), number, seed) for group, system, messages in picked for number in range(samples_per_prompt)
     ]
+
+
+def drawn(things: Iterable[T], most: int, seed: str) -> list[T]:
+    """`most` different ones of `things`, drawn by their content and `seed` alone: the same whatever their order. Holds no more than it draws."""
+    held: list[tuple[int, str]] = []
+    chosen: dict[str, T] = {}
+    for thing in things:
+        text = repr(thing)
+        key = (-int.from_bytes(hashlib.sha256(f"{seed}/{text}".encode()).digest()[:8], "big"), text)
+        if text in chosen or (len(held) >= most and key <= held[0]):
+            continue
+        chosen[text] = thing
+        heapq.heappush(held, key)
+        if len(held) > most:
+            del chosen[heapq.heappop(held)[1]]
+    return [chosen[text] for _, text in sorted(held, reverse=True)]
+
+
+BEST = "best"
+"""The group of prompts that ask for all dials at best."""
 
 
 def steering_prompts(questions: Sequence[Sequence[Message]], schema: AttributeSchema, others: Values, seed: int, source: str) -> list[Prompt]:
     """Every steerable attribute at every value of its scale, the others as in `others` (or not asked for), and all at best, for each question.
 
-    The attribute that is turned is told by `group`: its name, or "best".
+    The attribute that is turned is told by `group`: its name, or BEST.
     """
-    settings: list[tuple[str, dict[str, float]]] = [("best", dict(schema.best()))]
+    settings: list[tuple[str, Values]] = [(BEST, dict(schema.best()))]
     for attribute in schema.attributes:
         if attribute.steerable:
             settings += [(attribute.name, {**others, attribute.name: v}) for v in range(attribute.low, attribute.high + 1)]
-    return [prompt(source, turned, "", messages, values, n, seed) for n, messages in enumerate(questions) for turned, values in settings]
+    return asked_prompts(questions, settings, seed, source)
+
+
+def asked_prompts(questions: Sequence[Sequence[Message]], settings: Sequence[tuple[str, Values]], seed: int, source: str) -> list[Prompt]:
+    """Each question at each of the `settings`, pairs of a group's name and what is asked for."""
+    return [prompt(source, group, "", messages, values, n, seed) for n, messages in enumerate(questions) for group, values in settings]

@@ -1,0 +1,148 @@
+"""Which of a round's rated samples are trained on. All of them, as the paper has it, unless a setting says otherwise; every drop has a reason.
+
+Knows no model and no file: samples in, a verdict for each out, in their order.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Annotated
+
+import numpy as np
+from datasketch import MinHash, MinHashLSH
+from pydantic import Field, model_validator
+
+from data.attributes import AttributeSchema, Values
+from data.diversity import is_loop, is_refusal, shingles, words
+from data.record import Record
+
+PERMUTATIONS = 128
+"""Of MinHash: the Jaccard similarity is estimated within .09 (one standard error at .5)."""
+CUT_OFF = "length"
+"""How the generator says that an answer ended because it was as long as allowed."""
+
+
+class SelectionSettings(Record):
+    """Filters of a round's samples. Answers without a word are never trained on."""
+
+    unfinished: bool = False
+    """Keep answers that were cut off at sampling.max_tokens? They would teach the model to end there."""
+    max_distance: float | None = Field(None, ge=0)
+    """Drop a sample if the values predicted for it are farther from those requested, mean over attributes in points of the scale."""
+    min_quantile: dict[str, Annotated[float, Field(gt=0, lt=1)]] = {}
+    """Attribute -> share of the samples, those with the worst predicted values, that is dropped; for attributes of which one end is better."""
+    duplicates: bool = True
+    """Keep an answer that the same question got before?"""
+    max_similarity: float | None = Field(None, gt=0, lt=1)
+    """Drop an answer of which an earlier one in the round, whatever its question, shares so much: Jaccard similarity of groups of three words."""
+    min_words: int = Field(0, ge=0)
+    """Drop shorter answers."""
+    max_words: int | None = Field(None, ge=1)
+    """Drop longer answers."""
+    refusals: bool = True
+    """Keep answers that begin with "I'm sorry, but", "As an AI language model" and the like?"""
+    loops: bool = True
+    """Keep answers that say the same words four times on end?"""
+
+    @model_validator(mode="after")
+    def _bounds(self) -> "SelectionSettings":
+        if self.max_words is not None and self.max_words < self.min_words:
+            raise ValueError(f"max_words {self.max_words} is less than min_words {self.min_words}: no answer would be left; raise it")
+        return self
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A sampled answer and what is known of it. `predicted` as labels would have it, calibrated."""
+
+    question: str
+    """What it answers, the whole conversation before it."""
+    answer: str
+    finish: str
+    requested: Values
+    predicted: Values
+
+    @property
+    def distance(self) -> float:
+        """Mean difference of what was asked for and what the predictor found, in points of the scale; NaN if it found nothing."""
+        both = [abs(self.predicted[name] - value) for name, value in self.requested.items() if name in self.predicted]
+        return float(np.mean(both)) if both else float("nan")
+
+
+def verdicts(samples: Callable[[], Iterable[Sample]], settings: SelectionSettings, schema: AttributeSchema) -> Iterator[str]:
+    """For each of `samples()`, which is read twice where quantiles are asked for: why it is dropped, or "" if it is kept.
+
+    Raises AttributeProblem or ValueError for a quantile of an attribute that is unknown or has no better end.
+    """
+    floors = _floors(samples, settings.min_quantile, schema)
+    seen: set[tuple[str, str]] = set()
+    index = None if settings.max_similarity is None else _Similar(settings.max_similarity)
+    for sample in samples():
+        reason = _by_itself(sample, settings) or _below(sample.predicted, floors, schema)
+        if not reason and not settings.duplicates:
+            key = (sample.question, " ".join(sample.answer.split()))
+            reason = "duplicate" if key in seen else ""
+            seen.add(key)
+        if not reason and index is not None and index.has_or_adds(sample.answer):
+            reason = "near_duplicate"
+        yield reason
+
+
+def check_quantiles(min_quantile: Mapping[str, float], schema: AttributeSchema) -> None:
+    """Raises AttributeProblem for an unknown attribute, ValueError for one of which neither end is better."""
+    for name in min_quantile:
+        if schema[name].better == "neither":
+            raise ValueError(f"selection.min_quantile has {name}, of which neither end is better: which samples would be the worst? Leave it out")
+
+
+def _by_itself(sample: Sample, settings: SelectionSettings) -> str:
+    """Why a sample is dropped, whatever the others are."""
+    length = len(words(sample.answer))
+    checks = {
+        "unrated": not sample.predicted,
+        "unfinished": not settings.unfinished and sample.finish == CUT_OFF,
+        "refusal": not settings.refusals and is_refusal(sample.answer),
+        "loop": not settings.loops and is_loop(sample.answer),
+        "too_short": length < settings.min_words,
+        "too_long": settings.max_words is not None and length > settings.max_words,
+        "far_from_request": settings.max_distance is not None and sample.distance > settings.max_distance,
+    }
+    return next((reason for reason, holds in checks.items() if holds), "")
+
+
+def _floors(samples: Callable[[], Iterable[Sample]], min_quantile: Mapping[str, float], schema: AttributeSchema) -> dict[str, float]:
+    """Attribute -> the value at which the worst share of all samples ends."""
+    check_quantiles(min_quantile, schema)
+    if not min_quantile:
+        return {}
+    values = np.array([[s.predicted.get(name, np.nan) for name in min_quantile] for s in samples()], np.float32).reshape(-1, len(min_quantile))
+    shares = [q if schema[name].better == "higher" else 1 - q for name, q in min_quantile.items()]
+    return {name: float(np.nanquantile(column, q)) for name, column, q in zip(min_quantile, values.T, shares, strict=True)}
+
+
+def _below(predicted: Values, floors: Mapping[str, float], schema: AttributeSchema) -> str:
+    for name, floor in floors.items():
+        value = predicted.get(name, floor)
+        if value < floor if schema[name].better == "higher" else value > floor:
+            return f"worst_{name}"
+    return ""
+
+
+class _Similar:
+    """Answers seen so far, by what they share (MinHash with locality-sensitive hashing: Broder 1997)."""
+
+    def __init__(self, threshold: float):
+        self._index, self._count = MinHashLSH(threshold=threshold, num_perm=PERMUTATIONS), 0
+        self._threshold = threshold
+        self._hashes: dict[int, MinHash] = {}
+
+    def has_or_adds(self, answer: str) -> bool:
+        """Is a similar one there? If not, this one is from now on."""
+        mine = MinHash(num_perm=PERMUTATIONS)
+        mine.update_batch([shingle.encode() for shingle in sorted(shingles(answer))])
+        # The index finds candidates, some of them below the threshold.
+        if any(mine.jaccard(self._hashes[found]) >= self._threshold for found in self._index.query(mine)):
+            return True
+        self._index.insert(self._count, mine)
+        self._hashes[self._count] = mine
+        self._count += 1
+        return False
