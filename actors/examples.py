@@ -22,7 +22,7 @@ from data.conversation import Conversation, from_table
 from data.examples import EXAMPLE_SCHEMA, Origin, example_row
 from data.tokens import OverLong, Tokens, fitted, segments
 
-LabelSource = Literal["predicted", "human", "human_else_predicted"]
+LabelSource = Literal["predicted", "human", "human_else_predicted", "none"]
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ class PolicyExamples:
 
     def _row(self, row: Conversation) -> dict[str, object]:
         labels = [self._shown(row.id, turn, values) for turn, values in enumerate(chosen(row, self.labels, self.calibration))]
-        if not any(labels) and self.dropout == 0:
+        if not any(labels) and self.dropout == 0 and self.labels != "none":
             return example_row(Origin(row.id, row.group, row.source), None, np.zeros(0), reason="unlabelled")
         tokens = fitted(self.format.template, self.encode, row.system, row.messages, labels, self.spec.max_tokens)
         return example_row(Origin(row.id, row.group, row.source), tokens, np.zeros(0))
@@ -138,12 +138,17 @@ class PolicyExamples:
 
 
 def chosen(row: Conversation, labels: LabelSource, calibration: Calibration) -> tuple[Values, ...]:
-    """The values each answer is conditioned on, by policy; per attribute where both sources may count. Only predicted ones are calibrated."""
+    """The values each answer is conditioned on, by policy; per attribute where both sources may count. Only predicted ones are calibrated.
+
+    "none" = plain fine-tuning, no label lines. Of what a policy sampled there are predicted values only, and they count whatever `labels` says.
+    """
+    if labels == "none":
+        return ({},) * row.num_answers
     human = row.human or ({},) * row.num_answers
     predicted = tuple(calibration(v) for v in row.predicted or ({},) * row.num_answers)
     if labels == "human_else_predicted":
         return tuple({**p, **h} for p, h in zip(predicted, human, strict=True))
-    return tuple(human if labels == "human" else predicted)
+    return tuple(human if labels == "human" and not any(row.requested) else predicted)
 
 
 class ConversationExamples:

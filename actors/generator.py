@@ -60,6 +60,11 @@ class Engine(Protocol):
         """Queue a request and return its number; raises ValueError if prompt and max_tokens exceed the context."""
         ...
 
+    def submit_all(self, requests: Sequence[tuple[Sequence[int], Sampling, Listener]]) -> list[int]:
+        """Queue requests that start together. On an engine that was idle they always run in the same company, so that their
+        numbers are equal to the last bit and with them the draws of equal seeds."""
+        ...
+
     def cancel(self, request: int) -> None:
         """Stop it; its slot is free at the next step, and its listener gets finish "cancelled"."""
         ...
@@ -127,6 +132,10 @@ class TransformersEngine:
             self._waiting.append(slot)
             self._wake.notify()
         return slot.request
+
+    def submit_all(self, requests: Sequence[tuple[Sequence[int], Sampling, Listener]]) -> list[int]:
+        with self._wake:  # the engine waits meanwhile: it sees none of them, or all
+            return [self.submit(*request) for request in requests]
 
     def cancel(self, request: int) -> None:
         with self._wake:
@@ -290,8 +299,7 @@ def complete(engine: Engine, requests: Sequence[tuple[Sequence[int], Sampling]])
 
         return listen
 
-    for index, (ids, sampling) in enumerate(requests):
-        engine.submit(ids, sampling, listener(index))
+    engine.submit_all([(ids, sampling, listener(index)) for index, (ids, sampling) in enumerate(requests)])
     if requests:
         done.wait()
     if engine.error:

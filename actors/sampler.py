@@ -3,6 +3,7 @@
 It holds a policy and an engine. Each row has its own seed, so the answers do not depend on the number of workers.
 """
 
+import time
 from dataclasses import replace
 
 import pyarrow as pa
@@ -12,6 +13,10 @@ from actors.policy import Policy
 from data.attributes import AttributeSchema
 from data.conversation import Conversation, Message, to_table
 from data.prompts import Prompt, prompts_from
+from data.tally import with_tally
+
+FINISH = "finish"
+"""The column that says how an answer ended: "stop", or "length" where it was cut off."""
 
 
 class Sampler:
@@ -25,9 +30,12 @@ class Sampler:
         self.engine = TransformersEngine(self.policy, max_slots)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        prompts = list(prompts_from(batch))
+        prompts, started = list(prompts_from(batch)), time.process_time()
         answers = complete(self.engine, [(self._ids(p), self._sampling(p)) for p in prompts])
-        return to_table([self._row(p, ids) for p, (ids, _) in zip(prompts, answers, strict=True)], self.schema)
+        finishes = [finish for _, finish in answers]
+        table = to_table([self._row(p, ids) for p, (ids, _) in zip(prompts, answers, strict=True)], self.schema).append_column(FINISH, pa.array(finishes))
+        seconds = time.process_time() - started
+        return with_tally(table, {"tokens": sum(len(ids) for ids, _ in answers), "cut_off": finishes.count("length"), "cpu_seconds": seconds})
 
     def _ids(self, prompt: Prompt) -> list[int]:
         """The prompt's ids; the oldest exchanges are cut if they leave no room for an answer."""

@@ -25,8 +25,8 @@ from data.operators import Prepare, Score, read_shard, write_shard
 from data.shards import Input, Output, Shard, inputs_of, merge, write
 from data.storage import Storage
 from data.tally import Tally, added
-from jobs.preset import WorkerPool
 from jobs.stage import Figures, StageError, say
+from jobs.step_settings import WorkerPool
 
 READ_CPUS, WRITE_CPUS, MERGE_CPUS = 0.5, 0.25, 0.25
 """One CPU beside the actors is enough for all three; `cluster.preflight` keeps it free."""

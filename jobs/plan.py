@@ -5,8 +5,9 @@ from collections.abc import Iterator, Sequence
 from actors.learner_settings import LearnerSettings
 from actors.memory import GIB, Memory, Shape, device_bytes, shape_of, too_large, torch_sees_a_gpu, training_memory
 from jobs.estimate import estimate
-from jobs.preset import Preset, WorkerPool
+from jobs.preset import Preset
 from jobs.stage import Run, StageError
+from jobs.step_settings import WorkerPool
 
 
 def plan_lines(run: Run, stage_names: Sequence[str]) -> Iterator[str]:
@@ -53,7 +54,7 @@ def learners(preset: Preset) -> dict[str, LearnerSettings]:
 def _needs(preset: Preset, name: str, shape: Shape | None) -> str:
     stages = {"base": preset.base.pretrain, "predictor": preset.predictor.learner, "policy": preset.policy.learner}
     kind = name.split("/")[-1]
-    if kind == "policy" and "/" in name:
+    if kind == "policy" and ("bootstrap-" in name or "/longer/" in name):
         return _training(preset.bootstrap.learner, shape)
     if preset.predictor.backbone and kind in ("predictor", "annotated", "rated"):
         shape = None  # the base model's size says nothing about another backbone
@@ -61,7 +62,7 @@ def _needs(preset: Preset, name: str, shape: Shape | None) -> str:
         return _training(learner, shape) + (f"; {preset.predictor.folds} times more for the folds" if kind == "predictor" and preset.predictor.folds else "")
     if kind in ("annotated", "rated"):
         return _pool(preset.annotate.pool, shape)
-    if kind in ("samples", "report"):
+    if kind in ("samples", "verdict", "report") and name != "ablation/report":
         return _pool(preset.sampling.pool, shape)
     return "the driver alone"
 

@@ -18,8 +18,8 @@ from data.storage import Storage
 from jobs.pipelines import map_rows, write_table
 from jobs.predictor_quality import plain
 from jobs.predictor_tables import pair_lines
-from jobs.preset import PairSource
 from jobs.stage import Figures, Run, StageError, say
+from jobs.step_settings import PairSource
 
 
 def store_pairs(run: Run, folder: Storage) -> dict[str, Figures]:

@@ -12,8 +12,11 @@ from jobs.stage import Figures, Run, Stage
 
 
 def stages(preset: Preset) -> list[Stage]:
-    rounds = [stage for number in range(1, preset.bootstrap.rounds + 1) for stage in bootstrap.stages(number)]
-    return [prepare.STAGE, pretrain.STAGE, train_predictor.STAGE, annotate.STAGE, train_policy.STAGE, *rounds, evaluate.stage(preset)]
+    return [
+        *(prepare.STAGE, pretrain.STAGE, train_predictor.STAGE, annotate.STAGE, train_policy.STAGE),
+        *bootstrap.stages(preset),
+        evaluate.stage(preset),
+    ]
 
 
 def ending(run: Run, manifests: dict[str, Figures]) -> Figures:

@@ -16,8 +16,8 @@ from data.feed import SHARD_ROWS, Corpus, Feed
 from data.shards import Output, Shard, inputs_of
 from data.storage import Storage
 from jobs.pipelines import Beside, map_rows
-from jobs.preset import WorkerPool
 from jobs.stage import Figures, say
+from jobs.step_settings import WorkerPool
 
 POOL = WorkerPool(num_actors=2, min_actors=1, batch_rows=512)
 """Tokenising needs CPUs only, and few."""

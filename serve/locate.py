@@ -1,6 +1,5 @@
 """Which policy to serve: a folder, a finished run, or the newest finished run. Knows the layout of a run, not what is in a model."""
 
-import re
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import PurePosixPath
@@ -45,13 +44,9 @@ def _newest_run(storage: Storage) -> Storage:
 
 
 def _of_run(run: Storage) -> Located:
-    """The policy of the last bootstrap round, or the first policy if there was none."""
-    rounds = {}
-    for path in run.files("/policy/model/config.json"):
-        stage = PurePosixPath(path).parts[-4]
-        if found := re.fullmatch(r"bootstrap-(\d+)", stage):
-            rounds[int(found[1])] = run / stage / "policy" / "model"
-    folder = rounds[max(rounds)] if rounds else run / "policy" / "model"
+    """The policy that the run's report is about: the last one that was promoted."""
+    stage = (run / "report" / "manifest.json").read_json()["figures"]["policy_stage"]
+    folder = run / stage / "model"
     if not (folder / "config.json").exists():
         raise ValueError(f"run {run.uri} is finished but has no policy at {folder.uri}: run it again, or set policy to a policy folder")
     return Located(folder.uri, _name(run))

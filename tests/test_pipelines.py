@@ -20,8 +20,8 @@ from data.prompts import prompts_table, steering_prompts
 from data.storage import Storage
 from jobs.audit import audit
 from jobs.pipelines import map_rows, write_table
-from jobs.preset import WorkerPool
 from jobs.stage import StageError
+from jobs.step_settings import WorkerPool
 
 SCHEMA = shipped("lab")
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # Ray's workers cannot import a test file

@@ -1,5 +1,6 @@
 """Which policy is served: the newest finished run's last one, a run's, or a folder's; and what is said when there is none."""
 
+import json
 import os
 import re
 import socket
@@ -20,22 +21,25 @@ def touch(path: Path, at: float = 1e9) -> None:
     os.utime(path, (at, at))
 
 
-def run(storage: Path, name: str, policies: list[str], finished_at: float | None) -> Path:
+def run(storage: Path, name: str, policies: list[str], finished_at: float | None, promoted: str = "policy") -> Path:
     for policy in policies:
         touch(storage / name / policy / "model" / "config.json")
     if finished_at is not None:
-        touch(storage / name / "report" / "manifest.json", finished_at)
+        manifest = storage / name / "report" / "manifest.json"
+        touch(manifest, finished_at)
+        manifest.write_text(json.dumps({"figures": {"policy_stage": promoted}}))
+        os.utime(manifest, (finished_at, finished_at))
     return storage / name
 
 
 def test_the_newest_finished_run(tmp_path: Path) -> None:
     run(tmp_path, "old", ["policy"], 1e9)
-    run(tmp_path, "new", ["policy", "bootstrap-2/policy", "bootstrap-10/policy"], 2e9)
+    run(tmp_path, "new", ["policy", "bootstrap-1/policy", "bootstrap-2/policy"], 2e9, promoted="bootstrap-1/policy")
     run(tmp_path, "unfinished", ["policy"], None)
     (tmp_path / "a-file").write_text("")
     located = locate("newest", str(tmp_path))
     assert located.name == "new"
-    assert located.uri == str(tmp_path / "new" / "bootstrap-10" / "policy" / "model")
+    assert located.uri == str(tmp_path / "new" / "bootstrap-1" / "policy" / "model"), "the last round was not promoted"
 
 
 def test_a_run_or_a_policy_by_name(tmp_path: Path) -> None:

@@ -108,7 +108,9 @@ CHANGES = {
     "policy.calibrate=false": "policy",
     "policy.attribute_dropout=0.5": "policy",
     "bootstrap.num_prompts=9": "bootstrap-1/samples",
+    "bootstrap.selection.max_words=9": "bootstrap-1/selected",
     "bootstrap.learner.epochs=9": "bootstrap-1/policy",
+    "bootstrap.num_questions=9": "bootstrap-1/verdict",
     "sampling.top_k=9": "bootstrap-1/samples",
     "evaluate.num_questions=9": "report",
     "storage=elsewhere": None,
@@ -129,7 +131,8 @@ def test_a_changed_setting_reruns_exactly_what_depends_on_it(change: str, tmp_pa
 
 def test_every_stage_that_must_follow_is_reached_through_needs() -> None:
     by_name = {s.name: s for s in stages(load(Preset, DEMO))}
-    assert list(by_name) == ["rows", "base", "predictor", "annotated", "policy", "bootstrap-1/samples", "bootstrap-1/rated", "bootstrap-1/policy", "report"]
+    rounds = [f"bootstrap-1/{kind}" for kind in ("samples", "rated", "selected", "policy", "verdict")]
+    assert list(by_name) == ["rows", "base", "predictor", "annotated", "policy", *rounds, "report"]
 
     def upstream(name: str) -> set[str]:
         return {name}.union(*(upstream(n) for n in by_name[name].needs))

@@ -19,6 +19,10 @@ TINY = [
     "sampling.max_tokens=24",
     "bootstrap.num_prompts=20",
     "bootstrap.leading_at_least=0",
+    "bootstrap.num_questions=1",
+    "bootstrap.max_steering_fall=null",
+    "bootstrap.max_quality_fall=null",
+    "bootstrap.max_diversity_fall=null",
     "evaluate.num_questions=2",
 ]
 

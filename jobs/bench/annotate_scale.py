@@ -22,8 +22,8 @@ from jobs.bench.memory import PeakRecorded, own_peak_bytes, reset_own_peak
 from jobs.bench.report import Bench, Outcome, print_table
 from jobs.bench.rows import MEDIUM, SCHEMA, SMALL, random_predictor, real_rows
 from jobs.pipelines import map_rows, write_table
-from jobs.preset import WorkerPool
 from jobs.stage import say
+from jobs.step_settings import WorkerPool
 
 ACTORS = 2
 SPARE_CPUS = 2
