@@ -80,8 +80,12 @@ class LabSettings(Record):
 
     def allows(self, values: Mapping[str, int]) -> bool:
         """False for a combination that is held out."""
-        rules = (*self.held_out, *((HELPFUL_AND_FUNNY,) if self.hold_out_helpful_humor else ()))
-        return not any(all(values[name] >= least for name, least in rule.items()) for rule in rules)
+        return not any(all(values[name] >= least for name, least in rule.items()) for rule in self.rules)
+
+    @property
+    def rules(self) -> tuple[Mapping[str, int], ...]:
+        """What is held out, in either way of saying so."""
+        return (*self.held_out, *((HELPFUL_AND_FUNNY,) if self.hold_out_helpful_humor else ()))
 
 
 def _require_known(names: Mapping[str, int] | Sequence[str], where: str) -> None:

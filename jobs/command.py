@@ -20,11 +20,11 @@ FLAGS = {"plan": "print stages, resources and memory per worker, and end without
 Stages = Sequence[Stage] | Callable[[Preset], Sequence[Stage]]
 
 
-def main(about: str | None, stages: Stages, ending: Callable[[Run, dict[str, Figures]], Figures] | None = None) -> None:
-    """Perform `stages` in order; `ending` makes the last line's JSON from their manifests."""
+def main(about: str | None, stages: Stages, ending: Callable[[Run, dict[str, Figures]], Figures] | None = None, kind: type[Preset] = Preset) -> None:
+    """Perform `stages` in order; `ending` makes the last line's JSON from their manifests. `kind`: a preset with settings of the job's own."""
     module = sys.modules["__main__"].__spec__
     program = f"python -m {module.name if module else 'jobs.run'}"
-    preset, flags = command_line(Preset, sys.argv[1:], program, about or "", FLAGS)
+    preset, flags = command_line(kind, sys.argv[1:], program, about or "", FLAGS)
     chosen = stages(preset) if callable(stages) else stages
     run = Run(preset)
     if "plan" in flags:

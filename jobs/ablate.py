@@ -1,0 +1,54 @@
+"""What does each step of the method add? Trains the ladder of the paper's table 3 (arXiv 2310.05344) on one budget and measures every rung.
+
+    python -m jobs.ablate PRESET.yaml [seeds=3] [arms=[sft,human]] [key.path=value ...]
+
+Rungs: plain fine-tuning on the rated rows; conditioned on what people said; only the best of those rows; conditioned on predicted values instead, all
+rated rows; all sources, annotated; bootstrap rounds on top; and, as its control, as much more training without any samples. Seeds draw the order of
+training, the questions and the samples; rows, base model and predictor are the run's own, made once.
+"""
+
+from pydantic import Field, model_validator
+
+from jobs import annotate, prepare, pretrain, train_predictor
+from jobs.ablation_arms import ARMS, NEEDS, arm_stages
+from jobs.ablation_report import report_stage
+from jobs.command import main
+from jobs.preset import Preset
+from jobs.stage import Figures, Run, Stage
+
+
+class Ablation(Preset):
+    """A run, and how often which rungs are trained."""
+
+    seeds: int = Field(3, ge=1)
+    """Each rung is trained with so many seeds, from 0."""
+    arms: tuple[str, ...] = tuple(ARMS)
+    """Rungs to train; bootstrap starts from the policy of sources, longer trains as much as bootstrap did."""
+
+    @model_validator(mode="after")
+    def _arms(self) -> "Ablation":
+        unknown = [name for name in self.arms if name not in ARMS]
+        if unknown or not self.arms:
+            raise ValueError(f"arms has {', '.join(unknown) or 'nothing'}; there are {', '.join(ARMS)}")
+        for name, below in NEEDS.items():
+            if name in self.arms and below not in self.arms:
+                raise ValueError(f"arms has {name}, which starts where {below} ends; add {below} to arms")
+        if "bootstrap" in self.arms and not self.bootstrap.rounds:
+            raise ValueError("arms has bootstrap, but bootstrap.rounds is 0; set it to 1 or more, or leave bootstrap and longer out of arms")
+        return self
+
+
+def stages(preset: Preset) -> list[Stage]:
+    assert isinstance(preset, Ablation)
+    shared = [prepare.STAGE, pretrain.STAGE, train_predictor.STAGE, annotate.STAGE]
+    arms = [stage for seed in range(preset.seeds) for name in ARMS if name in preset.arms for stage in arm_stages(preset, name, seed)]
+    return [*shared, *arms, report_stage([name for name in ARMS if name in preset.arms], preset.seeds)]
+
+
+def ending(run: Run, manifests: dict[str, Figures]) -> Figures:
+    folder = run.folder("ablation/report")
+    return {"run": run.root.uri, **manifests["ablation/report"]["figures"], "table": (folder / "ladder.json").uri, "plot": (folder / "ladder.png").uri}
+
+
+if __name__ == "__main__":
+    main(__doc__, stages, ending, Ablation)

@@ -1,0 +1,130 @@
+"""The ladder: which rows a rung has, what it is asked, how seeds are summed up; and, slow, all of it as a command."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import tiny_run
+
+from cluster.settings import SettingsError, load
+from data.attributes import Values, shipped
+from data.conversation import Conversation, Message
+from data.lab import LabSettings
+from jobs.ablate import Ablation, stages
+from jobs.ablation_arms import ARMS, HELD_OUT, _belongs, _followed, held_out_settings
+from jobs.ablation_report import summary, table, value_of
+from jobs.preset import Preset
+from jobs.stage import Run, _description
+from jobs.steering import Answers
+
+SCHEMA = shipped("lab")
+DEMO = str(Path(__file__).parent.parent / "jobs" / "presets" / "demo.yaml")
+
+
+def row(*human: Values) -> Conversation:
+    turns = tuple(m for _ in human for m in (Message("user", "q"), Message("assistant", "a")))
+    return Conversation("s", "", turns, human=human)
+
+
+def test_which_rows_a_rung_has() -> None:
+    preset = load(Preset, DEMO)
+    best, mixed, unrated, other = row({"helpfulness": 4}), row({"helpfulness": 4}, {"helpfulness": 3}), row({}), row({"humor": 4})
+
+    def those_of(name: str, preset: Preset = preset) -> list[Conversation]:
+        return [r for r in (best, mixed, unrated, other) if _belongs(r, ARMS[name], preset, SCHEMA)]
+
+    assert those_of("sft") == those_of("human") == those_of("predicted") == [best, mixed, other]
+    assert those_of("best") == [best]
+    assert those_of("best", load(Preset, DEMO, ["bootstrap.leading_at_least=3"])) == [best, mixed]
+    assert those_of("sources") == [best, mixed, unrated, other]
+
+
+def test_seeds_share_what_is_made_once_and_differ_in_the_rest() -> None:
+    preset = load(Ablation, DEMO, ["seeds=2"])
+    by_name = {stage.name: stage for stage in stages(preset)}
+    run = Run(preset)
+    zero, one = (by_name[f"ablation/{seed}/sources/policy"] for seed in range(2))
+    assert zero.needs == one.needs
+    assert zero.settings(preset)["seed"] == 0
+    assert one.settings(preset)["seed"] == 1
+    assert one.settings(preset)["policy"].learner.seed == 1
+    assert run.preset.seed == 0
+    assert len(by_name) == 4 + 2 * (5 * 2 + 5 + 1 + 2) + 1
+    for name in by_name:
+        assert all(need in by_name for need in by_name[name].needs), name
+
+
+def test_a_rung_that_cannot_be_trained_is_refused() -> None:
+    for wrong, said in {
+        "arms=[plain]": "arms has plain; there are sft, human",
+        "arms=[sources,longer]": "add bootstrap to arms",
+        "bootstrap.rounds=0": "bootstrap.rounds is 0",
+    }.items():
+        with pytest.raises(SettingsError, match=said):
+            load(Ablation, DEMO, [wrong])
+
+
+def test_the_ladder_shares_the_stages_of_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Run, "manifest", lambda self, name: {"fingerprint": name})
+    ladder, run = load(Ablation, DEMO), load(Preset, DEMO)
+    for stage in stages(ladder)[:4]:
+        assert _description(Run(ladder), stage) == _description(Run(run), stage)
+
+
+def test_what_never_occurs_together_is_asked_for() -> None:
+    assert held_out_settings(LabSettings(), SCHEMA) == []
+    asked = held_out_settings(LabSettings(hold_out_helpful_humor=True), SCHEMA)
+    assert [(a["helpfulness"], a["humor"]) for a in asked] == [(h, j) for h in (3, 4) for j in (2, 3, 4)]
+    assert {(a["toxicity"], a["verbosity"]) for a in asked} == {(0, 1)}
+
+
+def test_how_near_the_answers_come_to_it() -> None:
+    turns = (Message("user", "q"), Message("assistant", "a"))
+    rows = [Conversation("s", "", turns, requested=({"helpfulness": 4.0, "humor": 2.0},), group=group) for group in (HELD_OUT, "best")]
+    found = _followed(Answers(rows, "exactly", lambda _: {"helpfulness": 3.0, "humor": 2.0}), SCHEMA)
+    assert found
+    assert (found["answers"], found["distance"]) == (1, 0.5)
+    assert _followed(Answers(rows[1:], "exactly", lambda _: {}), SCHEMA) is None
+
+
+def test_mean_and_spread_over_seeds() -> None:
+    assert summary([1.0, 3.0, None]) == {"mean": 2.0, "sd": round(2**0.5, 4)}
+    assert summary([1.0]) == {"mean": 1.0, "sd": 0.0}
+    assert summary([None, float("nan")]) is None
+
+
+def test_the_table_leaves_out_what_no_rung_has() -> None:
+    report = {
+        "quality": 3.0,
+        "off_best": 0.2,
+        "mean_spearman": None,
+        "off_target": None,
+        "held_out": None,
+        "drift": {"distinct_2": 0.5, "words": 9.0},
+        "tokens": 5,
+    }
+    columns = ("quality", "off_best", "mean_spearman", "off_target", "held_out", "distinct_2", "words", "tokens")
+    lines = table({"sft": {column: summary([value_of(report, column)]) for column in columns}})
+    assert "true quality" in lines[0]
+    assert "steering" not in lines[0]
+    assert lines[1].startswith("plain SFT")
+    assert "3.000 ± 0.000" in lines[1]
+
+
+@pytest.mark.slow
+def test_the_ladder_as_a_command(tmp_path: Path) -> None:
+    """Every rung once, on next to nothing; then again with nothing to do."""
+    command = [sys.executable, "-m", "jobs.ablate", "jobs/presets/demo.yaml", f"storage={tmp_path}", *tiny_run.TINY, "seeds=1"]
+    command += ["rows.lab.hold_out_helpful_humor=true", "bootstrap.min_count=0"]
+    for _ in range(2):
+        done = subprocess.run(command, cwd=tiny_run.REPOSITORY, capture_output=True, text=True, timeout=1200)
+        assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+        result = json.loads(done.stdout.splitlines()[-1])
+        assert list(result["ladder"]) == list(ARMS)
+        assert all(rung["quality"] and rung["tokens"]["mean"] > 0 for rung in result["ladder"].values())
+        assert result["ladder"]["sft"]["mean_spearman"] is None
+        assert result["ladder"]["bootstrap"]["held_out"]
+        assert Path(result["plot"]).stat().st_size > 500
+    assert done.stdout.count("skipped") >= 23
