@@ -1,6 +1,9 @@
 """What a user would do with transformers alone, as its documentation says. Benches measure and judge by it, nothing else uses it."""
 
-from collections.abc import Iterable, Sequence
+import itertools
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -8,6 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
 
 from data.conversation import Conversation
 from data.examples import Example
+from data.prompts import Prompt
 
 
 class PipelineScorer:
@@ -29,6 +33,45 @@ class PipelineScorer:
         found = self.pipe(list(texts), batch_size=batch_size, function_to_apply="none", top_k=None, **self.limits)
         by_name = [{label["label"]: label["score"] for label in labels} for labels in found]
         return np.array([[labels[name] for name in self.names] for labels in by_name])
+
+
+class GenerateSampler:
+    """`generate` on a policy folder, used as its documentation says: prompts by the chat template, padded on the left."""
+
+    def __init__(self, folder: str, attributes: Mapping[str, float]):
+        self.tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")
+        self.model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+        self.attributes = dict(attributes)
+
+    def ids(self, prompt: Prompt) -> list[int]:
+        chat = [{"role": m.role, "content": m.content} for m in prompt.messages]
+        text = self.tokenizer.apply_chat_template(chat, tokenize=False, attributes=self.attributes, add_generation_prompt=True)
+        return list(self.tokenizer(text, add_special_tokens=False).input_ids)
+
+    def sampled(self, prompts: Sequence[Prompt], batch_size: int, max_tokens: int, seed: int, temperature: float, top_k: int) -> tuple[float, float]:
+        """Tokens of all answers, and CPU seconds of this process, on one thread. Each batch runs until its longest answer ends."""
+        torch.manual_seed(seed)
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        started, tokens = time.process_time(), 0
+        for start in range(0, len(prompts), batch_size):
+            answers = self._generate(prompts[start : start + batch_size], max_new_tokens=max_tokens, do_sample=True, temperature=temperature, top_k=top_k)
+            tokens += sum(len(a) for a in answers)
+        seconds = time.process_time() - started
+        torch.set_num_threads(threads)
+        return tokens, round(seconds, 3)
+
+    def greedy(self, prompts: Sequence[Prompt], max_tokens: int) -> list[str]:
+        answers = [self._generate([p], max_new_tokens=max_tokens, do_sample=False)[0] for p in prompts]
+        return [self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False).strip() for ids in answers]
+
+    @torch.inference_mode()
+    def _generate(self, prompts: Sequence[Prompt], **options: Any) -> list[list[int]]:
+        """The new ids of each, without the one that ends it."""
+        batch = self.tokenizer.pad({"input_ids": [self.ids(p) for p in prompts]}, return_tensors="pt")
+        ends = set(self.model.generation_config.eos_token_id)
+        new_BT = self.model.generate(**batch, **options)[:, batch["input_ids"].shape[1] :]
+        return [list(itertools.takewhile(lambda i: i not in ends, ids)) for ids in new_BT.tolist()]
 
 
 def _chat(row: Conversation) -> list[dict[str, str]]:

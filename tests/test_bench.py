@@ -14,6 +14,7 @@ RATIOS = {
     "annotate": {"vs_pipeline_batched", "vs_pipeline_single", "bf16_vs_fp32"},
     "turns": {"vs_prefixes"},
     "annotate_scale": {"job_vs_kernel", "two_vs_one_actor", "memory_growth", "time_growth"},
+    "sample": {"vs_single", "vs_static"},
     "train": {"vs_trl_padded", "vs_trl_packed", "bf16_vs_fp32", "two_vs_one_worker", "memory_growth"},
 }
 LIMITS = ("row_tokens=512", "max_tokens=300")
@@ -29,6 +30,7 @@ WORDS = {
         *LIMITS,
         *(f"{m}.{t}" for m in ("model", "scale_model") for t in TINY),
     ),
+    "sample": ("rows=4", "in_flight=2", "rounds=1", "mean_tokens=4", "max_tokens=12", *(f"model.{t}" for t in TINY)),
     "train": ("rows=16", "held=4", "rounds=1", "worker_rows=16", "memory_rows=8", "times=2", *LIMITS, *(f"model.{t}" for t in TINY)),
 }
 

@@ -15,12 +15,18 @@ from typing import NoReturn
 from cluster.settings import SettingsError, load
 from cluster.settings_help import help_text
 from cluster.settings_mistakes import did_you_mean
-from jobs.bench import annotate, annotate_scale, train, turns
+from jobs.bench import annotate, annotate_scale, sample, train, turns
 from jobs.bench.environment import NoEnvironment
 from jobs.bench.report import Bench, Disagreement, machine
 from jobs.bench.rows import NoRealRows
 
-BENCHES: dict[str, Bench] = {"annotate": annotate.BENCH, "turns": turns.BENCH, "annotate_scale": annotate_scale.BENCH, "train": train.BENCH}
+BENCHES: dict[str, Bench] = {
+    "annotate": annotate.BENCH,
+    "turns": turns.BENCH,
+    "annotate_scale": annotate_scale.BENCH,
+    "train": train.BENCH,
+    "sample": sample.BENCH,
+}
 PROGRAM = "python -m jobs.bench"
 
 

@@ -1,0 +1,106 @@
+"""Bench `sample`: offline generation through the actor pool, against transformers' `generate`, one by one and in padded static batches."""
+
+import json
+import statistics
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from pydantic import Field
+
+from actors.base import SmallModel
+from actors.generator import Sampling
+from actors.peers import GenerateSampler
+from actors.sampler import Sampler
+from cluster.connect import connect
+from data.prompts import Prompt, prompt, prompts_table
+from data.record import Record
+from data.storage import Storage
+from jobs.bench.report import Bench, Disagreement, Outcome, by_turns, print_table
+from jobs.bench.rows import MEDIUM, SCHEMA, random_policy, real_rows
+from jobs.pipelines import map_rows, write_table
+from jobs.stage import say
+from jobs.step_settings import WorkerPool
+
+OURS, STATIC, SINGLE = "ours, actor pool", "generate, static batches", "generate, one by one"
+TEMPERATURE, TOP_K = 1.0, 50
+"""The paper's sampling (arXiv 2310.05344, section 3.4)."""
+
+
+class Settings(Record):
+    """What is asked, how often, of which model."""
+
+    rows: int = Field(64, ge=1)
+    """Questions of oasst_model_eval_20k that have at most prompt_tokens, in file order."""
+    prompt_tokens: int = Field(256, ge=1)
+    """Longer prompts are left out and counted."""
+    mean_tokens: int = Field(80, ge=2)
+    """Mean length of an answer. Answers end as a trained model's do, by a token that ends a turn: here every so-manieth token of the vocabulary is one."""
+    max_tokens: int = Field(256, ge=2)
+    """Longest answer."""
+    in_flight: int = Field(16, ge=1)
+    """Answers in flight in ours, and prompts in a static batch."""
+    rounds: int = Field(3, ge=1)
+    """Alternating rounds; figures are medians over them."""
+    model: SmallModel = MEDIUM
+    """Shape of the random-weight Llama."""
+
+
+def run(settings: Settings) -> Outcome:
+    """Tokens per CPU second of the process that generates, one thread, fp32; loading counts on no side."""
+    rows = real_rows("oasst_model_eval_20k", "prompt_output", 2000)
+    with tempfile.TemporaryDirectory() as folder, connect(4, None) as _:
+        policy = random_policy(folder, settings.model, rows)
+        ends = _end_often(policy, settings)
+        peer = GenerateSampler(policy, SCHEMA.best())
+        every = [prompt("bench", r.id, r.system, r.messages[:-1], SCHEMA.best(), 0, 0) for r in rows]
+        short = [p for p in every if len(peer.ids(p)) <= settings.prompt_tokens]
+        asked = short[: settings.rows]
+        write_table(prompts_table(asked), Storage(folder) / "prompts")
+        _require_equal(policy, peer, asked[: settings.in_flight], settings)
+        ways = {
+            OURS: lambda number: _through_pool(policy, folder, settings),
+            STATIC: lambda number: peer.sampled(asked, settings.in_flight, settings.max_tokens, number, TEMPERATURE, TOP_K),
+            SINGLE: lambda number: peer.sampled(asked, 1, settings.max_tokens, number, TEMPERATURE, TOP_K),
+        }
+        found = by_turns(ways, settings.rounds)
+    speeds = {name: [tokens / seconds for tokens, seconds in rounds] for name, rounds in found.items()}
+    speed = {name: round(statistics.median(values), 1) for name, values in speeds.items()}
+    lengths = {name: round(statistics.mean(tokens for tokens, _ in rounds) / len(asked), 1) for name, rounds in found.items()}
+    ratios = {name: round(statistics.median(o / t for o, t in zip(speeds[OURS], theirs, strict=True)), 3) for name, theirs in speeds.items()}
+    print_table(("way", "tokens / CPU s", "ours is faster by", "tokens an answer"), [(name, speed[name], ratios[name], lengths[name]) for name in speeds])
+    figures = {"rows": len(asked), "too_long": len(every) - len(short), "end_tokens": ends, "tokens_an_answer": lengths, "tokens_per_cpu_s": speed}
+    return Outcome({"vs_single": ratios[SINGLE], "vs_static": ratios[STATIC]}, figures)
+
+
+def _end_often(policy: str, settings: Settings) -> int:
+    """Let so many tokens of the random model end an answer that answers have their mean length; returns how many."""
+    path = Path(policy) / "generation_config.json"
+    config = json.loads(path.read_text())
+    vocabulary = settings.model.vocab_size
+    ends = np.random.default_rng(0).choice(np.arange(300, vocabulary), max(1, vocabulary // settings.mean_tokens), replace=False)
+    path.write_text(json.dumps(config | {"eos_token_id": sorted(int(i) for i in ends)}))
+    return len(ends)
+
+
+def _through_pool(policy: str, folder: str, settings: Settings) -> tuple[float, float]:
+    """Tokens, and CPU seconds of the actor."""
+    sampling = Sampling(max_tokens=settings.max_tokens, temperature=TEMPERATURE, top_k=TOP_K)
+    arguments = {"policy": policy, "schema": SCHEMA, "sampling": sampling, "max_slots": settings.in_flight, "dtype": "float32", "num_threads": 1}
+    pool = WorkerPool(num_actors=1, batch_rows=settings.rows)
+    tally = map_rows("sample", [Storage(folder) / "prompts"], Sampler, arguments, pool, Storage(folder) / "answers")["tally"]
+    return tally["tokens"], round(tally["cpu_seconds"], 3)
+
+
+def _require_equal(policy: str, peer: GenerateSampler, asked: list[Prompt], settings: Settings) -> None:
+    """Greedily, both say the same."""
+    greedy = Sampling(max_tokens=32, temperature=0.0)
+    ours = Sampler(policy, SCHEMA, greedy, settings.in_flight, "float32", 1)(prompts_table(asked))
+    theirs = peer.greedy(asked, 32)
+    same = sum(row["messages"][-1]["content"] == text for row, text in zip(ours.to_pylist(), theirs, strict=True))
+    say(f"greedy answers that are the same: {same} of {len(asked)}")
+    if same < len(asked):
+        raise Disagreement(f"only {same} of {len(asked)} greedy answers are those of generate(): one of the two is wrong, so there is nothing to compare")
+
+
+BENCH = Bench("offline generation through the actor pool against transformers' generate: tokens per CPU second, one thread, fp32", Settings, run)
