@@ -3,6 +3,7 @@
 import json
 import os
 import tempfile
+from collections.abc import Mapping
 
 import torch
 
@@ -21,10 +22,17 @@ def publish(task: Task, engine: Engine, kept: Snapshot | None, target: Storage) 
     if engine.settings.lora:
         state = merged(engine.module, state)
     dtype = engine.settings.export
+    state = cast(state, getattr(torch, dtype))
     with tempfile.TemporaryDirectory() as folder:
-        task.save(engine.module, {name: v.to(getattr(torch, dtype)) if v.is_floating_point() else v for name, v in state.items()}, folder)
+        task.save(engine.module, state, folder)
         _say_dtype(os.path.join(folder, "config.json"), dtype)
         target.upload(folder)
+
+
+def cast(state: Mapping[str, torch.Tensor], dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    """`state` in another dtype, whole numbers apart; what was one tensor under two names stays one, so that tied embeddings are saved once."""
+    made: dict[tuple[int, torch.Size], torch.Tensor] = {}
+    return {name: made.setdefault((v.data_ptr(), v.shape), v.to(dtype)) if v.is_floating_point() else v for name, v in state.items()}
 
 
 def _say_dtype(path: str, dtype: str) -> None:
