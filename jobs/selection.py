@@ -99,8 +99,9 @@ def _lineage(decided: Iterable[tuple[Candidate, str]], origin: Mapping[str, obje
         predicted = row.predicted[-1] if candidate.rated else {}
         rows.append(
             {
-                **{"id": row.id, **origin, "predictor": row.predictor, "seed": candidate.seed, "requested": _all(row.requested[-1], schema)},
-                **{"predicted": _all(predicted, schema), "label": _all(sample.predicted, schema), "distance": sample.distance, "finish": candidate.finish},
+                **{"id": row.id, **origin, "predictor": row.predictor, "seed": candidate.seed},
+                **{"requested": _all(row.requested[-1], schema), "predicted": _all(predicted, schema), "label": _all(sample.predicted, schema)},
+                **{"distance": sample.distance if predicted else None, "finish": candidate.finish},
                 **{"words": len(words(sample.answer)), "kept": not reason, "reason": reason},
             }
         )
