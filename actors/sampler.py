@@ -13,6 +13,7 @@ from actors.policy import Policy
 from data.attributes import AttributeSchema
 from data.conversation import Conversation, Message, to_table
 from data.prompts import Prompt, prompts_from
+from data.selection import CUT_OFF
 from data.tally import with_tally
 
 FINISH = "finish"
@@ -35,7 +36,7 @@ class Sampler:
         finishes = [finish for _, finish in answers]
         table = to_table([self._row(p, ids) for p, (ids, _) in zip(prompts, answers, strict=True)], self.schema).append_column(FINISH, pa.array(finishes))
         seconds = time.process_time() - started
-        return with_tally(table, {"tokens": sum(len(ids) for ids, _ in answers), "cut_off": finishes.count("length"), "cpu_seconds": seconds})
+        return with_tally(table, {"tokens": sum(len(ids) for ids, _ in answers), "cut_off": finishes.count(CUT_OFF), "cpu_seconds": seconds})
 
     def _ids(self, prompt: Prompt) -> list[int]:
         """The prompt's ids; the oldest exchanges are cut if they leave no room for an answer."""

@@ -19,7 +19,7 @@ from jobs.pipelines import write_table
 from jobs.preset import Preset
 from jobs.sample import sampling_settings
 from jobs.selection import drift
-from jobs.stage import Figures, Run, Stage, StageError
+from jobs.stage import Figures, Run, Stage, StageError, warn
 from jobs.steering import Answers, ask, mean_spearman, off_best, questions, tabulate
 from jobs.train_policy import train_policy
 from jobs.training import base_uri
@@ -111,12 +111,20 @@ def _belongs(row: Conversation, arm: Arm, preset: Preset, schema: AttributeSchem
 
 
 def _train_longer(run: Run, folder: Storage, loop: Loop) -> Figures:
-    """As the bootstrap rounds train, from the same weights and for as many examples, but on annotated rows only."""
-    examples = sum((run.manifest(loop.policy(n)) or {})["figures"].get("training", {}).get("examples", 0) for n in range(1, run.preset.bootstrap.rounds + 1))
-    rows = (row for table in (run.folder("annotated") / "rows").tables() for row in from_table(table))
-    write_table(to_table(drawn(rows, examples, f"longer/{run.preset.seed}"), run.schema), folder / "rows")
+    """As the bootstrap rounds train, from the same weights and for as many rows and epochs, but on annotated rows only."""
+    wanted = rows_of_rounds(run, loop)
+    rows = drawn((row for table in (run.folder("annotated") / "rows").tables() for row in from_table(table)), wanted, f"longer/{run.preset.seed}")
+    if len(rows) < wanted:
+        warn(f"ablation: longer has only {len(rows):,} rows, the bootstrap rounds trained on {wanted:,}: the control is trained less than what it controls")
+    write_table(to_table(rows, run.schema), folder / "rows")
     start = (run.folder(loop.first) / "model").uri
     return train_policy(run, f"ablation: longer, seed {run.preset.seed}", [folder / "rows"], start, run.preset.bootstrap.learner, folder)
+
+
+def rows_of_rounds(run: Run, loop: Loop) -> int:
+    """Rows that the rounds had to train on in each of their epochs; a round that was not run had none."""
+    figures = [(run.manifest(loop.policy(number)) or {})["figures"] for number in range(1, run.preset.bootstrap.rounds + 1)]
+    return sum(found["counts"]["examples"] for found in figures if "training" in found)
 
 
 def _report(run: Run, folder: Storage, name: str, seed: int, trained: Sequence[str]) -> Figures:

@@ -1,6 +1,5 @@
 """Stage `ablation/report`: the ladder as a table and a plot, mean and spread over seeds."""
 
-import io
 from collections.abc import Sequence
 from functools import partial
 
@@ -9,6 +8,7 @@ import numpy as np
 
 from data.storage import Storage
 from jobs.ablation_arms import ARMS
+from jobs.png import save_png
 from jobs.stage import Figures, Run, Stage, say
 
 COLUMNS = {
@@ -88,8 +88,7 @@ def _plot(run: Run, ladder: Figures, measured_by: str, target: Storage) -> None:
         found = [row[column] or {"mean": 0.0, "sd": 0.0} for row in ladder.values()]
         axes.barh(titles, [f["mean"] for f in found], xerr=[f["sd"] for f in found], color="tab:blue", capsize=4)
         axes.set(title=title, xlabel=f"measured {measured_by}")
-        axes.invert_yaxis() if not axes.yaxis_inverted() else None
+        if not axes.yaxis_inverted():  # the panels share it
+            axes.invert_yaxis()
     figure.suptitle(f"{run.preset.run}: what each step adds")
-    buffer = io.BytesIO()
-    figure.savefig(buffer, dpi=120)
-    target.write_bytes(buffer.getvalue())
+    save_png(figure, target)

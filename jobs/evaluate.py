@@ -5,7 +5,6 @@
 In the laboratory answers are measured exactly, from their text; on real rows by the predictor, and the table says which.
 """
 
-import io
 import math
 
 import matplotlib.figure
@@ -15,6 +14,7 @@ from data.storage import Storage
 from jobs.bootstrap import Loop
 from jobs.card import write_card
 from jobs.command import main
+from jobs.png import save_png
 from jobs.preset import Preset
 from jobs.sample import sampling_settings
 from jobs.stage import Figures, Run, Stage, say
@@ -92,7 +92,7 @@ def _plot(run: Run, table: Figures, measured_by: str, target: Storage) -> None:
         axes.plot(row["requested"], row["measured"], marker="o", label=f"{name} (Spearman {row['spearman']:.2f})")
     axes.set(xlabel="requested", ylabel=f"measured {measured_by}", title=f"{run.preset.run}: does the dial turn?")
     axes.legend()
-    _save(figure, target)
+    save_png(figure, target)
 
 
 def _plot_rounds(run: Run, rounds: list[Figures], target: Storage) -> None:
@@ -118,13 +118,7 @@ def _plot_rounds(run: Run, rounds: list[Figures], target: Storage) -> None:
     last.legend(fontsize="small")
     kept = ", ".join(f"{r['round']} {'' if r['promoted'] else 'not '}promoted" for r in rounds[1:])
     figure.suptitle(f"{run.preset.run}: bootstrap rounds ({kept})")
-    _save(figure, target)
-
-
-def _save(figure: matplotlib.figure.Figure, target: Storage) -> None:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, dpi=120)
-    target.write_bytes(buffer.getvalue())
+    save_png(figure, target)
 
 
 def stage(preset: Preset) -> Stage:

@@ -3,7 +3,6 @@
 Draws the figures of `jobs.predictor_quality`; computes none of its own but the marks' intervals.
 """
 
-import io
 import math
 
 import matplotlib
@@ -13,6 +12,7 @@ import matplotlib.figure
 from data.attributes import Attribute, AttributeSchema
 from data.measures import NORMAL_95
 from data.storage import Storage
+from jobs.png import save_png
 from jobs.stage import Figures
 
 COLUMNS = 3
@@ -39,7 +39,7 @@ def draw_calibration(schema: AttributeSchema, figures: Figures, target: Storage)
     for i, axes in enumerate(panels[: len(schema.attributes)]):
         axes.set_ylabel("people's value (mean, 95 % interval)" if i % num_columns == 0 else "")
         axes.set_xlabel("predicted value (mean)" if i + num_columns >= len(schema.attributes) else "")
-    _save(figure, target)
+    save_png(figure, target)
 
 
 def _limits(schema: AttributeSchema, figures: Figures) -> tuple[float, float]:
@@ -106,10 +106,4 @@ def draw_collinearity(figures: Figures, target: Storage) -> None:
     axes.tick_params(length=0)
     axes.set_title("Which of people's values go together?", fontsize=11)
     figure.colorbar(image, ax=axes, shrink=0.8, label="Spearman, over answers rated on both")
-    _save(figure, target)
-
-
-def _save(figure: matplotlib.figure.Figure, target: Storage) -> None:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, dpi=130)
-    target.write_bytes(buffer.getvalue())
+    save_png(figure, target)

@@ -1,12 +1,12 @@
 """The loss curves of trainings as one picture: what was trained on, and what was held out."""
 
-import io
 from collections.abc import Mapping
 
 import matplotlib
 import matplotlib.figure
 
 from data.storage import Storage
+from jobs.png import save_png
 from jobs.stage import Figures
 
 PANEL_INCHES = (4.6, 3.2)
@@ -30,6 +30,4 @@ def draw_losses(trainings: Mapping[str, Figures], target: Storage) -> None:
         axes.grid(color="0.92")
         axes.spines[["top", "right"]].set_visible(False)
         axes.legend(frameon=False, fontsize=8)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, dpi=120)
-    target.write_bytes(buffer.getvalue())
+    save_png(figure, target)

@@ -13,8 +13,9 @@ from data.attributes import Values, shipped
 from data.conversation import Conversation, Message
 from data.lab import LabSettings
 from jobs.ablate import Ablation, stages
-from jobs.ablation_arms import ARMS, HELD_OUT, _belongs, _followed, held_out_settings
+from jobs.ablation_arms import ARMS, HELD_OUT, _belongs, _followed, held_out_settings, rows_of_rounds
 from jobs.ablation_report import summary, table, value_of
+from jobs.bootstrap import Loop
 from jobs.preset import Preset
 from jobs.stage import Run, _description
 from jobs.steering import Answers
@@ -87,6 +88,14 @@ def test_how_near_the_answers_come_to_it() -> None:
     assert found
     assert (found["answers"], found["distance"]) == (1, 0.5)
     assert _followed(Answers(rows[1:], "exactly", lambda _: {}), SCHEMA) is None
+
+
+def test_the_control_has_as_many_rows_as_the_rounds_however_many_epochs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`training.examples` counts every epoch anew: with it a control of three epochs had three times the rows, and nine times the training."""
+    trained = {"figures": {"training": {"examples": 300, "epochs": 3}, "counts": {"examples": 100}}}
+    not_run = {"figures": {"not_run": ["distinct-2"]}}
+    monkeypatch.setattr(Run, "manifest", lambda self, name: trained if name == "x/bootstrap-1/policy" else not_run)
+    assert rows_of_rounds(Run(load(Ablation, DEMO, ["bootstrap.rounds=2"])), Loop("x/", "policy")) == 100
 
 
 def test_mean_and_spread_over_seeds() -> None:

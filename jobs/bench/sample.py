@@ -11,6 +11,7 @@ from pydantic import Field
 from actors.base import SmallModel
 from actors.generator import Sampling
 from actors.peers import GenerateSampler
+from actors.policy import Policy
 from actors.sampler import Sampler
 from cluster.connect import connect
 from data.prompts import Prompt, prompt, prompts_table
@@ -78,8 +79,10 @@ def _end_often(policy: str, settings: Settings) -> int:
     path = Path(policy) / "generation_config.json"
     config = json.loads(path.read_text())
     vocabulary = settings.model.vocab_size
-    ends = np.random.default_rng(0).choice(np.arange(300, vocabulary), max(1, vocabulary // settings.mean_tokens), replace=False)
-    path.write_text(json.dumps(config | {"eos_token_id": sorted(int(i) for i in ends)}))
+    drawn = np.random.default_rng(0).choice(np.arange(300, vocabulary), max(1, vocabulary // settings.mean_tokens), replace=False)
+    # With those that end an answer anyway, so that all sides stop at the same tokens.
+    ends = Policy.load(policy).stop_ids | {int(i) for i in drawn}
+    path.write_text(json.dumps(config | {"eos_token_id": sorted(ends)}))
     return len(ends)
 
 
