@@ -116,7 +116,8 @@ class TransformersEngine:
 
     @property
     def num_running(self) -> int:
-        return len(self._slots)
+        # A request that ended keeps its row until the step is over, though its listener has heard already.
+        return sum(slot.finish is None for slot in self._slots)
 
     def submit(self, prompt_ids: Sequence[int], sampling: Sampling, listener: Listener) -> int:
         if not prompt_ids:
