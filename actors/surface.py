@@ -24,7 +24,7 @@ from actors.tokenizer import TemplateKind
 from data.attributes import AttributeSchema
 from data.examples import Example
 
-NUM_COUNTS = 9
+NUM_COUNTS = 14
 
 CONSTANT = 10.0
 """What every hidden state is to say of itself beside the counts, which have standard deviation 1. A decoder's regression head has no bias,
@@ -39,8 +39,12 @@ class Letters:
     characters_V: np.ndarray
     sentence_ends_V: np.ndarray
     lines_V: np.ndarray
+    questions_V: np.ndarray
+    exclamations_V: np.ndarray
+    commas_V: np.ndarray
     digits_V: np.ndarray
     words_V: np.ndarray
+    first_person_V: np.ndarray
 
     @classmethod
     def of(cls, tokenizer: PreTrainedTokenizerBase) -> "Letters":
@@ -48,21 +52,26 @@ class Letters:
         columns = (
             [len(t) for t in texts],
             [sum(c in ".!?" for c in t) for t in texts],
-            [t.count("\n") for t in texts],
+            *([t.count(mark) for t in texts] for mark in "\n?!,"),
             [sum(c.isdigit() for c in t) for t in texts],
             [t[:1].isspace() for t in texts],
+            [t.strip() == "I" for t in texts],
         )
         return cls(*(np.array(c, np.float32) for c in columns))
 
-    def counts(self, ids_N: np.ndarray) -> np.ndarray:
-        """Running counts after each token of an answer, float32 [N, 9]: four logarithms, four rates, and a constant."""
+    def counts(self, ids_N: np.ndarray, question_Q: np.ndarray) -> np.ndarray:
+        """Running counts after each token of an answer to the tokens of a question, float32 [N, 14]: seven logarithms, five rates, what
+        share of the question's words has come up, and a constant."""
         position_N = np.arange(1, len(ids_N) + 1, dtype=np.float32)
         first_seen_N = np.zeros(len(ids_N), np.float32)
         first_seen_N[np.unique(ids_N, return_index=True)[1]] = 1
+        asked = np.unique(question_Q)
+        taken_up_N = (first_seen_N * np.isin(ids_N, asked)).cumsum() / max(1, len(asked))
         characters_N = self.characters_V[ids_N].cumsum()
-        logs = [np.log(position_N), np.log1p(characters_N), *(np.log1p(c[ids_N].cumsum()) for c in (self.sentence_ends_V, self.lines_V))]
-        rates = [first_seen_N.cumsum(), characters_N, self.digits_V[ids_N].cumsum(), self.words_V[ids_N].cumsum()]
-        return np.stack([*logs, *(r / position_N for r in rates), np.full_like(position_N, CONSTANT)], axis=1).astype(np.float32)
+        marks = (self.sentence_ends_V, self.lines_V, self.questions_V, self.exclamations_V, self.commas_V)
+        logs = [np.log(position_N), np.log1p(characters_N), *(np.log1p(c[ids_N].cumsum()) for c in marks)]
+        sums = [first_seen_N.cumsum(), characters_N, *(c[ids_N].cumsum() for c in (self.digits_V, self.words_V, self.first_person_V))]
+        return np.stack([*logs, *(s / position_N for s in sums), taken_up_N, np.full_like(position_N, CONSTANT)], axis=1).astype(np.float32)
 
 
 class SurfaceHeads(torch.nn.Module):
@@ -207,5 +216,10 @@ def _answer_of(example: Example) -> np.ndarray:
 
 
 def _counts(letters: Letters, example: Example) -> np.ndarray:
-    ids_N, answer_N = example.ids_T[example.trained_T], _answer_of(example)
-    return np.concatenate([letters.counts(ids_N[answer_N == answer]) for answer in np.unique(answer_N)])
+    """Of all answers of an example; what stands between an answer and the one before it is its question."""
+    counts, begin = [], 0
+    for end in example.turn_ends_S + 1:
+        trained_T, ids_T = example.trained_T[begin:end], example.ids_T[begin:end]
+        counts.append(letters.counts(ids_T[trained_T], ids_T[~trained_T]))
+        begin = end
+    return np.concatenate(counts)

@@ -9,7 +9,7 @@ from tiny_backbones import save_backbone
 from transformers import AutoModelForCausalLM
 
 from actors.checkpoint import new_format
-from actors.surface import CONSTANT, Letters, Surface, SurfaceLoss, SurfaceTask, _running_mean, _surprise
+from actors.surface import CONSTANT, NUM_COUNTS, Letters, Surface, SurfaceLoss, SurfaceTask, _running_mean, _surprise
 from actors.tokenizer import encoder
 from data.attributes import shipped
 from data.examples import Example
@@ -34,13 +34,17 @@ def surface_task(base: str, some: list[Example]) -> SurfaceTask:
 def test_running_counts_are_those_of_the_text_so_far(tiny_base: str) -> None:
     tokenizer = new_format(tiny_base, SCHEMA, "steerlm").tokenizer
     letters = Letters.of(tokenizer)
-    ids = np.array(tokenizer.encode("Bees dance. Bees make 12 jars!\nYes.", add_special_tokens=False))
-    counts = letters.counts(ids)
+    ids = np.array(tokenizer.encode("Bees dance, I say. Bees make 12 jars!\nYes?", add_special_tokens=False))
+    question = np.array(tokenizer.encode("Do bees make honey?", add_special_tokens=False))
+    counts = letters.counts(ids, question)
     for n in range(1, len(ids) + 1):
         text = tokenizer.decode(ids[:n])
-        expected = [np.log(n), np.log1p(len(text)), np.log1p(sum(c in ".!?" for c in text)), np.log1p(text.count("\n")), len(set(ids[:n])) / n, len(text) / n]
-        np.testing.assert_allclose(counts[n - 1, :6], expected, rtol=1e-5)
-    assert (counts[:, 8] == CONSTANT).all()
+        logs = [np.log(n), np.log1p(len(text)), np.log1p(sum(c in ".!?" for c in text)), *(np.log1p(text.count(mark)) for mark in "\n?!,")]
+        rates = [len(set(ids[:n])) / n, len(text) / n, sum(c.isdigit() for c in text) / n]
+        np.testing.assert_allclose(counts[n - 1, :10], logs + rates, rtol=1e-5)
+        assert counts[n - 1, 12] == pytest.approx(len(set(ids[:n]) & set(question)) / len(set(question)))
+    assert counts[-1, 11] == pytest.approx(1 / len(ids))
+    assert (counts[:, 13] == CONSTANT).all()
 
 
 def test_the_running_mean_starts_anew_with_each_answer() -> None:
@@ -91,6 +95,6 @@ def test_training_teaches_the_counts_and_saves_a_language_model(tiny_base: str, 
 
 def test_an_encoder_is_not_warmed_up(tmp_path: Path) -> None:
     base = save_backbone("bert", str(tmp_path))
-    task = SurfaceTask(base, SCHEMA, "steerlm", Surface(Letters(*(np.zeros(1),) * 5), np.zeros(9), np.ones(9)))
+    task = SurfaceTask(base, SCHEMA, "steerlm", Surface(Letters(*(np.zeros(1),) * 9), np.zeros(NUM_COUNTS), np.ones(NUM_COUNTS)))
     with pytest.raises(ValueError, match=r"set predictor\.warmup to null"):
         task.build()
