@@ -18,7 +18,7 @@ from data.record import Record
 from data.storage import Storage
 from jobs.audit import audit
 from jobs.bench.bare import bare_seconds
-from jobs.bench.memory import PeakRecorded, own_peak_bytes, reset_own_peak
+from jobs.bench.memory import Peak, PeakRecorded
 from jobs.bench.report import Bench, Outcome, print_table
 from jobs.bench.rows import MEDIUM, SCHEMA, SMALL, random_predictor, real_rows
 from jobs.pipelines import map_rows, write_table
@@ -88,11 +88,13 @@ def _growth(settings: Settings, folder: Path) -> tuple[dict[str, float], dict[st
         predictor, source, num_rows = _inputs(settings, settings.scale_model, settings.scale_rows, times, where)
         peaks = where / "peaks"
         peaks.mkdir()
-        reset_own_peak()
+        watched = Peak()
         seconds = _job_seconds(settings, PeakRecorded, _arguments(settings, predictor) | {"peaks": str(peaks)}, ACTORS, source, where / "out")
         actor = max(int(path.read_text()) for path in peaks.iterdir())
-        runs[f"{num_rows} rows"] = {"seconds": round(seconds, 1), "driver_peak_mb": own_peak_bytes() / 2**20, "actor_peak_mb": actor / 2**20}
-    print_table(("run", "seconds", "driver peak MB", "actor peak MB"), [(name, *(round(v, 1) for v in found.values())) for name, found in runs.items()])
+        driver = watched.end()
+        megabytes = {"driver_peak_mb": driver.own, "actor_peak_mb": actor, "driver_store_pages_mb": driver.shared}
+        runs[f"{num_rows} rows"] = {"seconds": round(seconds, 1)} | {name: round(size / 2**20, 1) for name, size in megabytes.items()}
+    print_table(("run", "seconds", "driver peak MB", "actor peak MB", "of the object store MB"), [(name, *found.values()) for name, found in runs.items()])
     small, large = runs.values()
     memory = max(large[name] / small[name] for name in ("driver_peak_mb", "actor_peak_mb"))
     return {"memory_growth": round(memory, 3), "time_growth": round(large["seconds"] / small["seconds"] / settings.times, 3)}, runs
