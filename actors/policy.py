@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel
+from transformers.configuration_utils import PreTrainedConfig
 
 from actors.attention import VARLEN, packed
-from actors.checkpoint import Format, load_format, local_folder, new_format, save_format, steerlm_entry
+from actors.checkpoint import Format, load_config, load_format, local_folder, new_format, save_format, steerlm_entry
 from actors.onednn import generate_with_onednn, row_multiple, target_multiple
 from actors.tokenizer import TemplateKind, encoder
 from data.attributes import AttributeSchema
@@ -107,36 +108,29 @@ def save_model(model: PreTrainedModel, state: Mapping[str, torch.Tensor], format
     save_format(format, folder, labels)
 
 
-class Policy:
-    """A trained policy, ready to answer: weights, tokenizer, template and schema of one checkpoint."""
+class PolicyText:
+    """The text side of a trained policy: its prompts, its stop tokens, its words. Needs no weights, so that an engine may hold them alone."""
 
-    def __init__(self, model: PreTrainedModel, format: Format, name: str):
-        self.model, self.format, self.name = model.eval(), format, name
+    def __init__(self, format: Format, name: str, folder: str, max_tokens: int, end_ids: int | list[int] | None):
+        """`end_ids`: what the model's generation config names as the end of a sequence."""
+        self.format, self.name, self.folder, self.max_tokens = format, name, folder, max_tokens
+        """`max_tokens`: longest context, prompt and answer together."""
         self.tokenizer, self.template, self.schema = format.tokenizer, format.template, format.schema
         self._encode = encoder(format.tokenizer)
+        ids = {self.tokenizer.eos_token_id, self._turn_end(), *(end_ids if isinstance(end_ids, list) else [end_ids])}
+        self.stop_ids = frozenset(int(i) for i in ids if i is not None)
+        """Tokens that end an answer: the template's turn end, the model's own end of sequence, and what its generation config adds."""
 
     @classmethod
-    def load(cls, path: str, dtype: str = "float32", device: str | None = None, num_threads: int | None = None) -> "Policy":
-        """From a local folder or any fsspec URI; raises ValueError if it is no policy of ours. `num_threads`: CPU threads of this process."""
-        if num_threads:
-            torch.set_num_threads(num_threads)
+    def load(cls, path: str) -> "PolicyText":
+        """From a local folder or any fsspec URI; raises ValueError if it is no policy of ours."""
         folder = local_folder(path)
-        format = load_format(folder)
-        model = load_causal_lm(folder, format, "sdpa", getattr(torch, dtype)).to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        generate_with_onednn(model)
-        return cls(model, format, name=os.path.basename(path.rstrip("/")))
-
-    @property
-    def max_tokens(self) -> int:
-        """Longest context, prompt and answer together."""
-        return int(self.model.config.get_text_config().max_position_embeddings)
-
-    @property
-    def stop_ids(self) -> frozenset[int]:
-        """Tokens that end an answer: the template's turn end, the model's own end of sequence, and what its generation config adds."""
-        config = getattr(self.model.generation_config, "eos_token_id", None)
-        ids = {self.tokenizer.eos_token_id, self._turn_end(), *(config if isinstance(config, list) else [config])}
-        return frozenset(int(i) for i in ids if i is not None)
+        format, config = load_format(folder), load_config(folder)
+        try:
+            end_ids = GenerationConfig.from_pretrained(folder).eos_token_id
+        except OSError:  # a model need not have one
+            end_ids = getattr(config, "eos_token_id", None)
+        return PolicyText(format, _name(path), folder, _max_tokens(config), end_ids)
 
     def prompt(self, system: str, messages: Sequence[Message], attributes: Mapping[str, float] | None, labels: Labels = ()) -> list[int]:
         """Ids to generate from; `labels` are those of earlier assistant turns."""
@@ -149,3 +143,31 @@ class Policy:
     def _turn_end(self) -> int:
         turns = [Message("user", "a"), Message("assistant", "b")]
         return self._encode(self.template.pieces("", turns, ())[-1].text)[-1]
+
+
+class Policy(PolicyText):
+    """A trained policy, ready to answer: weights, tokenizer, template and schema of one checkpoint."""
+
+    def __init__(self, model: PreTrainedModel, format: Format, name: str, folder: str):
+        generation = getattr(model.generation_config, "eos_token_id", None)
+        super().__init__(format, name, folder, _max_tokens(model.config), generation)
+        self.model = model.eval()
+
+    @classmethod
+    def load(cls, path: str, dtype: str = "float32", device: str | None = None, num_threads: int | None = None) -> "Policy":
+        """From a local folder or any fsspec URI; raises ValueError if it is no policy of ours. `num_threads`: CPU threads of this process."""
+        if num_threads:
+            torch.set_num_threads(num_threads)
+        folder = local_folder(path)
+        format = load_format(folder)
+        model = load_causal_lm(folder, format, "sdpa", getattr(torch, dtype)).to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        generate_with_onednn(model)
+        return cls(model, format, _name(path), folder)
+
+
+def _name(path: str) -> str:
+    return os.path.basename(path.rstrip("/"))
+
+
+def _max_tokens(config: PreTrainedConfig) -> int:
+    return int(config.get_text_config().max_position_embeddings)

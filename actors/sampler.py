@@ -8,7 +8,8 @@ from dataclasses import replace
 
 import pyarrow as pa
 
-from actors.generator import Sampling, TransformersEngine, complete
+from actors.generation import Sampling, complete
+from actors.generator import TransformersEngine
 from actors.policy import Policy
 from data.attributes import AttributeSchema
 from data.conversation import Conversation, Message, to_table

@@ -1,6 +1,6 @@
 """Answers of a policy to many prompts, on a Ray Data actor pool. Shared by every stage that asks a policy something."""
 
-from actors.generator import Sampling
+from actors.generation import Sampling
 from actors.sampler import Sampler
 from data.storage import Storage
 from jobs.audit import audit

@@ -71,14 +71,25 @@ def real_data() -> Path:
 @pytest.fixture(scope="session")
 def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A random Llama of 60,000 parameters with a tokenizer trained on the laboratory."""
+    return _small_base(tmp_path_factory, hidden_size=32, num_heads=4, num_kv_heads=2)
+
+
+@pytest.fixture(scope="session")
+def wide_policy(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A policy whose heads are 32 wide, as vLLM's kernels on a CPU want them at least."""
+    from actors.policy import PolicyTask
+    from data.attributes import shipped
+
+    return _saved(PolicyTask(_small_base(tmp_path_factory, hidden_size=64, num_heads=2, num_kv_heads=1), shipped("lab"), "steerlm"), tmp_path_factory)
+
+
+def _small_base(tmp_path_factory: pytest.TempPathFactory, **shape: int) -> str:
     from actors.base import SmallModel, make_small_model
     from data.lab import Lab, LabSettings
 
     folder = str(tmp_path_factory.mktemp("base"))
     texts = [m.content for row in Lab(LabSettings(num_rows=300)).rows() for m in row.messages]
-    make_small_model(
-        SmallModel(hidden_size=32, num_layers=2, num_heads=4, num_kv_heads=2, intermediate_size=64, vocab_size=600, max_tokens=512), texts, 0, folder
-    )
+    make_small_model(SmallModel.model_validate({**shape, "num_layers": 2, "intermediate_size": 64, "vocab_size": 600, "max_tokens": 512}), texts, 0, folder)
     return folder
 
 

@@ -10,7 +10,7 @@ import ray.cloudpickle
 from tiny_run import ids_of
 
 from actors.annotator import Annotator
-from actors.generator import Sampling
+from actors.generation import Sampling
 from actors.sampler import Sampler
 from cluster.preflight import WouldHang
 from data.attributes import shipped

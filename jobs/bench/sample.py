@@ -9,7 +9,7 @@ import numpy as np
 from pydantic import Field
 
 from actors.base import SmallModel
-from actors.generator import Sampling
+from actors.generation import Sampling
 from actors.peers import GenerateSampler
 from actors.policy import Policy
 from actors.sampler import Sampler

@@ -1,0 +1,70 @@
+"""Keys and values of prompts that were prefilled lately, so that a prompt that begins alike runs only what is its own through the model.
+
+The same question at five settings shares everything up to the label line, and the next turn of a conversation all that was asked before.
+Knows no engine and no text.
+"""
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from transformers import DynamicCache
+
+Layers = list[tuple[torch.Tensor, torch.Tensor]]
+"""Keys and values of each layer, [1, heads, T, head] each."""
+
+
+@dataclass(frozen=True)
+class _Prompt:
+    ids_T: np.ndarray
+    layers: Layers
+
+
+class Prefixes:
+    """At most `max_tokens` tokens of prompts, the least recently used forgotten first; 0 = keeps nothing."""
+
+    def __init__(self, max_tokens: int):
+        self._max_tokens = max_tokens
+        self._prompts: OrderedDict[bytes, _Prompt] = OrderedDict()
+        self.num_tokens = 0
+        """Tokens that are kept."""
+
+    def start(self, ids: Sequence[int]) -> tuple[int, DynamicCache]:
+        """(how many of `ids` are known, a cache that holds them); the last one never is, because its logits are wanted."""
+        cache = DynamicCache()
+        ids_T = np.asarray(ids)
+        best, shared = None, 0
+        for key, prompt in self._prompts.items():
+            common = _common(prompt.ids_T, ids_T[:-1])
+            if common > shared:
+                best, shared = key, common
+        if best is not None:
+            self._prompts.move_to_end(best)
+            for layer, (keys, values) in enumerate(self._prompts[best].layers):
+                cache.update(keys[:, :, :shared], values[:, :, :shared], layer)
+        return shared, cache
+
+    def keep(self, ids: Sequence[int], cache: DynamicCache) -> None:
+        """Remember the prompt `ids` whose keys and values `cache` holds; its tensors must not be written to later."""
+        ids_T = np.asarray(ids, np.int64)
+        if len(ids_T) > self._max_tokens:
+            return
+        # A prompt that is the beginning of this one is known with it.
+        for key in [k for k, p in self._prompts.items() if _common(p.ids_T, ids_T) == len(p.ids_T)]:
+            self._forget(key)
+        self._prompts[ids_T.tobytes()] = _Prompt(ids_T, [(layer.keys, layer.values) for layer in cache.layers])
+        self.num_tokens += len(ids_T)
+        while self.num_tokens > self._max_tokens:
+            self._forget(next(iter(self._prompts)))
+
+    def _forget(self, key: bytes) -> None:
+        self.num_tokens -= len(self._prompts.pop(key).ids_T)
+
+
+def _common(one_T: np.ndarray, other_T: np.ndarray) -> int:
+    """How many tokens both begin with."""
+    length = min(len(one_T), len(other_T))
+    different = np.flatnonzero(one_T[:length] != other_T[:length])
+    return int(different[0]) if len(different) else length

@@ -1,0 +1,167 @@
+"""Keys and values of the answers that are being written, in place: a row a request, aligned at their right end, with room for what comes next.
+
+transformers' own cache copies all keys and values for every token, and its attention repeats them for every query head; for a small batch
+both cost more than the model's products do. Rows are aligned at the right, so that distances between columns are those between tokens
+and models with sliding windows see what they should. Knows no engine and no sampling.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from transformers import AttentionInterface, Cache, DynamicCache
+from transformers.cache_utils import CacheLayerMixin
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
+
+DECODE = "decode"
+ROOM = 256
+"""Columns at the right that are free when rows are put in order: after so many tokens they are put in order again."""
+
+
+def decode(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, None]:
+    """Attention of one new token a row, [B, heads, 1, d] on [B, kv_heads, L, d] -> [B, 1, heads, d], without copying keys or values.
+
+    More tokens than one (a prompt) go to transformers' own.
+    """
+    rows, heads, tokens, width = query.shape
+    if tokens != 1 or query.is_cuda:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs)
+    grouped_BKGd = query.view(rows, key.shape[1], heads // key.shape[1], width)
+    scores_BKGL = torch.matmul(grouped_BKGd, key.transpose(2, 3)) * (width**-0.5 if scaling is None else scaling)
+    if attention_mask is not None:
+        scores_BKGL = scores_BKGL.masked_fill(~attention_mask, -torch.inf) if attention_mask.dtype == torch.bool else scores_BKGL + attention_mask
+    weights_BKGL = scores_BKGL.float().softmax(dim=-1).to(value.dtype)
+    return torch.matmul(weights_BKGL, value).view(rows, 1, heads, width), None
+
+
+AttentionInterface.register(DECODE, decode)
+AttentionMaskInterface.register(DECODE, sdpa_mask)
+
+
+class _Layer(CacheLayerMixin):
+    """One layer's keys and values, [rows, kv_heads, columns, d]; only columns [first, end) of the rows in use mean anything."""
+
+    is_sliding = False
+
+    def __init__(self, slots: "Slots"):
+        super().__init__()
+        self._slots = slots
+
+    def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
+        raise AssertionError("a prompt is prefilled in a cache of its own")
+
+    def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        rows, first, end = self._slots.num_rows, self._slots.first, self._slots.end
+        assert self.keys is not None
+        assert self.values is not None
+        self.keys[:rows, :, end] = key_states[:, :, 0]
+        self.values[:rows, :, end] = value_states[:, :, 0]
+        return self.keys[:rows, :, first : end + 1], self.values[:rows, :, first : end + 1]
+
+    def get_seq_length(self) -> int:
+        return self._slots.end - self._slots.first
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        return self.get_seq_length() + query_length, 0
+
+    def get_max_length(self) -> int:
+        return -1
+
+
+class Slots(Cache):
+    """The cache of a model that writes one token for every row at a time."""
+
+    def __init__(self, max_rows: int):
+        super().__init__(layers=[])
+        self._max_rows = max_rows
+        self.num_rows = self.first = self.end = 0
+        self._mask_BC = torch.zeros(max_rows, 0, dtype=torch.bool)
+
+    @property
+    def num_columns(self) -> int:
+        return self._mask_BC.shape[1]
+
+    def join(self, prefilled: DynamicCache, length: int) -> None:
+        """Another row, whose prompt of `length` tokens is in `prefilled`."""
+        if not self.num_rows:
+            self._make(prefilled, length + ROOM)
+        elif length > self.end:
+            self._put_in_order(length)
+        row, start = self.num_rows, self.end - length
+        for mine, new in zip(self.layers, prefilled.layers, strict=True):
+            mine.keys[row, :, start : self.end] = new.keys[0]
+            mine.values[row, :, start : self.end] = new.values[0]
+        self._mask_BC[row] = False
+        self._mask_BC[row, start : self.end] = True
+        self.num_rows += 1
+        self.first = min(self.first, start)
+
+    def begin_step(self) -> torch.Tensor:
+        """Make room for a token of every row; the attention mask [B, L] that goes with it."""
+        if self.end == self.num_columns:
+            self._put_in_order(self.end - self.first)
+        self._mask_BC[: self.num_rows, self.end] = True
+        return self._mask_BC[: self.num_rows, self.first : self.end + 1]
+
+    def end_step(self) -> None:
+        self.end += 1
+
+    def leave(self, rows: Sequence[int]) -> list[int]:
+        """Free these rows; returns for each place which row stands there now."""
+        order = list(range(self.num_rows))
+        for row in sorted(rows, reverse=True):
+            last = order.pop()
+            if row < len(order):
+                order[row] = last
+        for place, row in enumerate(order):
+            if place != row:
+                for layer in self.layers:
+                    for tensor in (layer.keys, layer.values):
+                        tensor[place, :, self.first : self.end] = tensor[row, :, self.first : self.end]
+                self._mask_BC[place] = self._mask_BC[row]
+        self.num_rows = len(order)
+        if order:
+            self.first = int(self._mask_BC[: self.num_rows].any(dim=0).nonzero()[0])
+        else:  # nothing is kept for nobody
+            self.layers, self.first, self.end = [], 0, 0
+            self._mask_BC = self._mask_BC[:, :0]
+        return order
+
+    def _make(self, like: DynamicCache, columns: int) -> None:
+        self.first = self.end = columns - ROOM
+        self._mask_BC = torch.zeros(self._max_rows, columns, dtype=torch.bool, device=like.layers[0].keys.device)
+        self.layers = [_Layer(self) for _ in like.layers]
+        for mine, their in zip(self.layers, like.layers, strict=True):
+            _, heads, _, width = their.keys.shape
+            mine.keys = their.keys.new_zeros(self._max_rows, heads, columns, width)
+            mine.values = their.values.new_zeros(self._max_rows, heads, columns, their.values.shape[3])
+            mine.is_initialized = True
+
+    def _put_in_order(self, end: int) -> None:
+        """Move all rows so that they end at column `end`, with ROOM behind it."""
+        width, columns = self.end - self.first, max(self.num_columns, end + ROOM)
+        start, old = end - width, slice(self.first, self.end)
+        for layer in self.layers:
+            layer.keys, layer.values = (_moved(tensor, old, start, columns, self.num_rows) for tensor in (layer.keys, layer.values))
+        mask_BC = self._mask_BC.new_zeros(self._max_rows, columns)
+        mask_BC[:, start:end] = self._mask_BC[:, old]
+        self._mask_BC, self.first, self.end = mask_BC, start, end
+
+
+def _moved(tensor: torch.Tensor, old: slice, start: int, columns: int, rows: int) -> torch.Tensor:
+    """[B, H, C, d] with the columns `old` of the first rows moved to `start`; a larger one if it has too few columns."""
+    kept = tensor[:rows, :, old].clone()
+    if tensor.shape[2] != columns:
+        tensor = tensor.new_zeros(*tensor.shape[:2], columns, tensor.shape[3])
+    tensor[:rows, :, start : start + kept.shape[2]] = kept
+    return tensor

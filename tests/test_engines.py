@@ -1,0 +1,190 @@
+"""The engine contract (`actors.generation`), kept by every engine. vLLM is held to it where it is installed (`make test-vllm`)."""
+
+import importlib.util
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from actors.engines import EngineKind, load_engine
+from actors.generation import Engine, Sampling, Step, complete
+from actors.generator import TransformersEngine
+from actors.policy import Policy
+from data.conversation import Message
+
+SLOTS = 4
+NO_VLLM = pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM is not installed; `make test-vllm` installs it")
+
+
+@pytest.fixture(scope="module")
+def policy(wide_policy: str) -> Policy:
+    return Policy.load(wide_policy)
+
+
+@pytest.fixture(scope="module", params=["transformers", pytest.param("vllm", marks=NO_VLLM)])
+def engine(request: pytest.FixtureRequest, wide_policy: str) -> Iterator[Engine]:
+    kind: EngineKind = request.param
+    _, engine = load_engine(kind, wide_policy, "float32", SLOTS, prefix_tokens=2000, memory_share=0.5)
+    yield engine
+    engine.close()
+
+
+@pytest.fixture(scope="module")
+def prompts(policy: Policy) -> list[list[int]]:
+    words = ["bees", "lighthouses and the sea", "a", "volcanoes " * 30, "why"]
+    return [policy.prompt("", [Message("user", f"Tell me about {w}.")], {"humor": i % 5}) for i, w in enumerate(words)]
+
+
+def _greedy(policy: Policy, ids: list[int], max_tokens: int) -> list[int]:
+    with torch.inference_mode():
+        out = policy.model.generate(
+            torch.tensor([ids]), max_new_tokens=max_tokens, do_sample=False, eos_token_id=list(policy.stop_ids), pad_token_id=policy.tokenizer.pad_token_id
+        )[0, len(ids) :].tolist()
+    return out[:-1] if out and out[-1] in policy.stop_ids else out
+
+
+class Heard:
+    """A listener that remembers."""
+
+    def __init__(self) -> None:
+        self.steps: list[Step] = []
+        self.started, self.ended = threading.Event(), threading.Event()
+
+    def __call__(self, step: Step) -> None:
+        self.steps.append(step)
+        self.started.set()
+        if step.finish:
+            self.ended.set()
+
+
+def _idle(engine: Engine) -> None:
+    deadline = time.monotonic() + 20
+    while engine.load.running or engine.load.waiting:
+        assert time.monotonic() < deadline, f"a slot was not freed: {engine.load}"
+        time.sleep(0.005)
+
+
+def test_greedy_equals_generate_whatever_runs_beside_it(engine: Engine, policy: Policy, prompts: list[list[int]]) -> None:
+    lengths = [30, 7, 50, 20, 1, 12]  # more requests than slots: admission in mid-flight
+    asked = [*prompts, prompts[0]]
+    answers = complete(engine, [(ids, Sampling(n, temperature=0)) for ids, n in zip(asked, lengths, strict=True)])
+    for ids, n, (answer, finish) in zip(asked, lengths, answers, strict=True):
+        assert answer == _greedy(policy, ids, n)
+        assert finish == ("length" if len(answer) == n else "stop")
+
+
+def test_every_request_samples_by_its_own_rule(engine: Engine, policy: Policy, prompts: list[list[int]]) -> None:
+    mixed = [(prompts[0], Sampling(12, temperature=0)), (prompts[1], Sampling(12, temperature=1.0, seed=1)), (prompts[2], Sampling(12, top_k=1, seed=2))]
+    (greedy, _), _, (narrow, _) = complete(engine, mixed)
+    assert greedy == _greedy(policy, prompts[0], 12)
+    assert narrow == _greedy(policy, prompts[2], 12)
+
+
+def test_a_seed_gives_the_same_answer_alone_and_in_company(engine: Engine, prompts: list[list[int]]) -> None:
+    requests = [(ids, Sampling(25, temperature=0.9, top_k=40, top_p=0.95, seed=i)) for i, ids in enumerate(prompts)]
+    assert complete(engine, requests) == [complete(engine, [request])[0] for request in requests]
+    different = complete(engine, [(prompts[0], Sampling(25, temperature=0.9, seed=s)) for s in range(4)])
+    assert len({tuple(ids) for ids, _ in different}) > 1
+
+
+def test_ids_come_one_by_one_and_an_answer_of_one_token_may_end(engine: Engine, prompts: list[list[int]]) -> None:
+    heard = Heard()
+    engine.submit(prompts[0], Sampling(20, temperature=0), heard)
+    assert heard.ended.wait(30)
+    assert [s.finish for s in heard.steps[:-1]] == [None] * (len(heard.steps) - 1)
+    assert len(heard.steps) >= sum(len(s.token_ids) for s in heard.steps)
+    assert len(complete(engine, [(prompts[0], Sampling(1, temperature=0))])[0][0]) <= 1
+
+
+def test_a_request_joins_while_another_runs_and_may_end_before_it(engine: Engine, prompts: list[list[int]]) -> None:
+    long, short = Heard(), Heard()
+    engine.submit(prompts[0], Sampling(380, temperature=1.0, seed=5), long)
+    assert long.started.wait(30)
+    engine.submit(prompts[1], Sampling(2, temperature=0), short)
+    assert short.ended.wait(30)
+    assert not long.ended.is_set()
+    assert long.ended.wait(60)
+
+
+def test_cancel_frees_the_slot_within_one_step(engine: Engine, policy: Policy, prompts: list[list[int]]) -> None:
+    heard = [Heard() for _ in range(SLOTS)]
+    numbers = [engine.submit(prompts[0], Sampling(400, temperature=1.0, seed=i), h) for i, h in enumerate(heard)]
+    assert all(h.started.wait(30) for h in heard)
+    before = [len(h.steps) for h in heard]
+    for number in numbers:
+        engine.cancel(number)
+    assert all(h.ended.wait(30) for h in heard)
+    assert all(h.steps[-1] == Step([], "cancelled") or h.steps[-1].finish == "stop" for h in heard)
+    # The step that was on its way when the cancel came, those that ran while the four cancels were said, and the one that tells of the end.
+    assert all(len(h.steps) - n <= 2 + SLOTS for h, n in zip(heard, before, strict=True))
+    assert complete(engine, [(prompts[1], Sampling(3, temperature=0))])[0][0] == _greedy(policy, prompts[1], 3)
+    assert engine.load.running == 0
+
+
+def test_a_request_that_waits_may_be_cancelled(engine: Engine, prompts: list[list[int]]) -> None:
+    running = [engine.submit(prompts[0], Sampling(400, temperature=1.0, seed=i), Heard()) for i in range(SLOTS)]
+    waiting = Heard()
+    engine.cancel(engine.submit(prompts[1], Sampling(5), waiting))
+    assert waiting.ended.wait(30)
+    assert waiting.steps[-1] == Step([], "cancelled")
+    for number in running:
+        engine.cancel(number)
+    _idle(engine)
+
+
+def test_a_listener_that_fails_ends_only_its_own_request(engine: Engine, policy: Policy, prompts: list[list[int]]) -> None:
+    def broken(_: Step) -> None:
+        raise RuntimeError("Event loop is closed")
+
+    engine.submit(prompts[0], Sampling(300, temperature=1.0, seed=1), broken)
+    engine.cancel(engine.submit(prompts[1], Sampling(5), broken))
+    assert complete(engine, [(prompts[1], Sampling(5, temperature=0))])[0][0] == _greedy(policy, prompts[1], 5)
+    assert engine.error is None
+    _idle(engine)
+
+
+def test_prompts_that_begin_alike_are_prefilled_once(engine: Engine, policy: Policy) -> None:
+    question = [Message("user", "Tell me about the lighthouse at the end of the bay and about its keeper. " * 9)]
+    prompts = [policy.prompt("", question, {"humor": humor}) for humor in range(5)]
+    assert len(prompts[0]) > 200
+    before = engine.load
+    answers = complete(engine, [(ids, Sampling(8, temperature=0)) for ids in prompts])
+    prefilled = engine.load.prefilled_tokens - before.prefilled_tokens
+    assert prefilled <= 1.5 * len(prompts[0])
+    assert prefilled + engine.load.reused_tokens - before.reused_tokens == sum(map(len, prompts))
+    assert [ids for ids, _ in answers] == [_greedy(policy, ids, 8) for ids in prompts]
+
+
+def test_what_cannot_fit_is_refused_with_numbers(engine: Engine) -> None:
+    with pytest.raises(ValueError, match="500 tokens and max_tokens is 50: together they exceed the model's context of 512"):
+        engine.submit([5] * 500, Sampling(50), lambda _: None)
+    with pytest.raises(ValueError, match="the prompt is empty"):
+        engine.submit([], Sampling(5), lambda _: None)
+
+
+def test_hundreds_of_requests_leave_nothing_behind(engine: Engine, prompts: list[list[int]]) -> None:
+    before = engine.load.generated_tokens
+    answers = complete(engine, [(prompts[i % 5], Sampling(1 + i % 7, temperature=1.0, seed=i)) for i in range(300)])
+    assert engine.load.generated_tokens - before == sum(len(ids) for ids, _ in answers)
+    assert (engine.load.running, engine.load.waiting) == (0, 0)
+    assert engine.error is None
+
+
+def test_a_closed_engine_tells_those_who_wait_and_takes_no_more(policy: Policy, prompts: list[list[int]]) -> None:
+    engine, heard = TransformersEngine(policy, max_slots=1), [Heard(), Heard()]
+    for listener in heard:
+        engine.submit(prompts[0], Sampling(400, temperature=1.0, seed=1), listener)
+    engine.close()
+    assert [h.steps[-1].finish for h in heard] == ["cancelled", "cancelled"]
+    with pytest.raises(RuntimeError, match="the engine is down: closed"):
+        engine.submit(prompts[0], Sampling(5), lambda _: None)
+
+
+def test_a_dead_engine_says_so_to_everyone(policy: Policy, prompts: list[list[int]]) -> None:
+    engine = TransformersEngine(policy, max_slots=4)
+    with pytest.raises(RuntimeError, match="the generation engine died: IndexError"):
+        complete(engine, [([10**6], Sampling(5))])  # no such token: the model itself fails
+    with pytest.raises(RuntimeError, match="the engine is down"):
+        engine.submit(prompts[0], Sampling(5), lambda _: None)
