@@ -1,19 +1,22 @@
 """`python -m serve [CONFIG.yaml] [key=value ...]`: serve a policy until Ctrl-C. Knows the terminal; `serve.deploy` knows Ray Serve."""
 
 import json
+import math
+import os
 import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
 
 from cluster.connect import connect
 from cluster.settings import command_line
 from serve.deploy import require_free_port, start, stop
-from serve.locate import Located, locate
-from serve.settings import ServeSettings
+from serve.locate import Located, locate_all
+from serve.settings import LOOPBACK, ServeSettings
+from serve.teams import KEYS_VARIABLE, Keys
 
 CONFIG = str(Path(__file__).with_name("config.yaml"))
 ABOUT = "Serve a policy: OpenAI's chat completions with `attributes` at /v1/chat/completions, a playground at /. Stops on Ctrl-C or SIGTERM."
@@ -24,28 +27,40 @@ def main(argv: list[str]) -> int:
     own_config = bool(argv) and argv[0].endswith((".yaml", ".yml"))
     settings, _ = command_line(ServeSettings, argv if own_config else [CONFIG, *argv], "python -m serve", ABOUT)
     try:
-        policy = locate(settings.policy, settings.storage)
+        models, predictor = locate_all(settings)
+        keys = Keys(settings.teams, settings.keys, os.environ.get(KEYS_VARIABLE, ""))
         require_free_port(settings.host, settings.port)
     except ValueError as problem:
         return _said(problem, 2)
-    print(f"serve: policy {settings.name or policy.name} from {policy.uri}", flush=True)
-    print(f"serve: no keys are set, so only this machine can call it ({settings.host})", flush=True)
+    for model in models:
+        print(f"serve: model {model.name} from {model.uri}", flush=True)
+    print(f"serve: answers can be rated by {predictor}" if predictor else "serve: no predictor, so answers cannot be rated (score, best_of)", flush=True)
+    print(f"serve: {_reach(settings, keys)}", flush=True)
     try:
-        return _serve(settings, policy)
+        return _serve(settings, models, predictor)
     except (RuntimeError, ConnectionError, ValueError) as problem:
         return _said(problem, 1)
     except KeyboardInterrupt:
         return 0
 
 
-def _serve(settings: ServeSettings, policy: Located) -> int:
+def _reach(settings: ServeSettings, keys: Keys) -> str:
+    """Who can call, in a sentence."""
+    if not keys.any:
+        return f"no keys are set, so only this machine can call it ({settings.host})"
+    where = "this machine" if settings.host in LOOPBACK else f"every machine that reaches {settings.host}:{settings.port}, without TLS"
+    return f"callers need a key of {', '.join(t.name for t in settings.teams)}; reachable from {where}"
+
+
+def _serve(settings: ServeSettings, models: Sequence[Located], predictor: str | None) -> int:
     started = time.monotonic()
     _on_signals(_interrupt)
     # Logical CPUs: a replica asks for a share, and one must be left for Ray's own tasks.
-    with connect(num_cpus=max(2, int(settings.max_replicas * settings.num_cpus) + 1), object_store_bytes=settings.object_store_bytes):
+    needed = len(models) * settings.max_replicas * settings.num_cpus + (settings.scorer.num_cpus if predictor else 0)
+    with connect(num_cpus=max(2, math.ceil(needed) + 1), object_store_bytes=settings.object_store_bytes):
         # Again, because Ray puts a handler of its own in place that ends the process at once.
         _on_signals(_interrupt)
-        url = start(settings, policy)
+        url = start(settings, models, predictor)
         try:
             print(f"serve: ready after {time.monotonic() - started:.0f} s at {url} (playground) - try: {example(url)}", flush=True)
             threading.Event().wait()

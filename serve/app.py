@@ -1,26 +1,29 @@
-"""The HTTP side of the endpoint: routes, server-sent events, error shapes. It is given everything: the policy's card, a way to generate, the page.
+"""The HTTP side of the endpoint: routes, error shapes, OpenAPI. It is given everything else.
 
-Knows no Ray, no engine and no weights: `serve.deploy` puts it on a cluster.
+Knows no Ray, no engine and no weights: `serve.ingress` puts it on a cluster.
 """
 
-import json
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from contextlib import aclosing
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from fastapi import FastAPI, Request
-from fastapi.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
+from fastapi.responses import HTMLResponse, JSONResponse, Response
+from fastapi_offline import FastAPIOffline
 from starlette.exceptions import HTTPException
 
-from data.attributes import AttributeProblem, AttributeSchema, Values
-from serve.parser import attribute_problem, numbers, parse
-from serve.profiles import Profile, find, resolve, shipped
-from serve.reply import Reply, usage
-from serve.wire import Card, ChatRequest, Delta, Event, Failed, Job, Started, Steering, WireProblem
-
-Generate = Callable[[Job], AsyncGenerator[Event, None]]
-"""Runs a job; closing the generator cancels it."""
+from data.attributes import AttributeSchema
+from serve import openapi
+from serve.admission import Limits
+from serve.answering import Generate, Score
+from serve.chat import Chat
+from serve.job import Card
+from serve.models import Models
+from serve.parser import parse_swap
+from serve.profiles import Profile
+from serve.teams import Keys
+from serve.telemetry import Telemetry
+from serve.wire import WireProblem
 
 PAGE_HEADERS = {
     # The page is one file: nothing may be loaded from anywhere, and it may talk to nobody but us.
@@ -28,65 +31,111 @@ PAGE_HEADERS = {
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     "Cache-Control": "no-cache",
 }
-COMPACT = (",", ":")
-STREAM_HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+NO_ADMIN = "the /admin routes need a key of a team with admin: true"
 
 
 @dataclass(frozen=True)
-class Limits:
-    """What one request may cost."""
+class Backend:
+    """What stands behind the routes."""
 
-    max_new_tokens: int
-    max_body_bytes: int
+    models: Models
+    generate: Generate
+    score: Score | None
+    """None = no predictor is served."""
+    swap: Callable[[str, str], Awaitable[Card]]
+    """Answer a model's requests from another checkpoint; raises ValueError if that cannot be."""
+    replicas: Callable[[], Awaitable[Mapping[str, int]]]
+    """How many replicas of each model answer now."""
+    keys: Keys
+    limits: Limits
+    telemetry: Telemetry
+    page: str
 
 
-def application(card: Card, generate: Generate, limits: Limits, page: str) -> FastAPI:
+def application(backend: Backend) -> FastAPI:
     """The endpoint as an ASGI application."""
-    schema = AttributeSchema.model_validate_json(card.schema_json)
-    profiles = shipped(schema)
-    app = FastAPI(title="SteerLM on Ray", docs_url=None, redoc_url=None, openapi_url=None)
+    # Offline: /docs with assets of our own; a page that loads scripts from a CDN is blank on a closed network, and trusts a stranger on an open one.
+    app = FastAPIOffline(title="SteerLM on Ray", summary="A steerable language model: OpenAI's chat completions with attributes.", redoc_url=None)
+    chat = Chat(backend.models, backend.generate, backend.score, backend.keys, backend.limits, backend.telemetry)
 
-    @app.post("/v1/chat/completions")
-    async def chat(request: Request) -> Response:
-        asked = parse(await _body(request, limits.max_body_bytes))
-        job, reply = admitted(asked, card, schema, profiles, limits)
-        events = generate(job)
-        first = await anext(events)
-        if isinstance(first, Failed):
-            await events.aclose()
-            raise first.problem()
-        assert isinstance(first, Started), f"a job began with {first}"
-        if asked.stream:
-            with_usage = asked.stream_options is not None and asked.stream_options.include_usage
-            return StreamingResponse(_streamed(events, reply, first, with_usage), media_type="text/event-stream", headers=STREAM_HEADERS)
-        return JSONResponse(await _whole(events, reply, first))
+    @app.post("/v1/chat/completions", **openapi.CHAT)
+    async def chat_completions(request: Request) -> Response:
+        """Answer a conversation at the attributes that are asked for."""
+        return await chat(request)
 
-    @app.get("/v1/models")
-    async def models() -> dict[str, Any]:
-        return {"object": "list", "data": [{"id": card.name, "object": "model", "created": card.created, "owned_by": "steerlm"}]}
+    _information(app, backend)
+    _administration(app, backend)
+    _pages(app, backend.page)
+    _errors(app)
+    openapi.describe(app)
+    return app
 
-    @app.get("/v1/attributes")
-    async def attributes() -> dict[str, Any]:
+
+def _information(app: FastAPI, backend: Backend) -> None:
+    @app.get("/v1/models", **openapi.KEYED)
+    async def models(request: Request) -> dict[str, Any]:
+        """The policies that are served."""
+        backend.keys.team_of(request.headers.get("authorization"))
+        cards = [model.card for model in backend.models]
+        return {"object": "list", "data": [{"id": c.name, "object": "model", "created": c.created, "owned_by": "steerlm"} for c in cards]}
+
+    @app.get("/v1/attributes", **openapi.KEYED)
+    async def attributes(request: Request, model: str | None = None) -> dict[str, Any]:
+        """The dials of a model (the first one if none is named), and the profiles that the caller may use."""
+        team = backend.keys.team_of(request.headers.get("authorization"))
+        asked = backend.models.first if model is None else backend.models.named(model)
         return {
-            "model": card.name,
-            "schema": schema.name,
-            "fingerprint": schema.fingerprint,
-            "max_new_tokens": limits.max_new_tokens,
-            "attributes": [a.model_dump() for a in schema.attributes],
-            "profiles": [_shown(profile, schema) for profile in profiles.values()],
+            "model": asked.name,
+            "schema": asked.schema.name,
+            "fingerprint": asked.schema.fingerprint,
+            "max_new_tokens": backend.limits.max_new_tokens,
+            "measures": backend.score is not None,
+            "attributes": [a.model_dump() for a in asked.schema.attributes],
+            "profiles": [_shown(profile, asked.schema) for name, profile in asked.profiles.items() if not team.profiles or name in team.profiles],
         }
 
     @app.get("/healthz")
     async def healthz() -> dict[str, str]:
-        return {"status": "ok", "model": card.name}
+        """Is the endpoint's HTTP side alive?"""
+        return {"status": "ok", "model": backend.models.first.name}
 
-    @app.get("/")
+    @app.get("/readyz", responses={503: openapi.ERROR})
+    async def readyz() -> dict[str, Any]:
+        """Does at least one replica of every model answer?"""
+        replicas = await backend.replicas()
+        missing = [model.name for model in backend.models if not replicas.get(model.name)]
+        if missing:
+            raise WireProblem(f"no replica of {', '.join(missing)} answers", code="not_ready", status=503, kind="server_error", retry_after_s=5)
+        return {"status": "ready", "replicas": dict(replicas)}
+
+
+def _administration(app: FastAPI, backend: Backend) -> None:
+    @app.post("/admin/models/{name}", **openapi.SWAP)
+    async def swap(request: Request, name: str) -> dict[str, Any]:
+        """Answer a model's requests from another checkpoint; those that run end on the old one."""
+        if not backend.keys.any or not backend.keys.team_of(request.headers.get("authorization")).admin:
+            raise WireProblem(NO_ADMIN, code="admin_only", status=403, kind="permission_error")
+        backend.models.named(name)
+        policy = parse_swap(await request.body())
+        try:
+            card = await backend.swap(name, policy)
+        except ValueError as problem:
+            raise WireProblem(str(problem), "policy", "policy_refused", 409) from None
+        return {"model": card.name, "policy": card.policy, "created": card.created}
+
+
+def _pages(app: FastAPI, page: str) -> None:
+    @app.get("/", include_in_schema=False)
     async def playground() -> HTMLResponse:
         return HTMLResponse(page, headers=PAGE_HEADERS)
 
+
+def _errors(app: FastAPI) -> None:
     @app.exception_handler(WireProblem)
     async def refused(_: Request, problem: WireProblem) -> JSONResponse:
         headers = {} if problem.retry_after_s is None else {"Retry-After": str(problem.retry_after_s)}
+        if problem.status == 401:
+            headers["WWW-Authenticate"] = "Bearer"
         return JSONResponse(problem.body(), problem.status, headers)
 
     @app.exception_handler(HTTPException)
@@ -98,100 +147,6 @@ def application(card: Card, generate: Generate, limits: Limits, page: str) -> Fa
     async def broken(_: Request, __: Exception) -> JSONResponse:
         problem = WireProblem("the server failed on this request; its log says why", code="internal_error", status=500, kind="server_error")
         return JSONResponse(problem.body(), problem.status)
-
-    return app
-
-
-def admitted(asked: ChatRequest, card: Card, schema: AttributeSchema, profiles: dict[str, Profile], limits: Limits) -> tuple[Job, Reply]:
-    """The job that a request comes to, and the form of its replies; raises WireProblem naming the field to mend."""
-    if asked.model not in (None, card.name):
-        raise WireProblem(f"model {asked.model[:60]!r} is not served here; served: {card.name}", "model", "model_not_found", 404)
-    field, max_tokens = asked.answer_limit
-    if max_tokens is not None and max_tokens > limits.max_new_tokens:
-        raise WireProblem(f"{field} is {max_tokens}; allowed: a whole number from 1 to {limits.max_new_tokens}", field)
-    requested = numbers(asked.attributes)
-    effective = _effective(schema, profiles, asked.profile, requested)
-    job = Job(
-        system=asked.system,
-        messages=asked.turns,
-        labels=tuple(_label(schema, field, given) for field, given in asked.answers),
-        attributes=effective,
-        max_tokens=max_tokens,
-        temperature=asked.temperature,
-        top_p=asked.top_p,
-        top_k=asked.top_k,
-        seed=asked.seed,
-        stop=tuple(asked.stop),
-    )
-    return job, Reply(card.name, Steering(requested=requested, effective=effective))
-
-
-def _effective(schema: AttributeSchema, profiles: dict[str, Profile], profile: str | None, requested: dict[str, Any]) -> dict[str, int]:
-    try:
-        chosen = None if profile is None else find(profiles, profile[:60])
-    except ValueError as problem:
-        raise WireProblem(str(problem), "profile", "unknown_profile") from None
-    try:
-        return resolve(schema, chosen, requested)
-    except AttributeProblem as problem:
-        raise attribute_problem(problem) from None
-
-
-def _label(schema: AttributeSchema, field: str, given: dict[str, Any] | None) -> Values | None:
-    try:
-        return None if given is None else schema.checked(numbers(given))
-    except AttributeProblem as problem:
-        raise attribute_problem(problem, field) from None
-
-
-async def _body(request: Request, max_bytes: int) -> bytes:
-    """The body, read no further than the limit, whatever Content-Length says."""
-    body = b""
-    async for part in request.stream():
-        body += part
-        if len(body) > max_bytes:
-            raise WireProblem(f"the body is longer than {max_bytes} bytes: send a shorter conversation", code="body_too_large", status=413)
-    return body
-
-
-async def _whole(events: AsyncGenerator[Event, None], reply: Reply, started: Started) -> dict[str, Any]:
-    text = ""
-    async with aclosing(events):
-        async for delta in _deltas(events):
-            text += delta.text
-            if delta.finish is not None:
-                return reply.whole(text, delta.finish, usage(started.prompt_tokens, delta.completion_tokens))
-    raise AssertionError("a job's last event is a Delta with a finish, or Failed")
-
-
-async def _streamed(events: AsyncGenerator[Event, None], reply: Reply, started: Started, with_usage: bool) -> AsyncIterator[str]:
-    """Server-sent events; a client that goes away closes this generator, and with it the job."""
-    async with aclosing(events):
-        yield _sse(reply.opening())
-        try:
-            async for delta in _deltas(events):
-                if delta.text:
-                    yield _sse(reply.piece(delta.text))
-                if delta.finish is not None:
-                    yield _sse(reply.closing(delta.finish))
-                    if with_usage:
-                        yield _sse(reply.counts(usage(started.prompt_tokens, delta.completion_tokens)))
-                    yield "data: [DONE]\n\n"
-        except WireProblem as problem:
-            # The status line is long gone: OpenAI's clients raise on an event with an error.
-            yield _sse(problem.body())
-
-
-async def _deltas(events: AsyncIterator[Event]) -> AsyncIterator[Delta]:
-    async for event in events:
-        if isinstance(event, Failed):
-            raise event.problem()
-        if isinstance(event, Delta):
-            yield event
-
-
-def _sse(value: dict[str, Any]) -> str:
-    return f"data: {json.dumps(value, ensure_ascii=False, separators=COMPACT)}\n\n"
 
 
 def _shown(profile: Profile, schema: AttributeSchema) -> dict[str, Any]:

@@ -1,10 +1,11 @@
 """Which policy to serve: a folder, a finished run, or the newest finished run. Knows the layout of a run, not what is in a model."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import PurePosixPath
 
 from data.storage import Storage
+from serve.settings import FROM_THE_RUN, ServeSettings
 
 NEWEST = "newest"
 
@@ -15,6 +16,10 @@ class Located:
 
     uri: str
     name: str
+    weight: float = 1.0
+    """Its share of the requests that name no model."""
+    predictor: str | None = None
+    """The predictor of its run."""
 
 
 def locate(policy: str, storage: str) -> Located:
@@ -27,6 +32,19 @@ def locate(policy: str, storage: str) -> Located:
     if (folder / "config.json").exists():
         return Located(folder.uri, _name(folder))
     raise ValueError(f"no policy at {folder.uri}: set policy to a folder with config.json, to a finished run, or to {NEWEST!r}")
+
+
+def locate_all(settings: ServeSettings) -> tuple[list[Located], str | None]:
+    """The policies to serve, and the predictor that rates their answers, if any; raises ValueError, saying what to do, if one is not there."""
+    if settings.models:
+        models = [replace(locate(m.policy, settings.storage), name=m.name, weight=m.weight) for m in settings.models]
+    else:
+        found = locate(settings.policy, settings.storage)
+        models = [replace(found, name=settings.name or found.name)]
+    predictor = models[0].predictor if settings.predictor == FROM_THE_RUN else settings.predictor
+    if predictor is not None and not (Storage(predictor) / "config.json").exists():
+        raise ValueError(f"no predictor at {predictor}: set predictor to a folder with config.json, to {FROM_THE_RUN!r}, or to null")
+    return models, predictor
 
 
 def _newest_run(storage: Storage) -> Storage:
@@ -49,7 +67,8 @@ def _of_run(run: Storage) -> Located:
     folder = run / stage / "model"
     if not (folder / "config.json").exists():
         raise ValueError(f"run {run.uri} is finished but has no policy at {folder.uri}: run it again, or set policy to a policy folder")
-    return Located(folder.uri, _name(run))
+    predictor = run / "predictor" / "model"
+    return Located(folder.uri, _name(run), predictor=predictor.uri if (predictor / "config.json").exists() else None)
 
 
 def _name(folder: Storage) -> str:

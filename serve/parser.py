@@ -13,6 +13,8 @@ from pydantic import ValidationError
 
 from data.attributes import AttributeProblem
 from serve.wire import (
+    MAX_BEST_OF,
+    MAX_CHOICES,
     MAX_STOP_CHARS,
     MAX_STOPS,
     MAX_TOP_K,
@@ -20,6 +22,7 @@ from serve.wire import (
     AssistantMessage,
     ChatRequest,
     StreamOptions,
+    SwapRequest,
     SystemMessage,
     UserMessage,
     WireProblem,
@@ -50,7 +53,9 @@ ALLOWED = {
     "seed": f"a whole number from {-SEED_LIMIT} to {SEED_LIMIT - 1}",
     "stop": f"a string or a list of at most {MAX_STOPS} strings, each of 1 to {MAX_STOP_CHARS} characters",
     "stop[]": f"a string of 1 to {MAX_STOP_CHARS} characters",
-    "n": "1: send several requests for several answers",
+    "n": f"a whole number from 1 to {MAX_CHOICES}",
+    "score": "true or false",
+    "best_of": f"a whole number from 2 to {MAX_BEST_OF}",
     "user": "a string",
 }
 """Field -> what it may be, for error messages; [] stands for any index."""
@@ -105,6 +110,16 @@ def parse(body: bytes) -> ChatRequest:
         return ChatRequest.model_validate(raw)
     except ValidationError as error:
         raise _explained(error) from None
+
+
+def parse_swap(body: bytes) -> str:
+    """The policy that the body of an /admin/models request names; raises WireProblem."""
+    raw = _as_object(body)
+    _check_texts(raw)
+    try:
+        return SwapRequest.model_validate(raw).policy
+    except ValidationError:
+        raise WireProblem('the body is {"policy": a policy or run folder, or "newest"}', "policy") from None
 
 
 def _as_object(body: bytes) -> dict[str, Any]:

@@ -124,6 +124,10 @@ _SHIPPED: dict[str, tuple[str, dict[str, Share]]] = {
 }
 
 
+NAMES = tuple(_SHIPPED)
+"""Of the shipped profiles."""
+
+
 def shipped(schema: AttributeSchema) -> dict[str, Profile]:
     """The shipped profiles, cut to the attributes of `schema` and scaled to their ranges.
 

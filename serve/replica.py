@@ -5,68 +5,109 @@ Knows no HTTP and no profiles. Imports the weights' libraries only where the rep
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator
-from typing import TYPE_CHECKING
+from collections.abc import AsyncGenerator, Coroutine
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import ray.serve
 
+from serve.job import Card, Delta, Event, Failed, Job, Revision, Started
+from serve.settings import EngineSettings
+from serve.telemetry import EngineMetrics
 from serve.text import Answer
-from serve.wire import Card, Delta, Event, Failed, Job, Started
 
 if TYPE_CHECKING:
-    from actors.generator import Step
+    from actors.generation import Engine, Step
+    from actors.policy import PolicyText
 
 logger = logging.getLogger("ray.serve")
 
 ENGINE_CHECK_S = 5.0
 """How often a waiting job looks whether the engine still lives."""
+TELL_S = 5.0
+"""How often the engine's metrics are told."""
+RETIRE_LOOK_S = 0.2
+"""How often an engine that was replaced is looked at: is its last answer written?"""
 
 ENGINE_FAILED = "the policy failed while it worked on this request: send it again"
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    """A policy and the engine that runs it."""
+
+    text: "PolicyText"
+    engine: "Engine"
+    revision: Revision
 
 
 class Replica:
     """One policy and one engine. `ReplicaDeployment` is the same for Ray Serve."""
 
-    def __init__(self, policy: str, name: str, dtype: str, max_slots: int, max_new_tokens: int):
-        from actors.generator import Sampling, TransformersEngine
-        from actors.policy import Policy
+    def __init__(self, name: str, revision: Revision, settings: EngineSettings, max_new_tokens: int):
+        from actors.generation import Sampling
 
         self._sampling = Sampling
-        self._policy = Policy.load(policy, dtype)
-        self._engine = TransformersEngine(self._policy, max_slots)
-        self._max_new_tokens = max_new_tokens
-        self._card = Card(name=name, schema_json=self._policy.schema.model_dump_json(), context_tokens=self._policy.max_tokens)
+        self._name, self._settings, self._max_new_tokens = name, settings, max_new_tokens
+        self._loaded = self._load(revision)
+        self._swapping = asyncio.Lock()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._metrics: EngineMetrics | None = None
 
     async def card(self) -> Card:
-        return self._card
+        text = self._loaded.text
+        return Card(name=self._name, schema_json=text.schema.model_dump_json(), context_tokens=text.max_tokens, policy=self._loaded.revision.policy)
 
     async def num_running(self) -> int:
         """Answers that are being written right now."""
-        return self._engine.num_running
+        return self._loaded.engine.load.running
 
     async def check_health(self) -> None:
         """Raises if the engine is dead; Ray Serve then starts another replica."""
-        if self._engine.error is not None:
-            raise RuntimeError(f"the engine died: {self._engine.error}")
+        if self._metrics is None:  # here, because Ray Serve calls it in the replica's own loop, and often
+            self._metrics = EngineMetrics(self._name)
+            self._start(self._tell())
+        error = self._loaded.engine.error
+        if error is not None:
+            raise RuntimeError(f"the engine died: {error}")
+
+    async def swap(self, revision: Revision) -> Card:
+        """Answer new jobs from another checkpoint; those that run end on the old one. Raises ValueError if it is no policy with the same schema."""
+        async with self._swapping:
+            old = self._loaded
+            if revision.policy == old.revision.policy:
+                self._loaded = replace(old, revision=max(old.revision, revision, key=lambda r: r.number))
+            elif revision.number > old.revision.number:
+                new = await asyncio.to_thread(self._load, revision)
+                try:
+                    old.text.schema.require_same(new.text.schema, f"model {self._name!r}", f"the policy at {revision.policy}")
+                except ValueError:
+                    new.engine.close()
+                    raise
+                self._loaded = new
+                self._start(self._retire(old))
+                logger.info("model %s now answers from %s", self._name, revision.policy)
+        return await self.card()
 
     async def generate(self, job: Job) -> AsyncGenerator[Event, None]:
         """Started, then text as it settles; closing the generator frees the slot."""
+        self._catch_up(job.revision)
         steps: asyncio.Queue[Step] = asyncio.Queue()
-        loop = asyncio.get_running_loop()
+        loop, loaded = asyncio.get_running_loop(), self._loaded
 
         def tell(step: "Step") -> None:
             loop.call_soon_threadsafe(steps.put_nowait, step)
 
         try:
-            prompt_ids = self._policy.prompt(job.system, job.messages, job.attributes, job.labels)
+            prompt_ids = loaded.text.prompt(job.system, job.messages, job.attributes, job.labels)
             sampling = self._sampling(
-                max_tokens=self._room(len(prompt_ids), job.max_tokens),
+                max_tokens=self._room(loaded.text.max_tokens, len(prompt_ids), job.max_tokens),
                 temperature=job.temperature,
                 top_p=job.top_p,
                 top_k=job.top_k,
-                seed=None if job.seed is None else job.seed % 2**64,  # numpy takes no negative ones
+                seed=None if job.seed is None else job.seed % 2**63,  # no sampler takes negative ones
             )
-            request = self._engine.submit(prompt_ids, sampling, tell)
+            request = loaded.engine.submit(prompt_ids, sampling, tell)
         except ValueError as problem:
             yield Failed(str(problem), 400, "messages", "context_length_exceeded")
             return
@@ -76,18 +117,18 @@ class Replica:
             return
         try:
             yield Started(len(prompt_ids))
-            async for event in self._text(steps, Answer(self._policy.decode, job.stop)):
+            async for event in self._text(steps, Answer(loaded.text.decode, job.stop), loaded.engine):
                 yield event
         finally:
-            self._engine.cancel(request)
+            loaded.engine.cancel(request)
 
-    async def _text(self, steps: "asyncio.Queue[Step]", answer: Answer) -> AsyncGenerator[Event, None]:
+    async def _text(self, steps: "asyncio.Queue[Step]", answer: Answer, engine: "Engine") -> AsyncGenerator[Event, None]:
         num_tokens = 0
         while True:
             text = ""
-            for step in await self._arrived(steps):
+            for step in await _arrived(steps, engine):
                 if step.finish in ("error", "cancelled"):
-                    logger.error("a job ended with %s; engine: %s", step.finish, self._engine.error or "alive")
+                    logger.error("a job ended with %s; engine: %s", step.finish, engine.error or "alive")
                     yield Failed(ENGINE_FAILED, 503, code="engine_failed")
                     return
                 num_tokens += len(step.token_ids)
@@ -98,26 +139,61 @@ class Replica:
             if text:
                 yield Delta(text, num_tokens)
 
-    async def _arrived(self, steps: "asyncio.Queue[Step]") -> "list[Step]":
-        """At least one step, and all that have come meanwhile: sending them together costs one message, not many."""
-        while True:
-            try:
-                arrived = [await asyncio.wait_for(steps.get(), ENGINE_CHECK_S)]
-                break
-            except TimeoutError:
-                await self.check_health()
-        while not steps.empty():
-            arrived.append(steps.get_nowait())
-        return arrived
+    def _load(self, revision: Revision) -> _Loaded:
+        from actors.engines import load_engine
 
-    def _room(self, prompt_tokens: int, asked: int | None) -> int:
+        own = self._settings
+        text, engine = load_engine(own.kind, revision.policy, own.dtype, own.max_slots, own.prefix_tokens, own.gpu_memory_share)
+        return _Loaded(text, engine, revision)
+
+    def _catch_up(self, wanted: Revision | None) -> None:
+        """A replica that came up after a swap was told of it by nobody; the first job does."""
+        if wanted is not None and wanted.number > self._loaded.revision.number and not self._swapping.locked():
+            self._start(self._swap_quietly(wanted))
+
+    async def _swap_quietly(self, wanted: Revision) -> None:
+        try:
+            await self.swap(wanted)
+        except (ValueError, OSError) as problem:
+            logger.error("model %s stays at %s: %s", self._name, self._loaded.revision.policy, problem)
+
+    async def _retire(self, old: _Loaded) -> None:
+        while old.engine.error is None and (old.engine.load.running or old.engine.load.waiting):
+            await asyncio.sleep(RETIRE_LOOK_S)
+        await asyncio.to_thread(old.engine.close)
+
+    async def _tell(self) -> None:
+        assert self._metrics is not None
+        while True:
+            load = self._loaded.engine.load
+            self._metrics.tell(load.running, load.waiting, prefilled=load.prefilled_tokens, reused=load.reused_tokens, generated=load.generated_tokens)
+            await asyncio.sleep(TELL_S)
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)  # the loop itself forgets a task that nobody holds
+        task.add_done_callback(self._tasks.discard)
+
+    def _room(self, context: int, prompt_tokens: int, asked: int | None) -> int:
         """Tokens an answer may have; what is asked for must fit (the engine refuses it else), what is not is cut to the context."""
-        room = self._policy.max_tokens - prompt_tokens
+        room = context - prompt_tokens
         if room < 1:
-            raise ValueError(
-                f"the conversation has {prompt_tokens} tokens, the policy's context {self._policy.max_tokens}, and the answer needs room: shorten messages"
-            )
+            raise ValueError(f"the conversation has {prompt_tokens} tokens, the policy's context {context}, and the answer needs room: shorten messages")
         return min(self._max_new_tokens, room) if asked is None else asked
+
+
+async def _arrived(steps: "asyncio.Queue[Step]", engine: "Engine") -> "list[Step]":
+    """At least one step, and all that have come meanwhile: sending them together costs one message, not many. Raises RuntimeError if none will come."""
+    while True:
+        try:
+            arrived = [await asyncio.wait_for(steps.get(), ENGINE_CHECK_S)]
+            break
+        except TimeoutError:
+            if engine.error is not None:
+                raise RuntimeError(f"the engine died: {engine.error}") from None
+    while not steps.empty():
+        arrived.append(steps.get_nowait())
+    return arrived
 
 
 ReplicaDeployment = ray.serve.deployment(Replica)

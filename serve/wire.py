@@ -1,16 +1,12 @@
-"""Every record that crosses a process at the endpoint: OpenAI's chat completions with our `attributes` and `profile`, and ours behind them.
+"""What callers send and get: OpenAI's chat completions with our `attributes`, `profile`, `score` and `best_of`.
 
 Knows no JSON, no schema of attributes, no HTTP server, no Ray and no model.
 """
 
-import time
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
-from data.attributes import Values
 from data.conversation import Message
 from data.record import Record
 
@@ -19,6 +15,8 @@ MAX_STOPS = 4
 MAX_STOP_CHARS = 256
 """A stop string is held back while it may still come, so a very long one would stall the stream."""
 MAX_TOP_K = 1000
+MAX_CHOICES = 8
+MAX_BEST_OF = 16
 SEED_LIMIT = 2**63
 
 
@@ -115,8 +113,12 @@ class ChatRequest(WireRecord):
     """Same seed, same request: same answer."""
     stop: list[str] = Field([], max_length=MAX_STOPS)
     """The answer ends before any of these; a string or a list."""
-    n: int = Field(1, ge=1, le=1)
-    """Answers per request."""
+    n: int = Field(1, ge=1, le=MAX_CHOICES)
+    """Answers per request; with a seed, choice i is the answer to seed + i."""
+    score: bool = False
+    """Rate each answer with the attribute predictor and say what was measured?"""
+    best_of: int | None = Field(None, ge=2, le=MAX_BEST_OF)
+    """Write so many answers and return the one whose measured attributes are nearest to what was asked for."""
     user: str | None = None
     """The caller's own name for its user; changes nothing in the answer."""
 
@@ -151,6 +153,10 @@ class ChatRequest(WireRecord):
             raise WireProblem(
                 f"max_tokens is {self.max_tokens} but max_completion_tokens is {self.max_completion_tokens}: they mean the same, send one", "max_tokens"
             )
+        if self.best_of is not None and self.n != 1:
+            raise WireProblem(f"best_of is {self.best_of} and n is {self.n}: best_of returns one answer, so leave n out", "best_of")
+        if self.best_of is not None and self.stream:
+            raise WireProblem("best_of needs every answer whole before it can choose one: leave stream out", "best_of")
         if self.stream_options is not None and not self.stream:
             raise WireProblem("stream_options is only allowed with stream: true", "stream_options")
         return self
@@ -175,69 +181,11 @@ class ChatRequest(WireRecord):
         return ("max_tokens", self.max_tokens) if self.max_completion_tokens is None else ("max_completion_tokens", self.max_completion_tokens)
 
 
-# ---- what goes to the policy and comes back
+class SwapRequest(WireRecord):
+    """Body of POST /admin/models/{name}."""
 
-
-@dataclass(frozen=True)
-class Card:
-    """What a policy says of itself."""
-
-    name: str
-    schema_json: str
-    context_tokens: int
-    created: int = field(default_factory=lambda: int(time.time()))
-
-
-@dataclass(frozen=True)
-class Job:
-    """A checked request on its way to a policy."""
-
-    system: str
-    messages: tuple[Message, ...]
-    labels: tuple[Values | None, ...]
-    attributes: Mapping[str, int]
-    max_tokens: int | None
-    """None = as many as the context and the server's limit leave room for."""
-    temperature: float
-    top_p: float
-    top_k: int
-    seed: int | None
-    stop: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Started:
-    """The job has a slot or waits for one; always the first event, unless it is a `Failed`."""
-
-    prompt_tokens: int
-
-
-@dataclass(frozen=True)
-class Delta:
-    """More text. The last one has `finish`."""
-
-    text: str
-    completion_tokens: int
-    """So far."""
-    finish: Literal["stop", "length"] | None = None
-
-
-@dataclass(frozen=True)
-class Failed:
-    """No answer, or no more of it; always the last event."""
-
-    message: str
-    status: int
-    param: str | None = None
-    code: str | None = None
-    retry_after_s: int | None = None
-
-    def problem(self) -> WireProblem:
-        kind = {400: "invalid_request_error", 429: "rate_limit_error"}.get(self.status, "server_error")
-        return WireProblem(self.message, self.param, self.code, self.status, kind, self.retry_after_s)
-
-
-Event = Started | Delta | Failed
+    policy: str = Field(min_length=1)
+    """A policy folder or a finished run's folder (any URI), or "newest": the newest finished run."""
 
 
 # ---- what the caller gets
@@ -251,11 +199,26 @@ class Usage(WireRecord):
     total_tokens: int
 
 
+class Candidate(WireRecord):
+    """One of the answers that best_of chose from."""
+
+    measured: dict[str, float]
+    distance: float
+    """Mean over the attributes of |measured - asked for| / range: 0 = just as asked."""
+    chosen: bool
+
+
 class Steering(WireRecord):
-    """Ours: what the caller asked for, and what stood in the prompt."""
+    """Ours: what the caller asked for, what stood in the prompt, and what came out."""
 
     requested: dict[str, float]
+    """By the caller."""
     effective: dict[str, int]
+    """After the profile's and the schema's defaults, rounded."""
+    measured: dict[str, float] | None = None
+    """By the predictor, of the first choice; with score or best_of only."""
+    candidates: list[Candidate] | None = None
+    """All answers that best_of chose from."""
 
 
 class AnswerMessage(WireRecord):
@@ -266,12 +229,14 @@ class AnswerMessage(WireRecord):
 
 
 class Choice(WireRecord):
-    """The only choice."""
+    """One answer."""
 
-    index: Literal[0] = 0
+    index: int
     message: AnswerMessage
     finish_reason: Literal["stop", "length"]
     logprobs: None = None
+    measured: dict[str, float] | None = None
+    """Ours: what the predictor says of this answer; with score or best_of only."""
 
 
 class ChatCompletion(WireRecord):
@@ -294,9 +259,9 @@ class ChunkDelta(WireRecord):
 
 
 class ChunkChoice(WireRecord):
-    """The only choice of a chunk."""
+    """One answer's part of a chunk."""
 
-    index: Literal[0] = 0
+    index: int
     delta: ChunkDelta
     finish_reason: Literal["stop", "length"] | None = None
     logprobs: None = None
@@ -313,4 +278,19 @@ class Chunk(WireRecord):
     usage: Usage | None = None
     """In the last chunk only, and only with stream_options.include_usage."""
     steering: Steering | None = None
-    """In the first chunk only."""
+    """In the first chunk; once more, with what was measured, after the answers if score was asked for."""
+
+
+class ErrorDetail(WireRecord):
+    """What is wrong."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class ErrorBody(WireRecord):
+    """OpenAI's error shape."""
+
+    error: ErrorDetail

@@ -1,75 +1,24 @@
 """The real endpoint on Ray Serve with a tiny random policy: started as `python -m serve` starts it, spoken to over HTTP."""
 
-import http.client
 import json
-import socket
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import pytest
 import ray.serve
+from endpoint import QUESTION, Endpoint, running
 
-from serve.deploy import APPLICATION, start, stop
+from serve.deploy import APPLICATION, deployment_name
 from serve.locate import Located
-from serve.settings import ServeSettings
 
 pytestmark = pytest.mark.ray
 
-SAMPLED = {"temperature": 1, "seed": 3, "max_tokens": 24}
-"""Random weights repeat themselves at temperature 0 (line breaks, here), so text comes from a seed."""
-QUESTION = [{"role": "user", "content": "Tell me about the moon."}]
-
-
-@dataclass(frozen=True)
-class Endpoint:
-    """A running endpoint, as a client sees it."""
-
-    url: str
-
-    def get(self, path: str) -> tuple[int, bytes]:
-        return self._exchange(urllib.request.Request(self.url + path))
-
-    def post(self, body: bytes) -> tuple[int, Any]:
-        request = urllib.request.Request(f"{self.url}/v1/chat/completions", body, {"Content-Type": "application/json"})
-        status, answer = self._exchange(request)
-        return status, json.loads(answer)
-
-    def chat(self, **fields: Any) -> tuple[int, Any]:
-        return self.post(json.dumps({"messages": QUESTION, **SAMPLED, **fields}).encode())
-
-    def stream(self, **fields: Any) -> Iterator[Any]:
-        """The chunks as they come; closing the iterator closes the connection."""
-        body = json.dumps({"messages": QUESTION, **SAMPLED, "stream": True, **fields}).encode()
-        connection = http.client.HTTPConnection(self.url.removeprefix("http://"), timeout=60)
-        try:
-            connection.request("POST", "/v1/chat/completions", body)
-            answer = connection.getresponse()
-            assert answer.status == 200, answer.read()
-            while line := answer.readline():
-                if line.startswith(b"data: {"):
-                    yield json.loads(line.removeprefix(b"data: "))
-        finally:
-            connection.close()
-
-    def _exchange(self, request: urllib.request.Request) -> tuple[int, bytes]:
-        try:
-            with urllib.request.urlopen(request, timeout=60) as answer:
-                return answer.status, answer.read()
-        except urllib.error.HTTPError as error:
-            with error:
-                return error.code, error.read()
-
 
 @pytest.fixture(scope="module")
-def endpoint(ray_cluster: object, tiny_policy: str) -> Iterator[Endpoint]:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    yield Endpoint(start(ServeSettings(port=port, num_cpus=0.1, max_slots=2), Located(tiny_policy, "tiny")))
-    stop()
+def endpoint(ray_cluster: object, tiny_policy: str, tiny_predictor: str) -> Iterator[Endpoint]:
+    with running([Located(tiny_policy, "tiny")], tiny_predictor) as endpoint:
+        yield endpoint
 
 
 def first_attribute(endpoint: Endpoint) -> dict[str, Any]:
@@ -137,6 +86,29 @@ def test_the_other_routes(endpoint: Endpoint) -> None:
     assert b"<title>SteerLM playground</title>" in page
 
 
+def test_answers_are_rated_and_the_nearest_is_chosen(endpoint: Endpoint) -> None:
+    status, scored = endpoint.chat(score=True)
+    assert status == 200
+    assert set(scored["steering"]["measured"]) == set(scored["steering"]["effective"])
+    chunks = list(endpoint.stream(score=True))
+    assert chunks[-1]["steering"]["measured"] == pytest.approx(scored["steering"]["measured"], abs=1e-3)
+    status, best = endpoint.chat(best_of=4)
+    candidates = best["steering"]["candidates"]
+    [chosen] = [c for c in candidates if c["chosen"]]
+    assert chosen["distance"] == min(c["distance"] for c in candidates)
+    assert chosen["measured"] == best["steering"]["measured"]
+
+
+def test_n_answers_are_those_of_the_seeds_that_follow(endpoint: Endpoint) -> None:
+    choices = endpoint.chat(n=3, seed=11)[1]["choices"]
+    assert [c["message"]["content"] for c in choices] == [endpoint.chat(seed=11 + i)[1]["choices"][0]["message"]["content"] for i in range(3)]
+
+
+def test_it_is_ready(endpoint: Endpoint) -> None:
+    assert endpoint.get("/readyz") == (200, b'{"status":"ready","replicas":{"tiny":1}}')
+    assert endpoint.get("/docs")[0] == 200
+
+
 def test_mistakes_are_400_and_name_the_field(endpoint: Endpoint) -> None:
     attribute = first_attribute(endpoint)
     name, high = attribute["name"], attribute["high"]
@@ -159,7 +131,7 @@ def test_mistakes_are_400_and_name_the_field(endpoint: Endpoint) -> None:
 
 def test_a_client_that_leaves_frees_its_slot(endpoint: Endpoint) -> None:
     """Both slots are worth 12 long answers' time if nothing is freed; a client that leaves takes only a moment of it."""
-    policy = ray.serve.get_deployment_handle("Replica", APPLICATION)
+    policy = ray.serve.get_deployment_handle(deployment_name("tiny"), APPLICATION)
     started = time.monotonic()
     long = endpoint.chat(max_tokens=400, temperature=0)[1]
     full_s = time.monotonic() - started

@@ -11,7 +11,7 @@ import pytest
 from cluster.settings import load
 from serve.__main__ import CONFIG, main
 from serve.deploy import PAGE, require_free_port
-from serve.locate import locate
+from serve.locate import locate, locate_all
 from serve.settings import ServeSettings
 
 
@@ -46,6 +46,36 @@ def test_a_run_or_a_policy_by_name(tmp_path: Path) -> None:
     folder = run(tmp_path, "one", ["policy"], 1e9)
     assert locate(str(folder), "nowhere").uri == str(folder / "policy" / "model")
     assert locate(str(folder / "policy" / "model"), "nowhere").name == "model"
+
+
+def test_several_models_and_the_predictor_of_the_first_one_s_run(tmp_path: Path) -> None:
+    folder = run(tmp_path, "one", ["policy"], 1e9)
+    touch(folder / "predictor" / "model" / "config.json")
+    other = run(tmp_path, "two", ["policy"], 2e9)
+    models = [{"name": "stable", "policy": str(folder), "weight": 3}, {"name": "canary", "policy": "newest"}]
+    located, predictor = locate_all(ServeSettings.model_validate({"models": models, "storage": str(tmp_path)}))
+    assert [(m.name, m.weight, m.uri) for m in located] == [("stable", 3, str(folder / "policy" / "model")), ("canary", 1, str(other / "policy" / "model"))]
+    assert predictor == str(folder / "predictor" / "model")
+    assert locate_all(ServeSettings(policy=str(other)))[1] is None
+    assert locate_all(ServeSettings(policy=str(folder), predictor=None))[1] is None
+    with pytest.raises(ValueError, match="no predictor at nowhere"):
+        locate_all(ServeSettings(policy=str(other), predictor="nowhere"))
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"models": [{"name": "a", "policy": "x"}], "policy": "y"}, "leave them out"),
+        ({"models": [{"name": "a", "policy": "x"}, {"name": "a", "policy": "y"}]}, "more than once"),
+        ({"models": [{"name": "a", "policy": "x", "weight": 0}]}, "give one a weight"),
+        ({"teams": [{"name": "a", "profiles": ["gamin"]}]}, "there are gaming"),
+        ({"teams": [{"name": "a"}, {"name": "a"}]}, "more than once"),
+        ({"min_replicas": 2}, "raise it"),
+    ],
+)
+def test_settings_that_contradict_each_other(settings: dict[str, object], says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        ServeSettings.model_validate(settings)
 
 
 def test_no_policy_is_a_clear_sentence(tmp_path: Path) -> None:
@@ -84,6 +114,7 @@ def test_the_shipped_config_lists_every_default(tmp_path: Path) -> None:
 def test_without_keys_only_this_machine_is_served() -> None:
     with pytest.raises(ValueError, match="without keys"):
         ServeSettings(host="0.0.0.0")
+    assert ServeSettings(host="0.0.0.0", keys="keys.txt").host == "0.0.0.0"
 
 
 def test_the_page_asks_nobody_else() -> None:

@@ -8,10 +8,13 @@ from dataclasses import replace
 
 import pytest
 
-from actors.generator import Sampling, complete
+from actors.generation import Sampling, complete
+from actors.policy import PolicyTask
+from data.attributes import shipped
 from data.conversation import Message
+from serve.job import Delta, Event, Failed, Job, Revision, Started
 from serve.replica import Replica
-from serve.wire import Delta, Event, Failed, Job, Started
+from serve.settings import EngineSettings
 
 JOB = Job(
     system="",
@@ -29,9 +32,13 @@ JOB = Job(
 
 @pytest.fixture(scope="module")
 def replica(tiny_policy: str) -> Iterator[Replica]:
-    made = Replica(tiny_policy, "tiny", "float32", max_slots=2, max_new_tokens=40)
+    made = replica_of(tiny_policy)
     yield made
-    made._engine.close()
+    made._loaded.engine.close()
+
+
+def replica_of(policy: str) -> Replica:
+    return Replica("tiny", Revision(policy, 0), EngineSettings(max_slots=2), max_new_tokens=40)
 
 
 async def collected(replica: Replica, job: Job) -> list[Event]:
@@ -43,11 +50,11 @@ def text_of(events: list[Event]) -> str:
 
 
 def test_the_text_is_the_policy_s_at_the_dials_asked_for(replica: Replica) -> None:
-    policy = replica._policy
+    policy = replica._loaded.text
     for attributes in policy.schema.best(), policy.schema.defaults():
         events = asyncio.run(collected(replica, replace(JOB, attributes=attributes)))
         prompt_ids = policy.prompt("", JOB.messages, attributes)
-        [(ids, finish)] = complete(replica._engine, [(prompt_ids, Sampling(max_tokens=24, seed=3))])
+        [(ids, finish)] = complete(replica._loaded.engine, [(prompt_ids, Sampling(max_tokens=24, seed=3))])
         assert events[0] == Started(len(prompt_ids))
         assert text_of(events) == policy.decode(ids).rstrip() != ""
         last = events[-1]
@@ -92,15 +99,79 @@ def test_what_does_not_fit_is_refused(replica: Replica) -> None:
 
 
 def test_a_dead_engine_fails_the_health_check_and_its_jobs(tiny_policy: str) -> None:
-    replica = Replica(tiny_policy, "tiny", "float32", max_slots=2, max_new_tokens=40)
+    replica = replica_of(tiny_policy)
     asyncio.run(replica.check_health())
-    replica._engine._stop_ids = None  # type: ignore[assignment]  # the next step of its thread breaks on it
+    replica._loaded.engine._stop_ids = None  # type: ignore[assignment]  # the next step of its thread breaks on it
     events = asyncio.run(collected(replica, JOB))
     assert isinstance(events[-1], Failed)
     assert events[-1].status == 503
     with pytest.raises(RuntimeError, match="the engine died"):
         asyncio.run(replica.check_health())
     assert isinstance(asyncio.run(collected(replica, JOB))[-1], Failed)
+
+
+@pytest.fixture(scope="module")
+def other_policy(tiny_base: str, tmp_path_factory: pytest.TempPathFactory) -> str:
+    return turned_policy(tiny_base, str(tmp_path_factory.mktemp("other")))
+
+
+def turned_policy(base: str, folder: str, schema: str = "lab") -> str:
+    """A policy whose embeddings are turned round, so that it says other things."""
+    task = PolicyTask(base, shipped(schema), "steerlm")
+    module = task.build()
+    state = {name: value.flip(0) if "embed_tokens" in name or "lm_head" in name else value for name, value in module.state_dict().items()}
+    task.save(module, state, folder)
+    return folder
+
+
+def test_a_swap_changes_what_new_jobs_get_and_running_ones_end_on_the_old(tiny_policy: str, other_policy: str) -> None:
+    replica = replica_of(tiny_policy)
+    old_engine = replica._loaded.engine
+    sampled = replace(JOB, max_tokens=40)
+
+    async def go() -> tuple[str, str, str]:
+        before = text_of(await collected(replica, sampled))
+        running = replica.generate(sampled)
+        assert isinstance(await anext(running), Started)
+        assert (await replica.swap(Revision(other_policy, 2))).policy == other_policy
+        assert (await replica.swap(Revision(tiny_policy, 1))).policy == other_policy, "an older revision came late"
+        during = text_of([event async for event in running])
+        after = text_of(await collected(replica, sampled))
+        await asyncio.sleep(0.5)
+        return before, during, after
+
+    before, during, after = asyncio.run(go())
+    assert before == during != after
+    with pytest.raises(RuntimeError, match="closed"):
+        old_engine.submit([5], Sampling(1), lambda _: None)
+    replica._loaded.engine.close()
+
+
+def test_a_job_tells_a_late_replica_what_is_served_now(tiny_policy: str, other_policy: str) -> None:
+    replica = replica_of(tiny_policy)
+
+    async def go() -> str:
+        await collected(replica, replace(JOB, revision=Revision(other_policy, 5)))
+        for _ in range(100):
+            await asyncio.sleep(0.05)
+            if (await replica.card()).policy == other_policy:
+                break
+        return (await replica.card()).policy
+
+    assert asyncio.run(go()) == other_policy
+    replica._loaded.engine.close()
+
+
+def test_a_policy_that_cannot_take_over_changes_nothing(tiny_policy: str, tiny_base: str, tmp_path_factory: pytest.TempPathFactory) -> None:
+    replica = replica_of(tiny_policy)
+    stranger = turned_policy(tiny_base, str(tmp_path_factory.mktemp("stranger")), "oasst")
+    with pytest.raises(ValueError, match="has attribute schema 'lab'"):
+        asyncio.run(replica.swap(Revision(stranger, 1)))
+    with pytest.raises(ValueError, match="no readable"):
+        asyncio.run(replica.swap(Revision("/nowhere", 2)))
+    assert asyncio.run(replica.card()).policy == tiny_policy
+    assert isinstance(asyncio.run(collected(replica, JOB))[0], Started)
+    replica._loaded.engine.close()
 
 
 def wait_until_idle(replica: Replica) -> None:

@@ -1,0 +1,145 @@
+"""HTTP on one side, handles to the policies and the predictor on the other: queues, retries, swaps. Knows neither the wire's fields nor the engine."""
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from dataclasses import replace
+from typing import TypeAlias
+
+import ray.exceptions
+import ray.serve
+import ray.serve.exceptions
+import ray.serve.handle
+from fastapi import FastAPI
+
+from serve.admission import Limits
+from serve.app import Backend, application
+from serve.job import Card, Delta, Event, Failed, Job, Revision, Started
+from serve.locate import locate
+from serve.models import Model, Models
+from serve.settings import ServeSettings
+from serve.teams import Keys
+from serve.telemetry import EndpointMetrics, Telemetry
+from serve.wire import WireProblem
+
+logger = logging.getLogger("ray.serve")
+
+RETRIES = 3
+"""How often a job whose replica died before it had written any text is sent to another one."""
+READY_TIMEOUT_S = 3.0
+POLICY_LOST = Failed("the policy was lost while it worked on this request: send it again", 503, code="policy_lost")
+
+Handle: TypeAlias = ray.serve.handle.DeploymentHandle
+
+
+@ray.serve.ingress()
+class Ingress:
+    """The one process that callers talk to."""
+
+    async def __init__(  # type: ignore[misc]  # Ray Serve awaits a constructor that asks for it
+        self, policies: Sequence[Handle], weights: Sequence[float], scorer: Handle | None, settings: ServeSettings, keys_text: str, page: str
+    ):
+        self._settings, self._page = settings, page
+        cards: list[Card] = list(await asyncio.gather(*(handle.card.remote() for handle in policies)))
+        self._models = Models([Model(card, weight) for card, weight in zip(cards, weights, strict=True)])
+        self._handles = {card.name: handle for card, handle in zip(cards, policies, strict=True)}
+        self._revisions: dict[str, Revision] = {}
+        self._scorer = scorer
+        self._keys = Keys(settings.teams, settings.keys, keys_text)
+
+    def __serve_build_asgi_app__(self) -> FastAPI:
+        """Called by Ray Serve once the constructor is done."""
+        backend = Backend(
+            models=self._models,
+            generate=self.generate,
+            score=None if self._scorer is None else self.score,
+            swap=self.swap,
+            replicas=self.replicas,
+            keys=self._keys,
+            limits=Limits(self._settings.max_new_tokens, self._settings.max_body_bytes),
+            telemetry=Telemetry(EndpointMetrics(), self._settings.access_log),
+            page=self._page,
+        )
+        return application(backend)
+
+    async def generate(self, model: str, job: Job) -> AsyncGenerator[Event, None]:
+        """The events of a job, whichever replica it takes; closing the generator cancels it there."""
+        job, jobs = replace(job, revision=self._revisions.get(model)), self._handles[model].generate.options(stream=True)
+        started = spoke = False
+        for _ in range(RETRIES + 1):
+            events = jobs.remote(job)
+            try:
+                async for event in events:
+                    if not (started and isinstance(event, Started)):  # a second replica starts the job again
+                        yield event
+                    started = True
+                    spoke = spoke or isinstance(event, Delta)
+                return
+            except (GeneratorExit, asyncio.CancelledError):
+                events.cancel()  # the caller is gone
+                raise
+            except ray.serve.exceptions.BackPressureError:
+                wait_s = self._settings.retry_after_s
+                lost = Failed(f"all replicas are busy: try again in {wait_s} s", 429, code="overloaded", retry_after_s=wait_s)
+                break
+            except ray.exceptions.RayActorError as error:
+                logger.error("a replica died during a job: %s", type(error).__name__)
+                lost = POLICY_LOST
+                if spoke:
+                    break
+            except (ray.exceptions.RayTaskError, ray.serve.exceptions.RayServeException) as error:
+                logger.error("a job failed: %s", error)
+                lost = POLICY_LOST
+                break
+        yield lost
+
+    async def score(self, job: Job, answer: str) -> dict[str, float]:
+        """What the predictor says of an answer; raises WireProblem (503) if it is not there."""
+        assert self._scorer is not None
+        try:
+            return dict(await self._scorer.score.remote((job, answer)))
+        except (ray.exceptions.RayError, ray.serve.exceptions.RayServeException) as error:
+            logger.error("an answer was not rated: %s", error)
+            raise WireProblem(
+                "the attribute predictor failed on this answer: send it again, or without score", code="scorer_failed", status=503, kind="server_error"
+            ) from None
+
+    async def swap(self, model: str, policy: str) -> Card:
+        """Answer a model's requests from another checkpoint, on every replica; raises ValueError if one cannot: then all answer as before."""
+        located = await asyncio.to_thread(locate, policy, self._settings.storage)
+        before = self._models.named(model).card.policy
+        try:
+            cards = await self._told(model, located.uri)
+        except ValueError:
+            with contextlib.suppress(ValueError):  # the first problem is the one to tell
+                await self._told(model, before)  # those that could
+            raise
+        self._models.put(cards[0])
+        return self._models.named(model).card
+
+    async def _told(self, model: str, policy: str) -> list[Card]:
+        """Every replica of a model answers from `policy` from now on, those to come too."""
+        revision, timeout_s = Revision(policy, time.time_ns()), self._settings.start_timeout_s
+        try:
+            cards: list[Card] = await self._handles[model].broadcast("swap", revision).results_async(timeout_s=timeout_s)
+        except ray.exceptions.RayTaskError as error:
+            raise ValueError(str(error.cause or error).splitlines()[-1]) from None
+        except TimeoutError:
+            raise ValueError(f"the replicas did not load {policy} within {timeout_s:g} s: raise start_timeout_s") from None
+        self._revisions[model] = revision
+        return cards
+
+    async def replicas(self) -> Mapping[str, int]:
+        """How many replicas of each model answer within a moment."""
+
+        async def answering(handle: Handle) -> int:
+            try:
+                found = await handle.broadcast("card").results_async(timeout_s=READY_TIMEOUT_S, return_exceptions=True)
+            except (TimeoutError, ray.exceptions.RayError):
+                return 0
+            return sum(isinstance(card, Card) for card in found)
+
+        counts = await asyncio.gather(*map(answering, self._handles.values()))
+        return dict(zip(self._handles, counts, strict=True))

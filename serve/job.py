@@ -1,0 +1,87 @@
+"""What goes from the ingress to a policy and comes back: records that cross processes, none of them a caller's.
+
+Knows no JSON, no HTTP, no Ray and no model.
+"""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from data.attributes import Values
+from data.conversation import Message
+from serve.wire import WireProblem
+
+
+@dataclass(frozen=True)
+class Card:
+    """What a policy says of itself."""
+
+    name: str
+    schema_json: str
+    context_tokens: int
+    policy: str = ""
+    """Where its weights came from."""
+    created: int = field(default_factory=lambda: int(time.time()))
+
+
+@dataclass(frozen=True)
+class Revision:
+    """Which checkpoint a model is to be answered from; the higher number counts, whoever hears of it first."""
+
+    policy: str
+    number: int
+
+
+@dataclass(frozen=True)
+class Job:
+    """A checked request on its way to a policy."""
+
+    system: str
+    messages: tuple[Message, ...]
+    labels: tuple[Values | None, ...]
+    attributes: Mapping[str, int]
+    max_tokens: int | None
+    """None = as many as the context and the server's limit leave room for."""
+    temperature: float
+    top_p: float
+    top_k: int
+    seed: int | None
+    stop: tuple[str, ...]
+    revision: Revision | None = None
+    """What the ingress wants served; a replica that came up with an older one changes over."""
+
+
+@dataclass(frozen=True)
+class Started:
+    """The job has a slot or waits for one; always the first event, unless it is a `Failed`."""
+
+    prompt_tokens: int
+
+
+@dataclass(frozen=True)
+class Delta:
+    """More text. The last one has `finish`."""
+
+    text: str
+    completion_tokens: int
+    """So far."""
+    finish: Literal["stop", "length"] | None = None
+
+
+@dataclass(frozen=True)
+class Failed:
+    """No answer, or no more of it; always the last event."""
+
+    message: str
+    status: int
+    param: str | None = None
+    code: str | None = None
+    retry_after_s: int | None = None
+
+    def problem(self) -> WireProblem:
+        kind = {400: "invalid_request_error", 429: "rate_limit_error"}.get(self.status, "server_error")
+        return WireProblem(self.message, self.param, self.code, self.status, kind, self.retry_after_s)
+
+
+Event = Started | Delta | Failed

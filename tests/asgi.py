@@ -1,0 +1,166 @@
+"""The HTTP side without Ray: the application is given a way to generate, and ASGI is spoken to it."""
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass, field
+from typing import Any
+
+from fastapi import FastAPI
+
+from data.attributes import SHIPPED
+from serve.admission import Limits
+from serve.answering import Generate, Score
+from serve.app import Backend, application
+from serve.job import Card, Delta, Event, Job, Started
+from serve.models import Model, Models
+from serve.teams import Keys, Team, hashed
+from serve.telemetry import Telemetry
+
+LAB = SHIPPED["lab"]
+USER = {"role": "user", "content": "Why?"}
+
+
+@dataclass
+class Scripted:
+    """Generates the events it was given; remembers the jobs, and how many were closed."""
+
+    events: tuple[Event, ...] = (Started(7), Delta("It ", 1), Delta("is.", 2), Delta("", 2, "stop"))
+    jobs: list[Job] = field(default_factory=list)
+    models: list[str] = field(default_factory=list)
+    num_closed: int = 0
+    stalls: bool = False
+
+    async def generate(self, model: str, job: Job) -> AsyncGenerator[Event, None]:
+        self.models.append(model)
+        self.jobs.append(job)
+        try:
+            for event in self.events:
+                yield event
+            if self.stalls:
+                await asyncio.sleep(3600)
+        finally:
+            self.num_closed += 1
+
+
+@dataclass
+class Answered:
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+    @property
+    def chunks(self) -> list[Any]:
+        events = self.body.decode().split("\n\n")
+        assert events.pop() == "", "an event ends with an empty line"
+        return [event if event == "data: [DONE]" else json.loads(event.removeprefix("data: ")) for event in events]
+
+
+CARD = Card("demo", LAB.model_dump_json(), 256, "runs/demo")
+TEAMS = [Team(name="games", profiles=("gaming",), max_concurrent=2), Team(name="all"), Team(name="ops", admin=True), Team(name="slow", tokens_per_minute=9)]
+KEYS_TEXT = "\n".join(f"{team.name} {hashed(f'key-{team.name}')}" for team in TEAMS)
+
+
+def app_around(generate: Generate, score: Score | None = None, keys_text: str = "", lines: list[str] | None = None, models: Models | None = None) -> FastAPI:
+    served = models or Models([Model(CARD)])
+    log: list[str] = [] if lines is None else lines
+
+    async def swap(model: str, policy: str) -> Card:
+        if policy == "nowhere":
+            raise ValueError("no policy at nowhere")
+        served.put(Card(model, LAB.model_dump_json(), 256, policy))
+        return served.named(model).card
+
+    async def replicas() -> dict[str, int]:
+        return {"demo": 1, "dead": 0}
+
+    backend = Backend(
+        models=served,
+        generate=generate,
+        score=score,
+        swap=swap,
+        replicas=replicas,
+        keys=Keys(TEAMS, None, keys_text),
+        limits=Limits(max_new_tokens=64, max_body_bytes=2000),
+        telemetry=Telemetry(None, True, write=log.append),
+        page="<!doctype html><title>page</title>",
+    )
+    return application(backend)
+
+
+async def exchanged(app: FastAPI, method: str, path: str, body: bytes, gone_after: int | None = None, key: str | None = None) -> Answered:
+    """One request over ASGI; with `gone_after`, the client leaves after so many pieces of the body."""
+    answered = Answered(0, {}, b"")
+    gone = asyncio.Event()
+    incoming = [{"type": "http.request", "body": body[:500], "more_body": True}, {"type": "http.request", "body": body[500:], "more_body": False}]
+    num_pieces = 0
+
+    async def receive() -> dict[str, Any]:
+        if incoming:
+            return incoming.pop(0)
+        await gone.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(message: Any) -> None:
+        nonlocal num_pieces
+        if message["type"] == "http.response.start":
+            answered.status = message["status"]
+            answered.headers = {name.decode(): value.decode() for name, value in message["headers"]}
+        else:
+            answered.body += message.get("body", b"")
+            num_pieces += 1
+            if num_pieces == gone_after:
+                gone.set()
+
+    scope = {"type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": method, "path": path, "raw_path": path.encode()}
+    scope |= {
+        "query_string": b"",
+        "headers": [] if key is None else [(b"authorization", f"Bearer {key}".encode())],
+        "scheme": "http",
+        "server": ("127.0.0.1", 1),
+        "client": ("127.0.0.1", 2),
+        "root_path": "",
+    }
+    await asyncio.wait_for(app(scope, receive, send), 10)
+    return answered
+
+
+def get(path: str) -> Answered:
+    return asyncio.run(exchanged(app_around(Scripted().generate), "GET", path, b""))
+
+
+def chat(script: Scripted, gone_after: int | None = None, **fields: Any) -> Answered:
+    body = json.dumps({"messages": [USER], **fields}).encode()
+    return asyncio.run(exchanged(app_around(script.generate), "POST", "/v1/chat/completions", body, gone_after))
+
+
+def refused(status: int = 400, **fields: Any) -> dict[str, Any]:
+    answered = chat(Scripted(), **fields)
+    assert answered.status == status
+    assert set(answered.json) == {"error"}
+    return answered.json["error"]
+
+
+def ask(app: FastAPI, key: str | None = None, path: str = "/v1/chat/completions", **fields: Any) -> Answered:
+    return asyncio.run(exchanged(app, "POST", path, json.dumps(fields).encode(), key=key))
+
+
+@dataclass
+class Counting(Scripted):
+    """The i-th job of a request writes i + 1 letters."""
+
+    async def generate(self, model: str, job: Job) -> AsyncGenerator[Event, None]:
+        self.jobs.append(job)
+        length = 1 + (job.seed or 0)
+        try:
+            yield Started(7)
+            for count in range(1, length + 1):
+                yield Delta("x", count)
+                await asyncio.sleep(0)
+            yield Delta("", length, "stop")
+        finally:
+            self.num_closed += 1

@@ -1,0 +1,77 @@
+"""A running endpoint for tests: started as `python -m serve` starts it, spoken to over HTTP."""
+
+import http.client
+import json
+import socket
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from serve.deploy import start, stop
+from serve.locate import Located
+from serve.settings import EngineSettings, ScorerSettings, ServeSettings
+
+SAMPLED = {"temperature": 1, "seed": 3, "max_tokens": 24}
+"""Random weights repeat themselves at temperature 0 (line breaks, here), so text comes from a seed."""
+QUESTION = [{"role": "user", "content": "Tell me about the moon."}]
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """A running endpoint, as a client sees it."""
+
+    url: str
+    key: str | None = None
+
+    @property
+    def _headers(self) -> dict[str, str]:
+        return {} if self.key is None else {"Authorization": f"Bearer {self.key}"}
+
+    def get(self, path: str) -> tuple[int, bytes]:
+        return self._exchange(urllib.request.Request(self.url + path, headers=self._headers))
+
+    def post(self, body: bytes, path: str = "/v1/chat/completions") -> tuple[int, Any]:
+        request = urllib.request.Request(self.url + path, body, {"Content-Type": "application/json", **self._headers})
+        status, answer = self._exchange(request)
+        return status, json.loads(answer)
+
+    def chat(self, **fields: Any) -> tuple[int, Any]:
+        return self.post(json.dumps({"messages": QUESTION, **SAMPLED, **fields}).encode())
+
+    def stream(self, **fields: Any) -> Iterator[Any]:
+        """The chunks as they come; closing the iterator closes the connection."""
+        body = json.dumps({"messages": QUESTION, **SAMPLED, "stream": True, **fields}).encode()
+        connection = http.client.HTTPConnection(self.url.removeprefix("http://"), timeout=60)
+        try:
+            connection.request("POST", "/v1/chat/completions", body, self._headers)
+            answer = connection.getresponse()
+            assert answer.status == 200, answer.read()
+            while line := answer.readline():
+                if line.startswith(b"data: {"):
+                    yield json.loads(line.removeprefix(b"data: "))
+        finally:
+            connection.close()
+
+    def _exchange(self, request: urllib.request.Request) -> tuple[int, bytes]:
+        try:
+            with urllib.request.urlopen(request, timeout=60) as answer:
+                return answer.status, answer.read()
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code, error.read()
+
+
+@contextmanager
+def running(models: Sequence[Located], predictor: str | None = None, max_slots: int = 2, **settings: Any) -> Iterator[Endpoint]:
+    """An endpoint on a free port, with settings that leave room on a small machine; taken down at the end."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    small = {"num_cpus": 0.1, "engine": EngineSettings(max_slots=max_slots), "scorer": ScorerSettings(num_cpus=0.1), "access_log": False}
+    url = start(ServeSettings(**{"port": port, **small, **settings}), models, predictor)
+    try:
+        yield Endpoint(url)
+    finally:
+        stop()

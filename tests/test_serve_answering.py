@@ -1,0 +1,91 @@
+"""Several answers to one request: side by side, rated, the nearest chosen."""
+
+from collections.abc import AsyncGenerator
+from typing import Any
+
+import pytest
+from asgi import USER, Counting, app_around, ask, refused
+
+from serve.job import Event, Failed, Job
+from serve.wire import WireProblem
+
+
+async def by_length(job: Job, answer: str) -> dict[str, float]:
+    """A predictor that finds an answer as humorous as it is long."""
+    return {"humor": float(len(answer))}
+
+
+def test_n_answers_are_those_of_the_seeds_that_follow() -> None:
+    script = Counting()
+    answered = ask(app_around(script.generate, by_length), messages=[USER], n=3, seed=0, score=True)
+    assert [(c["index"], c["message"]["content"], c["measured"]) for c in answered.json["choices"]] == [
+        (0, "x", {"humor": 1.0}),
+        (1, "xx", {"humor": 2.0}),
+        (2, "xxx", {"humor": 3.0}),
+    ]
+    assert answered.json["usage"] == {"prompt_tokens": 7, "completion_tokens": 6, "total_tokens": 13}
+    assert [job.seed for job in script.jobs] == [0, 1, 2]
+    assert script.num_closed == 3
+
+
+def test_n_answers_stream_side_by_side_and_the_measure_comes_last() -> None:
+    *chunks, done = ask(
+        app_around(Counting().generate, by_length), messages=[USER], n=3, seed=0, score=True, stream=True, stream_options={"include_usage": True}
+    ).chunks
+    assert done == "data: [DONE]"
+    texts = ["", "", ""]
+    for chunk in chunks:
+        for choice in chunk["choices"]:
+            texts[choice["index"]] += choice["delta"].get("content", "")
+    assert texts == ["x", "xx", "xxx"]
+    assert sorted(c["index"] for chunk in chunks for c in chunk["choices"] if c["finish_reason"]) == [0, 1, 2]
+    assert chunks[-2]["steering"]["measured"] == {"humor": 1.0}
+    assert chunks[-1]["usage"]["completion_tokens"] == 6
+
+
+def test_best_of_returns_the_nearest_with_all_distances() -> None:
+    answered = ask(app_around(Counting().generate, by_length), messages=[USER], attributes={"humor": 3}, best_of=4, seed=0)
+    [choice] = answered.json["choices"]
+    assert choice["message"]["content"] == "xxx"
+    candidates = answered.json["steering"]["candidates"]
+    assert [c["distance"] for c in candidates] == [0.5, 0.25, 0.0, 0.25]
+    assert [c["chosen"] for c in candidates] == [False, False, True, False]
+    assert answered.json["steering"]["measured"] == {"humor": 3.0}
+    assert answered.json["usage"]["completion_tokens"] == 10
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [({"best_of": 2, "n": 2}, "best_of"), ({"best_of": 2, "stream": True}, "best_of"), ({"best_of": 1}, "best_of"), ({"n": 9}, "n"), ({"score": 1}, "score")],
+)
+def test_what_cannot_be_chosen_from_is_refused(fields: dict[str, Any], param: str) -> None:
+    answered = ask(app_around(Counting().generate, by_length), messages=[USER], **fields)
+    assert (answered.status, answered.json["error"]["param"]) == (400, param)
+
+
+def test_without_a_predictor_nothing_can_be_measured() -> None:
+    for asked in ({"score": True}, {"best_of": 2}):
+        assert "needs an attribute predictor" in refused(**asked)["message"]
+
+
+def test_a_predictor_that_fails_is_told() -> None:
+    async def broken(job: Job, answer: str) -> dict[str, float]:
+        raise WireProblem("the attribute predictor failed", code="scorer_failed", status=503)
+
+    app = app_around(Counting().generate, broken)
+    assert ask(app, messages=[USER], score=True).status == 503
+    assert ask(app, messages=[USER], score=True, stream=True).chunks[-1]["error"]["code"] == "scorer_failed"
+
+
+def test_one_of_n_that_fails_ends_them_all() -> None:
+    script = Counting()
+
+    async def generate(model: str, job: Job) -> AsyncGenerator[Event, None]:
+        if job.seed == 1:
+            yield Failed("busy", 429, retry_after_s=3)
+            return
+        async for event in script.generate(model, job):
+            yield event
+
+    assert ask(app_around(generate), messages=[USER], n=3, seed=0).status == 429
+    assert script.num_closed == 2

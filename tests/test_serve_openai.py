@@ -1,0 +1,151 @@
+"""The `openai` Python client against the running endpoint: with keys, teams, two models, and a swap under way."""
+
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import openai
+import pytest
+from endpoint import QUESTION, Endpoint, running
+from test_serve_replica import turned_policy
+
+from serve.locate import Located
+from serve.teams import Team, hashed
+
+pytestmark = [
+    pytest.mark.ray,
+    # openai's client leaves its connections to the garbage collector.
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+]
+
+TEAMS = (Team(name="games", profiles=("gaming",)), Team(name="free"), Team(name="ops", admin=True), Team(name="slow", tokens_per_minute=10))
+
+
+@pytest.fixture(scope="module")
+def other_policy(tiny_base: str, tmp_path_factory: pytest.TempPathFactory) -> str:
+    return turned_policy(tiny_base, str(tmp_path_factory.mktemp("other")))
+
+
+@pytest.fixture(scope="module")
+def keys_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("keys") / "keys.txt"
+    file.write_text("\n".join([*(f"{t.name} {hashed(t.name)}" for t in TEAMS), f"free {hashed('stolen')} revoked"]))
+    return file
+
+
+@pytest.fixture(scope="module")
+def endpoint(ray_cluster: object, tiny_policy: str, tiny_predictor: str, other_policy: str, keys_file: Path) -> Iterator[Endpoint]:
+    models = [Located(tiny_policy, "stable"), Located(other_policy, "canary", weight=0)]
+    with running(models, tiny_predictor, teams=TEAMS, keys=str(keys_file)) as endpoint:
+        yield endpoint
+
+
+@pytest.fixture
+def client(endpoint: Endpoint) -> Iterator[openai.OpenAI]:
+    with client_of(endpoint, "free") as client:
+        yield client
+
+
+def client_of(endpoint: Endpoint, key: str) -> openai.OpenAI:
+    return openai.OpenAI(base_url=f"{endpoint.url}/v1", api_key=key, max_retries=0, timeout=60)
+
+
+def asked(client: openai.OpenAI, **more: object) -> str:
+    fields = {"model": "stable", "messages": QUESTION, "max_tokens": 12, "seed": 3, **more}
+    return str(client.chat.completions.create(**fields).choices[0].message.content)  # type: ignore[call-overload]
+
+
+def test_chat_with_attributes(client: openai.OpenAI) -> None:
+    answer = client.chat.completions.create(model="stable", messages=QUESTION, max_tokens=12, seed=3, extra_body={"attributes": {"humor": 4}, "score": True})
+    assert answer.choices[0].message.content
+    assert answer.choices[0].finish_reason in ("stop", "length")
+    assert answer.usage is not None
+    assert answer.usage.total_tokens == answer.usage.prompt_tokens + answer.usage.completion_tokens
+    steering = answer.model_extra["steering"]
+    assert steering["effective"]["humor"] == 4
+    assert set(steering["measured"]) == set(steering["effective"])
+
+
+def test_stream(client: openai.OpenAI) -> None:
+    chunks = list(client.chat.completions.create(model="stable", messages=QUESTION, max_tokens=12, seed=3, stream=True, stream_options={"include_usage": True}))
+    assert "".join(c.choices[0].delta.content or "" for c in chunks if c.choices) == asked(client)
+    assert chunks[-1].usage is not None
+    with client.chat.completions.create(model="stable", messages=QUESTION, stream=True) as left:
+        next(iter(left))
+
+
+def test_several_turns_and_several_answers(client: openai.OpenAI) -> None:
+    earlier = [{"role": "system", "content": "Be brief."}, *QUESTION, {"role": "assistant", "content": "Round.", "attributes": {"humor": 0}}, *QUESTION]
+    assert client.chat.completions.create(model="stable", messages=earlier, max_tokens=5, n=2, seed=1).choices[1].index == 1
+
+
+def test_the_client_s_own_second_turn(client: openai.OpenAI) -> None:
+    """People append the message object they got."""
+    first = client.chat.completions.create(model="stable", messages=QUESTION, max_tokens=5, seed=3).choices[0].message
+    assert asked(client, messages=[*QUESTION, first, *QUESTION]) is not None
+
+
+def test_models(client: openai.OpenAI) -> None:
+    assert [m.id for m in client.models.list()] == ["stable", "canary"]
+    assert asked(client) != asked(client, model="canary")
+
+
+@pytest.mark.parametrize(
+    ("key", "fields", "error"),
+    [
+        ("free", {"extra_body": {"attributes": {"humor": 9}}}, openai.BadRequestError),
+        ("free", {"extra_body": {"attribute": {}}}, openai.BadRequestError),
+        ("free", {"tools": [{"type": "function", "function": {"name": "f"}}]}, openai.BadRequestError),
+        ("free", {"logprobs": True}, openai.BadRequestError),
+        ("free", {"model": "gpt-5"}, openai.NotFoundError),
+        ("nobody", {}, openai.AuthenticationError),
+        ("stolen", {}, openai.AuthenticationError),
+        ("games", {"extra_body": {"profile": "education"}}, openai.PermissionDeniedError),
+        ("games", {"extra_body": {"attributes": {"toxicity": 3}}}, openai.BadRequestError),
+    ],
+)
+def test_errors_are_the_client_s_own(endpoint: Endpoint, key: str, fields: dict[str, object], error: type[openai.APIStatusError]) -> None:
+    with client_of(endpoint, key) as client, pytest.raises(error) as caught:
+        asked(client, **fields)
+    assert caught.value.message
+    assert caught.value.code
+
+
+def test_over_the_limit_is_429(endpoint: Endpoint) -> None:
+    with client_of(endpoint, "slow") as client:
+        asked(client)
+        with pytest.raises(openai.RateLimitError) as caught:
+            asked(client)
+        assert int(caught.value.response.headers["retry-after"]) >= 1
+
+
+def test_a_swap_under_load_fails_no_request(endpoint: Endpoint, client: openai.OpenAI, other_policy: str, tiny_policy: str) -> None:
+    ops, failures, answers, over = replace(endpoint, key="ops"), [], set(), threading.Event()
+
+    def load() -> None:
+        with client_of(endpoint, "free") as own:
+            while not over.is_set():
+                try:
+                    answers.add(asked(own))
+                except openai.OpenAIError as problem:
+                    failures.append(problem)
+
+    threads = [threading.Thread(target=load) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    before, canary = asked(client), asked(client, model="canary")
+    status, _ = ops.post(f'{{"policy": "{other_policy}"}}'.encode(), "/admin/models/stable")
+    after = asked(client)
+    refused, said = ops.post(b'{"policy": "/nowhere"}', "/admin/models/stable")
+    still = asked(client)
+    over.set()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+    assert (status, refused) == (200, 409)
+    assert "/nowhere" in said["error"]["message"]
+    assert before != after == still == canary
+    assert answers == {before, after}
+    assert ops.post(f'{{"policy": "{tiny_policy}"}}'.encode(), "/admin/models/stable")[0] == 200
+    assert asked(client) == before
