@@ -15,6 +15,7 @@ RATIOS = {
     "turns": {"vs_prefixes"},
     "annotate_scale": {"job_vs_kernel", "two_vs_one_actor", "memory_growth", "time_growth"},
     "sample": {"vs_single", "vs_static"},
+    "serve": {"endpoint_vs_engine", "vs_transformers_serve", "vs_single", "five_settings_prefill"},
     "train": {"vs_trl_padded", "vs_trl_packed", "bf16_vs_fp32", "two_vs_one_worker", "memory_growth"},
 }
 LIMITS = ("row_tokens=512", "max_tokens=300")
@@ -31,12 +32,15 @@ WORDS = {
         *(f"{m}.{t}" for m in ("model", "scale_model") for t in TINY),
     ),
     "sample": ("rows=4", "in_flight=2", "rounds=1", "mean_tokens=4", "max_tokens=12", *(f"model.{t}" for t in TINY)),
+    "serve": ("clients=2", "requests=3", "answer_tokens=4", "rounds=1", "vllm=nowhere", *(f"model.{t}" for t in TINY)),
     "train": ("rows=16", "held=4", "rounds=1", "worker_rows=16", "memory_rows=8", "times=2", *LIMITS, *(f"model.{t}" for t in TINY)),
 }
 
 
 @pytest.mark.ray
-@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.slow if name == "train" else ()) for name in RATIOS])  # it installs the peer
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if name in ("serve", "train") else ()) for name in RATIOS]
+)  # they start servers and install the peer
 def test_a_bench_ends_with_one_json_line_of_ratios(name: str, real_data: Path, ray_cluster: object, capsys: pytest.CaptureFixture[str]) -> None:
     assert RATIOS.keys() == BENCHES.keys()
     main([name, *WORDS[name]])

@@ -15,10 +15,11 @@ from typing import NoReturn
 from cluster.settings import SettingsError, load
 from cluster.settings_help import help_text
 from cluster.settings_mistakes import did_you_mean
-from jobs.bench import annotate, annotate_scale, sample, train, turns
+from jobs.bench import annotate, annotate_scale, endpoint, sample, train, turns
 from jobs.bench.environment import NoEnvironment
 from jobs.bench.report import Bench, Disagreement, machine
 from jobs.bench.rows import NoRealRows
+from jobs.bench.servers import NotServed
 
 BENCHES: dict[str, Bench] = {
     "annotate": annotate.BENCH,
@@ -26,6 +27,7 @@ BENCHES: dict[str, Bench] = {
     "annotate_scale": annotate_scale.BENCH,
     "train": train.BENCH,
     "sample": sample.BENCH,
+    "serve": endpoint.BENCH,
 }
 PROGRAM = "python -m jobs.bench"
 
@@ -49,7 +51,7 @@ def main(argv: Sequence[str]) -> None:
         _fail(str(error), code=2)
     try:
         outcome = bench.run(settings)
-    except (NoRealRows, NoEnvironment, Disagreement) as error:
+    except (NoRealRows, NoEnvironment, NotServed, Disagreement) as error:
         _fail(str(error), code=1)
     print(json.dumps({"bench": name, "machine": machine(), "ratios": outcome.ratios, "figures": outcome.figures}, ensure_ascii=False), flush=True)
 

@@ -1,0 +1,82 @@
+"""Servers that a bench measures, each as its own documentation starts it: a process, a port, and when it is ready. Knows nothing of what is asked."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from jobs.stage import say
+
+ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+START_TIMEOUT_S = 300.0
+# Memory of keys and values, threads that are not pinned and do not spin: what vLLM needs on a CPU that others use too.
+VLLM = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind", "KMP_BLOCKTIME": "0", "VLLM_NO_USAGE_STATS": "1"}
+
+
+class NotServed(RuntimeError):
+    """A server did not come up."""
+
+
+@contextmanager
+def server(name: str, command: Sequence[str], ready: str, environ: Mapping[str, str] | None = None) -> Iterator[str]:
+    """Its URL while it runs; `command` has {port}, `ready` is the path that answers 200 once it serves. Raises NotServed with its last lines."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    url, log = f"http://127.0.0.1:{port}", Path(f"/tmp/steerlm-bench-{os.getpid()}-{port}.log")
+    say(f"starting {name}")
+    with log.open("w") as output:
+        process = subprocess.Popen(
+            [word.format(port=port) for word in command],
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, **ONE_THREAD, **(environ or {})},
+            start_new_session=True,
+        )
+    try:
+        _wait(name, f"{url}{ready}", process, log)
+        yield url
+    finally:
+        process.send_signal(signal.SIGINT)
+        try:
+            process.wait(60)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+        log.unlink(missing_ok=True)
+
+
+def ours(python: Path, policy: str, kind: str, slots: int) -> list[str]:
+    """`python -m serve`."""
+    words = ["policy=" + policy, "name=bench", "predictor=null", "access_log=false", "port={port}", "num_cpus=0.5"]
+    return [str(python), "-m", "serve", *words, f"engine.kind={kind}", f"engine.max_slots={slots}", f"max_queued_requests={16 * slots}"]
+
+
+def transformers_serve(policy: str, continuous: bool) -> list[str]:
+    """`transformers serve`; with continuous batching, at the sizes that suit a CPU: by default it would take most of the memory of the machine."""
+    batching = ["--continuous-batching", "--cb-num-blocks", "512", "--cb-block-size", "32", "--cb-max-batch-tokens", "512"] if continuous else []
+    return [str(Path(sys.executable).parent / "transformers"), "serve", policy, "--port", "{port}", "--dtype", "float32", "--device", "cpu", *batching]
+
+
+def vllm_server(python: Path, policy: str, max_tokens: int) -> list[str]:
+    """vLLM's own OpenAI server."""
+    words = ["--model", policy, "--served-model-name", "bench", "--enforce-eager", "--dtype", "float32", "--max-model-len", str(max_tokens)]
+    return [str(python), "-m", "vllm.entrypoints.openai.api_server", *words, "--port", "{port}", "--generation-config", "vllm"]
+
+
+def _wait(name: str, url: str, process: subprocess.Popen[bytes], log: Path) -> None:
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while time.monotonic() < deadline and process.poll() is None:
+        try:
+            with urllib.request.urlopen(url, timeout=5) as answer:
+                if answer.status == 200:
+                    return
+        except (urllib.error.URLError, OSError):
+            time.sleep(0.5)
+    last = "\n".join(log.read_text(errors="replace").splitlines()[-10:])
+    raise NotServed(f"{name} did not answer at {url} within {START_TIMEOUT_S:g} s; its last lines:\n{last}")
