@@ -11,7 +11,20 @@ import yaml
 from packaging.requirements import Requirement
 
 ROOT = Path(__file__).resolve().parent.parent
-NOT_OURS = {".git", ".venv", ".venv-lock", ".venv-trl", ".venv-vllm", "runs", "build", "node_modules", "__pycache__", ".mypy_cache", ".pytest_cache", ".ruff_cache"}
+NOT_OURS = {
+    ".git",
+    ".venv",
+    ".venv-lock",
+    ".venv-trl",
+    ".venv-vllm",
+    "runs",
+    "build",
+    "node_modules",
+    "__pycache__",
+    ".mypy_cache",
+    ".pytest_cache",
+    ".ruff_cache",
+}
 
 
 def files(*suffixes: str) -> list[Path]:
