@@ -83,6 +83,7 @@ class Slots(Cache):
 
     def __init__(self, max_rows: int):
         super().__init__(layers=[])
+        self.layers: list[Any] = []
         self._max_rows = max_rows
         self.num_rows = self.first = self.end = 0
         self._mask_BC = torch.zeros(max_rows, 0, dtype=torch.bool)
