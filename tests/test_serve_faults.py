@@ -59,7 +59,7 @@ def outcome(endpoint: Endpoint, number: int) -> str:
     try:
         chunks = list(endpoint.stream(**fields))
     except AssertionError as refused:
-        return f"refused: {refused}"[:60]
+        return "503" if "send it again" in str(refused) else f"refused: {refused}"[:60]
     if "error" in chunks[-1]:
         return "cut with an error event"
     return "200" if chunks[-1]["choices"][0]["finish_reason"] else "ended without a word"
@@ -119,7 +119,7 @@ def test_a_dead_engine_is_replaced_within_30_seconds(endpoint: Endpoint) -> None
     found = under_load(endpoint, watch)
     print(f"\n{REQUESTS} requests, one engine dead: {dict(found)}; another replica after {seconds[0]:.0f} s")
     assert seconds[0] < 30
-    assert set(found) <= {"200", "503", "cut with an error event"} | {said for said in found if said.startswith("refused") and "503" in said}
+    assert set(found) <= {"200", "503", "cut with an error event"}
     assert endpoint.chat(max_tokens=3)[0] == 200
 
 
