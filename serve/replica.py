@@ -5,6 +5,7 @@ Knows no HTTP and no profiles. Imports the weights' libraries only where the rep
 
 import asyncio
 import logging
+import os
 from collections.abc import AsyncGenerator, Coroutine
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -42,7 +43,7 @@ class _Loaded:
 
 
 class Replica:
-    """One policy and one engine. `ReplicaDeployment` is the same for Ray Serve."""
+    """One policy and one engine."""
 
     def __init__(self, name: str, revision: Revision, settings: EngineSettings, max_new_tokens: int):
         from actors.generation import Sampling
@@ -113,22 +114,24 @@ class Replica:
             return
         except RuntimeError as problem:
             logger.error("a job was not taken: %s", problem)
+            self._failed(loaded)
             yield Failed(ENGINE_FAILED, 503, code="engine_failed")
             return
         try:
             yield Started(len(prompt_ids))
-            async for event in self._text(steps, Answer(loaded.text.decode, job.stop), loaded.engine):
+            async for event in self._text(steps, Answer(loaded.text.decode, job.stop), loaded):
                 yield event
         finally:
             loaded.engine.cancel(request)
 
-    async def _text(self, steps: "asyncio.Queue[Step]", answer: Answer, engine: "Engine") -> AsyncGenerator[Event, None]:
+    async def _text(self, steps: "asyncio.Queue[Step]", answer: Answer, loaded: _Loaded) -> AsyncGenerator[Event, None]:
         num_tokens = 0
         while True:
             text = ""
-            for step in await _arrived(steps, engine):
+            for step in await _arrived(steps, loaded.engine):
                 if step.finish in ("error", "cancelled"):
-                    logger.error("a job ended with %s; engine: %s", step.finish, engine.error or "alive")
+                    logger.error("a job ended with %s; engine: %s", step.finish, loaded.engine.error or "alive")
+                    self._failed(loaded)
                     yield Failed(ENGINE_FAILED, 503, code="engine_failed")
                     return
                 num_tokens += len(step.token_ids)
@@ -138,6 +141,9 @@ class Replica:
                     return
             if text:
                 yield Delta(text, num_tokens)
+
+    def _failed(self, loaded: _Loaded) -> None:
+        """A job failed on this engine."""
 
     def _load(self, revision: Revision) -> _Loaded:
         from actors.engines import load_engine
@@ -196,4 +202,17 @@ async def _arrived(steps: "asyncio.Queue[Step]", engine: "Engine") -> "list[Step
     return arrived
 
 
-ReplicaDeployment = ray.serve.deployment(Replica)
+class ServedReplica(Replica):
+    """The replica in a process of its own, which ends with its engine.
+
+    A replica that only fails its jobs is the fastest of all, so the router sends it the jobs of the others too, until the health check has
+    failed three times. One that is gone loses nothing: what had not yet begun to answer is sent to another one, and Serve starts a new one.
+    """
+
+    def _failed(self, loaded: _Loaded) -> None:
+        if loaded is self._loaded and loaded.engine.error is not None:
+            logger.error("the engine died, and the replica with it: %s", loaded.engine.error)
+            os._exit(1)
+
+
+ReplicaDeployment = ray.serve.deployment(ServedReplica)

@@ -5,6 +5,7 @@ Keys are 32 random bytes, so one round of SHA-256 keeps them; only hashes are ev
 
 import hashlib
 import hmac
+import logging
 import secrets
 import time
 from collections import defaultdict, deque
@@ -16,6 +17,8 @@ from pydantic import Field
 from data.record import Record
 from data.storage import Storage
 from serve.wire import WireProblem
+
+logger = logging.getLogger("ray.serve")
 
 KEYS_VARIABLE = "STEERLM_KEYS"
 """Environment variable with the text of a keys file, where no file is set."""
@@ -89,13 +92,13 @@ class Keys:
         """From the file at `uri`, or from `text` where there is none; neither = no keys. Raises ValueError for a line or a team that is wrong."""
         self._teams = {team.name: team for team in teams}
         self._uri, self._check_s, self._clock = uri, check_s, clock
-        self._text, self._looked = (_read(uri) if uri else text), clock()
-        self._keys = read_keys(self._text, self._teams, uri or KEYS_VARIABLE)
+        self._text, self._looked = text, clock()
+        self._keys = read_keys(_read(uri) if uri else text, self._teams, uri or KEYS_VARIABLE)
 
     @property
     def any(self) -> bool:
-        """Are there keys at all, good or revoked?"""
-        return bool(self._text.strip())
+        """Is every caller asked for a key? A keys file that has become empty lets nobody in, rather than everyone."""
+        return self._uri is not None or bool(self._text.strip())
 
     def team_of(self, authorization: str | None) -> Team:
         """Whose the header is; raises WireProblem (401) if it is nobody's."""
@@ -120,11 +123,10 @@ class Keys:
             return
         self._looked = self._clock()
         try:
-            text = _read(self._uri)
-            keys = read_keys(text, self._teams, self._uri)
-        except ValueError:
-            return  # a file that is being edited: the keys that were good stay good
-        self._text, self._keys = text, keys
+            self._keys = read_keys(_read(self._uri), self._teams, self._uri)
+        except ValueError as problem:
+            # A file that is being edited: the keys that were good stay good, but who revoked one must hear that it is not yet so.
+            logger.error("the keys stay as they were: %s", problem)
 
 
 def _read(uri: str) -> str:

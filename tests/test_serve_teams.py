@@ -46,6 +46,18 @@ def test_when_all_keys_are_revoked_nobody_comes_in() -> None:
     assert status(keys, "k") == 401
 
 
+def test_a_keys_file_without_keys_lets_nobody_in(tmp_path: Path) -> None:
+    clock, file = Clock(), tmp_path / "keys.txt"
+    file.write_text("")
+    assert status(Keys(TEAMS, str(file)), None) == 401
+    file.write_text(f"games {hashed('k')}")
+    keys = Keys(TEAMS, str(file), check_s=5, clock=clock)
+    file.write_text("")
+    clock.now = 6
+    assert keys.any
+    assert [status(keys, key) for key in ("k", None)] == [401, 401]
+
+
 def test_a_key_can_be_revoked_while_the_endpoint_runs(tmp_path: Path) -> None:
     clock, file = Clock(), tmp_path / "keys.txt"
     file.write_text(f"games {hashed('k')}")

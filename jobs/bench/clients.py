@@ -28,10 +28,10 @@ class Served:
     def tokens_per_s(self) -> float:
         return round(self.tokens / self.seconds, 1)
 
-    def percentile_s(self, share: float) -> float:
-        """Of the time to the first text."""
+    def percentile_s(self, share: float) -> float | None:
+        """Of the time to the first text; None where nobody waited for one."""
         ordered = sorted(self.first_text_s)
-        return round(ordered[min(len(ordered) - 1, int(share * len(ordered)))], 3)
+        return None if not ordered else round(ordered[min(len(ordered) - 1, int(share * len(ordered)))], 3)
 
     def __str__(self) -> str:
         failed = f", {len(self.failures)} failed: {self.failures[0]}" if self.failures else ""

@@ -112,7 +112,7 @@ def _bare(policy: Policy, questions: Sequence[Message], settings: Settings) -> S
     answers = complete(engine, [(ids, Sampling(settings.answer_tokens, temperature=0)) for ids in prompts])
     seconds = time.monotonic() - started
     engine.close()
-    return Served(sum(len(ids) for ids, _ in answers), seconds, [0.0])
+    return Served(sum(len(ids) for ids, _ in answers), seconds)
 
 
 def _shared_prefill(policy: Policy, questions: Sequence[Message]) -> float:
@@ -139,14 +139,18 @@ def _outcome(found: dict[str, list[Served]], prefill: float, settings: Settings)
     if OURS_VLLM in found:
         ratios["vllm_vs_vllm_server"] = ratio(OURS_VLLM, VLLM_SERVER)
     figures = {name: _figures(rounds) for name, rounds in found.items()}
-    print_table(("side", "tokens/s", "first text p50", "p95", "failed"), [(name, *figure.values()) for name, figure in figures.items()])
+    print_table(
+        ("side", "tokens/s", "first text p50", "p95", "failed"),
+        [(name, *("-" if v is None else v for v in figure.values())) for name, figure in figures.items()],
+    )
     say(f"prefill of a question at {SETTINGS} settings: {prefill:.2f} of one")
     return Outcome(ratios, {"clients": settings.clients, "requests": settings.requests, "answer_tokens": settings.answer_tokens, "sides": figures})
 
 
-def _figures(rounds: Sequence[Served]) -> dict[str, float]:
-    def middle(of: Callable[[Served], float]) -> float:
-        return round(statistics.median(map(of, rounds)), 3)
+def _figures(rounds: Sequence[Served]) -> dict[str, float | None]:
+    def middle(of: Callable[[Served], float | None]) -> float | None:
+        values = [value for value in map(of, rounds) if value is not None]
+        return round(statistics.median(values), 3) if values else None
 
     return {
         "tokens_per_s": middle(lambda s: s.tokens_per_s),
