@@ -1,9 +1,12 @@
 """Bench `annotate_scale`: the whole job against its bare kernel, two actors against one, and ten times the rows in the same memory."""
 
+import statistics
 import tempfile
 import time
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -19,7 +22,7 @@ from data.storage import Storage
 from jobs.audit import audit
 from jobs.bench.bare import bare_seconds
 from jobs.bench.memory import Peak, PeakRecorded
-from jobs.bench.report import Bench, Outcome, print_table
+from jobs.bench.report import Bench, Outcome, by_turns, print_table, ratio_of
 from jobs.bench.rows import MEDIUM, SCHEMA, SMALL, random_predictor, real_rows
 from jobs.pipelines import map_rows, write_table
 from jobs.stage import say
@@ -34,14 +37,18 @@ OBJECT_STORE_BYTES = 512 * 2**20
 class Settings(Record):
     """How many rows, and with which models."""
 
-    rows: int = Field(4000, ge=1)
+    rows: int = Field(3000, ge=1)
     """Real rows for the throughput of the medium model."""
+    rounds: int = Field(2, ge=1)
+    """Alternating rounds of the throughput; figures are medians over them."""
+    batch_rows: int = Field(128, ge=1)
+    """Rows that an actor with the medium model gets at a time. The last piece keeps one actor waiting for the other: it should be a small part of the work."""
     scale_rows: int = Field(20_000, ge=1)
     """Real rows for the growth of memory and time, with the small model."""
     times: int = Field(10, ge=2)
     """How often they are repeated, under new ids, for the large run."""
-    batch_rows: int = Field(256, ge=1)
-    """Rows that an actor gets at a time."""
+    scale_batch_rows: int = Field(256, ge=1)
+    """Rows that an actor with the small model gets at a time."""
     rows_per_file: int = Field(2000, ge=1)
     """Rows of each input file."""
     row_tokens: int = Field(2048, ge=2)
@@ -68,13 +75,17 @@ def _throughput(settings: Settings, folder: Path) -> tuple[dict[str, float], dic
     predictor, source, num_rows = _inputs(settings, settings.model, settings.rows, 1, folder)
     arguments = _arguments(settings, predictor)
     tables = [part.slice(start, settings.batch_rows) for part in source.tables() for start in range(0, len(part), settings.batch_rows)]
-    seconds = {f"bare kernel, {ACTORS} processes": bare_seconds(arguments, tables, ACTORS)}
-    for actors in (ACTORS, 1):
-        seconds[f"job, {actors} actors"] = _job_seconds(settings, Annotator, arguments, actors, source, folder / f"out-{actors}")
-    bare, both, one = seconds.values()
-    speeds = {name: round(num_rows / s, 2) for name, s in seconds.items()}
-    print_table(("way", "seconds", "rows/s"), [(name, round(s, 1), speeds[name]) for name, s in seconds.items()])
-    return {"job_vs_kernel": round(bare / both, 3), "two_vs_one_actor": round(one / both, 3)}, speeds
+
+    def job(actors: int, number: int) -> float:
+        return _job_seconds(WorkerPool(num_actors=actors, batch_rows=settings.batch_rows), Annotator, arguments, source, folder / f"out-{actors}-{number}")
+
+    bare, both, one = f"bare kernel, {ACTORS} processes", f"job, {ACTORS} actors", "job, 1 actor"
+    ways: dict[str, Callable[[int], float]] = {bare: lambda _: bare_seconds(arguments, tables, ACTORS), both: partial(job, ACTORS), one: partial(job, 1)}
+    seconds = {name: [round(s, 1) for s in rounds] for name, rounds in by_turns(ways, settings.rounds).items()}
+    middle = {name: statistics.median(rounds) for name, rounds in seconds.items()}
+    speeds = {name: round(num_rows / s, 2) for name, s in middle.items()}
+    print_table(("way", "seconds", "rows/s"), [(name, round(s, 1), speeds[name]) for name, s in middle.items()])
+    return {"job_vs_kernel": ratio_of(seconds, both, bare), "two_vs_one_actor": ratio_of(seconds, both, one)}, speeds
 
 
 def _growth(settings: Settings, folder: Path) -> tuple[dict[str, float], dict[str, Any]]:
@@ -82,14 +93,15 @@ def _growth(settings: Settings, folder: Path) -> tuple[dict[str, float], dict[st
     runs: dict[str, dict[str, float]] = {}
     # What a first run loads into the driver (30 MB) stays there: it would count for the small run alone.
     predictor, source, _ = _inputs(settings, settings.scale_model, min(settings.scale_rows, settings.rows_per_file), 1, folder / "first")
-    _job_seconds(settings, Annotator, _arguments(settings, predictor), ACTORS, source, folder / "first" / "out")
+    pool = WorkerPool(num_actors=ACTORS, batch_rows=settings.scale_batch_rows)
+    _job_seconds(pool, Annotator, _arguments(settings, predictor), source, folder / "first" / "out")
     for times in (1, settings.times):
         where = folder / str(times)
         predictor, source, num_rows = _inputs(settings, settings.scale_model, settings.scale_rows, times, where)
         peaks = where / "peaks"
         peaks.mkdir()
         watched = Peak()
-        seconds = _job_seconds(settings, PeakRecorded, _arguments(settings, predictor) | {"peaks": str(peaks)}, ACTORS, source, where / "out")
+        seconds = _job_seconds(pool, PeakRecorded, _arguments(settings, predictor) | {"peaks": str(peaks)}, source, where / "out")
         actor = max(int(path.read_text()) for path in peaks.iterdir())
         driver = watched.end()
         megabytes = {"driver_peak_mb": driver.own, "actor_peak_mb": actor, "driver_store_pages_mb": driver.shared}
@@ -124,12 +136,12 @@ def _arguments(settings: Settings, predictor: str) -> dict[str, Any]:
     return {"predictor": predictor, "schema": SCHEMA, "fingerprint": "bench", **limits}
 
 
-def _job_seconds(settings: Settings, worker: type[Any], arguments: dict[str, Any], actors: int, source: Storage, out: Path) -> float:
+def _job_seconds(pool: WorkerPool, worker: type[Any], arguments: dict[str, Any], source: Storage, out: Path) -> float:
     """What `jobs.annotate` does with its rows: map and audit."""
-    pool, target = WorkerPool(num_actors=actors, batch_rows=settings.batch_rows), Storage(str(out))
+    name, target = f"annotate, {pool.num_actors} actors", Storage(str(out))
     started = time.perf_counter()
-    map_rows(f"annotate, {actors} actors", [source], worker, arguments, pool, target)
-    audit(f"annotate, {actors} actors", [source], target)
+    map_rows(name, [source], worker, arguments, pool, target)
+    audit(name, [source], target)
     return time.perf_counter() - started
 
 
