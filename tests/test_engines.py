@@ -188,3 +188,10 @@ def test_a_dead_engine_says_so_to_everyone(policy: Policy, prompts: list[list[in
         complete(engine, [([10**6], Sampling(5))])  # no such token: the model itself fails
     with pytest.raises(RuntimeError, match="the engine is down"):
         engine.submit(prompts[0], Sampling(5), lambda _: None)
+
+
+def test_those_who_were_to_start_with_the_one_that_killed_it_are_told_too(policy: Policy, prompts: list[list[int]]) -> None:
+    engine, heard = TransformersEngine(policy, max_slots=4), [Heard() for _ in range(3)]
+    engine.submit_all([([10**6], Sampling(5), heard[0]), *((prompts[0], Sampling(5), listener) for listener in heard[1:])])
+    assert all(listener.ended.wait(20) for listener in heard)
+    assert [listener.steps[-1].finish for listener in heard] == ["error"] * 3
