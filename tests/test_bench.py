@@ -39,8 +39,8 @@ WORDS = {
 
 @pytest.mark.ray
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.slow if name in ("serve", "train") else ()) for name in RATIOS]
-)  # they start servers and install the peer
+    "name", [pytest.param(name, marks=pytest.mark.slow if name in ("annotate_scale", "serve", "train") else ()) for name in RATIOS]
+)  # they start servers, install the peer, run the job seven times
 def test_a_bench_ends_with_one_json_line_of_ratios(name: str, real_data: Path, ray_cluster: object, capsys: pytest.CaptureFixture[str]) -> None:
     assert RATIOS.keys() == BENCHES.keys()
     main([name, *WORDS[name]])
