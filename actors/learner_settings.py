@@ -13,7 +13,7 @@ class LearnerSettings(Record):
     """How a model is trained."""
 
     PLACEMENT: ClassVar[tuple[str, ...]] = (
-        *("num_workers", "cpus_per_worker", "use_gpu", "zero_stage", "offload", "activation_checkpointing", "memory_gib"),
+        *("num_workers", "cpus_per_worker", "use_gpu", "labels", "zero_stage", "offload", "activation_checkpointing", "memory_gib"),
         *("checkpoint_every", "keep_checkpoints", "max_failures"),
     )
     """Settings that say where and how safely, and change nothing but rounding in what comes out: a training may go on with others."""
@@ -24,6 +24,8 @@ class LearnerSettings(Record):
     """CPUs (and CPU threads) per worker."""
     use_gpu: bool = False
     """One GPU per worker."""
+    labels: dict[str, str] = {}
+    """Only on nodes with these labels, e.g. {role: train} (`ray start --labels`, ray_cluster.yaml); empty = anywhere."""
     zero_stage: Literal[0, 1, 2, 3] = 2
     """DeepSpeed ZeRO stage: 1 shards optimizer states, 2 gradients too (and sends them after each row, not after each step), 3 parameters too."""
     offload: Literal["none", "optimizer", "parameters"] = "none"

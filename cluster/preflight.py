@@ -1,4 +1,5 @@
-"""Before a pool of actors starts: what it takes of the cluster, and a refusal, with the setting that mends it, of what would wait for ever.
+"""Before a pool of actors or a group of training workers starts: what it takes of the cluster, and a refusal, with the setting that mends it, of
+what would wait for ever.
 
 Knows no job. Ray itself queues what does not fit, and Ray Data stalls without a word where actors leave no CPU to read and write with
 (Ray issue 63513).
@@ -6,14 +7,30 @@ Knows no job. Ray itself queues what does not fit, and Ray Data stalls without a
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Literal
 
 import ray
 
 FREE_CPUS = 1.0
 """What reading and writing need beside the actors."""
-Node = Mapping[str, float]
-"""A node's resources, as Ray names them: CPU, GPU, ..."""
+
+
+@dataclass(frozen=True)
+class Node:
+    """What a node has."""
+
+    resources: Mapping[str, float]
+    """As Ray names them: CPU, GPU, ..."""
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def cpus(self) -> float:
+        return self.resources.get("CPU", 0.0)
+
+    @property
+    def gpus(self) -> float:
+        return self.resources.get("GPU", 0.0)
 
 
 class WouldHang(ValueError):
@@ -22,7 +39,7 @@ class WouldHang(ValueError):
 
 @dataclass(frozen=True)
 class Demand:
-    """A pool of actors, and the settings that size it."""
+    """A pool of Ray Data actors, or a group of Ray Train workers, and the settings that size it."""
 
     what: str
     """Who asks."""
@@ -32,25 +49,47 @@ class Demand:
     gpus_per_actor: float
     setting: str = ""
     """Where a preset says all this, e.g. "annotate.pool"; "" = it is no setting."""
+    kind: Literal["actor", "worker"] = "actor"
+    """Workers train: all of them at once or not at all, and nothing is read beside them."""
+    labels: Mapping[str, str] = field(default_factory=dict)
+    """Only on nodes that Ray was started with these labels on."""
 
     @property
     def actor(self) -> str:
         return f"{self.cpus_per_actor:g} CPU" + (f" + {self.gpus_per_actor:g} GPU" if self.gpus_per_actor else "")
 
+    @property
+    def free_cpus(self) -> float:
+        return FREE_CPUS if self.kind == "actor" else 0.0
+
     def fit_on(self, node: Node) -> int:
         """How many of the actors a node can hold."""
-        shares = [node.get(name, 0.0) / need for name, need in (("CPU", self.cpus_per_actor), ("GPU", self.gpus_per_actor)) if need]
+        if any(node.labels.get(name) != value for name, value in self.labels.items()):
+            return 0
+        shares = [node.resources.get(name, 0.0) / need for name, need in (("CPU", self.cpus_per_actor), ("GPU", self.gpus_per_actor)) if need]
         # Ray counts resources in ten-thousandths: 0.3 / 0.1 is 3.
         return math.floor(min(shares, default=self.max_actors) + 1e-6)
 
+    @property
+    def unlabelled(self) -> str:
+        return f" or {self.setting}.labels={{}}" if self.setting else ""
+
     def mend(self, name: str, value: str) -> str:
-        """` or annotate.pool.num_actors=1`, if there is such a setting."""
-        return f" or {self.setting}.{name}={value}" if self.setting else ""
+        """` or annotate.pool.num_actors=1`, if there is such a setting; `name` is num, cpus or gpus."""
+        if not self.setting:
+            return ""
+        if name == "gpus" and self.kind == "worker":
+            return f" or {self.setting}.use_gpu=false"
+        return f" or {self.setting}.{f'num_{self.kind}s' if name == 'num' else f'{name}_per_{self.kind}'}={value}"
 
 
 def preflight(demand: Demand) -> str:
     """What the pool will take of the cluster we are connected to, as a line for people; raises WouldHang."""
-    return judged(demand, [node["Resources"] for node in ray.nodes() if node["Alive"]], may_grow())
+    return judged(demand, nodes_now(), may_grow())
+
+
+def nodes_now() -> list[Node]:
+    return [Node(node["Resources"], node["Labels"]) for node in ray.nodes() if node["Alive"]]
 
 
 def may_grow() -> bool:
@@ -61,14 +100,16 @@ def may_grow() -> bool:
 
 def judged(demand: Demand, nodes: Sequence[Node], growing: bool) -> str:
     """The same for given nodes."""
-    cpus, fit = sum(node.get("CPU", 0.0) for node in nodes), sum(demand.fit_on(node) for node in nodes)
-    pool = f"{demand.max_actors} actors" if demand.min_actors == demand.max_actors else f"{demand.min_actors} to {demand.max_actors} actors"
+    cpus, fit = sum(node.cpus for node in nodes), sum(demand.fit_on(node) for node in nodes)
+    pool = ("" if demand.min_actors == demand.max_actors else f"{demand.min_actors} to ") + f"{demand.max_actors} {demand.kind}s"
     takes = f"{demand.what}: {pool} x {demand.actor}"
     problem = _problem(demand, nodes, cpus, fit)
     if problem and not growing:
         raise WouldHang(f"{takes}: {problem}")
     if problem:
         return f"{takes}; waiting for the autoscaler to add nodes, because for now {problem.split(';')[0]}"
+    if demand.kind == "worker":
+        return f"{takes}, of {cpus:g} CPUs"
     started = min(demand.max_actors, fit, math.floor((cpus - FREE_CPUS) / demand.cpus_per_actor + 1e-6) if demand.cpus_per_actor else fit)
     some = "" if started == demand.max_actors else f" ({started} fit now)"
     return f"{takes}{some}, {cpus - started * demand.cpus_per_actor:g} of {cpus:g} CPUs left for reading and writing"
@@ -76,19 +117,22 @@ def judged(demand: Demand, nodes: Sequence[Node], growing: bool) -> str:
 
 def _problem(demand: Demand, nodes: Sequence[Node], cpus: float, fit: int) -> str:
     """Why the pool would hang, and what mends it; "" if it would not."""
-    need = demand.min_actors * demand.cpus_per_actor + FREE_CPUS
-    if demand.gpus_per_actor and not any(node.get("GPU") for node in nodes):
-        return f"no node has a GPU; start Ray where there are GPUs{demand.mend('gpus_per_actor', '0')}"
+    need = demand.min_actors * demand.cpus_per_actor + demand.free_cpus
+    where = ", ".join(f"{name}={value}" for name, value in demand.labels.items())
+    if demand.labels and not any(demand.labels.items() <= node.labels.items() for node in nodes):
+        return f"no node has the labels {where}; start nodes with `ray start --labels {where.replace(' ', '')}`{demand.unlabelled}"
+    if demand.gpus_per_actor and not any(node.gpus for node in nodes):
+        return f"no node has a GPU; start Ray where there are GPUs{demand.mend('gpus', '0')}"
     if not fit:
-        largest = max(nodes, key=lambda node: (demand.fit_on(node), node.get("GPU", 0.0), node.get("CPU", 0.0)), default={})
-        has = f"{largest.get('CPU', 0.0):g} CPU, {largest.get('GPU', 0.0):g} GPU"
-        return f"no node can hold one of them (the largest has {has}); set ray.num_cpus={math.ceil(need)}{demand.mend('cpus_per_actor', '1')}"
+        largest = max(nodes, key=lambda node: (demand.labels.items() <= node.labels.items(), node.gpus, node.cpus), default=Node({}))
+        has = f"{largest.cpus:g} CPU, {largest.gpus:g} GPU"
+        return f"no node can hold one of them (the largest has {has}); set ray.num_cpus={math.ceil(need)}{demand.mend('cpus', '1')}"
     if fit < demand.min_actors:
-        return f"only {fit} of {demand.min_actors} fit; set ray.num_cpus={math.ceil(need)}{demand.mend('num_actors', str(fit))}"
+        return f"only {fit} of {demand.min_actors} fit; set ray.num_cpus={math.ceil(need)}{demand.mend('num', str(fit))}"
     if cpus + 1e-6 < need:
         left = cpus - demand.min_actors * demand.cpus_per_actor
         fewer = math.floor((cpus - FREE_CPUS) / demand.cpus_per_actor + 1e-6)
-        mend = demand.mend("num_actors", str(fewer)) if fewer >= 1 else ""
+        mend = demand.mend("num", str(fewer)) if fewer >= 1 else ""
         return (
             f"they leave {left:g} of {cpus:g} CPUs for reading and writing, which need {FREE_CPUS:g}; "
             f"set ray.num_cpus={math.ceil(need)} (logical: more than the machine has is fine){mend}"

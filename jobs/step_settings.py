@@ -91,6 +91,8 @@ class WorkerPool(Record):
     """CPUs, and CPU threads, per actor."""
     gpus_per_actor: float = Field(0, ge=0)
     """GPUs per actor; a fraction shares one."""
+    labels: dict[str, str] = {}
+    """Only on nodes with these labels, e.g. {role: annotate} (`ray start --labels`, ray_cluster.yaml); empty = anywhere."""
     batch_rows: int = Field(256, ge=1)
     """Rows handed to an actor at a time, and done again after a crash; sorting and packing happen inside. Files are read in groups of 256."""
     dtype: Literal["float32", "bfloat16"] = "float32"

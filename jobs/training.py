@@ -100,6 +100,7 @@ def _trainer(assignment: Assignment, output: Storage) -> TorchTrainer:
             num_workers=settings.num_workers,
             use_gpu=settings.use_gpu,
             resources_per_worker={"CPU": settings.cpus_per_worker} | ({"GPU": 1} if settings.use_gpu else {}),
+            label_selector=settings.labels or None,
         ),
         run_config=ray.train.RunConfig(
             name="ray_train",
