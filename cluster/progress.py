@@ -1,10 +1,13 @@
 """Progress of a pipeline, as lines for people: rows, rows/s, tokens/s, ETA. Knows nothing of what the rows are, and no Ray.
 
+Whoever else wants the figures (`cluster.pipeline_metrics`) is told them with every line.
+
 A thread prints what the driver adds up from its stream of finished pieces. Ray Data's own bars are for terminals, these lines are for logs too.
 """
 
 import threading
 import time
+from collections.abc import Callable
 from types import TracebackType
 
 PRINT_EVERY_S = 5.0
@@ -16,11 +19,14 @@ class Progress:
     `rows_before` and `pieces_before` are what an earlier run had finished: they count as done, but not for the speed.
     """
 
-    def __init__(self, what: str, rows: int, pieces: int, rows_before: int = 0, pieces_before: int = 0):
+    def __init__(
+        self, what: str, rows: int, pieces: int, rows_before: int = 0, pieces_before: int = 0, watch: Callable[[dict[str, float]], None] = lambda _: None
+    ):
         self._what, self._total, self._total_pieces = what, rows, pieces
         self._before, self._pieces_before = rows_before, pieces_before
         self._rows = self._pieces = 0
         self._tokens = self._filled = self._budget = 0.0
+        self._watch = watch
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._print_until_stopped, daemon=True)
 
@@ -33,7 +39,7 @@ class Progress:
         self._stop.set()
         self._thread.join()
         if kind is None:
-            print(self.line(), flush=True)
+            self._tell()
 
     @property
     def seconds(self) -> float:
@@ -50,18 +56,30 @@ class Progress:
         self._pieces += 1
         self._tokens, self._filled, self._budget = self._tokens + tokens, self._filled + filled, self._budget + budget
 
+    def figures(self) -> dict[str, float]:
+        """Rows in all and done, rows and tokens a second, seconds left (once a row is done), share of the packed rows' tokens (if they are packed)."""
+        seconds, done = max(self.seconds, 1e-9), self._before + self._rows
+        found = {"rows": float(self._total), "rows_done": float(done), "rows_per_s": self._rows / seconds, "tokens_per_s": self._tokens / seconds}
+        if self._budget:
+            found["rows_filled"] = self._filled / self._budget
+        if self._rows or done == self._total:
+            found["eta_seconds"] = (self._total - done) * seconds / max(self._rows, 1)
+        return found
+
     def line(self) -> str:
-        seconds = max(self.seconds, 1e-9)
-        done = self._before + self._rows
-        left = self._total - done
-        eta = "0 s" if not left else f"{left * seconds / self._rows:,.0f} s" if self._rows else "unknown"
+        found = self.figures()
+        eta = f"{found['eta_seconds']:,.0f} s" if "eta_seconds" in found else "unknown"
         before = f" ({self._before:,} before)" if self._before else ""
-        fill = f"  packed rows {self._filled / self._budget:.0%} full" if self._budget else ""
+        fill = f"  packed rows {found['rows_filled']:.0%} full" if "rows_filled" in found else ""
         return (
-            f"{self._what}: {done:,}/{self._total:,} rows{before}  {self._rows / seconds:,.1f} rows/s  {self._tokens / seconds:,.0f} tokens/s"
+            f"{self._what}: {found['rows_done']:,.0f}/{self._total:,} rows{before}  {found['rows_per_s']:,.1f} rows/s  {found['tokens_per_s']:,.0f} tokens/s"
             f"{fill}  {self._pieces_before + self._pieces:,}/{self._total_pieces:,} pieces  ETA {eta}"
         )
 
+    def _tell(self) -> None:
+        print(self.line(), flush=True)
+        self._watch(self.figures())
+
     def _print_until_stopped(self) -> None:
         while not self._stop.wait(PRINT_EVERY_S):
-            print(self.line(), flush=True)
+            self._tell()
