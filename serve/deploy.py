@@ -17,7 +17,7 @@ import ray.serve.config
 
 from serve.ingress import Ingress
 from serve.job import Revision
-from serve.locate import Located
+from serve.locate import Located, locate_all
 from serve.replica import ReplicaDeployment
 from serve.scorer import ScorerDeployment
 from serve.settings import ServeSettings
@@ -53,6 +53,13 @@ def bound(settings: ServeSettings, models: Sequence[Located], predictor: str | N
         os.environ.get(KEYS_VARIABLE, "") if settings.keys is None else "",
         PAGE.read_text(encoding="utf-8"),
     )
+
+
+def application(settings: ServeSettings) -> Any:
+    """The application for Serve's own configuration files (`import_path: serve.deploy:application`, cluster/kuberay/rayservice.yaml), whose `args` are the
+    settings, checked as strictly as everywhere. Host and port are those of the file's `http_options`."""
+    models, predictor = locate_all(settings)
+    return bound(settings, models, predictor)
 
 
 def _policy(settings: ServeSettings, model: Located) -> Any:
