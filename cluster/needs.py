@@ -1,0 +1,47 @@
+"""What a preset needs of a cluster, in a form that crosses processes: a job writes it (`--needs`), doctor and submitter read it. Knows no preset."""
+
+import dataclasses
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from cluster.connect import REPOSITORY
+from cluster.preflight import Demand
+
+
+@dataclass(frozen=True)
+class Needs:
+    """Of the stages that a job will run."""
+
+    run: str
+    storage: str
+    demands: tuple[Demand, ...]
+    """One at a time: stages follow each other."""
+    reads: dict[str, str]
+    """Setting -> URI that must be readable."""
+    models: dict[str, str]
+    """Setting -> Hugging Face model: hub name, folder or URI."""
+    num_cpus: int | None = None
+    """Logical CPUs of a local Ray, where there is no cluster; None = all."""
+
+    def to_json(self) -> str:
+        return json.dumps(dataclasses.asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> "Needs":
+        found = json.loads(text)
+        return cls(**found | {"demands": tuple(Demand(**demand) for demand in found["demands"])})
+
+
+class NotUnderstood(ValueError):
+    """The job could not read its preset; the text is its own sentence."""
+
+
+def needs_of(job: str, words: Sequence[str]) -> Needs:
+    """What `python -m jobs.JOB WORDS` needs. Asked of the job itself, in a process of its own: the cluster's room knows no job. Raises NotUnderstood."""
+    asked = subprocess.run([sys.executable, "-m", f"jobs.{job}", *words, "--needs"], cwd=REPOSITORY, capture_output=True, text=True)
+    if asked.returncode:
+        raise NotUnderstood((asked.stderr.strip().splitlines() or [f"jobs.{job} --needs ended with exit code {asked.returncode}"])[-1])
+    return Needs.from_json(asked.stdout.splitlines()[-1])

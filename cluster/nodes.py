@@ -1,0 +1,188 @@
+"""What every node of the cluster says of itself: versions, clock, shared memory, and what it can read and write. Knows no job and judges nothing.
+
+The same function runs on each node, pinned to it, with no CPU asked for, so that a busy node and a head without CPUs answer too.
+"""
+
+import importlib.metadata
+import os
+import platform
+import shutil
+import socket
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import fsspec
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+PACKAGES = ("ray", "torch", "transformers", "deepspeed", "pyarrow", "s3fs")
+SHARED_MEMORY = "/dev/shm"
+ANSWER_TIMEOUT_S = 120
+CONNECT_TIMEOUT_S = 5
+PROBE = ".steerlm-doctor"
+"""A folder below the storage, for files that live for seconds."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a node is asked to try."""
+
+    storage: str
+    """URI of the folder that jobs write to, "" = none."""
+    models: Mapping[str, str]
+    """Setting -> Hugging Face model: hub name, folder or URI."""
+    token: str
+    """Name of the probe files of this examination."""
+    shared: bool = True
+    """Is there a file of that name in the storage, for the nodes to find?"""
+
+
+@dataclass
+class Report:
+    """What a node found. Errors are sentences; no error is no entry."""
+
+    node: str
+    """Its address."""
+    versions: dict[str, str] = field(default_factory=dict)
+    clock: float = 0.0
+    """Seconds since 1970 by its own clock, as it answered."""
+    round_trip_s: float = 0.0
+    shared_memory_bytes: int = 0
+    shared_memory_free: int = 0
+    object_store_bytes: int = 0
+    gpus_counted: float = 0.0
+    gpus_seen: int | None = None
+    """GPUs that the driver shows; None where Ray counts none."""
+    token_mode: bool = False
+    errors: dict[str, str] = field(default_factory=dict)
+    """What was tried -> why it failed."""
+
+
+def alive_nodes() -> list[dict[str, Any]]:
+    return [node for node in ray.nodes() if node["Alive"]]
+
+
+def ask_every_node(task: Task) -> list[Report]:
+    """A report of each node that is alive; one that does not answer within two minutes says so in its errors."""
+    nodes = alive_nodes()
+    addresses = {node["NodeID"]: (node["NodeManagerAddress"], node["NodeManagerPort"]) for node in nodes}
+    examine_remotely = ray.remote(num_cpus=0, max_retries=0)(examine)
+    sent = time.time()
+    asked = {
+        examine_remotely.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote(
+            task, node["NodeManagerAddress"], node["Resources"], [address for other, address in addresses.items() if other != node["NodeID"]]
+        ): node
+        for node in nodes
+    }
+    ray.wait(list(asked), num_returns=len(asked), timeout=ANSWER_TIMEOUT_S)
+    return [_received(ref, node, sent) for ref, node in asked.items()]
+
+
+def _received(ref: Any, node: Mapping[str, Any], sent: float) -> Report:
+    try:
+        report: Report = ray.get(ref, timeout=0)
+    except Exception as error:  # whatever keeps a node from answering is what the examination is about
+        reason = f"no answer within {ANSWER_TIMEOUT_S} s" if isinstance(error, ray.exceptions.GetTimeoutError) else str(error).strip().splitlines()[-1]
+        return Report(node["NodeManagerAddress"], errors={"answer": reason})
+    report.round_trip_s = time.time() - sent
+    return report
+
+
+def examine(task: Task, address: str, resources: Mapping[str, float], others: Sequence[tuple[str, int]]) -> Report:
+    """Runs on the node."""
+    memory = shutil.disk_usage(SHARED_MEMORY) if os.path.isdir(SHARED_MEMORY) else None
+    report = Report(
+        address,
+        versions={"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
+        shared_memory_bytes=memory.total if memory else 0,
+        shared_memory_free=memory.free if memory else 0,
+        object_store_bytes=int(resources.get("object_store_memory", 0)),
+        gpus_counted=resources.get("GPU", 0.0),
+        gpus_seen=_gpus() if resources.get("GPU") else None,
+        token_mode=os.environ.get("RAY_AUTH_MODE") == "token",
+    )
+    attempts: dict[str, Callable[[], object]] = {
+        "storage": partial(_write_and_look, task, address),
+        **{setting: partial(_model, model) for setting, model in task.models.items()},
+        **{f"port {host}:{port}": partial(_reach, host, port) for host, port in others},
+    }
+    report.errors |= {what: why for what, attempt in attempts.items() if (why := failure(attempt))}
+    report.clock = time.time()
+    return report
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _gpus() -> int:
+    """Devices the NVIDIA or AMD driver has made; Ray counts what it was told."""
+    return sum(name.startswith("nvidia") and name[6:].isdigit() for name in os.listdir("/dev")) or (
+        len(os.listdir("/sys/class/kfd/kfd/topology/nodes")) - 1 if os.path.isdir("/sys/class/kfd/kfd/topology/nodes") else 0
+    )
+
+
+def failure(attempt: Callable[[], object]) -> str:
+    """Why it failed, in a line; "" if it did not."""
+    try:
+        attempt()
+    except Exception as error:  # every reason is one worth telling
+        return (str(error).strip().splitlines() or [type(error).__name__])[-1]
+    return ""
+
+
+def _reach(host: str, port: int) -> None:
+    socket.create_connection((host, port), CONNECT_TIMEOUT_S).close()
+
+
+def _filesystem(uri: str) -> tuple[Any, str]:
+    # A fresh one: a listing cache would remember what other nodes have since written.
+    options = {"use_listings_cache": False} if uri.startswith("s3://") else {}
+    found: tuple[Any, str] = fsspec.core.url_to_fs(uri, **options)
+    return found
+
+
+def probe_folder(storage: str) -> str:
+    return f"{storage.rstrip('/')}/{PROBE}"
+
+
+def _write_and_look(task: Task, address: str) -> None:
+    """Write a file of this node's, and look for the driver's: is the storage one and the same?"""
+    if not task.storage:
+        return
+    fs, folder = _filesystem(probe_folder(task.storage))
+    fs.makedirs(folder, exist_ok=True)
+    mine = f"{folder}/{task.token}-{address}"
+    with fs.open(mine, "wb") as file:
+        file.write(task.token.encode())
+    try:
+        if task.shared and not fs.exists(f"{folder}/{task.token}"):
+            raise OSError("another folder than on the node that asks: use a URI that all nodes share, such as s3://bucket/prefix")
+    finally:
+        fs.rm(mine)
+
+
+def require_readable(uri: str) -> None:
+    """Raise FileNotFoundError, or what the filesystem says, unless there is something at `uri`: a file, a folder or a glob."""
+    fs, path = _filesystem(uri)
+    if not (fs.glob(path) if any(c in path for c in "*?[") else fs.exists(path)):
+        raise FileNotFoundError(f"nothing at {uri}")
+
+
+def _model(model: str) -> None:
+    if "://" in model or os.path.isabs(model) or os.path.isdir(model):
+        require_readable(f"{model.rstrip('/')}/config.json")
+        return
+    from huggingface_hub import HfApi, try_to_load_from_cache
+
+    if isinstance(try_to_load_from_cache(model, "config.json"), str):
+        return
+    if os.environ.get("HF_HUB_OFFLINE") == "1":
+        raise FileNotFoundError(f"{model} is not in this node's cache, and HF_HUB_OFFLINE=1 forbids the hub")
+    HfApi().model_info(model, timeout=CONNECT_TIMEOUT_S)

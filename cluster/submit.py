@@ -1,0 +1,192 @@
+"""Submit a job to a cluster, follow it, and end with its exit code; one whose driver died is submitted again and goes on where it was.
+
+    python -m cluster.submit JOB PRESET.yaml [key.path=value ...] [--address URL] [--retries N] [--env NAME=VALUE] [--dry-run] [--no-wait]
+
+JOB is a module of jobs/: run, prepare, annotate, ... Before anything is sent: the preset is read, the project's size is held against the upload limit, and
+the cluster is asked for its version with your token. In the cluster the job itself looks whether it fits (`python -m cluster.doctor`) before it starts.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import os
+import shlex
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import ray
+from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
+
+from cluster.connect import REPOSITORY
+from cluster.needs import NotUnderstood, needs_of
+from cluster.upload import UPLOAD_LIMIT_BYTES, package_sizes
+
+PROGRAM = "python -m cluster.submit"
+DEFAULT_ADDRESS = "http://127.0.0.1:8265"
+STOP_WAIT_S = 120
+"""How long a job that is told to stop may take to keep a checkpoint; Ray's own 3 s would cut it off."""
+LOST_AFTER_S = 120
+"""So long may the cluster be silent while a job is followed."""
+MISTAKE, LOST = 2, 3
+
+
+class Refused(ValueError):
+    """What was asked cannot be submitted; the sentence says what mends it."""
+
+
+def main(argv: Sequence[str]) -> int:
+    asked = _parser().parse_args(argv)
+    try:
+        needs = needs_of(asked.job, asked.words)
+        require_small_enough(REPOSITORY)
+        environment = _environment(asked.env)
+        if asked.dry_run:
+            print(f"would submit: {_entrypoint(asked.job, asked.words)}")
+            return 0
+        client = connected(asked.address)
+        return _submitted(client, asked, f"steerlm-{needs.run}-{asked.job}", environment)
+    except (NotUnderstood, Refused) as problem:
+        print(f"{PROGRAM}: {problem}", file=sys.stderr)
+        return MISTAKE
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(PROGRAM, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("job", help="run, prepare, pretrain, train_predictor, annotate, train_policy, bootstrap, evaluate or ablate")
+    parser.add_argument("words", nargs="+", metavar="PRESET.yaml [key.path=value ...]")
+    parser.add_argument("--address", default=os.environ.get("RAY_API_SERVER_ADDRESS", DEFAULT_ADDRESS), help="the dashboard (default: %(default)s)")
+    parser.add_argument("--retries", type=int, default=2, help="how often a job is submitted again whose driver died (default: %(default)s)")
+    parser.add_argument("--env", action="append", default=[], metavar="NAME=VALUE", help="for the job; whoever sees the dashboard sees it, so no secrets")
+    parser.add_argument("--dry-run", action="store_true", help="check everything here, and send nothing")
+    parser.add_argument("--no-wait", action="store_true", help="submit and leave; the job goes on without you anyway")
+    return parser
+
+
+def _entrypoint(job: str, words: Sequence[str]) -> str:
+    return shlex.join(["python", "-m", f"jobs.{job}", *words])
+
+
+def _environment(pairs: Sequence[str]) -> dict[str, str]:
+    """For the job's processes. Raises Refused for what is no NAME=VALUE, or looks like a secret: the Jobs API shows it to everyone it lets in."""
+    found = {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_WAIT_S), "RAY_USAGE_STATS_ENABLED": "0", "PYTHONUNBUFFERED": "1"}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not equals or not name.isidentifier():
+            raise Refused(f"--env {pair}: write NAME=VALUE")
+        if any(word in name.upper() for word in ("SECRET", "TOKEN", "PASSWORD", "KEY")):
+            raise Refused(f"--env {name} looks like a secret, and the dashboard shows a job's environment; give the nodes a role, or mount it there as a file")
+        found[name] = value
+    return found
+
+
+def require_small_enough(folder: Path) -> None:
+    """Raise Refused, with what is largest, if Ray would upload more than the Jobs API takes."""
+    sizes = package_sizes(folder)
+    total = sum(sizes.values())
+    if total > UPLOAD_LIMIT_BYTES:
+        largest = sorted(sizes.items(), key=lambda item: -item[1])[:5]
+        listed = ", ".join(f"{path} ({size / 2**20:.1f} MiB)" for path, size in largest)
+        limit = UPLOAD_LIMIT_BYTES / 2**20
+        raise Refused(f"{folder} holds {total / 2**20:.1f} MiB to upload, the Jobs API takes {limit:.0f} MiB; the largest: {listed}; name them in .rayignore")
+
+
+def connected(address: str) -> JobSubmissionClient:
+    """Raises Refused if nothing answers there, if it does not let us in, or if it runs another Ray."""
+    try:
+        client = JobSubmissionClient(address)
+        # The public get_version() tells the Jobs API's version, not Ray's.
+        theirs = client._do_request("GET", "/api/version").json()["ray_version"]
+        client.list_jobs()
+    except Exception as error:  # the SDK raises ConnectionError, RuntimeError, ValueError and Ray's own
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise Refused(
+            f"{address}: {reason}; open the tunnel (`ray dashboard ray_cluster.yaml`), give --address, and export RAY_AUTH_MODE=token with the cluster's token"
+        ) from None
+    if theirs != ray.__version__:
+        raise Refused(f"{address} runs Ray {theirs}, here is {ray.__version__}: install requirements.lock on both sides")
+    return client
+
+
+def _submitted(client: JobSubmissionClient, asked: argparse.Namespace, name: str, environment: dict[str, str]) -> int:
+    running = [job for job in client.list_jobs() if (job.submission_id or "").startswith(f"{name}-") and not job.status.is_terminal()]
+    if running:
+        raise Refused(f"{running[0].submission_id} runs already: two would write the same files; follow it with `ray job logs -f`, end it with `ray job stop`")
+    for attempt in range(asked.retries + 1):
+        job = client.submit_job(
+            submission_id=f"{name}-{int(time.time())}",
+            entrypoint=_entrypoint(asked.job, asked.words),
+            runtime_env={"working_dir": str(REPOSITORY), "env_vars": environment},
+            metadata={"run": name},
+        )
+        print(f"submitted {job} to {asked.address}", file=sys.stderr, flush=True)
+        if asked.no_wait:
+            print(job)
+            return 0
+        try:
+            details = follow(client, job)
+        except KeyboardInterrupt:
+            print(f"{PROGRAM}: {job} goes on; `ray job logs -f {job}` follows it, `ray job stop {job}` ends it with a checkpoint", file=sys.stderr)
+            return 130
+        if details is None:
+            print(f"{PROGRAM}: {asked.address} has been silent for {LOST_AFTER_S} s; {job} may go on: `ray job status {job}`", file=sys.stderr)
+            return LOST
+        if not died(details) or attempt == asked.retries:
+            return _exit_code(details)
+        print(f"{PROGRAM}: {job} died ({details.message}); submitted again, it goes on where it was", file=sys.stderr, flush=True)
+    raise AssertionError("a loop that always returns")
+
+
+def died(details: JobDetails) -> bool:
+    """Did something end the driver from outside (a signal, a lost node), so that another try makes sense? A mistake it says itself (1, 2) stays one."""
+    code = details.driver_exit_code
+    return details.status == JobStatus.FAILED and (code is None or code < 0 or code >= 128)
+
+
+def _exit_code(details: JobDetails) -> int:
+    if details.status == JobStatus.SUCCEEDED:
+        return 0
+    print(f"{PROGRAM}: {details.submission_id} {details.status.value}: {details.message}", file=sys.stderr)
+    return details.driver_exit_code if details.driver_exit_code and details.driver_exit_code > 0 else 1
+
+
+def follow(client: JobSubmissionClient, job: str) -> JobDetails | None:
+    """Print what the job prints until it ends, over broken connections too; None if the cluster was silent for LOST_AFTER_S."""
+    printed, silent_since = 0, time.monotonic()
+    while True:
+        for text in _log(client, job, printed):
+            sys.stdout.write(text)
+            sys.stdout.flush()
+            printed += len(text)
+        with contextlib.suppress(Exception):  # a tunnel that broke: asked again below
+            details = client.get_job_info(job)
+            silent_since = time.monotonic()
+            if details.status.is_terminal():
+                # What was printed between the last line heard and the end.
+                sys.stdout.write(client.get_job_logs(job)[printed:])
+                sys.stdout.flush()
+                return details
+        if time.monotonic() - silent_since > LOST_AFTER_S:
+            return None
+        time.sleep(1)
+
+
+def _log(client: JobSubmissionClient, job: str, printed: int) -> Iterator[str]:
+    """What the job has printed since `printed` characters, until the connection ends."""
+    stream, loop, heard = client.tail_job_logs(job), asyncio.new_event_loop(), 0
+    try:
+        while True:
+            text = loop.run_until_complete(anext(stream))
+            heard += len(text)
+            # A new connection begins at the beginning.
+            if heard > printed:
+                yield text[-(heard - printed) :] if heard - printed < len(text) else text
+    except (StopAsyncIteration, ConnectionError, OSError, RuntimeError):
+        return
+    finally:
+        loop.close()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,79 @@
+"""A Ray cluster for submitted jobs: a head without CPUs, as in ray_cluster.yaml, and two workers with role labels, with a token, in a process of its own.
+
+    python tests/job_cluster.py        (RAY_AUTH_MODE and RAY_AUTH_TOKEN_PATH in the environment)
+
+Prints the dashboard's address and the cluster's. Each line on stdin, a role, kills that worker node and starts another like it; end of input ends it all.
+"""
+
+import itertools
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import TracebackType
+
+ROOT = Path(__file__).resolve().parent.parent
+STORE_BYTES = 200 * 2**20
+ROLES = ("annotate", "train")
+NODE_CPUS = 3
+
+
+class JobCluster:
+    """`with JobCluster(folder) as cluster:`; the token lies in `folder`."""
+
+    def __init__(self, folder: Path):
+        token = folder / "token"
+        token.write_text("0123456789abcdef" * 4)
+        token.chmod(0o600)
+        own = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
+        self.environ = own | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token), "RAY_USAGE_STATS_ENABLED": "0"}
+        self.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{own['PATH']}"  # a job says `python`
+
+    def __enter__(self) -> "JobCluster":
+        self._process = subprocess.Popen([sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=self.environ)
+        self.dashboard, self.address = self._answer().split()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        assert self._process.stdin
+        self._process.stdin.close()
+        self._process.wait(60)
+
+    def replace(self, role: str) -> None:
+        """Kill the node with this role; another one comes in its place."""
+        assert self._process.stdin
+        self._process.stdin.write(f"{role}\n")
+        self._process.stdin.flush()
+        assert self._answer() == "replaced"
+
+    def _answer(self) -> str:
+        assert self._process.stdout
+        return self._process.stdout.readline().strip()
+
+
+def main() -> None:
+    from ray.cluster_utils import Cluster
+
+    head = {"num_cpus": 0, "include_dashboard": True, "dashboard_host": "127.0.0.1", "dashboard_port": 0, "object_store_memory": STORE_BYTES}
+    cluster = Cluster(initialize_head=True, head_node_args=head)
+
+    numbers = itertools.count()
+
+    def add(role: str) -> object:
+        # A folder of its own for what jobs bring: nodes of one machine would share it, and the first to die takes it from the others.
+        own = {"runtime_env_dir_name": f"runtime_resources_{next(numbers)}"}
+        return cluster.add_node(num_cpus=NODE_CPUS, object_store_memory=STORE_BYTES, labels={"role": role}, **own)
+
+    workers = {role: add(role) for role in ROLES}
+    cluster.wait_for_nodes()
+    print(f"http://{cluster.head_node.webui_url} {cluster.address}", flush=True)
+    for line in sys.stdin:
+        role = line.strip()
+        cluster.remove_node(workers[role], allow_graceful=False)
+        workers[role] = add(role)
+        print("replaced", flush=True)
+    cluster.shutdown()
+
+
+if __name__ == "__main__":
+    main()

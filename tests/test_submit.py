@@ -1,0 +1,133 @@
+"""Submitting: what is refused before anything is sent, and a job on a real cluster with its token on, followed to its exit code."""
+
+import json
+import os
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from job_cluster import JobCluster
+from ray.job_submission import JobStatus
+
+import cluster.submit as submit
+from cluster.upload import package_sizes
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def refused(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    assert submit.main(words) == submit.MISTAKE
+    said = capsys.readouterr().err
+    assert len(said.splitlines()) == 1
+    return said
+
+
+def test_a_mistake_in_the_preset_is_found_here(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "unknown key polcy" in refused(capsys, "run", "jobs/presets/demo.yaml", "polcy.learner.epochs=1")
+
+
+def test_a_secret_in_the_environment_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    said = refused(capsys, "run", "jobs/presets/demo.yaml", "--env", "AWS_SECRET_ACCESS_KEY=abc")
+    assert "AWS_SECRET_ACCESS_KEY looks like a secret" in said
+    assert "abc" not in said
+
+
+def test_where_nobody_answers_says_what_to_open(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "ray dashboard ray_cluster.yaml" in refused(capsys, "run", "jobs/presets/demo.yaml", "--address", "http://127.0.0.1:9")
+
+
+def test_a_dry_run_sends_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    assert submit.main(["run", "jobs/presets/demo.yaml", "policy.learner.epochs=1", "--dry-run"]) == 0
+    assert capsys.readouterr().out == "would submit: python -m jobs.run jobs/presets/demo.yaml policy.learner.epochs=1\n"
+
+
+def test_what_is_sent_is_the_project_and_not_what_runs_wrote(tmp_path: Path) -> None:
+    sizes = package_sizes(ROOT)
+    assert {"jobs/run.py", "ray_cluster.yaml", ".rayignore"} <= sizes.keys()
+    assert not [name for name in sizes if name.startswith(("runs/", ".venv/", ".git/", "tests/"))]
+    assert sum(sizes.values()) < 5 * 2**20
+
+
+def test_what_is_too_big_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "weights.bin").write_bytes(os.urandom(3 * 2**20))
+    (tmp_path / "small.py").write_text("pass")
+    monkeypatch.setattr(submit, "UPLOAD_LIMIT_BYTES", 2**20)
+    with pytest.raises(submit.Refused, match=r"3\.0 MiB to upload, the Jobs API takes 1 MiB; the largest: weights\.bin \(3\.0 MiB\).*\.rayignore"):
+        submit.require_small_enough(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "again"),
+    [
+        (JobStatus.FAILED, None, True),
+        (JobStatus.FAILED, -9, True),
+        (JobStatus.FAILED, 137, True),
+        (JobStatus.FAILED, 1, False),
+        (JobStatus.SUCCEEDED, 0, False),
+    ],
+)
+def test_only_what_was_ended_from_outside_is_tried_again(status: JobStatus, code: int | None, again: bool) -> None:
+    assert submit.died(SimpleNamespace(status=status, driver_exit_code=code)) == again  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[JobCluster]:
+    with JobCluster(tmp_path_factory.mktemp("head")) as cluster:
+        yield cluster
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_job_is_followed_to_its_exit_code(head: JobCluster, tmp_path: Path) -> None:
+    def submitted(*words: str) -> "subprocess.CompletedProcess[str]":
+        command = [sys.executable, "-m", "cluster.submit", "prepare", "jobs/presets/demo.yaml", "rows.lab.num_rows=60", *words, "--address", head.dashboard]
+        return subprocess.run(command, cwd=ROOT, env=head.environ, capture_output=True, text=True, timeout=300)
+
+    done = submitted(f"storage={tmp_path}")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.splitlines()[-1])["stages"]["rows"]["counts"]["lab"]["read"] == 60
+    assert (tmp_path / "demo" / "rows" / "manifest.json").exists()
+    failed = submitted(f"storage={tmp_path}", "rows.sources=[{name: x, format: messages, uri: /nowhere/rows.jsonl}]", "run=other")
+    assert failed.returncode == 1
+    assert "rows.sources.0.uri: nothing at /nowhere/rows.jsonl" in failed.stdout
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_strangers_get_nothing(head: JobCluster) -> None:
+    for path in ("/api/version", "/api/jobs/", "/nodes?view=summary", "/api/cluster_status", "/logs"):
+        with pytest.raises(urllib.error.HTTPError) as stranger:
+            urllib.request.urlopen(f"{head.dashboard}{path}", timeout=30)
+        assert stranger.value.code == 401, path
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_the_doctor_looks_at_every_node(head: JobCluster, tmp_path: Path) -> None:
+    def doctor(*words: str) -> "subprocess.CompletedProcess[str]":
+        command = [sys.executable, "-m", "cluster.doctor", "jobs/presets/demo.yaml", f"storage={tmp_path}", *words]
+        return subprocess.run(command, cwd=ROOT, env=head.environ | {"RAY_ADDRESS": head.address}, capture_output=True, text=True, timeout=300)
+
+    fit = doctor()
+    for line in ("ok    nodes", "3 of 3 answer", "ok    token", "ok    storage", "ok    ports between nodes", "ok    transformers"):
+        assert line in fit.stdout, fit.stdout + fit.stderr
+    unfit = doctor(
+        "policy.learner.num_workers=40",
+        "policy.learner.rows_per_step=40",
+        "annotate.pool.labels={role: nobody}",
+        "base.model=/nowhere/model",
+        "base.pretrain=null",
+    )
+    assert unfit.returncode == 1
+    for line in (
+        "policy.learner.num_workers=6",
+        "no node has the labels role=nobody",
+        "-> start nodes with `ray start --labels role=nobody` or annotate.pool.labels={}",
+        "nothing at /nowhere/model/config.json",
+    ):
+        assert line in unfit.stdout, unfit.stdout + unfit.stderr
