@@ -73,9 +73,7 @@ def test_two_nodes_lost_the_run_ends_as_on_one_machine(tmp_path: Path) -> None:
         here, there = ((Storage(str(tmp_path / name / "demo" / stage)) / "training.json").read_json() for name in ("alone", "cluster"))
         assert here["examples"] == there["examples"], stage
         losses[stage] = abs(here["losses"][-1]["loss"] - there["losses"][-1]["loss"])
-    print(
-        f"\n{len(one)} rows annotated, each once, scores within {difference:.1e}, last losses {max(losses.values()):.1e}; {seconds:.0f} s, two nodes lost"
-    )
+    print(f"\n{len(one)} rows annotated, each once, scores within {difference:.1e}, last losses {max(losses.values()):.1e}; {seconds:.0f} s, two nodes lost")
     assert alone["stages"]["annotated"]["rows"] == len(one)
     assert difference < 1e-6
     assert max(losses.values()) < 1e-3

@@ -44,8 +44,8 @@ class Settings(Record):
 
     rows: int = Field(3000, ge=1)
     """Real rows for the throughput of the medium model."""
-    rounds: int = Field(2, ge=1)
-    """Alternating rounds of the throughput; figures are medians over them."""
+    rounds: int = Field(1, ge=1)
+    """Alternating rounds of the throughput, ten minutes each; figures are medians over them."""
     batch_rows: int = Field(128, ge=1)
     """Rows that an actor with the medium model gets at a time. The last piece keeps one actor waiting for the other: it should be a small part of the work."""
     scale_rows: int = Field(20_000, ge=1)
@@ -60,8 +60,6 @@ class Settings(Record):
     """Token budget of one packed forward."""
     max_tokens: int = Field(1024, ge=2)
     """Longer conversations keep their end."""
-    scale_max_tokens: int = Field(256, ge=2)
-    """The same for the growth of memory and time, where what is kept of a row is what counts and not how long it is."""
     model: SmallModel = MEDIUM
     """Shape of the random-weight Llama for throughput."""
     scale_model: SmallModel = SMALL
@@ -89,7 +87,7 @@ class Took:
 def _throughput(settings: Settings, folder: Path) -> tuple[dict[str, float], dict[str, float]]:
     """Ratios, and rows/s of the bare kernel and of the job with one and two actors."""
     predictor, source, num_rows = _inputs(settings, settings.model, settings.rows, 1, folder)
-    arguments = _arguments(settings, predictor, settings.max_tokens)
+    arguments = _arguments(settings, predictor)
     tables = [part.slice(start, settings.batch_rows) for part in source.tables() for start in range(0, len(part), settings.batch_rows)]
 
     def job(actors: int, number: int) -> Took:
@@ -123,14 +121,14 @@ def _growth(settings: Settings, folder: Path) -> tuple[dict[str, float], dict[st
     # What a first run loads into the driver (30 MB) stays there: it would count for the small run alone.
     predictor, source, _ = _inputs(settings, settings.scale_model, min(settings.scale_rows, settings.rows_per_file), 1, folder / "first")
     pool = WorkerPool(num_actors=ACTORS, batch_rows=settings.scale_batch_rows)
-    _job_seconds(pool, Annotator, _arguments(settings, predictor, settings.scale_max_tokens), source, folder / "first" / "out")
+    _job_seconds(pool, Annotator, _arguments(settings, predictor), source, folder / "first" / "out")
     for times in (1, settings.times):
         where = folder / str(times)
         predictor, source, num_rows = _inputs(settings, settings.scale_model, settings.scale_rows, times, where)
         peaks = where / "peaks"
         peaks.mkdir()
         watched = Peak()
-        seconds = _job_seconds(pool, PeakRecorded, _arguments(settings, predictor, settings.scale_max_tokens) | {"peaks": str(peaks)}, source, where / "out")
+        seconds = _job_seconds(pool, PeakRecorded, _arguments(settings, predictor) | {"peaks": str(peaks)}, source, where / "out")
         actor = max(int(path.read_text()) for path in peaks.iterdir())
         driver = watched.end()
         megabytes = {"driver_peak_mb": driver.own, "actor_peak_mb": actor, "driver_store_pages_mb": driver.shared}
@@ -159,9 +157,9 @@ def _write_inputs(settings: Settings, model: SmallModel, num_rows: int, times: i
     return random_predictor(str(folder), model, rows), len(rows) * times
 
 
-def _arguments(settings: Settings, predictor: str, max_tokens: int) -> dict[str, Any]:
+def _arguments(settings: Settings, predictor: str) -> dict[str, Any]:
     """What an Annotator is given; a thread each, because the machine's cores are shared out among them."""
-    limits = {"row_tokens": settings.row_tokens, "max_tokens": max_tokens, "dtype": "float32", "num_threads": 1}
+    limits = {"row_tokens": settings.row_tokens, "max_tokens": settings.max_tokens, "dtype": "float32", "num_threads": 1}
     return {"predictor": predictor, "schema": SCHEMA, "fingerprint": "bench", **limits}
 
 
