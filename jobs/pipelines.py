@@ -180,6 +180,7 @@ def _finished(
             )
             .map_batches(write_shard, fn_kwargs={"output": output}, num_cpus=WRITE_CPUS, **whole)
         )
+    dataset.set_name(what)  # as the dashboard shows it
     for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
         for shard in batch.to_pylist():
             if shard["failure"]:

@@ -3,6 +3,7 @@
 import contextlib
 import importlib.util
 import os
+import re
 import signal
 import threading
 from collections.abc import Iterator, Mapping
@@ -103,7 +104,7 @@ def _trainer(assignment: Assignment, output: Storage) -> TorchTrainer:
             label_selector=settings.labels or None,
         ),
         run_config=ray.train.RunConfig(
-            name="ray_train",
+            name=re.sub(r"[^A-Za-z0-9.]+", "-", assignment.what),  # as the Train tab of the dashboard shows it
             storage_path=output.path,
             storage_filesystem=output.arrow_fs,
             failure_config=ray.train.FailureConfig(max_failures=settings.max_failures),

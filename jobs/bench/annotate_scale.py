@@ -1,15 +1,11 @@
-"""Bench `annotate_scale`: the whole job against its bare kernel, two actors against one, and ten times the rows in the same memory.
-
-Two actors are held against one from the first row that reaches an actor to the last one done: the start of processes, which a corpus of any size pays
-once, would else decide at a few thousand rows (the figures have that ratio too).
-"""
+"""Bench `annotate_scale`: the whole job against its bare kernel, two actors against one, and ten times the rows in the same memory."""
 
 import statistics
 import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -28,14 +24,14 @@ from jobs.bench.bare import bare_seconds
 from jobs.bench.memory import Peak, PeakRecorded
 from jobs.bench.report import Bench, Outcome, by_turns, print_table, ratio_of
 from jobs.bench.rows import MEDIUM, SCHEMA, SMALL, random_predictor, real_rows
-from jobs.bench.timed import Timed, working_seconds
 from jobs.pipelines import map_rows, write_table
 from jobs.stage import say
 from jobs.step_settings import WorkerPool
 
 ACTORS = 2
 SPARE_CPUS = 1
-"""Logical, for reading and writing beside the actors."""
+"""Logical, for reading and writing beside the actors. With two, four processes that read would start beside two actors and take their cores (a fifth
+of the throughput of 3,000 rows)."""
 OBJECT_STORE_BYTES = 512 * 2**20
 
 
@@ -75,44 +71,22 @@ def run(settings: Settings) -> Outcome:
     return Outcome(throughput | growth, {"rows_per_s": speeds, "growth": runs, "cpus": ACTORS})
 
 
-@dataclass(frozen=True)
-class Took:
-    """A job's or the kernel's time."""
-
-    seconds: float
-    working_s: float
-    """Of them, from the first row that reached an actor to the last one done: starting Ray Data's processes is twenty seconds, whatever the rows."""
-
-
 def _throughput(settings: Settings, folder: Path) -> tuple[dict[str, float], dict[str, float]]:
     """Ratios, and rows/s of the bare kernel and of the job with one and two actors."""
     predictor, source, num_rows = _inputs(settings, settings.model, settings.rows, 1, folder)
     arguments = _arguments(settings, predictor)
     tables = [part.slice(start, settings.batch_rows) for part in source.tables() for start in range(0, len(part), settings.batch_rows)]
 
-    def job(actors: int, number: int) -> Took:
-        where = folder / f"{actors}-{number}"
-        times = where / "times"
-        times.mkdir(parents=True)
-        pool = WorkerPool(num_actors=actors, batch_rows=settings.batch_rows)
-        seconds = _job_seconds(pool, Timed, arguments | {"times": str(times)}, source, where / "out")
-        return Took(round(seconds, 1), round(working_seconds(times), 1))
-
-    def kernel(_: int) -> Took:
-        seconds = round(bare_seconds(arguments, tables, ACTORS), 1)
-        return Took(seconds, seconds)
+    def job(actors: int, number: int) -> float:
+        return _job_seconds(WorkerPool(num_actors=actors, batch_rows=settings.batch_rows), Annotator, arguments, source, folder / f"out-{actors}-{number}")
 
     bare, both, one = f"bare kernel, {ACTORS} processes", f"job, {ACTORS} actors", "job, 1 actor"
-    ways: dict[str, Callable[[int], Took]] = {bare: kernel, both: partial(job, ACTORS), one: partial(job, 1)}
-    took = by_turns(ways, settings.rounds)
-    whole = {name: [t.seconds for t in rounds] for name, rounds in took.items()}
-    working = {name: [t.working_s for t in rounds] for name, rounds in took.items()}
-    middle = {name: (statistics.median(whole[name]), statistics.median(working[name])) for name in ways}
-    speeds = {name: round(num_rows / seconds, 2) for name, (seconds, _) in middle.items()}
-    rows = [(name, round(seconds, 1), speeds[name], round(work_s, 1), round(num_rows / work_s, 2)) for name, (seconds, work_s) in middle.items()]
-    print_table(("way", "seconds", "rows/s", "once actors run", "rows/s"), rows)
-    ratios = {"job_vs_kernel": ratio_of(whole, both, bare), "two_vs_one_actor": ratio_of(working, both, one)}
-    return ratios, speeds | {"two_vs_one_with_start": ratio_of(whole, both, one)}
+    ways: dict[str, Callable[[int], float]] = {bare: lambda _: bare_seconds(arguments, tables, ACTORS), both: partial(job, ACTORS), one: partial(job, 1)}
+    seconds = {name: [round(s, 1) for s in rounds] for name, rounds in by_turns(ways, settings.rounds).items()}
+    middle = {name: statistics.median(rounds) for name, rounds in seconds.items()}
+    speeds = {name: round(num_rows / s, 2) for name, s in middle.items()}
+    print_table(("way", "seconds", "rows/s"), [(name, round(s, 1), speeds[name]) for name, s in middle.items()])
+    return {"job_vs_kernel": ratio_of(seconds, both, bare), "two_vs_one_actor": ratio_of(seconds, both, one)}, speeds
 
 
 def _growth(settings: Settings, folder: Path) -> tuple[dict[str, float], dict[str, Any]]:
