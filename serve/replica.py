@@ -12,19 +12,18 @@ from typing import TYPE_CHECKING, Any
 
 import ray.serve
 
+from serve.arrivals import Arrivals
 from serve.job import Card, Delta, Event, Failed, Job, Revision, Started
 from serve.settings import EngineSettings
 from serve.telemetry import EngineMetrics
 from serve.text import Answer
 
 if TYPE_CHECKING:
-    from actors.generation import Engine, Step
+    from actors.generation import Engine
     from actors.policy import PolicyText
 
 logger = logging.getLogger("ray.serve")
 
-ENGINE_CHECK_S = 5.0
-"""How often a waiting job looks whether the engine still lives."""
 TELL_S = 5.0
 """How often the engine's metrics are told."""
 RETIRE_LOOK_S = 0.2
@@ -93,12 +92,7 @@ class Replica:
     async def generate(self, job: Job) -> AsyncGenerator[Event, None]:
         """Started, then text as it settles; closing the generator frees the slot."""
         self._catch_up(job.revision)
-        steps: asyncio.Queue[Step] = asyncio.Queue()
-        loop, loaded = asyncio.get_running_loop(), self._loaded
-
-        def tell(step: "Step") -> None:
-            loop.call_soon_threadsafe(steps.put_nowait, step)
-
+        steps, loaded = Arrivals(self._settings.stream_every_s), self._loaded
         try:
             prompt_ids = loaded.text.prompt(job.system, job.messages, job.attributes, job.labels)
             sampling = self._sampling(
@@ -108,7 +102,7 @@ class Replica:
                 top_k=job.top_k,
                 seed=None if job.seed is None else job.seed % 2**63,  # no sampler takes negative ones
             )
-            request = loaded.engine.submit(prompt_ids, sampling, tell)
+            request = loaded.engine.submit(prompt_ids, sampling, steps)
         except ValueError as problem:
             yield Failed(str(problem), 400, "messages", "context_length_exceeded")
             return
@@ -124,11 +118,11 @@ class Replica:
         finally:
             loaded.engine.cancel(request)
 
-    async def _text(self, steps: "asyncio.Queue[Step]", answer: Answer, loaded: _Loaded) -> AsyncGenerator[Event, None]:
+    async def _text(self, steps: Arrivals, answer: Answer, loaded: _Loaded) -> AsyncGenerator[Event, None]:
         num_tokens = 0
         while True:
             text = ""
-            for step in await _arrived(steps, loaded.engine):
+            for step in await steps.take(loaded.engine):
                 if step.finish in ("error", "cancelled"):
                     logger.error("a job ended with %s; engine: %s", step.finish, loaded.engine.error or "alive")
                     self._failed(loaded)
@@ -186,20 +180,6 @@ class Replica:
         if room < 1:
             raise ValueError(f"the conversation has {prompt_tokens} tokens, the policy's context {context}, and the answer needs room: shorten messages")
         return min(self._max_new_tokens, room) if asked is None else asked
-
-
-async def _arrived(steps: "asyncio.Queue[Step]", engine: "Engine") -> "list[Step]":
-    """At least one step, and all that have come meanwhile: sending them together costs one message, not many. Raises RuntimeError if none will come."""
-    while True:
-        try:
-            arrived = [await asyncio.wait_for(steps.get(), ENGINE_CHECK_S)]
-            break
-        except TimeoutError:
-            if engine.error is not None:
-                raise RuntimeError(f"the engine died: {engine.error}") from None
-    while not steps.empty():
-        arrived.append(steps.get_nowait())
-    return arrived
 
 
 class ServedReplica(Replica):
