@@ -53,6 +53,7 @@ class TransformersEngine(EngineThread):
         self._decode()
         self._retire()
 
+    @torch.inference_mode()
     def _abort(self, requests: list[Request]) -> None:
         self._retire()
 

@@ -123,6 +123,18 @@ def test_cancel_frees_the_slot_within_one_step(engine: Engine, policy: Policy, p
     assert engine.load.running == 0
 
 
+def test_those_beside_a_cancelled_request_go_on_as_if_alone(engine: Engine, policy: Policy, prompts: list[list[int]]) -> None:
+    heard = [Heard() for _ in range(SLOTS)]
+    numbers = engine.submit_all([(prompts[i], Sampling(60, temperature=0), listener) for i, listener in enumerate(heard)])
+    assert heard[0].started.wait(20)
+    engine.cancel(numbers[0])  # the first row of the cache: the others move
+    assert all(listener.ended.wait(20) for listener in heard)
+    assert heard[0].steps[-1].finish in ("cancelled", "stop", "length")
+    for ids, listener in zip(prompts[1:SLOTS], heard[1:], strict=True):
+        assert [i for step in listener.steps for i in step.token_ids] == _greedy(policy, ids, 60)
+    assert engine.error is None
+
+
 def test_a_request_that_waits_may_be_cancelled(engine: Engine, prompts: list[list[int]]) -> None:
     running = [engine.submit(prompts[0], Sampling(400, temperature=1.0, seed=i), Heard()) for i in range(SLOTS)]
     waiting = Heard()

@@ -182,11 +182,13 @@ def test_callers_that_leave_free_their_slots_and_memory_stays(endpoint: Endpoint
     def finish(number: int) -> None:
         assert endpoint.chat(max_tokens=2, seed=number)[0] == 200
 
+    [first] = replicas()
     with ThreadPoolExecutor(CLIENTS) as pool:
         list(pool.map(leave, range(500)))
         freed_s = wait_for(lambda: handle.num_running.remote().result(timeout_s=30) == 0, 30)
         list(pool.map(finish, range(2000)))
         [replica] = replicas()
+        assert replica.pid == first.pid, "no replica died of it"
         before = replica.memory_info().rss
         list(pool.map(finish, range(2000, 12_000)))
         grown = replica.memory_info().rss / before
