@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -33,12 +34,29 @@ ON_A_CPU = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"
 
 def answers_of_ours(policy: str, kind: str) -> list[str]:
     engine = EngineSettings(kind=kind, max_slots=4)  # type: ignore[arg-type]
-    with running([Located(policy, "wide")], engine=engine, start_timeout_s=300) as endpoint:
+    with running([Located(policy, "loud")], engine=engine, start_timeout_s=300) as endpoint:
         return [
             endpoint.chat(messages=question, attributes=dials, temperature=0, max_tokens=24)[1]["choices"][0]["message"]["content"]
             for question in QUESTIONS
             for dials in DIALS
         ]
+
+
+@pytest.fixture
+def loud_policy(wide_policy: str, tmp_path: Path) -> str:
+    """Random weights say line breaks at temperature 0; six times as large they say all kinds of things."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    folder = str(tmp_path / "loud")
+    shutil.copytree(wide_policy, folder)
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    with torch.no_grad():
+        for weight in model.parameters():
+            if weight.dim() > 1:
+                weight.mul_(6)
+    model.save_pretrained(folder)
+    return folder
 
 
 @contextmanager
@@ -65,10 +83,10 @@ def stock_vllm(policy: str, log: Path) -> Iterator[str]:
         process.wait(60)
 
 
-def test_ours_on_either_engine_and_stock_vllm_say_the_same(ray_cluster: object, wide_policy: str, tmp_path: Path) -> None:
-    on_transformers = answers_of_ours(wide_policy, "transformers")
+def test_ours_on_either_engine_and_stock_vllm_say_the_same(ray_cluster: object, loud_policy: str, tmp_path: Path) -> None:
+    on_transformers = answers_of_ours(loud_policy, "transformers")
     assert len(set(on_transformers)) > 1, "the dials and the questions make a difference"
-    assert answers_of_ours(wide_policy, "vllm") == on_transformers
+    assert answers_of_ours(loud_policy, "vllm") == on_transformers
 
     def ask(url: str, question: list[dict[str, str]], dials: dict[str, int]) -> str:
         # Stock vLLM knows no defaults of ours: the schema's stand in the exported chat template.
@@ -78,9 +96,10 @@ def test_ours_on_either_engine_and_stock_vllm_say_the_same(ray_cluster: object, 
         with urllib.request.urlopen(request, timeout=120) as answer:
             return str(json.loads(answer.read())["choices"][0]["message"]["content"])
 
-    with stock_vllm(wide_policy, tmp_path / "vllm.log") as url:
+    with stock_vllm(loud_policy, tmp_path / "vllm.log") as url:
         stock = [ask(url, question, dials) for question in QUESTIONS for dials in DIALS]
-    assert [text.strip() for text in stock] == on_transformers
+    # Stock vLLM leaves out bytes at the very end that are no character (yet).
+    assert [text.strip().rstrip("\ufffd") for text in stock] == [text.rstrip("\ufffd") for text in on_transformers]
 
 
 def effective(dials: dict[str, int]) -> dict[str, int]:

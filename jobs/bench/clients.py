@@ -59,7 +59,7 @@ def load(url: str, bodies: Sequence[dict[str, Any]], num_clients: int) -> Served
                 continue
             with lock:
                 served.tokens += tokens
-                served.first_text_s.append(first_s)
+                served.first_text_s += [] if first_s is None else [first_s]
 
     threads = [threading.Thread(target=client) for _ in range(num_clients)]
     started = time.monotonic()
@@ -71,8 +71,8 @@ def load(url: str, bodies: Sequence[dict[str, Any]], num_clients: int) -> Served
     return served
 
 
-def exchange(url: str, body: dict[str, Any]) -> tuple[int, float]:
-    """One streamed answer: its tokens, and the seconds to its first text. Raises ValueError if the server says anything else."""
+def exchange(url: str, body: dict[str, Any]) -> tuple[int, float | None]:
+    """One streamed answer: its tokens, and the seconds to its first text (None for one of blanks alone). Raises ValueError if the server says anything else."""
     connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=TIMEOUT_S)
     started, first_s, pieces, counted = time.monotonic(), None, 0, None
     try:
@@ -93,6 +93,6 @@ def exchange(url: str, body: dict[str, Any]) -> tuple[int, float]:
                 first_s = first_s or time.monotonic() - started
     finally:
         connection.close()
-    if first_s is None:
-        raise ValueError("an answer without text")
+    if not (counted or pieces):
+        raise ValueError("an answer without tokens")
     return counted or pieces, first_s
