@@ -78,7 +78,8 @@ def difference(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> 
 
 
 @pytest.mark.ray
-@pytest.mark.parametrize(("before", "after"), [(2, 1), pytest.param(1, 2, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2)])
 def test_killed_and_gone_on_with_other_workers(before: int, after: int, ray_cluster: object, tiny_base: str, examples: Storage, tmp_path: Path) -> None:
     task, unbroken, killed = PolicyTask(tiny_base, SCHEMA, "steerlm"), Storage(str(tmp_path)) / "unbroken", Storage(str(tmp_path)) / "killed"
     settings = SETTINGS.model_copy(update={"num_workers": before})

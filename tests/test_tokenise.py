@@ -62,6 +62,7 @@ def test_without_room_all_are_tokenised_first(ray_cluster: object, tiny_base: st
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 def test_a_mistake_in_the_rows_ends_both(ray_cluster: object, tiny_base: str, rows: Storage, tmp_path: Path) -> None:
     class Refusing(ConversationExamples):  # in a function, so that it travels by value
         def __call__(self, batch: pa.Table) -> pa.Table:
@@ -73,6 +74,7 @@ def test_a_mistake_in_the_rows_ends_both(ray_cluster: object, tiny_base: str, ro
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 def test_a_mistake_in_training_ends_both(ray_cluster: object, tiny_base: str, rows: Storage, tmp_path: Path) -> None:
     folder = Storage(str(tmp_path))
     picky = SETTINGS.model_copy(update={"validate_every": 1.0})
