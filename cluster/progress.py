@@ -1,4 +1,4 @@
-"""Progress of a pipeline, as lines for people: rows, rows/s, tokens/s, ETA. Knows nothing of what the rows are, and no Ray.
+"""Progress of a pipeline, as events: rows, rows/s, tokens/s, ETA. Knows nothing of what the rows are, and no Ray.
 
 Whoever else wants the figures (`cluster.pipeline_metrics`) is told them with every line.
 
@@ -9,6 +9,8 @@ import threading
 import time
 from collections.abc import Callable
 from types import TracebackType
+
+from cluster.events import tell
 
 PRINT_EVERY_S = 5.0
 
@@ -77,8 +79,9 @@ class Progress:
         )
 
     def _tell(self) -> None:
-        print(self.line(), flush=True)
-        self._watch(self.figures())
+        figures = self.figures()
+        tell(self.line(), "pipeline.progress", pipeline=self._what, figures=figures)
+        self._watch(figures)
 
     def _print_until_stopped(self) -> None:
         while not self._stop.wait(PRINT_EVERY_S):

@@ -4,13 +4,12 @@ The last line of stdout is one JSON object; a mistake is one sentence on stderr 
 """
 
 import json
-import math
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from cluster.checks import require_fit
 from cluster.connect import connect
+from cluster.events import finite, tell, write_events_as
 from cluster.preflight import preflight
 from cluster.settings import command_line
 from data.mistakes import is_for_people
@@ -31,6 +30,7 @@ def main(about: str | None, stages: Stages, ending: Callable[[Run, dict[str, Fig
     module = sys.modules["__main__"].__spec__
     program = f"python -m {module.name if module else 'jobs.run'}"
     preset, flags = command_line(kind, sys.argv[1:], program, about or "", FLAGS)
+    write_events_as(preset.log)
     chosen = stages(preset) if callable(stages) else stages
     run = Run(preset)
     if "needs" in flags:
@@ -49,20 +49,20 @@ def main(about: str | None, stages: Stages, ending: Callable[[Run, dict[str, Fig
     except Exception as error:
         if not is_for_people(error):
             raise
-        print(f"{program}: {error}", file=sys.stderr)
+        tell(f"{program}: {error}", "run.fail", "error", run=run.root.uri)
         raise SystemExit(1) from None
     except KeyboardInterrupt:
-        print(f"{program}: stopped; the same command goes on where it was", file=sys.stderr)
+        tell(f"{program}: stopped; the same command goes on where it was", "run.stop", "error", run=run.root.uri)
         raise SystemExit(130) from None
     result = (ending or _ending)(run, manifests)
-    print(json.dumps(_finite(result), ensure_ascii=False), flush=True)
+    print(json.dumps(finite(result), ensure_ascii=False), flush=True)
 
 
 def _perform_all(run: Run, stages: Sequence[Stage]) -> dict[str, Figures]:
     ray_settings = run.preset.ray
     store = None if ray_settings.object_store_mb is None else ray_settings.object_store_mb * 2**20
     with connect(ray_settings.num_cpus, store, dashboard=True) as cluster:
-        print(f"{cluster}\nrun: {run.root.uri}", flush=True)
+        tell(f"{cluster}\nrun: {run.root.uri}", "run.start", run=run.root.uri, ray=vars(cluster))
         asked = needs(run, [stage.name for stage in stages if run.manifest(stage.name) is None])
         if cluster.is_local:
             for demand in asked.demands:
@@ -87,12 +87,3 @@ def stage_line(manifest: Figures) -> Figures:
     if "training" in figures:
         figures = figures | {"training": {k: v for k, v in figures["training"].items() if k != "losses"}}
     return {"seconds": manifest["seconds"], "skipped": manifest["skipped"], **{k: v for k, v in figures.items() if k not in ("losses", "combinations")}}
-
-
-def _finite(value: Any) -> Any:
-    """NaN is no JSON: null."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, dict):
-        return {k: _finite(v) for k, v in value.items()}
-    return [_finite(v) for v in value] if isinstance(value, list | tuple) else value

@@ -11,6 +11,7 @@ from actors.base import SmallModel
 from actors.learner_settings import LearnerSettings
 from actors.meter import Tracking
 from actors.tokenizer import TemplateKind
+from cluster.events import LogFormat
 from data.attributes import AttributeProblem, AttributeSchema, shipped
 from data.lab import LabSettings
 from data.pairs import pair_weights
@@ -94,6 +95,8 @@ class Preset(Record):
     """Seed of sampling, selection and bootstrap plans."""
     ray: RaySettings = RaySettings()
     """The local Ray."""
+    log: LogFormat = "text"
+    """What the job says as it goes: text, or one JSON object per event. What actors print is text either way."""
     tracking: Tracking = "none"
     """Where training curves go beside the console, Ray's metrics and TensorBoard's files: mlflow or wandb, set up by their own environment variables."""
     rows: RowsSettings

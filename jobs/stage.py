@@ -8,7 +8,6 @@ a killed run left, if `progress.json` there says that it was made from the very 
 import hashlib
 import importlib.metadata
 import json
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from cluster.events import tell
 from data.attributes import AttributeSchema
 from data.storage import Storage
 from jobs.preset import Preset
@@ -75,9 +75,10 @@ def perform(run: Run, stage: Stage) -> Figures:
     fingerprint = _digest(description)
     old = run.manifest(stage.name)
     if old and old["fingerprint"] == fingerprint:
-        say(f"[{stage.name}] finished earlier, nothing changed: skipped")
+        tell(f"[{stage.name}] finished earlier, nothing changed: skipped", "stage.skip", stage=stage.name)
         return old | {"skipped": True}
-    say(f"[{stage.name}] running: {_why(old, description)}")
+    why = _why(old, description)
+    tell(f"[{stage.name}] running: {why}", "stage.start", stage=stage.name, why=why)
     folder = run.folder(stage.name)
     _clear(run, stage, folder, fingerprint)
     started = time.monotonic()
@@ -92,7 +93,8 @@ def perform(run: Run, stage: Stage) -> Figures:
         "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
     }
     (folder / "manifest.json").write_json(manifest)
-    say(f"[{stage.name}] done in {manifest['seconds']} s -> {folder.uri}")
+    done = f"[{stage.name}] done in {manifest['seconds']} s -> {folder.uri}"
+    tell(done, "stage.end", stage=stage.name, seconds=manifest["seconds"], folder=folder.uri, counts=figures.get("counts", {}))
     return manifest | {"skipped": False}
 
 
@@ -107,7 +109,7 @@ def _clear(run: Run, stage: Stage, folder: Storage, fingerprint: str) -> None:
     }
     progress = folder / PROGRESS
     if stage.resumes and progress.exists() and progress.read_json()["made_from"] == made_from:
-        say(f"[{stage.name}] goes on with what an earlier run left")
+        tell(f"[{stage.name}] goes on with what an earlier run left", "stage.resume", stage=stage.name)
         return
     folder.remove()
     if stage.resumes:
@@ -127,12 +129,13 @@ def require(run: Run, stage: Stage) -> None:
 
 
 def say(text: str) -> None:
-    """A line of progress."""
-    print(text, flush=True)
+    """A line of progress that is no event of its own."""
+    tell(text, "said")
 
 
 def warn(text: str) -> None:
-    print(f"warning: {text}", file=sys.stderr, flush=True)
+    """What does not stop the run, but may not be what one wanted."""
+    tell(text, "warned", "warning")
 
 
 def _description(run: Run, stage: Stage) -> Figures:

@@ -1,0 +1,45 @@
+"""One line per event: text for people, JSON for machines."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cluster.events import tell, write_events_as
+from cluster.progress import Progress
+
+
+@pytest.fixture
+def as_json() -> Iterator[None]:
+    write_events_as("json")
+    yield
+    write_events_as("text")
+
+
+def test_people_read_sentences(capsys: pytest.CaptureFixture[str]) -> None:
+    tell("[rows] done in 2 s", "stage.end", stage="rows", seconds=2.0)
+    tell("only 3 rows", "warned", "warning")
+    tell("python -m jobs.run: no rows", "run.fail", "error")
+    out, err = capsys.readouterr()
+    assert out == "[rows] done in 2 s\n"
+    assert err == "warning: only 3 rows\npython -m jobs.run: no rows\n"
+
+
+def test_machines_read_an_object_a_line(as_json: None, capsys: pytest.CaptureFixture[str]) -> None:
+    tell("Ray on this machine\nrun: x", "run.start", run="x", path=Path("y"), loss=float("nan"))
+    tell("only 3 rows", "warned", "warning")
+    out, err = capsys.readouterr()
+    [line], [warning] = out.splitlines(), err.splitlines()
+    said = json.loads(line)
+    assert said.pop("time").endswith("Z")
+    assert said == {"level": "info", "event": "run.start", "text": "Ray on this machine\nrun: x", "run": "x", "path": "y", "loss": None}
+    assert json.loads(warning)["level"] == "warning"
+
+
+def test_progress_is_told_in_figures(as_json: None, capsys: pytest.CaptureFixture[str]) -> None:
+    with Progress("annotate", 200, 2) as progress:
+        progress.add(200, tokens=5000)
+    said = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert said["event"] == "pipeline.progress"
+    assert (said["pipeline"], said["figures"]["rows_done"], said["figures"]["eta_seconds"]) == ("annotate", 200, 0)
