@@ -33,6 +33,7 @@ def work(run: Run, folder: Storage) -> Figures:
     table, best = tabulate(run.schema, answers)
     report: Figures = {
         "policy": policy.uri,
+        "policy_stage": stage,  # the endpoint serves it, wherever the run lies by then
         "measured_by": answers.measured_by,
         "steering": table,
         "at_best_settings": best,

@@ -10,6 +10,7 @@ import tiny_run
 
 from data.prompts import prompts_from
 from data.storage import Storage
+from serve.locate import locate
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +57,13 @@ def test_every_stage_runs_for_real_and_says_so(finished: tuple[Path, dict[str, A
     assert all((row["reason"] == "") == row["kept"] and row["policy"].startswith("policy@") for row in lineage)
     assert result["stages"]["bootstrap-1/verdict"]["policy"] == "bootstrap-1/policy"
     assert all({"seconds", "counts"} <= set(stage) for stage in result["stages"].values())
+
+
+def test_the_endpoint_finds_what_the_report_is_about(finished: tuple[Path, dict[str, Any], str]) -> None:
+    storage, result, _ = finished
+    located = locate("newest", str(storage))
+    assert located.uri == str(storage / "demo" / result["stages"]["bootstrap-1/verdict"]["policy"] / "model")
+    assert located.predictor == str(storage / "demo" / "predictor" / "model")
 
 
 def test_a_change_reruns_what_depends_on_it_and_nothing_else(finished: tuple[Path, dict[str, Any], str]) -> None:
