@@ -14,6 +14,7 @@ from typing import Any
 
 import ray
 import ray.data
+from ray._private import ray_constants
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 """Workers must import our rooms from here."""
@@ -78,7 +79,9 @@ def connect(num_cpus: int | None = None, object_store_bytes: int | None = None, 
 
 
 def _start(num_cpus: int | None, object_store_bytes: int | None, dashboard: bool) -> str:
-    """Start a local Ray; returns the dashboard's host and port, "" without one."""
+    """Start a Ray that listens on this machine's loopback alone; returns the dashboard's host and port, "" without one."""
+    # Elsewhere than on macOS and Windows Ray takes 127.0.0.1 for a mistake and listens on all interfaces, ready for a second node that never comes.
+    ray_constants.ENABLE_RAY_CLUSTER = False
     context = ray.init(
         address="local",  # without it, Ray would join any other cluster on this machine
         num_cpus=num_cpus,
