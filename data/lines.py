@@ -4,6 +4,7 @@ What is wrong with a record is said here in the same words for every format; kno
 """
 
 import difflib
+import functools
 import json
 import posixpath
 import zlib
@@ -180,13 +181,23 @@ def _kind(value: Any) -> str:
 
 
 def ratings(values: Mapping[str, Any], schema: AttributeSchema, scale: Scale | None = None) -> Values:
-    """The ratings of `schema`'s attributes among `values`, in schema units; other names are not ours to read.
+    """The ratings of `schema`'s attributes among `values`, in schema units; other names are not ours to read, unless they look like one misspelled.
 
     `scale` is the source's own range, mapped onto each attribute's; without one the values are in schema units already. Nothing is
-    rounded; null and NaN mean "not rated". Raises BadRecord "rating_out_of_range".
+    rounded; null and NaN mean "not rated". Raises BadRecord "rating_out_of_range" and "misspelled_attribute".
     """
+    missing = tuple(name for name in schema.names if name not in values)
+    for name in values if missing else ():
+        if name not in schema.names and (meant := _misspelled(name, missing)):
+            raise BadRecord("misspelled_attribute", f"rating {name!r} is none of {', '.join(schema.names)}; did you mean {meant!r}?")
     rated = {a.name: _rating(a, values[a.name], scale or (a.low, a.high)) for a in schema.attributes if a.name in values}
     return {name: value for name, value in rated.items() if value is not None}
+
+
+@functools.lru_cache(maxsize=4096)
+def _misspelled(name: str, missing: tuple[str, ...]) -> str:
+    """The one of `missing` that `name` was meant to be, "" if none is near."""
+    return "".join(difflib.get_close_matches(name, missing, n=1, cutoff=0.8))
 
 
 def _rating(attribute: Attribute, value: Any, scale: Scale) -> float | None:

@@ -5,7 +5,7 @@
 What it says of rows it never saw, beside what is to beat, lies next to the weights: `quality.json`, `calibration.png`, `collinearity.png`.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 
 from actors.annotator import Annotator
@@ -41,11 +41,12 @@ def work(run: Run, folder: Storage) -> Figures:
     """Train; say what the predictor is worth on answers it never saw, and whether it prefers what people prefer."""
     pairs = store_pairs(run, folder / "pairs")
     found = examples(run, folder / "examples", stamp_of(folder))
+    labels = label_counts((folder / "examples").tables(), run.schema)
+    require_labels(labels)
     final, held_out = train(run, folder)
     write_card(run, "predictor", run.preset.predictor.learner, final, folder / "model")
     figures = report(run, folder, held_out)
     agreement = judge_pairs(run, pairs, folder / "pairs", annotator(run, folder))
-    labels = label_counts((folder / "examples").tables(), run.schema)
     return {"training": final, "counts": found, "labels": labels, **figures, "pairs": agreement}
 
 
@@ -123,6 +124,16 @@ def examples(run: Run, folder: Storage, stamp: str) -> dict[str, int]:
     if not found["examples"]:
         raise StageError(f"no rated conversation to learn from ({found}); rows.sources needs rows with ratings of {', '.join(run.schema.names)}")
     return found
+
+
+def require_labels(labels: Mapping[str, Mapping[str, int]]) -> None:
+    """An attribute without a single label would get scores all the same, and they would mean nothing: StageError."""
+    if unrated := [name for name, found in labels.items() if not found["valid"]]:
+        others = ", ".join(f"{name}: {found['valid']:,}" for name, found in labels.items() if found["valid"])
+        raise StageError(
+            f"no answer of any source is rated for {', '.join(unrated)} ({others}), so no predictor can learn it; rate some, mend the name in the data, "
+            "or take it out of `attributes`"
+        )
 
 
 def score_held_out(run: Run, output: Storage, held_out: int) -> Ratings:

@@ -257,6 +257,7 @@ def test_prompt_and_response_columns(tmp_path: Path) -> None:
         ([{"role": "user", "content": "Hi"}, {"role": "system", "content": "A"}], "unknown_role"),
         ([{"role": "user", "content": "Hi"}], "no_answer"),
         ([{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "A", "attributes": {"humor": 9}}], "rating_out_of_range"),
+        ([{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "A", "attributes": {"humour": 3}}], "misspelled_attribute"),
         ([{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "A", "attributes": [1]}], "wrong_type"),
     ],
 )

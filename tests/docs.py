@@ -1,0 +1,108 @@
+"""The fenced blocks of the pages, each with the comment before it that says what becomes of it, and a shell that follows a page word by word.
+
+<!-- run -->               it must succeed             <!-- fails -->        it must not, and say what the `text` block after it says
+<!-- background: WORDS -->  it goes on; wait until it says WORDS             <!-- file: NAME -->   it is that file
+<!-- needs a cluster -->, <!-- needs make TARGET -->, <!-- long: TIME -->   not run here; TARGET runs it
+"""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+_BLOCK = re.compile(r"(?:<!-- (?P<mark>[^>]*) -->\n)?^```(?P<language>\w*)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)
+RUNNABLE = ("bash", "console", "python")
+
+
+@dataclass(frozen=True)
+class Block:
+    page: str
+    line: int
+    mark: str
+    language: str
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.page}:{self.line}"
+
+
+def pages() -> list[Path]:
+    tracked = subprocess.run(["git", "ls-files", "--cached", "--others", "--exclude-standard", "*.md"], cwd=ROOT, capture_output=True, text=True, check=True)
+    return [ROOT / name for name in tracked.stdout.split()]
+
+
+def blocks(page: Path) -> list[Block]:
+    text = page.read_text()
+    name = page.relative_to(ROOT).as_posix()
+    return [Block(name, text.count("\n", 0, m.start()) + 1, m["mark"] or "", m["language"], m["text"]) for m in _BLOCK.finditer(text)]
+
+
+class Follower:
+    """`with Follower(folder) as reader:` a checkout of its own, in which `reader.follow(blocks)` does what a page says."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder / "main"
+        own = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "AWS_"))}
+        self._environ = own | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{own['PATH']}"}
+        self._servers: list[subprocess.Popen[bytes]] = []
+
+    def __enter__(self) -> "Follower":
+        tracked = subprocess.run(["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True)
+        for name in tracked.stdout.rstrip("\0").split("\0"):
+            target = self.folder / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, target)
+        (self.folder / ".venv").symlink_to(Path(sys.executable).parent.parent)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for server in self._servers:
+            server.send_signal(signal.SIGINT)
+            server.wait(60)
+
+    def follow(self, found: list[Block]) -> None:
+        for block, after in zip(found, [*found[1:], None], strict=True):
+            self._do(block, after.text.strip() if after and after.language == "text" else "")
+
+    def _do(self, block: Block, expected: str) -> None:
+        mark, _, words = block.mark.partition(": ")
+        if mark == "file":
+            (self.folder / words).write_text(block.text)
+        elif mark == "background":
+            self.serve(block, words)
+        elif mark in ("run", "fails"):
+            # A transcript shows the prompt.
+            text = re.sub(r"^\$ ", "", block.text, flags=re.MULTILINE)
+            shell = [sys.executable, "-c", text] if block.language == "python" else ["bash", "-euo", "pipefail", "-c", text]
+            done = subprocess.run(shell, cwd=self.folder, env=self._environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=1200)
+            told = f"{block} ended with {done.returncode}:\n{done.stdout[-3000:]}"
+            assert (done.returncode == 0) == (mark == "run"), told
+            assert expected in done.stdout, f"{block}: {expected!r} is not in\n{done.stdout[-3000:]}"
+            assert "Traceback" not in done.stdout, told
+
+    def serve(self, block: Block, words: str) -> None:
+        """Start what the block says and wait until it says `words`."""
+        log = self.folder / f"background-{len(self._servers)}.log"
+        with log.open("wb") as file:
+            shell = ["bash", "-c", f"exec {block.text.strip()}"]
+            server = subprocess.Popen(shell, cwd=self.folder, env=self._environ, stdout=file, stderr=subprocess.STDOUT)
+        self._servers.append(server)
+        deadline = time.monotonic() + 300
+        while words not in log.read_text():
+            assert server.poll() is None, f"{block} ended:\n{log.read_text()[-3000:]}"
+            assert time.monotonic() < deadline, f"{block} never said {words!r}:\n{log.read_text()[-3000:]}"
+            time.sleep(0.5)
+
+
+def commands(block: Block) -> Iterator[list[str]]:
+    """The words of each `python -m ...` of a block, without comments."""
+    for line in block.text.replace("\\\n", " ").splitlines():
+        if found := re.search(r"python -m (.*)", re.sub(r"\s#.*", "", line)):
+            yield found[1].split()

@@ -1,0 +1,84 @@
+"""The pages keep their word: every command is run, or says why it is not; what they name is there."""
+
+import importlib.util
+import re
+from pathlib import Path
+
+import pytest
+
+from cluster.settings import load
+from docs import ROOT, RUNNABLE, Block, Follower, blocks, commands, pages
+from jobs.ablate import Ablation
+from jobs.preset import Preset
+
+MARKS = re.compile(r"run|fails|background: .+|file: .+|long: .+|needs a cluster|needs make (?P<target>[a-z-]+)")
+ALL = [block for page in pages() for block in blocks(page)]
+TARGETS = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+ROOMS = ("data", "actors", "jobs", "serve", "cluster")
+
+
+@pytest.mark.parametrize("block", [b for b in ALL if b.language in RUNNABLE], ids=str)
+def test_a_block_that_could_be_run_says_what_becomes_of_it(block: Block) -> None:
+    found = MARKS.fullmatch(block.mark)
+    assert found, f"{block} needs a comment before it: {MARKS.pattern}"
+    assert found["target"] in {None, *TARGETS}
+
+
+@pytest.mark.parametrize("block", [b for b in ALL if b.language in RUNNABLE], ids=str)
+def test_what_a_block_calls_is_there(block: Block) -> None:
+    for words in commands(block):
+        assert importlib.util.find_spec(words[0]), f"{block}: no module {words[0]}"
+        for word in words[1:]:
+            if word.endswith((".yaml", ".py")) and "/" in word and "=" not in word:
+                assert (ROOT / word).exists(), f"{block}: no file {word}"
+    for target in re.findall(r"^make ([a-z-]+)", block.text, re.MULTILINE):
+        assert target in TARGETS, f"{block}: no target {target}"
+
+
+@pytest.mark.parametrize("block", [b for b in ALL if b.language in RUNNABLE and b.mark != "fails"], ids=str)
+def test_the_settings_of_a_block_are_understood(block: Block) -> None:
+    """Those too that take too long, or need a cluster."""
+    for words in commands(block):
+        name = words.pop(0).removeprefix("cluster.submit").removeprefix("jobs.")
+        name = name or words.pop(0)
+        if words and (ROOT / words[0]).suffix == ".yaml" and words[0].startswith("jobs/presets/"):
+            load(Ablation if name == "ablate" else Preset, ROOT / words[0], [w for w in words[1:] if "=" in w])
+
+
+@pytest.mark.parametrize("page", pages(), ids=lambda p: p.relative_to(ROOT).as_posix())
+def test_files_and_targets_that_a_page_names_are_there(page: Path) -> None:
+    text = re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL)
+    for target in re.findall(r"`make ([a-z-]+)[` ]", text):
+        assert target in TARGETS, f"no target {target}"
+    for link in re.findall(r"\]\(([^)#:]+)\)", text):
+        assert (page.parent / link).exists(), f"no file {link}"
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_a_room_s_page_has_a_line_for_every_file(room: str) -> None:
+    page = (ROOT / room / "README.md").read_text()
+    files = [path for path in (ROOT / room).iterdir() if path.is_file() and path.name not in ("README.md", "Dockerfile")]
+    assert [path.name for path in files if f"`{path.name}`" not in page] == []
+    named = set(re.findall(r"`([a-z_0-9-]+\.(?:py|yaml|html|jinja|html\.jinja))`", page))
+    assert named - {path.name for path in (ROOT / room).rglob("*")} == set(), "files that are not there"
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+def test_the_walk_through_word_by_word(tmp_path: Path) -> None:
+    with Follower(tmp_path) as reader:
+        reader.follow(blocks(ROOT / "docs" / "walkthrough.md"))
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+def test_the_other_pages_word_by_word(tmp_path: Path) -> None:
+    """With the run of `make demo`, which they speak of."""
+    if not (ROOT / "runs" / "demo" / "report" / "manifest.json").exists():
+        pytest.skip("no runs/demo: make demo")
+    with Follower(tmp_path) as reader:
+        (reader.folder / "runs").symlink_to(ROOT / "runs")
+        reader.serve(Block("README.md", 0, "", "bash", "python -m serve"), "ready after")  # the second of its two commands
+        for page in pages():
+            if page.name != "walkthrough.md":
+                reader.follow(blocks(page))
