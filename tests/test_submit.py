@@ -99,6 +99,17 @@ def test_a_job_is_followed_to_its_exit_code(head: JobCluster, tmp_path: Path) ->
 
 @pytest.mark.ray
 @pytest.mark.slow
+def test_ray_job_submit_does_as_well(head: JobCluster, tmp_path: Path) -> None:
+    """As in README: nothing of ours between Ray's own command and the job."""
+    ours = ["python", "-m", "jobs.prepare", "jobs/presets/demo.yaml", "rows.lab.num_rows=60", f"storage={tmp_path}"]
+    command = ["ray", "job", "submit", "--address", head.dashboard, "--working-dir", ".", "--", *ours]
+    done = subprocess.run(command, cwd=ROOT, env=head.environ, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (tmp_path / "demo" / "rows" / "manifest.json").exists()
+
+
+@pytest.mark.ray
+@pytest.mark.slow
 def test_strangers_get_nothing(head: JobCluster) -> None:
     for path in ("/api/version", "/api/jobs/", "/nodes?view=summary", "/api/cluster_status", "/logs"):
         with pytest.raises(urllib.error.HTTPError) as stranger:
