@@ -1,4 +1,4 @@
-"""Pure metrics over arrays: rank correlation, errors, reliability, pairwise accuracy, the steering table. Knows no model and no prompt."""
+"""Pure metrics over arrays: rank correlation, errors, reliability, pairwise accuracy, the steering table and its bands. Knows no model and no prompt."""
 
 import itertools
 import math
@@ -11,12 +11,48 @@ import scipy.stats
 Numbers = Sequence[float] | np.ndarray
 NORMAL_95 = 1.959964
 """Two-sided 95 % quantile of the normal distribution."""
+BAND_95 = (2.5, 97.5)
+"""Percentiles that a 95 % band lies between."""
+ROUNDING = 1e-9
+"""Ranks less their mean are halves but for the last digits: a spread below this is none."""
 
 
 def spearman(x: Numbers, y: Numbers) -> float:
     """Rank correlation over pairs without NaN; NaN if fewer than three are left or one side is constant."""
     a, b = _paired(x, y)
     return float("nan") if _flat(a, b) else float(scipy.stats.spearmanr(a, b).statistic)
+
+
+def spearman_ceiling(truth: Numbers) -> float:
+    """The highest Spearman with `truth` that values without ties can have, 1 only if all of it differs; NaN if it is constant.
+
+    [0, 0, 0, 1] -> 0.77: a judge must put the three in some order, and whichever it is, the truth knows none.
+    """
+    ranks = scipy.stats.rankdata(np.asarray(truth, float)[~np.isnan(truth)])
+    return float("nan") if _flat(ranks, ranks) else float(ranks.std() / np.arange(len(ranks)).std())
+
+
+def partial_spearman(x: Numbers, y: Numbers, given: Sequence[str]) -> float:
+    """Spearman of `x` and `y` among those with an equal `given`: of their ranks, less the mean rank of these.
+
+    That is the partial rank correlation with `given` taken as a name, whatever its effect is shaped like. NaN as for `spearman`, or where no two
+    with an equal `given` differ.
+    """
+    a, b, given_N = _complete(x, y, np.asarray(given, str))
+    if len(a) < 3:
+        return float("nan")
+    _, group_N = np.unique(given_N, return_inverse=True)
+    a, b = (ranks - (np.bincount(group_N, ranks) / np.bincount(group_N))[group_N] for ranks in (scipy.stats.rankdata(a), scipy.stats.rankdata(b)))
+    return float("nan") if min(np.ptp(a), np.ptp(b)) < ROUNDING else float(np.corrcoef(a, b)[0, 1])
+
+
+def slope(x: Numbers, y: Numbers) -> float:
+    """Points of `y` per point of `x`: the least-squares line over pairs without NaN; NaN where `x` is constant."""
+    a, b = _paired(x, y)
+    if len(a) < 2 or np.ptp(a) == 0:
+        return float("nan")
+    a = a - a.mean()
+    return float(a @ b / (a @ a))
 
 
 def errors(truth: Numbers, predicted: Numbers) -> dict[str, float]:
@@ -86,8 +122,8 @@ def share_interval(share: float, n: int) -> tuple[float, float]:
 
 
 def steering(requested: Numbers, measured: Numbers) -> dict[str, Any]:
-    """One attribute's dose-response: distinct `requested` values, mean `measured` at each, `spearman` over all single
-    answers, and whether the means never fall (`monotonic`)."""
+    """One attribute's dose-response: distinct `requested` values, mean `measured` at each, `spearman` and `slope` over all single answers,
+    whether the means never fall (`monotonic`), and the lowest and the highest of them (`reached`)."""
     asked, got = _paired(requested, measured)
     values = sorted({float(v) for v in asked})
     means = [float(np.mean(got[asked == v])) for v in values]
@@ -97,7 +133,34 @@ def steering(requested: Numbers, measured: Numbers) -> dict[str, Any]:
         "n": len(asked),
         "spearman": round(spearman(asked, got), 4),
         "monotonic": all(b >= a for a, b in itertools.pairwise(means)),
+        "slope": round(slope(asked, got), 4),
+        "reached": [round(limit(means), 4) for limit in (min, max)] if means else [],
     }
+
+
+def mean_bands(requested: Numbers, measured: Numbers, questions: Sequence[str], num_resamples: int, seed: int) -> tuple[list[float], list[float]]:
+    """The 95 % band, low and high, of the mean `measured` at each distinct `requested` value, as other questions would have given other means.
+
+    A percentile bootstrap that draws whole `questions` with all of their answers, for answers to one question are alike and each is asked at every
+    value. NaN where fewer than two questions were answered: one says nothing of another. The order of the answers does not matter.
+    """
+    asked, got, question_N = _complete(requested, measured, np.asarray(questions, str))
+    values, value_N = np.unique(asked, return_inverse=True)
+    names, question_N = np.unique(question_N, return_inverse=True)
+    if len(names) == 0:
+        return [], []
+    cell_N, shape_QV = question_N * len(values) + value_N, (len(names), len(values))
+    sums_QV, counts_QV = (np.bincount(cell_N, weights, minlength=math.prod(shape_QV)).reshape(shape_QV) for weights in (got, None))
+    drawn_RQ = np.random.default_rng(seed).multinomial(len(names), np.full(len(names), 1 / len(names)), num_resamples)
+    with np.errstate(invalid="ignore"):  # a draw may hold no question that was answered at a value
+        means_RV = (drawn_RQ @ sums_QV) / (drawn_RQ @ counts_QV)
+    bands = [_band(means_R) if n > 1 else (math.nan, math.nan) for means_R, n in zip(means_RV.T, (counts_QV > 0).sum(axis=0), strict=True)]
+    return [low for low, _ in bands], [high for _, high in bands]
+
+
+def _band(means_R: np.ndarray) -> tuple[float, float]:
+    low, high = np.percentile(means_R[~np.isnan(means_R)], BAND_95)
+    return round(float(low), 4), round(float(high), 4)
 
 
 def off_target(requested: Numbers, measured: Numbers) -> float:
@@ -112,6 +175,14 @@ def _paired(x: Numbers, y: Numbers) -> tuple[np.ndarray, np.ndarray]:
     assert a.shape == b.shape, f"{a.shape} against {b.shape}"
     keep = ~(np.isnan(a) | np.isnan(b))
     return a[keep], b[keep]
+
+
+def _complete(x: Numbers, y: Numbers, name_N: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Pairs without NaN, and the name of each."""
+    a, b = np.asarray(x, float), np.asarray(y, float)
+    assert a.shape == b.shape == name_N.shape, f"{a.shape} against {b.shape}, with names {name_N.shape}"
+    keep = ~(np.isnan(a) | np.isnan(b))
+    return a[keep], b[keep], name_N[keep]
 
 
 def _flat(a: np.ndarray, b: np.ndarray) -> bool:

@@ -6,6 +6,7 @@ Knows no model. Source of the plan: SteerLM (arXiv 2310.05344) section 3.4.
 import hashlib
 import heapq
 import itertools
+import math
 import random
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -143,6 +144,10 @@ def drawn(things: Iterable[T], most: int, seed: str) -> list[T]:
 
 BEST = "best"
 """The group of prompts that ask for all dials at best."""
+COMBINED = "combined"
+"""The group of prompts that turn several dials at once."""
+DIALOGUE = "dialogue/"
+"""Before the name of a dial: the group of prompts that turn it in mid-conversation."""
 
 
 def steering_prompts(questions: Sequence[Sequence[Message]], schema: AttributeSchema, others: Values, seed: int, source: str) -> list[Prompt]:
@@ -160,3 +165,33 @@ def steering_prompts(questions: Sequence[Sequence[Message]], schema: AttributeSc
 def asked_prompts(questions: Sequence[Sequence[Message]], settings: Sequence[tuple[str, Values]], seed: int, source: str) -> list[Prompt]:
     """Each question at each of the `settings`, pairs of a group's name and what is asked for."""
     return [prompt(source, group, "", messages, values, n, seed) for n, messages in enumerate(questions) for group, values in settings]
+
+
+def combined_settings(schema: AttributeSchema, others: Values, most: int, seed: int) -> list[Values]:
+    """`most` different settings of all steerable dials at once, each value drawn uniformly from its scale; the rest as in `others`. More go on with fewer.
+
+    Of one dial alone there are none: it is turned anyway.
+    """
+    dials = [a for a in schema.attributes if a.steerable]
+    there_are = math.prod(a.high - a.low + 1 for a in dials) if len(dials) > 1 else 0
+    rng = random.Random(f"combined/{seed}")
+    found: dict[tuple[int, ...], Values] = {}
+    while len(found) < min(most, there_are):
+        values = {a.name: rng.randint(a.low, a.high) for a in dials}
+        found.setdefault(tuple(values.values()), {**others, **values})
+    return list(found.values())
+
+
+def dialogue_prompts(
+    answers: Iterable[Conversation], questions: Sequence[Sequence[Message]], schema: AttributeSchema, others: Values, most: int, seed: int, source: str
+) -> list[Prompt]:
+    """The `answers` to the first `most` questions with a dial at one end, each followed by the next question with that dial at the other end."""
+    told = {(row.group, row.requested[-1].get(row.group), row.messages[:-1]): row.messages for row in answers}
+    found = []
+    for number, first in enumerate(questions[:most]):
+        following = questions[(number + 1) % len(questions)]
+        for dial in (a for a in schema.attributes if a.steerable):
+            for before, after in ((dial.low, dial.high), (dial.high, dial.low)):
+                messages = (*told[dial.name, before, tuple(first)], *following)
+                found.append(prompt(source, f"{DIALOGUE}{dial.name}", "", messages, {**others, dial.name: after}, number, seed))
+    return found

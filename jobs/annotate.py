@@ -19,14 +19,14 @@ from jobs.train_predictor import annotator
 COUNTS = ("answers", "rated_answers", "answers_cut_off", "truncated", "over_long_unrated", "tokens")
 
 
-def annotate(run: Run, what: str, source: Storage, target: Storage, stamp: str = "") -> Figures:
-    """Rate all rows of `source` into `target` (with a `stamp`: those that are not rated yet); returns counts and the mean of each attribute."""
+def annotate(run: Run, what: str, sources: list[Storage], target: Storage, stamp: str = "") -> Figures:
+    """Rate all rows of `sources` into `target` (with a `stamp`: those that are not rated yet); returns counts and the mean of each attribute."""
     manifest = run.manifest("predictor")
     assert manifest is not None, "the predictor must be finished"
     arguments = annotator(run, run.folder("predictor"), manifest["fingerprint"])
-    figures = map_rows(what, [source], Annotator, arguments, run.preset.annotate.pool, target, stamp, "annotate.pool")
+    figures = map_rows(what, sources, Annotator, arguments, run.preset.annotate.pool, target, stamp, "annotate.pool")
     tally = figures.pop("tally")
-    return figures | summary(tally, run.schema.names) | {"audit": audit(what, [source], target, stamp)}
+    return figures | summary(tally, run.schema.names) | {"audit": audit(what, sources, target, stamp)}
 
 
 def summary(tally: Tally, names: tuple[str, ...]) -> Figures:
@@ -45,7 +45,7 @@ def predictor_weights(run: Run) -> dict[str, str]:
 
 
 def work(run: Run, folder: Storage) -> Figures:
-    return annotate(run, "annotate", run.folder("rows") / "rows", folder / "rows", stamp_of(folder))
+    return annotate(run, "annotate", [run.folder("rows") / "rows"], folder / "rows", stamp_of(folder))
 
 
 def _settings(preset: Preset) -> object:

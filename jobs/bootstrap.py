@@ -101,7 +101,7 @@ class Loop:
         return figures | {"combinations": asked, "counts": {"prompts": len(prompts), **reasons}}
 
     def _rated(self, run: Run, folder: Storage, number: int) -> Figures:
-        return annotate(run, f"bootstrap {number}: rate", self._folder(run, number, "samples") / "rows", folder / "rows", stamp_of(folder))
+        return annotate(run, f"bootstrap {number}: rate", [self._folder(run, number, "samples") / "rows"], folder / "rows", stamp_of(folder))
 
     def _selected(self, run: Run, folder: Storage, number: int) -> Figures:
         return select(run, Round(number, self._folder(run, number, "samples"), self._folder(run, number, "rated"), self.policy(number - 1)), folder)

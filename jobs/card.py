@@ -59,5 +59,5 @@ def _lines(run: Run, kind: str, settings: LearnerSettings, training: Figures, st
         yield f"\n## Do the dials turn?\n\nMeasured {steering['measured_by']}.\n\n| attribute | asked -> measured | Spearman |\n|---|---|---|"
         for name, row in steering["steering"].items():
             curve = ", ".join(f"{asked:g} -> {got:.2f}" for asked, got in zip(row["requested"], row["measured"], strict=True))
-            yield f"| {name} | {curve} | {row['spearman']:.2f} |"
+            yield f"| {name} | {curve} | {'unknown' if row['spearman'] is None else format(row['spearman'], '.2f')} |"
     yield ""

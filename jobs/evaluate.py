@@ -1,53 +1,98 @@
-"""Stage `report`: turn each dial over its scale, measure what the answers are, print the steering table.
+"""Stage `report`: turn the dials alone, together and in mid-conversation, measure what the answers are, and say how far the measure can be trusted.
 
     python -m jobs.evaluate PRESET.yaml [key.path=value ...]
 
-In the laboratory answers are measured exactly, from their text; on real rows by the predictor, and the table says which.
+In the laboratory answers are measured exactly, from their text, and the predictor is judged by it; on real rows the predictor measures, and the
+report says which.
 """
 
-import math
-
-import matplotlib.figure
-
-from data.prompts import steering_prompts
+from data.attributes import Values
+from data.prompts import COMBINED, asked_prompts, combined_settings, dialogue_prompts, steering_prompts
 from data.storage import Storage
 from jobs.bootstrap import Loop
 from jobs.card import write_card
 from jobs.command import main
-from jobs.png import save_png
+from jobs.predictor_quality import plain
 from jobs.preset import Preset
 from jobs.sample import sampling_settings
 from jobs.stage import Figures, Run, Stage, say
-from jobs.steering import ask, questions, tabulate
+from jobs.steering import Answers, answered, laboratory, measurable, questions, rated
+from jobs.steering_plots import draw_cross_talk, draw_judge, draw_rounds, draw_steering
+from jobs.steering_report import combined, cross_talk, curves, dialogue, judge, judge_note, length
+from jobs.steering_tables import report_lines
 from jobs.training_plots import draw_losses
 
 
 def work(run: Run, folder: Storage) -> Figures:
     """Sample, measure, tabulate, draw."""
-    settings = run.preset.evaluate
     stage = Loop().promoted(run, run.preset.bootstrap.rounds)
     policy = run.folder(stage)
-    others = run.schema.best() if settings.others == "best" else {}
-    prompts = steering_prompts(questions(run, settings.num_questions), run.schema, others, run.preset.seed, "evaluate")
-    answers = ask(run, "evaluate", policy, prompts, folder)
-    table, best = tabulate(run.schema, answers)
+    answers = _answers(run, policy, folder)
     report: Figures = {
         "policy": policy.uri,
         "policy_stage": stage,  # the endpoint serves it, wherever the run lies by then
+        **_figures(run, answers),
+    }
+    rounds = _rounds(run)
+    report = plain(report | ({"rounds": rounds} if rounds else {}))
+    (folder / "report.json").write_json(report)
+    _draw(run, answers, report, folder)
+    _complete_card(run, policy, report)
+    for line in report_lines(report):
+        say(line)
+    return report | {"counts": {"questions": run.preset.evaluate.num_questions, "answers": len(answers.rows)}}
+
+
+def _answers(run: Run, policy: Storage, folder: Storage) -> Answers:
+    """Ask the policy; go on with the answers at the ends of each dial; have all of it rated."""
+    settings, schema, seed = run.preset.evaluate, run.schema, run.preset.seed
+    asked = questions(run, settings.num_questions)
+    others: Values = schema.best() if settings.others == "best" else {}
+    together = [(COMBINED, values) for values in combined_settings(schema, others, settings.num_combinations, seed)]
+    prompts = steering_prompts(asked, schema, others, seed, "evaluate")
+    prompts += asked_prompts(asked, together, seed, "evaluate")
+    say(
+        f"evaluate: {len(asked)} questions at {len(prompts) // max(1, len(asked))} settings, {len(together)} of them of several dials: {len(prompts):,} answers"
+    )
+    rows = answered(run, "evaluate", policy, prompts, folder)
+    sources = [folder / "answers"]
+    further = dialogue_prompts(rows, asked, schema, others, settings.num_dialogues, seed, "evaluate")
+    if further:
+        say(f"evaluate: {len(further)} of these answers are gone on with, the dial at its other end")
+        rows += answered(run, "evaluate: dialogue", policy, further, folder / "dialogue")
+        sources.append(folder / "dialogue" / "answers")
+    say(f"evaluate: the predictor rates all {len(rows):,} answers{', and is judged by the truth' if laboratory(run) else ''}")
+    return measurable(run, rated(run, "evaluate", sources, folder / "rated"))
+
+
+def _figures(run: Run, answers: Answers) -> Figures:
+    """All parts of the report that are about the answers."""
+    schema = run.schema
+    table, best = curves(schema, answers, run.preset.evaluate.num_resamples, run.preset.seed)
+    figures: Figures = {
         "measured_by": answers.measured_by,
         "steering": table,
         "at_best_settings": best,
-        "requested_best": run.schema.best(),
+        "requested_best": schema.best(),
+        "cross_talk": cross_talk(schema, answers),
+        "combined": combined(schema, answers),
+        "dialogue": dialogue(schema, answers),
+        "length": length(schema, answers),
     }
-    rounds = _rounds(run)
-    report |= {"rounds": rounds} if rounds else {}
-    (folder / "report.json").write_json(report)
-    _plot(run, table, answers.measured_by, folder / "steering.png")
-    _plot_rounds(run, rounds, folder / "rounds.png")
+    if laboratory(run):
+        figures["judge"] = judge(schema, answers)
+        figures["judge_note"] = judge_note(figures["judge"])
+    return {name: part for name, part in figures.items() if part or name in ("steering", "at_best_settings")}
+
+
+def _draw(run: Run, answers: Answers, report: Figures, folder: Storage) -> None:
+    if report["steering"]:
+        draw_steering(run.preset.run, run.schema, report["steering"], answers.measured_by, folder / "steering.png")
+        draw_cross_talk(report["cross_talk"], folder / "cross_talk.png")
+    if "judge" in report:
+        draw_judge(run.schema, answers, report["judge"], folder / "judge.png")
+    draw_rounds(run.preset.run, run.schema, report.get("rounds", []), folder / "rounds.png")
     draw_losses(_trainings(run), folder / "losses.png")
-    _complete_card(run, policy, report)
-    _print(table, best, answers.measured_by)
-    return report | {"counts": {"questions": settings.num_questions, "answers": len(answers.rows)}}
 
 
 def _rounds(run: Run) -> list[Figures]:
@@ -73,53 +118,6 @@ def _complete_card(run: Run, policy: Storage, report: Figures) -> None:
     """Now that it is known whether the dials turn, the model's card says so."""
     settings = run.preset.policy.learner if policy.uri == run.folder("policy").uri else run.preset.bootstrap.learner
     write_card(run, "policy", settings, (policy / "training.json").read_json(), policy / "model", report)
-
-
-def _print(table: Figures, best: Figures, measured_by: str) -> None:
-    say(f"steering, measured {measured_by}:")
-    for name, row in table.items():
-        means = "  ".join(f"{asked:g}->{got:.2f}" for asked, got in zip(row["requested"], row["measured"], strict=True))
-        say(f"  {name:14} {means}   Spearman {row['spearman']:.2f}{'' if row['monotonic'] else '  (not monotonic)'}")
-    say("  all dials at best: " + "  ".join(f"{name} {value:.2f}" for name, value in best.items()))
-
-
-def _plot(run: Run, table: Figures, measured_by: str, target: Storage) -> None:
-    """Requested against measured, one curve per attribute."""
-    figure = matplotlib.figure.Figure(figsize=(7, 5), layout="constrained")
-    axes = figure.subplots()
-    low, high = min(a.low for a in run.schema.attributes), max(a.high for a in run.schema.attributes)
-    axes.plot([low, high], [low, high], color="0.8", linestyle="--", label="as asked")
-    for name, row in table.items():
-        axes.plot(row["requested"], row["measured"], marker="o", label=f"{name} (Spearman {row['spearman']:.2f})")
-    axes.set(xlabel="requested", ylabel=f"measured {measured_by}", title=f"{run.preset.run}: does the dial turn?")
-    axes.legend()
-    save_png(figure, target)
-
-
-def _plot_rounds(run: Run, rounds: list[Figures], target: Storage) -> None:
-    """What bootstrap did: steering, variety, length, and predicted against true means, round by round."""
-    if not rounds:
-        return
-    figure = matplotlib.figure.Figure(figsize=(10, 7), layout="constrained")
-    panels = figure.subplots(2, 2)
-    numbers = [r["round"] for r in rounds]
-    for axes, title, values in (
-        (panels[0, 0], "Spearman of asked and measured, mean over dials", [r["mean_spearman"] for r in rounds]),
-        (panels[0, 1], "distinct-2: share of different pairs of words", [r["drift"]["distinct_2"] for r in rounds]),
-        (panels[1, 0], "words in an answer", [r["drift"]["words"] for r in rounds]),
-    ):
-        axes.plot(numbers, values, marker="o")
-        axes.set(title=title, xticks=numbers, xlabel="round")
-    last = panels[1, 1]
-    for name in run.schema.names:
-        (line,) = last.plot(numbers, [r["drift"]["predicted"].get(name, math.nan) for r in rounds], marker="o", label=name)
-        if all("true" in r["drift"] for r in rounds):
-            last.plot(numbers, [r["drift"]["true"].get(name, math.nan) for r in rounds], linestyle=":", color=line.get_color())
-    last.set(title="mean of each attribute, predicted (and true: dotted)", xticks=numbers, xlabel="round")
-    last.legend(fontsize="small")
-    kept = ", ".join(f"{r['round']} {'' if r['promoted'] else 'not '}promoted" for r in rounds[1:])
-    figure.suptitle(f"{run.preset.run}: bootstrap rounds ({kept})")
-    save_png(figure, target)
 
 
 def stage(preset: Preset) -> Stage:

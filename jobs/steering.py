@@ -1,4 +1,4 @@
-"""Does the dial turn? Questions asked at every setting, the answers measured, and what they come to. Shared by the report, the verdicts and the ablation.
+"""Does the dial turn? Questions asked at every setting, the answers measured, and the table they come to. Shared by report, verdicts and ablation.
 
 In the laboratory answers are measured exactly, from their text; on real rows by the predictor, and `measured_by` says which.
 """
@@ -6,6 +6,7 @@ In the laboratory answers are measured exactly, from their text; on real rows by
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -33,16 +34,40 @@ class Answers:
     measured_by: str
     measure: Measure
 
+    @cached_property
+    def measured(self) -> list[tuple[Conversation, Values]]:
+        """Each row with the values of its last answer."""
+        return [(row, self.measure(row)) for row in self.rows]
+
 
 def ask(run: Run, what: str, policy: Storage, prompts: Sequence[Prompt], folder: Storage, rate: bool = False) -> Answers:
     """Ask `policy` all `prompts` at the temperature of the evaluation; all lies in `folder`. `rate`: the predictor reads the answers in any case."""
+    rows = answered(run, what, policy, prompts, folder)
+    if rate or not laboratory(run):
+        rows = rated(run, what, [folder / "answers"], folder / "rated")
+    return measurable(run, rows)
+
+
+def answered(run: Run, what: str, policy: Storage, prompts: Sequence[Prompt], folder: Storage) -> list[Conversation]:
+    """What `policy` says to all `prompts`, unrated; both lie in `folder`."""
     write_table(prompts_table(prompts), folder / "prompts")
     sample(run, f"{what}: sample", policy, folder / "prompts", folder / "answers", run.preset.evaluate.temperature)
-    lab = laboratory(run)
-    if rate or not lab:
-        annotate(run, f"{what}: rate", folder / "answers", folder / "rated")
-    rows = sorted((row for table in (folder / ("rated" if rate or not lab else "answers")).tables() for row in from_table(table)), key=lambda r: r.id)
-    if lab:
+    return _rows(folder / "answers")
+
+
+def rated(run: Run, what: str, answers: list[Storage], target: Storage) -> list[Conversation]:
+    """All `answers` with what the predictor says of them, into `target`."""
+    annotate(run, f"{what}: rate", answers, target)
+    return _rows(target)
+
+
+def _rows(folder: Storage) -> list[Conversation]:
+    return sorted((row for table in folder.tables() for row in from_table(table)), key=lambda row: row.id)
+
+
+def measurable(run: Run, rows: list[Conversation]) -> Answers:
+    """The rows with the best measure there is: the laboratory's, or else the predictor's, which must have rated them."""
+    if lab := laboratory(run):
         return Answers(rows, "exactly, from the text", lambda row: lab.measure(row.messages))
     return Answers(rows, "by the predictor", lambda row: row.predicted[-1])
 
@@ -73,8 +98,7 @@ def tabulate(schema: AttributeSchema, answers: Answers) -> tuple[Figures, Figure
     """The steering table, one entry per attribute that was turned, and the mean of every attribute at best settings."""
     turned: dict[str, list[tuple[float, Values]]] = defaultdict(list)
     best: dict[str, list[float]] = defaultdict(list)
-    for row in answers.rows:
-        values = answers.measure(row)
+    for row, values in answers.measured:
         if row.group == BEST:
             for name, value in values.items():
                 best[name].append(value)

@@ -193,10 +193,16 @@ class BootstrapSettings(Record):
 
 
 class EvaluateSettings(Record):
-    """The steering table: each dial turned over its scale, the others at best."""
+    """The report: each dial turned over its scale, several at once, and in mid-conversation."""
 
     num_questions: int = Field(20, ge=1)
     """Questions asked at every setting."""
+    num_combinations: int = Field(6, ge=0)
+    """Settings of all dials at once, drawn from their scales, at which every question is asked too; 0 = none."""
+    num_dialogues: int = Field(8, ge=0)
+    """Questions whose answers at the ends of each dial are gone on with at the dial's other end, not more than there are; 0 = none."""
+    num_resamples: int = Field(2000, ge=100)
+    """Draws of the questions (bootstrap) that the 95 % bands of the means are taken from."""
     others: Literal["best", "unset"] = "best"
     """What is asked of the dials that are not turned: their best, or nothing, as by callers who set one dial alone (see policy.attribute_dropout)."""
     temperature: float = Field(0.3, ge=0)

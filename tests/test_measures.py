@@ -3,7 +3,19 @@ import math
 import numpy as np
 import pytest
 
-from data.measures import collinearity, errors, pairwise_accuracy, reliability, share_interval, spearman, steering
+from data.measures import (
+    collinearity,
+    errors,
+    mean_bands,
+    pairwise_accuracy,
+    partial_spearman,
+    reliability,
+    share_interval,
+    slope,
+    spearman,
+    spearman_ceiling,
+    steering,
+)
 
 
 def test_spearman_ignores_nan_and_refuses_what_has_no_rank() -> None:
@@ -27,7 +39,82 @@ def test_steering_counts_single_answers_not_means() -> None:
     assert row["measured"] == [1.0, 3.0]
     assert row["monotonic"] is True
     assert 0 < row["spearman"] < 1
-    assert steering([0, 1, 2], [2, 1, 0])["monotonic"] is False
+    assert row["slope"] == 0.5
+    assert row["reached"] == [1.0, 3.0]
+    down = steering([0, 1, 2], [2, 1, 0])
+    assert (down["monotonic"], down["slope"], down["reached"]) == (False, -1.0, [0.0, 2.0])
+    assert steering([math.nan], [1.0])["reached"] == []
+
+
+def test_slope_is_points_per_point_over_pairs_that_have_both() -> None:
+    assert slope([0, 1, 2, math.nan, 3], [1, 3, 5, 99, math.nan]) == 2.0
+    assert math.isnan(slope([1, 1], [1, 2]))
+    assert math.isnan(slope([1], [1]))
+
+
+def test_ties_in_the_truth_bound_what_any_judge_can_reach() -> None:
+    truth = [0, 0, 0, 1]
+    assert spearman_ceiling(truth) == pytest.approx(spearman(truth, [1, 2, 3, 4]))
+    assert spearman_ceiling([3, 1, 2]) == pytest.approx(1)
+    assert math.isnan(spearman_ceiling([1, 1, 1, math.nan]))
+
+
+def test_what_was_asked_explains_a_correlation_away_and_nothing_else() -> None:
+    rng = np.random.default_rng(0)
+    given = rng.integers(0, 3, 600)
+    x, y = given**2 + rng.normal(0, 0.1, 600), (given - 1.0) ** 2 + rng.normal(0, 0.1, 600)
+    names = [str(g) for g in given]
+    assert spearman(given, x) > 0.9
+    assert abs(partial_spearman(x, y, names)) < 0.1, "both follow what was asked, in shapes of their own"
+    assert partial_spearman(x, x + y, ["all the same"] * 600) == pytest.approx(spearman(x, x + y))
+    # Within a and within b the larger x has the smaller y; all in all larger goes with larger.
+    assert partial_spearman([1, 2, 11, 12], [2, 1, 12, 11], ["a", "a", "b", "b"]) == pytest.approx(-1)
+    assert math.isnan(partial_spearman([1, 2, 3], [3, 2, 1], ["a", "b", "c"])), "no two were asked the same"
+    assert math.isnan(partial_spearman([1, 2, math.nan], [3, 2, 1], ["a", "a", "a"]))
+
+
+def _answers(spread_of_questions: float, spread_of_answers: float, num_questions: int = 40) -> tuple[list[float], list[float], list[str]]:
+    """Ten answers to each question at 0, ten at 4."""
+    rng = np.random.default_rng(1)
+    requested, measured, questions = [], [], []
+    for number in range(num_questions):
+        level = rng.normal(0, spread_of_questions)
+        for asked in (0.0, 4.0):
+            for _ in range(10):
+                requested.append(asked)
+                measured.append(asked + level + rng.normal(0, spread_of_answers))
+                questions.append(f"q{number}")
+    return requested, measured, questions
+
+
+def test_bands_are_those_of_means_over_other_questions() -> None:
+    """Answers to one question are alike, so that 400 of them say no more than the 40 questions do."""
+    requested, measured, questions = _answers(1.0, 0.1)
+    low, high = mean_bands(requested, measured, questions, 2000, seed=0)
+    means = steering(requested, measured)["measured"]
+    assert [a < m < b for a, m, b in zip(low, means, high, strict=True)] == [True, True]
+    per_question = np.array(measured).reshape(40, 2, 10)[:, 0].mean(axis=1)
+    expected = 2 * 1.96 * per_question.std() / math.sqrt(40)
+    assert high[0] - low[0] == pytest.approx(expected, rel=0.1)
+    single = [f"{i}" for i in range(len(questions))]
+    narrow = mean_bands(requested, measured, single, 2000, seed=0)
+    assert narrow[1][0] - narrow[0][0] < 0.5 * expected, "drawn one by one, the answers pretend to know more"
+
+
+def test_bands_are_the_same_for_the_same_seed_and_any_order() -> None:
+    requested, measured, questions = _answers(1.0, 1.0)
+    bands = mean_bands(requested, measured, questions, 500, seed=3)
+    assert bands == mean_bands(requested, measured, questions, 500, seed=3)
+    assert bands == mean_bands(requested[::-1], measured[::-1], questions[::-1], 500, seed=3)
+    assert bands != mean_bands(requested, measured, questions, 500, seed=4)
+
+
+def test_one_question_has_no_band() -> None:
+    low, high = mean_bands([0, 0, 4, 4], [1, 2, 3, math.nan], ["a", "b", "a", "b"], 100, seed=0)
+    assert (low[0], high[0]) == (1.0, 2.0)
+    assert math.isnan(low[1])
+    assert math.isnan(high[1])
+    assert mean_bands([math.nan], [1.0], ["a"], 100, seed=0) == ([], [])
 
 
 def test_reliability_by_hand() -> None:

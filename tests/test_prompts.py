@@ -1,8 +1,8 @@
 import pytest
 
-from data.attributes import shipped
+from data.attributes import AttributeSchema, shipped
 from data.conversation import Conversation, Message
-from data.prompts import bootstrap_prompts, combinations, drawn, prompts_from, prompts_table, steering_prompts
+from data.prompts import bootstrap_prompts, combinations, combined_settings, dialogue_prompts, drawn, prompts_from, prompts_table, steering_prompts
 
 SCHEMA = shipped("lab")
 BEST = {"helpfulness": 4.0, "creativity": 0.0, "humor": 2.4, "toxicity": 0.0, "verbosity": 1.0}
@@ -64,3 +64,45 @@ def test_steering_may_ask_for_one_dial_alone() -> None:
     prompts = steering_prompts([[Message("user", "q")]], SCHEMA, {}, 0, "e")
     assert all(set(p.requested) == {p.group} for p in prompts if p.group != "best")
     assert [p.requested for p in prompts if p.group == "best"] == [SCHEMA.best()]
+
+
+def test_combined_settings_turn_all_dials_and_are_the_same_for_a_seed() -> None:
+    some = combined_settings(SCHEMA, SCHEMA.best(), 6, seed=0)
+    assert len({tuple(values.items()) for values in some}) == 6
+    assert all(tuple(values) == SCHEMA.names and SCHEMA.checked(values) for values in some)
+    assert some == combined_settings(SCHEMA, {}, 6, seed=0), "all dials are steerable, so nothing is left of the others"
+    assert some != combined_settings(SCHEMA, SCHEMA.best(), 6, seed=1)
+    assert some == combined_settings(SCHEMA, SCHEMA.best(), 9, seed=0)[:6]
+
+
+def test_no_more_combinations_than_there_are() -> None:
+    small = [a.model_copy(update={"high": 1, "default": 0}) for a in SCHEMA.attributes[:2]]
+    two = AttributeSchema(name="two", attributes=tuple(small))
+    assert len(combined_settings(two, {}, 99, seed=0)) == 4
+    assert combined_settings(AttributeSchema(name="one", attributes=two.attributes[:1]), {}, 99, seed=0) == []
+    fixed = AttributeSchema(name="fixed", attributes=(*two.attributes, SCHEMA["toxicity"].model_copy(update={"steerable": False})))
+    assert {values["toxicity"] for values in combined_settings(fixed, fixed.best(), 99, seed=0)} == {0}
+    assert all("toxicity" not in values for values in combined_settings(fixed, {}, 99, seed=0))
+
+
+def test_a_dialogue_goes_on_with_the_answers_that_were_given() -> None:
+    questions = [[Message("user", f"q{i}")] for i in range(3)]
+    prompts = steering_prompts(questions, SCHEMA, SCHEMA.best(), 0, "e")
+    answers = [
+        Conversation("e", "", (*p.messages, Message("assistant", f"{p.group} {p.requested.get(p.group)}")), requested=(p.requested,), group=p.group)
+        for p in prompts
+    ]
+    further = dialogue_prompts(answers, questions, SCHEMA, SCHEMA.best(), 2, 0, "e")
+    assert len(further) == len({p.id for p in further}) == 2 * 5 * 2
+    humor = [p for p in further if p.group == "dialogue/humor"]
+    assert [([m.content for m in p.messages], p.requested["humor"]) for p in humor] == [
+        (["q0", "humor 0", "q1"], 4),
+        (["q0", "humor 4", "q1"], 0),
+        (["q1", "humor 0", "q2"], 4),
+        (["q1", "humor 4", "q2"], 0),
+    ]
+    assert all({n for n, v in p.requested.items() if v != SCHEMA.best()[n]} <= {"humor"} for p in humor)
+    assert dialogue_prompts(answers, questions, SCHEMA, {}, 0, 0, "e") == []
+    assert len(dialogue_prompts(answers, questions, SCHEMA, {}, 99, 0, "e")) == 3 * 5 * 2
+    alone = dialogue_prompts(answers, questions[:1], SCHEMA, {}, 1, 0, "e")
+    assert [m.content for m in alone[0].messages][::2] == ["q0", "q0"], "there is no other question"

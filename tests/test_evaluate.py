@@ -1,0 +1,124 @@
+"""The stage `report`: in the laboratory with models of random weights, elsewhere from answers that a predictor has rated."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import matplotlib.image
+import pytest
+from annotated_run import PRESETS, ready
+
+from cluster.settings import load
+from data.attributes import shipped
+from data.conversation import Conversation, Message, from_table
+from data.prompts import COMBINED, asked_prompts, combined_settings, steering_prompts
+from data.storage import Storage
+from jobs.evaluate import _figures, stage
+from jobs.predictor_quality import plain
+from jobs.preset import Preset
+from jobs.stage import Figures, Run, Stage, perform
+from jobs.steering import Answers, measurable
+from jobs.steering_plots import draw_cross_talk, draw_judge, draw_steering
+from jobs.steering_report import cross_talk, curves, judge
+from jobs.steering_tables import report_lines
+
+TRAINING = {"losses": [{"step": 1, "loss": 2.0}, {"step": 2, "loss": 1.0}], "validations": [], "saved_step": 2}
+SMALL = (
+    *("rows.lab.num_rows=40", "sampling.max_tokens=8", "sampling.pool.num_actors=1", "annotate.pool.num_actors=1", "bootstrap.rounds=0"),
+    *("evaluate.num_questions=2", "evaluate.num_combinations=2", "evaluate.num_dialogues=1", "evaluate.num_resamples=100"),
+)
+
+
+def _policy_stage(policy: str) -> Stage:
+    def work(run: Run, folder: Storage) -> Figures:
+        (folder / "model").upload(policy)
+        (folder / "training.json").write_json(TRAINING)
+        return {}
+
+    return Stage("policy", ("rows",), lambda preset: {"from": policy}, work)
+
+
+def _obedient(run: Run) -> Answers:
+    """Answers that have just what was asked, and a predictor that says half of it."""
+    asked = [[Message("user", f"q{number}")] for number in range(3)]
+    together = [(COMBINED, values) for values in combined_settings(run.schema, run.schema.best(), 3, 0)]
+    prompts = steering_prompts(asked, run.schema, run.schema.best(), 0, "e") + asked_prompts(asked, together, 0, "e")
+    rows = []
+    for p in prompts:
+        half = {name: value / 2 for name, value in p.requested.items()}
+        turns = (*p.messages, Message("assistant", "a"))
+        rows.append(Conversation("e", "", turns, requested=(p.requested,), predicted=(half,), group=p.group, id=p.id))
+    return measurable(run, rows)
+
+
+@pytest.mark.ray
+def test_the_whole_report_in_the_laboratory(
+    ray_cluster: object, tiny_predictor: str, tiny_policy: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = ready(str(tmp_path), tiny_predictor, *SMALL)
+    perform(run, _policy_stage(tiny_policy))
+    manifest = perform(run, stage(run.preset))
+    folder = run.folder("report")
+    report = (folder / "report.json").read_json()
+    names = list(run.schema.names)
+    assert set(report) == {
+        *("policy", "policy_stage", "measured_by", "requested_best", "at_best_settings", "steering"),
+        *("cross_talk", "combined", "dialogue", "judge", "judge_note", "length"),
+    }
+    assert all(list(report[part]) == names for part in ("steering", "dialogue", "judge", "length"))
+    keys = {"requested", "measured", "low", "high", "n", "spearman", "monotonic", "slope", "reached", "off_target"}
+    assert all(set(row) == keys and row["n"] == 10 and len(row["low"]) == len(row["high"]) == 5 for row in report["steering"].values())
+    assert [setting["n"] for setting in report["combined"]] == [2, 2]
+    assert all((row["first"], row["second"], row["n"]) == ([0, 4], [4, 0], 2) for row in report["dialogue"].values())
+    num_answers = 2 * (26 + 2) + 10
+    assert manifest["figures"]["counts"] == {"questions": 2, "answers": num_answers}
+    assert {row["everywhere"]["n"] for row in report["judge"].values()} == {num_answers}
+    assert {row["n"] for row in report["judge"].values()} == {10 + 4 + 2}
+    assert report["judge_note"].startswith("Under a Spearman of 0.9")
+    assert "NaN" not in json.dumps(report)
+    dialogues = [row for table in (folder / "dialogue" / "answers").tables() for row in from_table(table)]
+    first = {row.messages for table in (folder / "answers").tables() for row in from_table(table)}
+    assert len(dialogues) == 10
+    assert all(row.messages[:2] in first and len(row.messages) == 4 for row in dialogues), "the first answers are the policy's own"
+    for picture in ("steering.png", "cross_talk.png", "judge.png", "losses.png"):
+        assert matplotlib.image.imread((folder / picture).path).shape[0] > 300
+    assert "Do the dials turn?" in (run.folder("policy") / "model" / "README.md").read_text()
+    out = capsys.readouterr().out
+    assert "evaluate: 2 questions at 28 settings, 2 of them of several dials: 56 answers" in out
+    assert report["judge_note"] in out
+
+
+def test_outside_the_laboratory_the_predictor_measures_and_nobody_judges_it() -> None:
+    run = Run(load(Preset, str(PRESETS / "oasst.yaml"), ["evaluate.num_resamples=100"]))
+    report = plain(_figures(run, _obedient(run)))
+    assert report["measured_by"] == "by the predictor"
+    assert "judge" not in report
+    assert "judge_note" not in report
+    assert "dialogue" not in report, "none was held"
+    assert report["steering"]["humor"]["measured"] == [0, 0.5, 1, 1.5, 2]
+    assert report["steering"]["humor"]["slope"] == 0.5
+    assert len(report["combined"]) == 3
+    lines = list(report_lines(report))
+    assert "steering, measured by the predictor" in lines[0]
+    assert not any("judge" in line for line in lines)
+
+
+@pytest.mark.parametrize("name", ["lab", "steerlm", "steerlm_paper"])
+def test_pictures_and_tables_fit_any_schema(name: str, tmp_path: Path) -> None:
+    schema = shipped(name)
+    run = Run(load(Preset, str(PRESETS / "oasst.yaml"), [f"attributes={name}", f"bootstrap.leading={schema.names[0]}"]))
+    answers = _obedient(run)
+    told = replace(answers, measure=lambda row: {**row.requested[-1], schema.names[1]: 0.0})  # one that nothing moves has no Spearman
+    table, _ = curves(schema, told, 100, 0)
+    figures = plain({"steering": table, "cross_talk": cross_talk(schema, told), "judge": judge(schema, told)})
+    assert figures["steering"][schema.names[1]]["spearman"] is None
+    draw_steering("any", schema, figures["steering"], "exactly", Storage(str(tmp_path / "steering.png")))
+    draw_cross_talk(figures["cross_talk"], Storage(str(tmp_path / "cross_talk.png")))
+    draw_judge(schema, told, figures["judge"], Storage(str(tmp_path / "judge.png")))
+    for picture in ("steering.png", "cross_talk.png", "judge.png"):
+        height, width, _ = matplotlib.image.imread(tmp_path / picture).shape
+        assert 400 < height < 2500
+        assert 400 < width < 2500
+    lines = list(report_lines(plain(_figures(run, answers)) | figures | {"judge_note": "all reach it"}))
+    assert max(map(len, lines)) < 250
+    assert "all reach it" in lines
