@@ -1,0 +1,68 @@
+"""What a report reads from a run's rows: how often each value was given, and what was answered at each setting of a dial.
+
+Parquet is streamed, a batch at a time: memory does not grow with the corpus. Knows no page.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from data.attributes import AttributeSchema
+from data.conversation import Conversation, from_table
+from data.storage import Storage
+
+BATCH_ROWS = 4096
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Of one attribute: how many answers were given each value of its scale (rounded and clipped, as a prompt shows it), and the mean of the raw values."""
+
+    counts: tuple[int, ...]
+    mean: float | None
+
+
+def batches(folder: Storage, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
+    """All rows of the Parquet files below, in name order."""
+    fs = folder.arrow_fs
+    for path in folder.files(".parquet"):
+        with pq.ParquetFile(path, filesystem=fs) as file:
+            yield from file.iter_batches(BATCH_ROWS, columns=columns)
+
+
+def spreads(folder: Storage, kind: str, schema: AttributeSchema) -> dict[str, Spread]:
+    """For each attribute that some answer has a value of; `kind` is "human" or "predicted"."""
+    counts = {a.name: np.zeros(a.high - a.low + 1, np.int64) for a in schema.attributes}
+    sums = dict.fromkeys(schema.names, 0.0)
+    for batch in batches(folder, [kind]):
+        answers = pc.list_flatten(batch.column(kind))
+        for attribute in schema.attributes:
+            values_N = pc.struct_field(answers, attribute.name).to_numpy(zero_copy_only=False).astype(float)
+            values_N = values_N[~np.isnan(values_N)]
+            sums[attribute.name] += float(values_N.sum())
+            places_N = np.clip(np.rint(values_N), attribute.low, attribute.high).astype(np.int64) - attribute.low
+            counts[attribute.name] += np.bincount(places_N, minlength=attribute.high - attribute.low + 1)
+    return {name: Spread(tuple(found.tolist()), sums[name] / int(found.sum())) for name, found in counts.items() if found.sum()}
+
+
+def across_dials(folder: Storage, schema: AttributeSchema, num_questions: int) -> dict[str, dict[str, list[Conversation]]]:
+    """Attribute -> question -> its answers in order of what was asked, for the first questions in the order of the rows."""
+    found: dict[str, dict[str, list[Conversation]]] = {name: {} for name in schema.names}
+    for batch in batches(folder):
+        # Python objects for the dials' own answers only; the folder may hold others.
+        turned = batch.filter(pc.is_in(batch.column("group"), pa.array(schema.names)))
+        for row in from_table(turned):
+            questions = found[row.group]
+            if row.num_answers != 1 or not row.requested or row.group not in row.requested[-1]:
+                continue
+            question = row.messages[0].content
+            if question in questions or len(questions) < num_questions:
+                questions.setdefault(question, []).append(row)
+    for name, questions in found.items():
+        for rows in questions.values():
+            rows.sort(key=lambda row: row.requested[-1][name])
+    return {name: questions for name, questions in found.items() if questions}

@@ -1,0 +1,260 @@
+"""The report's pages: one file that needs nothing else, the same figures in HTML and Markdown, for any run; and in a real Chromium, at phone and desktop width.
+
+Screenshots go to the folder STEERLM_SCREENSHOTS, if it is set.
+"""
+
+import html
+import json
+import re
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+import ray
+from chromium import DESKTOP, PHONE, chromium, resize, screenshot
+from finished_run import DEMO, HOSTILE, NAMES, finished, report
+
+from jobs.report import main
+from jobs.report_blocks import duration, shown, without_secrets
+from jobs.report_page import page_parts, write_pages
+from jobs.report_rows import across_dials, spreads
+from jobs.stage import Run
+
+VOID = {"meta", "link", "br", "img", "hr"}
+ALL_PARTS = ["headline", "steering", "cross-talk", "combined", "dialogue", "judge", "length", "answers", "rounds", "annotation", "predictor"]
+ALL_PARTS += ["trainings", "counts", "lineage", "settings"]
+
+
+class Page(HTMLParser):
+    """What a page holds: its tags, its ids, its headings, and the cells of its tables in order. Fails on a tag that is not closed."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.rows: list[list[str]] = []
+        self.feed(text)
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        self.open += [] if tag in VOID else [tag]
+        if tag == "tr":
+            self.rows.append([])
+        elif tag in ("td", "th"):
+            self.rows[-1].append("")
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag, f"</{tag}> at line {self.getpos()[0]}"
+
+    def handle_data(self, text: str) -> None:
+        if self.open and self.open[-1] in ("td", "th"):
+            self.rows[-1][-1] += text
+
+    def values(self, name: str) -> list[str]:
+        return [attributes[name] or "" for _, attributes in self.tags if name in attributes]
+
+    def named(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for found, attributes in self.tags if found == tag]
+
+
+def pages(run: Run) -> tuple[str, str]:
+    folder = run.folder("report")
+    write_pages(run, (folder / "report.json").read_json(), folder)
+    return (folder / "report.html").read_text(), (folder / "report.md").read_text()
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return finished(tmp_path_factory.mktemp("runs"))
+
+
+@pytest.fixture(scope="module")
+def written(run: Run) -> tuple[str, str]:
+    return pages(run)
+
+
+def test_every_part_is_there_in_order_and_says_what_one_sees(run: Run, written: tuple[str, str]) -> None:
+    parts = page_parts(run, report(run), run.folder("report"))
+    assert [part.name for part in parts] == ALL_PARTS
+    assert all(part.says.endswith(".") and len(part.says) > 60 and part.blocks for part in parts)
+    page = Page(written[0])
+    assert [attributes["id"] for attributes in page.named("section")] == ALL_PARTS
+    assert [attributes["href"] for attributes in page.named("a")] == [f"#{name}" for name in ALL_PARTS]
+    assert re.findall(r"^## (.*)$", written[1], re.MULTILINE) == [part.title for part in parts]
+
+
+def test_a_page_needs_nothing_else_and_everyone_can_read_it(written: tuple[str, str]) -> None:
+    text, _ = written
+    page = Page(text)
+    assert page.named("html") == [{"lang": "en"}]
+    assert any(attributes.get("name") == "viewport" for attributes in page.named("meta"))
+    assert re.findall(r'https?://[^"\s<]*', text) == ["http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"] * len(page.named("svg"))
+    assert {*page.values("src"), *(h for h in page.values("href") if not h.startswith("#"))} == {"data:,"}
+    assert not page.named("script")
+    assert [tag for tag, _ in page.tags if re.fullmatch("h[1-6]", tag)] == ["h1", *["h2"] * len(ALL_PARTS)]
+    assert len(page.named("table")) == len(page.named("caption")) == len(page.named("thead")) > 10
+    assert all(attributes.get("scope") in ("col", "row") for attributes in page.named("th"))
+    assert len(page.named("svg")) == 4 * len(NAMES) + 3 + 5
+    assert all(attributes["role"] == "img" and len(attributes["aria-label"] or "") > 20 for attributes in page.named("svg"))
+
+
+def test_ids_are_unique_and_every_reference_has_one(written: tuple[str, str]) -> None:
+    text, _ = written
+    page = Page(text)
+    ids = page.values("id")
+    assert len(ids) == len(set(ids)) > 100
+    referred = {*re.findall(r'href="#([^"]+)"', text), *re.findall(r"url\(#([^)]+)\)", text), *page.values("aria-labelledby")}
+    assert referred <= set(ids)
+
+
+def test_markdown_has_the_very_figures_of_the_page(written: tuple[str, str], run: Run) -> None:
+    text, markdown = written
+    outside = re.sub(r"^(`{3,})text\n.*?^\1$", "", markdown, flags=re.DOTALL | re.MULTILINE)
+    lines = [line for line in outside.splitlines() if line.startswith("| ")]
+    rows = [[html.unescape(re.sub(r"\\(.)", r"\1", cell)) for cell in re.split(r" \| ", line[2:].removesuffix(" |"))] for line in lines]
+    assert rows == [[html.unescape(cell) for cell in row] for row in Page(text).rows]
+    assert ["humor", "0.93", "yes", "0.10", "3.90", "0.12"] in rows
+    assert ["verbosity", "–", "no", "0.10", "3.90", "0.12"] in rows
+    assert ["setting 1", "4 → 3.81", "1 → 1.23", "0.21", "30"] in rows
+    assert ["humor", "900", "0.94", "0.15", "0.90", "0.61", "0.66"] in rows
+    assert ["round 1", "duplicate", "3", "7.5%"] in rows
+    assert ["lab", "empty_message", "1"] in rows
+    for picture in re.findall(r"\]\((figures/[^)]*)\)", outside):
+        assert (run.folder("report") / picture).read_text().startswith("<svg ")
+    assert len((run.folder("report") / "figures").files()) == len(Page(text).named("svg"))
+
+
+def test_an_answer_stays_text_whatever_it_says(written: tuple[str, str]) -> None:
+    text, markdown = written
+    assert html.escape(HOSTILE, quote=False) in text
+    assert "<script" not in text
+    fenced = re.findall(r"^(`{3,})text\n(.*?)\n\1$", markdown, re.DOTALL | re.MULTILINE)
+    answers = [(fence, said) for fence, said in fenced if "Owls" in said]
+    assert answers == [("````", HOSTILE)] * (2 * len(NAMES) * 5), "a fence longer than the one in the answer, for two questions a dial"
+
+
+def test_the_command_makes_the_very_same_pages_again_without_ray(written: tuple[str, str], run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    folder, was_up = run.folder("report"), ray.is_initialized()
+    assert main([DEMO, f"storage={run.preset.storage}"]) == 0
+    assert ray.is_initialized() == was_up
+    assert ((folder / "report.html").read_text(), (folder / "report.md").read_text()) == written
+    assert "2026-11-22" in written[0], "dates of the run, and none of today"
+    assert not re.search(r"<metadata|<dc:date|matplotlib", written[0])
+    said = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert (said["html"], said["bytes"], said["figures"]) == ((folder / "report.html").uri, len(written[0].encode()), written[0].count("<svg "))
+
+
+def test_the_command_says_what_is_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([DEMO, f"storage={tmp_path}"]) == 1
+    said = f"python -m jobs.report: the report of {tmp_path}/demo is not finished; run `python -m jobs.run` with the same preset first\n"
+    assert capsys.readouterr().err == said
+
+
+def test_a_run_without_bootstrap_and_without_truth_has_the_other_parts(tmp_path: Path) -> None:
+    run = finished(tmp_path, "bootstrap.rounds=0", "rows.sources=[{name: mine, format: messages, uri: s3://key:hush@bucket/rows.jsonl}]")
+    folder = run.folder("report")
+    without = {key: value for key, value in report(run).items() if key not in ("judge", "judge_note", "rounds")}
+    (folder / "report.json").write_json(without | {"measured_by": "by the predictor"})
+    text, markdown = pages(run)
+    assert [attributes["id"] for attributes in Page(text).named("section")] == [name for name in ALL_PARTS if name not in ("judge", "rounds")]
+    assert "Answers were measured by the predictor." in markdown
+    assert "hush" not in text + markdown
+    assert "s3://...@bucket/rows.jsonl" in markdown
+
+
+def test_a_run_that_left_next_to_nothing_still_has_a_page(tmp_path: Path) -> None:
+    run = finished(tmp_path)
+    for stage in ("rows", "base", "predictor", "annotated", "policy", "bootstrap-1", "report/answers"):
+        shutil.rmtree(run.folder(stage).path)
+    dial = {"requested": [0.0, 4.0], "measured": [0.5, float("nan")], "n": 4, "spearman": float("nan"), "monotonic": False}
+    bare = {"policy": "/elsewhere/policy", "measured_by": "by the predictor", "steering": {"humor": dial}, "requested_best": {}, "at_best_settings": {}}
+    write_pages(run, bare, run.folder("report"))
+    page = Page((run.folder("report") / "report.html").read_text())
+    assert [attributes["id"] for attributes in page.named("section")] == ["headline", "steering", "settings"]
+    assert ["humor", "–", "no", "0.50", "0.50", "–"] in page.rows
+    assert len((run.folder("report") / "figures").files()) == 1, "pictures of an earlier page are gone"
+
+
+def test_values_are_counted_as_a_prompt_would_show_them(run: Run) -> None:
+    before, after = spreads(run.folder("rows") / "rows", "human", run.schema), spreads(run.folder("annotated") / "rows", "predicted", run.schema)
+    assert set(before) == set(NAMES[:3]), "nobody rated the others"
+    assert (before["humor"].counts, before["humor"].mean) == ((4, 4, 4, 4, 4), 2.0)
+    assert after["verbosity"].counts == (0, 0, 0, 20, 0)
+    assert after["verbosity"].mean == pytest.approx(2.6)
+    assert spreads(run.folder("nowhere"), "human", run.schema) == {}
+
+
+def test_answers_across_a_dial_are_in_order_of_what_was_asked(run: Run) -> None:
+    found = across_dials(run.folder("report") / "answers", run.schema, 2)
+    assert {name: list(questions) for name, questions in found.items()} == {name: ["Owls?", "Bees?"] for name in NAMES}
+    assert [row.requested[-1]["humor"] for row in found["humor"]["Bees?"]] == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize(
+    ("value", "masked"),
+    [
+        ("s3://key:se/cr@et@bucket/x", "s3://...@bucket/x"),
+        ("hf://datasets/a/b@main/rows.parquet", "hf://datasets/a/b@main/rows.parquet"),
+        ("s3://key:secret@bucket/x", "s3://...@bucket/x"),
+        ("https://token@host/x y", "https://...@host/x y"),
+        ("https://host/rows.jsonl?X-Amz-Signature=abc&x=1", "https://host/rows.jsonl?..."),
+        ("s3://bucket/part-?.jsonl", "s3://bucket/part-?.jsonl"),
+        ({"api_key": "abc", "max_tokens": 5, "deep": [{"password": "x"}]}, {"api_key": "...", "max_tokens": 5, "deep": [{"password": "..."}]}),
+        ({"row_tokens": 1024, "name": "a@b", "key": ""}, {"row_tokens": 1024, "name": "a@b", "key": ""}),
+    ],
+)
+def test_secrets_are_masked_and_nothing_else(value: object, masked: object) -> None:
+    assert without_secrets(value) == masked
+
+
+def test_cells_are_what_people_read() -> None:
+    cells = [None, float("nan"), True, False, 1234, 0.005, -0.001, 1234.5, "x"]
+    assert [shown(cell) for cell in cells] == ["–", "–", "yes", "no", "1,234", "0.01", "0.00", "1,234.50", "x"]
+    assert [duration(s) for s in (0.3, 59.2, 61.2, 3700)] == ["0.3 s", "59.2 s", "1 min 1 s", "1 h 1 min"]
+
+
+SMALLEST_TEXT = """
+return Array.from(document.querySelectorAll('figure svg'), svg => {
+  const box = svg.getBoundingClientRect(), scale = box.width / svg.viewBox.baseVal.width;
+  const texts = Array.from(svg.querySelectorAll('text'), text => parseFloat(getComputedStyle(text).fontSize) * scale);
+  return [svg.getAttribute('aria-label'), box.left, box.right, box.height, texts.length ? Math.min(...texts) : 0];
+});
+"""
+
+
+@pytest.mark.slow
+def test_in_chromium_nothing_sticks_out_and_every_figure_can_be_read(run: Run, written: tuple[str, str]) -> None:
+    with chromium() as browser:
+        browser.get(f"file://{run.folder('report').path}/report.html")
+        for name, size in (("desktop", DESKTOP), ("phone", PHONE)):
+            for scheme in ("light", "dark"):
+                browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": scheme}]})
+                resize(browser, size)
+                assert browser.execute_script("return [window.innerWidth, document.documentElement.scrollWidth <= window.innerWidth]") == [size[0], True]
+                figures = browser.execute_script(SMALLEST_TEXT)
+                assert len(figures) == 4 * len(NAMES) + 3 + 5
+                for alt, left, right, height, smallest in figures:
+                    assert 0 <= left < right <= size[0], alt
+                    assert height > 150, alt
+                    assert smallest >= 9, alt
+                ink, ground = (browser.execute_script(f"return getComputedStyle(document.querySelector('{css}')).{what}") for css, what in STYLES)
+                assert (_light(ink), _light(ground)) == ((False, True) if scheme == "light" else (True, False))
+                screenshot(browser, f"report-{name}-{scheme}")
+        assert browser.get_log("browser") == []
+        events = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
+        asked = [event["params"]["request"]["url"] for event in events if event["method"] == "Network.requestWillBeSent"]
+        assert asked, "the page itself is in the log"
+        assert [url for url in asked if not url.startswith(("file:", "data:"))] == []
+        assert len([url for url in asked if url.startswith("file:")]) == 1
+
+
+STYLES = (("figure svg text", "fill"), ("section", "backgroundColor"))
+
+
+def _light(colour: str) -> bool:
+    return sum(map(int, re.findall(r"\d+", colour)[:3])) > 3 * 128
