@@ -14,6 +14,7 @@ from jobs.card import write_card
 from jobs.command import main
 from jobs.predictor_quality import plain
 from jobs.preset import Preset
+from jobs.report_page import HTML, write_pages
 from jobs.sample import sampling_settings
 from jobs.stage import Figures, Run, Stage, say
 from jobs.steering import Answers, answered, laboratory, measurable, questions, rated
@@ -38,8 +39,10 @@ def work(run: Run, folder: Storage) -> Figures:
     (folder / "report.json").write_json(report)
     _draw(run, answers, report, folder)
     _complete_card(run, policy, report)
+    write_pages(run, report, folder)
     for line in report_lines(report):
         say(line)
+    say(f"report: {(folder / HTML).uri}")
     return report | {"counts": {"questions": run.preset.evaluate.num_questions, "answers": len(answers.rows)}}
 
 
