@@ -69,7 +69,7 @@ def _round_figures(schema: AttributeSchema, rounds: list[Figures]) -> list[Figur
     drifts = [r["drift"] for r in rounds]
     figures = [
         by_round("rounds-steering", "mean Spearman of the dials", numbers, [("", [finite(r["mean_spearman"]) for r in rounds])], (0, 1)),
-        by_round("rounds-distinct", "distinct-2: variety", numbers, [("", [finite(d["distinct_2"]) for d in drifts])], (0, 1)),
+        by_round("rounds-distinct", "distinct-2: variety", numbers, [("", [finite(d["distinct_2"]) for d in drifts])], (0, 0.01)),
         by_round("rounds-words", "words in an answer", numbers, [("", [finite(d["words"]) for d in drifts])], (0, 10)),
     ]
     for attribute in schema.attributes:
@@ -113,6 +113,8 @@ def _annotation(run: Run) -> Part | None:
         "Good: the orange bars cover the whole scale as the blue ones do. "
         "A predictor that is unsure rates everything in the middle, and a model trained on that cannot reach the ends."
     )
+    if run.preset.policy.calibrate:
+        says += " Shown are raw predictions; before the policy learns from them they are stretched to the spread of people's (policy.calibrate)."
     table = Table("Answers at each value, low to high", ["attribute", "rated by", "answers", "mean", "answers at each value"], rows, folded=True)
     return Part("annotation", "Labels before and after annotation", says, [Gallery(figures), table])
 
