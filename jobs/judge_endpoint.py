@@ -123,7 +123,7 @@ class JudgeEndpoint:
             # All fields go in as they are: the client's own names and types are those of OpenAI's newest models.
             found = self._client.chat.completions.create(
                 model=self._settings.model,
-                messages=[{"role": "system", "content": system}, {"role": "user", "content": prompt}],
+                messages=[{"role": "system", "content": system}, {"role": "user", "content": prompt}] if system else [{"role": "user", "content": prompt}],
                 extra_body=self._settings.options,
             )
         except openai.APIStatusError as error:

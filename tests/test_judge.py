@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from judge_server import KEY, Answer, Asked, JudgeServer, serving, verdict_of, well_behaved
 
+from data.storage import Storage
 from jobs.judge import main
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -251,6 +252,23 @@ def test_one_file_is_rated_alone(bench: list[str], run: Any, tmp_path: Path) -> 
         assert run(*words, f"answers=[{tmp_path}/ours.jsonl]", of(judge), "kinds=[pair]")[0] == 1
     assert len(judge.asked) == 4
     assert (found["pairs"], found["ratings"], list(found["single"])) == ([], {}, ["ours"])
+
+
+def test_everything_may_lie_on_an_object_store(bench: list[str], run: Any, s3: str, tmp_path: Path) -> None:
+    bucket = Storage(f"{s3}/judge")
+    for name in ("questions", "ours", "theirs"):
+        (bucket / f"{name}.jsonl").put(f"{tmp_path}/{name}.jsonl")
+    words = [w.replace(str(tmp_path), bucket.uri) for w in bench]
+    with serving() as judge:
+        assert run(*words, of(judge), "limit=2")[0] == 0
+        asked = len(judge.asked)
+        code, found, _, err = run(*words, of(judge))
+        assert code == 0, err
+        assert (asked, len(judge.asked)) == (12, 48)
+    code, stored, _, err = run(f"judgements=[{bucket.uri}/judged/judgements.jsonl]", f"output={bucket.uri}/scored", "resamples=50")
+    assert code == 0, err
+    assert {name: stored[name] for name in SCORES} == {name: found[name] for name in SCORES}
+    assert (bucket / "scored" / "report.png").exists()
 
 
 def test_fastchat_s_judgements_are_scored(run: Any, tmp_path: Path) -> None:
