@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pyarrow as pa
 
-from actors.generation import Sampling, complete
+from actors.generation import Sampling, complete, require_fit
 from actors.generator import TransformersEngine
 from actors.policy import Policy
 from data.attributes import AttributeSchema
@@ -19,21 +19,29 @@ from data.tally import with_tally
 
 FINISH = "finish"
 """The column that says how an answer ended: "stop", or "length" where it was cut off."""
+TOO_LONG = "too_long"
+"""In that column, where the prompt left no room for an answer: it is empty."""
 
 
 class Sampler:
     """Answer every prompt of a batch."""
 
-    def __init__(self, policy: str, schema: AttributeSchema, sampling: Sampling, max_slots: int, dtype: str, num_threads: int):
-        """`sampling` without its seed, which comes from each row; raises SchemaMismatch if the policy has another schema."""
+    def __init__(self, policy: str, schema: AttributeSchema, sampling: Sampling, max_slots: int, dtype: str, num_threads: int, keep_too_long: bool = False):
+        """`sampling` without its seed, which comes from each row; raises SchemaMismatch if the policy has another schema.
+
+        `keep_too_long`: a prompt that leaves no room gets an empty answer instead of an error.
+        """
         self.policy = Policy.load(policy, dtype, num_threads=num_threads)
         schema.require_same(self.policy.schema, "the run", f"the policy at {policy}")
-        self.schema, self.sampling = schema, sampling
+        self.schema, self.sampling, self.keep_too_long = schema, sampling, keep_too_long
         self.engine = TransformersEngine(self.policy, max_slots)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         prompts, started = list(prompts_from(batch)), time.process_time()
-        answers = complete(self.engine, [(self._ids(p), self._sampling(p)) for p in prompts])
+        asked = [(self._ids(p), self._sampling(p)) for p in prompts]
+        fits = [not self.keep_too_long or self._fits(ids) for ids, _ in asked]
+        found = iter(complete(self.engine, [request for request, fit in zip(asked, fits, strict=True) if fit]))
+        answers = [next(found) if fit else ([], TOO_LONG) for fit in fits]
         finishes = [finish for _, finish in answers]
         table = to_table([self._row(p, ids) for p, (ids, _) in zip(prompts, answers, strict=True)], self.schema).append_column(FINISH, pa.array(finishes))
         seconds = time.process_time() - started
@@ -47,6 +55,13 @@ class Sampler:
             if len(ids) + self.sampling.max_tokens <= self.policy.max_tokens or len(messages) <= 2:
                 return ids
             messages = messages[2:]
+
+    def _fits(self, ids: list[int]) -> bool:
+        try:
+            require_fit(ids, self.sampling, self.policy.max_tokens)
+        except ValueError:
+            return False
+        return True
 
     def _sampling(self, prompt: Prompt) -> Sampling:
         return replace(self.sampling, seed=prompt.seed)

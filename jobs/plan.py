@@ -62,7 +62,7 @@ def _needs(preset: Preset, name: str, shape: Shape | None) -> str:
         return _training(learner, shape) + (f"; {preset.predictor.folds} times more for the folds" if kind == "predictor" and preset.predictor.folds else "")
     if kind in ("annotated", "rated"):
         return _pool(preset.annotate.pool, shape)
-    if kind in ("samples", "verdict", "report") and name != "ablation/report":
+    if kind in ("samples", "verdict", "report", "answers") and name != "ablation/report":
         return _pool(preset.sampling.pool, shape)
     return "the driver alone"
 

@@ -9,8 +9,10 @@ from jobs.stage import Figures, Run
 from jobs.step_settings import SamplingSettings
 
 
-def sample(run: Run, what: str, policy: Storage, prompts: Storage, target: Storage, temperature: float, stamp: str = "") -> Figures:
-    """Answer all `prompts` with `policy` into `target`; with a `stamp`, those that are not answered yet."""
+def sample(
+    run: Run, what: str, policy: Storage, prompts: Storage, target: Storage, temperature: float, stamp: str = "", keep_too_long: bool = False
+) -> Figures:
+    """Answer all `prompts` with `policy` into `target`; with a `stamp`, those that are not answered yet. `keep_too_long`: see `Sampler`."""
     settings = run.preset.sampling
     arguments = {
         "policy": (policy / "model").uri,
@@ -19,6 +21,7 @@ def sample(run: Run, what: str, policy: Storage, prompts: Storage, target: Stora
         "max_slots": settings.max_slots,
         "dtype": settings.pool.dtype,
         "num_threads": max(1, int(settings.pool.cpus_per_actor)),
+        "keep_too_long": keep_too_long,
     }
     figures = map_rows(what, [prompts], Sampler, arguments, settings.pool, target, stamp, "sampling.pool")
     tally = figures.pop("tally")

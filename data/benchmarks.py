@@ -1,0 +1,134 @@
+"""Benchmark files in FastChat's format: questions, and answers to them (a reference is an answer file, too), one JSON object a line.
+
+Any fsspec URI. Knows no model and no judge. The format and the real files: github.com/lm-sys/FastChat, fastchat/llm_judge.
+"""
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from data.conversation import Message, Rejected, content_id
+from data.lines import BadRecord, Line, files_of, lines
+
+T = TypeVar("T")
+Reader = Callable[[Mapping[str, Any]], T]
+QuestionId = int | str
+
+
+@dataclass(frozen=True)
+class Question:
+    """One question; those after the first turn are asked after the answer to the one before."""
+
+    id: QuestionId
+    category: str
+    turns: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What one model said: its answer to every turn, by question."""
+
+    model: str
+    turns: Mapping[QuestionId, tuple[str, ...]]
+    file: str = ""
+
+    def of(self, question: Question) -> tuple[str, ...]:
+        """Raises ValueError if there is no answer, or one to fewer turns."""
+        found = self.turns.get(question.id, ())
+        if len(found) < len(question.turns):
+            raise ValueError(
+                f"{self.file or self.model} has {len(found)} of {len(question.turns)} turns of question {question.id}; answer all questions first, "
+                "or set limit to judge fewer"
+            )
+        return found
+
+
+def read_questions(uri: str, limit: int = 0) -> list[Question]:
+    """The questions at `uri` in the order of the file, at most `limit` (0 = all); raises ValueError for a bad line, naming it."""
+    found = [record(line, _question) for line in records(uri)]
+    _require_unique(uri, (q.id for q in found))
+    if not found:
+        raise ValueError(f"{uri} has no questions; a line is {{question_id, category, turns}}")
+    return found[:limit] if limit else found
+
+
+def read_answers(uri: str) -> Answers:
+    """The answer file at `uri`, all of one model; of several choices the first counts, as in FastChat."""
+    found = [record(line, _answer) for line in records(uri)]
+    models = sorted({model for model, _, _ in found})
+    if len(models) != 1:
+        raise ValueError(f"{uri} has answers of {', '.join(models) or 'no model'}; an answer file is of one model")
+    _require_unique(uri, (id for _, id, _ in found))
+    return Answers(models[0], {id: turns for _, id, turns in found}, uri)
+
+
+def answer_line(question: Question, model: str, turns: Sequence[str], tstamp: float) -> dict[str, Any]:
+    """A line of an answer file; its id follows from what it says."""
+    messages = [m for asked, said in zip(question.turns, turns, strict=True) for m in (Message("user", asked), Message("assistant", said))]
+    answer_id = content_id(model, str(question.id), messages)
+    return {"question_id": question.id, "answer_id": answer_id, "model_id": model, "choices": [{"index": 0, "turns": list(turns)}], "tstamp": tstamp}
+
+
+def jsonl(records: Iterable[Mapping[str, Any]]) -> bytes:
+    """One JSON object a line."""
+    return "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records).encode()
+
+
+def records(uri: str) -> Iterator[Line]:
+    """Every record of the files at `uri`; raises ValueError, naming file and line, for what is none."""
+    for file in files_of(uri):
+        for line in lines(file):
+            if isinstance(line, Rejected):
+                raise ValueError(f"{line.file}, line {line.line}: {line.detail}; mend it or take it out")
+            yield line
+
+
+def record(line: Line, read: Reader[T]) -> T:
+    """What `read` makes of the line; a BadRecord becomes a sentence that names the line."""
+    try:
+        return read(line.record)
+    except BadRecord as bad:
+        raise ValueError(f"{line.file}, line {line.number}: {bad.detail}") from None
+
+
+def question_id(record: Mapping[str, Any]) -> QuestionId:
+    found = record.get("question_id")
+    if isinstance(found, bool) or not isinstance(found, int | str) or found == "":
+        raise BadRecord("wrong_type", f"question_id is {found!r}; it is a whole number or a text")
+    return found
+
+
+def text_field(record: Mapping[str, Any], name: str) -> str:
+    found = record.get(name)
+    if not isinstance(found, str) or not found:
+        raise BadRecord("wrong_type", f"{name} is {found!r}; it is a text that is not empty")
+    return found
+
+
+def _question(record: Mapping[str, Any]) -> Question:
+    turns = _texts(record.get("turns"), "turns")
+    if not all(turn.strip() for turn in turns):
+        raise BadRecord("empty_message", "turns has an empty question")
+    return Question(question_id(record), str(record.get("category") or "general"), turns)
+
+
+def _answer(record: Mapping[str, Any]) -> tuple[str, QuestionId, tuple[str, ...]]:
+    choices = record.get("choices")
+    if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
+        raise BadRecord("wrong_type", "choices is no list of {index, turns}")
+    return text_field(record, "model_id"), question_id(record), _texts(choices[0].get("turns"), "choices[0].turns")
+
+
+def _texts(value: object, name: str) -> tuple[str, ...]:
+    if not isinstance(value, list) or not value or not all(isinstance(text, str) for text in value):
+        raise BadRecord("wrong_type", f"{name} is no list of texts")
+    return tuple(value)
+
+
+def _require_unique(uri: str, ids: Iterable[QuestionId]) -> None:
+    seen: set[QuestionId] = set()
+    for id in ids:
+        if id in seen:
+            raise ValueError(f"{uri} has question {id} twice; leave one of them out")
+        seen.add(id)

@@ -1,0 +1,169 @@
+"""What verdicts come to: games from both orders, win rates, the judge's leaning to a place, single ratings, percent of a reference model.
+
+Knows no judge and no file. A game counts where both orders have a verdict: a win is one that holds in both, anything else is a tie (arXiv 2306.05685,
+section 3.4). What has no verdict is counted beside.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from data.benchmarks import QuestionId
+from data.elo import Game, interval, resampled
+from data.measures import share_interval
+from data.verdicts import UNPARSABLE, Verdict, Winner
+
+Figures = dict[str, Any]
+OTHER: dict[Winner, Winner] = {"first": "second", "second": "first", "tie": "tie"}
+
+
+@dataclass(frozen=True)
+class Duel:
+    """Two answers to one question: who was better when `one` was shown first, and when `other` was; None = no verdict."""
+
+    question_id: QuestionId
+    category: str
+    turn: int
+    one: str
+    other: str
+    as_first: Winner | None
+    """"first" means `one`."""
+    as_second: Winner | None
+    """Seen from the same side: "first" means `one`, though it stood in second place."""
+
+    @property
+    def score(self) -> float | None:
+        """1, 0.5 or 0 for `one`; None unless both orders have a verdict."""
+        if self.as_first is None or self.as_second is None:
+            return None
+        return {"first": 1.0, "second": 0.0, "tie": 0.5}[self.as_first] if self.as_first == self.as_second else 0.5
+
+
+def latest(verdicts: Iterable[Verdict]) -> tuple[list[Verdict], int]:
+    """Each match once, the last verdict of it if there are several, and how many were repeated."""
+    found, total = {}, 0
+    for verdict in verdicts:
+        total += 1
+        found[verdict.kind, verdict.question_id, verdict.turn, verdict.models, verdict.judge] = verdict
+    return list(found.values()), total - len(found)
+
+
+def models_of(verdicts: Iterable[Verdict]) -> list[str]:
+    """In the order in which they appear."""
+    return list(dict.fromkeys(model for verdict in verdicts for model in verdict.models))
+
+
+def duels(verdicts: Iterable[Verdict], models: Sequence[str]) -> list[Duel]:
+    """Both orders of a match as one duel, `one` being the model that `models` names first."""
+    place = {model: i for i, model in enumerate(models)}
+    orders: dict[tuple[Any, ...], dict[bool, Verdict]] = {}
+    for verdict in verdicts:
+        if verdict.kind == "pair":
+            one, other = sorted(verdict.models, key=place.__getitem__)
+            orders.setdefault((verdict.question_id, verdict.turn, one, other, verdict.judge), {})[verdict.models[0] == one] = verdict
+    found = []
+    for (question, turn, one, other, _), both in orders.items():
+        straight, swapped = (both[key].winner if key in both else None for key in (True, False))
+        category = next(iter(both.values())).category
+        found.append(Duel(question, category, turn, one, other, straight, OTHER[swapped] if swapped else None))
+    return found
+
+
+def games(found: Iterable[Duel]) -> list[Game]:
+    """What ratings are made from."""
+    return [Game(d.question_id, d.one, d.other, score) for d in found if (score := d.score) is not None]
+
+
+def tally(found: Sequence[Duel]) -> Figures:
+    """Wins, ties and losses of `one`; the win rate counts a tie half, its 95 % interval (Wilson) questions, not games: two turns of one go together."""
+    scores = [(d.question_id, score) for d in found if (score := d.score) is not None]
+    counts = Counter(score for _, score in scores)
+    figures: Figures = {"win": counts[1.0], "tie": counts[0.5], "loss": counts[0.0], "without_verdict": len(found) - len(scores)}
+    if not scores:
+        return figures | {"win_rate": None, "interval": None}
+    rate = sum(score for _, score in scores) / len(scores)
+    low, high = share_interval(rate, len({question for question, _ in scores}))
+    return figures | {"win_rate": round(rate, 4), "interval": [round(low, 4), round(high, 4)]}
+
+
+def by(figure: str, found: Sequence[Duel]) -> Figures:
+    """A tally for each category, or for each turn."""
+    names = list(dict.fromkeys(getattr(d, figure) for d in found))
+    return {str(name): tally([d for d in found if getattr(d, figure) == name]) for name in names}
+
+
+def leaning(found: Sequence[Duel]) -> Figures:
+    """How far the judge goes by the place: over duels with both verdicts, how often the verdict `changed` with the order, and how often it `reversed`
+    (another winner); and the share of all verdicts with a winner that went to the first place (no leaning: 0.5)."""
+    both = [d for d in found if d.score is not None]
+    pairs = [(d.as_first, d.as_second) for d in both]
+    changed, turned = sum(a != b for a, b in pairs), sum({a, b} == {"first", "second"} for a, b in pairs)
+    places = [d.as_first for d in found] + [OTHER[d.as_second] if d.as_second else None for d in found]
+    decided = [place for place in places if place in ("first", "second")]
+    first = decided.count("first")
+    figures: Figures = {"duels": len(both), "changed": _share(changed, len(both)), "reversed": _share(turned, len(both)), "decided": len(decided)}
+    interval = [round(v, 4) for v in share_interval(first / len(decided), len(decided))] if decided else None
+    return figures | {"first_place": _share(first, len(decided)), "first_place_interval": interval}
+
+
+def _share(part: int, whole: int) -> float | None:
+    return round(part / whole, 4) if whole else None
+
+
+@dataclass(frozen=True)
+class Rated:
+    """A model's answer and the judge's rating of it."""
+
+    question_id: QuestionId
+    category: str
+    turn: int
+    rating: float
+
+
+def rated(verdicts: Iterable[Verdict], model: str) -> list[Rated]:
+    return [Rated(v.question_id, v.category, v.turn, v.rating) for v in verdicts if v.kind == "single" and v.models == (model,) and v.rating is not None]
+
+
+def mean_rating(found: Sequence[Rated], resamples: int, seed: int) -> Figures:
+    """Mean rating with its interval, by turn and by category."""
+    if not found:
+        return {"n": 0, "mean": None, "interval": None, "turns": {}, "categories": {}}
+    values = np.array([r.rating for r in found])
+    drawn = resampled([r.question_id for r in found], resamples, np.random.default_rng(seed))
+
+    def means(name: str) -> Figures:
+        keys = dict.fromkeys(getattr(r, name) for r in found)
+        return {str(key): round(float(np.mean([r.rating for r in found if getattr(r, name) == key])), 3) for key in keys}
+
+    spread = interval(np.array([values[d].mean() for d in drawn]), 3)
+    return {"n": len(found), "mean": round(float(values.mean()), 3), "interval": spread, "turns": means("turn"), "categories": means("category")}
+
+
+def percent(ours: Sequence[Rated], reference: Sequence[Rated], resamples: int, seed: int) -> Figures:
+    """The sum of our ratings in percent of the reference's, over answers where both have one (Vicuna; SteerLM, arXiv 2310.05344, table 1), by category, too."""
+    theirs = {(r.question_id, r.turn): r.rating for r in reference}
+    common = [(r, theirs[r.question_id, r.turn]) for r in ours if (r.question_id, r.turn) in theirs]
+    if not common:
+        return {"n": 0, "percent": None, "interval": None, "categories": {}}
+    values = np.array([(r.rating, other) for r, other in common])
+    drawn = resampled([r.question_id for r, _ in common], resamples, np.random.default_rng(seed))
+    categories = {}
+    for name in dict.fromkeys(r.category for r, _ in common):
+        categories[name] = _percent(np.array([(r.rating, other) for r, other in common if r.category == name]))
+    spread = interval(np.array([_percent(values[d]) for d in drawn]), 2)
+    return {"n": len(common), "percent": _percent(values), "interval": spread, "categories": categories}
+
+
+def _percent(values_N2: np.ndarray) -> float:
+    ours, theirs = values_N2.sum(0)
+    return round(100 * float(ours) / float(theirs), 2)
+
+
+def problems(verdicts: Sequence[Verdict]) -> Figures:
+    """How many verdicts there are, how many replies hold none, and how many requests failed, by what went wrong."""
+    reasons = Counter(v.problem for v in verdicts if v.problem)
+    unparsable = reasons.pop(UNPARSABLE, 0)
+    return {"judged": len(verdicts), "verdicts": sum(not v.problem for v in verdicts), "unparsable": unparsable, "errors": dict(reasons.most_common())}

@@ -1,0 +1,124 @@
+"""`jobs.answer`: which policy, which dials, every turn after the policy's own words, and the same file however often it is begun."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+import jobs.answer
+from cluster.settings import SettingsError, load
+from data.benchmarks import Question, jsonl, read_answers
+from data.prompts import prompts_from
+from data.storage import Storage
+from jobs.answer import Answering, stages
+from jobs.bootstrap import Loop
+from jobs.stage import Figures, Run, Stage, perform
+
+DEMO = str(Path(__file__).resolve().parent.parent / "jobs" / "presets" / "demo.yaml")
+LONG = "Tell me about " + "owls and " * 400 + "the moon."
+TALK = Question(1, "writing", ("Tell me about the moon.", "And about owls?"))
+QUESTIONS = [TALK, Question("b", "math", ("Tell me about tea.",)), Question(3, "math", (LONG,))]
+
+
+def made(*words: str) -> Answering:
+    return load(Answering, DEMO, ["questions=some/where/mt_bench.question.jsonl", *words])
+
+
+def test_what_is_asked_and_what_it_is_called() -> None:
+    assert made().requested == {"helpfulness": 4, "creativity": 0, "humor": 0, "toxicity": 0, "verbosity": 1}
+    turned = made("dials.humor=4", "dials.creativity=2", "others=unset")
+    assert turned.requested == {"creativity": 2, "humor": 4}
+    assert turned.model_name == "demo-unset-creativity2-humor4"
+    assert turned.stage_name == "benchmarks/mt_bench/demo-unset-creativity2-humor4/answers"
+    assert made("others=defaults", "model_id=mine").requested["verbosity"] == 1
+    assert made("model_id=mine").model_name == "mine"
+
+
+@pytest.mark.parametrize(("word", "said"), [("dials.humour=4", "unknown attribute 'humour'"), ("dials.humor=9", "out of range"), ("model_id=a/b", "model_id")])
+def test_a_wrong_dial_is_a_sentence(word: str, said: str) -> None:
+    with pytest.raises(SettingsError, match=said):
+        made(word)
+
+
+@pytest.fixture
+def questions(tmp_path: Path) -> str:
+    file = tmp_path / "asked.question.jsonl"
+    file.write_bytes(jsonl({"question_id": q.id, "category": q.category, "turns": q.turns} for q in QUESTIONS))
+    return str(file)
+
+
+def with_policy(storage: Path, policy: str, questions: str, *words: str) -> Run:
+    """A run whose first policy is there, without any training."""
+    run = Run(load(Answering, DEMO, [f"storage={storage}", f"questions={questions}", "sampling.max_tokens=24", "temperature=1", *words]))
+
+    def work(run: Run, folder: Storage) -> Figures:
+        (folder / "model").upload(policy)
+        return {}
+
+    perform(run, Stage("policy", (), lambda preset: {}, work))
+    return run
+
+
+def answered(run: Run) -> Figures:
+    (stage,) = stages(run.preset)
+    return perform(run, stage)
+
+
+def turns_of(manifest: Figures) -> dict[object, tuple[str, ...]]:
+    return dict(read_answers(manifest["figures"]["answers"]).turns)
+
+
+@pytest.mark.ray
+def test_all_turns_are_answered_the_second_after_the_first(ray_cluster: object, tiny_policy: str, tmp_path: Path, questions: str) -> None:
+    run = with_policy(tmp_path / "runs", tiny_policy, questions)
+    manifest = answered(run)
+    found = turns_of(manifest)
+    assert [len(found[q.id]) for q in QUESTIONS] == [2, 1, 1]
+    assert all(found[1])
+    assert found["b"][0]
+    figures = manifest["figures"]
+    assert found[3] == ("",), "what does not fit is kept, empty, and counted"
+    assert figures["too_long"] == [3]
+    assert figures["counts"] | {"cut_off": 0} == {"questions": 3, "answers": 4, "empty": 1, "cut_off": 0, "too_long": 1}
+    assert figures["model_id"] == "demo-best"
+    line = json.loads(Storage(figures["answers"]).read_text().splitlines()[0])
+    assert set(line) == {"question_id", "answer_id", "model_id", "choices", "tstamp"}
+    folder = run.folder("benchmarks/asked/demo-best/answers")
+    (second,) = prompts_from(next((folder / "turn-2" / "prompts").tables()))
+    assert [m.content for m in second.messages] == [QUESTIONS[0].turns[0], found[1][0], QUESTIONS[0].turns[1]]
+    assert second.requested == run.preset.schema_.best()
+    assert answered(run)["skipped"]
+    # The same seed in another place says the same, another one something else.
+    assert turns_of(answered(with_policy(tmp_path / "again", tiny_policy, questions))) == found
+    assert turns_of(answered(with_policy(tmp_path / "seed", tiny_policy, questions, "seed=1"))) != found
+
+
+@pytest.mark.ray
+def test_stopped_before_the_end_it_goes_on(ray_cluster: object, tiny_policy: str, tmp_path: Path, questions: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = with_policy(tmp_path / "runs", tiny_policy, questions)
+    sample = jobs.answer.sample
+
+    def first_turn_only(run: Run, what: str, *more: object, **named: object) -> Figures:
+        if what == "answer turn 2":
+            raise KeyboardInterrupt
+        return sample(run, what, *more, **named)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(jobs.answer, "sample", first_turn_only)
+    with pytest.raises(KeyboardInterrupt):
+        answered(run)
+    folder = run.folder("benchmarks/asked/demo-best/answers")
+    assert folder.names(".jsonl") == []
+    (part,) = (folder / "turn-1" / "answers").files(".parquet")
+    written = Path(part).stat().st_mtime_ns
+    monkeypatch.undo()
+    found = turns_of(answered(run))
+    assert Path(part).stat().st_mtime_ns == written, "the first turn was not asked again"
+    assert found == turns_of(answered(with_policy(tmp_path / "unbroken", tiny_policy, questions)))
+
+
+def test_the_newest_promoted_policy_answers(tmp_path: Path, questions: str) -> None:
+    run = Run(load(Answering, DEMO, [f"storage={tmp_path}", f"questions={questions}", "bootstrap.rounds=3"]))
+    assert stages(run.preset)[0].needs == ("policy",), "no round has a verdict yet"
+    for number, policy in ((1, "bootstrap-1/policy"), (2, "bootstrap-1/policy")):
+        (run.folder(Loop().verdict(number)) / "manifest.json").write_json({"figures": {"policy": policy}})
+    assert stages(run.preset)[0].needs == ("policy", "bootstrap-1/policy", "bootstrap-2/verdict"), "the second round was not promoted"

@@ -1,0 +1,82 @@
+"""Question and answer files: FastChat's own are read, what is written is read back, a bad line is one sentence that names it."""
+
+import gzip
+import json
+from pathlib import Path
+
+import pytest
+
+from data.benchmarks import Question, answer_line, jsonl, read_answers, read_questions
+
+
+def written(path: Path, *records: object) -> str:
+    path.write_text("".join(json.dumps(r) + "\n" for r in records))
+    return str(path)
+
+
+def question(id: object = 1, **more: object) -> dict[str, object]:
+    return {"question_id": id, "category": "generic", "turns": ["Why?"], **more}
+
+
+def test_the_real_questions_are_read(real_data: Path) -> None:
+    vicuna = read_questions(str(real_data / "vicuna_mtbench" / "vicuna_bench.question.jsonl"))
+    mt_bench = read_questions(str(real_data / "vicuna_mtbench" / "mt_bench.question.jsonl"))
+    assert (len(vicuna), {len(q.turns) for q in vicuna}) == (80, {1})
+    assert (len(mt_bench), {len(q.turns) for q in mt_bench}) == (80, {2})
+    assert vicuna[0] == Question(1, "generic", ("How can I improve my time management skills?",))
+    reference = read_answers(str(real_data / "vicuna_mtbench" / "mt_bench.reference_answer.gpt-4.jsonl"))
+    assert (reference.model, len(reference.turns)) == ("gpt-4", 30)
+
+
+def test_what_is_written_is_read_back(tmp_path: Path) -> None:
+    asked = Question("q-1", "math", ("One?", "Two?"))
+    line = answer_line(asked, "ours", ("1", "zwei ☃"), 12.5)
+    assert set(line) == {"question_id", "answer_id", "model_id", "choices", "tstamp"}
+    assert line["answer_id"] == answer_line(asked, "ours", ("1", "zwei ☃"), 99.0)["answer_id"]
+    assert line["answer_id"] != answer_line(asked, "other", ("1", "zwei ☃"), 12.5)["answer_id"]
+    file = tmp_path / "ours.jsonl"
+    file.write_bytes(jsonl([line]))
+    found = read_answers(str(file))
+    assert (found.model, found.of(asked)) == ("ours", ("1", "zwei ☃"))
+
+
+def test_gz_and_limit(tmp_path: Path) -> None:
+    file = tmp_path / "q.jsonl.gz"
+    file.write_bytes(gzip.compress(jsonl([question(1), question(2)])))
+    assert [q.id for q in read_questions(str(file), limit=1)] == [1]
+
+
+@pytest.mark.parametrize(
+    ("records", "said"),
+    [
+        ([question(), question()], "question 1 twice"),
+        ([question(True)], "line 1: question_id is True"),
+        ([question(1), question(2, turns=[])], "line 2: turns is no list of texts"),
+        ([question(turns=["  "])], "an empty question"),
+        ([], "has no questions"),
+        ([["no object"]], "line 1"),
+    ],
+)
+def test_a_bad_question_file_is_a_sentence(tmp_path: Path, records: list[object], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        read_questions(written(tmp_path / "q.jsonl", *records))
+
+
+def test_a_bad_answer_file_is_a_sentence(tmp_path: Path) -> None:
+    line = {"question_id": 1, "model_id": "m", "choices": [{"index": 0, "turns": ["x"]}]}
+    for records, said in (
+        ([line, line | {"question_id": 2, "model_id": "n"}], "answers of m, n"),
+        ([line | {"choices": []}], "choices is no list"),
+        ([line | {"model_id": ""}], "model_id is ''"),
+        ([line, line], "question 1 twice"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            read_answers(written(tmp_path / "a.jsonl", *records))
+
+
+def test_too_few_turns_are_named(tmp_path: Path) -> None:
+    answers = read_answers(written(tmp_path / "a.jsonl", {"question_id": 1, "model_id": "m", "choices": [{"index": 0, "turns": ["x"]}]}))
+    with pytest.raises(ValueError, match="has 1 of 2 turns of question 1"):
+        answers.of(Question(1, "", ("a", "b")))
+    with pytest.raises(ValueError, match="has 0 of 1 turns of question 7"):
+        answers.of(Question(7, "", ("a",)))
