@@ -3,6 +3,7 @@
 Knows no training loop (`actors.learner`) and no sampling (`actors.generator`).
 """
 
+import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -139,6 +140,16 @@ class PolicyText:
     def decode(self, ids: Sequence[int]) -> str:
         """The answer's text, control tokens left out."""
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))
+
+    def generation(self) -> dict[str, Any]:
+        """A generation config with which plain `generate`, and any engine that reads it, ends an answer where ours do."""
+        try:
+            config = GenerationConfig.from_pretrained(self.folder)
+        except OSError:  # a model need not have one
+            config = GenerationConfig()
+        config.eos_token_id, config.pad_token_id = sorted(self.stop_ids), self.tokenizer.pad_token_id
+        config._from_model_config = False  # or transformers would make it anew from config.json, which knows one end only
+        return dict(json.loads(config.to_json_string(use_diff=True)))
 
     def _turn_end(self) -> int:
         turns = [Message("user", "a"), Message("assistant", "b")]

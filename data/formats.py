@@ -3,6 +3,7 @@
 Each function parses one record and raises BadRecord for a bad one. Knows no files (`data.lines`), no message trees (`data.trees`).
 """
 
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
@@ -89,7 +90,7 @@ def prompt_output(line: Line, schema: AttributeSchema, source: str) -> Iterator[
 
 
 def nemo(line: Line, schema: AttributeSchema, source: str) -> Iterator[Row]:
-    """NeMo-Aligner: `conversations` of from, value and label ("name:value,name:value", null or ""), and `system`, `mask`, `type`."""
+    """NeMo-Aligner: `conversations` of from, value and label ("name:value,name:value", null or ""), and `system`, `mask`, `type`; `group` as in `messages`."""
     if "Assistant" in [role.strip() for role in optional_text(line.record, "mask").split(",")]:
         raise BadRecord("answers_masked", "`mask` names Assistant, so these answers are not meant for training")
     turns, human = [], []
@@ -99,24 +100,33 @@ def nemo(line: Line, schema: AttributeSchema, source: str) -> Iterator[Row]:
         turns.append(Message(_ROLES.get(speaker, speaker), text(turn, "value")))
         if turns[-1].role == "assistant":
             human.append(ratings(_label(optional_text(turn, "label")), schema))
-    yield row(line, source, turns, human, optional_text(line.record, "system"))
+    yield row(line, source, turns, human, optional_text(line.record, "system"), optional_text(line.record, "group"))
 
 
 def to_nemo(conversation: Conversation, schema: AttributeSchema, which: Which = "human") -> dict[str, Any]:
-    """The conversation as NeMo-Aligner's record, values rounded; the label is null where nothing is rated."""
+    """The conversation as NeMo-Aligner's record, values rounded; the label is null where nothing is rated. NeMo-Aligner does not mind columns of ours."""
     turns = []
     for message, values in _with_values(conversation, which):
         label = label_line(schema, values).removeprefix(LABEL_START).rstrip("\n") or None
         turns.append({"from": message.role.capitalize(), "value": message.content, "label": label})
-    return {"system": conversation.system, "mask": "User", "type": "VALUE_TO_TEXT", "conversations": turns}
+    return {"system": conversation.system, "mask": "User", "type": "VALUE_TO_TEXT", "conversations": turns} | _origin(conversation)
 
 
-def to_messages(conversation: Conversation, which: Which = "human") -> dict[str, Any]:
-    """The conversation as `messages` reads it; values are raw, so that reading it gives back the very same ratings."""
-    turns: list[dict[str, Any]] = [{"role": "system", "content": conversation.system}] if conversation.system else []
+def to_messages(conversation: Conversation, schema: AttributeSchema, which: Which = "human") -> dict[str, Any]:
+    """The conversation as `messages` reads it; values are raw, so that reading it gives back the very same ratings.
+
+    All messages have the same keys, and all `attributes` too, null where nothing is rated: Hugging Face `datasets` takes objects of different
+    keys for free-form JSON, and its parser of that rounds.
+    """
+    turns: list[dict[str, Any]] = [{"role": "system", "content": conversation.system, "attributes": None}] if conversation.system else []
     for message, values in _with_values(conversation, which):
-        turns.append({"role": message.role, "content": message.content} | ({"attributes": dict(values)} if values else {}))
-    return {"id": conversation.id, "source": conversation.source, "group": conversation.group, "messages": turns}
+        attributes = {name: values.get(name) for name in schema.names} if values else None
+        turns.append({"role": message.role, "content": message.content, "attributes": attributes})
+    return _origin(conversation) | {"messages": turns}
+
+
+def _origin(conversation: Conversation) -> dict[str, str]:
+    return {"id": conversation.id, "source": conversation.source, "group": conversation.group}
 
 
 def without_debris(answer: str) -> str:
@@ -186,6 +196,7 @@ def _label(label: str) -> dict[str, float]:
 
 
 def _with_values(conversation: Conversation, which: Which) -> list[tuple[Message, Values]]:
-    """Each message with its answer's values: {} for user turns and unrated answers."""
-    values: Iterator[Values] = iter(getattr(conversation, which) or ({},) * conversation.num_answers)
-    return [(m, next(values) if m.role == "assistant" else {}) for m in conversation.messages]
+    """Each message with its answer's values, without NaN, which no JSON has: {} for user turns and unrated answers."""
+    answers: Iterator[Values] = iter(getattr(conversation, which) or ({},) * conversation.num_answers)
+    found = [(m, next(answers) if m.role == "assistant" else {}) for m in conversation.messages]
+    return [(m, {name: value for name, value in values.items() if not math.isnan(value)}) for m, values in found]

@@ -208,6 +208,8 @@ def _rating(attribute: Attribute, value: Any, scale: Scale) -> float | None:
     low, high = scale
     if not low <= value <= high:
         raise BadRecord("rating_out_of_range", f"rating {attribute.name!r} is {str(value)[:20]}, allowed is {low:g} to {high:g}")
+    if (low, high) == (attribute.low, attribute.high):
+        return float(value)  # the mapping below would give 0.1 back as 0.10000000000000002
     return attribute.low + (value - low) / (high - low) * (attribute.high - attribute.low)
 
 

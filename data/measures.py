@@ -1,8 +1,8 @@
-"""Pure metrics over arrays: rank correlation, errors, reliability, pairwise accuracy, the steering table and its bands. Knows no model and no prompt."""
+"""Pure metrics over arrays: correlations, errors, reliability, pairwise accuracy, the steering table and its bands. Knows no model and no prompt."""
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -119,6 +119,38 @@ def share_interval(share: float, n: int) -> tuple[float, float]:
     middle = (share + z2 / (2 * n)) / (1 + z2 / n)
     half = NORMAL_95 / (1 + z2 / n) * math.sqrt(share * (1 - share) / n + z2 / (4 * n * n))
     return middle - half, middle + half
+
+
+def weighted_accuracy(parts: Sequence[Mapping[str, float]], weights: Numbers) -> dict[str, float]:
+    """The mean of the `accuracy` of independent parts, and its 95 % interval made of theirs (MOVER: Zou and Donner 2008, doi 10.1002/sim.3095)."""
+    w = np.asarray(weights, float) / np.sum(weights)
+    middle, low, high = (np.array([part[name] for part in parts]) for name in ("accuracy", "low", "high"))
+    mean = float(w @ middle)
+    return {"accuracy": mean, "low": mean - float(np.linalg.norm(w * (middle - low))), "high": mean + float(np.linalg.norm(w * (high - middle)))}
+
+
+def agreement(x: Numbers, y: Numbers) -> dict[str, float]:
+    """`n`, `spearman` and `pearson` over pairs without NaN, each with its 95 % interval (`_low`, `_high`); NaN where no correlation is defined.
+
+    The intervals are Fisher's, for Spearman with the standard error of Bonett and Wright (2000, doi 10.1007/BF02294183); four pairs are the fewest
+    that have one.
+    """
+    a, b = _paired(x, y)
+    found: dict[str, float] = {"n": len(a)}
+    pearson = float("nan") if _flat(a, b) else float(np.corrcoef(a, b)[0, 1])
+    rank = spearman(a, b)
+    for name, r, spread in (("spearman", rank, 1 + rank**2 / 2), ("pearson", pearson, 1.0)):
+        low, high = _correlation_interval(r, len(a), spread)
+        found |= {name: r, f"{name}_low": low, f"{name}_high": high}
+    return found
+
+
+def _correlation_interval(r: float, n: int, spread: float) -> tuple[float, float]:
+    """`spread` is the variance of Fisher's z, times n - 3."""
+    if n < 4 or math.isnan(r):
+        return float("nan"), float("nan")
+    z, half = math.atanh(min(max(r, -1 + 1e-15), 1 - 1e-15)), NORMAL_95 * math.sqrt(spread / (n - 3))
+    return math.tanh(z - half), math.tanh(z + half)
 
 
 def steering(requested: Numbers, measured: Numbers) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Pairs of conversations of which people preferred one: `chosen` and `rejected` columns, from any file `data.lines` opens.
 
 A side is hh-rlhf text ("\\n\\nHuman: ...\\n\\nAssistant: ...") or a list of messages; with a `prompt` (text, or messages) it may be the
-answer alone, as TRL writes it. Knows no Ray and no model.
+answer alone, as TRL writes it; a `subset`, as RewardBench has it, is kept. Knows no Ray and no model.
 """
 
 from collections.abc import Iterator, Mapping
@@ -11,7 +11,7 @@ from typing import Any
 from data.attributes import AttributeSchema
 from data.conversation import Conversation, Rejected
 from data.formats import hh_rlhf, messages
-from data.lines import BadRecord, Line, Row, column, files_of, lines, text
+from data.lines import BadRecord, Line, Row, column, files_of, lines, optional_text, text
 from data.sources import Parser
 
 _HH_ROLES = ("Human:", "Assistant:")
@@ -23,9 +23,10 @@ class Pair:
 
     chosen: Conversation
     rejected: Conversation
+    subset: str = ""
 
 
-def pair_weights(schema: AttributeSchema, given: Mapping[str, float]) -> dict[str, float]:
+def pair_weights(schema: AttributeSchema, given: Mapping[str, float], setting: str = "predictor.pair_weights") -> dict[str, float]:
     """The weight of every attribute in the one score of an answer: as `given`, others 0; if nothing is, +1/n where higher is better, -1/n
     where lower is, 0 where neither, n being how many have a better end.
 
@@ -38,7 +39,7 @@ def pair_weights(schema: AttributeSchema, given: Mapping[str, float]) -> dict[st
         weights = dict.fromkeys(schema.names, 0.0) | {schema[name].name: float(weight) for name, weight in given.items()}
     if not any(weights.values()):
         raise ValueError(
-            f"predictor.pair_weights leaves every attribute of schema {schema.name!r} at weight 0, so that all pairs would tie; "
+            f"{setting} leaves every attribute of schema {schema.name!r} at weight 0, so that all pairs would tie; "
             f"give at least one of {', '.join(schema.names)} a weight"
         )
     return weights
@@ -64,6 +65,7 @@ def _pair(line: Line, schema: AttributeSchema, source: str, number: int) -> Pair
     sides = []
     for name in ("chosen", "rejected"):
         try:
+            subset = optional_text(line.record, "subset")
             side = _side(line, name, schema, source)
         except BadRecord as bad:
             side = bad.at(line)
@@ -74,7 +76,8 @@ def _pair(line: Line, schema: AttributeSchema, source: str, number: int) -> Pair
         return Rejected(line.file, line.number, "equal_sides", "chosen and rejected are the same conversation, so neither can win")
     # A side's content may come again in another pair; where it stands does not.
     group = f"{source}-{number:09d}"
-    return Pair(*(replace(side, id=f"{group}-{name}", group=group) for name, side in zip(("chosen", "rejected"), sides, strict=True)))
+    chosen, rejected = (replace(side, id=f"{group}-{name}", group=group) for name, side in zip(("chosen", "rejected"), sides, strict=True))
+    return Pair(chosen, rejected, subset)
 
 
 def _side(line: Line, name: str, schema: AttributeSchema, source: str) -> Row:

@@ -184,6 +184,28 @@ class Storage:
                 self.fs.makedirs(posixpath.dirname(remote), exist_ok=True)
                 self.fs.put_file(local, remote)
 
+    @contextlib.contextmanager
+    def replaced(self) -> Iterator["Storage"]:
+        """A folder to fill; when the block ends, it stands here in place of what did. If it raises, what stood here stays.
+
+        On an object store, which cannot rename, what stood here goes at once and each file appears whole when it is written: write last the one that
+        says that all are there.
+        """
+        if not self.is_local:
+            self.remove()
+            yield self
+            return
+        beside, before = (Storage(f"{self.path.rstrip('/')}.{secrets.token_hex(4)}.{end}") for end in ("tmp", "old"))
+        os.makedirs(beside.path)
+        try:
+            yield beside
+            if self.exists():
+                os.rename(self.path, before.path)
+            os.rename(beside.path, self.path)
+        finally:
+            beside.remove()
+            before.remove()
+
     def download(self, folder: str) -> str:
         """A local folder with this one's content: itself if it is local, else a copy in `folder`."""
         if self.is_local:

@@ -3,9 +3,10 @@
 The last line of stdout is one JSON object; a mistake is one sentence on stderr and a non-zero exit code, without a traceback.
 """
 
+import contextlib
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from cluster.checks import require_fit
 from cluster.connect import connect
@@ -43,18 +44,28 @@ def main(about: str | None, stages: Stages, ending: Callable[[Run, dict[str, Fig
             print(f"{program}: {error}", file=sys.stderr)
             raise SystemExit(1) from None
         return
-    try:
+    with mistakes_told(program, "the same command goes on where it was"):
         refuse_what_cannot_fit(preset)
         manifests = _perform_all(run, chosen)
+    print_last_line((ending or _ending)(run, manifests))
+
+
+@contextlib.contextmanager
+def mistakes_told(program: str, after_stop: str) -> Iterator[None]:
+    """A person's mistake in the block is one sentence on stderr and exit code 1; `after_stop` is said to who stops it."""
+    try:
+        yield
     except Exception as error:
         if not is_for_people(error):
             raise
-        tell(f"{program}: {error}", "run.fail", "error", run=run.root.uri)
+        tell(f"{program}: {error}", "run.fail", "error")
         raise SystemExit(1) from None
     except KeyboardInterrupt:
-        tell(f"{program}: stopped; the same command goes on where it was", "run.stop", "error", run=run.root.uri)
+        tell(f"{program}: stopped; {after_stop}", "run.stop", "error")
         raise SystemExit(130) from None
-    result = (ending or _ending)(run, manifests)
+
+
+def print_last_line(result: Figures) -> None:
     print(json.dumps(finite(result), ensure_ascii=False), flush=True)
 
 

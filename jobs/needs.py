@@ -20,7 +20,7 @@ def needs(run: Run, stage_names: Sequence[str]) -> Needs:
     kinds = {name.split("/")[-1] for name in stage_names}
     rounds = any(name.startswith("bootstrap-") for name in stage_names)
     trainings = {path: learner for path, learner in learners(preset).items() if STAGE_OF.get(path) in kinds or (path == "bootstrap.learner" and rounds)}
-    pools = {"annotate.pool": preset.annotate.pool} if kinds & {"annotated", "rated", "verdict", "report"} else {}
+    pools = {"annotate.pool": preset.annotate.pool} if kinds & {"annotated", "rated", "verdict", "report", "benchmarks"} else {}
     pools |= {"sampling.pool": preset.sampling.pool} if kinds & {"samples", "verdict", "report", "answers"} else {}
     return Needs(
         preset.run,

@@ -85,9 +85,30 @@ def pair_lines(figures: Mapping[str, Figures]) -> Iterator[str]:
     for name, row in figures.items():
         rows.append([name, row["predictor"]["n"], *(_share(row[who]) for who in ("predictor", "length")), row["unscored"], sum(row["rejected"].values())])
     yield from aligned(["set", "n", "predictor", "longer answer", "unscored", "broken"], rows)
+    for name, row in figures.items():
+        parts = [(f"  {part}", found) for part, found in row.get("subsets", {}).items()] + list(row.get("sections", {}).items())
+        if parts:
+            yield from aligned([name, "n", "predictor"], [[part, found.get("n"), _share(found)] for part, found in parts])
     weights = next(iter(figures.values()))["weights"]
     yield "  score of an answer: " + " ".join(f"{weight:+.2f} {name}" for name, weight in weights.items() if weight)
 
 
 def _share(row: Figures) -> str | None:
-    return f"{row['accuracy']:.3f} ({row['low']:.3f}-{row['high']:.3f})" if row["n"] else None
+    return f"{row['accuracy']:.3f} ({row['low']:.3f}-{row['high']:.3f})" if "accuracy" in row else None
+
+
+def judge_lines(figures: Mapping[str, Figures]) -> Iterator[str]:
+    """One block a set of judged answers: Spearman and Pearson of the score, of each attribute and of the length, with 95 % intervals."""
+    for name, row in figures.items():
+        yield f"{name}: agreement with the judge on {row['score']['n']:,} answers ({row['unscored']:,} unscored), 95 % intervals"
+        rows = [[who, _correlation(found, "spearman"), _correlation(found, "pearson")] for who, found in _who(row)]
+        yield from aligned(["", "Spearman", "Pearson"], rows)
+
+
+def _who(row: Figures) -> list[tuple[str, Figures]]:
+    return [("score", row["score"]), *row["each_attribute"].items(), ("length", row["length"])]
+
+
+def _correlation(found: Figures, kind: str) -> str | None:
+    r, low, high = (found[f"{kind}{end}"] for end in ("", "_low", "_high"))
+    return None if r is None else f"{r:.3f}" if low is None else f"{r:.3f} ({low:.3f} to {high:.3f})"

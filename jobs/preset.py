@@ -17,7 +17,7 @@ from data.lab import LabSettings
 from data.pairs import pair_weights
 from data.record import Record
 from data.selection import check_quantiles
-from jobs.step_settings import AnnotateSettings, BootstrapSettings, EvaluateSettings, PolicySettings, PredictorSettings, SamplingSettings
+from jobs.step_settings import AnnotateSettings, BenchmarkSettings, BootstrapSettings, EvaluateSettings, PolicySettings, PredictorSettings, SamplingSettings
 
 
 class RaySettings(Record):
@@ -115,6 +115,8 @@ class Preset(Record):
     """Step 4."""
     evaluate: EvaluateSettings = EvaluateSettings()
     """The steering table."""
+    benchmarks: BenchmarkSettings = BenchmarkSettings()
+    """For `jobs.evaluate_predictor` alone."""
 
     @property
     def schema_(self) -> AttributeSchema:
@@ -131,3 +133,9 @@ class Preset(Record):
                 raise ValueError(f"predictor.attribute_weights: {problem}") from None
         if self.predictor.pairs:
             pair_weights(self.schema_, self.predictor.pair_weights)
+        if self.benchmarks.pairs or self.benchmarks.judged:
+            self.benchmark_weights()
+
+    def benchmark_weights(self) -> dict[str, float]:
+        """The weight of every attribute in the one score of an answer, as `jobs.evaluate_predictor` has it."""
+        return pair_weights(self.schema_, self.benchmarks.weights or self.predictor.pair_weights, "benchmarks.weights")

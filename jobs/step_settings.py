@@ -20,9 +20,38 @@ class PairSource(Record):
     name: str = Field(pattern=r"^[A-Za-z0-9._-]+$")
     """What the figures call it."""
     uri: str
-    """File, folder or glob of records with `chosen` and `rejected`: hh-rlhf text or message lists, or answers beside a `prompt`."""
+    """File, folder or glob of records with `chosen` and `rejected`: hh-rlhf text or message lists, or answers beside a `prompt`; RewardBench's `subset`."""
     limit: int = Field(0, ge=0)
     """At most so many pairs; 0 = all."""
+
+
+class JudgedSource(Record):
+    """Answers that a judge gave one number."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9._-]+$")
+    """What the figures call it."""
+    uri: str
+    """File, folder or glob of conversations (`messages`, or `prompt` and `response`) with a `score`; or FastChat's single judgements of MT-bench."""
+    limit: int = Field(0, ge=0)
+    """At most so many answers; 0 = all."""
+
+
+class BenchmarkSettings(Record):
+    """What `jobs.evaluate_predictor` holds a trained predictor against; nothing is trained again for it."""
+
+    pairs: tuple[PairSource, ...] = ()
+    """Preferences: accuracy on each set, on each of its subsets, and RewardBench's sections."""
+    judged: tuple[JudgedSource, ...] = ()
+    """Scores of a judge: rank correlation and correlation with each set."""
+    weights: dict[str, float] = {}
+    """Attribute -> weight in the one score of an answer; empty = predictor.pair_weights."""
+
+    @model_validator(mode="after")
+    def _names(self) -> "BenchmarkSettings":
+        names = [*(source.name for source in self.pairs), *(source.name for source in self.judged)]
+        if len(set(names)) < len(names):
+            raise ValueError(f"benchmarks has the names {', '.join(names)}; each set needs a name of its own")
+        return self
 
 
 class PredictorSettings(Record):

@@ -18,6 +18,7 @@ from data.conversation import Conversation, from_table, to_table
 from data.examples import Example, Split, bucket
 from data.feed import Corpus, counts, some
 from data.lab import Lab
+from data.pairs import pair_weights
 from data.ratings import Ratings, joined, ratings_of
 from data.sources import files_of
 from data.storage import Storage
@@ -39,14 +40,15 @@ MOMENTS_EXAMPLES = 500
 
 def work(run: Run, folder: Storage) -> Figures:
     """Train; say what the predictor is worth on answers it never saw, and whether it prefers what people prefer."""
-    pairs = store_pairs(run, folder / "pairs")
+    pairs = store_pairs(run, folder / "pairs", run.preset.predictor.pairs)
     found = examples(run, folder / "examples", stamp_of(folder))
     labels = label_counts((folder / "examples").tables(), run.schema)
     require_labels(labels)
     final, held_out = train(run, folder)
     write_card(run, "predictor", run.preset.predictor.learner, final, folder / "model")
     figures = report(run, folder, held_out)
-    agreement = judge_pairs(run, pairs, folder / "pairs", annotator(run, folder))
+    weights = pair_weights(run.schema, run.preset.predictor.pair_weights)
+    agreement = judge_pairs(run, pairs, folder / "pairs", annotator(run, folder), weights)
     return {"training": final, "counts": found, "labels": labels, **figures, "pairs": agreement}
 
 

@@ -34,7 +34,7 @@ def test_a_card_has_attributes_data_settings_and_losses(kind: str, run: Run) -> 
     for part in ("| humor | 0 to 4 |", "| lab | lab | 6000 |", "| learning_rate | 0.002 |", "| validation_loss | 0.25 |", "| last training loss | 0.5 |"):
         assert part in card
     assert "Do the dials turn?" not in card
-    assert ("attributes={'helpfulness': 4" in card) == (kind == "policy")
+    assert ("dials = {'helpfulness': 4" in card) == (kind == "policy")
 
 
 def test_a_card_says_whether_the_dials_turn_once_that_is_known(run: Run) -> None:

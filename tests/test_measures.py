@@ -2,8 +2,10 @@ import math
 
 import numpy as np
 import pytest
+import scipy.stats
 
 from data.measures import (
+    agreement,
     collinearity,
     errors,
     mean_bands,
@@ -15,6 +17,7 @@ from data.measures import (
     spearman,
     spearman_ceiling,
     steering,
+    weighted_accuracy,
 )
 
 
@@ -156,3 +159,29 @@ def test_the_interval_of_a_share_is_wilsons() -> None:
     assert share_interval(0.8, 10) == pytest.approx((0.4902, 0.9433), abs=1e-4)
     low, high = share_interval(1.0, 50)
     assert 0.9 < low < high <= 1.0
+
+
+def test_agreement_has_both_correlations_with_intervals() -> None:
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=400)
+    y = x + rng.normal(size=400)
+    found = agreement([*x, np.nan], [*y, 1.0])
+    assert found["n"] == 400
+    low, high = scipy.stats.pearsonr(x, y).confidence_interval(0.95)
+    assert (found["pearson_low"], found["pearson_high"]) == pytest.approx((low, high), abs=1e-6)
+    assert found["spearman_low"] < found["spearman"] == pytest.approx(scipy.stats.spearmanr(x, y).statistic) < found["spearman_high"]
+    # Ranks know less than values: their interval is the wider one at about the same correlation.
+    assert found["spearman_high"] - found["spearman_low"] > found["pearson_high"] - found["pearson_low"]
+    perfect = agreement([1, 2, 3, 4, 5], [2, 4, 6, 8, 10])
+    assert perfect["pearson_high"] == pytest.approx(1.0)
+    for few in (agreement([1, 2, 3], [1, 3, 2]), agreement([1, 1, 1, 1], [1, 2, 3, 4]), agreement([], [])):
+        assert np.isnan([few["pearson_low"], few["spearman_high"]]).all()
+
+
+def test_an_average_of_accuracies_is_surer_than_its_parts() -> None:
+    parts = [pairwise_accuracy([1] * 50, [0] * right + [2] * (50 - right)) for right in (30, 45)]
+    even = weighted_accuracy(parts, [1, 1])
+    assert even["accuracy"] == pytest.approx(0.75)
+    assert even["high"] - even["low"] < min(p["high"] - p["low"] for p in parts)
+    assert weighted_accuracy(parts, [1, 3])["accuracy"] == pytest.approx(0.825)
+    assert weighted_accuracy(parts[:1], [7]) == pytest.approx({name: parts[0][name] for name in ("accuracy", "low", "high")})

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from cluster.settings import load
+from data.pairs import pair_weights
 from data.storage import Storage
 from jobs.predictor_pairs import judge_pairs, store_pairs
 from jobs.preset import Preset
@@ -31,12 +32,12 @@ def test_pairs_are_scored_and_counted(tmp_path: Path, tiny_predictor: str, ray_c
     file = _file(tmp_path, ("Owls fly at night.", "No."), ("Owls fly.", "Owls fly at night, and hunt mice."), ("Yes.", "Nay."), broken=1)
     run = _run(tmp_path, file, "rows.max_rejected=0.5", "rows.rows_per_file=2")
     folder = Storage(str(tmp_path / "pairs"))
-    stored = store_pairs(run, folder)
+    stored = store_pairs(run, folder, run.preset.predictor.pairs)
     assert stored == {"hh": {"pairs": 3, "rejected": {"broken_json": 1}}}
     assert len((folder / "hh" / "rows").files(".parquet")) == 2
     assert json.loads((tmp_path / "pairs" / "hh" / "rejected.jsonl").read_text())["line"] == 4
     arguments = annotator(run, folder) | {"predictor": tiny_predictor}
-    (figures,) = judge_pairs(run, stored, folder, arguments).values()
+    (figures,) = judge_pairs(run, stored, folder, arguments, pair_weights(run.schema, {})).values()
     assert (figures["pairs"], figures["unscored"], figures["predictor"]["n"]) == (3, 0, 3)
     assert figures["length"] | {"low": 0, "high": 0} == {"n": 3, "ties": 1, "accuracy": 0.5, "low": 0, "high": 0}
     assert figures["weights"] == {"helpfulness": 0.5, "creativity": 0, "humor": 0, "toxicity": -0.5, "verbosity": 0}
@@ -46,10 +47,10 @@ def test_pairs_are_scored_and_counted(tmp_path: Path, tiny_predictor: str, ray_c
 def test_too_many_broken_pairs_stop_the_stage_before_training(tmp_path: Path) -> None:
     run = _run(tmp_path, _file(tmp_path, ("Yes.", "No."), broken=1))
     with pytest.raises(StageError, match=r"predictor.pairs 'hh': 1 pairs and 1 broken ones .* rows.max_rejected allows 1.0%: .* line 2: broken_json"):
-        store_pairs(run, Storage(str(tmp_path / "pairs")))
+        store_pairs(run, Storage(str(tmp_path / "pairs")), run.preset.predictor.pairs)
     empty = _run(tmp_path, _file(tmp_path))
     with pytest.raises(StageError, match=r"0 pairs .* the file is empty"):
-        store_pairs(empty, Storage(str(tmp_path / "pairs")))
+        store_pairs(empty, Storage(str(tmp_path / "pairs")), empty.preset.predictor.pairs)
 
 
 def test_a_missing_pair_file_is_missed_at_once_and_a_changed_one_runs_the_stage_again(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The endpoint on vLLM's engine, and stock vLLM on the exported policy: all three say the same. Run by `make test-vllm`, where vLLM is installed."""
+"""The endpoint on either engine, and stock vLLM, on what `jobs.export` makes of a policy: all say the same. Run by `make test-vllm`, where vLLM is."""
 
 import importlib.util
 import json
@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 from endpoint import running
+from exported_run import exported
 
 from serve.locate import Located
 from serve.settings import EngineSettings
@@ -56,14 +57,14 @@ def loud_policy(wide_policy: str, tmp_path: Path) -> str:
             if weight.dim() > 1:
                 weight.mul_(6)
     model.save_pretrained(folder)
-    return folder
+    return exported("policy", folder, tmp_path)
 
 
 @contextmanager
 def stock_vllm(policy: str, log: Path) -> Iterator[str]:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    words = ["--model", policy, "--served-model-name", "stock", "--enforce-eager", "--dtype", "float32", "--port", str(port), "--generation-config", "vllm"]
+    words = ["--model", policy, "--served-model-name", "stock", "--enforce-eager", "--dtype", "float32", "--port", str(port)]
     command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", *words]
     with log.open("w") as output:
         process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=os.environ | ON_A_CPU)

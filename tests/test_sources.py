@@ -277,14 +277,16 @@ def test_any_text_comes_through_unchanged(tmp_path: Path, content: str, ascii_on
 def test_messages_round_trip(tmp_path: Path) -> None:
     first = Conversation("s", "Sys", (Message("user", "Hi"), Message("assistant", "A")), human=({"humor": 1 / 3},), group="g")
     second = Conversation("s", "", (Message("user", "Hi"), Message("assistant", "A")), human=({},))
-    uri = write(tmp_path / "out.jsonl", to_messages(first), to_messages(second))
+    uri = write(tmp_path / "out.jsonl", to_messages(first, SCHEMA), to_messages(second, SCHEMA))
     assert list(read(uri, "messages", SCHEMA, source="s")) == [first, second]
 
 
 def test_what_was_predicted_is_written_only_on_request() -> None:
     both = Conversation("s", "", (Message("user", "Hi"), Message("assistant", "A")), human=({"humor": 1.0},), predicted=({"humor": 2.6, "toxicity": -1},))
-    assert to_messages(both)["messages"][1]["attributes"] == {"humor": 1.0}
-    assert to_messages(both, "predicted")["messages"][1]["attributes"] == {"humor": 2.6, "toxicity": -1}
+    nothing = dict.fromkeys(SCHEMA.names)
+    assert to_messages(both, SCHEMA)["messages"][1]["attributes"] == nothing | {"humor": 1.0}
+    assert to_messages(both, SCHEMA, "predicted")["messages"][1]["attributes"] == nothing | {"humor": 2.6, "toxicity": -1}
+    assert to_messages(both, SCHEMA)["messages"][0]["attributes"] is None
     assert to_nemo(both, SCHEMA, "predicted")["conversations"][1]["label"] == "toxicity:0,humor:3"
 
 
@@ -336,7 +338,8 @@ def test_bad_nemo_records(tmp_path: Path, record: Any, reason: str) -> None:
 def test_nemo_round_trip(tmp_path: Path) -> None:
     written = nemo("quality:4,humor:0", None)
     [found] = good(rows(tmp_path, "nemo", written))
-    assert to_nemo(found, SCHEMA) == written | {"conversations": [{"label": None} | turn for turn in written["conversations"]]}
+    origin = {"id": found.id, "source": found.source, "group": found.group}
+    assert to_nemo(found, SCHEMA) == written | origin | {"conversations": [{"label": None} | turn for turn in written["conversations"]]}
     [again] = good(rows(tmp_path, "nemo", to_nemo(found, SCHEMA)))
     assert again == found
     assert to_nemo(found.with_human([{"humor": 2.5}, {"humor": 3.5}]), SCHEMA)["conversations"][1]["label"] == "humor:2"

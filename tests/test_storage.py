@@ -80,3 +80,29 @@ def test_arrow_filesystem_reads_what_fsspec_wrote(tmp_path: Path) -> None:
         (storage / "p.parquet").write_bytes(buffer.getvalue().to_pybytes())
         assert [t.to_pydict() for t in storage.tables()] == [{"id": ["a"]}]
     assert fsspec.filesystem("memory").exists(f"/{tmp_path.name}/t/p.parquet")
+
+
+def test_a_folder_is_replaced_whole_or_stays(tmp_path: Path) -> None:
+    target = Storage(str(tmp_path / "out"))
+    for content in (b"first", b"second"):
+        with target.replaced() as folder:
+            (folder / "a" / content.decode()).write_bytes(content)
+            assert not (target / "a" / content.decode()).exists(), "nothing of it is seen before it is whole"
+        assert target.names() == [f"a/{content.decode()}"]
+    with pytest.raises(RuntimeError), target.replaced() as folder:
+        _write_half(folder)
+    assert target.names() == ["a/second"]
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_an_object_store_is_filled_in_place() -> None:
+    target = Storage("memory://replaced/out")
+    (target / "old").write_bytes(b"")
+    with target.replaced() as folder:
+        (folder / "new").write_bytes(b"")
+    assert target.names() == ["new"]
+
+
+def _write_half(folder: Storage) -> None:
+    (folder / "half").write_bytes(b"")
+    raise RuntimeError

@@ -1,0 +1,99 @@
+"""Stage `benchmarks`: what a trained predictor is worth on public tests: pairs (RewardBench's among them) and the scores of a judge.
+
+    python -m jobs.evaluate_predictor PRESET.yaml benchmarks.pairs='[{name: rewardbench, uri: ...}]' [key.path=value ...]
+
+Nothing is trained again. The score of an answer is one weighted sum of its attributes (`benchmarks.weights`); every attribute alone and the
+length of the answer stand beside it.
+"""
+
+import itertools
+from collections import Counter
+
+import numpy as np
+
+from actors.annotator import Annotator
+from data.conversation import Conversation, Rejected, from_table, to_table
+from data.judged import Judged, read_judged
+from data.measures import agreement
+from data.sources import files_of
+from data.storage import Storage
+from jobs.annotate import predictor_weights
+from jobs.command import main
+from jobs.pipelines import map_rows, write_table
+from jobs.predictor_pairs import answer_score, judge_pairs, require_enough, store_pairs
+from jobs.predictor_quality import plain
+from jobs.predictor_tables import judge_lines
+from jobs.preset import Preset
+from jobs.stage import Figures, Run, Stage, StageError, say
+from jobs.step_settings import JudgedSource
+from jobs.train_predictor import annotator
+
+
+def work(run: Run, folder: Storage) -> Figures:
+    """Read all sets first: a broken file should not cost the scoring of the others."""
+    settings, weights = run.preset.benchmarks, run.preset.benchmark_weights()
+    if not (settings.pairs or settings.judged):
+        raise StageError("benchmarks names no set; set benchmarks.pairs or benchmarks.judged, e.g. benchmarks.pairs='[{name: rewardbench, uri: FILE}]'")
+    pairs = store_pairs(run, folder / "pairs", settings.pairs, "benchmarks.pairs")
+    judged = {source.name: _store(run, source, folder / "judged" / source.name) for source in settings.judged}
+    arguments = annotator(run, run.folder("predictor"))
+    figures: Figures = {"weights": weights, "pairs": judge_pairs(run, pairs, folder / "pairs", arguments, weights), "judged": {}}
+    for name, (scores_N, counts) in judged.items():
+        figures["judged"][name] = counts | _compare(run, name, scores_N, folder / "judged" / name, arguments, weights)
+    if judged:
+        say("\n".join(judge_lines(figures["judged"])))
+    (folder / "benchmarks.json").write_json(figures)
+    return figures
+
+
+def _store(run: Run, source: JudgedSource, folder: Storage) -> tuple[np.ndarray, Figures]:
+    """Write the rows of a set; returns the judge's scores, in the order of their ids, and counts."""
+    rejected: list[Rejected] = []
+    scores: list[float] = []
+    found = read_judged(source.uri, run.schema, source.name, source.limit)
+    while records := list(itertools.islice(found, run.preset.rows.rows_per_file)):
+        rejected += [r for r in records if isinstance(r, Rejected)]
+        kept = [r for r in records if isinstance(r, Judged)]
+        if kept:
+            write_table(to_table([r.row for r in kept], run.schema), folder / "rows", f"part-{len(scores):09d}.parquet")
+        scores += [r.score for r in kept]
+    require_enough(f"benchmarks.judged {source.name!r}", "judged answers", len(scores), rejected, run.preset.rows.max_rejected, source.uri, folder)
+    return np.array(scores), {"answers": len(scores), "rejected": dict(Counter(r.reason for r in rejected))}
+
+
+def _compare(run: Run, name: str, scores_N: np.ndarray, folder: Storage, arguments: dict[str, object], weights: dict[str, float]) -> Figures:
+    """How well the predictor, each attribute and the length agree with the judge; answers that were not rated are counted and left out."""
+    map_rows(f"benchmarks: {name}", [folder / "rows"], Annotator, arguments, run.preset.annotate.pool, folder / "scored", setting="annotate.pool")
+    lines = [np.full(2 + len(weights), np.nan)] * len(scores_N)
+    for row in (row for table in (folder / "scored").tables() for row in from_table(table)):
+        lines[int(row.id.rpartition("-")[2])] = _line(row, weights)
+    ours_NX = np.array(lines)
+    ours_NX[np.isnan(ours_NX[:, 0])] = np.nan  # the length is judged on the same answers
+    score, length, *each = (agreement(column_N, scores_N) for column_N in ours_NX.T)
+    alone = dict(zip(weights, each, strict=True))
+    figures: Figures = plain({"unscored": int(np.isnan(ours_NX[:, 0]).sum()), "score": score, "length": length, "each_attribute": alone})
+    return figures
+
+
+def _line(row: Conversation, weights: dict[str, float]) -> np.ndarray:
+    return np.array([answer_score(row, weights), len(row.messages[-1].content), *(row.predicted[-1].get(name, np.nan) for name in weights)])
+
+
+def _settings(preset: Preset) -> object:
+    scoring = preset.annotate.model_copy(update={"pool": None})
+    limits = {"max_rejected": preset.rows.max_rejected}
+    return {"benchmarks": preset.benchmarks, "weights": preset.benchmark_weights(), "scoring": scoring, "dtype": preset.annotate.pool.dtype} | limits
+
+
+def _inputs(run: Run) -> dict[str, str]:
+    """Checksums of the files, and of the predictor that is held against them."""
+    benchmarks = run.preset.benchmarks
+    uris = [*(source.uri for source in benchmarks.pairs), *(source.uri for source in benchmarks.judged)]
+    files = [Storage(file) for uri in uris for file in files_of(uri)]
+    return {file.uri: str(file.fs.checksum(file.path)) for file in files} | predictor_weights(run)
+
+
+STAGE = Stage("benchmarks", ("predictor",), _settings, work, _inputs)
+
+if __name__ == "__main__":
+    main(__doc__, [STAGE])
