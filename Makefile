@@ -7,7 +7,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 ARGS ?=
 
-.PHONY: help setup lock demo serve test test-kill test-train test-page test-steered test-faults test-vllm test-docs cluster-test chaos check format clean
+.PHONY: help setup lock demo serve report test test-kill test-train test-page test-steered test-faults test-vllm test-docs cluster-test chaos check format clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -56,8 +56,11 @@ test-kill: setup  ## kill -9 a run in every stage and start it again (minutes)
 test-train: setup  ## every ZeRO stage trains alike, and goes on as it was after kills at random steps, on a disk and on S3; the bench against TRL and the ablation run (minutes)
 	@$(BIN)/python -m pytest -q -s -m slow tests/test_resume.py tests/test_tokenise.py tests/test_bench.py tests/test_ablation.py $(ARGS)
 
-test-page: setup  ## the endpoint's page in Chromium
-	@$(BIN)/python -m pytest -q -s -m slow tests/test_playground.py $(ARGS)
+test-page: setup  ## the endpoint's page and a run's report in Chromium
+	@$(BIN)/python -m pytest -q -s -m slow tests/test_playground.py tests/test_report.py $(ARGS)
+
+report: setup  ## the pages of the demo's run once more; ARGS="key.path=value ..."
+	@$(BIN)/python -m jobs.report jobs/presets/demo.yaml $(ARGS)
 
 test-steered: demo  ## what the answers served by the demo's model really have, measured exactly
 	@$(BIN)/python -m pytest -q -s -m slow tests/test_steered.py

@@ -9,11 +9,14 @@ import pytest
 from cluster.settings import load
 from docs import ROOT, RUNNABLE, Block, Follower, blocks, commands, pages
 from jobs.ablate import Ablation
+from jobs.answer import Answering
+from jobs.export import Export
 from jobs.preset import Preset
 
 MARKS = re.compile(r"run|fails|background: .+|file: .+|long: .+|needs a cluster|needs make (?P<target>[a-z-]+)")
 ALL = [block for page in pages() for block in blocks(page)]
 TARGETS = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+KINDS = {"ablate": Ablation, "answer": Answering, "export": Export}
 ROOMS = ("data", "actors", "jobs", "serve", "cluster")
 
 
@@ -42,7 +45,7 @@ def test_the_settings_of_a_block_are_understood(block: Block) -> None:
         name = words.pop(0).removeprefix("cluster.submit").removeprefix("jobs.")
         name = name or words.pop(0)
         if words and (ROOT / words[0]).suffix == ".yaml" and words[0].startswith("jobs/presets/"):
-            load(Ablation if name == "ablate" else Preset, ROOT / words[0], [w for w in words[1:] if "=" in w])
+            load(KINDS.get(name, Preset), ROOT / words[0], [w for w in words[1:] if "=" in w])
 
 
 @pytest.mark.parametrize("page", pages(), ids=lambda p: p.relative_to(ROOT).as_posix())
