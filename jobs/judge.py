@@ -60,13 +60,14 @@ def setup(settings: Judging) -> Setup:
             raise ValueError(f"two answer files are of {model!r}; answers has one file a model (model_id of jobs.answer names them)")
     if not settings.asked_kinds:
         raise ValueError(f"kinds is {', '.join(settings.kinds)}, but there is one answer file and pairs take two; add one to answers, or set kinds=[single]")
+    reference = _reference(settings, models)
     made = Setup(
         read_questions(settings.questions, settings.limit),
         answers,
         read_answers(settings.references) if settings.references else None,
         read_judge_prompts(settings.prompts) if settings.prompts else SHIPPED,
         settings.asked_kinds,
-        _reference(settings, models) if settings.pairs == "reference" else None,
+        reference if settings.pairs == "reference" else None,
     )
     if missing := made.without_reference():
         warn(f"{len(missing)} questions of math, reasoning or coding have no reference answer (references): they are judged as all others")
@@ -149,7 +150,8 @@ class Asking:
 
 def judged(settings: Judging, only_plan: bool = False) -> Figures:
     """Ask what has not been answered yet, write `judgements.jsonl`, and report."""
-    matches = list(setup(settings).matches())
+    made = setup(settings)
+    matches = list(made.matches())
     output, judge = Storage(settings.output), settings.judge.model
     replies = Replies(output / "replies")
     keys = [match.key(judge, settings.judge.options) for match in matches]
@@ -174,7 +176,7 @@ def judged(settings: Judging, only_plan: bool = False) -> Figures:
     total = sum((cost_of(settings, m, lines[key]) for key, m in different.items()), Cost())
     say(f"judge: {asking.spent.requests} requests, {asking.retries} repeated{_dollars(settings, asking.spent)}; with those before{_dollars(settings, total)}")
     cost = {"estimate": guess.figures(), "spent": asking.spent.figures(), "with_those_before": total.figures(), "retries": asking.retries}
-    return _reported(settings, verdicts, [a.model for a in map(read_answers, settings.answers)], {"judge": judge, "cost": cost})
+    return _reported(settings, verdicts, [a.model for a in made.answers], {"judge": judge, "cost": cost})
 
 
 def say(text: str) -> None:

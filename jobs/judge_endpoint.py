@@ -137,13 +137,14 @@ class JudgeEndpoint:
             return Failure("garbled body", self._clean(error), False, retries), None
         return self._read(found, retries), None
 
-    def _read(self, found: object, retries: int) -> Reply | Failure:
+    def _read(self, found: Any, retries: int) -> Reply | Failure:
         # The client passes on whatever JSON or text there was, and takes any JSON for what it should be.
-        choice: Any = found.choices[0] if isinstance(found, ChatCompletion) and found.choices else None
-        if not isinstance(found, ChatCompletion) or getattr(choice, "message", None) is None:
+        choice = found.choices[0] if isinstance(found, ChatCompletion) and found.choices else None
+        message = getattr(choice, "message", None)
+        if message is None:
             return Failure("garbled body", f"no chat completion: {self._clean(found)}", False, retries)
         prompt_tokens, reply_tokens = (found.usage.prompt_tokens, found.usage.completion_tokens) if found.usage else (None, None)
-        return Reply(choice.message.content or "", choice.finish_reason or "", prompt_tokens, reply_tokens, retries)
+        return Reply(message.content or "", getattr(choice, "finish_reason", None) or "", prompt_tokens, reply_tokens, retries)
 
     def _of_status(self, error: openai.APIStatusError, retries: int) -> Failure:
         status, detail = error.status_code, self._clean(error)

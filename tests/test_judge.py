@@ -305,7 +305,7 @@ def test_fastchat_s_judgements_are_scored(run: Any, tmp_path: Path) -> None:
         (["judge.extra.messages=[]"], 2, "extra.messages"),
         (["prices.max_cost=1"], 2, "no price"),
         (["judge.modell=x"], 2, "did you mean"),
-        (["reference_model=nobody", "pairs=reference"], 1, "there are answers of ours, theirs"),
+        (["reference_model=nobody"], 1, "there are answers of ours, theirs"),
         (["judge.key_variable=NOT_SET_ANYWHERE"], 1, "judge.key_variable=null"),
         (["questions=nowhere.jsonl"], 1, "nothing to read at nowhere.jsonl"),
     ],
