@@ -89,9 +89,14 @@ def test_a_folder_is_replaced_whole_or_stays(tmp_path: Path) -> None:
             (folder / "a" / content.decode()).write_bytes(content)
             assert not (target / "a" / content.decode()).exists(), "nothing of it is seen before it is whole"
         assert target.names() == [f"a/{content.decode()}"]
-    with pytest.raises(RuntimeError), target.replaced() as folder:
-        (folder / "half").write_bytes(b"")
-        raise RuntimeError
+
+    def break_off() -> None:
+        with target.replaced() as folder:
+            (folder / "half").write_bytes(b"")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        break_off()
     assert target.names() == ["a/second"]
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
