@@ -89,8 +89,14 @@ def test_a_folder_is_replaced_whole_or_stays(tmp_path: Path) -> None:
             (folder / "a" / content.decode()).write_bytes(content)
             assert not (target / "a" / content.decode()).exists(), "nothing of it is seen before it is whole"
         assert target.names() == [f"a/{content.decode()}"]
-    with pytest.raises(RuntimeError), target.replaced() as folder:
-        _write_half(folder)
+
+    def break_off() -> None:
+        with target.replaced() as folder:
+            (folder / "half").write_bytes(b"")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        break_off()
     assert target.names() == ["a/second"]
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
@@ -101,8 +107,3 @@ def test_an_object_store_is_filled_in_place() -> None:
     with target.replaced() as folder:
         (folder / "new").write_bytes(b"")
     assert target.names() == ["new"]
-
-
-def _write_half(folder: Storage) -> None:
-    (folder / "half").write_bytes(b"")
-    raise RuntimeError
