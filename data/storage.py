@@ -162,10 +162,13 @@ class Storage:
             raise ValueError(f"{self.uri} is no JSON ({error}); delete it to have it made again") from None
 
     def checksum(self) -> str:
-        """16 hex digits of the content of all files below: of every byte on a disk, elsewhere of what the store says of it (S3: the ETag)."""
+        """16 hex digits of the content of the file, or of all files below: of every byte on a disk, elsewhere of what the store says of it (S3: the ETag).
+
+        A copy or a touched file has the same one, so that nothing is done again for a date.
+        """
         digest = hashlib.sha256()
-        for name in self.names():
-            file = self / name
+        files = [("", self)] if self.fs.isfile(self.path) else [(name, self / name) for name in self.names()]
+        for name, file in files:
             digest.update(f"{name} ".encode())
             if file.is_local:
                 with open(file.path, "rb") as stream:

@@ -90,7 +90,7 @@ def _inputs(run: Run) -> dict[str, str]:
     benchmarks = run.preset.benchmarks
     uris = [*(source.uri for source in benchmarks.pairs), *(source.uri for source in benchmarks.judged)]
     files = [Storage(file) for uri in uris for file in files_of(uri)]
-    return {file.uri: str(file.fs.checksum(file.path)) for file in files} | predictor_weights(run)
+    return {file.uri: file.checksum() for file in files} | predictor_weights(run)
 
 
 STAGE = Stage("benchmarks", ("predictor",), _settings, work, _inputs)

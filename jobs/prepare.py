@@ -85,9 +85,9 @@ def _check(settings: RowsSettings, counts: dict[str, Counter[str]], rejected: li
 
 
 def _inputs(run: Run) -> dict[str, str]:
-    """Size and checksum of every file read, so that a changed file is read again."""
+    """Checksum of every file read, so that a changed file is read again."""
     files = [f for s in run.preset.rows.sources if s.format != "lab" for f in files_of(s.uri)]
-    return {file: str(Storage(file).fs.checksum(Storage(file).path)) for file in files}
+    return {file: Storage(file).checksum() for file in files}
 
 
 def _settings(preset: Preset) -> object:

@@ -62,7 +62,7 @@ def work(run: Run, folder: Storage) -> Figures:
 
 def _inputs(run: Run) -> dict[str, str]:
     uri = run.preset.base.texts
-    return {file: str(Storage(file).fs.checksum(Storage(file).path)) for file in files_of(uri)} if uri else {}
+    return {file: Storage(file).checksum() for file in files_of(uri)} if uri else {}
 
 
 def _settings(preset: Preset) -> object:

@@ -197,7 +197,7 @@ def _settings(preset: Preset) -> object:
 def _inputs(run: Run) -> dict[str, str]:
     """Checksums of the pair files; a file that is not there is missed now, not after hours of training."""
     files = [Storage(file) for source in run.preset.predictor.pairs for file in files_of(source.uri)]
-    return {file.uri: str(file.fs.checksum(file.path)) for file in files}
+    return {file.uri: file.checksum() for file in files}
 
 
 STAGE = Stage("predictor", ("rows", "base"), _settings, work, _inputs, resumes=True)

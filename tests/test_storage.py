@@ -53,6 +53,7 @@ def test_files_are_named_removed_and_summed_up(tmp_path: Path) -> None:
     assert before == folder.checksum()
     (folder / "d.txt").write_bytes(b"other")
     assert folder.checksum() != before
+    assert len({(folder / name).checksum() for name in ("b.parquet", "a", "a/c.parquet", "d.txt")}) == 4, "files and folders alike"
     folder.remove_files(["b.parquet", "never-there"])
     assert folder.names() == ["a/c.parquet", "d.txt"]
 
