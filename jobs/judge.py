@@ -30,6 +30,8 @@ from jobs.judge_report import figures_of, plot, table
 from jobs.judge_settings import Judging
 
 PROGRAM = "python -m jobs.judge"
+SHOWN_FAILURES = 10
+"""Failed requests that are told one by one."""
 FLAGS = {"plan": "print what would be asked and about what it would cost, and end without asking"}
 
 
@@ -108,6 +110,7 @@ class Asking:
         self._lock = threading.Lock()
         self.spent = Cost()
         self.retries = 0
+        self._failures = 0
 
     def run(self, to_ask: Mapping[str, Match], num_before: int) -> None:
         """Raises JudgeUnusable; what was answered until then is kept."""
@@ -137,9 +140,13 @@ class Asking:
         with self._lock:
             self.spent += cost
             self.retries += outcome.retries
+            self._failures += isinstance(outcome, Failure)
+            failures = self._failures if isinstance(outcome, Failure) else 0
             spent = self.spent.dollars
-        if isinstance(outcome, Failure):
+        if isinstance(outcome, Failure) and failures <= SHOWN_FAILURES:
             warn(f"question {match.question_id}, turn {match.turn}, {' and '.join(match.models)}: {outcome.reason}: {outcome.detail}")
+        if failures == SHOWN_FAILURES + 1:
+            warn(f"more than {SHOWN_FAILURES} failures: the others are only counted; replies has what was said of each")
         limit = self._settings.prices.max_cost
         if limit is not None and spent >= limit:
             why = f"the judge has cost {spent:.2f} dollars, prices.max_cost is {limit:g}; what was judged is kept: raise it to go on from there"
@@ -160,7 +167,7 @@ def judged(settings: Judging, only_plan: bool = False) -> Figures:
     guess = estimate(settings, list(to_ask.values()))
     say(
         f"judge: {len(matches)} judgements by {judge}, {len(different)} different prompts, {len(different) - len(to_ask)} answered before; to ask: "
-        f"{guess.requests}, about {guess.prompt_tokens:,.0f} prompt tokens and {guess.reply_tokens:,.0f} of judgement{_dollars(settings, guess)}"
+        f"{guess.requests}, about {_said(settings, guess)}"
     )
     limit = settings.prices.max_cost
     if limit is not None and guess.dollars > limit:
@@ -174,7 +181,7 @@ def judged(settings: Judging, only_plan: bool = False) -> Figures:
     (output / "judgements.jsonl").write_bytes(jsonl(stored))
     verdicts = [verdict(m, judge, lines[key]["reply"], lines[key]["error"]) for key, m in zip(keys, matches, strict=True)]
     total = sum((cost_of(settings, m, lines[key]) for key, m in different.items()), Cost())
-    say(f"judge: {asking.spent.requests} requests, {asking.retries} repeated{_dollars(settings, asking.spent)}; with those before{_dollars(settings, total)}")
+    say(f"judge: {asking.spent.requests} requests, {asking.retries} repeated: {_said(settings, asking.spent)}; with those before {_said(settings, total)}")
     cost = {"estimate": guess.figures(), "spent": asking.spent.figures(), "with_those_before": total.figures(), "retries": asking.retries}
     return _reported(settings, verdicts, [a.model for a in made.answers], {"judge": judge, "cost": cost})
 
@@ -193,10 +200,9 @@ def _reply(replies: Replies, key: str) -> Mapping[str, Any]:
     return line
 
 
-def _dollars(settings: Judging, cost: Cost) -> str:
-    prices = settings.prices
-    priced = prices.prompt_dollars or prices.reply_dollars
-    return f" {cost.prompt_tokens:,.0f} + {cost.reply_tokens:,.0f} tokens" + (f", {cost.dollars:.2f} dollars" if priced else ", prices not set")
+def _said(settings: Judging, cost: Cost) -> str:
+    priced = settings.prices.prompt_dollars or settings.prices.reply_dollars
+    return f"{cost.prompt_tokens:,.0f} + {cost.reply_tokens:,.0f} tokens, {f'{cost.dollars:.2f} dollars' if priced else 'prices not set'}"
 
 
 def scored(settings: Judging) -> Figures:

@@ -11,6 +11,9 @@ from data.storage import Storage
 from data.verdicts import Verdict
 from jobs.png import save_png
 
+BELOW: Figures = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.12), "ncols": 4, "fontsize": "small"}
+"""Where a legend hides no bar."""
+
 
 def figures_of(verdicts: Sequence[Verdict], models: Sequence[str], reference: str, resamples: int, seed: int) -> Figures:
     """`models` in the order of the report: each pair is told from the side of the one named first."""
@@ -95,7 +98,8 @@ def plot(report: Figures, title: str, target: Storage) -> None:
         strengths.errorbar([f[kind] for f in found], [i + shift for i in range(len(models))], xerr=spread, fmt="o", capsize=4, label=kind.replace("_", " "))
     strengths.set(title="ratings, 95 % over questions", yticks=range(len(models)), yticklabels=models)
     if models:
-        strengths.legend()
+        strengths.invert_yaxis()
+        strengths.legend(**BELOW)
     _plot_marks(marks, report["single"])
     figure.suptitle(title)
     save_png(figure, target)
@@ -112,7 +116,7 @@ def _plot_outcomes(axes: matplotlib.axes.Axes, pair: Figures) -> None:
         left = [a + b for a, b in zip(left, shares, strict=True)]
     axes.set(title=f"{pair['model']} against {pair['against']}", xlabel="share of duels")
     axes.invert_yaxis()
-    axes.legend(fontsize="small")
+    axes.legend(**BELOW)
 
 
 def _plot_marks(axes: matplotlib.axes.Axes, singles: Figures) -> None:
@@ -123,4 +127,4 @@ def _plot_marks(axes: matplotlib.axes.Axes, singles: Figures) -> None:
     axes.set(title="rating of single answers", xlim=(0, 10), yticks=range(len(names)), yticklabels=names)
     if names:
         axes.invert_yaxis()
-        axes.legend(fontsize="small")
+        axes.legend(**BELOW)
