@@ -141,18 +141,18 @@ def _sides(*scores: tuple[float, float], lengths: tuple[int, int] = (5, 9)) -> l
 
 def test_a_pair_is_decided_by_the_weighted_sum_at_the_last_answer() -> None:
     weights = {"helpfulness": 0.5, "toxicity": -0.5}
-    figures = pair_figures(iter(reversed(_sides((3, 1), (3, 2), (1, 2), (2, 2)))), weights, 4)
+    figures = pair_figures(iter(reversed(_sides((3, 1), (3, 2), (1, 2), (2, 2)))), weights, 4, "s")
     assert (figures["predictor"]["n"], figures["predictor"]["ties"], figures["predictor"]["accuracy"]) == (4, 1, 0.625)
     assert figures["length"]["accuracy"] == 0.0
     assert figures["each_attribute"] == {"helpfulness": 0.625, "toxicity": 0.5}
-    assert pair_figures(iter(_sides((3, 1))), {"helpfulness": -1.0}, 1)["predictor"]["accuracy"] == 0.0
+    assert pair_figures(iter(_sides((3, 1))), {"helpfulness": -1.0}, 1, "s")["predictor"]["accuracy"] == 0.0
 
 
 def test_a_pair_with_an_unscored_side_is_counted_and_left_out_of_both_accuracies() -> None:
-    figures = pair_figures(iter(_sides((3, math.nan), (3, 2), lengths=(9, 5))), {"helpfulness": 1.0}, 2)
+    figures = pair_figures(iter(_sides((3, math.nan), (3, 2), lengths=(9, 5))), {"helpfulness": 1.0}, 2, "s")
     assert figures["unscored"] == 1
     assert (figures["predictor"]["n"], figures["length"]["n"]) == (1, 1)
-    none = pair_figures(iter(_sides((3, math.nan))), {"helpfulness": 1.0}, 1)
+    none = pair_figures(iter(_sides((3, math.nan))), {"helpfulness": 1.0}, 1, "s")
     assert none["predictor"] == {"n": 0, "ties": 0}
     row: dict[str, Any] = none | {"rejected": {"broken_json": 2}}
     assert "-" in list(pair_lines({"empty": row}))[2].split()
