@@ -89,7 +89,7 @@ def judge_note(figures: Figures) -> str:
     doubted = {name: row["spearman"] for name, row in figures.items() if not row["spearman"] >= TRUSTED}  # NaN is no reason to trust
     if not doubted:
         return f"The predictor ranks answers as the truth does, with a Spearman of {TRUSTED} or more, on every attribute."
-    listed = ", ".join(f"{name} ({'unknown' if math.isnan(value) else f'{value:.2f}'})" for name, value in doubted.items())
+    listed = ", ".join(f"{name} ({'unknown' if math.isnan(value) else f'{value:.3f}'})" for name, value in doubted.items())
     return f"Under a Spearman of {TRUSTED} with the truth, so that what the predictor says of them is to be doubted: {listed}."
 
 

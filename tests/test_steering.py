@@ -115,7 +115,7 @@ def test_a_perfect_judge_of_many_answers_alike_is_not_doubted() -> None:
 
 def test_the_note_names_who_is_doubted() -> None:
     said = judge_note({"humor": {"spearman": 0.95}, "toxicity": {"spearman": 0.894}, "verbosity": {"spearman": math.nan}})
-    assert "toxicity (0.89), verbosity (unknown)" in said
+    assert "toxicity (0.894), verbosity (unknown)" in said
     assert "humor" not in said
 
 
