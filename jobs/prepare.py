@@ -72,12 +72,13 @@ def _check(settings: RowsSettings, counts: dict[str, Counter[str]], rejected: li
         # One rejection, but nobody knows how many rows it cost: no share of rejected records can allow for that.
         raise StageError(f"{torn[0].file} is broken from line {torn[0].line} on ({torn[0].detail}); get the whole file and run again")
     num_read = sum(c["read"] for c in counts.values())
+    worst = "; ".join(f"{r.file} line {r.line}: {r.reason} {r.detail}" for r in rejected[:3])
     if not sum(c["rows"] for c in counts.values()):
         raise StageError(
             f"no row could be read from {', '.join(s.uri or s.format for s in settings.sources)}: {num_read} records read, {len(rejected)} rejected"
+            + (f": {worst}; all of them are in {folder.uri}/rejected.jsonl" if rejected else "")
         )
     if len(rejected) > settings.max_rejected * num_read:
-        worst = "; ".join(f"{r.file} line {r.line}: {r.reason} {r.detail}" for r in rejected[:3])
         raise StageError(
             f"{len(rejected)} of {num_read} records were rejected ({len(rejected) / num_read:.1%}), rows.max_rejected allows {settings.max_rejected:.1%}: "
             f"{worst}; all of them are in {folder.uri}/rejected.jsonl; mend them or raise rows.max_rejected"

@@ -5,6 +5,7 @@
 <!-- needs a cluster -->, <!-- needs make TARGET -->, <!-- long: TIME -->   not run here; TARGET runs it
 """
 
+import itertools
 import os
 import re
 import shutil
@@ -68,7 +69,7 @@ class Follower:
             server.wait(60)
 
     def follow(self, found: list[Block]) -> None:
-        for block, after in zip(found, [*found[1:], None], strict=True):
+        for block, after in itertools.zip_longest(found, found[1:]):
             self._do(block, after.text.strip() if after and after.language == "text" else "")
 
     def _do(self, block: Block, expected: str) -> None:

@@ -80,6 +80,11 @@ def test_nothing_to_read_is_an_error(tmp_path: Path) -> None:
     run = _run(tmp_path, [])
     with pytest.raises(StageError, match="no row could be read from"):
         work(run, run.folder("rows"))
+    broken = _run(tmp_path, [_line("q", humour=3)])
+    with pytest.raises(
+        StageError, match=r"1 records read, 1 rejected: .* line 1: misspelled_attribute .*'humour'.* did you mean 'humor'\?; all of them are in"
+    ):
+        work(broken, broken.folder("rows"))
     missing = Run(load(Preset, DEMO, ["rows.sources=[{name: x, format: messages, uri: /nowhere/x.jsonl}]"]))
     with pytest.raises(FileNotFoundError, match=r"nothing to read at /nowhere/x\.jsonl"):
         work(missing, missing.folder("rows"))
