@@ -61,6 +61,8 @@ class Follower:
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, target)
         (self.folder / ".venv").symlink_to(Path(sys.executable).parent.parent)
+        if (ROOT.parent / "shared").exists():
+            (self.folder.parent / "shared").symlink_to(ROOT.parent / "shared")
         return self
 
     def __exit__(self, *_: object) -> None:
