@@ -19,7 +19,7 @@ from jobs.pipelines import write_table
 from jobs.preset import Preset
 from jobs.sample import sampling_settings
 from jobs.selection import drift
-from jobs.stage import Figures, Run, Stage, StageError, warn
+from jobs.stage import Figures, Run, Stage, StageError
 from jobs.steering import Answers, ask, mean_spearman, off_best, questions, tabulate
 from jobs.train_policy import train_policy
 from jobs.training import base_uri
@@ -93,9 +93,14 @@ def _train_arm(run: Run, folder: Storage, name: str) -> Figures:
         answers, total = answers + sum(r.num_answers for r in kept), total + sum(r.num_answers for r in rows)
     if not answers:
         raise StageError(f"ablation: no row is left for {name} ({arm.title}); set arms without it, or set bootstrap.leading_at_least")
-    learner = preset.policy.learner.model_copy(update={"epochs": max(1, round(preset.policy.learner.epochs * total / answers))})
+    learner = preset.policy.learner.model_copy(update={"epochs": epochs_for(preset.policy.learner.epochs, total, answers)})
     labelled = Run(preset.model_copy(update={"policy": preset.policy.model_copy(update={"labels": arm.labels, "learner": learner})}))
     return train_policy(labelled, f"ablation: {name}, seed {preset.seed}", [folder / "rows"], base_uri(run), learner, folder)
+
+
+def epochs_for(epochs: int, wanted: int, there: int) -> int:
+    """Epochs over what is `there` that come to as much training as `epochs` over what was `wanted`, one at least."""
+    return max(1, round(epochs * wanted / there))
 
 
 def _belongs(row: Conversation, arm: Arm, preset: Preset, schema: AttributeSchema) -> bool:
@@ -111,14 +116,13 @@ def _belongs(row: Conversation, arm: Arm, preset: Preset, schema: AttributeSchem
 
 
 def _train_longer(run: Run, folder: Storage, loop: Loop) -> Figures:
-    """As the bootstrap rounds train, from the same weights and for as many rows and epochs, but on annotated rows only."""
-    wanted = rows_of_rounds(run, loop)
+    """As the bootstrap rounds train, from the same weights and for as many rows, but on annotated rows only: those it has again where they do not suffice."""
+    wanted, learner = rows_of_rounds(run, loop), run.preset.bootstrap.learner
     rows = drawn((row for table in (run.folder("annotated") / "rows").tables() for row in from_table(table)), wanted, f"longer/{run.preset.seed}")
-    if len(rows) < wanted:
-        warn(f"ablation: longer has only {len(rows):,} rows, the bootstrap rounds trained on {wanted:,}: the control is trained less than what it controls")
     write_table(to_table(rows, run.schema), folder / "rows")
+    again = learner.model_copy(update={"epochs": epochs_for(learner.epochs, wanted, len(rows))})
     start = (run.folder(loop.first) / "model").uri
-    return train_policy(run, f"ablation: longer, seed {run.preset.seed}", [folder / "rows"], start, run.preset.bootstrap.learner, folder)
+    return train_policy(run, f"ablation: longer, seed {run.preset.seed}", [folder / "rows"], start, again, folder)
 
 
 def rows_of_rounds(run: Run, loop: Loop) -> int:
