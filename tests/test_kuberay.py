@@ -213,6 +213,14 @@ def test_safe_by_default() -> None:
     assert all(rule["from"] for rule in policy["ingress"]), "a rule without `from` lets everyone in"
 
 
+def test_the_policy_lets_in_who_submits_the_job() -> None:
+    """KubeRay's submitter has no label `ray.io/cluster`: it is a Job's pod, and the Job has the RayJob's name."""
+    job = loaded("rayjob")
+    assert job["spec"]["submissionMode"] == "K8sJobMode"
+    submitter = {"podSelector": {"matchLabels": {"batch.kubernetes.io/job-name": job["metadata"]["name"]}}}
+    assert {"from": [submitter], "ports": [{"port": 8265, "protocol": "TCP"}]} in loaded("networkpolicy")["spec"]["ingress"]
+
+
 def test_the_head_computes_nothing_and_roles_are_those_of_the_presets() -> None:
     for name, cluster in clusters():
         assert cluster["headGroupSpec"]["rayStartParams"]["num-cpus"] == "0", name
