@@ -105,7 +105,7 @@ class ServeSettings(Record):
     """Longest answer, in tokens; a request may ask for less."""
     max_ongoing_requests: int = Field(32, ge=1)
     """Requests in a replica, waiting for a slot included; twice engine.max_slots keeps the slots full."""
-    max_queued_requests: int = Field(64, ge=0)
+    max_queued_requests: int = Field(64, ge=1)
     """Requests that wait for a replica; one more is turned away with 429."""
     retry_after_s: int = Field(3, ge=1)
     """When a caller that was turned away should come back."""

@@ -5,13 +5,16 @@ import os
 import re
 import socket
 from pathlib import Path
+from typing import Any
 
 import pytest
+from annotated_types import Ge
+from pydantic import BaseModel
 
 from cluster.settings import load
 from serve.__main__ import CONFIG, main
-from serve.deploy import PAGE, require_free_port
-from serve.locate import locate, locate_all
+from serve.deploy import PAGE, bound, require_free_port
+from serve.locate import Located, locate, locate_all
 from serve.settings import ServeSettings
 
 
@@ -109,6 +112,18 @@ def test_the_shipped_config_lists_every_default(tmp_path: Path) -> None:
     spelled_out = tmp_path / "config.yaml"
     spelled_out.write_text("\n".join(settings))
     assert load(ServeSettings, str(spelled_out)) == ServeSettings()
+
+
+def least(record: type[BaseModel]) -> dict[str, Any]:
+    """Every setting with a least value, at it."""
+    bounds = {name: bound.ge for name, field in record.model_fields.items() for bound in field.metadata if isinstance(bound, Ge)}
+    return bounds | {name: least(type(field.default)) for name, field in record.model_fields.items() if isinstance(field.default, BaseModel)}
+
+
+def test_what_is_allowed_ray_serve_takes() -> None:
+    settings = ServeSettings.model_validate(least(ServeSettings))
+    assert settings.max_queued_requests == 1, "0 is for Ray no number of requests"
+    bound(settings, [Located("model", "one")], "predictor")
 
 
 def test_without_keys_only_this_machine_is_served() -> None:

@@ -59,7 +59,7 @@ def ask(url: str, path: str, **query: str) -> Any:
 @contextmanager
 def serving(cluster: JobCluster, run: Path) -> Iterator[Endpoint]:
     port = free_port()
-    words = [sys.executable, "-m", "serve", f"policy={run}", f"port={port}", "num_cpus=0.2", "max_queued_requests=0", "max_ongoing_requests=1"]
+    words = [sys.executable, "-m", "serve", f"policy={run}", f"port={port}", "num_cpus=0.2", "max_queued_requests=1", "max_ongoing_requests=1"]
     with (run / "serve.log").open("w") as log:
         process = subprocess.Popen(words, cwd=tiny_run.REPOSITORY, env=cluster.environ | {"RAY_ADDRESS": cluster.address}, stdout=log, stderr=subprocess.STDOUT)
     endpoint = Endpoint(f"http://127.0.0.1:{port}")
