@@ -61,6 +61,7 @@ def admitted(asked: ChatRequest, team: Team, models: Models, limits: Limits, can
         top_k=asked.top_k,
         seed=asked.seed,
         stop=tuple(asked.stop),
+        stream=asked.stream,
     )
     jobs = tuple(replace(job, seed=None if job.seed is None else job.seed + i) for i in range(asked.best_of or asked.n))
     return Admitted(asked, model, profile, jobs, Reply(model.name, Steering(requested=requested, effective=effective)))

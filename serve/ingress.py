@@ -27,7 +27,7 @@ from serve.wire import WireProblem
 logger = logging.getLogger("ray.serve")
 
 RETRIES = 3
-"""How often a job whose replica died before it had written any text is sent to another one."""
+"""How often a job whose replica died before it had sent any text is given to another one."""
 READY_TIMEOUT_S = 3.0
 POLICY_LOST = Failed("the policy was lost while it worked on this request: send it again", 503, code="policy_lost")
 
@@ -75,7 +75,7 @@ class Ingress:
                     if not (started and isinstance(event, Started)):  # a second replica starts the job again
                         yield event
                     started = True
-                    spoke = spoke or isinstance(event, Delta)
+                    spoke = spoke or (isinstance(event, Delta) and bool(event.text))
                 return
             except (GeneratorExit, asyncio.CancelledError):
                 events.cancel()  # the caller is gone

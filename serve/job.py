@@ -48,6 +48,8 @@ class Job:
     top_k: int
     seed: int | None
     stop: tuple[str, ...]
+    stream: bool = False
+    """Does somebody read along? If not, all text comes in the last event, so that a job whose replica dies can begin again unnoticed."""
     revision: Revision | None = None
     """What the ingress wants served; a replica that came up with an older one changes over."""
 
@@ -61,7 +63,7 @@ class Started:
 
 @dataclass(frozen=True)
 class Delta:
-    """More text. The last one has `finish`."""
+    """More text, or of a job that does not stream only how far it is. The last one has `finish`."""
 
     text: str
     completion_tokens: int

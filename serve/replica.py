@@ -6,6 +6,7 @@ Knows no HTTP and no profiles. Imports the weights' libraries only where the rep
 import asyncio
 import logging
 import os
+import time
 from collections.abc import AsyncGenerator, Coroutine
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -26,6 +27,8 @@ logger = logging.getLogger("ray.serve")
 
 TELL_S = 5.0
 """How often the engine's metrics are told."""
+PROGRESS_S = 1.0
+"""How often a job that does not stream says how many tokens it has written: what its team is charged if the caller leaves."""
 RETIRE_LOOK_S = 0.2
 """How often an engine that was replaced is looked at: is its last answer written?"""
 
@@ -90,7 +93,7 @@ class Replica:
         return await self.card()
 
     async def generate(self, job: Job) -> AsyncGenerator[Event, None]:
-        """Started, then text as it settles; closing the generator frees the slot."""
+        """Started, then text; closing the generator frees the slot."""
         self._catch_up(job.revision)
         steps, loaded = Arrivals(self._settings.stream_every_s), self._loaded
         try:
@@ -113,15 +116,15 @@ class Replica:
             return
         try:
             yield Started(len(prompt_ids))
-            async for event in self._text(steps, Answer(loaded.text.decode, job.stop), loaded):
+            async for event in self._text(steps, Answer(loaded.text.decode, job.stop), loaded, job.stream):
                 yield event
         finally:
             loaded.engine.cancel(request)
 
-    async def _text(self, steps: Arrivals, answer: Answer, loaded: _Loaded) -> AsyncGenerator[Event, None]:
-        num_tokens = 0
+    async def _text(self, steps: Arrivals, answer: Answer, loaded: _Loaded, stream: bool) -> AsyncGenerator[Event, None]:
+        """Text as it settles; without `stream` all of it at the end, and every so often how many tokens there are."""
+        num_tokens, text, told_s = 0, "", time.monotonic()
         while True:
-            text = ""
             for step in await steps.take(loaded.engine):
                 if step.finish in ("error", "cancelled"):
                     logger.error("a job ended with %s; engine: %s", step.finish, loaded.engine.error or "alive")
@@ -133,8 +136,12 @@ class Replica:
                 if answer.stopped or step.finish is not None:
                     yield Delta(text, num_tokens, "length" if step.finish == "length" and not answer.stopped else "stop")
                     return
-            if text:
+            if stream and text:
                 yield Delta(text, num_tokens)
+                text = ""
+            elif not stream and time.monotonic() - told_s > PROGRESS_S:
+                yield Delta("", num_tokens)
+                told_s = time.monotonic()
 
     def _failed(self, loaded: _Loaded) -> None:
         """A job failed on this engine."""

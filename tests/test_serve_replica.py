@@ -74,7 +74,22 @@ def test_a_stop_string_ends_the_answer_and_frees_the_slot(replica: Replica) -> N
 
 def test_without_max_tokens_the_server_s_limit_holds(replica: Replica) -> None:
     last = asyncio.run(collected(replica, replace(JOB, max_tokens=None, temperature=0.0)))[-1]
-    assert last == Delta("", 40, "length")
+    assert isinstance(last, Delta)
+    assert (last.completion_tokens, last.finish) == (40, "length")
+
+
+def test_who_reads_along_gets_pieces_and_who_does_not_all_at_the_end(tiny_policy: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("serve.replica.PROGRESS_S", 0.0)
+    replica = Replica("tiny", Revision(tiny_policy, 0), EngineSettings(max_slots=2, stream_every_s=0.001), max_new_tokens=200)
+    long = replace(JOB, max_tokens=200)
+    pieces, whole = (asyncio.run(collected(replica, replace(long, stream=stream)))[1:] for stream in (True, False))
+    replica._loaded.engine.close()
+    assert len(pieces) > 2
+    assert text_of(pieces) == text_of(whole) != ""
+    assert [bool(event.text) for event in whole if isinstance(event, Delta)] == [False] * (len(whole) - 1) + [True]
+    told = [event.completion_tokens for event in whole if isinstance(event, Delta)]
+    assert len(told) > 2, "it says how far it is"
+    assert told == sorted(told)
 
 
 def test_leaving_frees_the_slot(replica: Replica) -> None:
