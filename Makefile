@@ -7,7 +7,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 ARGS ?=
 
-.PHONY: help setup lock demo serve report test test-kill test-train test-page test-steered test-faults test-vllm test-docs cluster-test chaos check format clean
+.PHONY: help setup lock demo serve report test test-kill test-train test-page pictures test-steered test-faults test-vllm test-docs cluster-test chaos check format clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -58,6 +58,9 @@ test-train: setup  ## every ZeRO stage trains alike, and goes on as it was after
 
 test-page: setup  ## the endpoint's page and a run's report in Chromium
 	@$(BIN)/python -m pytest -q -s -m slow tests/test_playground.py tests/test_report.py $(ARGS)
+
+pictures: demo  ## the pictures of README: the endpoint's page, with the demo's model, in Chromium
+	@STEERLM_SCREENSHOTS=docs STEERLM_DEMO_RUN=runs/demo $(BIN)/python -m pytest -q -m slow tests/test_playground.py -k slider
 
 report: setup  ## the pages of the demo's run once more; ARGS="key.path=value ..."
 	@$(BIN)/python -m jobs.report jobs/presets/demo.yaml $(ARGS)

@@ -1,29 +1,27 @@
 """The playground in a real Chromium: a slider is moved, both sides stream, what was measured appears; at desktop and at phone width, with a key.
 
-Screenshots go to the folder STEERLM_SCREENSHOTS, if it is set.
+Screenshots go to the folder STEERLM_SCREENSHOTS, if it is set. If STEERLM_DEMO_RUN is set, a finished run, its model answers instead of one that has
+learned nothing (`make pictures`).
 """
 
 import os
-import shutil
 import subprocess
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
+from chromium import DESKTOP, PHONE, chromium, resize, screenshot
 from endpoint import Endpoint, running
-from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webdriver import WebDriver
 from selenium.webdriver.support.ui import WebDriverWait
 
-from serve.locate import Located
+from serve.locate import Located, locate
 from serve.teams import Team, hashed
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.filterwarnings("ignore::ResourceWarning")]
 
 WAIT_S = 60
-DESKTOP, PHONE = (1280, 1000), (390, 844)
 
 
 @pytest.fixture(scope="module")
@@ -31,27 +29,20 @@ def endpoint(ray_cluster: object, tiny_policy: str, tiny_predictor: str, tmp_pat
     file = tmp_path_factory.mktemp("keys") / "keys.txt"
     file.write_text(f"school {hashed('open-sesame')}")
     teams = (Team(name="school"),)
-    with running([Located(tiny_policy, "tiny")], tiny_predictor, max_slots=4, teams=teams, keys=str(file)) as endpoint:
+    run = os.environ.get("STEERLM_DEMO_RUN")
+    located = locate(run, "") if run else Located(tiny_policy, "tiny", predictor=tiny_predictor)
+    with running([located], located.predictor, max_slots=4, teams=teams, keys=str(file)) as endpoint:
         yield endpoint
 
 
 @pytest.fixture
 def browser() -> Iterator[WebDriver]:
-    binary, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    if binary is None or driver is None:
-        pytest.skip("needs Debian's chromium and chromium-driver")
-    options = webdriver.ChromeOptions()
-    options.binary_location = binary
-    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--force-prefers-reduced-motion"):
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    chromium = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
-    yield chromium
-    chromium.quit()
+    with chromium() as browser:
+        yield browser
 
 
 def visit(browser: WebDriver, endpoint: Endpoint, size: tuple[int, int]) -> None:
-    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", {"width": size[0], "height": size[1], "deviceScaleFactor": 1, "mobile": size == PHONE})
+    resize(browser, size)
     browser.get(endpoint.url)
     until(browser, lambda: browser.find_element(By.ID, "key").is_displayed(), "the page asks for a key")
 
@@ -68,15 +59,6 @@ def open_with(browser: WebDriver, key: str) -> None:
 
 def answers(browser: WebDriver) -> list[str]:
     return [side.find_element(By.CSS_SELECTOR, ".text").text for side in browser.find_elements(By.CSS_SELECTOR, ".side")]
-
-
-def screenshot(browser: WebDriver, name: str) -> None:
-    folder = os.environ.get("STEERLM_SCREENSHOTS")
-    if folder:
-        height = browser.execute_script("return document.documentElement.scrollHeight")
-        width = browser.execute_script("return window.innerWidth")
-        browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False})
-        browser.save_screenshot(str(Path(folder) / f"{name}.png"))
 
 
 @pytest.mark.parametrize(("name", "size"), [("desktop", DESKTOP), ("phone", PHONE)])
