@@ -1,14 +1,18 @@
 """A Ray cluster for submitted jobs: a head without CPUs, as in ray_cluster.yaml, and two workers with role labels, with a token, in a process of its own.
 
-    python tests/job_cluster.py        (RAY_AUTH_MODE and RAY_AUTH_TOKEN_PATH in the environment)
+    python tests/job_cluster.py FOLDER        (RAY_AUTH_MODE and RAY_AUTH_TOKEN_PATH in the environment)
 
-Prints the dashboard's address and the cluster's. Each line on stdin, a role, kills that worker node and starts another like it; end of input ends it all.
+FOLDER is Ray's, for this cluster alone: in the usual one all clusters of a machine write one list of what Prometheus is to scrape.
+
+It prints the dashboard's address and the cluster's. Each line on stdin, a role, kills that worker node and starts another like it; end of input ends it all.
 """
 
 import itertools
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from types import TracebackType
 
@@ -32,7 +36,10 @@ class JobCluster:
         self.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{own['PATH']}"  # a job says `python`
 
     def __enter__(self) -> "JobCluster":
-        self._process = subprocess.Popen([sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=self.environ)
+        self.ray_folder = Path(tempfile.mkdtemp(prefix="ray-"))  # short: the names of sockets are in it, and may have 107 characters
+        self._process = subprocess.Popen(
+            [sys.executable, __file__, str(self.ray_folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=self.environ
+        )
         self.dashboard, self.address = self._answer().split()
         return self
 
@@ -40,6 +47,7 @@ class JobCluster:
         assert self._process.stdin
         self._process.stdin.close()
         self._process.wait(60)
+        shutil.rmtree(self.ray_folder, ignore_errors=True)
 
     def replace(self, role: str) -> None:
         """Kill the node with this role; another one comes in its place."""
@@ -57,18 +65,19 @@ class JobCluster:
         return self._process.stdout.readline().strip()
 
 
-def main() -> None:
+def main(ray_folder: str) -> None:
     from ray.cluster_utils import Cluster
 
-    head = {"num_cpus": 0, "include_dashboard": True, "dashboard_host": "127.0.0.1", "dashboard_port": 0, "object_store_memory": STORE_BYTES}
-    cluster = Cluster(initialize_head=True, head_node_args=head)
+    every = {"object_store_memory": STORE_BYTES, "temp_dir": ray_folder}
+    head = {"num_cpus": 0, "include_dashboard": True, "dashboard_host": "127.0.0.1", "dashboard_port": 0}
+    cluster = Cluster(initialize_head=True, head_node_args=head | every)
 
     numbers = itertools.count()
 
     def add(role: str) -> object:
         # A folder of its own for what jobs bring: nodes of one machine would share it, and the first to die takes it from the others.
         own = {"runtime_env_dir_name": f"runtime_resources_{next(numbers)}"}
-        return cluster.add_node(num_cpus=NODE_CPUS, object_store_memory=STORE_BYTES, labels={"role": role}, **own)
+        return cluster.add_node(num_cpus=NODE_CPUS, labels={"role": role}, **own, **every)
 
     workers = {role: add(role) for role in ROLES}
     cluster.wait_for_nodes()
@@ -82,4 +91,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1])
