@@ -9,7 +9,7 @@ import threading
 from collections.abc import Iterator, Mapping
 
 import ray.train
-from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.torch import TorchTrainer
 from ray.train.v2.api.exceptions import TrainingFailedError
 
 from actors.examples import ExampleSpec
@@ -18,6 +18,7 @@ from actors.learner_settings import LearnerSettings
 from actors.meter import Tracking
 from actors.stopping import STOP
 from actors.task import Task
+from cluster.process_group import OwnAddressConfig
 from data.examples import Split
 from data.feed import Corpus, Feed
 from data.storage import Storage
@@ -96,7 +97,7 @@ def _trainer(assignment: Assignment, output: Storage) -> TorchTrainer:
         train_worker,
         train_loop_config={"assignment": assignment},
         # Weights and gradients go over NCCL, what the learner adds up on the host (losses, moments) over gloo; Ray's own default on GPUs has no gloo.
-        torch_config=TorchConfig(backend="cpu:gloo,cuda:nccl" if settings.use_gpu else "gloo"),
+        torch_config=OwnAddressConfig(backend="cpu:gloo,cuda:nccl" if settings.use_gpu else "gloo"),
         scaling_config=ray.train.ScalingConfig(
             num_workers=settings.num_workers,
             use_gpu=settings.use_gpu,

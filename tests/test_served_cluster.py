@@ -25,13 +25,14 @@ import yaml
 from conftest import free_port, wait_for
 from endpoint import Endpoint
 from job_cluster import JobCluster
-from listening import ALL, LOOPBACK, kind, listening, ports
+from listening import ALL, LOOPBACK, NODE, kind, listening, ports
 from test_monitoring import DASHBOARDS, FOLDER, asked_for, expressions
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 NOT_ALWAYS = {
     ("driver", ALL),  # while a job runs
     ("worker", LOOPBACK),  # while a training runs
+    ("worker", NODE),
     # Ports that the first Ray of a machine has.
     ("dashboard", ALL),
     ("monitor", ALL),
