@@ -114,6 +114,7 @@ def test_every_metric_that_is_asked_for_is_there(served: Served) -> None:
         pytest.skip("no `prometheus` here: apt-get install prometheus")
     for seed in range(20):
         assert served.endpoint.chat(seed=seed, score=True)[0] == 200
+        assert list(served.endpoint.stream(seed=seed)), "its first text has a time"
     assert served.endpoint.chat(attributes={"humour": 4})[0] == 400
     time.sleep(15)  # Ray hands its metrics on every ten seconds
     names = set(ask(url, "label/__name__/values"))
