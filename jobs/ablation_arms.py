@@ -1,7 +1,7 @@
 """The rungs of the ablation: which rows each trains on, conditioned on what, for how long; and how each is asked and measured."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal
@@ -93,14 +93,9 @@ def _train_arm(run: Run, folder: Storage, name: str) -> Figures:
         answers, total = answers + sum(r.num_answers for r in kept), total + sum(r.num_answers for r in rows)
     if not answers:
         raise StageError(f"ablation: no row is left for {name} ({arm.title}); set arms without it, or set bootstrap.leading_at_least")
-    learner = preset.policy.learner.model_copy(update={"epochs": epochs_for(preset.policy.learner.epochs, total, answers)})
+    learner = preset.policy.learner.model_copy(update={"epochs": max(1, round(preset.policy.learner.epochs * total / answers))})
     labelled = Run(preset.model_copy(update={"policy": preset.policy.model_copy(update={"labels": arm.labels, "learner": learner})}))
     return train_policy(labelled, f"ablation: {name}, seed {preset.seed}", [folder / "rows"], base_uri(run), learner, folder)
-
-
-def epochs_for(epochs: int, wanted: int, there: int) -> int:
-    """Epochs over what is `there` that come to as much training as `epochs` over what was `wanted`, one at least."""
-    return max(1, round(epochs * wanted / there))
 
 
 def _belongs(row: Conversation, arm: Arm, preset: Preset, schema: AttributeSchema) -> bool:
@@ -116,13 +111,19 @@ def _belongs(row: Conversation, arm: Arm, preset: Preset, schema: AttributeSchem
 
 
 def _train_longer(run: Run, folder: Storage, loop: Loop) -> Figures:
-    """As the bootstrap rounds train, from the same weights and for as many rows, but on annotated rows only: those it has again where they do not suffice."""
-    wanted, learner = rows_of_rounds(run, loop), run.preset.bootstrap.learner
+    """As the bootstrap rounds train, from the same weights and for as many rows and epochs, but on annotated rows only."""
+    wanted, policy = rows_of_rounds(run, loop), run.preset.policy
     rows = drawn((row for table in (run.folder("annotated") / "rows").tables() for row in from_table(table)), wanted, f"longer/{run.preset.seed}")
     write_table(to_table(rows, run.schema), folder / "rows")
-    again = learner.model_copy(update={"epochs": epochs_for(learner.epochs, wanted, len(rows))})
+    again = policy.model_copy(update={"source_weights": repeated(policy.source_weights, {row.source for row in rows}, wanted / len(rows))})
     start = (run.folder(loop.first) / "model").uri
-    return train_policy(run, f"ablation: longer, seed {run.preset.seed}", [folder / "rows"], start, again, folder)
+    learner, preset = run.preset.bootstrap.learner, run.preset.model_copy(update={"policy": again})
+    return train_policy(Run(preset), f"ablation: longer, seed {preset.seed}", [folder / "rows"], start, learner, folder)
+
+
+def repeated(weights: Mapping[str, float], sources: Iterable[str], times: float) -> dict[str, float]:
+    """Source weights with which an epoch has `times` as many rows: 1.5 = every row once, and half of them once more."""
+    return {source: weights.get(source, 1.0) * times for source in sorted(sources)}
 
 
 def rows_of_rounds(run: Run, loop: Loop) -> int:

@@ -11,9 +11,10 @@ import tiny_run
 from cluster.settings import SettingsError, load
 from data.attributes import Values, shipped
 from data.conversation import Conversation, Message
+from data.feed import copies
 from data.lab import LabSettings
 from jobs.ablate import Ablation, stages
-from jobs.ablation_arms import ARMS, HELD_OUT, _belongs, _followed, epochs_for, held_out_settings, rows_of_rounds
+from jobs.ablation_arms import ARMS, HELD_OUT, _belongs, _followed, held_out_settings, repeated, rows_of_rounds
 from jobs.ablation_report import summary, table, value_of
 from jobs.bootstrap import Loop
 from jobs.preset import Preset
@@ -67,11 +68,11 @@ def test_a_rung_that_cannot_be_trained_is_refused() -> None:
             load(Ablation, DEMO, [wrong])
 
 
-def test_fewer_rows_are_trained_on_more_often() -> None:
-    assert epochs_for(1, wanted=12_000, there=6_000) == 2
-    assert epochs_for(2, wanted=6_000, there=2_000) == 6
-    assert epochs_for(3, wanted=500, there=500) == 3
-    assert epochs_for(1, wanted=100, there=6_000) == 1
+def test_the_control_has_its_rows_again_where_they_do_not_suffice() -> None:
+    weights = repeated({"b": 0.5}, {"a", "b"}, 8_000 / 6_000)
+    assert weights == {"a": pytest.approx(4 / 3), "b": pytest.approx(2 / 3)}
+    copied = sum(copies(f"{i}", weights["a"], seed=0, epoch=0) for i in range(6_000))
+    assert copied == pytest.approx(8_000, rel=0.02)
 
 
 def test_the_ladder_shares_the_stages_of_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
