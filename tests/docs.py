@@ -8,6 +8,7 @@
 import itertools
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -108,4 +109,4 @@ def commands(block: Block) -> Iterator[list[str]]:
     """The words of each `python -m ...` of a block, without comments."""
     for line in block.text.replace("\\\n", " ").splitlines():
         if found := re.search(r"python -m (.*)", re.sub(r"\s#.*", "", line)):
-            yield found[1].split()
+            yield shlex.split(found[1])
