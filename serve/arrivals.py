@@ -6,6 +6,8 @@ woken for the first step and the last; in between it looks by itself, every so o
 
 import asyncio
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -13,14 +15,38 @@ if TYPE_CHECKING:
 
 ENGINE_CHECK_S = 5.0
 """How often an answer that has not begun looks whether the engine still lives."""
+FULL_PACE_STREAMS = 4
+SLOWEST = 5.0
+"""A message takes some 3 ms of CPU on its way through replica, ingress and proxy, half of them where the engine computes, so that at full pace sixteen
+streams would cost it a tenth of its tokens. But nobody should wait for half a sentence, and who serves hundreds at a time has more cores."""
+
+
+class Pace:
+    """How long the steps of a stream may lie, given how many streams there are: up to FULL_PACE_STREAMS `every_s`, with more proportionally longer."""
+
+    def __init__(self, every_s: float):
+        self._full_s, self._streams = every_s, 0
+
+    @property
+    def every_s(self) -> float:
+        return self._full_s * min(SLOWEST, max(1.0, self._streams / FULL_PACE_STREAMS))
+
+    @contextmanager
+    def stream(self) -> Iterator[None]:
+        """One stream more, for as long as this is open."""
+        self._streams += 1
+        try:
+            yield
+        finally:
+            self._streams -= 1
 
 
 class Arrivals:
     """A listener for one request; made in the event loop that will take from it."""
 
-    def __init__(self, every_s: float):
-        """`every_s`: how long steps that are neither the first nor the last may lie here."""
-        self._every_s = every_s
+    def __init__(self, pace: Pace):
+        """`pace` says how long steps that are neither the first nor the last may lie here."""
+        self._pace = pace
         self._steps: deque[Step] = deque()
         self._loop, self._ready, self._begun = asyncio.get_running_loop(), asyncio.Event(), False
 
@@ -36,7 +62,7 @@ class Arrivals:
         while True:
             begun = self._begun
             try:
-                await asyncio.wait_for(self._ready.wait(), self._every_s if begun else ENGINE_CHECK_S)
+                await asyncio.wait_for(self._ready.wait(), self._pace.every_s if begun else ENGINE_CHECK_S)
             except TimeoutError:
                 if not self._steps and engine.error is not None:
                     raise RuntimeError(f"the engine died: {engine.error}") from None

@@ -8,12 +8,13 @@ import logging
 import os
 import time
 from collections.abc import AsyncGenerator, Coroutine
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import ray.serve
 
-from serve.arrivals import Arrivals
+from serve.arrivals import Arrivals, Pace
 from serve.job import Card, Delta, Event, Failed, Job, Revision, Started
 from serve.settings import EngineSettings
 from serve.telemetry import EngineMetrics
@@ -53,6 +54,7 @@ class Replica:
         self._sampling = Sampling
         self._name, self._settings, self._max_new_tokens = name, settings, max_new_tokens
         self._loaded = self._load(revision)
+        self._pace = Pace(settings.stream_every_s)
         self._swapping = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
         self._metrics: EngineMetrics | None = None
@@ -95,7 +97,7 @@ class Replica:
     async def generate(self, job: Job) -> AsyncGenerator[Event, None]:
         """Started, then text; closing the generator frees the slot."""
         self._catch_up(job.revision)
-        steps, loaded = Arrivals(self._settings.stream_every_s), self._loaded
+        steps, loaded = Arrivals(self._pace), self._loaded
         try:
             prompt_ids = loaded.text.prompt(job.system, job.messages, job.attributes, job.labels)
             sampling = self._sampling(
@@ -116,8 +118,9 @@ class Replica:
             return
         try:
             yield Started(len(prompt_ids))
-            async for event in self._text(steps, Answer(loaded.text.decode, job.stop), loaded, job.stream):
-                yield event
+            with self._pace.stream() if job.stream else nullcontext():
+                async for event in self._text(steps, Answer(loaded.text.decode, job.stop), loaded, job.stream):
+                    yield event
         finally:
             loaded.engine.cancel(request)
 

@@ -36,7 +36,8 @@ class EngineSettings(Record):
     prefix_tokens: int = Field(4096, ge=0)
     """Prompt tokens whose keys and values the transformers engine keeps for prompts that begin alike; 0 = none. vLLM sees to it by itself."""
     stream_every_s: float = Field(0.1, gt=0)
-    """A stream's first text is sent at once, what follows at most so often: a message for every token would take a core from the engine."""
+    """A stream's first text is sent at once, what follows at most so often: a message for every token would take a core from the engine. With more than
+    four streams in a replica proportionally less often, down to a fifth."""
     gpu_memory_share: float = Field(0.45, gt=0, le=1)
     """What vLLM takes of a GPU's memory; above 0.5 there is no room for a second engine, and with it none for a swap without a gap."""
 

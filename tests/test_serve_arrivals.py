@@ -3,6 +3,7 @@
 import asyncio
 import threading
 import time
+from contextlib import ExitStack
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 
 from actors.generation import Step
 from serve import arrivals
-from serve.arrivals import Arrivals
+from serve.arrivals import Arrivals, Pace
 
 ALIVE: Any = SimpleNamespace(error=None)
 
@@ -19,7 +20,7 @@ def taken(every_s: float, engine: Any, tell: Any) -> list[list[Step]]:
     """What `take` gives, call by call, while `tell` runs in a thread."""
 
     async def main() -> list[list[Step]]:
-        arrived = Arrivals(every_s)
+        arrived = Arrivals(Pace(every_s))
         threading.Thread(target=tell, args=(arrived,)).start()
         found = [await arrived.take(engine)]
         while found[-1][-1].finish is None:
@@ -64,3 +65,14 @@ def test_a_dead_engine_is_noticed_before_and_after_the_first_step(monkeypatch: p
     for first in ([], [Step([1], None)]):
         with pytest.raises(RuntimeError, match="the engine died: out of memory"):
             taken(0.05, dead, lambda arrived, first=first: [arrived(step) for step in first])
+
+
+def test_the_more_streams_the_fewer_messages_of_each_but_no_reader_waits_for_long() -> None:
+    pace = Pace(0.1)
+    assert pace.every_s == 0.1
+    for streams, every_s in ((1, 0.1), (4, 0.1), (8, 0.2), (16, 0.4), (500, 0.5)):
+        with ExitStack() as stack:
+            for _ in range(streams):
+                stack.enter_context(pace.stream())
+            assert pace.every_s == pytest.approx(every_s)
+    assert pace.every_s == 0.1, "all have left"

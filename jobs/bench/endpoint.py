@@ -68,14 +68,16 @@ def _main_sides(policy: str, loaded: Policy, questions: Sequence[Message], bodie
         endpoint = stack.enter_context(server(ENDPOINT, ours(python, policy, "transformers", settings.clients), "/readyz"))
         continuous = stack.enter_context(server(CONTINUOUS, transformers_serve(policy, True), "/health"))
         single = stack.enter_context(server(SINGLE, transformers_serve(policy, False), "/health"))
+        bare = TransformersEngine(loaded, settings.clients, prefix_tokens=4096)  # one for all rounds: the endpoint's knows the prompts from the last one, too
+        stack.callback(bare.close)
         theirs = [{k: v for k, v in body.items() if k != "attributes"} | {"model": policy} for body in bodies]
         ways: dict[str, Callable[[int], Served]] = {
             ENDPOINT: lambda _: load(endpoint, bodies, settings.clients),
-            BARE: lambda _: _bare(loaded, questions, settings),
+            BARE: lambda _: _bare(bare, loaded, questions, settings),
             CONTINUOUS: lambda _: load(continuous, theirs, settings.clients),
             SINGLE: lambda _: load(single, theirs, settings.clients),
         }
-        for way in (ENDPOINT, CONTINUOUS, SINGLE):  # first requests load, allocate and compile
+        for way in (ENDPOINT, BARE, CONTINUOUS, SINGLE):  # first requests load, allocate and compile
             say(f"warmed up {way}: {ways[way](0) if way != SINGLE else load(single, theirs[:2], 1)}")
         return by_turns(ways, settings.rounds)
 
@@ -105,13 +107,12 @@ def _body(question: Message, settings: Settings) -> dict[str, Any]:
     return {"model": "bench", "max_tokens": settings.answer_tokens, "temperature": 0, **asked}
 
 
-def _bare(policy: Policy, questions: Sequence[Message], settings: Settings) -> Served:
+def _bare(engine: TransformersEngine, policy: Policy, questions: Sequence[Message], settings: Settings) -> Served:
     """The engine alone, in this process: no HTTP, no Ray, no text."""
-    engine, started = TransformersEngine(policy, settings.clients, prefix_tokens=4096), time.monotonic()
+    started = time.monotonic()
     prompts = [policy.prompt("", [q], SCHEMA.best()) for q in questions]
     answers = complete(engine, [(ids, Sampling(settings.answer_tokens, temperature=0)) for ids in prompts])
     seconds = time.monotonic() - started
-    engine.close()
     return Served(sum(len(ids) for ids, _ in answers), seconds)
 
 
