@@ -28,6 +28,8 @@ def sentences(record: type[BaseModel], values: dict[str, Any], layers: Sequence[
     said: dict[str, list[str]] = {}
     allowed: dict[str, tuple[str, list[str]]] = {}
     for error in errors:
+        if error["type"] == "too_short" and error["ctx"]["actual_length"] < len(error["input"]):
+            continue  # pydantic counts the items that are right, and those that are wrong have sentences of their own
         key = _dotted(error, values)
         where = _where(layers, key)
         if error["type"] == "missing":

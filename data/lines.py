@@ -61,6 +61,8 @@ def files_of(uri: str, suffixes: tuple[str, ...] = SUFFIXES) -> list[str]:
 
     Raises FileNotFoundError, with the nearest name there is, when nothing matches.
     """
+    if not uri:
+        raise FileNotFoundError("nothing to read at '': name a file, a folder or a glob")  # not the folder that this process happens to run in
     storage = Storage(uri)
     fs, path = storage.fs, storage.path
     if fs.isfile(path):

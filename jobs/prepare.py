@@ -15,13 +15,13 @@ from data.sources import files_of, read
 from data.storage import Storage
 from jobs.command import main
 from jobs.pipelines import write_table
-from jobs.preset import Preset, RowsSettings, SourceSettings
+from jobs.preset import LAB, Preset, RowsSettings, SourceSettings
 from jobs.stage import Figures, Run, Stage, StageError, say
 
 
 def source_rows(source: SourceSettings, settings: RowsSettings, schema: AttributeSchema) -> Iterator[Conversation | Rejected]:
     """The rows of one source, in a fixed order."""
-    if source.format == "lab":
+    if source.format == LAB:
         schema.require_same(LAB_SCHEMA, "the run", "the laboratory world")
         return iter(Lab(settings.lab).rows())
     return read(source.uri, source.format, schema, source.name, source.limit)
@@ -87,7 +87,7 @@ def _check(settings: RowsSettings, counts: dict[str, Counter[str]], rejected: li
 
 def _inputs(run: Run) -> dict[str, str]:
     """Checksum of every file read, so that a changed file is read again."""
-    files = [f for s in run.preset.rows.sources if s.format != "lab" for f in files_of(s.uri)]
+    files = [f for s in run.preset.rows.sources if s.format != LAB for f in files_of(s.uri)]
     return {file: Storage(file).checksum() for file in files}
 
 

@@ -14,10 +14,15 @@ from actors.tokenizer import TemplateKind
 from cluster.events import LogFormat
 from data.attributes import AttributeProblem, AttributeSchema, shipped
 from data.lab import LabSettings
+from data.lines import nearest
 from data.pairs import pair_weights
 from data.record import Record
 from data.selection import check_quantiles
+from data.sources import FORMATS
 from jobs.step_settings import AnnotateSettings, BenchmarkSettings, BootstrapSettings, EvaluateSettings, PolicySettings, PredictorSettings, SamplingSettings
+
+LAB = "lab"
+"""The format that is made, not read."""
 
 
 class RaySettings(Record):
@@ -40,6 +45,15 @@ class SourceSettings(Record):
     """File, folder or glob on any fsspec filesystem; empty for the laboratory."""
     limit: int = Field(0, ge=0)
     """At most so many rows; 0 = all."""
+
+    @model_validator(mode="after")
+    def _readable(self) -> "SourceSettings":
+        known = (*FORMATS, LAB)
+        if self.format not in known:
+            raise ValueError(f"unknown format {self.format!r}{nearest(self.format, known)}; allowed: {', '.join(known)}")
+        if not self.uri and self.format != LAB:
+            raise ValueError(f"source {self.name!r} of format {self.format} has no uri: name a file, a folder or a glob")
+        return self
 
 
 class RowsSettings(Record):

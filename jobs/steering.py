@@ -19,6 +19,7 @@ from data.prompts import BEST, Prompt, prompts_table
 from data.storage import Storage
 from jobs.annotate import annotate
 from jobs.pipelines import write_table
+from jobs.preset import LAB
 from jobs.sample import sample
 from jobs.stage import Figures, Run
 from jobs.training import buckets_for
@@ -74,7 +75,7 @@ def measurable(run: Run, rows: list[Conversation]) -> Answers:
 
 def laboratory(run: Run) -> Lab | None:
     """The world that the run's rows come from, if its truth is known."""
-    return Lab(run.preset.rows.lab) if any(s.format == "lab" for s in run.preset.rows.sources) else None
+    return Lab(run.preset.rows.lab) if any(s.format == LAB for s in run.preset.rows.sources) else None
 
 
 def questions(run: Run, wanted: int, for_verdicts: bool = False) -> list[list[Message]]:

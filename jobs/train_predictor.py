@@ -29,7 +29,7 @@ from jobs.predictor_pairs import judge_pairs, store_pairs
 from jobs.predictor_plots import draw_calibration, draw_collinearity
 from jobs.predictor_quality import quality, summary
 from jobs.predictor_tables import quality_lines
-from jobs.preset import Preset
+from jobs.preset import LAB, Preset
 from jobs.stage import Figures, Run, Stage, StageError, say, stamp_of
 from jobs.tokenise import Tokenising
 from jobs.training import backbone_uri, buckets_for, example_spec, fit
@@ -160,7 +160,7 @@ def rated_in(rows: Iterable[Conversation], buckets: int, held_out: int) -> Itera
 
 def ratings(run: Run, folder: Storage) -> Ratings:
     """The numbers of all rated answers in the rows at `folder`; in the laboratory with the truth."""
-    lab = Lab(run.preset.rows.lab) if any(s.format == "lab" for s in run.preset.rows.sources) else None
+    lab = Lab(run.preset.rows.lab) if any(s.format == LAB for s in run.preset.rows.sources) else None
     parts = (ratings_of(from_table(table), run.schema.names, num_buckets(run), lab.truth if lab else None) for table in folder.tables())
     return joined(parts, len(run.schema.names))
 

@@ -3,11 +3,12 @@
 import gzip
 import json
 import os
+import re
 from pathlib import Path
 
 import pytest
 
-from cluster.settings import load
+from cluster.settings import SettingsError, load
 from data.conversation import from_table
 from jobs.prepare import STAGE, work
 from jobs.preset import Preset
@@ -88,3 +89,17 @@ def test_nothing_to_read_is_an_error(tmp_path: Path) -> None:
     missing = Run(load(Preset, DEMO, ["rows.sources=[{name: x, format: messages, uri: /nowhere/x.jsonl}]"]))
     with pytest.raises(FileNotFoundError, match=r"nothing to read at /nowhere/x\.jsonl"):
         work(missing, missing.folder("rows"))
+
+
+@pytest.mark.parametrize(
+    ("source", "told"),
+    [
+        ("{name: x, format: csv, uri: x.csv}", r"rows\.sources\.0 on the command line: unknown format 'csv'; allowed: helpsteer, .*, steerlm, lab"),
+        ("{name: x, format: mesages, uri: x}", r"rows\.sources\.0 on the command line: unknown format 'mesages' \(did you mean 'messages'\?\); allowed: .*"),
+        ("{name: x, format: messages}", r"rows\.sources\.0 on the command line: source 'x' of format messages has no uri: name a file, a folder or a glob"),
+    ],
+)
+def test_a_source_that_cannot_be_read_is_told_before_anything_starts_in_one_sentence(source: str, told: str) -> None:
+    with pytest.raises(SettingsError) as refused:
+        load(Preset, DEMO, [f"rows.sources=[{source}]"])
+    assert re.fullmatch(told, str(refused.value))

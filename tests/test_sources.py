@@ -530,6 +530,8 @@ def test_user_mistakes_are_said_at_once_with_the_nearest_name(tmp_path: Path) ->
         read(str(tmp_path / "trian.jsonl"), "helpsteer", SCHEMA)
     with pytest.raises(FileNotFoundError, match=r"nothing to read at .*folder"):
         read(str(tmp_path / "no" / "such"), "helpsteer", SCHEMA)
+    with pytest.raises(FileNotFoundError, match="nothing to read at ''"):
+        files_of("")
     (tmp_path / "empty").mkdir()
     with pytest.raises(FileNotFoundError, match="without a file that ends in"):
         files_of(str(tmp_path / "empty"))
