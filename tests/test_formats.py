@@ -1,0 +1,270 @@
+"""Every public format of whole conversations, sound and broken: rows come out, faults come out as rejections with a line and a reason."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+from source_rows import RATED, SCHEMA, good, helpsteer, reasons, rows, turns, write
+
+from data.attributes import shipped
+from data.conversation import Conversation, Message, Rejected, to_table
+from data.formats import without_debris
+from data.sources import read, to_messages, to_nemo
+
+
+def test_helpsteer_rates_the_answer(tmp_path: Path) -> None:
+    [found] = good(rows(tmp_path, "helpsteer", helpsteer()))
+    assert turns(found) == [("user", "Why?"), ("assistant", "Because.")]
+    assert found.human == ({k: float(v) for k, v in RATED.items()},)
+    assert found.source == "helpsteer"
+
+
+def test_helpsteer2_earlier_turns_are_parsed_out_of_the_prompt(tmp_path: Path) -> None:
+    prompt = "Hi\nthere\n<extra_id_1>Assistant\nYes?\n\n<extra_id_1>User\nWhy <extra_id_1> though?"
+    [found] = good(rows(tmp_path, "helpsteer", helpsteer(prompt)))
+    assert turns(found) == [("user", "Hi\nthere"), ("assistant", "Yes?\n"), ("user", "Why <extra_id_1> though?"), ("assistant", "Because.")]
+    assert found.human[0] == {}
+    assert found.human[1]["helpfulness"] == 3
+
+
+def test_a_marker_before_the_first_turn_too_is_no_empty_turn(tmp_path: Path) -> None:
+    [found] = good(rows(tmp_path, "helpsteer", helpsteer("<extra_id_1>User\nHi\n<extra_id_1>Assistant\nYes?\n<extra_id_1>User\nWhy?")))
+    assert [role for role, _ in turns(found)] == ["user", "assistant", "user", "assistant"]
+
+
+def test_samples_of_a_prompt_share_their_group_and_no_other_has_it(tmp_path: Path) -> None:
+    a, b, other = good(rows(tmp_path, "helpsteer", helpsteer(), helpsteer(response="No."), helpsteer("How?")))
+    assert a.group == b.group != other.group
+    assert a.id != b.id
+
+
+def test_likert_ratings_are_mapped_to_the_range_of_the_schema(tmp_path: Path) -> None:
+    [found] = good(rows(tmp_path, "helpsteer", helpsteer(helpfulness=2), schema=shipped("steerlm_paper")))
+    assert found.human == ({"helpfulness": 4.5},)
+
+
+@pytest.mark.parametrize("value", [None, math.nan])
+def test_null_and_nan_are_unrated(tmp_path: Path, value: float | None) -> None:
+    [found] = good(rows(tmp_path, "helpsteer", helpsteer(humor=value, helpfulness=value)))
+    assert "helpfulness" not in found.human[0]
+    assert found.human[0]["correctness"] == 4
+
+
+@pytest.mark.parametrize("value", [5, -1, math.inf, 10**400])
+def test_a_rating_out_of_range_rejects_the_row_and_says_which(tmp_path: Path, value: float) -> None:
+    [found] = rows(tmp_path, "helpsteer", helpsteer(verbosity=value))
+    assert isinstance(found, Rejected)
+    assert found.reason == "rating_out_of_range"
+    assert "'verbosity' is " + str(value)[:20] in found.detail
+    assert "0 to 4" in found.detail
+
+
+@pytest.mark.parametrize(
+    ("record", "reason"),
+    [
+        ('{"prompt": "Why?", "resp', "broken_json"),
+        ("[" * 100_000, "broken_json"),
+        (b'{"prompt": "\xff\xfe"}', "invalid_utf8"),
+        (r'{"prompt": "half a pair \ud83d", "response": "x"}', "invalid_utf8"),
+        ([1, 2], "wrong_type"),
+        ({"prompt": "Why?"}, "missing_column"),
+        ({"prompt": "Why?", "response": "Because."}, "missing_column"),
+        (helpsteer(response=None), "wrong_type"),
+        (helpsteer(prompt=["Why?"]), "wrong_type"),
+        (helpsteer(helpfulness="4"), "wrong_type"),
+        (helpsteer(helpfulness=True), "wrong_type"),
+        (helpsteer(response=" \n\t"), "empty_message"),
+        (helpsteer(prompt="Hi\n<extra_id_1>User\nWhy?"), "roles_do_not_alternate"),
+    ],
+)
+def test_a_bad_line_is_rejected_and_its_neighbours_are_not(tmp_path: Path, record: Any, reason: str) -> None:
+    found = rows(tmp_path, "helpsteer", helpsteer(), "", record, helpsteer("How?"))
+    assert [type(r) for r in found] == [Conversation, Rejected, Conversation]
+    assert reasons(found) == [(3, reason)]
+    assert isinstance(found[1], Rejected)
+    assert found[1].file.endswith("rows.jsonl")
+    assert found[1].detail
+
+
+def test_every_answer_of_a_pair_is_a_conversation_without_ratings(tmp_path: Path) -> None:
+    prompt = "Hi\n<extra_id_1>Assistant\nYes?\n<extra_id_1>User\nWhy?"
+    pair = {"prompt": prompt, "response_1": "A.", "response_2": "B.", "preference_strength": 2}
+    a, b = good(rows(tmp_path, "helpsteer_preference", pair))
+    assert [a.messages[-1].content, b.messages[-1].content] == ["A.", "B."]
+    assert len(a.messages) == 4
+    assert a.group == b.group
+    assert a.human == ({}, {})
+
+
+def test_helpsteer3_context_is_messages_or_text(tmp_path: Path) -> None:
+    context = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yes?"}, {"role": "user", "content": "Why?"}]
+    pair = {"context": context, "response1": "A.", "response2": "B."}
+    a, b, c, d = good(rows(tmp_path, "helpsteer3", pair, pair | {"context": "Hi"}))
+    assert turns(a)[:3] == turns(b)[:3] == [(m["role"], m["content"]) for m in context]
+    assert turns(c) == [("user", "Hi"), ("assistant", "A.")]
+    assert a.group == b.group
+    assert c.group == d.group
+
+
+def test_half_a_pair_survives_its_other_half(tmp_path: Path) -> None:
+    found = rows(tmp_path, "helpsteer3", {"context": "Hi", "response1": "", "response2": "B."})
+    assert reasons(found) == [(1, "empty_message")]
+    assert isinstance(found[1], Conversation)
+
+
+# hh-rlhf
+
+
+def test_hh_rlhf_has_two_dialogues_a_line(tmp_path: Path) -> None:
+    pair = {"chosen": "\n\nHuman: Hi\n\nyou\n\nAssistant: Human: no\n\nHuman:  So\n\nAssistant: A.", "rejected": "\n\nHuman: Hi\n\nyou\n\nAssistant: B."}
+    chosen, rejected = good(rows(tmp_path, "hh_rlhf", pair))
+    assert turns(chosen) == [("user", "Hi\n\nyou"), ("assistant", "Human: no"), ("user", " So"), ("assistant", "A.")]
+    assert turns(rejected) == [("user", "Hi\n\nyou"), ("assistant", "B.")]
+    assert chosen.group == rejected.group
+
+
+@pytest.mark.parametrize(
+    ("dialogue", "reason"),
+    [
+        ("\n\nHuman: Hi", "no_answer"),
+        ("\n\nHuman: Hi\n\nAssistant: ", "empty_message"),
+        ("\n\nHuman: Hi\n\nAssistant: A\n\nAssistant: B", "roles_do_not_alternate"),
+        ("\n\nAssistant: Hi", "roles_do_not_alternate"),
+        ("A title\n\nHuman: Hi\n\nAssistant: A", "text_before_first_turn"),
+        ("no turns", "text_before_first_turn"),
+        ("", "no_messages"),
+    ],
+)
+def test_a_broken_dialogue(tmp_path: Path, dialogue: str, reason: str) -> None:
+    found = rows(tmp_path, "hh_rlhf", {"text": dialogue}, {"text": "Human: Hi\n\nAssistant: A"}, {"else": 1})
+    assert reasons(found) == [(1, reason), (3, "missing_column")]
+
+
+# messages, prompt_output, nemo
+
+
+def test_messages_with_system_and_ratings(tmp_path: Path) -> None:
+    record = {
+        "messages": [
+            {"role": "system", "content": "Be kind."},
+            {"role": "user", "content": "Hi"},
+            {"role": "assistant", "content": "Yes?", "attributes": {"humor": 1.25, "toxicity": None, "unknown": 7}},
+            {"role": "user", "content": "Why?"},
+            {"role": "assistant", "content": "Because."},
+        ],
+        "group": "g",
+    }
+    [found] = good(rows(tmp_path, "messages", record))
+    assert (found.system, found.group) == ("Be kind.", "g")
+    assert found.human == ({"humor": 1.25}, {})
+
+
+def test_prompt_and_response_columns(tmp_path: Path) -> None:
+    listed = {"prompt": [{"role": "system", "content": "S"}, {"role": "user", "content": "Hi"}], "response": "A", "attributes": {"humor": 2}}
+    plain = {"prompt": "Hi\n<extra_id_1>Assistant\nno marker here", "response": "A"}
+    a, b = good(rows(tmp_path, "messages", listed, plain))
+    assert (a.system, a.human) == ("S", ({"humor": 2.0},))
+    assert turns(b) == [("user", plain["prompt"]), ("assistant", "A")]
+
+
+@pytest.mark.parametrize(
+    ("messages", "reason"),
+    [
+        ([], "no_messages"),
+        ("Hi", "wrong_type"),
+        (["Hi"], "wrong_type"),
+        ([{"role": "user"}], "missing_column"),
+        ([{"role": ["user"], "content": "Hi"}], "wrong_type"),
+        ([{"role": "user", "content": "Hi"}, {"role": "assistant", "content": None}], "wrong_type"),
+        ([{"role": "user", "content": "Hi"}, {"role": "tool", "content": "A"}], "unknown_role"),
+        ([{"role": "user", "content": "Hi"}, {"role": "system", "content": "A"}], "unknown_role"),
+        ([{"role": "user", "content": "Hi"}], "no_answer"),
+        ([{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "A", "attributes": {"humor": 9}}], "rating_out_of_range"),
+        ([{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "A", "attributes": {"humour": 3}}], "misspelled_attribute"),
+        ([{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "A", "attributes": [1]}], "wrong_type"),
+    ],
+)
+def test_bad_messages(tmp_path: Path, messages: Any, reason: str) -> None:
+    assert reasons(rows(tmp_path, "messages", {"messages": messages})) == [(1, reason)]
+
+
+@pytest.mark.parametrize("content", ["👩‍👩‍👧 שלום مرحبا \u202eabc", "bell \x07 nul \x00 vt \x0b", "a\u2028b\rc\x85d", "x" * 100_000, "<extra_id_2>humor:4"])
+@pytest.mark.parametrize("ascii_only", [True, False])
+def test_any_text_comes_through_unchanged(tmp_path: Path, content: str, ascii_only: bool) -> None:
+    record = {"messages": [{"role": "user", "content": content}, {"role": "assistant", "content": content}]}
+    [found] = good(rows(tmp_path, "messages", json.dumps(record, ensure_ascii=ascii_only)))
+    assert turns(found) == [("user", content), ("assistant", content)]
+    assert to_table([found], SCHEMA).num_rows == 1
+
+
+def test_messages_round_trip(tmp_path: Path) -> None:
+    first = Conversation("s", "Sys", (Message("user", "Hi"), Message("assistant", "A")), human=({"humor": 1 / 3},), group="g")
+    second = Conversation("s", "", (Message("user", "Hi"), Message("assistant", "A")), human=({},))
+    uri = write(tmp_path / "out.jsonl", to_messages(first, SCHEMA), to_messages(second, SCHEMA))
+    assert list(read(uri, "messages", SCHEMA, source="s")) == [first, second]
+
+
+def test_what_was_predicted_is_written_only_on_request() -> None:
+    both = Conversation("s", "", (Message("user", "Hi"), Message("assistant", "A")), human=({"humor": 1.0},), predicted=({"humor": 2.6, "toxicity": -1},))
+    nothing = dict.fromkeys(SCHEMA.names)
+    assert to_messages(both, SCHEMA)["messages"][1]["attributes"] == nothing | {"humor": 1.0}
+    assert to_messages(both, SCHEMA, "predicted")["messages"][1]["attributes"] == nothing | {"humor": 2.6, "toxicity": -1}
+    assert to_messages(both, SCHEMA)["messages"][0]["attributes"] is None
+    assert to_nemo(both, SCHEMA, "predicted")["conversations"][1]["label"] == "toxicity:0,humor:3"
+
+
+def test_sampler_debris_is_cut_off_the_end_only() -> None:
+    assert without_debris(" Say </s> twice.\n<|im_end|></s> </s>\n") == "Say </s> twice."
+    assert without_debris("<|prefix_begin|>" * 5) == ""
+    assert len(without_debris(" " * 1_000_000 + "x" + " " * 1_000_000 + "</s>")) == 1
+
+
+def test_prompt_output(tmp_path: Path) -> None:
+    a, b, c = rows(tmp_path, "prompt_output", *({"prompt": "Hi", "output": o} for o in (" A</s>", "B<|endoftext|>", "</s>")))
+    assert isinstance(a, Conversation)
+    assert isinstance(b, Conversation)
+    assert [a.messages[-1].content, b.messages[-1].content] == ["A", "B"]
+    assert a.group == b.group
+    assert isinstance(c, Rejected)
+    assert c.reason == "empty_message"
+
+
+def nemo(*labels: Any, **more: Any) -> dict[str, Any]:
+    """A conversation with one answer a label; `...` leaves the label out."""
+    said = [[{"from": "User", "value": "Hi", "label": None}, {"from": "Assistant", "value": "A"} | ({} if x is ... else {"label": x})] for x in labels]
+    return {"system": "S", "mask": "User", "type": "VALUE_TO_TEXT", "conversations": [turn for pair in said for turn in pair]} | more
+
+
+def test_nemo_labels(tmp_path: Path) -> None:
+    [found] = good(rows(tmp_path, "nemo", nemo("quality:4,humor:0,unknown:9", None, "", ..., "quality:2.5")))
+    assert found.human == ({"quality": 4.0, "humor": 0.0}, {}, {}, {}, {"quality": 2.5})
+    assert found.system == "S"
+
+
+@pytest.mark.parametrize(
+    ("record", "reason"),
+    [
+        (nemo("quality"), "broken_label"),
+        (nemo("quality:high"), "broken_label"),
+        (nemo("quality:5"), "rating_out_of_range"),
+        (nemo(4), "wrong_type"),
+        (nemo(None, mask="User,Assistant"), "answers_masked"),
+        (nemo(None, conversations=None), "wrong_type"),
+        (nemo(None, conversations=[{"from": "Narrator", "value": "Hi"}]), "unknown_role"),
+        ({"system": "S"}, "missing_column"),
+    ],
+)
+def test_bad_nemo_records(tmp_path: Path, record: Any, reason: str) -> None:
+    assert reasons(rows(tmp_path, "nemo", record)) == [(1, reason)]
+
+
+def test_nemo_round_trip(tmp_path: Path) -> None:
+    written = nemo("quality:4,humor:0", None)
+    [found] = good(rows(tmp_path, "nemo", written))
+    origin = {"id": found.id, "source": found.source, "group": found.group}
+    assert to_nemo(found, SCHEMA) == written | origin | {"conversations": [{"label": None} | turn for turn in written["conversations"]]}
+    [again] = good(rows(tmp_path, "nemo", to_nemo(found, SCHEMA)))
+    assert again == found
+    assert to_nemo(found.with_human([{"humor": 2.5}, {"humor": 3.5}]), SCHEMA)["conversations"][1]["label"] == "humor:2"
