@@ -8,6 +8,7 @@ from typing import Any
 
 from fastapi import Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
+from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
 from serve.admission import Admitted, Limits, admitted
@@ -42,6 +43,9 @@ class Chat:
         except asyncio.CancelledError:
             visit.end(LEFT, "client_left")
             raise
+        except ClientDisconnect:  # in the middle of the body
+            visit.end(LEFT, "client_left")
+            return Response(status_code=LEFT)
         except Exception:
             visit.end(500, "internal_error")
             raise

@@ -13,6 +13,7 @@ import ray.serve
 import ray.serve.exceptions
 import ray.serve.handle
 from fastapi import FastAPI
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serve.admission import Limits
 from serve.app import Backend, application
@@ -32,6 +33,22 @@ READY_TIMEOUT_S = 3.0
 POLICY_LOST = Failed("the policy was lost while it worked on this request: send it again", 503, code="policy_lost")
 
 Handle: TypeAlias = ray.serve.handle.DeploymentHandle
+
+
+class DisconnectsOfRay:
+    """ASGI middleware. Of a caller who leaves just as the application listens, Ray Serve tells by an exception, which would be logged as our failure."""
+
+    def __init__(self, app: ASGIApp):
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def received() -> Message:
+            try:
+                return await receive()
+            except ray.exceptions.TaskCancelledError:
+                return {"type": "http.disconnect"}
+
+        await self._app(scope, received, send)
 
 
 @ray.serve.ingress()
@@ -62,7 +79,9 @@ class Ingress:
             telemetry=Telemetry(EndpointMetrics(), self._settings.access_log),
             page=self._page,
         )
-        return application(backend)
+        app = application(backend)
+        app.add_middleware(DisconnectsOfRay)
+        return app
 
     async def generate(self, model: str, job: Job) -> AsyncGenerator[Event, None]:
         """The events of a job, whichever replica it takes; closing the generator cancels it there."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fastapi import FastAPI
+from starlette.types import ASGIApp
 
 from data.attributes import SHIPPED
 from serve.admission import Limits
@@ -92,17 +93,27 @@ def app_around(generate: Generate, score: Score | None = None, keys_text: str = 
     return application(backend)
 
 
-async def exchanged(app: FastAPI, method: str, path: str, body: bytes, gone_after: int | None = None, key: str | None = None) -> Answered:
-    """One request over ASGI; with `gone_after`, the client leaves after so many pieces of the body."""
+async def exchanged(
+    app: ASGIApp, method: str, path: str, body: bytes, gone_after: int | None = None, key: str | None = None, cancelled: Exception | None = None
+) -> Answered:
+    """One request over ASGI; with `gone_after`, the client leaves after so many pieces of the answer, or with 0 in the middle of its own body.
+
+    `cancelled` is what the server raises then, instead of saying so.
+    """
     answered = Answered(0, {}, b"")
     gone = asyncio.Event()
     incoming = [{"type": "http.request", "body": body[:500], "more_body": True}, {"type": "http.request", "body": body[500:], "more_body": False}]
     num_pieces = 0
+    if gone_after == 0:
+        del incoming[1:]
+        gone.set()
 
     async def receive() -> dict[str, Any]:
         if incoming:
             return incoming.pop(0)
         await gone.wait()
+        if cancelled:
+            raise cancelled
         return {"type": "http.disconnect"}
 
     async def send(message: Any) -> None:

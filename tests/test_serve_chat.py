@@ -5,9 +5,11 @@ import json
 from typing import Any
 
 import pytest
+import ray.exceptions
 from asgi import KEYS_TEXT, LAB, USER, Scripted, app_around, ask, chat, exchanged, refused
 
 from data.conversation import Message
+from serve.ingress import DisconnectsOfRay
 from serve.job import Delta, Failed, Started
 
 
@@ -133,4 +135,16 @@ def test_a_caller_that_leaves_is_logged_once() -> None:
         asyncio.run(exchanged(app_around(script.generate, lines=lines), "POST", "/v1/chat/completions", body, gone_after=len(events)))
         assert script.num_closed == 1
     asyncio.run(exchanged(app_around(Scripted((Started(1), Failed("lost", 503, code="lost"))).generate, lines=lines), "POST", "/v1/chat/completions", body))
-    assert [(json.loads(line)["status"], json.loads(line)["code"]) for line in lines] == [(499, "client_left"), (499, "client_left"), (503, "lost")]
+    asyncio.run(exchanged(app_around(Scripted().generate, lines=lines), "POST", "/v1/chat/completions", body, gone_after=0))
+    assert [(json.loads(line)["status"], json.loads(line)["code"]) for line in lines] == [(499, "client_left")] * 2 + [(503, "lost"), (499, "client_left")]
+
+
+@pytest.mark.parametrize("gone_after", [0, 2])
+def test_what_ray_raises_of_a_caller_that_leaves_is_a_caller_that_leaves(gone_after: int) -> None:
+    lines: list[str] = []
+    script = Scripted((Started(1), Delta("a", 1)), stalls=True)
+    app = DisconnectsOfRay(app_around(script.generate, lines=lines))
+    body = json.dumps({"messages": [USER], "stream": True}).encode()
+    asyncio.run(exchanged(app, "POST", "/v1/chat/completions", body, gone_after, cancelled=ray.exceptions.TaskCancelledError()))
+    assert script.num_closed == (1 if gone_after else 0)
+    assert [json.loads(line)["code"] for line in lines] == ["client_left"]
