@@ -7,7 +7,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 ARGS ?=
 
-.PHONY: help setup lock demo serve report test test-kill test-train test-page pictures test-steered test-faults test-vllm test-docs cluster-test chaos check format clean
+.PHONY: help setup lock demo serve report test test-run test-kill test-train test-page pictures test-steered test-faults test-vllm test-docs cluster-test chaos check format clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -49,6 +49,9 @@ serve: setup  ## serve the newest run; ARGS="key.path=value ..."
 
 test: setup  ## run the tests; ARGS="-k name"
 	@$(BIN)/python -m pytest -q -m "not slow" $(ARGS)
+
+test-run: setup  ## the whole loop on a tiny world, and what a change of a setting runs again (minutes)
+	@$(BIN)/python -m pytest -q -m slow tests/test_demo.py $(ARGS)
 
 test-kill: setup  ## kill -9 a run in every stage and start it again (minutes)
 	@$(BIN)/python -m pytest -q -m slow tests/test_kill.py $(ARGS)

@@ -1,4 +1,7 @@
-"""End to end: all stages by the command people type, on a small laboratory, then again with nothing to do, then with one change."""
+"""End to end: all stages by the command people type, on a small laboratory, then with one change.
+
+Minutes long, so it has its own target: `make test-run`.
+"""
 
 import json
 from pathlib import Path
@@ -11,6 +14,8 @@ import tiny_run
 from data.prompts import prompts_from
 from data.storage import Storage
 from serve.locate import locate
+
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
