@@ -7,7 +7,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 ARGS ?=
 
-.PHONY: help setup lock demo serve report test test-run test-kill test-train test-page pictures test-steered test-faults test-vllm test-docs cluster-test chaos check format clean
+.PHONY: help setup lock demo serve report test test-run test-kill test-train test-page pictures test-steered test-faults test-vllm test-judge test-docs cluster-test chaos check format clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -71,8 +71,11 @@ report: setup  ## the pages of the demo's run once more; ARGS="key.path=value ..
 test-steered: demo  ## what the answers served by the demo's model really have, measured exactly
 	@$(BIN)/python -m pytest -q -s -m slow tests/test_steered.py
 
-test-faults: setup  ## the endpoint under broken requests, killed replicas, dead engines, too many callers and callers that leave (a quarter of an hour)
+test-faults: setup  ## the endpoint under broken requests, killed replicas, dead engines, too many callers and callers that leave (ten minutes)
 	@$(BIN)/python -m pytest -q -s -m slow tests/test_serve_fuzz.py tests/test_serve_faults.py $(ARGS)
+
+test-judge: demo  ## Vicuna's 80 questions answered, and judged by our own endpoint as the judge, killed on the way (minutes)
+	@$(BIN)/python -m pytest -q -s -m slow tests/test_answer.py tests/test_judge_served.py $(ARGS)
 
 test-docs: demo  ## every command of the pages, word by word; the walk-through in a checkout of its own (minutes)
 	@$(BIN)/python -m pytest -q -s -m slow tests/test_docs.py $(ARGS)

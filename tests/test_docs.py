@@ -66,6 +66,12 @@ def test_a_room_s_page_has_a_line_for_every_file(room: str) -> None:
     assert named - {path.name for path in (ROOT / room).rglob("*")} == set(), "files that are not there"
 
 
+def test_every_slow_test_has_a_target() -> None:
+    run = set(re.findall(r"tests/(test_\w+\.py)", (ROOT / "Makefile").read_text()))
+    slow = {path.name for path in (ROOT / "tests").glob("test_*.py") if re.search(r"^(@|pytestmark = .*)pytest\.mark\.slow", path.read_text(), re.MULTILINE)}
+    assert slow - run == set()
+
+
 @pytest.mark.slow
 @pytest.mark.ray
 def test_the_walk_through_word_by_word(tmp_path: Path) -> None:
