@@ -53,8 +53,8 @@ test: setup  ## run the tests; ARGS="-k name"
 test-run: setup  ## the whole loop on a tiny world, and what a change of a setting runs again (minutes)
 	@$(BIN)/python -m pytest -q -m slow tests/test_demo.py $(ARGS)
 
-test-kill: setup  ## kill -9 a run in every stage and start it again (minutes)
-	@$(BIN)/python -m pytest -q -m slow tests/test_kill.py $(ARGS)
+test-kill: setup  ## kill -9 a run in every stage and start it again; the same of an annotation whose predictor changes meanwhile (minutes)
+	@$(BIN)/python -m pytest -q -m slow tests/test_annotate.py tests/test_kill.py $(ARGS)
 
 test-train: setup  ## every ZeRO stage trains alike, and goes on as it was after kills at random steps, on a disk and on S3; the bench against TRL and the ablation run (minutes)
 	@$(BIN)/python -m pytest -q -s -m slow tests/test_resume.py tests/test_tokenise.py tests/test_bench.py tests/test_ablation.py $(ARGS)

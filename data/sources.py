@@ -14,7 +14,7 @@ from data.formats import helpsteer, helpsteer3, helpsteer_preference, hh_rlhf, m
 from data.lines import BadRecord, Line, Row, files_of, lines, nearest, parquet_batches, text
 from data.trees import oasst_messages, oasst_trees
 
-__all__ = ["FORMATS", "Reader", "files_of", "read", "read_texts", "to_messages", "to_nemo"]
+__all__ = ["FORMATS", "Reader", "files_of", "read", "read_texts", "require_format", "to_messages", "to_nemo"]
 
 Reader = Callable[[str, AttributeSchema, str], Iterator[Row]]
 """File, schema and source name -> rows."""
@@ -29,10 +29,16 @@ def read(uri: str, format: str, schema: AttributeSchema, source: str = "", limit
     included; 0 means all. Raises ValueError for an unknown format and FileNotFoundError for a `uri` with nothing there, both at once;
     while reading, SchemaMismatch (a ValueError) if rows of ours have another schema.
     """
-    if format not in FORMATS:
-        raise ValueError(f"unknown format {format!r} for {uri}{nearest(format, FORMATS)}; allowed: {', '.join(FORMATS)}")
+    require_format(format)
     files = files_of(uri, (".parquet",)) if format == "steerlm" else files_of(uri)
     return _limited((row for file in files for row in FORMATS[format](file, schema, source or format)), limit)
+
+
+def require_format(format: str, *also: str) -> None:
+    """Raises ValueError, with the nearest name there is, if `format` is neither of ours nor one of `also`."""
+    known = (*FORMATS, *also)
+    if format not in known:
+        raise ValueError(f"unknown format {format!r}{nearest(format, known)}; allowed: {', '.join(known)}")
 
 
 def _limited(rows: Iterable[Row], limit: int) -> Iterator[Row]:

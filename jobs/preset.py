@@ -14,11 +14,10 @@ from actors.tokenizer import TemplateKind
 from cluster.events import LogFormat
 from data.attributes import AttributeProblem, AttributeSchema, shipped
 from data.lab import LabSettings
-from data.lines import nearest
 from data.pairs import pair_weights
 from data.record import Record
 from data.selection import check_quantiles
-from data.sources import FORMATS
+from data.sources import require_format
 from jobs.step_settings import AnnotateSettings, BenchmarkSettings, BootstrapSettings, EvaluateSettings, PolicySettings, PredictorSettings, SamplingSettings
 
 LAB = "lab"
@@ -48,9 +47,7 @@ class SourceSettings(Record):
 
     @model_validator(mode="after")
     def _readable(self) -> "SourceSettings":
-        known = (*FORMATS, LAB)
-        if self.format not in known:
-            raise ValueError(f"unknown format {self.format!r}{nearest(self.format, known)}; allowed: {', '.join(known)}")
+        require_format(self.format, LAB)
         if not self.uri and self.format != LAB:
             raise ValueError(f"source {self.name!r} of format {self.format} has no uri: name a file, a folder or a glob")
         return self

@@ -16,9 +16,12 @@ if TYPE_CHECKING:
 ENGINE_CHECK_S = 5.0
 """How often an answer that has not begun looks whether the engine still lives."""
 FULL_PACE_STREAMS = 4
-SLOWEST = 5.0
-"""A message takes some 3 ms of CPU on its way through replica, ingress and proxy, half of them where the engine computes, so that at full pace sixteen
-streams would cost it a tenth of its tokens. But nobody should wait for half a sentence, and who serves hundreds at a time has more cores."""
+"""So many streams speak as often as `every_s` says; of more, each speaks less often, so that all together send no more messages.
+
+A message takes some 3 ms of CPU on its way through replica, ingress and proxy, half of them where the engine computes, so that at full pace sixteen
+streams would cost it a tenth of its tokens."""
+MOST_STRETCH = 5.0
+"""But no stream is stretched further: nobody should wait for half a sentence, and who serves hundreds at a time has more cores."""
 
 
 class Pace:
@@ -29,7 +32,7 @@ class Pace:
 
     @property
     def every_s(self) -> float:
-        return self._full_s * min(SLOWEST, max(1.0, self._streams / FULL_PACE_STREAMS))
+        return self._full_s * min(MOST_STRETCH, max(1.0, self._streams / FULL_PACE_STREAMS))
 
     @contextmanager
     def stream(self) -> Iterator[None]:

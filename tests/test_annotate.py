@@ -20,6 +20,7 @@ def _then_killed(run: Run, folder: Storage) -> Figures:
     raise KeyboardInterrupt
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_a_killed_annotation_is_gone_on_with_unless_something_changed(
     ray_cluster: object, tiny_predictor: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]

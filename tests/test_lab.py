@@ -1,6 +1,5 @@
 """The laboratory world: what is written can be read back exactly, and the raters are as wrong as they were set to be."""
 
-import itertools
 import time
 from collections import Counter
 from statistics import mean
@@ -10,7 +9,7 @@ from pydantic import ValidationError
 
 from data.conversation import Conversation, Message, from_table, problem, to_table
 from data.lab import HIGH, LOW, MAX_FACTS, MAX_SUBJECTS, SCHEMA, Lab, LabSettings
-from data.lab_words import FACTS, FILLER, IMAGES, INSULTS, JOKES
+from data.lab_words import FACTS, FILLER, IMAGES, INSULTS
 
 BEES = "Tell me about bees."
 HONEY = "Bees make honey in a hive."
@@ -260,39 +259,6 @@ def test_measure_is_fast(lab: Lab, written: list[tuple[Conversation, Intended]])
     start = time.process_time()
     num_answers = sum(len(lab.truth(conversation)) for conversation, _ in written)
     assert num_answers / (time.process_time() - start) > 10_000
-
-
-# ---- the words
-
-
-def test_no_sentence_has_two_meanings() -> None:
-    """The kinds of sentences, the subjects and their facts are disjoint in the largest world, so in every smaller one."""
-    lab = Lab(LabSettings(num_subjects=MAX_SUBJECTS, facts_per_subject=MAX_FACTS))
-    num_facts = MAX_SUBJECTS * MAX_FACTS
-    kinds = Counter((sentence.attribute, bool(sentence.true_of)) for sentence in lab.sentences.values())
-    assert kinds == {
-        ("helpfulness", True): num_facts,
-        ("helpfulness", False): num_facts * (MAX_SUBJECTS - 1),
-        ("creativity", False): len(IMAGES),
-        ("humor", False): len(JOKES) * MAX_SUBJECTS,
-        ("toxicity", False): len(INSULTS),
-        ("verbosity", False): len(FILLER),
-    }
-    assert len({fact for facts in FACTS.values() for fact in facts}) == num_facts
-
-
-def test_every_sentence_is_one_short_sentence() -> None:
-    lab = Lab(LabSettings(num_subjects=MAX_SUBJECTS, facts_per_subject=MAX_FACTS))
-    for text in lab.sentences:
-        assert text.isascii(), text
-        assert [i for i, character in enumerate(text) if character in ".!?"] == [len(text) - 1], text
-        assert 3 <= len(text.split()) <= 8, text
-    assert min(map(len, (IMAGES, JOKES, INSULTS, FILLER))) >= HIGH
-
-
-def test_no_subject_hides_in_another() -> None:
-    assert all(subject.isalpha() and subject.islower() for subject in FACTS)
-    assert not [pair for pair in itertools.permutations(FACTS, 2) if pair[0] in pair[1]]
 
 
 # ---- the questions

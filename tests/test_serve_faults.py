@@ -9,6 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -185,6 +186,7 @@ def test_callers_that_leave_free_their_slots_and_memory_stays(endpoint: Endpoint
         assert endpoint.chat(max_tokens=2, seed=number)[0] == 200
 
     [first] = replicas()
+    logs = Path(ray._private.worker._global_node.get_logs_dir_path()) / "serve"
     with ThreadPoolExecutor(CLIENTS) as pool:
         list(pool.map(leave, range(500)))
         freed_s = wait_for(lambda: handle.num_running.remote().result(timeout_s=30) == 0, 30)
@@ -196,3 +198,6 @@ def test_callers_that_leave_free_their_slots_and_memory_stays(endpoint: Endpoint
         grown = replica.memory_info().rss / before
     print(f"\n500 callers left in mid-stream: all slots free after {freed_s:.1f} s; memory after 10,000 more requests: {grown:.3f} of before")
     assert grown < 1.05
+    told = {path.name: path.read_text() for path in logs.glob("*ingress*.log") if path.stat().st_mtime > first.create_time()}
+    assert told, "the ingress has a log"
+    assert [name for name, text in told.items() if "Traceback" in text] == []

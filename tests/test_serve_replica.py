@@ -92,6 +92,24 @@ def test_who_reads_along_gets_pieces_and_who_does_not_all_at_the_end(tiny_policy
     assert told == sorted(told)
 
 
+def test_who_reads_along_slows_the_others_down_and_who_does_not_does_not(replica: Replica, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("serve.arrivals.FULL_PACE_STREAMS", 1)
+    alone_s = EngineSettings().stream_every_s
+
+    async def paces() -> list[float]:
+        found = []
+        async with aclosing(replica.generate(replace(JOB, max_tokens=400, stream=True))) as one:
+            async with aclosing(replica.generate(replace(JOB, max_tokens=400, stream=True))) as two, aclosing(replica.generate(JOB)) as quiet:
+                for events in (quiet, one, one, two, two):  # the first event of a job is sent before its first text
+                    await anext(events)
+                    found.append(replica._pace.every_s)
+            found.append(replica._pace.every_s)
+        return [*found, replica._pace.every_s]
+
+    assert asyncio.run(paces()) == pytest.approx([alone_s, alone_s, alone_s, alone_s, 2 * alone_s, alone_s, alone_s])
+    wait_until_idle(replica)
+
+
 def test_leaving_frees_the_slot(replica: Replica) -> None:
     async def leave() -> None:
         async with aclosing(replica.generate(replace(JOB, max_tokens=400, temperature=0.0))) as events:
