@@ -63,6 +63,7 @@ def test_one_worker_or_two_whole_or_sharded_same_trajectory(ray_cluster: object,
     assert load_format(str(tmp_path / "2-3" / "model")).schema == SCHEMA
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_training_stops_early_and_saves_the_best_step_not_the_last(ray_cluster: object, tiny_base: str, tmp_path: Path) -> None:
     examples = _rated(tiny_base, tmp_path, 60, noise=True)
@@ -93,6 +94,7 @@ def test_a_worker_that_fails_says_why(ray_cluster: object, tiny_base: str, tmp_p
         fit("test", PolicyTask(tiny_base, SCHEMA, "steerlm"), settings, Corpus.of(Storage(str(tmp_path / "empty"))), Storage(str(tmp_path / "out")))
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_a_small_set_of_which_chance_held_out_nothing_is_trained_on(ray_cluster: object, tiny_base: str, tmp_path: Path) -> None:
     examples, task = _rated(tiny_base, tmp_path, 20, noise=False), PredictorTask(tiny_base, SCHEMA, "steerlm")

@@ -77,6 +77,7 @@ def test_a_target_that_no_module_has_is_named_with_those_there_are(tiny_base: st
         add_adapters(policy.model, LoraSettings(target_modules=("query",)), policy.heads)
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 @pytest.mark.parametrize(("zero_stage", "kind"), [(2, "policy"), (3, "predictor")])
 def test_two_workers_train_adapters_and_export_the_model_they_validated(
