@@ -51,7 +51,7 @@ test: setup  ## run the tests; ARGS="-k name"
 	@$(BIN)/python -m pytest -q -m "not slow" $(ARGS)
 
 test-run: setup  ## the whole loop on a tiny world, and what a change of a setting runs again; whole trainings, with adapters and stopped early (minutes)
-	@$(BIN)/python -m pytest -q -m slow tests/test_demo.py tests/test_learner.py tests/test_lora.py $(ARGS)
+	@$(BIN)/python -m pytest -q -m slow tests/test_demo.py tests/test_trainer.py tests/test_lora.py $(ARGS)
 
 test-kill: setup  ## kill -9 a run in every stage and start it again; the same of an annotation whose predictor changes meanwhile (minutes)
 	@$(BIN)/python -m pytest -q -m slow tests/test_annotate.py tests/test_kill.py $(ARGS)

@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 
-from actors.examples import LabelSource
+from actors.training.examples import LabelSource
 from data.attributes import AttributeSchema, Values
 from data.conversation import Conversation, from_table, to_table
 from data.lab import LabSettings

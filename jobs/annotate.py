@@ -6,7 +6,7 @@ Human and predicted values stand side by side in the output, raw. Killed anywher
 ids in and out, and a mismatch fails the stage.
 """
 
-from actors.annotator import Annotator
+from actors.scoring.annotator import Annotator
 from data.storage import Storage
 from data.tally import Tally
 from jobs.audit import audit

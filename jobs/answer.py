@@ -14,7 +14,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from actors.sampler import FINISH, TOO_LONG
+from actors.generation.sampler import FINISH, TOO_LONG
 from data.attributes import AttributeProblem
 from data.benchmarks import Question, answer_line, jsonl, read_questions
 from data.conversation import Message, from_table

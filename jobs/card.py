@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import yaml
 
-from actors.learner_settings import LearnerSettings
+from actors.training.settings import LearnerSettings
 from data.storage import Storage
 from jobs.stage import Figures, Run
 

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 import pyarrow.parquet as pq
 
-from actors.learner_settings import LearnerSettings
-from actors.memory import Shape
-from actors.meter import peak_flops
+from actors.training.memory import Shape
+from actors.training.metrics import peak_flops
+from actors.training.settings import LearnerSettings
 from data.storage import Storage
 
 BYTES_PER_TOKEN = 4.0

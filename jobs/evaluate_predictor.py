@@ -11,7 +11,7 @@ from collections import Counter
 
 import numpy as np
 
-from actors.annotator import Annotator
+from actors.scoring.annotator import Annotator
 from data.conversation import Conversation, Rejected, from_table, to_table
 from data.judged import Judged, read_judged
 from data.measures import agreement

@@ -7,9 +7,9 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-from actors.checkpoint import load_format, local_folder
-from actors.learner_settings import LearnerSettings
-from actors.policy import PolicyText
+from actors.modeling.model_folder import load_format, local_folder
+from actors.modeling.policy import PolicyText
+from actors.training.settings import LearnerSettings
 from data.storage import Storage
 from jobs.bootstrap import Loop
 from jobs.card import card

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from actors.learner_settings import LearnerSettings
+from actors.training.settings import LearnerSettings
 from cluster.needs import Needs
 from cluster.preflight import Demand
 from data.storage import Storage

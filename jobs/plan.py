@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator, Sequence
 
-from actors.learner_settings import LearnerSettings
-from actors.memory import GIB, Memory, Shape, device_bytes, shape_of, too_large, torch_sees_a_gpu, training_memory
+from actors.training.memory import GIB, Memory, Shape, device_bytes, shape_of, too_large, torch_sees_a_gpu, training_memory
+from actors.training.settings import LearnerSettings
 from jobs.estimate import estimate
 from jobs.preset import Preset
 from jobs.stage import Run, StageError

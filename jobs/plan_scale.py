@@ -13,8 +13,8 @@ from collections.abc import Iterator
 
 from pydantic import Field
 
-from actors.learner_settings import LearnerSettings
-from actors.memory import Shape, training_memory
+from actors.training.memory import Shape, training_memory
+from actors.training.settings import LearnerSettings
 from cluster.settings import SettingsError, load
 from cluster.settings_help import help_text
 from data.record import Record

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from actors.annotator import Annotator
+from actors.scoring.annotator import Annotator
 from data.conversation import Conversation, Rejected, from_table, to_table
 from data.measures import pairwise_accuracy
 from data.pairs import Pair, read_pairs

@@ -7,10 +7,10 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
-from actors.base import SmallModel
-from actors.learner_settings import LearnerSettings
-from actors.meter import Tracking
-from actors.tokenizer import TemplateKind
+from actors.modeling.tiny_llama import SmallModel
+from actors.modeling.tokenizer import TemplateKind
+from actors.training.metrics import Tracking
+from actors.training.settings import LearnerSettings
 from cluster.events import LogFormat
 from data.attributes import AttributeProblem, AttributeSchema, shipped
 from data.lab import LabSettings

@@ -9,9 +9,9 @@ from dataclasses import replace
 
 import pyarrow as pa
 
-from actors.base import make_small_model
-from actors.examples import ConversationExamples, TextExamples
-from actors.policy import PolicyTask
+from actors.modeling.policy import PolicyTask
+from actors.modeling.tiny_llama import make_small_model
+from actors.training.examples import ConversationExamples, TextExamples
 from data.conversation import from_table
 from data.examples import Split
 from data.sources import files_of, read_texts

@@ -1,7 +1,7 @@
 """Answers of a policy to many prompts, on a Ray Data actor pool. Shared by every stage that asks a policy something."""
 
-from actors.generation import Sampling
-from actors.sampler import Sampler
+from actors.generation.protocol import Sampling
+from actors.generation.sampler import Sampler
 from data.storage import Storage
 from jobs.audit import audit
 from jobs.pipelines import map_rows

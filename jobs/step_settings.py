@@ -7,9 +7,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from actors.examples import LabelSource
-from actors.learner_settings import LearnerSettings
-from actors.regressor import LossKind
+from actors.modeling.regressor import LossKind
+from actors.training.examples import LabelSource
+from actors.training.settings import LearnerSettings
 from data.record import Record
 from data.selection import SelectionSettings
 

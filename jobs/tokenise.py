@@ -9,7 +9,7 @@ from typing import Any
 
 import ray
 
-from actors.learner_settings import LearnerSettings
+from actors.training.settings import LearnerSettings
 from cluster.preflight import FREE_CPUS
 from data.examples import Split
 from data.feed import SHARD_ROWS, Corpus, Feed
@@ -25,7 +25,7 @@ POOL = WorkerPool(num_actors=2, min_actors=1, batch_rows=512)
 
 @dataclass(frozen=True)
 class Tokenising:
-    """What becomes examples, and where. A `maker(**arguments)` of `actors.examples` takes a table of rows and gives one of EXAMPLE_SCHEMA."""
+    """What becomes examples, and where. A `maker(**arguments)` of `actors.training.examples` takes a table of rows and gives one of EXAMPLE_SCHEMA."""
 
     what: str
     sources: list[Storage]

@@ -3,9 +3,9 @@
 python -m jobs.train_policy PRESET.yaml [key.path=value ...]
 """
 
-from actors.examples import PolicyExamples
-from actors.learner_settings import LearnerSettings
-from actors.policy import PolicyTask
+from actors.modeling.policy import PolicyTask
+from actors.training.examples import PolicyExamples
+from actors.training.settings import LearnerSettings
 from cluster.settings_mistakes import did_you_mean
 from data.calibration import Calibration
 from data.examples import Split

@@ -8,12 +8,12 @@ What it says of rows it never saw, beside what is to beat, lies next to the weig
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 
-from actors.annotator import Annotator
-from actors.checkpoint import load_config, local_folder, new_format
-from actors.examples import ConversationExamples, PredictorExamples, label_counts
-from actors.learner_settings import LearnerSettings
-from actors.regressor import PredictorTask, require_language_model
-from actors.surface import Surface, SurfaceTask, require_decoder
+from actors.modeling.model_folder import load_config, local_folder, new_format
+from actors.modeling.regressor import PredictorTask, require_language_model
+from actors.modeling.warmup import Surface, SurfaceTask, require_decoder
+from actors.scoring.annotator import Annotator
+from actors.training.examples import ConversationExamples, PredictorExamples, label_counts
+from actors.training.settings import LearnerSettings
 from data.conversation import Conversation, from_table, to_table
 from data.examples import Example, Split, bucket
 from data.feed import Corpus, counts, some

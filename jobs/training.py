@@ -12,12 +12,12 @@ import ray.train
 from ray.train.torch import TorchTrainer
 from ray.train.v2.api.exceptions import TrainingFailedError
 
-from actors.examples import ExampleSpec
-from actors.learner import MISTAKE, Assignment, train_worker
-from actors.learner_settings import LearnerSettings
-from actors.meter import Tracking
-from actors.stopping import STOP
-from actors.task import Task
+from actors.modeling.train_task import Task
+from actors.training.examples import ExampleSpec
+from actors.training.metrics import Tracking
+from actors.training.preemption import STOP
+from actors.training.settings import LearnerSettings
+from actors.training.trainer import MISTAKE, Assignment, train_worker
 from cluster.process_group import OwnAddressConfig
 from data.examples import Split
 from data.feed import Corpus, Feed

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from actors.generation import Engine, Step
+    from actors.generation.protocol import Engine, Step
 
 ENGINE_CHECK_S = 5.0
 """How often an answer that has not begun looks whether the engine still lives."""

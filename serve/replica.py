@@ -21,8 +21,8 @@ from serve.telemetry import EngineMetrics
 from serve.text import Answer
 
 if TYPE_CHECKING:
-    from actors.generation import Engine
-    from actors.policy import PolicyText
+    from actors.generation.protocol import Engine
+    from actors.modeling.policy import PolicyText
 
 logger = logging.getLogger("ray.serve")
 
@@ -49,7 +49,7 @@ class Replica:
     """One policy and one engine."""
 
     def __init__(self, name: str, revision: Revision, settings: EngineSettings, max_new_tokens: int):
-        from actors.generation import Sampling
+        from actors.generation.protocol import Sampling
 
         self._sampling = Sampling
         self._name, self._settings, self._max_new_tokens = name, settings, max_new_tokens
@@ -150,7 +150,7 @@ class Replica:
         """A job failed on this engine."""
 
     def _load(self, revision: Revision) -> _Loaded:
-        from actors.engines import load_engine
+        from actors.generation.factory import load_engine
 
         own = self._settings
         text, engine = load_engine(own.kind, revision.policy, own.dtype, own.max_slots, own.prefix_tokens, own.gpu_memory_share)

@@ -17,8 +17,8 @@ class Scorer:
 
     def __init__(self, predictor: str, dtype: str, row_tokens: int, max_tokens: int, num_threads: int):
         """Raises ValueError if there is no predictor at `predictor`."""
-        from actors.annotator import Annotator
-        from actors.checkpoint import load_format, local_folder
+        from actors.modeling.model_folder import load_format, local_folder
+        from actors.scoring.annotator import Annotator
 
         schema = load_format(local_folder(predictor)).schema
         self._annotator = Annotator(predictor, schema, "", row_tokens, max_tokens, dtype, num_threads)

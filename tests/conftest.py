@@ -77,14 +77,14 @@ def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture(scope="session")
 def wide_policy(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A policy whose heads are 32 wide, as vLLM's kernels on a CPU want them at least."""
-    from actors.policy import PolicyTask
+    from actors.modeling.policy import PolicyTask
     from data.attributes import shipped
 
     return _saved(PolicyTask(_small_base(tmp_path_factory, hidden_size=64, num_heads=2, num_kv_heads=1), shipped("lab"), "steerlm"), tmp_path_factory)
 
 
 def _small_base(tmp_path_factory: pytest.TempPathFactory, **shape: int) -> str:
-    from actors.base import SmallModel, make_small_model
+    from actors.modeling.tiny_llama import SmallModel, make_small_model
     from data.lab import Lab, LabSettings
 
     folder = str(tmp_path_factory.mktemp("base"))
@@ -96,7 +96,7 @@ def _small_base(tmp_path_factory: pytest.TempPathFactory, **shape: int) -> str:
 @pytest.fixture(scope="session")
 def tiny_policy(tiny_base: str, tmp_path_factory: pytest.TempPathFactory) -> str:
     """A policy folder with random weights and schema `lab`, saved as training saves it."""
-    from actors.policy import PolicyTask
+    from actors.modeling.policy import PolicyTask
     from data.attributes import shipped
 
     return _saved(PolicyTask(tiny_base, shipped("lab"), "steerlm"), tmp_path_factory)
@@ -105,7 +105,7 @@ def tiny_policy(tiny_base: str, tmp_path_factory: pytest.TempPathFactory) -> str
 @pytest.fixture(scope="session")
 def tiny_predictor(tiny_base: str, tmp_path_factory: pytest.TempPathFactory) -> str:
     """A predictor folder with random weights and schema `lab`, saved as training saves it."""
-    from actors.regressor import PredictorTask
+    from actors.modeling.regressor import PredictorTask
     from data.attributes import shipped
 
     return _saved(PredictorTask(tiny_base, shipped("lab"), "steerlm"), tmp_path_factory)

@@ -7,9 +7,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from actors.annotator import Annotator
-from actors.predictor import Predictor
-from actors.reader import AnnotatorInput, kept_end
+from actors.scoring.annotator import Annotator
+from actors.scoring.predictor import Predictor
+from actors.scoring.preprocessor import AnnotatorInput, kept_end
 from data.attributes import SchemaMismatch, shipped
 from data.conversation import Conversation, Message, from_table, to_table
 from data.lab import Lab, LabSettings

@@ -38,8 +38,8 @@ PATIENCE_S = 240
 @pytest.fixture(scope="module")
 def predictor(tmp_path_factory: pytest.TempPathFactory, real_data: Path) -> str:
     """About a million random parameters, saved as training saves them."""
-    from actors.base import SmallModel, make_small_model
-    from actors.regressor import PredictorTask
+    from actors.modeling.regressor import PredictorTask
+    from actors.modeling.tiny_llama import SmallModel, make_small_model
     from data.attributes import shipped
     from data.sources import read_texts
 

@@ -1,4 +1,4 @@
-"""The engine contract (`actors.generation`), kept by every engine. vLLM is held to it where it is installed (`make test-vllm`)."""
+"""The engine contract (`actors.generation.protocol`), kept by every engine. vLLM is held to it where it is installed (`make test-vllm`)."""
 
 import importlib.util
 import threading
@@ -8,10 +8,10 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from actors.engines import EngineKind, load_engine
-from actors.generation import Engine, Sampling, Step, complete
-from actors.generator import TransformersEngine
-from actors.policy import Policy
+from actors.generation.factory import EngineKind, load_engine
+from actors.generation.protocol import Engine, Sampling, Step, complete
+from actors.generation.transformers_engine import TransformersEngine
+from actors.modeling.policy import Policy
 from data.conversation import Message
 
 SLOTS = 4

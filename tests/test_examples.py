@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from tiny_backbones import save_backbone
 
-from actors.examples import ExampleSpec, PredictorExamples, label_counts
-from actors.tokenizer import encoder
+from actors.modeling.tokenizer import encoder
+from actors.training.examples import ExampleSpec, PredictorExamples, label_counts
 from data.attributes import shipped
 from data.conversation import Conversation, Message, to_table
 from data.examples import Examples

@@ -13,10 +13,10 @@ import pytest
 from exported_run import export_to, finish, put_model
 from huggingface_hub import ModelCard
 
-from actors.annotator import Annotator
-from actors.generation import Sampling, complete
-from actors.generator import TransformersEngine
-from actors.policy import Policy
+from actors.generation.protocol import Sampling, complete
+from actors.generation.transformers_engine import TransformersEngine
+from actors.modeling.policy import Policy
+from actors.scoring.annotator import Annotator
 from data.attributes import shipped
 from data.conversation import Conversation, Message, from_table, to_table
 from data.sources import read

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from actors.flops import Arithmetic
-from actors.policy import PolicyTask
+from actors.modeling.policy import PolicyTask
+from actors.training.flops import Arithmetic
 from data.attributes import shipped
 from data.examples import Example
 

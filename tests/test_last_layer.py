@@ -23,8 +23,8 @@ from transformers import (
     Qwen3Model,
 )
 
-from actors.attention import READS, VARLEN, packed
-from actors.last_layer import _say_once, last_layer, only_read
+from actors.kernels.last_layer import _say_once, last_layer, only_read
+from actors.kernels.varlen import READS, VARLEN, packed
 
 SIZE = {"vocab_size": 300, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4}
 GROUPED = SIZE | {"num_key_value_heads": 2}

@@ -9,12 +9,12 @@ import pytest
 import torch
 from tiny_backbones import save_backbone
 
-from actors.examples import ExampleSpec, PolicyExamples, PredictorExamples
-from actors.learner import Task
-from actors.learner_settings import LearnerSettings
-from actors.lora import LoraSettings, add_adapters, merged
-from actors.policy import PolicyTask
-from actors.regressor import PredictorTask
+from actors.modeling.lora import LoraSettings, add_adapters, merged
+from actors.modeling.policy import PolicyTask
+from actors.modeling.regressor import PredictorTask
+from actors.training.examples import ExampleSpec, PolicyExamples, PredictorExamples
+from actors.training.settings import LearnerSettings
+from actors.training.trainer import Task
 from data.attributes import shipped
 from data.calibration import Calibration
 from data.conversation import to_table

@@ -4,10 +4,10 @@ from dataclasses import replace
 
 import pytest
 
-from actors.base import SmallModel
-from actors.learner_settings import LearnerSettings
-from actors.lora import LoraSettings
-from actors.memory import Shape, shape_of, too_large, training_memory
+from actors.modeling.lora import LoraSettings
+from actors.modeling.tiny_llama import SmallModel
+from actors.training.memory import Shape, shape_of, too_large, training_memory
+from actors.training.settings import LearnerSettings
 
 BILLION = 10**9
 SHAPE = Shape(BILLION, layers=16, width=2048, feed_forward=8192, vocabulary=128_000, adapted=16 * (8 * 2048 + 3 * (2048 + 8192)))

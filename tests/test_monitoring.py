@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from actors.meter import METRICS as TRAIN
+from actors.training.metrics import METRICS as TRAIN
 from cluster.pipeline_metrics import METRICS as PIPELINE
 from serve.telemetry import EndpointMetrics, EngineMetrics
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from actors.onednn import ROWS, generate_with_onednn, train_with_onednn, use_onednn, works
+from actors.kernels.onednn import ROWS, generate_with_onednn, train_with_onednn, use_onednn, works
 
 
 @pytest.mark.skipif(not works(), reason="this PyTorch has no oneDNN product for fp32")

@@ -9,9 +9,9 @@ import pytest
 import ray.cloudpickle
 from tiny_run import ids_of
 
-from actors.annotator import Annotator
-from actors.generation import Sampling
-from actors.sampler import Sampler
+from actors.generation.protocol import Sampling
+from actors.generation.sampler import Sampler
+from actors.scoring.annotator import Annotator
 from cluster.preflight import WouldHang
 from data.attributes import shipped
 from data.conversation import Message, from_table, schema_of, to_table

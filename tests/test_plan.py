@@ -2,8 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from actors.learner_settings import LearnerSettings
-from actors.memory import Shape
+from actors.training.memory import Shape
+from actors.training.settings import LearnerSettings
 from cluster.settings import load
 from data.attributes import shipped
 from data.conversation import to_table

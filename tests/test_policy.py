@@ -2,7 +2,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from actors.policy import Policy
+from actors.modeling.policy import Policy
 from data.attributes import shipped
 from data.conversation import Message
 

@@ -5,9 +5,9 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from actors.annotator import Annotator
-from actors.predictor import Predictor
-from actors.tokenizer import encoder
+from actors.modeling.tokenizer import encoder
+from actors.scoring.annotator import Annotator
+from actors.scoring.predictor import Predictor
 from data.attributes import SchemaMismatch, shipped
 from data.conversation import Conversation, Message
 from data.lab import Lab, LabSettings

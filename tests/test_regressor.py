@@ -10,13 +10,13 @@ from tiny_backbones import FAMILIES, draw_weights, save_backbone
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, T5Config, T5ForConditionalGeneration
 from transformers.integrations import HfDeepSpeedConfig
 
-from actors.annotator import Annotator
-from actors.backbone import ENCODERS
-from actors.checkpoint import new_format
-from actors.predictor import Predictor
-from actors.regressor import PredictorTask
-from actors.surface import Surface
-from actors.tokenizer import encoder
+from actors.modeling.backbone import ENCODERS
+from actors.modeling.model_folder import new_format
+from actors.modeling.regressor import PredictorTask
+from actors.modeling.tokenizer import encoder
+from actors.modeling.warmup import Surface
+from actors.scoring.annotator import Annotator
+from actors.scoring.predictor import Predictor
 from data.attributes import shipped
 from data.conversation import Conversation
 from data.examples import Example

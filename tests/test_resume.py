@@ -11,9 +11,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from actors.examples import ExampleSpec, PolicyExamples
-from actors.learner_settings import LearnerSettings
-from actors.policy import Policy, PolicyTask
+from actors.modeling.policy import Policy, PolicyTask
+from actors.training.examples import ExampleSpec, PolicyExamples
+from actors.training.settings import LearnerSettings
 from data.attributes import shipped
 from data.calibration import Calibration
 from data.conversation import to_table

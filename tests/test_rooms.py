@@ -71,7 +71,7 @@ def test_a_file_imports_only_what_its_room_may(path):
     [
         ("data", "def f():\n    import torch", "only actors holds weights"),
         ("data", "import ray.data", "RAY_DATA_PIPELINES"),
-        ("data", "from actors.policy import Policy", "it may import only data"),
+        ("data", "from actors.modeling.policy import Policy", "it may import only data"),
         ("jobs", "from serve.app import app", "it may import only"),
         ("serve", "from jobs.run import main", "it may import only"),
         ("cluster", "from data.record import Record", "it may import only cluster"),

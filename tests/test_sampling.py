@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from actors.generation import Sampling
-from actors.sampling import sample
+from actors.generation.protocol import Sampling
+from actors.generation.sampling import sample
 
 
 def test_sampling_follows_the_distribution_and_its_limits() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from actors.generation import Step
+from actors.generation.protocol import Step
 from serve import arrivals
 from serve.arrivals import Arrivals, Pace
 

@@ -8,8 +8,8 @@ from dataclasses import replace
 
 import pytest
 
-from actors.generation import Sampling, complete
-from actors.policy import PolicyTask
+from actors.generation.protocol import Sampling, complete
+from actors.modeling.policy import PolicyTask
 from data.attributes import shipped
 from data.conversation import Message
 from serve.job import Delta, Event, Failed, Job, Revision, Started

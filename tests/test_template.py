@@ -6,7 +6,7 @@ import pytest
 import tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from actors.tokenizer import TemplateKind, chat_ids, check_equality, encoder, make_template, train_tokenizer
+from actors.modeling.tokenizer import TemplateKind, chat_ids, check_equality, encoder, make_template, train_tokenizer
 from data.attributes import shipped
 from data.conversation import Message
 from data.template import BREAK, SteerLMTemplate, label_line, neutralise

@@ -6,9 +6,9 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from actors.examples import ConversationExamples, ExampleSpec
-from actors.learner_settings import LearnerSettings
-from actors.policy import PolicyTask
+from actors.modeling.policy import PolicyTask
+from actors.training.examples import ConversationExamples, ExampleSpec
+from actors.training.settings import LearnerSettings
 from data.attributes import shipped
 from data.conversation import to_table
 from data.examples import Split

@@ -7,9 +7,9 @@ import numpy as np
 import pyarrow as pa
 from pydantic import Field
 
-from actors.annotator import Annotator
-from actors.base import SmallModel
-from actors.peers import PipelineScorer
+from actors.baselines.pipelines import PipelineScorer
+from actors.modeling.tiny_llama import SmallModel
+from actors.scoring.annotator import Annotator
 from data.conversation import from_table, to_table
 from data.record import Record
 from jobs.bench.report import Bench, Outcome, cpu_seconds_by_turns, print_table, ratio_of, require_equal

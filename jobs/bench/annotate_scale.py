@@ -13,8 +13,8 @@ from typing import Any
 
 from pydantic import Field
 
-from actors.annotator import Annotator
-from actors.base import SmallModel
+from actors.modeling.tiny_llama import SmallModel
+from actors.scoring.annotator import Annotator
 from cluster.connect import connect
 from data.conversation import to_table
 from data.record import Record

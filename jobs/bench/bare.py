@@ -8,7 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from actors.annotator import Annotator
+from actors.scoring.annotator import Annotator
 
 _loaded: list[Annotator] = []
 """This process's scorer: a pool's initializer has no other place to leave it."""

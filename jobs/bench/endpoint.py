@@ -11,10 +11,10 @@ from typing import Any
 
 from pydantic import Field
 
-from actors.base import SmallModel
-from actors.generation import Sampling, complete
-from actors.generator import TransformersEngine
-from actors.policy import Policy
+from actors.generation.protocol import Sampling, complete
+from actors.generation.transformers_engine import TransformersEngine
+from actors.modeling.policy import Policy
+from actors.modeling.tiny_llama import SmallModel
 from data.conversation import Conversation, Message
 from data.record import Record
 from jobs.bench.clients import Served, load

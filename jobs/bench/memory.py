@@ -13,7 +13,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from actors.annotator import Annotator
+from actors.scoring.annotator import Annotator
 
 SAMPLED_EVERY_S = 0.02
 RESET = "5"

@@ -8,9 +8,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from actors.base import SmallModel, make_small_model
-from actors.policy import PolicyTask
-from actors.regressor import PredictorTask
+from actors.modeling.policy import PolicyTask
+from actors.modeling.regressor import PredictorTask
+from actors.modeling.tiny_llama import SmallModel, make_small_model
 from data.attributes import AttributeSchema, shipped
 from data.conversation import Conversation
 from data.sources import read

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 from pydantic import Field
 
-from actors.base import SmallModel
-from actors.generation import Sampling
-from actors.peers import GenerateSampler
-from actors.policy import Policy
-from actors.sampler import Sampler
+from actors.baselines.pipelines import GenerateSampler
+from actors.generation.protocol import Sampling
+from actors.generation.sampler import Sampler
+from actors.modeling.policy import Policy
+from actors.modeling.tiny_llama import SmallModel
 from cluster.connect import connect
 from data.prompts import Prompt, prompt, prompts_table
 from data.record import Record

@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import Field
 
-from actors.base import SmallModel
+from actors.modeling.tiny_llama import SmallModel
 from cluster.connect import REPOSITORY, connect
 from data.record import Record
 from jobs.bench.environment import environment, version

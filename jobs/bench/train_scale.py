@@ -7,10 +7,10 @@ from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 
-from actors.base import SmallModel
-from actors.examples import ConversationExamples, ExampleSpec
-from actors.learner_settings import LearnerSettings
-from actors.policy import PolicyTask
+from actors.modeling.policy import PolicyTask
+from actors.modeling.tiny_llama import SmallModel
+from actors.training.examples import ConversationExamples, ExampleSpec
+from actors.training.settings import LearnerSettings
 from data.conversation import Conversation, Message, to_table
 from data.feed import Corpus
 from data.storage import Storage

@@ -8,11 +8,11 @@ from typing import Any, Literal
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from actors.base import SmallModel
-from actors.examples import ConversationExamples, ExampleSpec
-from actors.learner_settings import LearnerSettings
-from actors.peers import mean_loss
-from actors.policy import PolicyTask
+from actors.baselines.pipelines import mean_loss
+from actors.modeling.policy import PolicyTask
+from actors.modeling.tiny_llama import SmallModel
+from actors.training.examples import ConversationExamples, ExampleSpec
+from actors.training.settings import LearnerSettings
 from cluster.connect import REPOSITORY
 from data.conversation import Conversation, to_table
 from data.examples import Example, Examples

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 from pydantic import Field
 
-from actors.base import SmallModel
-from actors.predictor import Predictor
-from actors.tokenizer import encoder
+from actors.modeling.tiny_llama import SmallModel
+from actors.modeling.tokenizer import encoder
+from actors.scoring.predictor import Predictor
 from data.conversation import Conversation
 from data.packing import best_fit
 from data.record import Record

@@ -1,0 +1,24 @@
+"""Which engine answers for a policy. Knows how to make each, nothing of how they work."""
+
+from typing import Literal
+
+from actors.generation.protocol import Engine
+from actors.modeling.policy import Policy, PolicyText
+
+EngineKind = Literal["transformers", "vllm"]
+
+
+def load_engine(kind: EngineKind, policy: str, dtype: str, max_slots: int, prefix_tokens: int, memory_share: float) -> tuple[PolicyText, Engine]:
+    """The policy at a folder or URI and an engine that runs it; raises ValueError if there is no such policy or engine.
+
+    `prefix_tokens` bounds what the transformers engine keeps of earlier prompts, `memory_share` what vLLM takes of a GPU's memory.
+    """
+    if kind == "vllm":
+        from actors.generation.vllm_engine import VllmEngine
+
+        text = PolicyText.load(policy)
+        return text, VllmEngine(text, dtype, max_slots, memory_share)
+    from actors.generation.transformers_engine import TransformersEngine
+
+    loaded = Policy.load(policy, dtype)
+    return loaded, TransformersEngine(loaded, max_slots, prefix_tokens)

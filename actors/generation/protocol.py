@@ -1,0 +1,125 @@
+"""The engine contract: token ids in, token ids out as they come. Knows no text, no HTTP, no Ray and no engine.
+
+Two engines keep it (tests/test_engines.py holds both to it): `actors.generation.transformers_engine`, over any Hugging Face causal LM, and
+`actors.generation.vllm_engine`, over vLLM.
+"""
+
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How the next token is chosen. Raises ValueError for values no sampler could follow."""
+
+    max_tokens: int = 256
+    temperature: float = 1.0
+    """0 = greedy."""
+    top_p: float = 1.0
+    top_k: int = 0
+    """0 = off."""
+    seed: int | None = None
+    """Same seed, same draws, whatever runs beside it; None = a fresh one."""
+
+    def __post_init__(self) -> None:
+        if self.max_tokens < 1:
+            raise ValueError(f"max_tokens {self.max_tokens} must be at least 1")
+        if not 0 <= self.temperature <= 100 or not 0 < self.top_p <= 1 or self.top_k < 0:
+            raise ValueError(f"temperature {self.temperature} (0..100), top_p {self.top_p} (0 < top_p <= 1) or top_k {self.top_k} (>= 0) is out of range")
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one engine step brought one request."""
+
+    token_ids: list[int]
+    """New ids; the one that ended the answer is not among them."""
+    finish: str | None
+    """None while running, else "stop" (turn end), "length", "cancelled" or "error"."""
+
+
+def require_fit(prompt_ids: Sequence[int], sampling: Sampling, context: int) -> None:
+    """Raises ValueError, with the numbers, unless prompt and answer fit into a context of `context` tokens."""
+    if not prompt_ids:
+        raise ValueError("the prompt is empty")
+    if len(prompt_ids) + sampling.max_tokens > context:
+        raise ValueError(
+            f"the prompt has {len(prompt_ids)} tokens and max_tokens is {sampling.max_tokens}: together they exceed the model's context of {context}"
+        )
+
+
+Listener = Callable[[Step], None]
+"""Called from the engine's thread; must not block."""
+
+
+@dataclass(frozen=True)
+class Load:
+    """What an engine does at the moment, and what it has done since it started."""
+
+    running: int = 0
+    """Requests in a slot."""
+    waiting: int = 0
+    """Requests without one yet."""
+    generated_tokens: int = 0
+    prefilled_tokens: int = 0
+    """Prompt tokens that went through the model."""
+    reused_tokens: int = 0
+    """Prompt tokens that did not have to, because an earlier request began with the same ones."""
+
+
+class Engine(Protocol):
+    """What the endpoint and the sampler ask of an engine."""
+
+    def submit(self, prompt_ids: Sequence[int], sampling: Sampling, listener: Listener) -> int:
+        """Queue a request and return its number; raises ValueError if prompt and max_tokens exceed the context."""
+        ...
+
+    def submit_all(self, requests: Sequence[tuple[Sequence[int], Sampling, Listener]]) -> list[int]:
+        """Queue requests that start together. On an engine that was idle they always run in the same company, so that their
+        numbers are equal to the last bit and with them the draws of equal seeds."""
+        ...
+
+    def cancel(self, request: int) -> None:
+        """Stop it; its slot is free at the next step, and its listener gets finish "cancelled"."""
+        ...
+
+    @property
+    def load(self) -> Load: ...
+
+    @property
+    def error(self) -> str | None:
+        """Why the engine died; None while it lives."""
+        ...
+
+    def close(self) -> None: ...
+
+
+def complete(engine: Engine, requests: Sequence[tuple[Sequence[int], Sampling]]) -> list[tuple[list[int], str]]:
+    """Run all requests to their end: (ids, finish) in the order given. Raises RuntimeError if the engine dies."""
+    answers: list[list[int]] = [[] for _ in requests]
+    finished = [""] * len(requests)
+    open_requests = len(requests)
+    done = threading.Event()
+    lock = threading.Lock()
+
+    def listener(index: int) -> Listener:
+        def listen(step: Step) -> None:
+            nonlocal open_requests
+            answers[index] += step.token_ids
+            if step.finish:
+                finished[index] = step.finish
+                with lock:
+                    open_requests -= 1
+                    if not open_requests:
+                        done.set()
+
+        return listen
+
+    engine.submit_all([(ids, sampling, listener(index)) for index, (ids, sampling) in enumerate(requests)])
+    if requests:
+        done.wait()
+    if engine.error:
+        raise RuntimeError(f"the generation engine died: {engine.error}")
+    return list(zip(answers, finished, strict=True))

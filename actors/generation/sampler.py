@@ -1,0 +1,74 @@
+"""The Ray Data worker of sampling: prompts with requested attributes in, conversations with the sampled answer out.
+
+It holds a policy and an engine. Each row has its own seed, so the answers do not depend on the number of workers.
+"""
+
+import time
+from dataclasses import replace
+
+import pyarrow as pa
+
+from actors.generation.protocol import Sampling, complete, require_fit
+from actors.generation.transformers_engine import TransformersEngine
+from actors.modeling.policy import Policy
+from data.attributes import AttributeSchema
+from data.conversation import Conversation, Message, to_table
+from data.prompts import Prompt, prompts_from
+from data.selection import CUT_OFF
+from data.tally import with_tally
+
+FINISH = "finish"
+"""The column that says how an answer ended: "stop", or "length" where it was cut off."""
+TOO_LONG = "too_long"
+"""In that column, where the prompt left no room for an answer: it is empty."""
+
+
+class Sampler:
+    """Answer every prompt of a batch."""
+
+    def __init__(self, policy: str, schema: AttributeSchema, sampling: Sampling, max_slots: int, dtype: str, num_threads: int, keep_too_long: bool = False):
+        """`sampling` without its seed, which comes from each row; raises SchemaMismatch if the policy has another schema.
+
+        `keep_too_long`: a prompt that leaves no room gets an empty answer instead of an error.
+        """
+        self.policy = Policy.load(policy, dtype, num_threads=num_threads)
+        schema.require_same(self.policy.schema, "the run", f"the policy at {policy}")
+        self.schema, self.sampling, self.keep_too_long = schema, sampling, keep_too_long
+        self.engine = TransformersEngine(self.policy, max_slots)
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        prompts, started = list(prompts_from(batch)), time.process_time()
+        asked = [(self._ids(p), self._sampling(p)) for p in prompts]
+        fits = [not self.keep_too_long or self._fits(ids) for ids, _ in asked]
+        found = iter(complete(self.engine, [request for request, fit in zip(asked, fits, strict=True) if fit]))
+        answers = [next(found) if fit else ([], TOO_LONG) for fit in fits]
+        finishes = [finish for _, finish in answers]
+        table = to_table([self._row(p, ids) for p, (ids, _) in zip(prompts, answers, strict=True)], self.schema).append_column(FINISH, pa.array(finishes))
+        seconds = time.process_time() - started
+        return with_tally(table, {"tokens": sum(len(ids) for ids, _ in answers), "cut_off": finishes.count(CUT_OFF), "cpu_seconds": seconds})
+
+    def _ids(self, prompt: Prompt) -> list[int]:
+        """The prompt's ids; the oldest exchanges are cut if they leave no room for an answer."""
+        messages = prompt.messages
+        while True:
+            ids = self.policy.prompt(prompt.system, messages, prompt.requested)
+            if len(ids) + self.sampling.max_tokens <= self.policy.max_tokens or len(messages) <= 2:
+                return ids
+            messages = messages[2:]
+
+    def _fits(self, ids: list[int]) -> bool:
+        try:
+            require_fit(ids, self.sampling, self.policy.max_tokens)
+        except ValueError:
+            return False
+        return True
+
+    def _sampling(self, prompt: Prompt) -> Sampling:
+        return replace(self.sampling, seed=prompt.seed)
+
+    def _row(self, prompt: Prompt, ids: list[int]) -> Conversation:
+        messages = (*prompt.messages, Message("assistant", self.policy.decode(ids).strip()))
+        earlier = sum(m.role == "assistant" for m in prompt.messages)
+        return Conversation(
+            id=prompt.id, source=prompt.source, group=prompt.group, system=prompt.system, messages=messages, requested=({},) * earlier + (prompt.requested,)
+        )

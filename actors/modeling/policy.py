@@ -1,0 +1,184 @@
+"""The policy: a causal language model that answers at the attributes it is asked for; its loss, its prompts, its folder.
+
+Knows no training loop (`actors.training.trainer`) and no sampling (`actors.generation.transformers_engine`).
+"""
+
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel
+from transformers.configuration_utils import PreTrainedConfig
+
+from actors.kernels.onednn import generate_with_onednn, row_multiple, target_multiple
+from actors.kernels.varlen import VARLEN, packed
+from actors.modeling.model_folder import Format, load_config, load_format, local_folder, new_format, save_format, steerlm_entry
+from actors.modeling.tokenizer import TemplateKind, encoder
+from data.attributes import AttributeSchema
+from data.conversation import Message
+from data.examples import Example
+from data.template import Labels
+from data.tokens import prompt_ids
+
+IGNORED = -100
+"""A target that only fills up."""
+
+
+class PolicyLoss(torch.nn.Module):
+    """`forward` gives the summed negative log-likelihood of a packed row's trained tokens, in nats."""
+
+    heads: tuple[str, ...] = ()
+    """Modules trained in full even where the rest only gets adapters: a policy has none."""
+
+    def __init__(self, model: PreTrainedModel):
+        super().__init__()
+        self.model = model
+
+    def forward(self, row: dict[str, Any], positions_N: torch.Tensor, targets_N: torch.Tensor) -> torch.Tensor:
+        # Only the positions that predict a trained token reach the vocabulary: masked logits are never made.
+        logits_1NV = self.model(**row, logits_to_keep=positions_N).logits
+        return torch.nn.functional.cross_entropy(logits_1NV[0].float(), targets_N, reduction="sum", ignore_index=IGNORED)
+
+
+@dataclass(frozen=True)
+class PolicyTask:
+    """What the learner needs to train a policy from `base` (a folder of ours, or any Hugging Face causal LM)."""
+
+    base: str
+    schema: AttributeSchema
+    template: TemplateKind
+
+    def build(self) -> PolicyLoss:
+        format = new_format(local_folder(self.base), self.schema, self.template)
+        return PolicyLoss(load_causal_lm(local_folder(self.base), format, VARLEN))
+
+    def start(self, module: torch.nn.Module, rows: Iterable[dict[str, Any]]) -> str:
+        return ""
+
+    def inputs(self, examples: Sequence[Example], device: torch.device | str, row_tokens: int = 0) -> dict[str, Any]:
+        """Forward arguments for one packed row; the token at position p + 1 is predicted at p."""
+        multiple = row_multiple(device, row_tokens)
+        row = packed([e.ids_T for e in examples], device, multiple)
+        positions_N = np.flatnonzero(np.concatenate([e.trained_T for e in examples])) - 1
+        targets_N = np.concatenate([e.ids_T for e in examples])[positions_N + 1]
+        room = (0, -len(positions_N) % target_multiple(multiple))
+        return {
+            "row": row,
+            "positions_N": torch.from_numpy(np.pad(positions_N, room)).to(device),
+            "targets_N": torch.from_numpy(np.pad(targets_N.astype(np.int64), room, constant_values=IGNORED)).to(device),
+        }
+
+    def target_weight(self, example: Example) -> float:
+        return float(example.trained_T.sum())
+
+    def save(self, module: torch.nn.Module, state: Mapping[str, torch.Tensor], folder: str) -> None:
+        """Plain Hugging Face safetensors and tokenizer; `state` is the whole module's, gathered on the CPU."""
+        assert isinstance(module, PolicyLoss)
+        format = new_format(local_folder(self.base), self.schema, self.template)
+        save_model(module.model, state, format, folder, labels=True)
+
+
+def load_causal_lm(folder: str, format: Format, attention: str, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+    """Any HF causal LM with room for the format's control tokens; raises ValueError naming the folder if it cannot be read."""
+    try:
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, attn_implementation=attention)
+    except (OSError, ValueError, SafetensorError) as error:
+        raise ValueError(f"no readable causal language model at {folder}: {str(error).splitlines()[0]}") from None
+    fit_embeddings(model, format)
+    return model
+
+
+def fit_embeddings(model: PreTrainedModel, format: Format) -> None:
+    """Give the embeddings a row for every token of the tokenizer; never shrinks them."""
+    if len(format.tokenizer) > model.config.get_text_config().vocab_size:
+        model.resize_token_embeddings(len(format.tokenizer))
+
+
+def save_model(model: PreTrainedModel, state: Mapping[str, torch.Tensor], format: Format, folder: str, labels: bool) -> None:
+    """Weights from `state` (keys start with "model."), config with schema and template, tokenizer with the exported chat template."""
+    os.makedirs(folder, exist_ok=True)
+    model.config.steerlm = steerlm_entry(format)
+    model.config.pad_token_id = format.tokenizer.pad_token_id
+    model.config.use_cache = True
+    model.save_pretrained(folder, state_dict={k.removeprefix("model."): v for k, v in state.items() if k.startswith("model.")})
+    save_format(format, folder, labels)
+
+
+class PolicyText:
+    """The text side of a trained policy: its prompts, its stop tokens, its words. Needs no weights, so that an engine may hold them alone."""
+
+    def __init__(self, format: Format, name: str, folder: str, max_tokens: int, end_ids: int | list[int] | None):
+        """`end_ids`: what the model's generation config names as the end of a sequence."""
+        self.format, self.name, self.folder, self.max_tokens = format, name, folder, max_tokens
+        """`max_tokens`: longest context, prompt and answer together."""
+        self.tokenizer, self.template, self.schema = format.tokenizer, format.template, format.schema
+        self._encode = encoder(format.tokenizer)
+        ids = {self.tokenizer.eos_token_id, self._turn_end(), *(end_ids if isinstance(end_ids, list) else [end_ids])}
+        self.stop_ids = frozenset(int(i) for i in ids if i is not None)
+        """Tokens that end an answer: the template's turn end, the model's own end of sequence, and what its generation config adds."""
+
+    @classmethod
+    def load(cls, path: str) -> "PolicyText":
+        """From a local folder or any fsspec URI; raises ValueError if it is no policy of ours."""
+        folder = local_folder(path)
+        format, config = load_format(folder), load_config(folder)
+        try:
+            end_ids = GenerationConfig.from_pretrained(folder).eos_token_id
+        except OSError:  # a model need not have one
+            end_ids = getattr(config, "eos_token_id", None)
+        return PolicyText(format, _name(path), folder, _max_tokens(config), end_ids)
+
+    def prompt(self, system: str, messages: Sequence[Message], attributes: Mapping[str, float] | None, labels: Labels = ()) -> list[int]:
+        """Ids to generate from; `labels` are those of earlier assistant turns."""
+        return prompt_ids(self.template, self._encode, system, messages, attributes, labels)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The answer's text, control tokens left out."""
+        return str(self.tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))
+
+    def generation(self) -> dict[str, Any]:
+        """A generation config with which plain `generate`, and any engine that reads it, ends an answer where ours do."""
+        try:
+            config = GenerationConfig.from_pretrained(self.folder)
+        except OSError:  # a model need not have one
+            config = GenerationConfig()
+        config.eos_token_id, config.pad_token_id = sorted(self.stop_ids), self.tokenizer.pad_token_id
+        config._from_model_config = False  # or transformers would make it anew from config.json, which knows one end only
+        return dict(json.loads(config.to_json_string(use_diff=True)))
+
+    def _turn_end(self) -> int:
+        turns = [Message("user", "a"), Message("assistant", "b")]
+        return self._encode(self.template.pieces("", turns, ())[-1].text)[-1]
+
+
+class Policy(PolicyText):
+    """A trained policy, ready to answer: weights, tokenizer, template and schema of one checkpoint."""
+
+    def __init__(self, model: PreTrainedModel, format: Format, name: str, folder: str):
+        generation = getattr(model.generation_config, "eos_token_id", None)
+        super().__init__(format, name, folder, _max_tokens(model.config), generation)
+        self.model = model.eval()
+
+    @classmethod
+    def load(cls, path: str, dtype: str = "float32", device: str | None = None, num_threads: int | None = None) -> "Policy":
+        """From a local folder or any fsspec URI; raises ValueError if it is no policy of ours. `num_threads`: CPU threads of this process."""
+        if num_threads:
+            torch.set_num_threads(num_threads)
+        folder = local_folder(path)
+        format = load_format(folder)
+        model = load_causal_lm(folder, format, "sdpa", getattr(torch, dtype)).to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        generate_with_onednn(model)
+        return cls(model, format, _name(path), folder)
+
+
+def _name(path: str) -> str:
+    return os.path.basename(path.rstrip("/"))
+
+
+def _max_tokens(config: PreTrainedConfig) -> int:
+    return int(config.get_text_config().max_position_embeddings)

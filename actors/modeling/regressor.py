@@ -1,0 +1,207 @@
+"""The attribute regressor: a backbone and one regression head per attribute; its loss, its inputs, its folder.
+
+Saved so that `AutoModelForSequenceClassification` loads it. Knows no training loop (`actors.training.trainer`); scoring with it is
+`actors.scoring.predictor`. Source: HelpSteer (arXiv 2311.09528) section 4; NeMo-Aligner `megatron_gpt_regression_reward_model.py`.
+"""
+
+import functools
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from transformers import AutoModelForSequenceClassification, PreTrainedModel
+from transformers.configuration_utils import PreTrainedConfig
+from transformers.integrations import is_deepspeed_zero3_enabled
+
+from actors.kernels.onednn import row_multiple
+from actors.kernels.varlen import VARLEN, packed
+from actors.modeling.backbone import backbone_of, check, first_position, model_class, packs
+from actors.modeling.model_folder import Format, load_config, local_folder, new_format
+from actors.modeling.policy import fit_embeddings, save_model
+from actors.modeling.ridge_init import Probe
+from actors.modeling.tokenizer import TemplateKind
+from actors.modeling.warmup import Surface, SurfaceHeads
+from data.attributes import AttributeSchema
+from data.examples import Example
+
+LossKind = Literal["squared", "absolute"]
+
+
+def label_losses(residuals_SA: torch.Tensor, kind: LossKind) -> torch.Tensor:
+    """The loss of each score that is off by so much.
+
+    Squared errors make a score the mean of what raters would say, absolute ones the median. Where most raters are right, the median is the truth,
+    while the mean is drawn towards the middle of the scale by every rater who is not.
+    """
+    return residuals_SA**2 if kind == "squared" else residuals_SA.abs()
+
+
+def in_range(values_SA: np.ndarray, schema: AttributeSchema) -> np.ndarray:
+    """Which labels count, bool [S, A]: those that somebody gave and that lie on the attribute's scale."""
+    low_A, high_A = (np.array([getattr(a, end) for a in schema.attributes], np.float32) for end in ("low", "high"))
+    return (values_SA >= low_A) & (values_SA <= high_A)  # NaN compares false
+
+
+def require_language_model(config: PreTrainedConfig) -> None:
+    """Raise ValueError unless a predictor on this backbone could go on as a language model: the saved one has no output layer but its embeddings."""
+    if not (backbone_of(config).causal and config.get_text_config().tie_word_embeddings):
+        raise ValueError(
+            f"predictor.stay_language_model needs a decoder with tied embeddings, which this {config.model_type} backbone is not; "
+            "set predictor.stay_language_model to 0"
+        )
+
+
+class PredictorLoss(torch.nn.Module):
+    """`scores` at the positions that are read; `forward` gives the summed, weighted loss over the labels of a packed row."""
+
+    def __init__(self, model: PreTrainedModel, loss: LossKind = "squared", token_weight: float = 0.0):
+        """`token_weight` > 0: what an answer's token weighs beside a label; then the losses of a language model and of SurfaceHeads stay on."""
+        super().__init__()
+        self.model, self.loss, self.token_weight = model, loss, token_weight
+        self.surface = SurfaceHeads(model.config.get_text_config().hidden_size, surprise=True) if token_weight else None
+        self.backbone = backbone_of(model.config)
+        self.heads = self.backbone.heads
+        """Modules trained in full even where the backbone only gets adapters."""
+
+    def scores(self, row: dict[str, Any], reads_S: torch.Tensor) -> torch.Tensor:
+        """Raw scores in the attributes' own units, float32, shape [S, A]."""
+        return self._scored(self.read(row, reads_S))
+
+    def _scored(self, hidden_SD: torch.Tensor) -> torch.Tensor:
+        hidden_S1D = hidden_SD[:, None]
+        # The head runs in fp32 whatever the backbone runs in: scores are compared to the hundredth of a point.
+        with torch.autocast(hidden_S1D.device.type, enabled=False):
+            return self.backbone.head(self.model, hidden_S1D).float()
+
+    def read(self, row: dict[str, Any], reads_S: torch.Tensor) -> torch.Tensor:
+        """What the heads are given: the backbone's last hidden states at the positions read, shape [S, D]."""
+        return self._hidden(row)[reads_S]
+
+    def _hidden(self, row: dict[str, Any]) -> torch.Tensor:
+        """The backbone's last hidden states, shape [T, D]."""
+        body = getattr(self.model, self.model.base_model_prefix)
+        if packs(type(self.model)):
+            shifted = row["position_ids"] + first_position(self.model.config)
+            return body(**row | {"position_ids": shifted}).last_hidden_state[0]
+        bounds = row["cu_seq_lens_q"].tolist()
+        return torch.cat([body(input_ids=row["input_ids"][:, a:b]).last_hidden_state[0] for a, b in itertools.pairwise(bounds)])
+
+    def forward(self, row: dict[str, Any], reads_S: torch.Tensor, values_SA: torch.Tensor, weights_SA: torch.Tensor, **answers: torch.Tensor) -> torch.Tensor:
+        """`weights_SA` is 0 where there is no label; `values_SA` must be finite there too. `answers` is what SurfaceHeads is given."""
+        hidden_TD = self._hidden(row)
+        loss = (label_losses(self._scored(hidden_TD[reads_S]) - values_SA, self.loss) * weights_SA).sum()
+        if self.surface is None:
+            return loss
+        return loss + self.token_weight * self.surface(hidden_TD, self.model.get_input_embeddings().weight, row["input_ids"][0], **answers)
+
+
+@dataclass(frozen=True)
+class PredictorTask:
+    """What the learner needs to train a predictor on the backbone `base`."""
+
+    base: str
+    schema: AttributeSchema
+    template: TemplateKind
+    attribute_weights: Mapping[str, float] = field(default_factory=dict)
+    """What a label of an attribute weighs in the mean; 1 where nothing is said."""
+    loss: LossKind = "squared"
+    probe: float = 0.0
+    """Ridge penalty per example with which the heads are fitted before training; 0 = they start at random."""
+    token_weight: float = 0.0
+    """What an answer's token weighs beside a label in the losses of PredictorLoss.surface; 0 = there are none."""
+    surface: Surface | None = None
+    """Needed with a token weight."""
+
+    def build(self) -> PredictorLoss:
+        """Raises ValueError as `load_regressor` and `require_language_model` do."""
+        folder = local_folder(self.base)
+        model = load_regressor(folder, new_format(folder, self.schema, self.template), VARLEN)
+        if self.token_weight:
+            require_language_model(model.config)
+        return PredictorLoss(model, self.loss, self.token_weight)
+
+    def start(self, module: torch.nn.Module, rows: Iterable[dict[str, Any]]) -> str:
+        """Fit a decoder's heads to the frozen features of `rows`, this rank's share of the examples."""
+        assert isinstance(module, PredictorLoss)
+        if not self.probe:
+            return ""
+        if not module.backbone.causal:
+            return f"heads start at random: a {module.model.config.model_type} head is no linear map that could be fitted in closed form"
+        head: Any = module.model.score
+        probe = Probe(head.in_features, head.out_features)
+        for row in rows:
+            probe.add(module.read(row["row"], row["reads_S"]), row["values_SA"], row["weights_SA"])
+        head.weight.copy_(probe.weights(self.probe))
+        return f"heads fitted in closed form to the frozen backbone, ridge penalty {self.probe:g} per example"
+
+    def inputs(self, examples: Sequence[Example], device: torch.device | str, row_tokens: int = 0) -> dict[str, Any]:
+        """Forward arguments for one packed row; the positions read are shifted by the segments before them."""
+        starts = np.cumsum([0, *(len(e.ids_T) for e in examples)])
+        reads_S = np.concatenate([e.turn_ends_S + start for e, start in zip(examples, starts, strict=False)])
+        weights_SA = np.concatenate([self._weights(e) for e in examples])
+        values_SA = np.where(weights_SA > 0, np.concatenate([e.values_SA for e in examples]), 0).astype(np.float32)
+        return {
+            "row": packed([e.ids_T for e in examples], device, row_multiple(device, row_tokens) if _packs(self.base) else 1),
+            "reads_S": torch.from_numpy(reads_S.astype(np.int64)).to(device),
+            "values_SA": torch.from_numpy(values_SA).to(device),
+            "weights_SA": torch.from_numpy(weights_SA).to(device),
+        } | (self.surface.inputs(examples, device) if self.surface else {})
+
+    def target_weight(self, example: Example) -> float:
+        return float(self._weights(example).sum(dtype=np.float64))
+
+    def save(self, module: torch.nn.Module, state: Mapping[str, torch.Tensor], folder: str) -> None:
+        assert isinstance(module, PredictorLoss)
+        save_model(module.model, state, new_format(local_folder(self.base), self.schema, self.template), folder, labels=False)
+
+    def _weights(self, example: Example) -> np.ndarray:
+        """What each label counts, float32 [S, A]; 0 for those that are missing or out of range."""
+        weights_A = np.array([self.attribute_weights.get(name, 1.0) for name in self.schema.names], np.float32)
+        return in_range(example.values_SA, self.schema) * weights_A
+
+
+@functools.cache
+def _packs(base: str) -> bool:
+    """False for a backbone that reads one segment at a time: nothing is to be filled there."""
+    return packs(model_class(load_config(local_folder(base))))
+
+
+def load_regressor(folder: str, format: Format, attention: str, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+    """Backbone in `dtype` and heads in fp32; heads the folder lacks are new.
+
+    Raises ValueError for an unreadable folder, and for a model type that cannot carry the heads.
+    """
+    config = load_config(folder)
+    cls, backbone = model_class(config), backbone_of(config)
+    if not packs(cls):
+        attention = "sdpa" if cls._supports_sdpa else "eager"
+        if is_deepspeed_zero3_enabled():
+            raise ValueError(
+                f"a {config.model_type} backbone reads one segment a forward, so under ZeRO stage 3 workers would wait for each other's layers for ever; "
+                "set predictor.learner.zero_stage to 2 or less"
+            )
+    try:
+        model = AutoModelForSequenceClassification.from_pretrained(
+            folder,
+            dtype=dtype,
+            attn_implementation=attention,
+            id2label=dict(enumerate(format.schema.names)),
+            label2id={name: i for i, name in enumerate(format.schema.names)},
+            problem_type="regression",
+            **backbone.overrides,
+        )
+    except (OSError, ValueError, SafetensorError) as error:
+        raise ValueError(f"no readable backbone at {folder}: {str(error).splitlines()[0]}") from None
+    check(model)
+    fit_embeddings(model, format)
+    for name in backbone.heads:
+        model.get_submodule(name).float().register_forward_pre_hook(_in_own_dtype)
+    return model
+
+
+def _in_own_dtype(head: torch.nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+    return tuple(a.to(next(head.parameters()).dtype) for a in arguments)

@@ -1,0 +1,69 @@
+"""The CPU side of annotation: rows in, the same rows with their token ids out, so that who holds weights only computes. Loads no weights."""
+
+import functools
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+
+from actors.modeling.model_folder import Format, load_format, local_folder
+from actors.modeling.tokenizer import encoder
+from data.conversation import from_table
+from data.tokens import Tokens, tokenise
+
+COLUMNS = ("ids", "turn_ends", "whole_tokens")
+
+
+@dataclass(frozen=True)
+class AnnotatorInput:
+    """Tokenise each row as the predictor at `predictor` reads it; an over-long conversation keeps its last `max_tokens`.
+
+    Micro-example, max_tokens 4: 6 ids with turn ends at 1 and 5 -> ids 2 to 5, turn_ends [3], whole_tokens 6.
+    """
+
+    predictor: str
+    fingerprint: str
+    max_tokens: int
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        """The rows with columns `ids`, `turn_ends` (within those ids) and `whole_tokens` (before the cut); raises ValueError if there is no predictor."""
+        format = _format(self.predictor, self.fingerprint)
+        encode = encoder(format.tokenizer)
+        whole = [tokenise(format.template.pieces(row.system, row.messages, ()), encode) for row in from_table(batch)]
+        room = self.max_tokens - len(format.reading.before) - len(format.reading.after)
+        kept = [kept_end(tokens, room) for tokens in whole]
+        columns = (
+            pa.array([t.ids_T for t in kept], pa.list_(pa.int32())),
+            pa.array([t.turn_ends_S for t in kept], pa.list_(pa.int32())),
+            pa.array([len(t) for t in whole], pa.int32()),
+        )
+        for name, column in zip(COLUMNS, columns, strict=True):
+            batch = batch.append_column(name, column)
+        return batch
+
+    @staticmethod
+    def has_read(batch: pa.Table) -> bool:
+        return set(COLUMNS) <= set(batch.column_names)
+
+    @staticmethod
+    def tokens_of(batch: pa.Table) -> tuple[list[Tokens], np.ndarray]:
+        """What `__call__` wrote: the tokens of each row (no loss mask: nothing is trained), and which rows were cut."""
+        tokens = [
+            Tokens(ids.values.to_numpy(), np.zeros(0, np.bool_), ends.values.to_numpy())
+            for ids, ends in zip(batch.column("ids"), batch.column("turn_ends"), strict=True)
+        ]
+        return tokens, batch.column("whole_tokens").to_numpy() > np.array([len(t) for t in tokens], np.int64)
+
+
+def kept_end(tokens: Tokens, room: int) -> Tokens:
+    """The last `room` tokens and the turns that end in them."""
+    cut = max(0, len(tokens) - room)
+    kept = tokens.turn_ends_S >= cut
+    return Tokens(tokens.ids_T[cut:], tokens.trained_T[cut:], tokens.turn_ends_S[kept] - cut, int((~kept).sum()))
+
+
+@functools.lru_cache(maxsize=2)
+def _format(predictor: str, fingerprint: str) -> Format:
+    """Loaded once by each process, and again for a predictor that was trained anew in the same place."""
+    del fingerprint  # it only tells two contents of one folder apart
+    return load_format(local_folder(predictor))

@@ -1,0 +1,134 @@
+"""How much memory a training needs on each worker, from settings alone.
+
+Sources: ZeRO, arXiv 1910.02054, section 3; activations, arXiv 2205.05198, section 4.
+"""
+
+import os
+from dataclasses import dataclass
+
+import torch
+from transformers.configuration_utils import PreTrainedConfig
+
+from actors.modeling.model_folder import load_config
+from actors.modeling.tiny_llama import SmallModel
+from actors.training.settings import LearnerSettings
+
+GIB = 2**30
+# Bytes per parameter: weights and gradients in fp32, AdamW's two moments.
+WEIGHTS, GRADIENTS, MOMENTS = 4, 4, 8
+# DeepSpeed's ZeRO steps a copy of its share of the weights.
+COPY = 4
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What of a model its memory depends on; without `layers` its activations are unknown."""
+
+    num_parameters: int
+    layers: int = 0
+    width: int = 0
+    feed_forward: int = 0
+    vocabulary: int = 0
+    adapted: int = 0
+    """Sum of inputs and outputs of the linear layers that LoRA adapts by default."""
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes of one worker."""
+
+    weights: float
+    gradients: float
+    optimizer: float
+    activations: float | None
+    """None = the model's shape is unknown."""
+    host: float = 0.0
+    """What offload puts into the CPU's memory instead."""
+
+    @property
+    def total(self) -> float:
+        """On the device."""
+        return self.weights + self.gradients + self.optimizer + (self.activations or 0.0)
+
+
+def shape_of(model: str | None, num_parameters: int | None, small: SmallModel) -> Shape | None:
+    """The shape of `model`, or of the `small` one to be made; only its size where only that is known; None if nothing is without the hub."""
+    if model is None:
+        return _shape(small.num_parameters, small.num_layers, small.hidden_size, small.intermediate_size, small.vocab_size)
+    if os.path.isdir(model):
+        config: PreTrainedConfig = load_config(model).get_text_config()
+        feed_forward = getattr(config, "intermediate_size", None) or 4 * config.hidden_size
+        body = config.num_hidden_layers * (4 * config.hidden_size**2 + 3 * config.hidden_size * feed_forward)
+        vocabulary = config.vocab_size * config.hidden_size * (1 if config.tie_word_embeddings else 2)
+        return _shape(num_parameters or body + vocabulary, config.num_hidden_layers, config.hidden_size, feed_forward, config.vocab_size)
+    return Shape(num_parameters) if num_parameters else None
+
+
+def _shape(num_parameters: int, layers: int, width: int, feed_forward: int, vocabulary: int) -> Shape:
+    return Shape(num_parameters, layers, width, feed_forward, vocabulary, adapted=layers * (8 * width + 3 * (width + feed_forward)))
+
+
+def training_memory(shape: Shape, learner: LearnerSettings) -> Memory:
+    """What one worker holds at most, in bytes; stage 1 shards the optimizer, 2 the gradients too, 3 the weights too."""
+    trained = min(shape.num_parameters, learner.lora.rank * shape.adapted) if learner.lora and shape.adapted else shape.num_parameters
+    stage, workers = learner.zero_stage, learner.num_workers
+    weights = WEIGHTS * shape.num_parameters / (workers if stage == 3 else 1)
+    gradients = GRADIENTS * trained / (workers if stage >= 2 else 1)
+    optimizer = (MOMENTS + (COPY if stage else 0)) * trained / (workers if stage else 1)
+    host = 0.0
+    if learner.offload != "none":
+        host, gradients, optimizer = gradients + optimizer, 0.0, 0.0
+    if learner.offload == "parameters":
+        # One layer at a time comes to the device.
+        host, weights = host + weights, WEIGHTS * shape.num_parameters / max(shape.layers, 1)
+    return Memory(weights, gradients, optimizer, _activations(shape, learner), host)
+
+
+def _activations(shape: Shape, learner: LearnerSettings) -> float | None:
+    """Of one packed row: attention never makes its matrix, logits are those of the trained tokens (all of them, at worst)."""
+    if not shape.layers:
+        return None
+    bytes_each = 2 if learner.precision == "bf16" else 4
+    # Kept for the backward pass: both norms' inputs in fp32; query, key, value, attention's output; the feed-forward part's gate, up, product.
+    layer = learner.row_tokens * (2 * 4 * shape.width + bytes_each * (6 * shape.width + 4 * shape.feed_forward))
+    kept = shape.layers * learner.row_tokens * 4 * shape.width + layer if learner.activation_checkpointing else shape.layers * layer
+    logits = learner.row_tokens * shape.vocabulary * (4 + 4 + bytes_each)
+    return float(kept + logits)
+
+
+def torch_sees_a_gpu() -> bool:
+    return torch.cuda.is_available()
+
+
+def device_bytes(learner: LearnerSettings) -> int | None:
+    """Memory that a worker's device has: as set, or this machine's; None if only the cluster knows."""
+    if learner.memory_gib is not None:
+        return int(learner.memory_gib * GIB)
+    if learner.use_gpu:
+        return int(torch.cuda.get_device_properties(0).total_memory) if torch.cuda.is_available() else None
+    if os.environ.get("RAY_ADDRESS"):
+        return None
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // learner.num_workers
+
+
+def too_large(path: str, learner: LearnerSettings, memory: Memory, limit: int) -> str | None:
+    """Why a training cannot fit and which settings mend it; None if it can."""
+    if memory.total <= limit:
+        return None
+    remedies = []
+    if not learner.activation_checkpointing and (memory.activations or 0) > 0.2 * memory.total:
+        remedies.append("activation_checkpointing: true")
+    if learner.zero_stage < 3 and learner.num_workers > 1:
+        remedies.append("zero_stage: 3")
+    if learner.offload == "none" and learner.use_gpu:
+        remedies.append("offload: optimizer" if learner.zero_stage else "zero_stage: 2 with offload: optimizer")
+    if learner.lora is None:
+        remedies.append("lora: {}")
+    remedies += ["more num_workers"] if learner.zero_stage else []
+    remedies.append(f"row_tokens below {learner.row_tokens}")
+    activations = "" if memory.activations is None else f", activations {memory.activations / GIB:,.1f}"
+    return (
+        f"{path} needs {memory.total / GIB:,.1f} GiB on each worker (weights {memory.weights / GIB:,.1f}, gradients {memory.gradients / GIB:,.1f}, "
+        f"optimizer {memory.optimizer / GIB:,.1f}{activations}), and its device has {limit / GIB:,.1f}; "
+        f"what helps, in {path}: {'; '.join(remedies)}"
+    )

@@ -1,0 +1,50 @@
+"""The end of a training: the weights of the step to save, gathered, merged and saved as a plain model folder. Knows no loop."""
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+
+import torch
+
+from actors.modeling.lora import merged
+from actors.modeling.train_task import Task
+from actors.training.checkpointer import Snapshot
+from actors.training.deepspeed_engine import Engine
+from data.storage import Storage
+
+
+def publish(task: Task, engine: Engine, kept: Snapshot | None, target: Storage) -> None:
+    """Save the live weights, or with `kept` the trained ones of an earlier step, at `target`. Every worker takes part; the first one writes."""
+    state = engine.gathered(trained=False) | (_of(engine, kept) if kept else engine.gathered(trained=True))
+    if engine.rank:
+        return
+    if engine.settings.lora:
+        state = merged(engine.module, state)
+    dtype = engine.settings.export
+    state = cast(state, getattr(torch, dtype))
+    with tempfile.TemporaryDirectory() as folder:
+        task.save(engine.module, state, folder)
+        _say_dtype(os.path.join(folder, "config.json"), dtype)
+        target.upload(folder)
+
+
+def cast(state: Mapping[str, torch.Tensor], dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    """`state` in another dtype, whole numbers apart; what was one tensor under two names stays one, so that tied embeddings are saved once."""
+    made: dict[tuple[int, torch.Size], torch.Tensor] = {}
+    return {name: made.setdefault((v.data_ptr(), v.shape), v.to(dtype)) if v.is_floating_point() else v for name, v in state.items()}
+
+
+def _say_dtype(path: str, dtype: str) -> None:
+    """transformers notes the dtype of the live model, not of the weights that it is given to save."""
+    with open(path) as file:
+        config = json.load(file)
+    with open(path, "w") as file:
+        json.dump(config | {"dtype": dtype}, file, indent=2)
+
+
+def _of(engine: Engine, kept: Snapshot) -> dict[str, torch.Tensor]:
+    if engine.rank:
+        return {}
+    shapes = {name: getattr(p, "ds_shape", p.shape) for name, p in engine.module.named_parameters()}
+    return {name: kept.values("weights", name, 0, kept.size("weights", name)).view(shapes[name]) for name in kept.names("weights")}
