@@ -57,7 +57,7 @@ test-kill: setup  ## kill -9 a run in every stage and start it again; the same o
 	@$(BIN)/python -m pytest -q -m slow tests/test_annotate.py tests/test_kill.py $(ARGS)
 
 test-train: setup  ## every ZeRO stage trains alike, and goes on as it was after kills at random steps, on a disk and on S3; the bench against TRL and the ablation run (minutes)
-	@$(BIN)/python -m pytest -q -s -m slow tests/test_resume.py tests/test_tokenise.py tests/test_bench.py tests/test_ablation.py $(ARGS)
+	@$(BIN)/python -m pytest -q -s -m slow tests/test_resume.py tests/test_tokenize.py tests/test_bench.py tests/test_ablation.py $(ARGS)
 
 test-page: setup  ## the endpoint's page and a run's report in Chromium
 	@$(BIN)/python -m pytest -q -s -m slow tests/test_playground.py tests/test_report.py $(ARGS)

@@ -10,11 +10,11 @@ training, the questions and the samples; rows, base model and predictor are the 
 from pydantic import Field, model_validator
 
 from jobs import annotate, prepare, pretrain, train_predictor
-from jobs.ablation_arms import ARMS, NEEDS, arm_stages
-from jobs.ablation_report import report_stage
-from jobs.command import main
-from jobs.preset import Preset
-from jobs.stage import Figures, Run, Stage
+from jobs.ablation.arms import ARMS, NEEDS, arm_stages
+from jobs.ablation.report import report_stage
+from jobs.runner.cli import main
+from jobs.runner.preset import Preset
+from jobs.runner.stage import Figures, Run, Stage
 
 
 class Ablation(Preset):

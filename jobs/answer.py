@@ -21,12 +21,12 @@ from data.conversation import Message, from_table
 from data.prompts import Prompt, prompt, prompts_table
 from data.selection import CUT_OFF
 from data.storage import Storage
-from jobs.bootstrap import Loop
-from jobs.command import main
-from jobs.pipelines import write_table
-from jobs.preset import Preset
-from jobs.sample import sample, sampling_settings
-from jobs.stage import Figures, Run, Stage, say, stamp_of
+from jobs.pipelines.map_rows import write_table
+from jobs.pipelines.sample import sample, sampling_settings
+from jobs.runner.cli import main
+from jobs.runner.preset import Preset
+from jobs.runner.rounds import Rounds
+from jobs.runner.stage import Figures, Run, Stage, say, stamp_of
 
 Answered = Mapping[str, tuple[str, str]]
 """Id of a prompt -> the answer, and how it ended."""
@@ -78,14 +78,14 @@ def stages(preset: Preset) -> list[Stage]:
     assert isinstance(preset, Answering)
     run, last = Run(preset), _last_round(preset)
     # A round that is not judged yet is none; a run without rounds has its first policy.
-    needs = tuple(dict.fromkeys(["policy", Loop().promoted(run, last), *([Loop().verdict(last)] if last else [])]))
+    needs = tuple(dict.fromkeys(["policy", Rounds().promoted(run, last), *([Rounds().verdict(last)] if last else [])]))
     return [Stage(preset.stage_name, needs, _settings, partial(_work, last=last), inputs=_inputs, resumes=True)]
 
 
 def _last_round(preset: Preset) -> int:
     """The last round of the run with a verdict, 0 if there is none."""
     rounds = range(1, preset.bootstrap.rounds + 1)
-    return max((number for number in rounds if Run(preset).manifest(Loop().verdict(number))), default=0)
+    return max((number for number in rounds if Run(preset).manifest(Rounds().verdict(number))), default=0)
 
 
 def _settings(preset: Preset) -> object:
@@ -105,7 +105,7 @@ def _work(run: Run, folder: Storage, last: int) -> Figures:
     preset = run.preset
     assert isinstance(preset, Answering)
     asked = read_questions(preset.questions, preset.limit)
-    policy = run.folder(Loop().promoted(run, last))
+    policy = run.folder(Rounds().promoted(run, last))
     dials = ", ".join(f"{name} {value:g}" for name, value in preset.requested.items())
     say(f"answer: {len(asked)} questions of {preset.questions} to {policy.uri} at {dials or 'no dials'}")
     said: list[list[str]] = [[] for _ in asked]

@@ -1,155 +1,17 @@
 """Stages `bootstrap-N/*`, step 4 of SteerLM: sample from the policy at its best settings, rate the samples, train on them, see whether it helped.
 
-    python -m jobs.bootstrap PRESET.yaml [key.path=value ...]
-
-Combinations are those seen in the annotated rows at the best value of the leading attribute, drawn uniformly; the next policy is
-conditioned on what the predictor says the samples *got*, not on what was asked (arXiv 2310.05344, section 3.4).
+python -m jobs.bootstrap PRESET.yaml [key.path=value ...]
 """
 
-from collections import Counter
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
-from functools import partial
-
-from data.conversation import Conversation, from_table, problem, to_table
-from data.prompts import bootstrap_prompts, bootstrap_source, combinations, drawn, prompts_table
-from data.storage import Storage
-from jobs.annotate import annotate, predictor_weights
-from jobs.command import main
-from jobs.pipelines import write_table
-from jobs.preset import Preset
-from jobs.sample import sample, sampling_settings
-from jobs.selection import Round, select
-from jobs.stage import Figures, Run, Stage, say, stamp_of
-from jobs.train_policy import calibration, train_policy
-from jobs.training import base_uri
-from jobs.verdict import verdict
-
-
-@dataclass(frozen=True)
-class Loop:
-    """The rounds that follow one policy. Once a round is not promoted, the stages of those after it do nothing but say so."""
-
-    prefix: str = ""
-    """Folder of the rounds in the run."""
-    first: str = "policy"
-    """The stage of the policy that the first round samples."""
-
-    def policy(self, number: int) -> str:
-        """The stage that leaves the policy of round `number`; round 0 is the one before the first."""
-        return f"{self._round(number)}/policy" if number else self.first
-
-    def verdict(self, number: int) -> str:
-        """The stage whose figures say which `policy` is promoted after round `number`."""
-        return f"{self._round(number)}/verdict"
-
-    def _round(self, number: int) -> str:
-        return f"{self.prefix}bootstrap-{number}"
-
-    def stages(self, number: int) -> list[Stage]:
-        """A round as five stages, so that a crash costs at most one of them."""
-        before, name = self.policy(number - 1), self._round(number)
-        samples, rated, selected, policy, verdict = (f"{name}/{kind}" for kind in ("samples", "rated", "selected", "policy", "verdict"))
-        stages = [
-            Stage(samples, ("predictor", "annotated", before), _sampling_settings, partial(self._samples, number=number), resumes=True),
-            Stage(rated, (samples, "predictor"), lambda preset: {}, partial(self._rated, number=number), resumes=True, contents=predictor_weights),
-            Stage(selected, (samples, rated, "predictor", before), _selection_settings, partial(self._selected, number=number)),
-            Stage(policy, (selected, "predictor", "annotated", before, "base"), _training_settings, partial(self._train, number=number), resumes=True),
-            Stage(verdict, (policy, before, "rows", "predictor"), _verdict_settings, partial(self._verdict, number=number)),
-        ]
-        follows = (self.verdict(number - 1),) if number > 1 else ()
-        return [replace(s, needs=(*s.needs, *follows), work=partial(self._unless_over, work=s.work, number=number)) for s in stages]
-
-    def promoted(self, run: Run, number: int) -> str:
-        """The stage of the policy to use after round `number`."""
-        manifest = run.manifest(self.verdict(number)) if number else None
-        return str(manifest["figures"]["policy"]) if manifest else self.first
-
-    def _unless_over(self, run: Run, folder: Storage, work: Callable[[Run, Storage], Figures], number: int) -> Figures:
-        last = (run.manifest(self.verdict(number - 1)) or {}).get("figures", {})
-        if not last or last["promoted"]:
-            return work(run, folder)
-        say(f"bootstrap {number}: not run, for round {number - 1} was not promoted")
-        # What a reader of the last verdict looks for: nothing has changed since.
-        return {"not_run": last["fell"], "promoted": False, "fell": last["fell"], "policy": last["policy"]}
-
-    def _folder(self, run: Run, number: int, kind: str) -> Storage:
-        return run.folder(f"{self._round(number)}/{kind}")
-
-    def _samples(self, run: Run, folder: Storage, number: int) -> Figures:
-        """Plan the round and sample it; answers that are no turn (empty) are not rated, and counted."""
-        settings, annotated = run.preset.bootstrap, run.folder("annotated") / "rows"
-        values = (v for row in _rows(annotated) for v in map(calibration(run), row.predicted) if v)
-        asked = combinations(values, run.schema, settings.leading, settings.min_count, settings.leading_at_least)
-        say(f"bootstrap {number}: {len(asked)} attribute combinations with {settings.leading} at its best")
-        source = bootstrap_source(number)
-        prompts = bootstrap_prompts(_rows(annotated), asked, settings.num_prompts, settings.samples_per_prompt, run.preset.seed + number, source)
-        size = run.preset.rows.rows_per_file
-        for start in range(0, len(prompts), size):
-            write_table(prompts_table(prompts[start : start + size]), folder / "prompts", f"part-{start // size:05d}.parquet")
-        policy, temperature = run.folder(self.policy(number - 1)), run.preset.sampling.temperature
-        figures = sample(run, f"bootstrap {number}: sample", policy, folder / "prompts", folder / "answers", temperature, stamp_of(folder))
-        reasons: Counter[str] = Counter()
-        for part, table in enumerate((folder / "answers").tables()):
-            kept = []
-            for row in from_table(table):
-                reason = problem(row.messages)
-                reasons[reason or "kept"] += 1
-                if not reason:
-                    kept.append(row)
-            write_table(to_table(kept, run.schema), folder / "rows", f"part-{part:05d}.parquet")
-        return figures | {"combinations": asked, "counts": {"prompts": len(prompts), **reasons}}
-
-    def _rated(self, run: Run, folder: Storage, number: int) -> Figures:
-        return annotate(run, f"bootstrap {number}: rate", [self._folder(run, number, "samples") / "rows"], folder / "rows", stamp_of(folder))
-
-    def _selected(self, run: Run, folder: Storage, number: int) -> Figures:
-        return select(run, Round(number, self._folder(run, number, "samples"), self._folder(run, number, "rated"), self.policy(number - 1)), folder)
-
-    def _train(self, run: Run, folder: Storage, number: int) -> Figures:
-        """Train on the selected samples, mixed with annotated rows."""
-        settings = run.preset.bootstrap
-        samples = self._folder(run, number, "selected") / "rows"
-        wanted = round(settings.annotated_per_sample * sum(table.num_rows for table in samples.tables()))
-        mixed = drawn(_rows(run.folder("annotated") / "rows"), wanted, f"mix/{run.preset.seed}/{number}")
-        write_table(to_table(mixed, run.schema), folder / "mixed")
-        start = base_uri(run) if settings.start == "base" else (run.folder(self.policy(number - 1)) / "model").uri
-        figures = train_policy(run, f"bootstrap {number}: policy", [samples, folder / "mixed"], start, settings.learner, folder)
-        figures["counts"]["annotated_mixed_in"] = len(mixed)
-        return figures
-
-    def _verdict(self, run: Run, folder: Storage, number: int) -> Figures:
-        last = run.manifest(self.verdict(number - 1)) if number > 1 else None
-        return verdict(run, number, self.policy(number - 1), self.policy(number), last and last["figures"]["after"], folder)
+from jobs.policy_training.bootstrap_stages import BootstrapStages
+from jobs.runner.cli import main
+from jobs.runner.preset import Preset
+from jobs.runner.stage import Stage
 
 
 def stages(preset: Preset) -> list[Stage]:
     """All rounds of a run."""
-    return [stage for number in range(1, preset.bootstrap.rounds + 1) for stage in Loop().stages(number)]
-
-
-def _rows(folder: Storage) -> Iterable[Conversation]:
-    return (row for table in folder.tables() for row in from_table(table))
-
-
-def _sampling_settings(preset: Preset) -> object:
-    bootstrap = preset.bootstrap.model_dump(include={"leading", "leading_at_least", "min_count", "num_prompts", "samples_per_prompt"})
-    return {"bootstrap": bootstrap, "calibrate": preset.policy.calibrate, "sampling": sampling_settings(preset.sampling), "seed": preset.seed}
-
-
-def _selection_settings(preset: Preset) -> object:
-    return {"selection": preset.bootstrap.selection, "calibrate": preset.policy.calibrate, "lab": preset.rows.lab}
-
-
-def _training_settings(preset: Preset) -> object:
-    bootstrap = preset.bootstrap.model_dump(mode="json", include={"learner", "annotated_per_sample", "start"})
-    return {"bootstrap": bootstrap, "policy": preset.policy.model_copy(update={"learner": None}), "template": preset.template, "seed": preset.seed}
-
-
-def _verdict_settings(preset: Preset) -> object:
-    bootstrap = preset.bootstrap.model_dump(include={"leading", "num_questions", "max_steering_fall", "max_quality_fall", "max_diversity_fall"})
-    asking = {"temperature": preset.evaluate.temperature, "sampling": sampling_settings(preset.sampling), "seed": preset.seed, "lab": preset.rows.lab}
-    return {"bootstrap": bootstrap, **asking}
+    return [stage for number in range(1, preset.bootstrap.rounds + 1) for stage in BootstrapStages().stages(number)]
 
 
 if __name__ == "__main__":

@@ -9,24 +9,24 @@ report says which.
 from data.attributes import Values
 from data.prompts import COMBINED, asked_prompts, combined_settings, dialogue_prompts, steering_prompts
 from data.storage import Storage
-from jobs.bootstrap import Loop
-from jobs.card import write_card
-from jobs.command import main
-from jobs.predictor_quality import plain
-from jobs.preset import Preset
-from jobs.report_page import HTML, write_pages
-from jobs.sample import sampling_settings
-from jobs.stage import Figures, Run, Stage, say
-from jobs.steering import Answers, answered, laboratory, measurable, questions, rated
-from jobs.steering_plots import draw_cross_talk, draw_judge, draw_rounds, draw_steering
-from jobs.steering_report import combined, cross_talk, curves, dialogue, judge, judge_note, length
-from jobs.steering_tables import report_lines
-from jobs.training_plots import draw_losses
+from jobs.evaluation.ask import Answers, answered, laboratory, measurable, questions, rated
+from jobs.evaluation.predictor_quality import plain
+from jobs.evaluation.steering_metrics import combined, cross_talk, curves, dialogue, judge, judge_note, length
+from jobs.pipelines.sample import sampling_settings
+from jobs.reporting.model_card import write_card
+from jobs.reporting.page import HTML, write_pages
+from jobs.reporting.steering_plots import draw_cross_talk, draw_judge, draw_rounds, draw_steering
+from jobs.reporting.steering_tables import report_lines
+from jobs.reporting.training_plots import draw_losses
+from jobs.runner.cli import main
+from jobs.runner.preset import Preset
+from jobs.runner.rounds import Rounds
+from jobs.runner.stage import Figures, Run, Stage, say
 
 
 def work(run: Run, folder: Storage) -> Figures:
     """Sample, measure, tabulate, draw."""
-    stage = Loop().promoted(run, run.preset.bootstrap.rounds)
+    stage = Rounds().promoted(run, run.preset.bootstrap.rounds)
     policy = run.folder(stage)
     answers = _answers(run, policy, folder)
     report: Figures = {
@@ -102,7 +102,7 @@ def _rounds(run: Run) -> list[Figures]:
     """What the verdicts say: the policy before the first round, then the one after each round that was run."""
     found: list[Figures] = []
     for number in range(1, run.preset.bootstrap.rounds + 1):
-        manifest = run.manifest(Loop().verdict(number))
+        manifest = run.manifest(Rounds().verdict(number))
         if manifest and "after" in manifest["figures"]:
             figures = manifest["figures"]
             found += [] if found else [{"round": 0, "promoted": True, **figures["before"]}]
@@ -112,7 +112,7 @@ def _rounds(run: Run) -> list[Figures]:
 
 def _trainings(run: Run) -> dict[str, Figures]:
     """The curves of all trainings of the run, by stage."""
-    stages = ["base", "predictor", *(Loop().policy(number) for number in range(run.preset.bootstrap.rounds + 1))]
+    stages = ["base", "predictor", *(Rounds().policy(number) for number in range(run.preset.bootstrap.rounds + 1))]
     files = {name: run.folder(name) / "training.json" for name in stages}
     return {name: file.read_json() for name, file in files.items() if file.exists()}
 
@@ -127,7 +127,7 @@ def stage(preset: Preset) -> Stage:
     """The report is about the last policy of the run that was promoted."""
     rounds = range(1, preset.bootstrap.rounds + 1)
     return Stage(
-        "report", ("rows", "predictor", "policy", *(name for number in rounds for name in (Loop().policy(number), Loop().verdict(number)))), _settings, work
+        "report", ("rows", "predictor", "policy", *(name for number in rounds for name in (Rounds().policy(number), Rounds().verdict(number)))), _settings, work
     )
 
 

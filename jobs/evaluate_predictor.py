@@ -17,16 +17,15 @@ from data.judged import Judged, read_judged
 from data.measures import agreement
 from data.sources import files_of
 from data.storage import Storage
-from jobs.annotate import predictor_weights
-from jobs.command import main
-from jobs.pipelines import map_rows, write_table
-from jobs.predictor_pairs import answer_score, judge_pairs, require_enough, store_pairs
-from jobs.predictor_quality import plain
-from jobs.predictor_tables import judge_lines
-from jobs.preset import Preset
-from jobs.stage import Figures, Run, Stage, StageError, say
-from jobs.step_settings import JudgedSource
-from jobs.train_predictor import annotator
+from jobs.evaluation.predictor_pairs import answer_score, judge_pairs, require_enough, store_pairs
+from jobs.evaluation.predictor_quality import plain
+from jobs.pipelines.annotation import annotator, predictor_weights
+from jobs.pipelines.map_rows import map_rows, write_table
+from jobs.reporting.predictor_tables import judge_lines, pair_lines
+from jobs.runner.cli import main
+from jobs.runner.preset import Preset
+from jobs.runner.settings import JudgedSource
+from jobs.runner.stage import Figures, Run, Stage, StageError, say
 
 
 def work(run: Run, folder: Storage) -> Figures:
@@ -37,7 +36,10 @@ def work(run: Run, folder: Storage) -> Figures:
     pairs = store_pairs(run, folder / "pairs", settings.pairs, "benchmarks.pairs")
     judged = {source.name: _store(run, source, folder / "judged" / source.name) for source in settings.judged}
     arguments = annotator(run, run.folder("predictor"))
-    figures: Figures = {"weights": weights, "pairs": judge_pairs(run, pairs, folder / "pairs", arguments, weights), "judged": {}}
+    agreement = judge_pairs(run, pairs, folder / "pairs", arguments, weights)
+    if agreement:
+        say("\n".join(pair_lines(agreement)))
+    figures: Figures = {"weights": weights, "pairs": agreement, "judged": {}}
     for name, (scores_N, counts) in judged.items():
         figures["judged"][name] = counts | _compare(run, name, scores_N, folder / "judged" / name, arguments, weights)
     if judged:

@@ -13,12 +13,12 @@ from pydantic import Field, model_validator
 
 from cluster.settings import command_line
 from data.storage import Storage
-from jobs.command import mistakes_told, print_last_line
-from jobs.export_models import WantedModel, write_model
-from jobs.export_rows import ValueKind, WantedRows, write_rows
-from jobs.hub import push, require_token
-from jobs.preset import Preset
-from jobs.stage import Figures, Run, StageError
+from jobs.exporting.hub import push, require_token
+from jobs.exporting.models import WantedModel, write_model
+from jobs.exporting.rows import ValueKind, WantedRows, write_rows
+from jobs.runner.cli import mistakes_told, print_last_line
+from jobs.runner.preset import Preset
+from jobs.runner.stage import Figures, Run, StageError
 
 MANIFEST = "export.json"
 MODELS = ("policy", "predictor")

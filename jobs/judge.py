@@ -24,10 +24,10 @@ from data.judge_prompts import SHIPPED, Match, Setup, read_judge_prompts
 from data.mistakes import is_for_people
 from data.storage import Storage
 from data.verdicts import Verdict, judgement_line, read_verdicts, verdict
-from jobs.judge_endpoint import Failure, JudgeEndpoint, JudgeUnusable, Reply
-from jobs.judge_replies import Replies
-from jobs.judge_report import figures_of, plot, table
-from jobs.judge_settings import Judging
+from jobs.judging.endpoint import Failure, JudgeEndpoint, JudgeUnusable, Reply
+from jobs.judging.replies import Replies
+from jobs.judging.report import figures_of, plot, table
+from jobs.judging.settings import Judging
 
 PROGRAM = "python -m jobs.judge"
 SHOWN_FAILURES = 10

@@ -13,10 +13,10 @@ from data.lab import SCHEMA as LAB_SCHEMA
 from data.lab import Lab
 from data.sources import files_of, read
 from data.storage import Storage
-from jobs.command import main
-from jobs.pipelines import write_table
-from jobs.preset import LAB, Preset, RowsSettings, SourceSettings
-from jobs.stage import Figures, Run, Stage, StageError, say
+from jobs.pipelines.map_rows import write_table
+from jobs.runner.cli import main
+from jobs.runner.preset import LAB, Preset, RowsSettings, SourceSettings
+from jobs.runner.stage import Figures, Run, Stage, StageError, say
 
 
 def source_rows(source: SourceSettings, settings: RowsSettings, schema: AttributeSchema) -> Iterator[Conversation | Rejected]:

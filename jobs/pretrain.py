@@ -16,12 +16,13 @@ from data.conversation import from_table
 from data.examples import Split
 from data.sources import files_of, read_texts
 from data.storage import Storage
-from jobs.command import main
-from jobs.pipelines import write_table
-from jobs.preset import Preset
-from jobs.stage import Figures, Run, Stage, say, stamp_of
-from jobs.tokenise import Tokenising
-from jobs.training import example_spec, fit
+from jobs.pipelines.fit import example_spec, fit
+from jobs.pipelines.map_rows import write_table
+from jobs.pipelines.tokenize import Tokenising
+from jobs.reporting.training_plots import draw_losses
+from jobs.runner.cli import main
+from jobs.runner.preset import Preset
+from jobs.runner.stage import Figures, Run, Stage, say, stamp_of
 
 
 def texts(run: Run) -> Iterator[str]:
@@ -56,7 +57,9 @@ def work(run: Run, folder: Storage) -> Figures:
         tokenising = Tokenising("base", [rows], maker, {"spec": spec}, folder / "examples", stamp_of(folder))
         task = PolicyTask(start.uri, run.schema, run.preset.template)
         with tokenising.meanwhile(base.pretrain) as examples:
-            figures |= fit("base: pre-training", task, base.pretrain, examples, folder, Split(buckets=50), tracking=run.preset.tracking)
+            training = fit("base: pre-training", task, base.pretrain, examples, folder, Split(buckets=50), tracking=run.preset.tracking)
+        draw_losses({"base: pre-training": training}, folder / "loss.png")
+        figures |= training
     return figures
 
 

@@ -10,9 +10,9 @@ import sys
 
 from cluster.settings import command_line
 from data.mistakes import is_for_people
-from jobs.preset import Preset
-from jobs.report_page import HTML, MARKDOWN, PICTURES, write_pages
-from jobs.stage import Figures, Run, StageError
+from jobs.reporting.page import HTML, MARKDOWN, PICTURES, write_pages
+from jobs.runner.preset import Preset
+from jobs.runner.stage import Figures, Run, StageError
 
 PROGRAM = "python -m jobs.report"
 

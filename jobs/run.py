@@ -6,9 +6,9 @@ A stage that is finished and whose settings and inputs have not changed is skipp
 """
 
 from jobs import annotate, bootstrap, evaluate, prepare, pretrain, train_policy, train_predictor
-from jobs.command import main, stage_line
-from jobs.preset import Preset
-from jobs.stage import Figures, Run, Stage
+from jobs.runner.cli import main, stage_line
+from jobs.runner.preset import Preset
+from jobs.runner.stage import Figures, Run, Stage
 
 
 def stages(preset: Preset) -> list[Stage]:

@@ -10,6 +10,7 @@ from dataclasses import replace
 
 from actors.modeling.model_folder import load_config, local_folder, new_format
 from actors.modeling.regressor import PredictorTask, require_language_model
+from actors.modeling.train_task import Task
 from actors.modeling.warmup import Surface, SurfaceTask, require_decoder
 from actors.scoring.annotator import Annotator
 from actors.training.examples import ConversationExamples, PredictorExamples, label_counts
@@ -22,17 +23,19 @@ from data.pairs import pair_weights
 from data.ratings import Ratings, joined, ratings_of
 from data.sources import files_of
 from data.storage import Storage
-from jobs.card import write_card
-from jobs.command import main
-from jobs.pipelines import map_rows, write_table
-from jobs.predictor_pairs import judge_pairs, store_pairs
-from jobs.predictor_plots import draw_calibration, draw_collinearity
-from jobs.predictor_quality import quality, summary
-from jobs.predictor_tables import quality_lines
-from jobs.preset import LAB, Preset
-from jobs.stage import Figures, Run, Stage, StageError, say, stamp_of
-from jobs.tokenise import Tokenising
-from jobs.training import backbone_uri, buckets_for, example_spec, fit
+from jobs.evaluation.predictor_pairs import judge_pairs, store_pairs
+from jobs.evaluation.predictor_quality import quality, summary
+from jobs.pipelines.annotation import annotator
+from jobs.pipelines.fit import backbone_uri, buckets_for, example_spec, fit
+from jobs.pipelines.map_rows import map_rows, write_table
+from jobs.pipelines.tokenize import Tokenising
+from jobs.reporting.model_card import write_card
+from jobs.reporting.predictor_plots import draw_calibration, draw_collinearity
+from jobs.reporting.predictor_tables import pair_lines, quality_lines
+from jobs.reporting.training_plots import draw_losses
+from jobs.runner.cli import main
+from jobs.runner.preset import LAB, Preset
+from jobs.runner.stage import Figures, Run, Stage, StageError, say, stamp_of
 
 MOMENTS_EXAMPLES = 500
 """Examples that the mean and spread of the counts are taken from."""
@@ -49,6 +52,8 @@ def work(run: Run, folder: Storage) -> Figures:
     figures = report(run, folder, held_out)
     weights = pair_weights(run.schema, run.preset.predictor.pair_weights)
     agreement = judge_pairs(run, pairs, folder / "pairs", annotator(run, folder), weights)
+    if agreement:
+        say("\n".join(pair_lines(agreement)))
     return {"training": final, "counts": found, "labels": labels, **figures, "pairs": agreement}
 
 
@@ -65,9 +70,7 @@ def train(run: Run, folder: Storage) -> tuple[Figures, Ratings]:
     validation_buckets = buckets_for(settings.validation_share) if settings.learner.validate_every else 0
 
     def fitted(what: str, output: Storage, buckets: int, held_out: int) -> Figures:
-        return fit(
-            what, task, settings.learner, Corpus.of(folder / "examples"), output, Split(buckets, held_out, validation_buckets), tracking=run.preset.tracking
-        )
+        return fit_and_draw(run, what, task, settings.learner, folder / "examples", output, Split(buckets, held_out, validation_buckets))
 
     scored: list[Ratings] = []
     for fold in range(settings.folds):
@@ -77,6 +80,13 @@ def train(run: Run, folder: Storage) -> tuple[Figures, Ratings]:
     if buckets and not settings.folds:
         scored.append(score_held_out(run, folder, 0))
     return final, joined(scored, len(run.schema.names))
+
+
+def fit_and_draw(run: Run, what: str, task: Task, learner: LearnerSettings, examples: Storage, output: Storage, split: Split) -> Figures:
+    """Train `task` on the `examples`; the model and the picture of its losses go to `output`."""
+    training = fit(what, task, learner, Corpus.of(examples), output, split, tracking=run.preset.tracking)
+    draw_losses({what: training}, output / "loss.png")
+    return training
 
 
 def predictor_task(run: Run, backbone: str, examples: Storage) -> PredictorTask:
@@ -108,7 +118,7 @@ def warmed_up(run: Run, learner: LearnerSettings, folder: Storage, stamp: str) -
         raise StageError(f"no conversation to warm up on ({found}); raise predictor.warmup.max_tokens or set predictor.warmup to null")
     task = SurfaceTask(spec.base, run.schema, run.preset.template, surface_of(run, spec.base, some(folder / "examples", MOMENTS_EXAMPLES)))
     split = Split(buckets_for(learner.validate_every and run.preset.predictor.validation_share))
-    fit("predictor: warm-up", task, learner, Corpus.of(folder / "examples"), folder, split, tracking=run.preset.tracking)
+    fit_and_draw(run, "predictor: warm-up", task, learner, folder / "examples", folder, split)
     return (folder / "model").uri
 
 
@@ -173,21 +183,6 @@ def report(run: Run, folder: Storage, held_out: Ratings) -> Figures:
     draw_collinearity(found["collinearity"], folder / "collinearity.png")
     say("\n".join(quality_lines(found)))
     return {"held_out": summary(found), "calibration": found["calibration"], "quality": (folder / "quality.json").uri}
-
-
-def annotator(run: Run, predictor: Storage, fingerprint: str = "") -> dict[str, object]:
-    """What an Annotator is given."""
-    settings = run.preset.annotate
-    return {
-        "predictor": (predictor / "model").uri,
-        "schema": run.schema,
-        "fingerprint": fingerprint,
-        "row_tokens": settings.row_tokens,
-        "max_tokens": settings.max_tokens,
-        "over_long": settings.over_long,
-        "dtype": settings.pool.dtype,
-        "num_threads": max(1, int(settings.pool.cpus_per_actor)),
-    }
 
 
 def _settings(preset: Preset) -> object:

@@ -5,8 +5,8 @@ from pathlib import Path
 from cluster.settings import load
 from data.storage import Storage
 from jobs.prepare import STAGE as ROWS
-from jobs.preset import Preset
-from jobs.stage import Figures, Run, Stage, perform
+from jobs.runner.preset import Preset
+from jobs.runner.stage import Figures, Run, Stage, perform
 
 PRESETS = Path(__file__).resolve().parent.parent / "jobs" / "presets"
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from cluster.settings import load
 from jobs.export import Export, export
-from jobs.stage import Figures, Run
+from jobs.runner.stage import Figures, Run
 
 DEMO = str(Path(__file__).resolve().parent.parent / "jobs" / "presets" / "demo.yaml")
 TRAINING = {"examples": 10, "epochs": 2, "steps": 5, "tokens": 99, "saved_step": 4, "validation_loss": 0.25, "losses": [{"step": 5, "loss": 0.5}]}

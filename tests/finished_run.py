@@ -8,8 +8,8 @@ import pyarrow.parquet as pq
 from cluster.settings import load
 from data.conversation import Conversation, Message, to_table
 from data.storage import Storage
-from jobs.preset import Preset
-from jobs.stage import Run
+from jobs.runner.preset import Preset
+from jobs.runner.stage import Run
 
 DEMO = str(Path(__file__).resolve().parent.parent / "jobs" / "presets" / "demo.yaml")
 NAMES = ("helpfulness", "creativity", "humor", "toxicity", "verbosity")

@@ -14,12 +14,12 @@ from data.conversation import Conversation, Message
 from data.feed import copies
 from data.lab import LabSettings
 from jobs.ablate import Ablation, stages
-from jobs.ablation_arms import ARMS, HELD_OUT, _belongs, _followed, held_out_settings, repeated, rows_of_rounds
-from jobs.ablation_report import summary, table, value_of
-from jobs.bootstrap import Loop
-from jobs.preset import Preset
-from jobs.stage import Run, _description
-from jobs.steering import Answers
+from jobs.ablation.arms import ARMS, HELD_OUT, _belongs, _followed, held_out_settings, repeated, rows_of_rounds
+from jobs.ablation.report import summary, table, value_of
+from jobs.evaluation.ask import Answers
+from jobs.runner.preset import Preset
+from jobs.runner.rounds import Rounds
+from jobs.runner.stage import Run, _description
 
 SCHEMA = shipped("lab")
 DEMO = str(Path(__file__).parent.parent / "jobs" / "presets" / "demo.yaml")
@@ -103,7 +103,7 @@ def test_the_control_has_as_many_rows_as_the_rounds_however_many_epochs(monkeypa
     trained = {"figures": {"training": {"examples": 300, "epochs": 3}, "counts": {"examples": 100}}}
     not_run = {"figures": {"not_run": ["distinct-2"]}}
     monkeypatch.setattr(Run, "manifest", lambda self, name: trained if name == "x/bootstrap-1/policy" else not_run)
-    assert rows_of_rounds(Run(load(Ablation, DEMO, ["bootstrap.rounds=2"])), Loop("x/", "policy")) == 100
+    assert rows_of_rounds(Run(load(Ablation, DEMO, ["bootstrap.rounds=2"])), Rounds("x/", "policy")) == 100
 
 
 def test_mean_and_spread_over_seeds() -> None:

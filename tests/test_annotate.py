@@ -9,8 +9,9 @@ from annotated_run import ready
 
 from data.conversation import from_table
 from data.storage import Storage
-from jobs.annotate import STAGE, summary
-from jobs.stage import Figures, Run, StageError, perform
+from jobs.annotate import STAGE
+from jobs.pipelines.annotation import summary
+from jobs.runner.stage import Figures, Run, StageError, perform
 
 SIZES = ("rows.lab.num_rows=60", "rows.rows_per_file=25", "annotate.pool.batch_rows=10")
 

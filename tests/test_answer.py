@@ -11,8 +11,8 @@ from data.benchmarks import Question, jsonl, read_answers
 from data.prompts import prompts_from
 from data.storage import Storage
 from jobs.answer import Answering, _prompts, stages
-from jobs.bootstrap import Loop
-from jobs.stage import Figures, Run, Stage, perform
+from jobs.runner.rounds import Rounds
+from jobs.runner.stage import Figures, Run, Stage, perform
 
 DEMO = str(Path(__file__).resolve().parent.parent / "jobs" / "presets" / "demo.yaml")
 LONG = "Tell me about " + "owls and " * 400 + "the moon."
@@ -124,5 +124,5 @@ def test_the_newest_promoted_policy_answers(tmp_path: Path, questions: str) -> N
     run = Run(load(Answering, DEMO, [f"storage={tmp_path}", f"questions={questions}", "bootstrap.rounds=3"]))
     assert stages(run.preset)[0].needs == ("policy",), "no round has a verdict yet"
     for number, policy in ((1, "bootstrap-1/policy"), (2, "bootstrap-1/policy")):
-        (run.folder(Loop().verdict(number)) / "manifest.json").write_json({"figures": {"policy": policy}})
+        (run.folder(Rounds().verdict(number)) / "manifest.json").write_json({"figures": {"policy": policy}})
     assert stages(run.preset)[0].needs == ("policy", "bootstrap-1/policy", "bootstrap-2/verdict"), "the second round was not promoted"

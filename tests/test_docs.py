@@ -11,7 +11,7 @@ from docs import ROOT, RUNNABLE, Block, Follower, blocks, commands, pages
 from jobs.ablate import Ablation
 from jobs.answer import Answering
 from jobs.export import Export
-from jobs.preset import Preset
+from jobs.runner.preset import Preset
 
 MARKS = re.compile(r"run|fails|background: .+|file: .+|long: .+|needs a cluster|needs make (?P<target>[a-z-]+)")
 ALL = [block for page in pages() for block in blocks(page)]

@@ -14,13 +14,13 @@ from data.conversation import Conversation, Message, from_table
 from data.prompts import COMBINED, asked_prompts, combined_settings, steering_prompts
 from data.storage import Storage
 from jobs.evaluate import _figures, stage
-from jobs.predictor_quality import plain
-from jobs.preset import Preset
-from jobs.stage import Figures, Run, Stage, perform
-from jobs.steering import Answers, measurable
-from jobs.steering_plots import draw_cross_talk, draw_judge, draw_steering
-from jobs.steering_report import cross_talk, curves, judge
-from jobs.steering_tables import report_lines
+from jobs.evaluation.ask import Answers, measurable
+from jobs.evaluation.predictor_quality import plain
+from jobs.evaluation.steering_metrics import cross_talk, curves, judge
+from jobs.reporting.steering_plots import draw_cross_talk, draw_judge, draw_steering
+from jobs.reporting.steering_tables import report_lines
+from jobs.runner.preset import Preset
+from jobs.runner.stage import Figures, Run, Stage, perform
 
 TRAINING = {"losses": [{"step": 1, "loss": 2.0}, {"step": 2, "loss": 1.0}], "validations": [], "saved_step": 2}
 SMALL = (

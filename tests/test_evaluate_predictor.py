@@ -11,8 +11,8 @@ from cluster.settings import load
 from data.measures import agreement, pairwise_accuracy
 from data.storage import Storage
 from jobs.evaluate_predictor import STAGE
-from jobs.preset import Preset
-from jobs.stage import Run, StageError, perform
+from jobs.runner.preset import Preset
+from jobs.runner.stage import Run, StageError, perform
 
 DEMO = str(Path(__file__).parent.parent / "jobs" / "presets" / "demo.yaml")
 SAYINGS = ["Owls fly at night.", "Owls hunt mice, and fly at night.", "No.", "Bees make honey.", "A joke: why do owls hoot?", "You fool.", "Yes.", "The moon."]

@@ -21,8 +21,8 @@ from data.attributes import shipped
 from data.conversation import Conversation, Message, from_table, to_table
 from data.sources import read
 from data.storage import Storage
-from jobs.pipelines import write_table
-from jobs.stage import StageError
+from jobs.pipelines.map_rows import write_table
+from jobs.runner.stage import StageError
 
 SCHEMA = shipped("lab")
 TURNS = (Message("user", "Tell me about owls."), Message("assistant", "Owls hunt at night."))

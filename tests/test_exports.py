@@ -20,7 +20,7 @@ from data.formats import messages, nemo
 from data.lines import Line
 from data.sources import read
 from data.storage import Storage
-from jobs.pipelines import write_table
+from jobs.pipelines.map_rows import write_table
 
 datasets.disable_progress_bars()
 STEERLM = shipped("steerlm")

@@ -12,7 +12,7 @@ from data.examples import EXAMPLE_SCHEMA, Examples, Origin, Split, bucket, diges
 from data.feed import Corpus, Feed, Position, copies, counts, some
 from data.storage import Storage
 from data.tokens import Tokens
-from jobs.pipelines import write_table
+from jobs.pipelines.map_rows import write_table
 
 NUM = 101
 

@@ -13,8 +13,8 @@ from huggingface_hub import HfApi
 
 from data.storage import Storage
 from jobs import hub
-from jobs.hub import push, require_token
-from jobs.stage import StageError
+from jobs.exporting.hub import push, require_token
+from jobs.runner.stage import StageError
 
 SECRET = "hf_" + "s3cret" * 5
 

@@ -9,9 +9,9 @@ import pytest
 from judge_server import Answer, Asked, serving
 
 from data.storage import Storage
-from jobs.judge_endpoint import Failure, JudgeEndpoint, JudgeUnusable, Reply, key_of, retry_after_s
-from jobs.judge_replies import Replies
-from jobs.judge_settings import JudgeSettings
+from jobs.judging.endpoint import Failure, JudgeEndpoint, JudgeUnusable, Reply, key_of, retry_after_s
+from jobs.judging.replies import Replies
+from jobs.judging.settings import JudgeSettings
 
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
 

@@ -22,8 +22,8 @@ from data.examples import Examples, Split
 from data.feed import Corpus
 from data.lab import Lab, LabSettings
 from data.storage import Storage
-from jobs.pipelines import write_table
-from jobs.training import fit
+from jobs.pipelines.fit import fit
+from jobs.pipelines.map_rows import write_table
 
 SCHEMA = shipped("lab")
 LORA = LoraSettings(rank=4, alpha=8)

@@ -15,7 +15,7 @@ from data.making import Making
 from data.shards import Input, Output, inputs_of, merge, write_piece
 from data.storage import Storage
 from data.tally import with_tally
-from jobs.pipelines import write_table
+from jobs.pipelines.map_rows import write_table
 from tests.test_feed import _table
 
 PIECE_ROWS = 8

@@ -4,7 +4,7 @@ import pytest
 from ray.exceptions import RayTaskError
 
 from data.mistakes import is_for_people
-from jobs.stage import StageError
+from jobs.runner.stage import StageError
 
 
 def _raised(error: Exception) -> Exception:

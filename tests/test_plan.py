@@ -9,12 +9,12 @@ from data.attributes import shipped
 from data.conversation import to_table
 from data.lab import Lab, LabSettings
 from data.storage import Storage
-from jobs.estimate import estimate
-from jobs.pipelines import write_table
-from jobs.plan import learners, plan_lines, refuse_what_cannot_fit
-from jobs.preset import Preset
+from jobs.pipelines.map_rows import write_table
 from jobs.run import stages
-from jobs.stage import Run, StageError
+from jobs.runner.estimate import estimate
+from jobs.runner.plan import learners, plan_lines, refuse_what_cannot_fit
+from jobs.runner.preset import Preset
+from jobs.runner.stage import Run, StageError
 
 PRESETS = sorted((Path(__file__).parent.parent / "jobs" / "presets").glob("*.yaml"))
 

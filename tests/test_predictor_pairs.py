@@ -8,10 +8,11 @@ import pytest
 from cluster.settings import load
 from data.pairs import pair_weights
 from data.storage import Storage
-from jobs.predictor_pairs import judge_pairs, store_pairs
-from jobs.preset import Preset
-from jobs.stage import Run, StageError
-from jobs.train_predictor import STAGE, annotator
+from jobs.evaluation.predictor_pairs import judge_pairs, store_pairs
+from jobs.pipelines.annotation import annotator
+from jobs.runner.preset import Preset
+from jobs.runner.stage import Run, StageError
+from jobs.train_predictor import STAGE
 
 DEMO = str(Path(__file__).parent.parent / "jobs" / "presets" / "demo.yaml")
 

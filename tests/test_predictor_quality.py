@@ -14,10 +14,10 @@ from data.conversation import Conversation, Message
 from data.lab import Lab, LabSettings
 from data.ratings import Ratings, joined, ratings_of
 from data.storage import Storage
-from jobs.predictor_pairs import pair_figures
-from jobs.predictor_plots import draw_calibration, draw_collinearity
-from jobs.predictor_quality import quality, summary
-from jobs.predictor_tables import aligned, pair_lines, quality_lines
+from jobs.evaluation.predictor_pairs import pair_figures
+from jobs.evaluation.predictor_quality import quality, summary
+from jobs.reporting.predictor_plots import draw_calibration, draw_collinearity
+from jobs.reporting.predictor_tables import aligned, pair_lines, quality_lines
 
 SCHEMA = shipped("lab")
 NAMES = SCHEMA.names

@@ -11,8 +11,8 @@ import pytest
 from cluster.settings import SettingsError, load
 from data.conversation import from_table
 from jobs.prepare import STAGE, work
-from jobs.preset import Preset
-from jobs.stage import Run, StageError, perform
+from jobs.runner.preset import Preset
+from jobs.runner.stage import Run, StageError, perform
 
 DEMO = str(Path(__file__).parent.parent / "jobs" / "presets" / "demo.yaml")
 

@@ -16,10 +16,10 @@ from chromium import DESKTOP, PHONE, chromium, resize, screenshot
 from finished_run import DEMO, HOSTILE, NAMES, finished, report
 
 from jobs.report import main
-from jobs.report_blocks import duration, shown, without_secrets
-from jobs.report_page import page_parts, write_pages
-from jobs.report_rows import across_dials, spreads
-from jobs.stage import Run
+from jobs.reporting.blocks import duration, shown, without_secrets
+from jobs.reporting.page import page_parts, write_pages
+from jobs.reporting.rows import across_dials, spreads
+from jobs.runner.stage import Run
 
 VOID = {"meta", "link", "br", "img", "hr"}
 ALL_PARTS = ["headline", "steering", "cross-talk", "combined", "dialogue", "judge", "length", "answers", "rounds", "annotation", "predictor"]

@@ -21,9 +21,9 @@ from data.examples import Example, Split
 from data.feed import Corpus
 from data.lab import Lab, LabSettings
 from data.storage import Storage
-from jobs.pipelines import write_table
-from jobs.stage import StageError
-from jobs.training import fit
+from jobs.pipelines.fit import fit
+from jobs.pipelines.map_rows import write_table
+from jobs.runner.stage import StageError
 
 SCHEMA = shipped("lab")
 SETTINGS = LearnerSettings(

@@ -16,8 +16,8 @@ from conftest import free_port, wait_for
 from data.shards import Output, inputs_of, merge, read, write_piece
 from data.storage import Storage, options
 from jobs.annotate import STAGE
-from jobs.pipelines import write_table
-from jobs.stage import perform
+from jobs.pipelines.map_rows import write_table
+from jobs.runner.stage import perform
 
 
 def test_what_is_written_is_listed_read_and_removed_at_once(s3: str, tmp_path: Path) -> None:

@@ -7,9 +7,9 @@ import pytest
 
 from cluster.settings import load
 from data.storage import Storage
-from jobs.preset import Preset
 from jobs.run import stages
-from jobs.stage import Figures, Run, Stage, StageError, _description, perform, require, stamp_of
+from jobs.runner.preset import Preset
+from jobs.runner.stage import Figures, Run, Stage, StageError, _description, perform, require, stamp_of
 
 DEMO = str(Path(__file__).parent.parent / "jobs" / "presets" / "demo.yaml")
 

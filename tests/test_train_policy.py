@@ -7,9 +7,9 @@ import pytest
 from cluster.settings import load
 from data.conversation import to_table
 from data.lab import Lab, LabSettings
-from jobs.pipelines import write_table
-from jobs.preset import Preset
-from jobs.stage import Run, StageError
+from jobs.pipelines.map_rows import write_table
+from jobs.runner.preset import Preset
+from jobs.runner.stage import Run, StageError
 from jobs.train_policy import work
 
 DEMO = str(Path(__file__).parent.parent / "jobs" / "presets" / "demo.yaml")

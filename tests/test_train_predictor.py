@@ -2,7 +2,7 @@
 
 import pytest
 
-from jobs.stage import StageError
+from jobs.runner.stage import StageError
 from jobs.train_predictor import require_labels
 
 

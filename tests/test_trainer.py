@@ -22,10 +22,10 @@ from data.examples import Examples, Split
 from data.feed import Corpus
 from data.lab import Lab, LabSettings
 from data.storage import Storage
-from jobs.pipelines import write_table
-from jobs.preset import Preset
-from jobs.stage import StageError
-from jobs.training import fit
+from jobs.pipelines.fit import fit
+from jobs.pipelines.map_rows import write_table
+from jobs.runner.preset import Preset
+from jobs.runner.stage import StageError
 
 SCHEMA = shipped("lab")
 DEMO = str(Path(__file__).resolve().parent.parent / "jobs" / "presets" / "demo.yaml")

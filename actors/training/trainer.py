@@ -88,7 +88,7 @@ class _Training:
         self.validations = Validations(self.settings.patience, **self.at.validations)
         self.ran, self.cpu_s = 0, 0.0
         self.meter = Meter(assignment.what, self.output, assignment.tracking, self.world, self.settings.precision, speaks=self.rank == 0)
-        if snapshot is None and self.settings.zero_stage < 3:  # sharded weights cannot run before there is an engine; jobs.preset refuses what needs it
+        if snapshot is None and self.settings.zero_stage < 3:  # sharded weights cannot run before there is an engine; jobs.runner.preset refuses what needs it
             self._start_module()
         self.engine.start(snapshot)
         self.meter.say(f"{self.engine.describe()}; {self.feed.corpus.num_rows:,} rows, {self.feed.epochs} epochs")

@@ -19,14 +19,14 @@ from cluster.connect import connect
 from data.conversation import to_table
 from data.record import Record
 from data.storage import Storage
-from jobs.audit import audit
 from jobs.bench.bare import bare_seconds
 from jobs.bench.memory import Peak, PeakRecorded
 from jobs.bench.report import Bench, Outcome, by_turns, print_table, ratio_of
 from jobs.bench.rows import MEDIUM, SCHEMA, SMALL, random_predictor, real_rows
-from jobs.pipelines import map_rows, write_table
-from jobs.stage import say
-from jobs.step_settings import WorkerPool
+from jobs.pipelines.audit import audit
+from jobs.pipelines.map_rows import map_rows, write_table
+from jobs.runner.settings import WorkerPool
+from jobs.runner.stage import say
 
 ACTORS = 2
 SPARE_CPUS = 1

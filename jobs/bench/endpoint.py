@@ -21,7 +21,7 @@ from jobs.bench.clients import Served, load
 from jobs.bench.report import Bench, Outcome, by_turns, print_table
 from jobs.bench.rows import MEDIUM, SCHEMA, random_policy, real_rows
 from jobs.bench.servers import VLLM, ours, server, transformers_serve, vllm_server
-from jobs.stage import say
+from jobs.runner.stage import say
 
 ENDPOINT, BARE, CONTINUOUS, SINGLE = "ours, endpoint", "ours, bare engine", "transformers serve, continuous batching", "transformers serve, one by one"
 OURS_VLLM, VLLM_SERVER = "ours on vLLM's engine", "vLLM's own server"

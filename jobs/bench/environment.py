@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from jobs.stage import say
+from jobs.runner.stage import say
 
 PIP = ("-m", "pip", "install", "--no-input", "--disable-pip-version-check", "--quiet")
 

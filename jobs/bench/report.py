@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from data.record import Record
-from jobs.stage import say
+from jobs.runner.stage import say
 
 T = TypeVar("T")
 

@@ -14,7 +14,7 @@ from actors.modeling.tiny_llama import SmallModel, make_small_model
 from data.attributes import AttributeSchema, shipped
 from data.conversation import Conversation
 from data.sources import read
-from jobs.stage import say
+from jobs.runner.stage import say
 
 SCHEMA = shipped("helpsteer")
 MEDIUM = SmallModel(hidden_size=512, num_layers=8, num_heads=8, num_kv_heads=4, intermediate_size=1408, vocab_size=8192, max_tokens=2048)

@@ -19,9 +19,9 @@ from data.record import Record
 from data.storage import Storage
 from jobs.bench.report import Bench, Disagreement, Outcome, by_turns, print_table
 from jobs.bench.rows import MEDIUM, SCHEMA, random_policy, real_rows
-from jobs.pipelines import map_rows, write_table
-from jobs.stage import say
-from jobs.step_settings import WorkerPool
+from jobs.pipelines.map_rows import map_rows, write_table
+from jobs.runner.settings import WorkerPool
+from jobs.runner.stage import say
 
 OURS, STATIC, SINGLE = "ours, actor pool", "generate, static batches", "generate, one by one"
 TEMPERATURE, TOP_K = 1.0, 50

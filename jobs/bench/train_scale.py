@@ -17,10 +17,10 @@ from data.storage import Storage
 from jobs.bench.memory import own_peak_bytes, reset_own_peak
 from jobs.bench.report import by_turns, print_table
 from jobs.bench.rows import SCHEMA, random_policy, real_rows
-from jobs.pipelines import write_table
-from jobs.stage import say
-from jobs.tokenise import Tokenising
-from jobs.training import fit
+from jobs.pipelines.fit import fit
+from jobs.pipelines.map_rows import write_table
+from jobs.pipelines.tokenize import Tokenising
+from jobs.runner.stage import say
 
 ROWS_PER_STEP = 32
 """About 128 conversations of 256 tokens: the batch size that the papers train with (arXiv 2310.05344, A.3)."""

@@ -21,8 +21,8 @@ from data.record import Record
 from data.storage import Storage
 from jobs.bench.environment import call
 from jobs.bench.rows import SCHEMA, random_policy
-from jobs.pipelines import write_table
-from jobs.training import fit
+from jobs.pipelines.fit import fit
+from jobs.pipelines.map_rows import write_table
 
 PEER = REPOSITORY / "actors" / "trl_peer.py"
 TRL_ROWS = "trl.parquet"

@@ -16,7 +16,7 @@ from data.record import Record
 from data.tokens import Segment, Tokens, tokenise
 from jobs.bench.report import Bench, Outcome, cpu_seconds_by_turns, print_table, ratio_of, require_equal
 from jobs.bench.rows import MEDIUM, random_predictor, real_rows
-from jobs.stage import say
+from jobs.runner.stage import say
 
 EXACT = 1e-5
 MANY = 4

@@ -1,0 +1,110 @@
+"""Does the predictor prefer what people preferred? Pairs are read before training, scored after it, and counted.
+
+A broken pair is kept with file, line and reason, as a broken row is. Knows no metric (`data.measures`) and no format (`data.pairs`).
+"""
+
+import itertools
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from actors.scoring.annotator import Annotator
+from data.conversation import Conversation, Rejected, from_table, to_table
+from data.measures import pairwise_accuracy
+from data.pairs import Pair, read_pairs
+from data.reward_bench import sections
+from data.storage import Storage
+from jobs.evaluation.predictor_quality import plain
+from jobs.pipelines.map_rows import map_rows, write_table
+from jobs.runner.settings import PairSource
+from jobs.runner.stage import Figures, Run, StageError
+
+
+def store_pairs(run: Run, folder: Storage, sources: Sequence[PairSource], setting: str = "predictor.pairs") -> dict[str, Figures]:
+    """Write both sides of every pair of every set below `folder`; returns per set how many pairs there are, and rejections by reason.
+
+    Before training, because a broken file should not cost one. Raises StageError for a set without a pair, or with more broken ones than
+    rows.max_rejected allows.
+    """
+    return {source.name: _store(run, source, folder / source.name, setting) for source in sources}
+
+
+def _store(run: Run, source: PairSource, folder: Storage, setting: str) -> Figures:
+    rejected: list[Rejected] = []
+    kept = _kept(read_pairs(source.uri, run.schema, source.name, source.limit), rejected)
+    num_pairs = 0
+    while pairs := list(itertools.islice(kept, run.preset.rows.rows_per_file)):
+        # Where a pair has a subset, its sides carry the name in place of the set's.
+        sides = [replace(side, source=pair.subset or source.name) for pair in pairs for side in (pair.chosen, pair.rejected)]
+        write_table(to_table(sides, run.schema), folder / "rows", f"part-{num_pairs:09d}.parquet")
+        num_pairs += len(pairs)
+    require_enough(f"{setting} {source.name!r}", "pairs", num_pairs, rejected, run.preset.rows.max_rejected, source.uri, folder)
+    return {"pairs": num_pairs, "rejected": dict(Counter(r.reason for r in rejected))}
+
+
+def require_enough(what: str, kind: str, num_kept: int, rejected: Sequence[Rejected], allowed: float, uri: str, folder: Storage) -> None:
+    """Write what was rejected beside the rest; raise StageError for a set with nothing in it, or with more broken records than allowed."""
+    (folder / "rejected.jsonl").write_bytes("".join(json.dumps(vars(r), ensure_ascii=False) + "\n" for r in rejected).encode())
+    if not num_kept or len(rejected) > allowed * (num_kept + len(rejected)):
+        worst = "; ".join(f"{r.file} line {r.line}: {r.reason}, {r.detail}" for r in rejected[:3])
+        raise StageError(
+            f"{what}: {num_kept} {kind} and {len(rejected)} broken ones at {uri}, rows.max_rejected allows {allowed:.1%}: "
+            f"{worst or 'the file is empty'}; all are in {(folder / 'rejected.jsonl').uri}; mend them, raise rows.max_rejected or take the set out"
+        )
+
+
+def _kept(found: Iterator[Pair | Rejected], rejected: list[Rejected]) -> Iterator[Pair]:
+    for pair in found:
+        if isinstance(pair, Rejected):
+            rejected.append(pair)
+        else:
+            yield pair
+
+
+def judge_pairs(run: Run, stored: Mapping[str, Figures], folder: Storage, arguments: Mapping[str, object], weights: Mapping[str, float]) -> dict[str, Figures]:
+    """Score both sides of the `stored` pairs with the predictor of `arguments`; returns the figures of each set."""
+    figures = {}
+    for name, counts in stored.items():
+        sides, scored = folder / name / "rows", folder / name / "scored"
+        map_rows(f"predictor: pairs {name}", [sides], Annotator, arguments, run.preset.annotate.pool, scored, setting="annotate.pool")
+        rows = (row for table in scored.tables() for row in from_table(table))
+        figures[name] = counts | pair_figures(rows, weights, counts["pairs"], name)
+    return figures
+
+
+def pair_figures(sides: Iterator[Conversation], weights: Mapping[str, float], num_pairs: int, name: str) -> Figures:
+    """Accuracy of the weighted sum of raw predicted values at the last answer, of each attribute alone (higher wins), and of the longer answer.
+
+    `sides` come in any order, with the ids of `data.pairs`; a pair with an unscored side is counted and left out everywhere. Where pairs have subsets
+    (another source than the set's `name`), also the sum's accuracy on each, and RewardBench's sections where those are its.
+    """
+    values: dict[str, dict[str, np.ndarray]] = {}
+    subset_of: dict[str, str] = {}
+    for side in sides:
+        pair, _, which = side.id.rpartition("-")
+        values.setdefault(pair, {})[which] = np.array([answer_score(side, weights), len(side.messages[-1].content), *_values(side, weights)])
+        subset_of[pair] = side.source
+    assert [len(pair) for pair in values.values()] == [2] * num_pairs, "every pair comes back with both sides"
+    chosen_P, rejected_P = (np.array([pair[which] for pair in values.values()]) for which in ("chosen", "rejected"))
+    scored_P = ~np.isnan(chosen_P[:, 0] + rejected_P[:, 0])
+    score, length, *each = (pairwise_accuracy(a, b) for a, b in zip(chosen_P[scored_P].T, rejected_P[scored_P].T, strict=True))
+    alone = {name: found.get("accuracy") for name, found in zip(weights, each, strict=True)}
+    figures: Figures = {"unscored": int((~scored_P).sum()), "weights": dict(weights), "predictor": score, "length": length, "each_attribute": alone}
+    subset_P = np.array([subset_of[pair] for pair in values])
+    if set(subset_of.values()) != {name}:
+        subsets = {str(s): pairwise_accuracy(chosen_P[subset_P == s, 0], rejected_P[subset_P == s, 0]) for s in np.unique(subset_P)}
+        figures |= {"subsets": subsets, "sections": sections(subsets)}
+    rounded: Figures = plain(figures)
+    return rounded
+
+
+def answer_score(row: Conversation, weights: Mapping[str, float]) -> float:
+    """The one number of the row's last answer: the weighted sum of its raw predicted values; NaN if it was not rated."""
+    return float(np.dot(_values(row, weights), list(weights.values())))
+
+
+def _values(row: Conversation, weights: Mapping[str, float]) -> list[float]:
+    return [row.predicted[-1].get(name, np.nan) for name in weights]

@@ -1,0 +1,68 @@
+"""Stage `bootstrap-N/verdict`: the policies before and after a round, asked the same; is the new one promoted, and does another round follow?
+
+Judged are steering, the leading attribute at best settings and the variety of the answers. A policy that fell in one of them is not promoted.
+"""
+
+from data.prompts import BEST, steering_prompts
+from data.storage import Storage
+from jobs.evaluation.ask import ask, mean_spearman, off_best, questions, tabulate
+from jobs.evaluation.selection import drift
+from jobs.runner.settings import BootstrapSettings
+from jobs.runner.stage import Figures, Run, say
+
+
+def verdict(run: Run, number: int, before: str, after: str, known: Figures | None, folder: Storage) -> Figures:
+    """Ask the policies of the stages `before` and `after`; `known`: what the last verdict found of the former.
+
+    Returns both figures, `promoted`, why not (`fell`), and the `policy` to go on with, a stage.
+    """
+    settings = run.preset.bootstrap
+    old = known or judged(run, f"verdict {number}: before", before, folder / "before")
+    new = judged(run, f"verdict {number}: after", after, folder / "after")
+    fell = falls(old, new, settings)
+    for name, figures in (("before", old), ("after", new)):
+        say(
+            f"bootstrap {number}, {name}: steering {figures['mean_spearman']:.3f}, {settings.leading} off its best by {figures['leading_off_best']:.2f}, "
+            f"distinct-2 {figures['drift']['distinct_2']:.3f}, {figures['drift']['words']:.1f} words"
+        )
+    say(f"bootstrap {number}: {after} is promoted" if not fell else f"bootstrap {number}: {after} is NOT promoted, and no round follows: {'; '.join(fell)}")
+    counts = {"questions": run.preset.bootstrap.num_questions, "answers": new["drift"]["texts"]}
+    return {"before": old, "after": new, "promoted": not fell, "fell": fell, "policy": before if fell else after, "counts": counts}
+
+
+def judged(run: Run, what: str, policy: str, folder: Storage) -> Figures:
+    """What a policy is worth: its dials, its answers at best settings, and the variety of all answers."""
+    schema, settings = run.schema, run.preset.bootstrap
+    asked = questions(run, settings.num_questions, for_verdicts=True)
+    # One seed for all rounds: the same draws for every policy.
+    prompts = steering_prompts(asked, schema, schema.best(), run.preset.seed, "verdict")
+    answers = ask(run, what, run.folder(policy), prompts, folder, rate=True)
+    table, best = tabulate(schema, answers)
+    leading = {settings.leading: best[settings.leading]} if settings.leading in best else {}
+    return {
+        "mean_spearman": mean_spearman(table),
+        "spearman": {name: row["spearman"] for name, row in table.items()},
+        "at_best_settings": best,
+        "leading_off_best": off_best(schema, leading),
+        "measured_by": answers.measured_by,
+        "drift": drift(run, answers.rows),
+        "best_drift": drift(run, (row for row in answers.rows if row.group == BEST)),
+    }
+
+
+def falls(old: Figures, new: Figures, settings: BootstrapSettings) -> list[str]:
+    """Why a round made things worse, each with the numbers and the setting that would let it pass; empty if it did not."""
+
+    def sentence(what: str, setting: str, before: float, after: float, fall: float) -> str:
+        most = getattr(settings, setting)
+        return "" if most is None or fall <= most else f"{what} {before:.3f} -> {after:.3f} (bootstrap.{setting} {most:g})"
+
+    dials = old["mean_spearman"], new["mean_spearman"]
+    off = old["leading_off_best"], new["leading_off_best"]
+    variety = old["drift"]["distinct_2"], new["drift"]["distinct_2"]
+    sentences = (
+        sentence("mean Spearman", "max_steering_fall", *dials, dials[0] - dials[1]),
+        sentence(f"distance of {settings.leading} from its best", "max_quality_fall", *off, off[1] - off[0]),
+        sentence("distinct-2", "max_diversity_fall", *variety, 1 - variety[1] / max(variety[0], 1e-9)),
+    )
+    return [s for s in sentences if s]

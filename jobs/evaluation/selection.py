@@ -1,0 +1,132 @@
+"""Stage `bootstrap-N/selected`: which of the rated samples are trained on, where each came from, and whether the samples drift.
+
+`rows/` holds what is kept; `lineage/` a line for every sample, kept or not: round, policy, predictor, seed, what was asked, what was got, why it was dropped.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+
+from actors.generation.sampler import FINISH
+from data.attributes import AttributeSchema, Values
+from data.calibration import Calibration
+from data.conversation import Conversation, from_table, to_table
+from data.diversity import variety, words
+from data.prompts import prompts_from
+from data.selection import Sample, verdicts
+from data.storage import Storage
+from jobs.evaluation.ask import laboratory
+from jobs.pipelines.annotation import calibration
+from jobs.pipelines.map_rows import write_table
+from jobs.runner.stage import Figures, Run, StageError, say
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A sample, and the row that it would be trained as; its prompt's seed."""
+
+    row: Conversation
+    """With what was predicted, unless the answer is empty and was never rated."""
+    finish: str
+    seed: int
+    rated: bool
+
+
+@dataclass(frozen=True)
+class Round:
+    """The folders of a round's samples, and where they come from."""
+
+    number: int
+    samples: Storage
+    rated: Storage
+    policy: str
+    """The stage whose policy was sampled."""
+
+    def candidates(self) -> Iterator[list[Candidate]]:
+        """A file of them at a time, in the order of the prompts: three folders are read side by side, none is held."""
+        rated = (row for table in (self.rated / "rows").tables() for row in from_table(table))
+        waiting = next(rated, None)
+        for prompts, answers in zip((self.samples / "prompts").tables(), (self.samples / "answers").tables(), strict=True):
+            found = []
+            for prompt, row, finish in zip(prompts_from(prompts), from_table(answers), answers.column(FINISH).to_pylist(), strict=True):
+                is_rated = waiting is not None and waiting.id == row.id
+                found.append(Candidate(waiting if is_rated and waiting else row, finish, prompt.seed, is_rated))
+                waiting = next(rated, None) if is_rated else waiting
+            yield found
+        assert waiting is None, f"{waiting.id} was rated but never sampled"
+
+
+def select(run: Run, round: Round, folder: Storage) -> Figures:
+    """Keep or drop every sample of the round, by the preset's rules; returns counts by reason and the drift figures of all samples."""
+    as_label, settings = calibration(run), run.preset.bootstrap.selection
+    reasons = verdicts(lambda: (_sample(c, as_label) for file in round.candidates() for c in file), settings, run.schema)
+    counts: Counter[str] = Counter()
+    manifest = run.manifest(round.policy) or {}
+    origin = {"round": round.number, "policy": f"{round.policy}@{manifest.get('fingerprint', '')}"}
+    for number, file in enumerate(round.candidates()):
+        decided = [(c, "empty" if not c.rated else reason) for c, reason in zip(file, reasons, strict=False)]
+        name = f"part-{number:05d}.parquet"
+        write_table(to_table([c.row for c, reason in decided if not reason], run.schema), folder / "rows", name)
+        write_table(_lineage(decided, origin, as_label, run.schema), folder / "lineage", name)
+        counts.update(reason or "kept" for _, reason in decided)
+    if not counts["kept"]:
+        raise StageError(f"bootstrap {round.number}: none of {counts.total()} samples was kept ({_listed(counts)}); loosen bootstrap.selection")
+    say(f"bootstrap {round.number}: kept {counts['kept']:,} of {counts.total():,} samples; dropped: {_listed(counts - Counter(kept=counts['kept'])) or 'none'}")
+    return {"counts": {"samples": counts.total(), **counts}, "drift": drift(run, (c.row for file in round.candidates() for c in file if c.rated))}
+
+
+def _listed(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{reason} {n:,}" for reason, n in sorted(counts.items()) if n)
+
+
+def _sample(candidate: Candidate, as_label: Calibration) -> Sample:
+    row = candidate.row
+    question = repr((row.system, row.messages[:-1]))
+    return Sample(question, row.messages[-1].content, candidate.finish, row.requested[-1], as_label(row.predicted[-1]) if candidate.rated else {})
+
+
+def _lineage(decided: Iterable[tuple[Candidate, str]], origin: Mapping[str, object], as_label: Calibration, schema: AttributeSchema) -> pa.Table:
+    values = pa.struct([(name, pa.float32()) for name in schema.names])
+    columns = [("id", pa.string()), ("round", pa.int32()), ("policy", pa.string()), ("predictor", pa.string()), ("seed", pa.int64())]
+    columns += [("requested", values), ("predicted", values), ("label", values), ("distance", pa.float32())]
+    columns += [("finish", pa.string()), ("words", pa.int32()), ("kept", pa.bool_()), ("reason", pa.string())]
+    rows = []
+    for candidate, reason in decided:
+        row, sample = candidate.row, _sample(candidate, as_label)
+        predicted = row.predicted[-1] if candidate.rated else {}
+        rows.append(
+            {
+                **{"id": row.id, **origin, "predictor": row.predictor, "seed": candidate.seed},
+                **{"requested": _all(row.requested[-1], schema), "predicted": _all(predicted, schema), "label": _all(sample.predicted, schema)},
+                **{"distance": sample.distance if predicted else None, "finish": candidate.finish},
+                **{"words": len(words(sample.answer)), "kept": not reason, "reason": reason},
+            }
+        )
+    return pa.Table.from_pylist(rows, schema=pa.schema(columns))
+
+
+def _all(values: Values, schema: AttributeSchema) -> dict[str, float | None]:
+    return {name: values.get(name) for name in schema.names}
+
+
+def drift(run: Run, rows: Iterable[Conversation]) -> Figures:
+    """What answers are like, all in all: variety of their words, means of what was asked and predicted, and, in the laboratory, of the truth.
+
+    Where the predicted means rise above the true ones from round to round, the policy has learned to please the predictor (reward hacking).
+    """
+    lab = laboratory(run)
+    texts: list[str] = []
+    means: dict[str, list[Values]] = {kind: [] for kind in ("requested", "predicted", *(("true",) if lab else ()))}
+    for row in rows:
+        texts.append(row.messages[-1].content)
+        for kind, found in means.items():
+            found.append(lab.measure(row.messages) if kind == "true" and lab else getattr(row, kind)[-1])
+    return variety(texts) | {kind: _means(found, run.schema) for kind, found in means.items()}
+
+
+def _means(values: list[Values], schema: AttributeSchema) -> dict[str, float]:
+    columns = {name: [v[name] for v in values if name in v] for name in schema.names}
+    return {name: round(float(np.mean(column)), 4) for name, column in columns.items() if column}

@@ -1,0 +1,82 @@
+"""A model of a run as a folder for the hub: weights, tokenizer with the steering chat template, generation config, and a card with its front matter.
+
+The folder is what plain transformers, vLLM and our own endpoint load alike. Knows no rows.
+"""
+
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+from actors.modeling.model_folder import load_format, local_folder
+from actors.modeling.policy import PolicyText
+from actors.training.settings import LearnerSettings
+from data.storage import Storage
+from jobs.reporting.model_card import card
+from jobs.runner.rounds import Rounds
+from jobs.runner.stage import Figures, Run, StageError, say
+
+HF_DATASET = re.compile(r"hf://datasets/([^/@]+/[^/@]+)")
+CARD, GENERATION = "README.md", "generation_config.json"
+
+
+@dataclass(frozen=True)
+class WantedModel:
+    """Which model of a run, and what its card says of it."""
+
+    kind: Literal["policy", "predictor"]
+    round: int | None
+    license: str
+    datasets: tuple[str, ...]
+    name: str
+    """What the card's example loads: a name on the hub, or the folder."""
+
+
+def write_model(run: Run, wanted: WantedModel, folder: Storage) -> Figures:
+    """Fill `folder`; returns what was copied. Raises StageError if the stage is not finished, ValueError if its folder is no model of ours."""
+    stage = _stage(run, wanted)
+    model = run.folder(stage) / "model"
+    names = [name for name in model.names() if name not in (CARD, GENERATION)]
+    if not any(name.endswith(".safetensors") for name in names):
+        raise StageError(f"{model.uri} has no weights (*.safetensors); delete {run.folder(stage).uri} and run `python -m jobs.run` again")
+    local = local_folder(model.uri)
+    schema = load_format(local).schema
+    schema.require_same(run.schema, f"the {wanted.kind} at {model.uri}", "the run")
+    for name in names:
+        (folder / name).put(f"{local}/{name}")
+    if wanted.kind == "policy":
+        (folder / GENERATION).write_json(PolicyText.load(local).generation())
+    (folder / CARD).write_bytes(_card(run, wanted, stage).encode())
+    files = {name: model.fs.size(f"{model.path}/{name}") for name in names}
+    say(f"{stage}: {len(files)} files, {sum(files.values()):,} bytes, and a card")
+    return {"stage": stage, "files": len(files), "bytes": sum(files.values())}
+
+
+def _stage(run: Run, wanted: WantedModel) -> str:
+    """The stage whose model is wanted; raises StageError unless it is finished."""
+    if wanted.kind == "predictor":
+        name = "predictor"
+    else:
+        name = Rounds().promoted(run, run.preset.bootstrap.rounds) if wanted.round is None else Rounds().policy(wanted.round)
+    if run.manifest(name) is None or not (run.folder(name) / "model").exists():
+        raise StageError(f"{name} is not finished in {run.root.uri}, so there is no model to export; run `python -m jobs.run` with the same preset first")
+    return name
+
+
+def _card(run: Run, wanted: WantedModel, stage: str) -> str:
+    """The card that training writes, with what the hub wants to know."""
+    found = [match[1] for source in run.preset.rows.sources if (match := HF_DATASET.match(source.uri))]
+    front: Figures = {"license": wanted.license}
+    if datasets := list(dict.fromkeys([*found, *wanted.datasets])):
+        front["datasets"] = datasets
+    report = run.folder("report") / "report.json"
+    steering = report.read_json() if wanted.kind == "policy" and report.exists() else None
+    if steering and Storage(steering["policy"]).uri != run.folder(stage).uri:
+        steering = None  # it is about another round's policy
+    training = (run.folder(stage) / "training.json").read_json()
+    return card(run, wanted.kind, _learner(run, wanted, stage), training, steering, front, wanted.name)
+
+
+def _learner(run: Run, wanted: WantedModel, stage: str) -> LearnerSettings:
+    if wanted.kind == "predictor":
+        return run.preset.predictor.learner
+    return run.preset.policy.learner if stage == "policy" else run.preset.bootstrap.learner

@@ -1,0 +1,123 @@
+"""Rows of a run as files of other tools, a part for each Parquet file, with a dataset card; what is left out or lost is counted, by reason.
+
+Knows no stage's work: it reads what is finished. What each format carries stands in `data.exports`.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from actors.training.examples import chosen
+from data.attributes import Values
+from data.calibration import Calibration
+from data.conversation import Conversation, from_table
+from data.exports import NOT_CARRIED, RecordFormat, hub_features, left_out, line, record, with_values
+from data.storage import Storage
+from jobs.pipelines.annotation import calibration
+from jobs.pipelines.map_rows import write_table
+from jobs.reporting.model_card import front_matter
+from jobs.runner.stage import Figures, Run, StageError, say
+
+ValueKind = Literal["human", "predicted", "labels"]
+SUFFIX = {"messages": "jsonl", "nemo": "jsonl", "parquet": "parquet"}
+
+
+@dataclass(frozen=True)
+class WantedRows:
+    """Which rows of a run, and how."""
+
+    what: Literal["rows", "annotated", "selected"]
+    round: int | None
+    format: Literal["messages", "nemo", "parquet"]
+    values: ValueKind | None
+    only_rated: bool
+    license: str
+
+
+def write_rows(run: Run, wanted: WantedRows, folder: Storage) -> Figures:
+    """Fill `folder`; returns counts. Raises StageError if the stage is not finished, or nothing is left to write."""
+    stage = _stage(run, wanted)
+    source = run.folder(stage) / "rows"
+    counts: Counter[str] = Counter()
+    skipped: Counter[str] = Counter()
+    lost: Counter[str] = Counter()
+    writer = None if wanted.format == "parquet" else _Writer(run, wanted, wanted.format)
+    for number, table in enumerate(source.tables()):
+        name = f"part-{number:05d}.{SUFFIX[wanted.format]}"
+        if writer is None:
+            write_table(table, folder, name)
+            counts.update(rows=table.num_rows, parts=1)
+            continue
+        lines = [writer.line(row, skipped, lost, counts) for row in from_table(table)]
+        if any(lines):
+            (folder / name).write_bytes(b"".join(lines))
+            counts["parts"] += 1
+    if not counts["rows"]:
+        raise StageError(f"nothing to export: none of the {skipped.total()} rows at {source.uri} was left ({dict(skipped) or 'there are none'})")
+    figures: Figures = {"stage": stage, "format": wanted.format, "rows": counts["rows"], "parts": counts["parts"], "left_out": dict(+skipped)}
+    if writer:
+        figures |= {"values": writer.values, "answers": counts["answers"], "rated_answers": counts["rated"]}
+        figures |= {"lost": dict(+lost), "not_carried": [*NOT_CARRIED]}
+    (folder / "README.md").write_bytes(_card(run, wanted, figures).encode())
+    say(f"{stage}: {counts['rows']:,} rows as {wanted.format}; left out: {dict(+skipped) or 'none'}; lost: {dict(+lost) or 'nothing'}")
+    return figures
+
+
+def _stage(run: Run, wanted: WantedRows) -> str:
+    """The stage whose rows are wanted; raises StageError unless it is finished."""
+    name: str = wanted.what
+    if wanted.what == "selected":
+        rounds = [wanted.round] if wanted.round else range(run.preset.bootstrap.rounds, 0, -1)
+        names = [f"bootstrap-{number}/selected" for number in rounds]
+        # A round that was not run, because the one before was not promoted, has a manifest, but no samples.
+        name = next((n for n in names if (run.folder(n) / "rows").exists()), names[0] if names else "bootstrap-1/selected")
+    if run.manifest(name) is None or not (run.folder(name) / "rows").exists():
+        raise StageError(f"{name} is not finished in {run.root.uri}, so there are no rows to export; run `python -m jobs.run` with the same preset first")
+    return name
+
+
+class _Writer:
+    """Rows to lines of JSONL, with the values that were asked for."""
+
+    def __init__(self, run: Run, wanted: WantedRows, format: RecordFormat):
+        self._schema, self._format, self._wanted = run.schema, format, wanted
+        self.values: ValueKind = wanted.values or ("human" if wanted.what == "rows" else "labels")
+        if self.values != "human" and wanted.what == "rows":
+            raise StageError(f"values is {self.values}, and rows have people's alone; set what=annotated, or values=human")
+        self._calibration = calibration(run) if self.values == "labels" else Calibration()
+        self._labels = run.preset.policy.labels if self.values == "labels" else self.values
+
+    def line(self, row: Conversation, skipped: Counter[str], lost: Counter[str], counts: Counter[str]) -> bytes:
+        """The row's line; b"" for one that is left out."""
+        losses: Counter[str] = Counter()
+        labelled = with_values(row, self._chosen(row), self._schema, losses)
+        if reason := left_out(labelled, self._wanted.only_rated):
+            skipped[reason] += 1
+            return b""
+        written = line(record(labelled, self._schema, self._format, losses))
+        lost.update(losses)
+        counts.update(rows=1, answers=row.num_answers, rated=sum(map(bool, labelled.human)))
+        return written
+
+    def _chosen(self, row: Conversation) -> Sequence[Values]:
+        if self.values == "labels":
+            return chosen(row, self._labels, self._calibration)
+        found: tuple[Values, ...] = getattr(row, self.values)
+        return found or ({},) * row.num_answers
+
+
+def _card(run: Run, wanted: WantedRows, figures: Figures) -> str:
+    suffix = SUFFIX[wanted.format]
+    front: Figures = {"license": wanted.license, "task_categories": ["text-generation"], "tags": ["steerlm"]}
+    front["configs"] = [{"config_name": "default", "data_files": f"*.{suffix}"}]
+    if wanted.format != "parquet":
+        front["dataset_info"] = {"features": hub_features(run.schema, wanted.format)}
+    reads = 'from datasets import load_dataset\n\nrows = load_dataset("FOLDER", split="train")  # this folder, or its name on the hub'
+    one_file = "" if wanted.format == "parquet" else f"\nTools that want one file: `cat *.{suffix} > all.{suffix}`.\n"
+    attributes = "\n".join(f"| {a.name} | {a.low} to {a.high} | {a.better} | {a.meaning} |" for a in run.schema.attributes)
+    counted = "\n".join(f"| {name} | {value} |" for name, value in figures.items())
+    return (
+        f"{front_matter(front)}\n# {run.preset.run}: {figures['stage']}\n\n```python\n{reads}\n```\n{one_file}\n"
+        f"| attribute | range | better | meaning |\n|---|---|---|---|\n{attributes}\n\n| figure | value |\n|---|---|\n{counted}\n"
+    )

@@ -1,0 +1,62 @@
+"""Rating rows with the run's predictor: what the workers are given, what they counted, and how raw values become labels.
+
+Shared by every stage that rates answers or trains on predicted values.
+"""
+
+from actors.scoring.annotator import Annotator
+from data.calibration import Calibration
+from data.storage import Storage
+from data.tally import Tally
+from jobs.pipelines.audit import audit
+from jobs.pipelines.map_rows import map_rows
+from jobs.runner.stage import Figures, Run
+
+COUNTS = ("answers", "rated_answers", "answers_cut_off", "truncated", "over_long_unrated", "tokens")
+
+
+def annotate(run: Run, what: str, sources: list[Storage], target: Storage, stamp: str = "") -> Figures:
+    """Rate all rows of `sources` into `target` (with a `stamp`: those that are not rated yet); returns counts and the mean of each attribute."""
+    manifest = run.manifest("predictor")
+    assert manifest is not None, "the predictor must be finished"
+    arguments = annotator(run, run.folder("predictor"), manifest["fingerprint"])
+    figures = map_rows(what, sources, Annotator, arguments, run.preset.annotate.pool, target, stamp, "annotate.pool")
+    tally = figures.pop("tally")
+    return figures | summary(tally, run.schema.names) | {"audit": audit(what, sources, target, stamp)}
+
+
+def summary(tally: Tally, names: tuple[str, ...]) -> Figures:
+    """Counts, means and the packed rows' fill, from the sum of what the workers counted."""
+    rated = max(1, tally["rated_answers"])
+    return {
+        "counts": {name: int(tally[name]) for name in COUNTS},
+        "predicted_mean": {name: round(tally[f"sum/{name}"] / rated, 4) for name in names},
+        "row_fill": round(tally["filled_tokens"] / max(1, tally["budget_tokens"]), 4),
+    }
+
+
+def predictor_weights(run: Run) -> dict[str, str]:
+    """A checksum of the predictor's folder: weights that changed under the same manifest must not go on with old output."""
+    return {"predictor": (run.folder("predictor") / "model").checksum()}
+
+
+def annotator(run: Run, predictor: Storage, fingerprint: str = "") -> dict[str, object]:
+    """What an Annotator is given."""
+    settings = run.preset.annotate
+    return {
+        "predictor": (predictor / "model").uri,
+        "schema": run.schema,
+        "fingerprint": fingerprint,
+        "row_tokens": settings.row_tokens,
+        "max_tokens": settings.max_tokens,
+        "over_long": settings.over_long,
+        "dtype": settings.pool.dtype,
+        "num_threads": max(1, int(settings.pool.cpus_per_actor)),
+    }
+
+
+def calibration(run: Run) -> Calibration:
+    """How predicted values become labels: as the predictor's held-out rows say, or as they are."""
+    manifest = run.manifest("predictor")
+    assert manifest is not None, "the predictor must be finished"
+    measured = manifest["figures"].get("calibration")
+    return Calibration.model_validate(measured) if measured and run.preset.policy.calibrate else Calibration()

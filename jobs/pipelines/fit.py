@@ -1,0 +1,133 @@
+"""From examples to a trained model, with Ray Train. Shared by every stage that trains."""
+
+import contextlib
+import importlib.util
+import os
+import re
+import signal
+import threading
+from collections.abc import Iterator, Mapping
+
+import ray.train
+from ray.train.torch import TorchTrainer
+from ray.train.v2.api.exceptions import TrainingFailedError
+
+from actors.modeling.train_task import Task
+from actors.training.examples import ExampleSpec
+from actors.training.metrics import Tracking
+from actors.training.preemption import STOP
+from actors.training.settings import LearnerSettings
+from actors.training.trainer import MISTAKE, Assignment, train_worker
+from cluster.process_group import OwnAddressConfig
+from data.examples import Split
+from data.feed import Corpus, Feed
+from data.storage import Storage
+from jobs.runner.stage import Figures, Run, StageError, say
+
+
+def base_uri(run: Run) -> str:
+    """The model that predictor and policy start from: the preset's, or the one that stage `base` made."""
+    model = run.preset.base.model
+    if model is None:
+        return (run.folder("base") / "model").uri
+    return _absolute(model)
+
+
+def _absolute(model: str) -> str:
+    # Workers run in folders of their own: a relative path must become absolute here; a hub name is none.
+    return os.path.abspath(model) if os.path.isdir(model) else model
+
+
+def backbone_uri(run: Run) -> str:
+    """The model that the predictor starts from: its own, or the one all start from."""
+    backbone = run.preset.predictor.backbone
+    return _absolute(backbone) if backbone else base_uri(run)
+
+
+def example_spec(run: Run, learner: LearnerSettings, base: str | None = None) -> ExampleSpec:
+    """`base`: the model whose tokenizer is used; None = the one all start from."""
+    return ExampleSpec(base or base_uri(run), run.schema, run.preset.template, learner.max_tokens)
+
+
+def fit(
+    what: str,
+    task: Task,
+    settings: LearnerSettings,
+    examples: Corpus,
+    output: Storage,
+    split: Split | None = None,
+    weights: Mapping[str, float] | None = None,
+    tracking: Tracking = "none",
+) -> Figures:
+    """Train `task` on `examples`; the model goes to `output`/model. Returns the figures of the training.
+
+    `weights`: source -> how often an epoch has each of its examples. What an earlier try left in `output` is kept: a finished training is not
+    repeated, a checkpoint is gone on from. Raises StageError with the worker's own sentence if training fails, or if it was told to stop (SIGTERM).
+    """
+    finished = output / "training.json"
+    if finished.exists():
+        say(f"{what}: trained before")
+        return dict(finished.read_json())
+    if tracking != "none" and importlib.util.find_spec(tracking) is None:
+        raise StageError(f"tracking is {tracking}, which is not installed; pip install {tracking} on every node, or set tracking to none")
+    say(f"{what}: Ray Train, {settings.num_workers} workers, DeepSpeed ZeRO stage {settings.zero_stage}, {settings.precision}")
+    feed = Feed(examples, split or Split(), settings.row_tokens, settings.rows_per_step, settings.epochs, settings.seed, weights or {})
+    trainer = _trainer(Assignment(what, task, settings, feed, output.uri, tracking), output)
+    for mark in (MISTAKE, STOP):
+        (output / mark).remove()
+    try:
+        with _stopping(output / STOP):
+            trainer.fit()
+    except TrainingFailedError as error:
+        causes = getattr(error, "worker_failures", {}).values()
+        raise StageError(f"{what} failed: {'; '.join(sorted({str(c).strip().splitlines()[-1] for c in causes})) or error}") from error
+    if (output / MISTAKE).exists():
+        raise StageError(f"{what} failed: {(output / MISTAKE).read_text()}")
+    if (output / STOP).exists():
+        raise StageError(f"{what} was told to stop; what it has is kept, and the same command goes on from there")
+    return dict(finished.read_json())
+
+
+def _trainer(assignment: Assignment, output: Storage) -> TorchTrainer:
+    settings = assignment.settings
+    return TorchTrainer(
+        train_worker,
+        train_loop_config={"assignment": assignment},
+        # Weights and gradients go over NCCL, what the learner adds up on the host (losses, moments) over gloo; Ray's own default on GPUs has no gloo.
+        torch_config=OwnAddressConfig(backend="cpu:gloo,cuda:nccl" if settings.use_gpu else "gloo"),
+        scaling_config=ray.train.ScalingConfig(
+            num_workers=settings.num_workers,
+            use_gpu=settings.use_gpu,
+            resources_per_worker={"CPU": settings.cpus_per_worker} | ({"GPU": 1} if settings.use_gpu else {}),
+            label_selector=settings.labels or None,
+        ),
+        run_config=ray.train.RunConfig(
+            name=re.sub(r"[^A-Za-z0-9.]+", "-", assignment.what),  # as the Train tab of the dashboard shows it
+            storage_path=output.path,
+            storage_filesystem=output.arrow_fs,
+            failure_config=ray.train.FailureConfig(max_failures=settings.max_failures),
+        ),
+    )
+
+
+@contextlib.contextmanager
+def _stopping(mark: Storage) -> Iterator[None]:
+    """While it lasts, SIGTERM (`ray job stop`, a pod's end) leaves the mark that makes the workers keep a checkpoint and end."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def leave_mark(*_: object) -> None:
+        say("told to stop: keeping a checkpoint first")
+        mark.write_bytes(b"")
+
+    before = signal.signal(signal.SIGTERM, leave_mark)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def buckets_for(share: float) -> int:
+    """Into how many buckets to split the groups, so that one of them is `share` of all; 0 = hold out nothing."""
+    return round(1 / share) if share else 0

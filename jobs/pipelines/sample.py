@@ -1,0 +1,34 @@
+"""Answers of a policy to many prompts, on a Ray Data actor pool. Shared by every stage that asks a policy something."""
+
+from actors.generation.protocol import Sampling
+from actors.generation.sampler import Sampler
+from data.storage import Storage
+from jobs.pipelines.audit import audit
+from jobs.pipelines.map_rows import map_rows
+from jobs.runner.settings import SamplingSettings
+from jobs.runner.stage import Figures, Run
+
+
+def sample(
+    run: Run, what: str, policy: Storage, prompts: Storage, target: Storage, temperature: float, stamp: str = "", keep_too_long: bool = False
+) -> Figures:
+    """Answer all `prompts` with `policy` into `target`; with a `stamp`, those that are not answered yet. `keep_too_long`: see `Sampler`."""
+    settings = run.preset.sampling
+    arguments = {
+        "policy": (policy / "model").uri,
+        "schema": run.schema,
+        "sampling": Sampling(max_tokens=settings.max_tokens, temperature=temperature, top_k=settings.top_k, top_p=settings.top_p),
+        "max_slots": settings.max_slots,
+        "dtype": settings.pool.dtype,
+        "num_threads": max(1, int(settings.pool.cpus_per_actor)),
+        "keep_too_long": keep_too_long,
+    }
+    figures = map_rows(what, [prompts], Sampler, arguments, settings.pool, target, stamp, "sampling.pool")
+    tally = figures.pop("tally")
+    tokens = {"tokens": int(tally["tokens"]), "cut_off": int(tally["cut_off"])}
+    return figures | tokens | {"audit": audit(what, [prompts], target, stamp)}
+
+
+def sampling_settings(settings: SamplingSettings) -> object:
+    """What changes an answer: all but the pool's size and batches."""
+    return {"sampling": settings.model_copy(update={"pool": None}), "dtype": settings.pool.dtype}

@@ -1,0 +1,90 @@
+"""From rows to tokenised examples, with Ray Data: before a training, or while it runs. Shared by every stage that trains."""
+
+import contextlib
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+
+from actors.training.settings import LearnerSettings
+from cluster.preflight import FREE_CPUS
+from data.examples import Split
+from data.feed import SHARD_ROWS, Corpus, Feed
+from data.shards import Output, Shard, inputs_of
+from data.storage import Storage
+from jobs.pipelines.map_rows import Beside, map_rows
+from jobs.runner.settings import WorkerPool
+from jobs.runner.stage import Figures, say
+
+POOL = WorkerPool(num_actors=2, min_actors=1, batch_rows=512)
+"""Tokenising needs CPUs only, and few."""
+
+
+@dataclass(frozen=True)
+class Tokenising:
+    """What becomes examples, and where. A `maker(**arguments)` of `actors.training.examples` takes a table of rows and gives one of EXAMPLE_SCHEMA."""
+
+    what: str
+    sources: list[Storage]
+    maker: type[Any]
+    arguments: dict[str, Any]
+    target: Storage
+    stamp: str
+    """What is there under this stamp is kept."""
+
+    def all(self, beside: Beside | None = None) -> Figures:
+        """Tokenise all rows."""
+        return map_rows(f"{self.what}: tokenise", self.sources, self.maker, self.arguments, POOL, self.target, self.stamp, beside=beside)
+
+    @contextlib.contextmanager
+    def meanwhile(self, learner: LearnerSettings) -> Iterator[Corpus]:
+        """The examples to train on in the block, which tokenises them at the same time, in the order of the first epoch; all are there after it.
+
+        All are tokenised first where the cluster has no CPUs beside those of the training, or where a row becomes several examples. Raises
+        StageError if rows could not be tokenised, whatever the training says of it.
+        """
+        inputs = inputs_of(self.sources)
+        output = Output(self.target.uri, self.stamp)
+        cpus = learner.num_workers * learner.cpus_per_worker
+        no_room = ray.cluster_resources().get("CPU", 0.0) < cpus + POOL.cpus_per_actor + FREE_CPUS
+        if no_room or not self.maker.ROW_FOR_ROW or len(output.finished(inputs)) == len(inputs):
+            self.all()
+            yield Corpus.of(self.target)
+            return
+        corpus = Corpus.made_from(inputs, output, POOL.batch_rows)
+        assert corpus.making is not None
+        corpus.making.failed.remove()
+        say(f"{self.what}: tokenising while it trains")
+        beside = Beside(cpus, _first_epoch(corpus, learner), threading.Event())
+        with ThreadPoolExecutor(1, thread_name_prefix="tokenise") as pool:
+            work = pool.submit(self._or_mark, corpus.making.failed, beside)
+            try:
+                yield corpus
+            except BaseException:
+                if work.done():
+                    work.result()  # its own mistake says more than that of the training which waited for it
+                beside.ended.set()
+                raise
+            work.result()
+
+    def _or_mark(self, failed: Storage, beside: Beside) -> None:
+        try:
+            self.all(beside)
+        except BaseException:
+            failed.write_bytes(b"")
+            raise
+
+
+def _first_epoch(corpus: Corpus, learner: LearnerSettings) -> Any:
+    """A sort key: shards in the order in which the first epoch reads them."""
+    feed = Feed(corpus, Split(), learner.row_tokens, learner.rows_per_step, seed=learner.seed)
+    order = [corpus.shards[i] for window in feed.windows(0) for i in window]
+    place = {(shard.part, shard.start): number for number, shard in enumerate(order)}
+
+    def key(piece: Shard) -> tuple[int, int]:
+        return place[piece.part, piece.start // SHARD_ROWS * SHARD_ROWS], piece.start
+
+    return key

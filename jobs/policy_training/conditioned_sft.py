@@ -1,0 +1,34 @@
+"""Attribute-conditioned SFT (arXiv 2310.05344, section 3.3): rows in, a policy's model folder out. Shared by stage `policy`, rounds and ablation."""
+
+from actors.modeling.policy import PolicyTask
+from actors.training.examples import PolicyExamples
+from actors.training.settings import LearnerSettings
+from data.examples import Split
+from data.feed import counts
+from data.storage import Storage
+from jobs.pipelines.annotation import calibration
+from jobs.pipelines.fit import buckets_for, example_spec, fit
+from jobs.pipelines.tokenize import Tokenising
+from jobs.reporting.model_card import write_card
+from jobs.reporting.training_plots import draw_losses
+from jobs.runner.stage import Figures, Run, stamp_of
+
+
+def train_policy(run: Run, what: str, rows: list[Storage], start: str, learner: LearnerSettings, folder: Storage) -> Figures:
+    """Conditioned SFT on `rows`, from the weights at `start`, into the stage's `folder`."""
+    settings = run.preset.policy
+    arguments = {
+        "spec": example_spec(run, learner),
+        "labels": settings.labels,
+        "calibration": calibration(run),
+        "attribute_dropout": settings.attribute_dropout,
+        "seed": run.preset.seed,
+    }
+    tokenising = Tokenising(what, rows, PolicyExamples, arguments, folder / "examples", stamp_of(folder))
+    task = PolicyTask(start, run.schema, run.preset.template)
+    split = Split(buckets_for(settings.validation_share))
+    with tokenising.meanwhile(learner) as examples:
+        training = fit(what, task, learner, examples, folder, split, settings.source_weights, run.preset.tracking)
+    draw_losses({what: training}, folder / "loss.png")
+    write_card(run, "policy", learner, training, folder / "model")
+    return {"training": training, "counts": counts(folder / "examples")}

@@ -1,0 +1,152 @@
+"""The type of a run: every setting of every stage, with its meaning, unit and default. Knows no YAML (`cluster.settings` does).
+
+`--help` of any job prints this file's records as a list.
+"""
+
+from typing import Any
+
+from pydantic import Field, model_validator
+
+from actors.modeling.tiny_llama import SmallModel
+from actors.modeling.tokenizer import TemplateKind
+from actors.training.metrics import Tracking
+from actors.training.settings import LearnerSettings
+from cluster.events import LogFormat
+from data.attributes import AttributeProblem, AttributeSchema, shipped
+from data.lab import LabSettings
+from data.pairs import pair_weights
+from data.record import Record
+from data.selection import check_quantiles
+from data.sources import require_format
+from jobs.runner.settings import AnnotateSettings, BenchmarkSettings, BootstrapSettings, EvaluateSettings, PolicySettings, PredictorSettings, SamplingSettings
+
+LAB = "lab"
+"""The format that is made, not read."""
+
+
+class RaySettings(Record):
+    """How we meet Ray. On a cluster (RAY_ADDRESS set) only the cluster's own sizes count."""
+
+    num_cpus: int | None = None
+    """Logical CPUs of the local Ray; None = all. More than the machine has is fine: actors that leave less than one free stall Ray Data."""
+    object_store_mb: int | None = None
+    """Shared-memory object store of the local Ray in MiB; None = Ray's default."""
+
+
+class SourceSettings(Record):
+    """One set of conversations to read."""
+
+    name: str
+    """Written into every row's `source`."""
+    format: str
+    """A format of `data.sources`, or "lab" for the laboratory world."""
+    uri: str = ""
+    """File, folder or glob on any fsspec filesystem; empty for the laboratory."""
+    limit: int = Field(0, ge=0)
+    """At most so many rows; 0 = all."""
+
+    @model_validator(mode="after")
+    def _readable(self) -> "SourceSettings":
+        require_format(self.format, LAB)
+        if not self.uri and self.format != LAB:
+            raise ValueError(f"source {self.name!r} of format {self.format} has no uri: name a file, a folder or a glob")
+        return self
+
+
+class RowsSettings(Record):
+    """Which conversations the run is about."""
+
+    sources: tuple[SourceSettings, ...] = Field(min_length=1)
+    """Rated and unrated ones alike: the predictor learns from the rated, all are annotated."""
+    lab: LabSettings = LabSettings()
+    """The laboratory world, for sources of format "lab"."""
+    max_rejected: float = Field(0.01, ge=0, le=1)
+    """Share of rejected records above which the stage fails."""
+    rows_per_file: int = Field(2000, ge=1)
+    """Rows in each Parquet file."""
+
+
+class BaseSettings(Record):
+    """What predictor and policy start from."""
+
+    model: str | None = None
+    """A Hugging Face causal LM: hub name, folder or URI. None = make `small`."""
+    num_parameters: int | None = None
+    """Size of `model`, for --plan where the hub cannot be reached."""
+    small: SmallModel = SmallModel()
+    """The model to make if `model` is None."""
+    texts: str = ""
+    """JSON lines with `text` to train tokenizer and language model on; empty = the rows themselves, without labels."""
+    text_limit: int = Field(0, ge=0)
+    """At most so many texts; 0 = all."""
+    pretrain: LearnerSettings | None = None
+    """Language-model training of `small` on the texts; None = start from random weights."""
+
+    @model_validator(mode="after")
+    def _either(self) -> "BaseSettings":
+        if self.model and (self.pretrain or self.texts):
+            raise ValueError(
+                f"base.model is {self.model}, so base.pretrain and base.texts would be ignored: they make the small model; remove them or base.model"
+            )
+        return self
+
+
+class Preset(Record):
+    """A run."""
+
+    run: str = Field(pattern=r"^[A-Za-z0-9._-]+$")
+    """Name; the run lives in {storage}/{run}/."""
+    storage: str = "runs"
+    """A folder or any fsspec URI (s3://bucket/prefix)."""
+    attributes: str | AttributeSchema
+    """Name of a shipped attribute schema, or one of your own."""
+    template: TemplateKind = "steerlm"
+    """Prompt format: the reference template, or the model's own chat template with the label line in it."""
+    seed: int = 0
+    """Seed of sampling, selection and bootstrap plans."""
+    ray: RaySettings = RaySettings()
+    """The local Ray."""
+    log: LogFormat = "text"
+    """What the job says as it goes: text, or one JSON object per event. What actors print is text either way."""
+    tracking: Tracking = "none"
+    """Where training curves go beside the console, Ray's metrics and TensorBoard's files: mlflow or wandb, set up by their own environment variables."""
+    rows: RowsSettings
+    """What is read."""
+    base: BaseSettings = BaseSettings()
+    """What both models start from."""
+    predictor: PredictorSettings
+    """Step 1."""
+    annotate: AnnotateSettings = AnnotateSettings()
+    """Step 2."""
+    policy: PolicySettings
+    """Step 3."""
+    sampling: SamplingSettings = SamplingSettings()
+    """How answers are sampled."""
+    bootstrap: BootstrapSettings
+    """Step 4."""
+    evaluate: EvaluateSettings = EvaluateSettings()
+    """The steering table."""
+    benchmarks: BenchmarkSettings = BenchmarkSettings()
+    """For `jobs.evaluate_predictor` alone."""
+
+    @property
+    def schema_(self) -> AttributeSchema:
+        """The attribute schema, looked up if it was named."""
+        return shipped(self.attributes) if isinstance(self.attributes, str) else self.attributes
+
+    def model_post_init(self, _: Any) -> None:
+        self.schema_[self.bootstrap.leading]
+        check_quantiles(self.bootstrap.selection.min_quantile, self.schema_)
+        for name in self.predictor.attribute_weights:
+            try:
+                self.schema_[name]
+            except AttributeProblem as problem:
+                raise ValueError(f"predictor.attribute_weights: {problem}") from None
+        if self.predictor.pairs:
+            pair_weights(self.schema_, self.predictor.pair_weights)
+        if self.benchmarks.pairs or self.benchmarks.judged:
+            self.benchmark_weights()
+
+    def benchmark_weights(self) -> dict[str, float]:
+        """The weight of every attribute in the one score of an answer, as `jobs.evaluate_predictor` has it."""
+        return pair_weights(self.schema_, self.benchmarks.weights or self.predictor.pair_weights, "benchmarks.weights")

@@ -1,0 +1,177 @@
+"""A run and its stages: where they live, when one must run again, and the manifest it leaves.
+
+A stage clears its folder, does its work and writes `manifest.json` last and atomically: no manifest, no stage. A manifest whose
+fingerprint (settings, schema, inputs) still holds is skipped; any other says which setting or input changed. A stage that resumes keeps what
+a killed run left, if `progress.json` there says that it was made from the very same things. Knows no stage's content.
+"""
+
+import hashlib
+import importlib.metadata
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from pydantic import BaseModel
+
+from cluster.events import tell
+from data.attributes import AttributeSchema
+from data.storage import Storage
+from jobs.runner.preset import Preset
+
+PROGRESS = "progress.json"
+PACKAGES = ("ray", "torch", "transformers", "deepspeed", "pyarrow")
+Figures = dict[str, Any]
+
+
+class StageError(ValueError):
+    """The run cannot go on; the sentence says why and what mends it."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A preset and the folder it works in."""
+
+    preset: Preset
+
+    @property
+    def schema(self) -> AttributeSchema:
+        return self.preset.schema_
+
+    @property
+    def root(self) -> Storage:
+        return Storage(self.preset.storage) / self.preset.run
+
+    def folder(self, stage: str) -> Storage:
+        return self.root / stage
+
+    def manifest(self, stage: str) -> Figures | None:
+        path = self.folder(stage) / "manifest.json"
+        return path.read_json() if path.exists() else None
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One step of a run. `work` fills the stage's folder and returns figures for the manifest."""
+
+    name: str
+    needs: tuple[str, ...]
+    """Stages whose output it reads."""
+    settings: Callable[[Preset], Any]
+    """The settings its result depends on; a change runs it again."""
+    work: Callable[[Run, Storage], Figures]
+    inputs: Callable[[Run], dict[str, str]] = field(default=lambda run: {})
+    """Fingerprints of what it reads from outside the run."""
+    resumes: bool = False
+    """Its work goes on where a killed run stopped; the others start over."""
+    contents: Callable[[Run], dict[str, str]] = field(default=lambda run: {})
+    """Checksums of what it reads from inside the run, so that a resumed one never mixes old output with new."""
+
+
+def perform(run: Run, stage: Stage) -> Figures:
+    """Run the stage unless its manifest still holds; returns the manifest, with `skipped` added."""
+    description = _description(run, stage)
+    fingerprint = _digest(description)
+    old = run.manifest(stage.name)
+    if old and old["fingerprint"] == fingerprint:
+        tell(f"[{stage.name}] finished earlier, nothing changed: skipped", "stage.skip", stage=stage.name)
+        return old | {"skipped": True}
+    why = _why(old, description)
+    tell(f"[{stage.name}] running: {why}", "stage.start", stage=stage.name, why=why)
+    folder = run.folder(stage.name)
+    _clear(run, stage, folder, fingerprint)
+    started = time.monotonic()
+    figures = stage.work(run, folder)
+    manifest = {
+        "stage": stage.name,
+        "fingerprint": fingerprint,
+        "description": description,
+        "figures": figures,
+        "seconds": round(time.monotonic() - started, 1),
+        "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
+    }
+    (folder / "manifest.json").write_json(manifest)
+    done = f"[{stage.name}] done in {manifest['seconds']} s -> {folder.uri}"
+    tell(done, "stage.end", stage=stage.name, seconds=manifest["seconds"], folder=folder.uri, counts=figures.get("counts", {}))
+    return manifest | {"skipped": False}
+
+
+def _clear(run: Run, stage: Stage, folder: Storage, fingerprint: str) -> None:
+    """Empty the stage's folder, unless what lies there was made from the same things and can be gone on with."""
+    manifests = {name: run.manifest(name) or {} for name in stage.needs}
+    made_from = {
+        "fingerprint": fingerprint,
+        # A stage that ran again, if only with the same settings, may have come out otherwise.
+        "needs": {name: {key: manifest.get(key) for key in ("fingerprint", "finished")} for name, manifest in manifests.items()},
+        "contents": stage.contents(run),
+    }
+    progress = folder / PROGRESS
+    if stage.resumes and progress.exists() and progress.read_json()["made_from"] == made_from:
+        tell(f"[{stage.name}] goes on with what an earlier run left", "stage.resume", stage=stage.name)
+        return
+    folder.remove()
+    if stage.resumes:
+        progress.write_json({"stamp": _digest(made_from), "made_from": made_from})
+
+
+def stamp_of(folder: Storage) -> str:
+    """What the output of a resuming stage's folder depends on, as 16 hex digits."""
+    return str((folder / PROGRESS).read_json()["stamp"])
+
+
+def require(run: Run, stage: Stage) -> None:
+    """Raise StageError unless everything the stage needs is finished."""
+    for name in stage.needs:
+        if run.manifest(name) is None:
+            raise StageError(f"stage {stage.name} needs {name}, which is not finished in {run.root.uri}; run `python -m jobs.run` with the same preset first")
+
+
+def say(text: str) -> None:
+    """A line of progress that is no event of its own."""
+    tell(text, "said")
+
+
+def warn(text: str) -> None:
+    """What does not stop the run, but may not be what one wanted."""
+    tell(text, "warned", "warning")
+
+
+def _description(run: Run, stage: Stage) -> Figures:
+    """Everything the stage's result depends on."""
+    upstream = {}
+    for name in stage.needs:
+        manifest = run.manifest(name)
+        assert manifest is not None, f"{name} must be finished before {stage.name}"
+        upstream[name] = manifest["fingerprint"]
+    return {"settings": _plain(stage.settings(run.preset)), "schema": _plain(run.schema), "inputs": stage.inputs(run), "needs": upstream}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, BaseModel):
+        # What only says where a stage runs is no reason to run it again.
+        placement = getattr(type(value), "PLACEMENT", ())
+        return {name: _plain(getattr(value, name)) for name in type(value).model_fields if name not in placement}
+    if isinstance(value, dict):
+        return {k: _plain(v) for k, v in value.items()}
+    return [_plain(v) for v in value] if isinstance(value, list | tuple) else value
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _why(old: Figures | None, new: Figures) -> str:
+    """What differs from the manifest, in words: "policy.learner.epochs 2 -> 3"."""
+    if old is None:
+        return "no finished result yet"
+    changes = list(_changes("", old["description"], new))
+    shown = "; ".join(changes[:4]) + (f"; and {len(changes) - 4} more" if len(changes) > 4 else "")
+    return f"changed: {shown}"
+
+
+def _changes(path: str, old: Any, new: Any) -> Sequence[str]:
+    if isinstance(old, dict) and isinstance(new, dict):
+        return [c for key in sorted(old.keys() | new.keys()) for c in _changes(f"{path}.{key}".lstrip("."), old.get(key), new.get(key))]
+    return [] if old == new else [f"{path} {json.dumps(old)[:60]} -> {json.dumps(new)[:60]}"]

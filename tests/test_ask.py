@@ -1,0 +1,133 @@
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from cluster.settings import load
+from data.attributes import Values, shipped
+from data.conversation import Conversation, Message
+from jobs.evaluation.ask import Answers, mean_spearman, off_best, questions, tabulate
+from jobs.evaluation.steering_metrics import combined, cross_talk, curves, dialogue, judge, judge_note, length
+from jobs.runner.preset import Preset
+from jobs.runner.stage import Run
+
+SCHEMA = shipped("lab")
+DEMO = str(Path(__file__).parent.parent / "jobs" / "presets" / "demo.yaml")
+
+
+def _row(turned: str, asked: float, number: int) -> Conversation:
+    turns = (Message("user", f"q{number}"), Message("assistant", "a"))
+    return Conversation("evaluate", "", turns, requested=({"humor": asked, "toxicity": asked},), group=turned)
+
+
+def test_each_dial_is_judged_by_the_rows_that_turned_it() -> None:
+    rows = [_row("humor", v, n) for v in (0, 2, 4) for n in range(3)] + [_row("toxicity", 4 - v, n) for v in (0, 4) for n in range(2)] + [_row("best", 0, 9)]
+    answers = Answers(rows, "exactly", lambda row: {"humor": row.requested[0]["humor"] / 2, "toxicity": 4 - row.requested[0]["humor"]})
+    table, best = tabulate(SCHEMA, answers)
+    assert table["humor"] == {
+        **{"requested": [0, 2, 4], "measured": [0, 1, 2], "n": 9, "spearman": 1.0, "monotonic": True},
+        **{"slope": 0.5, "reached": [0, 2], "off_target": 4.0},
+    }
+    assert (table["toxicity"]["spearman"], table["toxicity"]["monotonic"]) == (-1.0, False)
+    assert set(table) == {"humor", "toxicity"}
+    assert best == {"humor": 0.0, "toxicity": 4.0}
+    assert mean_spearman(table) == 0.0
+    assert off_best(SCHEMA, best) == 2.0, "humor is as asked, toxicity off by 4"
+
+
+def test_laboratory_questions_are_asked_in_the_laboratory() -> None:
+    run = Run(load(Preset, DEMO, ["evaluate.num_questions=7"]))
+    asked = questions(run, 7)
+    assert len(asked) == 7
+    assert asked == questions(run, 7)
+    assert all(len(messages) == 1 and messages[0].role == "user" for messages in asked)
+
+
+def _asked(group: str, requested: Values, number: int = 0, predicted: Values | None = None, answer: str = "a") -> Conversation:
+    turns = (Message("user", f"q{number}"), Message("assistant", answer))
+    return Conversation("evaluate", "", turns, requested=(requested,), predicted=(predicted or {},), group=group, id=f"{group}{requested}{number}")
+
+
+def _turned(name: str, num_questions: int = 4) -> Iterator[Conversation]:
+    """One dial over its scale, the others at best."""
+    for number in range(num_questions):
+        for value in range(5):
+            yield _asked(name, {**SCHEMA.best(), name: value}, number)
+
+
+def test_curves_have_a_band_around_each_mean() -> None:
+    # Odd questions are answered a point too high, so that the mean depends on which are asked.
+    answers = Answers(list(_turned("humor")), "exactly", lambda row: {"humor": row.requested[0]["humor"] + int(row.messages[0].content[1:]) % 2})
+    table, best = curves(SCHEMA, answers, 1000, seed=0)
+    row = table["humor"]
+    assert row["measured"] == [0.5, 1.5, 2.5, 3.5, 4.5]
+    assert (row["low"], row["high"]) == ([0, 1, 2, 3, 4], [1, 2, 3, 4, 5])
+    assert best == {}
+    assert curves(SCHEMA, answers, 1000, seed=0)[0] == table
+    alone = Answers([r for r in answers.rows if r.messages[0].content == "q0"], "exactly", answers.measure)
+    assert all(math.isnan(v) for v in curves(SCHEMA, alone, 100, seed=0)[0]["humor"]["low"])
+
+
+def test_cross_talk_is_what_else_moves() -> None:
+    def half_of_humor_is_toxic(row: Conversation) -> Values:
+        asked = row.requested[0]
+        return {**asked, "toxicity": asked["toxicity"] + asked["humor"] / 2, "helpfulness": 4 - asked["verbosity"]}
+
+    answers = Answers([*_turned("humor"), *_turned("verbosity"), _asked("best", SCHEMA.best())], "exactly", half_of_humor_is_toxic)
+    figures = cross_talk(SCHEMA, answers)
+    assert figures["attributes"] == ["humor", "verbosity"]
+    assert figures["measured"] == list(SCHEMA.names)
+    assert figures["slope"] == [[0, 0, 1, 0.5, 0], [-1, 0, 0, 0, 1]]
+
+
+def test_settings_of_several_dials_are_told_apart() -> None:
+    high, low = {"humor": 4.0, "verbosity": 2.0}, {"humor": 1.0, "verbosity": 3.0}
+    rows = [_asked("combined", asked, number) for asked in (high, low) for number in range(2)] + list(_turned("humor"))
+    answers = Answers(rows, "exactly", lambda row: {**row.requested[0], "humor": 4.0 - int(row.messages[0].content[1:]), "toxicity": 1.0})
+    assert combined(SCHEMA, answers) == [
+        {"requested": low, "measured": {"humor": 3.5, "toxicity": 1.0, "verbosity": 3.0}, "off": 1.25, "n": 2},
+        {"requested": high, "measured": {"humor": 3.5, "toxicity": 1.0, "verbosity": 2.0}, "off": 0.25, "n": 2},
+    ]
+    assert combined(SCHEMA, Answers(list(_turned("humor")), "exactly", lambda row: row.requested[0])) == []
+
+
+def test_a_dialogue_is_judged_by_its_second_answer() -> None:
+    rows = [_asked("dialogue/humor", {"humor": value}, number) for value in (0.0, 4.0) for number in range(3)]
+    answers = Answers(rows, "exactly", lambda row: {"humor": 0.5 + row.requested[-1]["humor"] / 2})
+    assert dialogue(SCHEMA, answers) == {"humor": {"first": [0, 4], "second": [4, 0], "measured_second": [2.5, 0.5], "n": 6}}
+    assert tabulate(SCHEMA, answers) == ({}, {})
+
+
+def test_a_perfect_judge_of_many_answers_alike_is_not_doubted() -> None:
+    """Over all answers its Spearman is low, for most have no humor at all, and it cannot tell those apart: nobody can."""
+    rows = [*_turned("humor"), *(_asked("toxicity", {"humor": 0.0, "toxicity": 2.0}, number) for number in range(200))]
+    judged = [replace(row, predicted=({"humor": 0.7 * row.requested[0]["humor"] + number / 1000},)) for number, row in enumerate(rows)]
+    figures = judge(SCHEMA, Answers(judged, "exactly", lambda row: {"humor": row.requested[0]["humor"]}))["humor"]
+    assert (figures["n"], figures["everywhere"]["n"]) == (20, 220)
+    assert figures["spearman"] > 0.97
+    assert figures["slope"] == pytest.approx(0.7, abs=0.01)
+    assert figures["everywhere"]["spearman"] < 0.6
+    assert figures["everywhere"]["spearman"] == pytest.approx(figures["everywhere"]["ceiling"])
+    assert judge_note({"humor": figures}).endswith("on every attribute.")
+
+
+def test_the_note_names_who_is_doubted() -> None:
+    said = judge_note({"humor": {"spearman": 0.95}, "toxicity": {"spearman": 0.894}, "verbosity": {"spearman": math.nan}})
+    assert "toxicity (0.894), verbosity (unknown)" in said
+    assert "humor" not in said
+
+
+def test_longer_answers_are_more_of_what_was_asked_but_not_among_equals() -> None:
+    def row(asked: int, number: int) -> Conversation:
+        return _asked("humor", {"humor": asked}, number, answer=" ".join(["word"] * (10 * asked + number)))
+
+    # A longer answer to the same request is the less funny one.
+    answers = Answers(
+        [row(a, n) for a in range(5) for n in range(4)], "exactly", lambda r: {"humor": r.requested[0]["humor"] - int(r.messages[0].content[1:]) / 10}
+    )
+    figures = length(SCHEMA, answers)["humor"]
+    assert figures["spearman_words"] > 0.8
+    assert figures["partial_spearman"] == pytest.approx(-1)
+    assert math.isnan(length(SCHEMA, answers)["toxicity"]["spearman_words"])

@@ -1,0 +1,82 @@
+"""Training on examples that are tokenised at the same time is training on the same examples, and mistakes are told by who made them."""
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from actors.modeling.policy import PolicyTask
+from actors.training.examples import ConversationExamples, ExampleSpec
+from actors.training.settings import LearnerSettings
+from data.attributes import shipped
+from data.conversation import to_table
+from data.examples import Split
+from data.feed import Corpus, counts
+from data.lab import Lab, LabSettings
+from data.storage import Storage
+from jobs.pipelines.fit import fit
+from jobs.pipelines.map_rows import write_table
+from jobs.pipelines.tokenize import Tokenising
+from jobs.runner.stage import StageError
+
+SCHEMA = shipped("lab")
+SETTINGS = LearnerSettings(precision="fp32", row_tokens=256, max_tokens=256, rows_per_step=4, learning_rate=3e-3, validate_every=0.5)
+
+
+@pytest.fixture
+def rows(tmp_path: Path) -> Storage:
+    found = list(Lab(LabSettings(num_rows=120)).rows())
+    folder = Storage(str(tmp_path)) / "rows"
+    for part in range(3):
+        write_table(to_table(found[part::3], SCHEMA), folder, f"part-{part}.parquet")
+    return folder
+
+
+def tokenising(rows: Storage, base: str, target: Storage, maker: type[Any] = ConversationExamples) -> Tokenising:
+    return Tokenising("test", [rows], maker, {"spec": ExampleSpec(base, SCHEMA, "steerlm", 256)}, target, "stamp")
+
+
+@pytest.mark.ray
+def test_meanwhile_trains_as_before(ray_cluster: object, tiny_base: str, rows: Storage, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    task, folder = PolicyTask(tiny_base, SCHEMA, "steerlm"), Storage(str(tmp_path))
+    tokenising(rows, tiny_base, folder / "first").all()
+    expected = fit("test", task, SETTINGS, Corpus.of(folder / "first"), folder / "one", Split(8))
+    with tokenising(rows, tiny_base, folder / "meanwhile").meanwhile(SETTINGS) as examples:
+        assert examples.making
+        found = fit("test", task, SETTINGS, examples, folder / "other", Split(8))
+    assert "tokenising while it trains" in capsys.readouterr().out
+    assert found["losses"] == expected["losses"]
+    assert found["validation_loss"] == expected["validation_loss"]
+    assert counts(folder / "meanwhile") == counts(folder / "first")
+    # All is there now: nothing is made again.
+    with tokenising(rows, tiny_base, folder / "meanwhile").meanwhile(SETTINGS) as examples:
+        assert examples.making is None
+
+
+@pytest.mark.ray
+def test_without_room_all_are_tokenised_first(ray_cluster: object, tiny_base: str, rows: Storage, tmp_path: Path) -> None:
+    with tokenising(rows, tiny_base, Storage(str(tmp_path / "out"))).meanwhile(SETTINGS.model_copy(update={"cpus_per_worker": 5.0})) as examples:
+        assert examples.making is None
+        assert examples.num_rows == 120
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_mistake_in_the_rows_ends_both(ray_cluster: object, tiny_base: str, rows: Storage, tmp_path: Path) -> None:
+    class Refusing(ConversationExamples):  # in a function, so that it travels by value
+        def __call__(self, batch: pa.Table) -> pa.Table:
+            raise OSError("row 7 is upside down")
+
+    folder = Storage(str(tmp_path))
+    with pytest.raises(StageError, match="row 7 is upside down"), tokenising(rows, tiny_base, folder / "examples", Refusing).meanwhile(SETTINGS) as examples:
+        fit("test", PolicyTask(tiny_base, SCHEMA, "steerlm"), SETTINGS, examples, folder / "out", Split(8))
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_mistake_in_training_ends_both(ray_cluster: object, tiny_base: str, rows: Storage, tmp_path: Path) -> None:
+    folder = Storage(str(tmp_path))
+    picky = SETTINGS.model_copy(update={"validate_every": 1.0})
+    with pytest.raises(StageError, match="no example is held out"), tokenising(rows, tiny_base, folder / "examples").meanwhile(picky) as examples:
+        fit("test", PolicyTask(tiny_base, SCHEMA, "steerlm"), picky, examples, folder / "out", Split(10**6, 1))
