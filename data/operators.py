@@ -14,9 +14,9 @@ from typing import Any
 
 import pyarrow as pa
 
-from data.mistakes import is_for_people
+from data.counters import tally_of, with_tally
+from data.errors import is_for_people
 from data.shards import Output, Shard, packed, read, unpacked, write_piece
-from data.tally import tally_of, with_tally
 
 Prepare = Callable[[pa.Table], pa.Table]
 """What a worker wants done to its rows on a CPU elsewhere, before they reach it."""

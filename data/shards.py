@@ -15,8 +15,8 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from data.counters import Tally, added, tally_of, with_tally
 from data.storage import Storage
-from data.tally import Tally, added, tally_of, with_tally
 
 STAMP_KEY = b"steerlm.stamp"
 """Where a part says what made it: a part with another stamp is not ours to keep."""

@@ -1,6 +1,6 @@
 """What a judge said: its text to a verdict, and stored judgements, ours or FastChat's, back in.
 
-Knows no endpoint and adds nothing up (`data.duels` does). What could not be read stays a verdict, with its problem.
+Knows no endpoint and adds nothing up (`data.comparisons` does). What could not be read stays a verdict, with its problem.
 """
 
 import re

@@ -19,9 +19,9 @@ from typing import Any
 from cluster.progress import Progress
 from cluster.settings import command_line
 from data.benchmarks import jsonl, read_answers, read_questions
-from data.duels import Figures, latest, models_of
+from data.comparisons import Figures, latest, models_of
+from data.errors import is_for_people
 from data.judge_prompts import SHIPPED, Match, Setup, read_judge_prompts
-from data.mistakes import is_for_people
 from data.storage import Storage
 from data.verdicts import Verdict, judgement_line, read_verdicts, verdict
 from jobs.judging.endpoint import Failure, JudgeEndpoint, JudgeUnusable, Reply

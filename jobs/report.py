@@ -9,7 +9,7 @@ import json
 import sys
 
 from cluster.settings import command_line
-from data.mistakes import is_for_people
+from data.errors import is_for_people
 from jobs.reporting.page import HTML, MARKDOWN, PICTURES, write_pages
 from jobs.runner.preset import Preset
 from jobs.runner.stage import Figures, Run, StageError

@@ -4,7 +4,7 @@ python -m jobs.train_policy PRESET.yaml [key.path=value ...]
 """
 
 from cluster.settings_mistakes import did_you_mean
-from data.feed import sources
+from data.loader import sources
 from data.prompts import bootstrap_source
 from data.storage import Storage
 from jobs.pipelines.fit import base_uri

@@ -17,8 +17,8 @@ from actors.training.examples import ConversationExamples, PredictorExamples, la
 from actors.training.settings import LearnerSettings
 from data.conversation import Conversation, from_table, to_table
 from data.examples import Example, Split, bucket
-from data.feed import Corpus, counts, some
 from data.lab import Lab
+from data.loader import Corpus, counts, some
 from data.pairs import pair_weights
 from data.ratings import Ratings, joined, ratings_of
 from data.sources import files_of

@@ -11,8 +11,8 @@ import tiny_run
 from cluster.settings import SettingsError, load
 from data.attributes import Values, shipped
 from data.conversation import Conversation, Message
-from data.feed import copies
 from data.lab import LabSettings
+from data.loader import copies
 from jobs.ablate import Ablation, stages
 from jobs.ablation.arms import ARMS, HELD_OUT, _belongs, _followed, held_out_settings, repeated, rows_of_rounds
 from jobs.ablation.report import summary, table, value_of

@@ -12,9 +12,9 @@ from actors.scoring.predictor import Predictor
 from actors.scoring.preprocessor import AnnotatorInput, kept_end
 from data.attributes import SchemaMismatch, shipped
 from data.conversation import Conversation, Message, from_table, to_table
+from data.counters import tally_of
 from data.lab import Lab, LabSettings
 from data.shards import packed
-from data.tally import tally_of
 from data.tokens import Tokens
 
 SCHEMA = shipped("lab")

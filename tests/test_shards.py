@@ -7,10 +7,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from data.audit import audit_file, num_doubled
+from data.counters import added, tally_of, with_tally
 from data.operators import Score, read_shard, write_shard
 from data.shards import Input, Output, Shard, inputs_of, merge, packed, read, stamp_of, unpacked, write, write_piece
 from data.storage import Storage
-from data.tally import added, tally_of, with_tally
 
 
 def _file(folder: Path, name: str, start: int, stop: int, group: int = 4) -> Storage:

@@ -12,8 +12,8 @@ from actors.training.settings import LearnerSettings
 from data.attributes import shipped
 from data.conversation import to_table
 from data.examples import Split
-from data.feed import Corpus, counts
 from data.lab import Lab, LabSettings
+from data.loader import Corpus, counts
 from data.storage import Storage
 from jobs.pipelines.fit import fit
 from jobs.pipelines.map_rows import write_table

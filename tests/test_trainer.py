@@ -19,8 +19,8 @@ from data.attributes import shipped
 from data.calibration import Calibration
 from data.conversation import to_table
 from data.examples import Examples, Split
-from data.feed import Corpus
 from data.lab import Lab, LabSettings
+from data.loader import Corpus
 from data.storage import Storage
 from jobs.pipelines.fit import fit
 from jobs.pipelines.map_rows import write_table

@@ -13,9 +13,9 @@ from actors.generation.transformers_engine import TransformersEngine
 from actors.modeling.policy import Policy
 from data.attributes import AttributeSchema
 from data.conversation import Conversation, Message, to_table
+from data.counters import with_tally
 from data.prompts import Prompt, prompts_from
 from data.selection import CUT_OFF
-from data.tally import with_tally
 
 FINISH = "finish"
 """The column that says how an answer ended: "stop", or "length" where it was cut off."""

@@ -16,8 +16,8 @@ from actors.scoring.predictor import Predictor
 from actors.scoring.preprocessor import AnnotatorInput
 from data.attributes import AttributeSchema
 from data.conversation import Conversation, arrow_schema, from_table, schema_of, to_table
+from data.counters import Tally, with_tally
 from data.packing import best_fit
-from data.tally import Tally, with_tally
 from data.tokens import Segment, Tokens, segments
 
 

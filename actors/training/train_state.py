@@ -3,7 +3,7 @@
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from data.feed import Position, Step
+from data.loader import Position, Step
 
 
 @dataclass

@@ -23,9 +23,9 @@ from actors.training.preemption import Stopping
 from actors.training.save_model import publish
 from actors.training.settings import LearnerSettings, rate_factor
 from actors.training.train_state import Standing
+from data.errors import is_for_people
 from data.examples import Examples, digest_of
-from data.feed import Feed, Step
-from data.mistakes import is_for_people
+from data.loader import Feed, Step
 from data.packing import dealt
 from data.storage import Storage
 

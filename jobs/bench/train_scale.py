@@ -12,7 +12,7 @@ from actors.modeling.tiny_llama import SmallModel
 from actors.training.examples import ConversationExamples, ExampleSpec
 from actors.training.settings import LearnerSettings
 from data.conversation import Conversation, Message, to_table
-from data.feed import Corpus
+from data.loader import Corpus
 from data.storage import Storage
 from jobs.bench.memory import own_peak_bytes, reset_own_peak
 from jobs.bench.report import by_turns, print_table

@@ -16,7 +16,7 @@ from actors.training.settings import LearnerSettings
 from cluster.connect import REPOSITORY
 from data.conversation import Conversation, to_table
 from data.examples import Example, Examples
-from data.feed import Corpus
+from data.loader import Corpus
 from data.record import Record
 from data.storage import Storage
 from jobs.bench.environment import call

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import matplotlib.axes
 import matplotlib.figure
 
-from data.duels import Figures, by, duels, games, leaning, mean_rating, percent, problems, rated, tally
+from data.comparisons import Figures, by, duels, games, leaning, mean_rating, percent, problems, rated, tally
 from data.elo import ratings
 from data.storage import Storage
 from data.verdicts import Verdict

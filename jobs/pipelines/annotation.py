@@ -5,8 +5,8 @@ Shared by every stage that rates answers or trains on predicted values.
 
 from actors.scoring.annotator import Annotator
 from data.calibration import Calibration
+from data.counters import Tally
 from data.storage import Storage
-from data.tally import Tally
 from jobs.pipelines.audit import audit
 from jobs.pipelines.map_rows import map_rows
 from jobs.runner.stage import Figures, Run

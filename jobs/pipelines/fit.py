@@ -20,7 +20,7 @@ from actors.training.settings import LearnerSettings
 from actors.training.trainer import MISTAKE, Assignment, train_worker
 from cluster.process_group import OwnAddressConfig
 from data.examples import Split
-from data.feed import Corpus, Feed
+from data.loader import Corpus, Feed
 from data.storage import Storage
 from jobs.runner.stage import Figures, Run, StageError, say
 

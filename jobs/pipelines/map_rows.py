@@ -21,11 +21,11 @@ from ray.exceptions import RayTaskError
 from cluster.pipeline_metrics import PipelineMetrics
 from cluster.preflight import Demand, preflight
 from cluster.progress import Progress
-from data.mistakes import is_for_people
+from data.counters import Tally, added
+from data.errors import is_for_people
 from data.operators import Prepare, Score, read_shard, write_shard
 from data.shards import Input, Output, Shard, inputs_of, merge, write
 from data.storage import Storage
-from data.tally import Tally, added
 from jobs.runner.settings import WorkerPool
 from jobs.runner.stage import Figures, StageError, say
 

@@ -12,7 +12,7 @@ import ray
 from actors.training.settings import LearnerSettings
 from cluster.preflight import FREE_CPUS
 from data.examples import Split
-from data.feed import SHARD_ROWS, Corpus, Feed
+from data.loader import SHARD_ROWS, Corpus, Feed
 from data.shards import Output, Shard, inputs_of
 from data.storage import Storage
 from jobs.pipelines.map_rows import Beside, map_rows

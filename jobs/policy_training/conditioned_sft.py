@@ -4,7 +4,7 @@ from actors.modeling.policy import PolicyTask
 from actors.training.examples import PolicyExamples
 from actors.training.settings import LearnerSettings
 from data.examples import Split
-from data.feed import counts
+from data.loader import counts
 from data.storage import Storage
 from jobs.pipelines.annotation import calibration
 from jobs.pipelines.fit import buckets_for, example_spec, fit

@@ -13,7 +13,7 @@ from cluster.connect import connect
 from cluster.events import finite, tell, write_events_as
 from cluster.preflight import preflight
 from cluster.settings import command_line
-from data.mistakes import is_for_people
+from data.errors import is_for_people
 from jobs.runner.needs import needs
 from jobs.runner.plan import print_plan, refuse_what_cannot_fit
 from jobs.runner.preset import Preset

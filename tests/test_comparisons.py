@@ -2,7 +2,7 @@
 
 import pytest
 
-from data.duels import by, duels, games, latest, leaning, mean_rating, models_of, percent, problems, rated, tally
+from data.comparisons import by, duels, games, latest, leaning, mean_rating, models_of, percent, problems, rated, tally
 from data.measures import share_interval
 from data.verdicts import Verdict, Winner
 

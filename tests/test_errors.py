@@ -3,7 +3,7 @@
 import pytest
 from ray.exceptions import RayTaskError
 
-from data.mistakes import is_for_people
+from data.errors import is_for_people
 from jobs.runner.stage import StageError
 
 

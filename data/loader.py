@@ -17,10 +17,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data.examples import Example, Examples, Split
-from data.making import Making
 from data.packing import best_fit, even_steps, steps_of
 from data.shards import Input, Output, Shard, inputs_of, read
 from data.storage import Storage
+from data.streaming import Making
 
 SHARD_ROWS = 2048
 """Rows that are read together, wherever a window takes them from."""

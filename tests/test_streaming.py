@@ -9,14 +9,14 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
+from data.counters import with_tally
 from data.examples import Split
-from data.feed import Corpus, Feed
-from data.making import Making
+from data.loader import Corpus, Feed
 from data.shards import Input, Output, inputs_of, merge, write_piece
 from data.storage import Storage
-from data.tally import with_tally
+from data.streaming import Making
 from jobs.pipelines.map_rows import write_table
-from tests.test_feed import _table
+from tests.test_loader import _table
 
 PIECE_ROWS = 8
 

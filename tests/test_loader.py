@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from data.examples import EXAMPLE_SCHEMA, Examples, Origin, Split, bucket, digest_of, example_row
-from data.feed import Corpus, Feed, Position, copies, counts, some
+from data.loader import Corpus, Feed, Position, copies, counts, some
 from data.storage import Storage
 from data.tokens import Tokens
 from jobs.pipelines.map_rows import write_table
