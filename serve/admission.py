@@ -5,13 +5,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from data.attributes import AttributeProblem, AttributeSchema, Values
-from serve.job import Job
 from serve.models import Model, Models
 from serve.parser import attribute_problem, numbers
 from serve.profiles import find, resolve
+from serve.protocol import ChatRequest, Steering, WireProblem
 from serve.reply import Reply
+from serve.request import Job
 from serve.teams import Team
-from serve.wire import ChatRequest, Steering, WireProblem
 
 
 @dataclass(frozen=True)

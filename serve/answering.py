@@ -10,9 +10,9 @@ from typing import Any
 
 from data.attributes import AttributeSchema
 from serve.admission import Admitted
-from serve.job import Delta, Event, Failed, Job, Started
+from serve.protocol import Candidate, Usage
 from serve.reply import Answer, usage
-from serve.wire import Candidate, Usage
+from serve.request import Delta, Event, Failed, Job, Started
 
 Generate = Callable[[str, Job], AsyncGenerator[Event, None]]
 """Runs a job on the model of a name; closing the generator cancels it."""

@@ -17,13 +17,13 @@ from serve import openapi
 from serve.admission import Limits
 from serve.answering import Generate, Score
 from serve.chat import Chat
-from serve.job import Card
 from serve.models import Models
 from serve.parser import parse_swap
 from serve.profiles import Profile
+from serve.protocol import WireProblem
+from serve.request import Card
 from serve.teams import Keys
 from serve.telemetry import Telemetry
-from serve.wire import WireProblem
 
 PAGE_HEADERS = {
     # The page is one file: nothing may be loaded from anywhere, and it may talk to nobody but us.

@@ -15,9 +15,9 @@ from serve.admission import Admitted, Limits, admitted
 from serve.answering import Answers, Generate, Score
 from serve.models import Models
 from serve.parser import parse
+from serve.protocol import WireProblem
 from serve.teams import Allowance, Keys, Team
 from serve.telemetry import Telemetry, Visit
-from serve.wire import WireProblem
 
 COMPACT = (",", ":")
 STREAM_HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}

@@ -16,9 +16,9 @@ import ray.serve
 import ray.serve.config
 
 from serve.ingress import Ingress
-from serve.job import Revision
 from serve.locate import Located, locate_all
 from serve.replica import ReplicaDeployment
+from serve.request import Revision
 from serve.scorer import ScorerDeployment
 from serve.settings import ServeSettings
 from serve.teams import KEYS_VARIABLE

@@ -17,13 +17,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serve.admission import Limits
 from serve.app import Backend, application
-from serve.job import Card, Delta, Event, Failed, Job, Revision, Started
 from serve.locate import locate
 from serve.models import Model, Models
+from serve.protocol import WireProblem
+from serve.request import Card, Delta, Event, Failed, Job, Revision, Started
 from serve.settings import ServeSettings
 from serve.teams import Keys
 from serve.telemetry import EndpointMetrics, Telemetry
-from serve.wire import WireProblem
 
 logger = logging.getLogger("ray.serve")
 

@@ -5,9 +5,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from data.attributes import AttributeSchema
-from serve.job import Card
 from serve.profiles import Profile, shipped
-from serve.wire import WireProblem
+from serve.protocol import WireProblem
+from serve.request import Card
 
 
 @dataclass(frozen=True)

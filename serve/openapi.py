@@ -5,7 +5,7 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
-from serve.wire import ChatCompletion, ChatRequest, Chunk, ErrorBody, SwapRequest
+from serve.protocol import ChatCompletion, ChatRequest, Chunk, ErrorBody, SwapRequest
 
 _REFERENCE = "#/components/schemas/{model}"
 

@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from data.attributes import AttributeProblem
-from serve.wire import (
+from serve.protocol import (
     MAX_BEST_OF,
     MAX_CHOICES,
     MAX_STOP_CHARS,

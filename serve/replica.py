@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 import ray.serve
 
-from serve.arrivals import Arrivals, Pace
-from serve.job import Card, Delta, Event, Failed, Job, Revision, Started
+from serve.detokenizer import Answer
+from serve.request import Card, Delta, Event, Failed, Job, Revision, Started
 from serve.settings import EngineSettings
 from serve.telemetry import EngineMetrics
-from serve.text import Answer
+from serve.token_stream import Arrivals, Pace
 
 if TYPE_CHECKING:
     from actors.generation.protocol import Engine

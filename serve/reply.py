@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from serve.wire import AnswerMessage, Candidate, ChatCompletion, Choice, Chunk, ChunkChoice, ChunkDelta, Steering, Usage
+from serve.protocol import AnswerMessage, Candidate, ChatCompletion, Choice, Chunk, ChunkChoice, ChunkDelta, Steering, Usage
 
 Finish = Literal["stop", "length"]
 

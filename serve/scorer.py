@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import ray.serve
 
 from data.conversation import Conversation, Message
-from serve.job import Job
+from serve.request import Job
 
 MAX_BATCH = 16
 BATCH_WAIT_S = 0.01

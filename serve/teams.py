@@ -16,7 +16,7 @@ from pydantic import Field
 
 from data.record import Record
 from data.storage import Storage
-from serve.wire import WireProblem
+from serve.protocol import WireProblem
 
 logger = logging.getLogger("ray.serve")
 

@@ -13,8 +13,8 @@ from data.attributes import SHIPPED
 from serve.admission import Limits
 from serve.answering import Generate, Score
 from serve.app import Backend, application
-from serve.job import Card, Delta, Event, Job, Started
 from serve.models import Model, Models
+from serve.request import Card, Delta, Event, Job, Started
 from serve.teams import Keys, Team, hashed
 from serve.telemetry import Telemetry
 

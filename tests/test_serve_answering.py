@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 from asgi import USER, Counting, app_around, ask, refused
 
-from serve.job import Event, Failed, Job
-from serve.wire import WireProblem
+from serve.protocol import WireProblem
+from serve.request import Event, Failed, Job
 
 
 async def by_length(job: Job, answer: str) -> dict[str, float]:

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from asgi import CARD, KEYS_TEXT, LAB, USER, Scripted, app_around, ask, exchanged, get
 
-from serve.job import Card, Event, Job, Started
 from serve.models import Model, Models
+from serve.request import Card, Event, Job, Started
 
 
 def test_a_bug_is_no_traceback() -> None:

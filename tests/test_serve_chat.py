@@ -10,7 +10,7 @@ from asgi import KEYS_TEXT, LAB, USER, Scripted, app_around, ask, chat, exchange
 
 from data.conversation import Message
 from serve.ingress import DisconnectsOfRay
-from serve.job import Delta, Failed, Started
+from serve.request import Delta, Failed, Started
 
 
 def test_a_whole_answer() -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from serve.parser import ALLOWED, NEUTRAL, numbers, parse
-from serve.wire import ChatRequest, WireProblem
+from serve.protocol import ChatRequest, WireProblem
 
 USER = {"role": "user", "content": "Why is the sky blue?"}
 

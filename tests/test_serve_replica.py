@@ -12,8 +12,8 @@ from actors.generation.protocol import Sampling, complete
 from actors.modeling.policy import PolicyTask
 from data.attributes import shipped
 from data.conversation import Message
-from serve.job import Delta, Event, Failed, Job, Revision, Started
 from serve.replica import Replica
+from serve.request import Delta, Event, Failed, Job, Revision, Started
 from serve.settings import EngineSettings
 
 JOB = Job(
@@ -93,7 +93,7 @@ def test_who_reads_along_gets_pieces_and_who_does_not_all_at_the_end(tiny_policy
 
 
 def test_who_reads_along_slows_the_others_down_and_who_does_not_does_not(replica: Replica, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("serve.arrivals.FULL_PACE_STREAMS", 1)
+    monkeypatch.setattr("serve.token_stream.FULL_PACE_STREAMS", 1)
     alone_s = EngineSettings().stream_every_s
 
     async def paces() -> list[float]:

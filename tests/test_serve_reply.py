@@ -1,7 +1,7 @@
 """The replies: OpenAI's shape, whole and in chunks."""
 
+from serve.protocol import Candidate, Steering
 from serve.reply import Answer, Reply, usage
-from serve.wire import Candidate, Steering
 
 
 def test_replies_have_openai_s_shape() -> None:

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from serve.keys import main
+from serve.protocol import WireProblem
 from serve.teams import EVERYONE, Allowance, Keys, Team, hashed, new_key, read_keys
-from serve.wire import WireProblem
 
 TEAMS = [Team(name="games"), Team(name="school")]
 

@@ -10,7 +10,7 @@ from typing import Literal
 
 from data.attributes import Values
 from data.conversation import Message
-from serve.wire import WireProblem
+from serve.protocol import WireProblem
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import pytest
 
 from actors.generation.protocol import Step
 from serve import arrivals
-from serve.arrivals import Arrivals, Pace
+from serve.token_stream import Arrivals, Pace
 
 ALIVE: Any = SimpleNamespace(error=None)
 

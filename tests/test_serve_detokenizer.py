@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from serve.text import Answer, Detokeniser
+from serve.detokenizer import Answer, Detokeniser
 
 
 def decode(ids: list[int]) -> str:
