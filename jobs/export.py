@@ -11,7 +11,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from cluster.settings import command_line
+from cluster.settings.load import command_line
 from data.storage import Storage
 from jobs.exporting.hub import push, require_token
 from jobs.exporting.models import WantedModel, write_model

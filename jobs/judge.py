@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cluster.progress import Progress
-from cluster.settings import command_line
+from cluster.settings.load import command_line
 from data.benchmarks import jsonl, read_answers, read_questions
 from data.comparisons import Figures, latest, models_of
 from data.errors import is_for_people

@@ -15,8 +15,8 @@ from pydantic import Field
 
 from actors.training.memory import Shape, training_memory
 from actors.training.settings import LearnerSettings
-from cluster.settings import SettingsError, load
-from cluster.settings_help import help_text
+from cluster.settings.help import help_text
+from cluster.settings.load import SettingsError, load
 from data.record import Record
 
 DAY_S, GIB = 86_400, 2**30

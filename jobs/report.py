@@ -8,7 +8,7 @@ The stage `report` (`jobs.evaluate`, `jobs.run`) writes them at its end by itsel
 import json
 import sys
 
-from cluster.settings import command_line
+from cluster.settings.load import command_line
 from data.errors import is_for_people
 from jobs.reporting.page import HTML, MARKDOWN, PICTURES, write_pages
 from jobs.runner.preset import Preset

@@ -3,7 +3,7 @@
 python -m jobs.train_policy PRESET.yaml [key.path=value ...]
 """
 
-from cluster.settings_mistakes import did_you_mean
+from cluster.settings.errors import did_you_mean
 from data.loader import sources
 from data.prompts import bootstrap_source
 from data.storage import Storage

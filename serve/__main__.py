@@ -12,7 +12,7 @@ from pathlib import Path
 from types import FrameType
 
 from cluster.connect import connect
-from cluster.settings import command_line
+from cluster.settings.load import command_line
 from serve.deploy import require_free_port, start, stop
 from serve.locate import Located, locate_all
 from serve.settings import LOOPBACK, ServeSettings

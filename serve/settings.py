@@ -1,4 +1,4 @@
-"""The settings of the endpoint, each with its reason. Knows no YAML and no command line (`cluster.settings` does)."""
+"""The settings of the endpoint, each with its reason. Knows no YAML and no command line (`cluster.settings.load` does)."""
 
 import os
 from typing import Literal

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from cluster.settings import load
+from cluster.settings.load import load
 from data.storage import Storage
 from jobs.prepare import STAGE as ROWS
 from jobs.runner.preset import Preset

@@ -4,7 +4,7 @@ import json
 import shutil
 from pathlib import Path
 
-from cluster.settings import load
+from cluster.settings.load import load
 from jobs.export import Export, export
 from jobs.runner.stage import Figures, Run
 

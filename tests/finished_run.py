@@ -5,7 +5,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from cluster.settings import load
+from cluster.settings.load import load
 from data.conversation import Conversation, Message, to_table
 from data.storage import Storage
 from jobs.runner.preset import Preset

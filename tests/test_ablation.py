@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import tiny_run
 
-from cluster.settings import SettingsError, load
+from cluster.settings.load import SettingsError, load
 from data.attributes import Values, shipped
 from data.conversation import Conversation, Message
 from data.lab import LabSettings

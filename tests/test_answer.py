@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 import jobs.answer
-from cluster.settings import SettingsError, load
+from cluster.settings.load import SettingsError, load
 from data.benchmarks import Question, jsonl, read_answers
 from data.prompts import prompts_from
 from data.storage import Storage

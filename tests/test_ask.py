@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.settings import load
+from cluster.settings.load import load
 from data.attributes import Values, shipped
 from data.conversation import Conversation, Message
 from jobs.evaluation.ask import Answers, mean_spearman, off_best, questions, tabulate

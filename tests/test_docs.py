@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.settings import load
+from cluster.settings.load import load
 from docs import ROOT, RUNNABLE, Block, Follower, blocks, commands, pages
 from jobs.ablate import Ablation
 from jobs.answer import Answering

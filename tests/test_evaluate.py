@@ -8,7 +8,7 @@ import matplotlib.image
 import pytest
 from annotated_run import PRESETS, ready
 
-from cluster.settings import load
+from cluster.settings.load import load
 from data.attributes import shipped
 from data.conversation import Conversation, Message, from_table
 from data.prompts import COMBINED, asked_prompts, combined_settings, steering_prompts

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from annotated_run import predictor_stage
 
-from cluster.settings import load
+from cluster.settings.load import load
 from data.measures import agreement, pairwise_accuracy
 from data.storage import Storage
 from jobs.evaluate_predictor import STAGE

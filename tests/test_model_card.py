@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from cluster.settings import load
+from cluster.settings.load import load
 from data.storage import Storage
 from jobs.reporting.model_card import write_card
 from jobs.runner.preset import Preset

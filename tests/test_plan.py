@@ -4,7 +4,7 @@ import pytest
 
 from actors.training.memory import Shape
 from actors.training.settings import LearnerSettings
-from cluster.settings import load
+from cluster.settings.load import load
 from data.attributes import shipped
 from data.conversation import to_table
 from data.lab import Lab, LabSettings

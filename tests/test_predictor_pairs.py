@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.settings import load
+from cluster.settings.load import load
 from data.pairs import pair_weights
 from data.storage import Storage
 from jobs.evaluation.predictor_pairs import judge_pairs, store_pairs

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.settings import SettingsError, load
+from cluster.settings.load import SettingsError, load
 from data.conversation import from_table
 from jobs.prepare import STAGE, work
 from jobs.runner.preset import Preset

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.settings import load
+from cluster.settings.load import load
 from jobs.evaluation.promotion import falls
 from jobs.policy_training.bootstrap_stages import BootstrapStages
 from jobs.runner.preset import Preset

@@ -11,7 +11,7 @@ import pytest
 from annotated_types import Ge
 from pydantic import BaseModel
 
-from cluster.settings import load
+from cluster.settings.load import load
 from serve.__main__ import CONFIG, main
 from serve.deploy import PAGE, bound, require_free_port
 from serve.locate import Located, locate, locate_all

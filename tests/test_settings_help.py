@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from cluster.settings_help import help_text
+from cluster.settings.help import help_text
 from data.record import Record
 
 

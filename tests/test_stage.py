@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.settings import load
+from cluster.settings.load import load
 from data.storage import Storage
 from jobs.run import stages
 from jobs.runner.preset import Preset

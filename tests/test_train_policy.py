@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.settings import load
+from cluster.settings.load import load
 from data.conversation import to_table
 from data.lab import Lab, LabSettings
 from jobs.pipelines.map_rows import write_table

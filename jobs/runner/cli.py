@@ -12,7 +12,7 @@ from cluster.checks import require_fit
 from cluster.connect import connect
 from cluster.events import finite, tell, write_events_as
 from cluster.preflight import preflight
-from cluster.settings import command_line
+from cluster.settings.load import command_line
 from data.errors import is_for_people
 from jobs.runner.needs import needs
 from jobs.runner.plan import print_plan, refuse_what_cannot_fit

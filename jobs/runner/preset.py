@@ -1,4 +1,4 @@
-"""The type of a run: every setting of every stage, with its meaning, unit and default. Knows no YAML (`cluster.settings` does).
+"""The type of a run: every setting of every stage, with its meaning, unit and default. Knows no YAML (`cluster.settings.load` does).
 
 `--help` of any job prints this file's records as a list.
 """

@@ -1,6 +1,6 @@
 """What every step of SteerLM can be told, with its meaning, unit and default: predictor, annotation, policy, sampling, bootstrap, evaluation.
 
-`jobs.runner.preset` puts them together. Knows no YAML (`cluster.settings` does).
+`jobs.runner.preset` puts them together. Knows no YAML (`cluster.settings.load` does).
 """
 
 from typing import Annotated, Literal

@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic_core import ErrorDetails
 
-from cluster.settings_help import keys, shown
+from cluster.settings.help import keys, shown
 
 
 @dataclass(frozen=True)

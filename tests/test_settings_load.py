@@ -5,7 +5,7 @@ from typing import Literal
 import pytest
 from pydantic import Field, model_validator
 
-from cluster.settings import SettingsError, command_line, load
+from cluster.settings.load import SettingsError, command_line, load
 from data.record import Record
 
 

@@ -17,8 +17,8 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import to_jsonable_python
 
-from cluster.settings_help import example, help_text, only_record, shown
-from cluster.settings_mistakes import Layer, coercions, did_you_mean, sentences
+from cluster.settings.errors import Layer, coercions, did_you_mean, sentences
+from cluster.settings.help import example, help_text, only_record, shown
 
 T = TypeVar("T", bound=BaseModel)
 
