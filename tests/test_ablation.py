@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-import tiny_run
+from support import tiny_run
 
 from cluster.settings.load import SettingsError, load
 from data.attributes import Values, shipped

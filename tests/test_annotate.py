@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from annotated_run import ready
+from support.annotated_run import ready
 
 from data.conversation import from_table
 from data.storage import Storage

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from annotated_run import PRESETS, ready
+from support.annotated_run import PRESETS, ready
 
 from data.conversation import from_table
 from data.storage import Storage
@@ -68,7 +68,7 @@ class Cluster:
             # first to die takes it from the others.
             "RAY_JOB_CONFIG_JSON_ENV_VAR": "{}",
         }
-        words = [sys.executable, "tests/chaos_cluster.py"]
+        words = [sys.executable, "tests/support/chaos_cluster.py"]
         self.process = subprocess.Popen(
             words, cwd=REPOSITORY, env=self.environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
         )

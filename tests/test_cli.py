@@ -6,7 +6,7 @@ import sys
 from types import SimpleNamespace
 
 import pytest
-from tiny_run import REPOSITORY
+from support.tiny_run import REPOSITORY
 
 from jobs.run import ending, stages
 from jobs.runner.cli import main

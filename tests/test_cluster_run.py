@@ -9,8 +9,8 @@ import time
 from pathlib import Path
 
 import pytest
-import tiny_run
-from job_cluster import JobCluster
+from support import tiny_run
+from support.job_cluster import JobCluster
 
 from data.conversation import from_table
 from data.storage import Storage

@@ -9,7 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-import tiny_run
+from support import tiny_run
 
 from data.prompts import prompts_from
 from data.storage import Storage

@@ -5,9 +5,9 @@ import re
 from pathlib import Path
 
 import pytest
+from support.docs import ROOT, RUNNABLE, Block, Follower, blocks, commands, pages
 
 from cluster.settings.load import load
-from docs import ROOT, RUNNABLE, Block, Follower, blocks, commands, pages
 from jobs.ablate import Ablation
 from jobs.answer import Answering
 from jobs.export import Export

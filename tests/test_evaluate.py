@@ -6,7 +6,7 @@ from pathlib import Path
 
 import matplotlib.image
 import pytest
-from annotated_run import PRESETS, ready
+from support.annotated_run import PRESETS, ready
 
 from cluster.settings.load import load
 from data.attributes import shipped

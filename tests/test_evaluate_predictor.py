@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 
 import pytest
-from annotated_run import predictor_stage
+from support.annotated_run import predictor_stage
 
 from cluster.settings.load import load
 from data.measures import agreement, pairwise_accuracy

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from tiny_backbones import save_backbone
+from support.tiny_backbones import save_backbone
 
 from actors.modeling.tokenizer import encoder
 from actors.training.examples import ExampleSpec, PredictorExamples, label_counts

@@ -10,8 +10,8 @@ from typing import Any
 import datasets
 import numpy as np
 import pytest
-from exported_run import export_to, finish, put_model
 from huggingface_hub import ModelCard
+from support.exported_run import export_to, finish, put_model
 
 from actors.generation.protocol import Sampling, complete
 from actors.generation.transformers_engine import TransformersEngine

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from source_rows import RATED, SCHEMA, good, helpsteer, reasons, rows, turns, write
+from support.source_rows import RATED, SCHEMA, good, helpsteer, reasons, rows, turns, write
 
 from data.attributes import shipped
 from data.conversation import Conversation, Message, Rejected, to_table

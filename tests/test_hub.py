@@ -12,7 +12,7 @@ import pytest
 from huggingface_hub import HfApi
 
 from data.storage import Storage
-from jobs import hub
+from jobs.exporting import hub
 from jobs.exporting.hub import push, require_token
 from jobs.runner.stage import StageError
 

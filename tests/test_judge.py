@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from judge_server import KEY, Answer, Asked, JudgeServer, serving, verdict_of, well_behaved
+from support.judge_server import KEY, Answer, Asked, JudgeServer, serving, verdict_of, well_behaved
 
 from data.storage import Storage
 from jobs.judge import main

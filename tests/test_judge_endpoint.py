@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from judge_server import Answer, Asked, serving
+from support.judge_server import Answer, Asked, serving
 
 from data.storage import Storage
 from jobs.judging.endpoint import Failure, JudgeEndpoint, JudgeUnusable, Reply, key_of, retry_after_s

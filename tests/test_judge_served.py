@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 
 import pytest
-from endpoint import Endpoint, running
+from support.endpoint import Endpoint, running
 
 from data.benchmarks import jsonl, read_questions
 from data.judge_prompts import NAMES

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
-import tiny_run
+from support import tiny_run
 
 from data.conversation import from_table
 from data.storage import Storage

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kube_schema import QUANTITY, RELEASES, closed, custom_resources, kubernetes, mistakes
+from support.kube_schema import QUANTITY, RELEASES, closed, custom_resources, kubernetes, mistakes
 
 CRD = """
 apiVersion: apiextensions.k8s.io/v1

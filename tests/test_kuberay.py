@@ -13,11 +13,11 @@ from typing import Any
 
 import pytest
 import yaml
-from kube_schema import RELEASES, custom_resources, kubernetes, mistakes, resource
-from kuberay_types import MANIFESTS
 from ray.runtime_env import RuntimeEnv
 from ray.scripts.scripts import start
 from ray.serve.schema import ServeDeploySchema
+from support.kube_schema import RELEASES, custom_resources, kubernetes, mistakes, resource
+from support.kuberay_types import MANIFESTS
 
 from serve.settings import ServeSettings
 

@@ -5,7 +5,7 @@ import socket
 
 import psutil
 import pytest
-from listening import LOOPBACK, family, interface, listening, ports
+from support.listening import LOOPBACK, family, interface, listening, ports
 
 
 def test_an_address_says_which_interface() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tiny_backbones import save_backbone
+from support.tiny_backbones import save_backbone
 
 from actors.modeling.lora import LoraSettings, add_adapters, merged
 from actors.modeling.policy import PolicyTask

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import ray.cloudpickle
-from tiny_run import ids_of
+from support.tiny_run import ids_of
 
 from actors.generation.protocol import Sampling
 from actors.generation.sampler import Sampler

@@ -9,8 +9,8 @@ import time
 from pathlib import Path
 
 import pytest
-import tiny_run
-from network_cluster import ADDRESSES, TwoHosts, permitted
+from support import tiny_run
+from support.network_cluster import ADDRESSES, TwoHosts, permitted
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 

@@ -9,12 +9,12 @@ import subprocess
 from collections.abc import Iterator
 
 import pytest
-from chromium import DESKTOP, PHONE, chromium, resize, screenshot
-from endpoint import Endpoint, running
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webdriver import WebDriver
 from selenium.webdriver.support.ui import WebDriverWait
+from support.chromium import DESKTOP, PHONE, chromium, resize, screenshot
+from support.endpoint import Endpoint, running
 
 from serve.locate import Located, locate
 from serve.teams import Team, hashed

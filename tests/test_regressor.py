@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tiny_backbones import FAMILIES, draw_weights, save_backbone
+from support.tiny_backbones import FAMILIES, draw_weights, save_backbone
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, T5Config, T5ForConditionalGeneration
 from transformers.integrations import HfDeepSpeedConfig
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 import ray
-from chromium import DESKTOP, PHONE, chromium, resize, screenshot
-from finished_run import DEMO, HOSTILE, NAMES, finished, report
+from support.chromium import DESKTOP, PHONE, chromium, resize, screenshot
+from support.finished_run import DEMO, HOSTILE, NAMES, finished, report
 
 from jobs.report import main
 from jobs.reporting.blocks import duration, shown, without_secrets

@@ -10,8 +10,8 @@ from pathlib import Path
 import fsspec
 import pyarrow as pa
 import pytest
-from annotated_run import ready
 from conftest import free_port, wait_for
+from support.annotated_run import ready
 
 from data.shards import Output, inputs_of, merge, read, write_piece
 from data.storage import Storage, options
@@ -55,7 +55,7 @@ def test_a_run_on_s3_is_annotated_and_audited(s3: str, ray_cluster: object, tiny
 def busy_s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, str]]:
     """A bucket where every third request is refused, and where to ask how many were."""
     port = free_port()
-    server = subprocess.Popen([sys.executable, "tests/slow_s3.py", str(port), "3"], cwd=Path(__file__).parent.parent, stderr=subprocess.DEVNULL)
+    server = subprocess.Popen([sys.executable, "tests/support/slow_s3.py", str(port), "3"], cwd=Path(__file__).parent.parent, stderr=subprocess.DEVNULL)
     wait_for(port, server)
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
     fsspec.filesystem("s3").clear_instance_cache()

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import ray.serve
-from endpoint import QUESTION, Endpoint, running
+from support.endpoint import QUESTION, Endpoint, running
 
 from serve.deploy import APPLICATION, deployment_name
 from serve.locate import Located

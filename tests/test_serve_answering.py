@@ -4,7 +4,7 @@ from collections.abc import AsyncGenerator
 from typing import Any
 
 import pytest
-from asgi import USER, Counting, app_around, ask, refused
+from support.asgi import USER, Counting, app_around, ask, refused
 
 from serve.protocol import WireProblem
 from serve.request import Event, Failed, Job

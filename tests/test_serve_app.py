@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator
 from typing import Any
 
 import pytest
-from asgi import CARD, KEYS_TEXT, LAB, USER, Scripted, app_around, ask, exchanged, get
+from support.asgi import CARD, KEYS_TEXT, LAB, USER, Scripted, app_around, ask, exchanged, get
 
 from serve.models import Model, Models
 from serve.request import Card, Event, Job, Started

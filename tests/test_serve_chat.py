@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import ray.exceptions
-from asgi import KEYS_TEXT, LAB, USER, Scripted, app_around, ask, chat, exchanged, refused
+from support.asgi import KEYS_TEXT, LAB, USER, Scripted, app_around, ask, chat, exchanged, refused
 
 from data.conversation import Message
 from serve.ingress import DisconnectsOfRay

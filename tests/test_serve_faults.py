@@ -15,7 +15,7 @@ from typing import Any
 import psutil
 import pytest
 import ray.serve
-from endpoint import Endpoint, running
+from support.endpoint import Endpoint, running
 
 import serve.deploy
 from serve.deploy import APPLICATION, deployment_name

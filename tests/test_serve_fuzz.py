@@ -10,9 +10,9 @@ from collections.abc import Iterator
 import pytest
 import requests
 import schemathesis
-from endpoint import QUESTION, Endpoint, running
 from hypothesis import HealthCheck, Phase, given, settings
 from schemathesis import GenerationMode
+from support.endpoint import QUESTION, Endpoint, running
 
 from serve.locate import Located
 

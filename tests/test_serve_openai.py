@@ -7,7 +7,7 @@ from pathlib import Path
 
 import openai
 import pytest
-from endpoint import QUESTION, Endpoint, running
+from support.endpoint import QUESTION, Endpoint, running
 from test_serve_replica import turned_policy
 
 from serve.locate import Located

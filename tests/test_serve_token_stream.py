@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from actors.generation.protocol import Step
-from serve import arrivals
+from serve import token_stream
 from serve.token_stream import Arrivals, Pace
 
 ALIVE: Any = SimpleNamespace(error=None)
@@ -60,7 +60,7 @@ def test_steps_that_come_as_fast_as_they_can_all_arrive() -> None:
 
 
 def test_a_dead_engine_is_noticed_before_and_after_the_first_step(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(arrivals, "ENGINE_CHECK_S", 0.05)
+    monkeypatch.setattr(token_stream, "ENGINE_CHECK_S", 0.05)
     dead: Any = SimpleNamespace(error="out of memory")
     for first in ([], [Step([1], None)]):
         with pytest.raises(RuntimeError, match="the engine died: out of memory"):

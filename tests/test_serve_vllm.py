@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from endpoint import running
-from exported_run import exported
+from support.endpoint import running
+from support.exported_run import exported
 
 from serve.locate import Located
 from serve.settings import EngineSettings

@@ -20,12 +20,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tiny_run
 import yaml
 from conftest import free_port, wait_for
-from endpoint import Endpoint
-from job_cluster import JobCluster
-from listening import ALL, LOOPBACK, NODE, kind, listening, ports
+from support import tiny_run
+from support.endpoint import Endpoint
+from support.job_cluster import JobCluster
+from support.listening import ALL, LOOPBACK, NODE, kind, listening, ports
 from test_monitoring import DASHBOARDS, FOLDER, asked_for, expressions
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]

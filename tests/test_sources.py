@@ -11,7 +11,7 @@ import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from source_rows import HELPSTEER, SCHEMA, good, helpsteer, real, reasons, rows, write
+from support.source_rows import HELPSTEER, SCHEMA, good, helpsteer, real, reasons, rows, write
 
 from data.attributes import SchemaMismatch
 from data.conversation import Conversation, Message, content_id, to_table

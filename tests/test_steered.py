@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from endpoint import Endpoint, running
+from support.endpoint import Endpoint, running
 
 from data.attributes import SHIPPED
 from data.conversation import Message

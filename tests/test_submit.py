@@ -11,8 +11,8 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from job_cluster import JobCluster
 from ray.job_submission import JobStatus
+from support.job_cluster import JobCluster
 
 import cluster.submit as submit
 from cluster.upload import package_sizes

@@ -6,7 +6,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from source_rows import SCHEMA, as_trees, good, oasst, real, reasons, rows, turns, write
+from support.source_rows import SCHEMA, as_trees, good, oasst, real, reasons, rows, turns, write
 
 from data.attributes import AttributeSchema, shipped
 from data.conversation import Conversation, Rejected

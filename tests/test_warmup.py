@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tiny_backbones import save_backbone
+from support.tiny_backbones import save_backbone
 from transformers import AutoModelForCausalLM
 
 from actors.modeling.model_folder import new_format

@@ -1,6 +1,6 @@
 """A Ray cluster of three nodes on this machine, in a process of its own; each line on stdin kills a worker node and starts another.
 
-    python tests/chaos_cluster.py < commands
+    python tests/support/chaos_cluster.py < commands
 
 Prints the cluster's address, then a line for each node replaced. End of input ends it.
 """

@@ -1,6 +1,6 @@
 """An S3 server for tests that is as busy as the real one can be: every k-th request is answered 503 SlowDown, the others by moto.
 
-python tests/slow_s3.py PORT K
+python tests/support/slow_s3.py PORT K
 """
 
 import itertools

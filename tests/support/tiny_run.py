@@ -8,7 +8,7 @@ from typing import Any
 
 from data.storage import Storage
 
-REPOSITORY = Path(__file__).resolve().parent.parent
+REPOSITORY = Path(__file__).resolve().parents[2]
 TINY = [
     "rows.lab.num_rows=300",
     "rows.lab.rated_share=0.3",

@@ -18,7 +18,7 @@ from data.sources import read
 SCHEMA = shipped("steerlm")
 HELPSTEER = shipped("helpsteer")
 RATED = {"helpfulness": 3, "correctness": 4, "coherence": 4, "complexity": 1, "verbosity": 0}
-REAL = Path(os.environ.get("STEERLM_REAL_DATA") or Path(__file__).parents[1] / "../shared/data")
+REAL = Path(os.environ.get("STEERLM_REAL_DATA") or Path(__file__).parents[2] / "../shared/data")
 
 
 def write(path: Path, *records: Any) -> str:

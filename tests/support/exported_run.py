@@ -8,7 +8,7 @@ from cluster.settings.load import load
 from jobs.export import Export, export
 from jobs.runner.stage import Figures, Run
 
-DEMO = str(Path(__file__).resolve().parent.parent / "jobs" / "presets" / "demo.yaml")
+DEMO = str(Path(__file__).resolve().parents[2] / "jobs" / "presets" / "demo.yaml")
 TRAINING = {"examples": 10, "epochs": 2, "steps": 5, "tokens": 99, "saved_step": 4, "validation_loss": 0.25, "losses": [{"step": 5, "loss": 0.5}]}
 CALIBRATION = {"scale": {"humor": 2.0}, "shift": {"humor": -0.5}}
 

@@ -4,7 +4,7 @@ An own table, checked against KubeRay's Go types of that time and its API refere
 inside of a pod (Kubernetes' own types do), nothing deprecated or behind a feature gate of the operator, and no job on somebody else's cluster.
 """
 
-from kube_schema import Schema, kubernetes, record, resource
+from support.kube_schema import Schema, kubernetes, record, resource
 
 TEXT: Schema = {"type": "string"}
 FLAG: Schema = {"type": "boolean"}

@@ -1,6 +1,6 @@
 """A Ray cluster for submitted jobs: a head without CPUs, as in ray_cluster.yaml, and two workers with role labels, with a token, in a process of its own.
 
-    python tests/job_cluster.py FOLDER        (RAY_AUTH_MODE and RAY_AUTH_TOKEN_PATH in the environment)
+    python tests/support/job_cluster.py FOLDER        (RAY_AUTH_MODE and RAY_AUTH_TOKEN_PATH in the environment)
 
 FOLDER is Ray's, for this cluster alone: in the usual one all clusters of a machine write one list of what Prometheus is to scrape.
 
@@ -18,7 +18,7 @@ from types import TracebackType
 
 import psutil
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 STORE_BYTES = 200 * 2**20
 ROLES = ("annotate", "train")
 NODE_CPUS = 3

@@ -8,7 +8,7 @@ from jobs.prepare import STAGE as ROWS
 from jobs.runner.preset import Preset
 from jobs.runner.stage import Figures, Run, Stage, perform
 
-PRESETS = Path(__file__).resolve().parent.parent / "jobs" / "presets"
+PRESETS = Path(__file__).resolve().parents[2] / "jobs" / "presets"
 
 
 def ready(storage: str, predictor: str, *overrides: str, preset: str = "demo") -> Run:

@@ -11,7 +11,7 @@ from data.storage import Storage
 from jobs.runner.preset import Preset
 from jobs.runner.stage import Run
 
-DEMO = str(Path(__file__).resolve().parent.parent / "jobs" / "presets" / "demo.yaml")
+DEMO = str(Path(__file__).resolve().parents[2] / "jobs" / "presets" / "demo.yaml")
 NAMES = ("helpfulness", "creativity", "humor", "toxicity", "verbosity")
 HOSTILE = "Owls <script>alert(1)</script> & </details> ```hoot``` | [x](javascript:alert(2))"
 """An answer that would be markup, if it were let."""

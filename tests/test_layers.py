@@ -1,4 +1,4 @@
-"""The layers hold: every import of every room against one small table, and no name of ours beside a library's."""
+"""The layers hold: every import of every package against two small tables, and no name of ours beside a library's."""
 
 import ast
 import importlib.metadata
@@ -18,6 +18,30 @@ MAY_IMPORT = {
     "jobs": {"jobs", "actors", "data", "cluster"},
     "serve": {"serve", "actors", "data", "cluster"},
 }
+INSIDE = {
+    "actors": {
+        "kernels": set(),
+        "modeling": {"kernels"},
+        "training": {"kernels", "modeling"},
+        "scoring": {"kernels", "modeling"},
+        "generation": {"kernels", "modeling"},
+        "baselines": set(),
+    },
+    "jobs": {
+        "runner": set(),
+        "pipelines": {"runner"},
+        "evaluation": {"runner", "pipelines"},
+        "reporting": {"runner", "pipelines", "evaluation"},
+        "policy_training": {"runner", "pipelines", "evaluation", "reporting"},
+        "ablation": {"runner", "pipelines", "evaluation", "reporting", "policy_training"},
+        "judging": {"runner", "reporting"},
+        "exporting": {"runner", "pipelines", "reporting"},
+        "bench": {"runner", "pipelines"},
+    },
+}
+"""Which packages inside a package may import which of their siblings; a file right in `jobs` is a command and may import all of them."""
+RUNS_COMMANDS = {"jobs/run.py", "jobs/ablate.py"}
+"""Commands that perform the stages of others; no other file imports a command."""
 HEAVY = {"accelerate", "deepspeed", "peft", "safetensors", "tokenizers", "torch", "transformers", "vllm"}
 """They stay where the weights are."""
 RAY_DATA_PIPELINES: set[str] = set()
@@ -46,6 +70,8 @@ def offences(path: Path) -> list[str]:
             found.append(f"{name}:{line}: relative import {module}; write the room's name")
         if top in MAY_IMPORT and top not in MAY_IMPORT[room]:
             found.append(f"{name}:{line}: {room} imports {module}; it may import only {', '.join(sorted(MAY_IMPORT[room]))}")
+        if top == room and room in INSIDE:
+            found += [f"{name}:{line}: {sentence}" for sentence in _inside(name, room, module, imported)]
         if top in MAY_IMPORT and not imported:
             found.append(f"{name}:{line}: `import {module}` binds the bare name {top}; write `from {module} import ...`")
         if top in HEAVY and room != "actors":
@@ -55,6 +81,17 @@ def offences(path: Path) -> list[str]:
         if top == "ray" and room == "data" and name not in RAY_DATA_PIPELINES:
             found.append(f"{name}:{line}: data imports {module}; only the files in RAY_DATA_PIPELINES may")
     return found
+
+
+def _inside(name: str, room: str, module: str, imported: str) -> list[str]:
+    """The same inside one package: between its sub-packages, and that nothing imports a command."""
+    own = name.split("/")[1] if name.count("/") > 1 else None
+    other = [*module.split(".")[1:], imported][0]
+    if other not in INSIDE[room]:
+        return [] if name in RUNS_COMMANDS else [f"imports the command {room}.{other}; move what is shared into a package"]
+    if own is None or other == own or other in INSIDE[room][own]:
+        return []
+    return [f"{room}.{own} imports {room}.{other}; it may import only {', '.join(sorted(INSIDE[room][own])) or 'none of its siblings'}"]
 
 
 def test_there_is_something_to_check():
@@ -76,12 +113,18 @@ def test_a_file_imports_only_what_its_room_may(path):
         ("serve", "from jobs.run import main", "it may import only"),
         ("cluster", "from data.record import Record", "it may import only cluster"),
         ("actors", "from . import policy", "relative"),
+        ("actors/modeling", "from actors.training.trainer import Trainer", "actors.modeling imports actors.training"),
+        ("actors/generation", "from actors.scoring.annotator import Annotator", "it may import only kernels, modeling"),
+        ("actors/kernels", "from actors.modeling.policy import Policy", "none of its siblings"),
+        ("jobs/runner", "from jobs.reporting.page import write_pages", "jobs.runner imports jobs.reporting"),
+        ("jobs/evaluation", "from jobs.annotate import STAGE", "imports the command jobs.annotate"),
+        ("jobs", "from jobs import train_policy", "imports the command jobs.train_policy"),
         ("jobs", "import data.record", "binds the bare name data"),
         ("jobs", "from ray import serve", "import ray.serve"),
     ],
 )
 def test_each_rule_catches_its_offence(tmp_path, monkeypatch, room, code, said):
-    (tmp_path / room).mkdir()
+    (tmp_path / room).mkdir(parents=True)
     path = tmp_path / room / "offender.py"
     path.write_text(code)
     monkeypatch.setitem(globals(), "ROOT", tmp_path)
@@ -105,7 +148,20 @@ def test_no_python_file_lies_at_the_root():
 
 def test_tests_are_flat_and_no_packages():
     assert [path.relative_to(ROOT).as_posix() for path in (ROOT / "tests").rglob("__init__.py")] == []
-    assert [path.relative_to(ROOT).as_posix() for path in (ROOT / "tests").glob("*/*.py")] == []
+    assert {path.parent.name for path in (ROOT / "tests").glob("*/*.py")} == {"support"}
+    assert [path.name for path in (ROOT / "tests" / "support").glob("test_*.py")] == []
+
+
+def test_every_package_has_a_place_in_the_table():
+    for room, packages in INSIDE.items():
+        found = {path.parent.relative_to(ROOT / room).parts[0] for path in (ROOT / room).rglob("*.py") if path.parent != ROOT / room}
+        assert found == packages.keys()
+        assert all(allowed <= packages.keys() for allowed in packages.values())
+
+
+def test_actors_has_no_file_of_its_own_and_jobs_only_commands():
+    assert list((ROOT / "actors").glob("*.py")) == []
+    assert [path.name for path in (ROOT / "jobs").glob("*.py") if "__main__" not in path.read_text(encoding="utf-8")] == []
 
 
 def test_data_imports_without_torch_and_ray():
