@@ -48,7 +48,14 @@ def examined(needs: Needs, dashboard: str = "") -> list[Finding]:
         reports = ask_every_node(replace(task, shared=not unwritable))
     found = findings(reports, needs, nodes_now(), may_grow())
     if unwritable:
-        found.append(Finding("storage from here", False, unwritable, "set storage to a URI this machine may write to, or give it the rights"))
+        found.append(
+            Finding(
+                "storage from here",
+                False,
+                unwritable,
+                "set storage to a URI this machine may write to, or give it the rights",
+            )
+        )
     found += [_read_here(setting, uri) for setting, uri in needs.reads.items()]
     return [*found, token_mode(dashboard)] if dashboard else found
 
@@ -71,11 +78,24 @@ def findings(reports: Sequence[Report], needs: Needs, nodes: Sequence[Node], gro
         *_clock(heard),
         *_shared_memory(heard),
         *_gpus(heard),
-        _tried(heard, "port", "ports between nodes", "open all ports between the nodes of the cluster (a security group that admits itself)"),
-        _tried(heard, "storage", f"storage {needs.storage}", "give every node the right to write there, or set storage to where it has it"),
+        _tried(
+            heard,
+            "port",
+            "ports between nodes",
+            "open all ports between the nodes of the cluster (a security group that admits itself)",
+        ),
+        _tried(
+            heard,
+            "storage",
+            f"storage {needs.storage}",
+            "give every node the right to write there, or set storage to where it has it",
+        ),
         *(
             _tried(
-                heard, setting, f"{setting}={model}", f"download it to storage that every node reads and set {setting} to it, or log in to the hub (HF_TOKEN)"
+                heard,
+                setting,
+                f"{setting}={model}",
+                f"download it to storage that every node reads and set {setting} to it, or log in to the hub (HF_TOKEN)",
             )
             for setting, model in needs.models.items()
         ),
@@ -86,7 +106,12 @@ def findings(reports: Sequence[Report], needs: Needs, nodes: Sequence[Node], gro
 def _answers(reports: Sequence[Report], heard: Sequence[Report]) -> list[Finding]:
     silent = {r.node: r.errors["answer"] for r in reports if r not in heard}
     return [
-        Finding("nodes", not silent, f"{len(heard)} of {len(reports)} answer" + _each(silent), "`ray status`; end the nodes that hang, or restart Ray there")
+        Finding(
+            "nodes",
+            not silent,
+            f"{len(heard)} of {len(reports)} answer" + _each(silent),
+            "`ray status`; end the nodes that hang, or restart Ray there",
+        )
     ]
 
 
@@ -96,20 +121,38 @@ def _versions(reports: Sequence[Report]) -> list[Finding]:
         by_version = defaultdict(list)
         for report in reports:
             by_version[report.versions[name]].append(report.node)
-        said = ", ".join(by_version) if len(by_version) == 1 else "; ".join(f"{v} on {', '.join(nodes)}" for v, nodes in by_version.items())
+        said = (
+            ", ".join(by_version)
+            if len(by_version) == 1
+            else "; ".join(f"{v} on {', '.join(nodes)}" for v, nodes in by_version.items())
+        )
         good = len(by_version) == 1 and "not installed" not in by_version
         found.append(
-            Finding(name, good, said, f"install requirements.lock on every node (the same image): pip install -r requirements.lock brings the {name} of all")
+            Finding(
+                name,
+                good,
+                said,
+                f"install requirements.lock on every node (the same image): pip install -r requirements.lock brings the {name} of all",
+            )
         )
     return found
 
 
 def _clock(reports: Sequence[Report]) -> list[Finding]:
     # A node answers at some time between question and answer; what is farther from the others than that is its clock.
-    skew = {r.node: max(0.0, abs(r.clock - reports[0].clock) - max(r.round_trip_s, reports[0].round_trip_s)) for r in reports}
+    skew = {
+        r.node: max(0.0, abs(r.clock - reports[0].clock) - max(r.round_trip_s, reports[0].round_trip_s))
+        for r in reports
+    }
     off = {node: f"{seconds:.0f} s from {reports[0].node}" for node, seconds in skew.items() if seconds > MAX_SKEW_S}
     return [
-        Finding("clocks", not off, f"within {max(skew.values(), default=0):.1f} s" + _each(off), "run chrony or systemd-timesyncd on every node", stops=False)
+        Finding(
+            "clocks",
+            not off,
+            f"within {max(skew.values(), default=0):.1f} s" + _each(off),
+            "run chrony or systemd-timesyncd on every node",
+            stops=False,
+        )
     ]
 
 
@@ -126,12 +169,24 @@ def _shared_memory(reports: Sequence[Report]) -> list[Finding]:
     }
     remedy = "start containers with a larger --shm-size (Kubernetes: a larger emptyDir of medium Memory at /dev/shm), or remove what fills /dev/shm"
     wrong = small | full
-    return [Finding("shared memory", not wrong, _each(wrong)[2:] if wrong else "room for the object store on every node", remedy, stops=False)]
+    return [
+        Finding(
+            "shared memory",
+            not wrong,
+            _each(wrong)[2:] if wrong else "room for the object store on every node",
+            remedy,
+            stops=False,
+        )
+    ]
 
 
 def _gpus(reports: Sequence[Report]) -> list[Finding]:
     counted = [r for r in reports if r.gpus_seen is not None]
-    wrong = {r.node: f"Ray counts {r.gpus_counted:g}, the driver shows {r.gpus_seen}" for r in counted if (r.gpus_seen or 0) < r.gpus_counted}
+    wrong = {
+        r.node: f"Ray counts {r.gpus_counted:g}, the driver shows {r.gpus_seen}"
+        for r in counted
+        if (r.gpus_seen or 0) < r.gpus_counted
+    }
     if not counted:
         return []
     return [
@@ -145,7 +200,12 @@ def _gpus(reports: Sequence[Report]) -> list[Finding]:
 
 
 def _tried(reports: Sequence[Report], key: str, what: str, remedy: str) -> Finding:
-    failed = {r.node: error for r in reports for tried, error in r.errors.items() if tried == key or tried.startswith(key + " ")}
+    failed = {
+        r.node: error
+        for r in reports
+        for tried, error in r.errors.items()
+        if tried == key or tried.startswith(key + " ")
+    }
     return Finding(what, not failed, f"from all {len(reports)} nodes" if not failed else _each(failed)[2:], remedy)
 
 
@@ -153,7 +213,10 @@ def _read_here(setting: str, uri: str) -> Finding:
     """Rows and texts are read by the driver alone."""
     why = failure(partial(require_readable, uri))
     return Finding(
-        setting, not why, why or f"{uri} is there", f"set {setting} to what exists on the node that runs the driver, or give it the right to read it"
+        setting,
+        not why,
+        why or f"{uri} is there",
+        f"set {setting} to what exists on the node that runs the driver, or give it the right to read it",
     )
 
 
@@ -170,9 +233,16 @@ def token_mode(dashboard: str) -> Finding:
     remedy = "export RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH on every node before `ray start` (SECURITY.md)"
     try:
         with urllib.request.urlopen(f"http://{dashboard}/api/version", timeout=10) as answer:
-            return Finding("token", False, f"http://{dashboard} answers {answer.status} to anyone: whoever reaches it can run code on every node", remedy)
+            return Finding(
+                "token",
+                False,
+                f"http://{dashboard} answers {answer.status} to anyone: whoever reaches it can run code on every node",
+                remedy,
+            )
     except urllib.error.HTTPError as refused:
-        return Finding("token", refused.code in (401, 403), f"http://{dashboard} answers {refused.code} to strangers", remedy)
+        return Finding(
+            "token", refused.code in (401, 403), f"http://{dashboard} answers {refused.code} to strangers", remedy
+        )
     except OSError as error:
         return Finding("token", True, f"no dashboard answers at {dashboard} ({error})")
 

@@ -49,7 +49,9 @@ class Cluster:
 
 
 @contextmanager
-def connect(num_cpus: int | None = None, object_store_bytes: int | None = None, dashboard: bool = False) -> Iterator[Cluster]:
+def connect(
+    num_cpus: int | None = None, object_store_bytes: int | None = None, dashboard: bool = False
+) -> Iterator[Cluster]:
     """The Ray cluster for the block; shut down after it if it was started for it.
 
     `num_cpus` and `object_store_bytes` size a local Ray and mean nothing elsewhere. `num_cpus` is logical and may be more than
@@ -62,7 +64,11 @@ def connect(num_cpus: int | None = None, object_store_bytes: int | None = None, 
     if ray.is_initialized():
         cluster = _described(is_local)
         if num_cpus is not None and cluster.num_cpus < num_cpus:
-            log.warning("num_cpus: %d asked for, but this process is already connected to a Ray with %g; it is used as it is", num_cpus, cluster.num_cpus)
+            log.warning(
+                "num_cpus: %d asked for, but this process is already connected to a Ray with %g; it is used as it is",
+                num_cpus,
+                cluster.num_cpus,
+            )
         yield cluster
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -95,14 +101,18 @@ def _start(num_cpus: int | None, object_store_bytes: int | None, dashboard: bool
 
 def worker_environment() -> dict[str, str]:
     """Environment variables for workers on this machine: they import our rooms and report nothing to anyone."""
-    path = os.pathsep.join(dict.fromkeys([str(REPOSITORY), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]))
+    path = os.pathsep.join(
+        dict.fromkeys([str(REPOSITORY), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))])
+    )
     return {"PYTHONPATH": path, "RAY_USAGE_STATS_ENABLED": "0"}
 
 
 def _join(address: str) -> str:
     _require_reachable(address)
     # A submitted job has brought its working_dir; a driver started by hand uploads ours (.rayignore says what not).
-    runtime_env: dict[str, Any] | None = None if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ else {"working_dir": str(REPOSITORY)}
+    runtime_env: dict[str, Any] | None = (
+        None if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ else {"working_dir": str(REPOSITORY)}
+    )
     try:
         context = ray.init(address=address, logging_level="WARNING", runtime_env=runtime_env)
     except (ConnectionError, RuntimeError, ValueError) as error:
@@ -123,7 +133,9 @@ def _require_reachable(address: str) -> None:
         return
     host, colon, port = address.rpartition(":")
     if "://" in address or not colon or not port.isdigit():
-        raise Unreachable(f"RAY_ADDRESS={address} is no HOST:PORT (http:// is for `ray job submit --address`, and ray:// is not supported); {_MEND}")
+        raise Unreachable(
+            f"RAY_ADDRESS={address} is no HOST:PORT (http:// is for `ray job submit --address`, and ray:// is not supported); {_MEND}"
+        )
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=REACH_TIMEOUT_S).close()
     except (OSError, OverflowError) as error:

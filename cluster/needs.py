@@ -41,7 +41,11 @@ class NotUnderstood(ValueError):
 
 def needs_of(job: str, words: Sequence[str]) -> Needs:
     """What `python -m jobs.JOB WORDS` needs. Asked of the job itself, in a process of its own: the cluster's room knows no job. Raises NotUnderstood."""
-    asked = subprocess.run([sys.executable, "-m", f"jobs.{job}", *words, "--needs"], cwd=REPOSITORY, capture_output=True, text=True)
+    asked = subprocess.run(
+        [sys.executable, "-m", f"jobs.{job}", *words, "--needs"], cwd=REPOSITORY, capture_output=True, text=True
+    )
     if asked.returncode:
-        raise NotUnderstood((asked.stderr.strip().splitlines() or [f"jobs.{job} --needs ended with exit code {asked.returncode}"])[-1])
+        raise NotUnderstood(
+            (asked.stderr.strip().splitlines() or [f"jobs.{job} --needs ended with exit code {asked.returncode}"])[-1]
+        )
     return Needs.from_json(asked.stdout.splitlines()[-1])

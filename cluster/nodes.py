@@ -73,7 +73,10 @@ def ask_every_node(task: Task) -> list[Report]:
     sent = time.time()
     asked = {
         examine_remotely.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote(
-            task, node["NodeManagerAddress"], node["Resources"], [address for other, address in addresses.items() if other != node["NodeID"]]
+            task,
+            node["NodeManagerAddress"],
+            node["Resources"],
+            [address for other, address in addresses.items() if other != node["NodeID"]],
         ): node
         for node in nodes
     }
@@ -85,7 +88,11 @@ def _received(ref: Any, node: Mapping[str, Any], sent: float) -> Report:
     try:
         report: Report = ray.get(ref, timeout=0)
     except Exception as error:  # whatever keeps a node from answering is what the examination is about
-        reason = f"no answer within {ANSWER_TIMEOUT_S} s" if isinstance(error, ray.exceptions.GetTimeoutError) else str(error).strip().splitlines()[-1]
+        reason = (
+            f"no answer within {ANSWER_TIMEOUT_S} s"
+            if isinstance(error, ray.exceptions.GetTimeoutError)
+            else str(error).strip().splitlines()[-1]
+        )
         return Report(node["NodeManagerAddress"], errors={"answer": reason})
     report.round_trip_s = time.time() - sent
     return report
@@ -124,7 +131,9 @@ def _version(package: str) -> str:
 def _gpus() -> int:
     """Devices the NVIDIA or AMD driver has made; Ray counts what it was told."""
     return sum(name.startswith("nvidia") and name[6:].isdigit() for name in os.listdir("/dev")) or (
-        len(os.listdir("/sys/class/kfd/kfd/topology/nodes")) - 1 if os.path.isdir("/sys/class/kfd/kfd/topology/nodes") else 0
+        len(os.listdir("/sys/class/kfd/kfd/topology/nodes")) - 1
+        if os.path.isdir("/sys/class/kfd/kfd/topology/nodes")
+        else 0
     )
 
 
@@ -163,7 +172,9 @@ def _write_and_look(task: Task, address: str) -> None:
         file.write(task.token.encode())
     try:
         if task.shared and not fs.exists(f"{folder}/{task.token}"):
-            raise OSError("another folder than on the node that asks: use a URI that all nodes share, such as s3://bucket/prefix")
+            raise OSError(
+                "another folder than on the node that asks: use a URI that all nodes share, such as s3://bucket/prefix"
+            )
     finally:
         fs.rm(mine)
 

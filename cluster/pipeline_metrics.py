@@ -19,7 +19,9 @@ class PipelineMetrics:
 
     def __init__(self, what: str):
         self._tags = {"pipeline": what}
-        self._gauges = {name: Gauge(f"steerlm_pipeline_{name}", text, tag_keys=("pipeline",)) for name, text in METRICS.items()}
+        self._gauges = {
+            name: Gauge(f"steerlm_pipeline_{name}", text, tag_keys=("pipeline",)) for name, text in METRICS.items()
+        }
 
     def __call__(self, figures: Mapping[str, float]) -> None:
         for name, value in figures.items():

@@ -66,7 +66,11 @@ class Demand:
         """How many of the actors a node can hold."""
         if any(node.labels.get(name) != value for name, value in self.labels.items()):
             return 0
-        shares = [node.resources.get(name, 0.0) / need for name, need in (("CPU", self.cpus_per_actor), ("GPU", self.gpus_per_actor)) if need]
+        shares = [
+            node.resources.get(name, 0.0) / need
+            for name, need in (("CPU", self.cpus_per_actor), ("GPU", self.gpus_per_actor))
+            if need
+        ]
         # Ray counts resources in ten-thousandths: 0.3 / 0.1 is 3.
         return math.floor(min(shares, default=self.max_actors) + 1e-6)
 
@@ -101,7 +105,9 @@ def may_grow() -> bool:
 def judged(demand: Demand, nodes: Sequence[Node], growing: bool) -> str:
     """The same for given nodes."""
     cpus, fit = sum(node.cpus for node in nodes), sum(demand.fit_on(node) for node in nodes)
-    pool = ("" if demand.min_actors == demand.max_actors else f"{demand.min_actors} to ") + f"{demand.max_actors} {demand.kind}s"
+    pool = (
+        "" if demand.min_actors == demand.max_actors else f"{demand.min_actors} to "
+    ) + f"{demand.max_actors} {demand.kind}s"
     takes = f"{demand.what}: {pool} x {demand.actor}"
     problem = _problem(demand, nodes, cpus, fit)
     if problem and not growing:
@@ -110,7 +116,11 @@ def judged(demand: Demand, nodes: Sequence[Node], growing: bool) -> str:
         return f"{takes}; waiting for the autoscaler to add nodes, because for now {problem.split(';')[0]}"
     if demand.kind == "worker":
         return f"{takes}, of {cpus:g} CPUs"
-    started = min(demand.max_actors, fit, math.floor((cpus - FREE_CPUS) / demand.cpus_per_actor + 1e-6) if demand.cpus_per_actor else fit)
+    started = min(
+        demand.max_actors,
+        fit,
+        math.floor((cpus - FREE_CPUS) / demand.cpus_per_actor + 1e-6) if demand.cpus_per_actor else fit,
+    )
     some = "" if started == demand.max_actors else f" ({started} fit now)"
     return f"{takes}{some}, {cpus - started * demand.cpus_per_actor:g} of {cpus:g} CPUs left for reading and writing"
 
@@ -124,11 +134,17 @@ def _problem(demand: Demand, nodes: Sequence[Node], cpus: float, fit: int) -> st
     if demand.gpus_per_actor and not any(node.gpus for node in nodes):
         return f"no node has a GPU; start Ray where there are GPUs{demand.mend('gpus', '0')}"
     if not fit:
-        largest = max(nodes, key=lambda node: (demand.labels.items() <= node.labels.items(), node.gpus, node.cpus), default=Node({}))
+        largest = max(
+            nodes,
+            key=lambda node: (demand.labels.items() <= node.labels.items(), node.gpus, node.cpus),
+            default=Node({}),
+        )
         has = f"{largest.cpus:g} CPU, {largest.gpus:g} GPU"
         return f"no node can hold one of them (the largest has {has}); set ray.num_cpus={math.ceil(need)}{demand.mend('cpus', '1')}"
     if fit < demand.min_actors:
-        return f"only {fit} of {demand.min_actors} fit; set ray.num_cpus={math.ceil(need)}{demand.mend('num', str(fit))}"
+        return (
+            f"only {fit} of {demand.min_actors} fit; set ray.num_cpus={math.ceil(need)}{demand.mend('num', str(fit))}"
+        )
     if cpus + 1e-6 < need:
         left = cpus - demand.min_actors * demand.cpus_per_actor
         fewer = math.floor((cpus - FREE_CPUS) / demand.cpus_per_actor + 1e-6)

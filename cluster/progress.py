@@ -22,7 +22,13 @@ class Progress:
     """
 
     def __init__(
-        self, what: str, rows: int, pieces: int, rows_before: int = 0, pieces_before: int = 0, watch: Callable[[dict[str, float]], None] = lambda _: None
+        self,
+        what: str,
+        rows: int,
+        pieces: int,
+        rows_before: int = 0,
+        pieces_before: int = 0,
+        watch: Callable[[dict[str, float]], None] = lambda _: None,
     ):
         self._what, self._total, self._total_pieces = what, rows, pieces
         self._before, self._pieces_before = rows_before, pieces_before
@@ -37,7 +43,9 @@ class Progress:
         self._thread.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._stop.set()
         self._thread.join()
         if kind is None:
@@ -61,7 +69,12 @@ class Progress:
     def figures(self) -> dict[str, float]:
         """Rows in all and done, rows and tokens a second, seconds left (once a row is done), share of the packed rows' tokens (if they are packed)."""
         seconds, done = max(self.seconds, 1e-9), self._before + self._rows
-        found = {"rows": float(self._total), "rows_done": float(done), "rows_per_s": self._rows / seconds, "tokens_per_s": self._tokens / seconds}
+        found = {
+            "rows": float(self._total),
+            "rows_done": float(done),
+            "rows_per_s": self._rows / seconds,
+            "tokens_per_s": self._tokens / seconds,
+        }
         if self._budget:
             found["rows_filled"] = self._filled / self._budget
         if self._rows or done == self._total:

@@ -54,11 +54,28 @@ def main(argv: Sequence[str]) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(PROGRAM, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("job", help="run, prepare, pretrain, train_predictor, annotate, train_policy, bootstrap, evaluate or ablate")
+    parser.add_argument(
+        "job", help="run, prepare, pretrain, train_predictor, annotate, train_policy, bootstrap, evaluate or ablate"
+    )
     parser.add_argument("words", nargs="+", metavar="PRESET.yaml [key.path=value ...]")
-    parser.add_argument("--address", default=os.environ.get("RAY_API_SERVER_ADDRESS", DEFAULT_ADDRESS), help="the dashboard (default: %(default)s)")
-    parser.add_argument("--retries", type=int, default=2, help="how often a job is submitted again whose driver died (default: %(default)s)")
-    parser.add_argument("--env", action="append", default=[], metavar="NAME=VALUE", help="for the job; whoever sees the dashboard sees it, so no secrets")
+    parser.add_argument(
+        "--address",
+        default=os.environ.get("RAY_API_SERVER_ADDRESS", DEFAULT_ADDRESS),
+        help="the dashboard (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--retries",
+        type=int,
+        default=2,
+        help="how often a job is submitted again whose driver died (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--env",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="for the job; whoever sees the dashboard sees it, so no secrets",
+    )
     parser.add_argument("--dry-run", action="store_true", help="check everything here, and send nothing")
     parser.add_argument("--no-wait", action="store_true", help="submit and leave; the job goes on without you anyway")
     return parser
@@ -76,7 +93,9 @@ def _environment(pairs: Sequence[str]) -> dict[str, str]:
         if not equals or not name.isidentifier():
             raise Refused(f"--env {pair}: write NAME=VALUE")
         if any(word in name.upper() for word in ("SECRET", "TOKEN", "PASSWORD", "KEY")):
-            raise Refused(f"--env {name} looks like a secret, and the dashboard shows a job's environment; give the nodes a role, or mount it there as a file")
+            raise Refused(
+                f"--env {name} looks like a secret, and the dashboard shows a job's environment; give the nodes a role, or mount it there as a file"
+            )
         found[name] = value
     return found
 
@@ -89,7 +108,9 @@ def require_small_enough(folder: Path) -> None:
         largest = sorted(sizes.items(), key=lambda item: -item[1])[:5]
         listed = ", ".join(f"{path} ({size / 2**20:.1f} MiB)" for path, size in largest)
         limit = UPLOAD_LIMIT_BYTES / 2**20
-        raise Refused(f"{folder} holds {total / 2**20:.1f} MiB to upload, the Jobs API takes {limit:.0f} MiB; the largest: {listed}; name them in .rayignore")
+        raise Refused(
+            f"{folder} holds {total / 2**20:.1f} MiB to upload, the Jobs API takes {limit:.0f} MiB; the largest: {listed}; name them in .rayignore"
+        )
 
 
 def connected(address: str) -> JobSubmissionClient:
@@ -105,14 +126,22 @@ def connected(address: str) -> JobSubmissionClient:
             f"{address}: {reason}; open the tunnel (`ray dashboard ray_cluster.yaml`), give --address, and export RAY_AUTH_MODE=token with the cluster's token"
         ) from None
     if theirs != ray.__version__:
-        raise Refused(f"{address} runs Ray {theirs}, here is {ray.__version__}: install requirements.lock on both sides")
+        raise Refused(
+            f"{address} runs Ray {theirs}, here is {ray.__version__}: install requirements.lock on both sides"
+        )
     return client
 
 
 def _submitted(client: JobSubmissionClient, asked: argparse.Namespace, name: str, environment: dict[str, str]) -> int:
-    running = [job for job in client.list_jobs() if (job.submission_id or "").startswith(f"{name}-") and not job.status.is_terminal()]
+    running = [
+        job
+        for job in client.list_jobs()
+        if (job.submission_id or "").startswith(f"{name}-") and not job.status.is_terminal()
+    ]
     if running:
-        raise Refused(f"{running[0].submission_id} runs already: two would write the same files; follow it with `ray job logs -f`, end it with `ray job stop`")
+        raise Refused(
+            f"{running[0].submission_id} runs already: two would write the same files; follow it with `ray job logs -f`, end it with `ray job stop`"
+        )
     for attempt in range(asked.retries + 1):
         job = client.submit_job(
             submission_id=f"{name}-{int(time.time())}",
@@ -127,14 +156,24 @@ def _submitted(client: JobSubmissionClient, asked: argparse.Namespace, name: str
         try:
             details = follow(client, job)
         except KeyboardInterrupt:
-            print(f"{PROGRAM}: {job} goes on; `ray job logs -f {job}` follows it, `ray job stop {job}` ends it with a checkpoint", file=sys.stderr)
+            print(
+                f"{PROGRAM}: {job} goes on; `ray job logs -f {job}` follows it, `ray job stop {job}` ends it with a checkpoint",
+                file=sys.stderr,
+            )
             return 130
         if details is None:
-            print(f"{PROGRAM}: {asked.address} has been silent for {LOST_AFTER_S} s; {job} may go on: `ray job status {job}`", file=sys.stderr)
+            print(
+                f"{PROGRAM}: {asked.address} has been silent for {LOST_AFTER_S} s; {job} may go on: `ray job status {job}`",
+                file=sys.stderr,
+            )
             return LOST
         if not died(details) or attempt == asked.retries:
             return _exit_code(details)
-        print(f"{PROGRAM}: {job} died ({details.message}); submitted again, it goes on where it was", file=sys.stderr, flush=True)
+        print(
+            f"{PROGRAM}: {job} died ({details.message}); submitted again, it goes on where it was",
+            file=sys.stderr,
+            flush=True,
+        )
     raise AssertionError("a loop that always returns")
 
 

@@ -20,6 +20,12 @@ def package_sizes(folder: Path) -> dict[str, int]:
     """File -> bytes in the package, of everything below `folder` that would be sent."""
     with tempfile.TemporaryDirectory() as apart:
         package = Path(apart) / "package.zip"
-        create_package(str(folder), package, include_gitignore=True, excludes=list(get_runtime_env_default_excludes()), logger=_quiet)
+        create_package(
+            str(folder),
+            package,
+            include_gitignore=True,
+            excludes=list(get_runtime_env_default_excludes()),
+            logger=_quiet,
+        )
         with zipfile.ZipFile(package) as packed:
             return {item.filename: item.compress_size for item in packed.infolist() if not item.is_dir()}

@@ -92,7 +92,10 @@ class AttributeSchema(Record):
         for attribute in self.attributes:
             if attribute.name == name:
                 return attribute
-        raise AttributeProblem(name, f"unknown attribute {name!r}{_nearest(name, self.names)}; schema {self.name!r} has {', '.join(self.names)}")
+        raise AttributeProblem(
+            name,
+            f"unknown attribute {name!r}{_nearest(name, self.names)}; schema {self.name!r} has {', '.join(self.names)}",
+        )
 
     def best(self) -> dict[str, int]:
         """All dials at best."""
@@ -114,10 +117,16 @@ class AttributeSchema(Record):
                 continue
             value = values[attribute.name]
             allowed = f"an allowed value is a number from {attribute.low} to {attribute.high}"
-            if isinstance(value, bool) or not isinstance(value, int | float) or not (-sys.float_info.max <= value <= sys.float_info.max):
+            if (
+                isinstance(value, bool)
+                or not isinstance(value, int | float)
+                or not (-sys.float_info.max <= value <= sys.float_info.max)
+            ):
                 raise AttributeProblem(attribute.name, f"attribute {attribute.name!r} got {value!r}: {allowed}")
             if not attribute.low <= value <= attribute.high:
-                raise AttributeProblem(attribute.name, f"attribute {attribute.name!r} got {value}, out of range: {allowed}")
+                raise AttributeProblem(
+                    attribute.name, f"attribute {attribute.name!r} got {value}, out of range: {allowed}"
+                )
             checked[attribute.name] = float(value)
         return checked
 
@@ -138,7 +147,9 @@ def _nearest(name: str, known: tuple[str, ...]) -> str:
 def shipped(name: str) -> AttributeSchema:
     """The shipped schema called `name`; raises ValueError that lists them all."""
     if name not in SHIPPED:
-        raise ValueError(f"unknown attribute schema {name!r}{_nearest(name, tuple(SHIPPED))}; shipped: {', '.join(SHIPPED)}, or write your own record")
+        raise ValueError(
+            f"unknown attribute schema {name!r}{_nearest(name, tuple(SHIPPED))}; shipped: {', '.join(SHIPPED)}, or write your own record"
+        )
     return SHIPPED[name]
 
 

@@ -65,9 +65,19 @@ def read_answers(uri: str) -> Answers:
 
 def answer_line(question: Question, model: str, turns: Sequence[str], tstamp: float) -> dict[str, Any]:
     """A line of an answer file; its id follows from what it says."""
-    messages = [m for asked, said in zip(question.turns, turns, strict=True) for m in (Message("user", asked), Message("assistant", said))]
+    messages = [
+        m
+        for asked, said in zip(question.turns, turns, strict=True)
+        for m in (Message("user", asked), Message("assistant", said))
+    ]
     answer_id = content_id(model, str(question.id), messages)
-    return {"question_id": question.id, "answer_id": answer_id, "model_id": model, "choices": [{"index": 0, "turns": list(turns)}], "tstamp": tstamp}
+    return {
+        "question_id": question.id,
+        "answer_id": answer_id,
+        "model_id": model,
+        "choices": [{"index": 0, "turns": list(turns)}],
+        "tstamp": tstamp,
+    }
 
 
 def jsonl(records: Iterable[Mapping[str, Any]]) -> bytes:

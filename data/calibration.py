@@ -45,7 +45,9 @@ def matched_to_people(human_NA: np.ndarray, predicted_NA: np.ndarray, names: Seq
 
     The answers must be ones the predictor did not train on: on those it is nearer to the raters than anywhere else.
     """
-    fits = {name: _fit(human, predicted) for name, human, predicted in zip(names, human_NA.T, predicted_NA.T, strict=True)}
+    fits = {
+        name: _fit(human, predicted) for name, human, predicted in zip(names, human_NA.T, predicted_NA.T, strict=True)
+    }
     return Calibration(scale={n: f[0] for n, f in fits.items()}, shift={n: f[1] for n, f in fits.items()})
 
 

@@ -63,7 +63,9 @@ def duels(verdicts: Iterable[Verdict], models: Sequence[str]) -> list[Duel]:
     for verdict in verdicts:
         if verdict.kind == "pair":
             one, other = sorted(verdict.models, key=place.__getitem__)
-            orders.setdefault((verdict.question_id, verdict.turn, one, other, verdict.judge), {})[verdict.models[0] == one] = verdict
+            orders.setdefault((verdict.question_id, verdict.turn, one, other, verdict.judge), {})[
+                verdict.models[0] == one
+            ] = verdict
     found = []
     for (question, turn, one, other, _), both in orders.items():
         straight, swapped = (both[key].winner if key in both else None for key in (True, False))
@@ -81,7 +83,12 @@ def tally(found: Sequence[Duel]) -> Figures:
     """Wins, ties and losses of `one`; the win rate counts a tie half, its 95 % interval (Wilson) questions, not games: two turns of one go together."""
     scores = [(d.question_id, score) for d in found if (score := d.score) is not None]
     counts = Counter(score for _, score in scores)
-    figures: Figures = {"win": counts[1.0], "tie": counts[0.5], "loss": counts[0.0], "without_verdict": len(found) - len(scores)}
+    figures: Figures = {
+        "win": counts[1.0],
+        "tie": counts[0.5],
+        "loss": counts[0.0],
+        "without_verdict": len(found) - len(scores),
+    }
     if not scores:
         return figures | {"win_rate": None, "interval": None}
     rate = sum(score for _, score in scores) / len(scores)
@@ -104,7 +111,12 @@ def leaning(found: Sequence[Duel]) -> Figures:
     places = [d.as_first for d in found] + [OTHER[d.as_second] if d.as_second else None for d in found]
     decided = [place for place in places if place in ("first", "second")]
     first = decided.count("first")
-    figures: Figures = {"duels": len(both), "changed": _share(changed, len(both)), "reversed": _share(turned, len(both)), "decided": len(decided)}
+    figures: Figures = {
+        "duels": len(both),
+        "changed": _share(changed, len(both)),
+        "reversed": _share(turned, len(both)),
+        "decided": len(decided),
+    }
     interval = [round(v, 4) for v in share_interval(first / len(decided), len(decided))] if decided else None
     return figures | {"first_place": _share(first, len(decided)), "first_place_interval": interval}
 
@@ -124,7 +136,11 @@ class Rated:
 
 
 def rated(verdicts: Iterable[Verdict], model: str) -> list[Rated]:
-    return [Rated(v.question_id, v.category, v.turn, v.rating) for v in verdicts if v.kind == "single" and v.models == (model,) and v.rating is not None]
+    return [
+        Rated(v.question_id, v.category, v.turn, v.rating)
+        for v in verdicts
+        if v.kind == "single" and v.models == (model,) and v.rating is not None
+    ]
 
 
 def mean_rating(found: Sequence[Rated], resamples: int, seed: int) -> Figures:
@@ -136,10 +152,18 @@ def mean_rating(found: Sequence[Rated], resamples: int, seed: int) -> Figures:
 
     def means(name: str) -> Figures:
         keys = dict.fromkeys(getattr(r, name) for r in found)
-        return {str(key): round(float(np.mean([r.rating for r in found if getattr(r, name) == key])), 3) for key in keys}
+        return {
+            str(key): round(float(np.mean([r.rating for r in found if getattr(r, name) == key])), 3) for key in keys
+        }
 
     spread = interval(np.array([values[d].mean() for d in drawn]), 3)
-    return {"n": len(found), "mean": round(float(values.mean()), 3), "interval": spread, "turns": means("turn"), "categories": means("category")}
+    return {
+        "n": len(found),
+        "mean": round(float(values.mean()), 3),
+        "interval": spread,
+        "turns": means("turn"),
+        "categories": means("category"),
+    }
 
 
 def percent(ours: Sequence[Rated], reference: Sequence[Rated], resamples: int, seed: int) -> Figures:
@@ -166,4 +190,9 @@ def problems(verdicts: Sequence[Verdict]) -> Figures:
     """How many verdicts there are, how many replies hold none, and how many requests failed, by what went wrong."""
     reasons = Counter(v.problem for v in verdicts if v.problem)
     unparsable = reasons.pop(UNPARSABLE, 0)
-    return {"judged": len(verdicts), "verdicts": sum(not v.problem for v in verdicts), "unparsable": unparsable, "errors": dict(reasons.most_common())}
+    return {
+        "judged": len(verdicts),
+        "verdicts": sum(not v.problem for v in verdicts),
+        "unparsable": unparsable,
+        "errors": dict(reasons.most_common()),
+    }

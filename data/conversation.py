@@ -119,7 +119,9 @@ def schema_of(arrow: pa.Schema, where: str) -> AttributeSchema:
     """The attribute schema in a Parquet file's metadata; raises ValueError naming `where` if there is none."""
     metadata = arrow.metadata or {}
     if SCHEMA_KEY not in metadata:
-        raise ValueError(f"{where} carries no attribute schema (metadata key {SCHEMA_KEY.decode()!r}): it was not written by `python -m jobs.prepare`")
+        raise ValueError(
+            f"{where} carries no attribute schema (metadata key {SCHEMA_KEY.decode()!r}): it was not written by `python -m jobs.prepare`"
+        )
     return AttributeSchema.model_validate_json(metadata[SCHEMA_KEY])
 
 
@@ -145,11 +147,16 @@ def from_table(table: pa.Table | pa.RecordBatch) -> Iterator[Conversation]:
 
 
 def _to_row(conversation: Conversation, schema: AttributeSchema) -> dict[str, Any]:
-    row = {name: getattr(conversation, name) for name in ("id", "source", "group", "system", "predictor", "truncated", "tokens")}
+    row = {
+        name: getattr(conversation, name)
+        for name in ("id", "source", "group", "system", "predictor", "truncated", "tokens")
+    }
     row["messages"] = [{"role": m.role, "content": m.content} for m in conversation.messages]
     for kind in ("human", "predicted", "requested"):
         values: tuple[Values, ...] = getattr(conversation, kind) or ({},) * conversation.num_answers
-        assert len(values) == conversation.num_answers, f"{kind}: {len(values)} entries for {conversation.num_answers} assistant turns"
+        assert len(values) == conversation.num_answers, (
+            f"{kind}: {len(values)} entries for {conversation.num_answers} assistant turns"
+        )
         row[kind] = [{name: float(v.get(name, math.nan)) for name in schema.names} for v in values]
     return row
 

@@ -80,7 +80,12 @@ def ratings(games: Sequence[Game], resamples: int, seed: int) -> dict[str, dict[
     orders_RG = np.array([rng.permutation(len(games)) for _ in range(resamples)])
     mean_elo_M = elo(games_GX, len(models), orders_RG).mean(0)
     # Draws differ in length where questions have more or fewer games; those of equal length are played together.
-    elo_RM = np.concatenate([elo(games_GX, len(models), np.array([d for d in drawn if len(d) == n])) for n in sorted({len(d) for d in drawn})])
+    elo_RM = np.concatenate(
+        [
+            elo(games_GX, len(models), np.array([d for d in drawn if len(d) == n]))
+            for n in sorted({len(d) for d in drawn})
+        ]
+    )
     point_M = bradley_terry(_wins(games_GX, len(models))[None])[0]
     spread_RM = bradley_terry(np.stack([_wins(games_GX[d], len(models)) for d in drawn]))
     found = {}

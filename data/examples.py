@@ -47,7 +47,15 @@ class Origin:
 
 def example_row(origin: Origin, tokens: Tokens | None, values_SA: np.ndarray, reason: str = "") -> dict[str, object]:
     """A row of EXAMPLE_SCHEMA; without `tokens` it only says why."""
-    row: dict[str, object] = {**vars(origin), "reason": reason, "cut_turns": 0, "ids": [], "trained": [], "turn_ends": [], "values": []}
+    row: dict[str, object] = {
+        **vars(origin),
+        "reason": reason,
+        "cut_turns": 0,
+        "ids": [],
+        "trained": [],
+        "turn_ends": [],
+        "values": [],
+    }
     if tokens is not None:
         row |= {
             "cut_turns": tokens.num_dropped_turns,
@@ -103,12 +111,19 @@ class Examples:
     """Examples ordered by id, as compact arrays: 5 bytes a token. What could not become one is counted in `rejected`, by reason."""
 
     def __init__(self, tables: Iterable[pa.Table]):
-        table = pa.concat_tables([t.select(EXAMPLE_SCHEMA.names).cast(EXAMPLE_SCHEMA) for t in tables] or [EXAMPLE_SCHEMA.empty_table()])
+        table = pa.concat_tables(
+            [t.select(EXAMPLE_SCHEMA.names).cast(EXAMPLE_SCHEMA) for t in tables] or [EXAMPLE_SCHEMA.empty_table()]
+        )
         reasons = table.column("reason").to_numpy()
-        self.rejected = {str(r): int(n) for r, n in zip(*np.unique(reasons[reasons != ""].astype(str), return_counts=True), strict=True)}
+        self.rejected = {
+            str(r): int(n)
+            for r, n in zip(*np.unique(reasons[reasons != ""].astype(str), return_counts=True), strict=True)
+        }
         table = table.filter(pa.array(reasons == "")).sort_by("id").combine_chunks()
         self.ids, self.groups, self.sources = (table.column(c).to_pylist() for c in ("id", "group", "source"))
-        self._ids, self._trained, self._ends, self._values = (_Lists(table.column(c)) for c in ("ids", "trained", "turn_ends", "values"))
+        self._ids, self._trained, self._ends, self._values = (
+            _Lists(table.column(c)) for c in ("ids", "trained", "turn_ends", "values")
+        )
         self.lengths = self._ids.lengths
         """Tokens per example."""
 

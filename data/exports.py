@@ -28,11 +28,17 @@ def left_out(row: Conversation, only_rated: bool) -> str:
     return problem(row.messages) or ("unrated" if only_rated and not any(row.human) else "")
 
 
-def with_values(row: Conversation, values: Sequence[Values], schema: AttributeSchema, lost: Counter[str]) -> Conversation:
+def with_values(
+    row: Conversation, values: Sequence[Values], schema: AttributeSchema, lost: Counter[str]
+) -> Conversation:
     """The row with `values` as its only ones, within their scales; counts those that were clipped in `lost`."""
     kept = []
     for answer in values:
-        known = {a.name: (answer[a.name], min(max(answer[a.name], a.low), a.high)) for a in schema.attributes if _is_number(answer.get(a.name))}
+        known = {
+            a.name: (answer[a.name], min(max(answer[a.name], a.low), a.high))
+            for a in schema.attributes
+            if _is_number(answer.get(a.name))
+        }
         lost["values_clipped"] += sum(value != clipped for value, clipped in known.values())
         kept.append({name: float(clipped) for name, (_, clipped) in known.items()})
     return replace(row, human=tuple(kept), predicted=())
@@ -42,7 +48,12 @@ def record(row: Conversation, schema: AttributeSchema, format: RecordFormat, los
     """The row with its human values as a record; counts values that were rounded in `lost`."""
     if format == "messages":
         return to_messages(row, schema)
-    lost["values_rounded"] += sum(value != schema[name].rounded(value) for answer in row.human for name, value in answer.items() if _is_number(value))
+    lost["values_rounded"] += sum(
+        value != schema[name].rounded(value)
+        for answer in row.human
+        for name, value in answer.items()
+        if _is_number(value)
+    )
     return to_nemo(row, schema)
 
 
@@ -59,9 +70,16 @@ def hub_features(schema: AttributeSchema, format: RecordFormat) -> list[dict[str
     text = [{"name": name, "dtype": "string"} for name in ("id", "source", "group")]
     if format == "nemo":
         turn = [{"name": name, "dtype": "string"} for name in ("from", "value", "label")]
-        return [*({"name": name, "dtype": "string"} for name in ("system", "mask", "type")), {"name": "conversations", "list": turn}, *text]
+        return [
+            *({"name": name, "dtype": "string"} for name in ("system", "mask", "type")),
+            {"name": "conversations", "list": turn},
+            *text,
+        ]
     values = [{"name": name, "dtype": "float64"} for name in schema.names]
-    message = [*({"name": name, "dtype": "string"} for name in ("role", "content")), {"name": "attributes", "struct": values}]
+    message = [
+        *({"name": name, "dtype": "string"} for name in ("role", "content")),
+        {"name": "attributes", "struct": values},
+    ]
     return [*text, {"name": "messages", "list": message}]
 
 

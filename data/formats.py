@@ -27,7 +27,18 @@ _HH_TURN = re.compile(r"(?:\A\s*|\n\n)(Human|Assistant): ?")
 _ROLES = {"User": "user", "Assistant": "assistant", "Human": "user"}
 
 SAMPLER_DEBRIS = (
-    *("</s>", "<s>", "<pad>", "<unk>", "<|endoftext|>", "<|padding|>", "<|im_end|>", "<|im_start|>", "<|end_of_text|>", "<|eot_id|>"),
+    *(
+        "</s>",
+        "<s>",
+        "<pad>",
+        "<unk>",
+        "<|endoftext|>",
+        "<|padding|>",
+        "<|im_end|>",
+        "<|im_start|>",
+        "<|end_of_text|>",
+        "<|eot_id|>",
+    ),
     *("<|prompter|>", "<|assistant|>", "<|system|>", "<|prefix_begin|>", "<|prefix_end|>"),
 )
 """Special tokens at the end of a sampled answer: they say where sampling stopped, nobody wrote them. The last line is Open Assistant's."""
@@ -62,7 +73,9 @@ def hh_rlhf(line: Line, schema: AttributeSchema, source: str) -> Iterator[Row]:
     for dialogue in [text(line.record, name) for name in names]:
         before, *parts = _HH_TURN.split(dialogue)
         if before.strip():
-            yield BadRecord("text_before_first_turn", f'the dialogue starts with {before[:40]!r}, not with "Human:"').at(line)
+            yield BadRecord(
+                "text_before_first_turn", f'the dialogue starts with {before[:40]!r}, not with "Human:"'
+            ).at(line)
         else:
             yield row(line, source, _turns(parts))
 
@@ -109,7 +122,9 @@ def to_nemo(conversation: Conversation, schema: AttributeSchema, which: Which = 
     for message, values in _with_values(conversation, which):
         label = label_line(schema, values).removeprefix(LABEL_START).rstrip("\n") or None
         turns.append({"from": message.role.capitalize(), "value": message.content, "label": label})
-    return {"system": conversation.system, "mask": "User", "type": "VALUE_TO_TEXT", "conversations": turns} | _origin(conversation)
+    return {"system": conversation.system, "mask": "User", "type": "VALUE_TO_TEXT", "conversations": turns} | _origin(
+        conversation
+    )
 
 
 def to_messages(conversation: Conversation, schema: AttributeSchema, which: Which = "human") -> dict[str, Any]:
@@ -118,7 +133,9 @@ def to_messages(conversation: Conversation, schema: AttributeSchema, which: Whic
     All messages have the same keys, and all `attributes` too, null where nothing is rated: Hugging Face `datasets` takes objects of different
     keys for free-form JSON, and its parser of that rounds.
     """
-    turns: list[dict[str, Any]] = [{"role": "system", "content": conversation.system, "attributes": None}] if conversation.system else []
+    turns: list[dict[str, Any]] = (
+        [{"role": "system", "content": conversation.system, "attributes": None}] if conversation.system else []
+    )
     for message, values in _with_values(conversation, which):
         attributes = {name: values.get(name) for name in schema.names} if values else None
         turns.append({"role": message.role, "content": message.content, "attributes": attributes})
@@ -191,7 +208,9 @@ def _label(label: str) -> dict[str, float]:
         try:
             values[name.strip()] = float(value)
         except ValueError:
-            raise BadRecord("broken_label", f"label {label[:80]!r} has {entry[:40]!r}, an entry is name:number") from None
+            raise BadRecord(
+                "broken_label", f"label {label[:80]!r} has {entry[:40]!r}, an entry is name:number"
+            ) from None
     return values
 
 

@@ -59,7 +59,9 @@ def prompt_name(kind: Kind, turn: int, with_reference: bool) -> str:
     return f"{kind}-{base}{'-multi-turn' if turn == 2 else ''}"
 
 
-NAMES = tuple(prompt_name(kind, turn, reference) for kind in ("pair", "single") for turn in (1, 2) for reference in (False, True))
+NAMES = tuple(
+    prompt_name(kind, turn, reference) for kind in ("pair", "single") for turn in (1, 2) for reference in (False, True)
+)
 
 
 def read_judge_prompts(uri: str) -> dict[str, JudgePrompt]:
@@ -67,7 +69,9 @@ def read_judge_prompts(uri: str) -> dict[str, JudgePrompt]:
     found = {p.name: p for p in (record(line, _judge_prompt) for line in records(uri))}
     missing = [name for name in NAMES if name not in found]
     if missing:
-        raise ValueError(f"{uri} has no prompt {', '.join(missing)}; take FastChat's judge_prompts.jsonl, or leave `prompts` empty for those that come with us")
+        raise ValueError(
+            f"{uri} has no prompt {', '.join(missing)}; take FastChat's judge_prompts.jsonl, or leave `prompts` empty for those that come with us"
+        )
     return {name: found[name] for name in NAMES}
 
 
@@ -82,7 +86,10 @@ def _judge_prompt(record: Mapping[str, Any]) -> JudgePrompt:
         except ValueError as error:
             raise BadRecord("broken_template", f"prompt_template of {prompt.name}: {error}") from None
         if unknown:
-            raise BadRecord("unknown_field", f"{prompt.name} has {{{min(unknown)}}}; there are {', '.join(sorted(_fields(prompt.name)))}")
+            raise BadRecord(
+                "unknown_field",
+                f"{prompt.name} has {{{min(unknown)}}}; there are {', '.join(sorted(_fields(prompt.name)))}",
+            )
     return prompt
 
 
@@ -131,12 +138,23 @@ class Setup:
     def _match(self, kind: Kind, question: Question, turn: int, answers: Sequence[Answers]) -> Match:
         reference = self._reference(question)
         prompt = self.prompts[prompt_name(kind, turn, bool(reference))]
-        values = {f"ref_answer_{n}": text for n, text in enumerate(reference, 1)} | {"ref_answer_2": reference[-1] if reference else ""}
+        values = {f"ref_answer_{n}": text for n, text in enumerate(reference, 1)} | {
+            "ref_answer_2": reference[-1] if reference else ""
+        }
         values |= _numbered("question", question.turns)
         for name, side in zip(("answer_a", "answer_b") if kind == "pair" else ("answer",), answers, strict=True):
             values |= _numbered(name, side.of(question))
         text = prompt.template.format(**values)
-        return Match(kind, question.id, question.category, turn, tuple(a.model for a in answers), prompt.name, prompt.system, text)
+        return Match(
+            kind,
+            question.id,
+            question.category,
+            turn,
+            tuple(a.model for a in answers),
+            prompt.name,
+            prompt.system,
+            text,
+        )
 
 
 def _numbered(name: str, turns: Sequence[str]) -> dict[str, str]:
@@ -156,7 +174,9 @@ _RATE = (
     "Be as objective as you can."
 )
 _GENERAL = "Judge how helpful, relevant, accurate, deep, creative and detailed"
-_EXACT = "A reference answer is given. Compare with it first, and name the mistakes you find. Judge how correct and helpful"
+_EXACT = (
+    "A reference answer is given. Compare with it first, and name the mistakes you find. Judge how correct and helpful"
+)
 
 
 def _shipped(kind: Kind, turn: int, with_reference: bool) -> JudgePrompt:
@@ -173,11 +193,22 @@ def _shipped(kind: Kind, turn: int, with_reference: bool) -> JudgePrompt:
     shown = ([("Reference", "ref_answer")] if with_reference else []) + sides
     if turn == 1:
         blocks = ["[Question]\n{question}"]
-        blocks += [f"[{who}'s answer]\n{{{field + ('_1' if field == 'ref_answer' else '')}}}\n[End of {who}'s answer]" for who, field in shown]
+        blocks += [
+            f"[{who}'s answer]\n{{{field + ('_1' if field == 'ref_answer' else '')}}}\n[End of {who}'s answer]"
+            for who, field in shown
+        ]
     else:
         talk = "### User:\n{{question_1}}\n\n### {who}:\n{{{field}_1}}\n\n### User:\n{{question_2}}\n\n### {who}:\n{{{field}_2}}"
-        blocks = [f"[{who}'s conversation]\n\n{talk.format(who=who, field=field)}\n\n[End of {who}'s conversation]" for who, field in shown]
+        blocks = [
+            f"[{who}'s conversation]\n\n{talk.format(who=who, field=field)}\n\n[End of {who}'s conversation]"
+            for who, field in shown
+        ]
     return JudgePrompt(prompt_name(kind, turn, with_reference), system, "\n\n".join(blocks))
 
 
-SHIPPED = {p.name: p for p in (_shipped(kind, turn, reference) for kind in ("pair", "single") for turn in (1, 2) for reference in (False, True))}
+SHIPPED = {
+    p.name: p
+    for p in (
+        _shipped(kind, turn, reference) for kind in ("pair", "single") for turn in (1, 2) for reference in (False, True)
+    )
+}

@@ -20,7 +20,8 @@ _ONE_TURN = re.compile(
     re.DOTALL,
 )
 _TWO_TURNS = re.compile(
-    r"<\|The Start of Assistant A's Conversation with User\|>\n(?P<turns>.*)\n<\|The End of Assistant A's Conversation with User\|>\s*\Z", re.DOTALL
+    r"<\|The Start of Assistant A's Conversation with User\|>\n(?P<turns>.*)\n<\|The End of Assistant A's Conversation with User\|>\s*\Z",
+    re.DOTALL,
 )
 _TURN = re.compile(r"(?:\A|\n)\n### (User|Assistant A):\n")
 NO_VERDICT = -1
@@ -78,9 +79,14 @@ def _conversation(prompt: str) -> Mapping[str, Any]:
     if found := _TWO_TURNS.search(prompt):
         _, *parts = _TURN.split("\n" + found["turns"].removeprefix("\n"))
         roles = {"User": "user", "Assistant A": "assistant"}
-        turns = [{"role": roles[who], "content": said.strip("\n")} for who, said in zip(parts[::2], parts[1::2], strict=True)]
+        turns = [
+            {"role": roles[who], "content": said.strip("\n")} for who, said in zip(parts[::2], parts[1::2], strict=True)
+        ]
     elif found := _ONE_TURN.search(prompt):
         turns = [{"role": "user", "content": found["question"]}, {"role": "assistant", "content": found["answer"]}]
     else:
-        raise BadRecord("unknown_judge_prompt", "`user_prompt` is none of FastChat's four prompts for a single answer; write the conversation as `messages`")
+        raise BadRecord(
+            "unknown_judge_prompt",
+            "`user_prompt` is none of FastChat's four prompts for a single answer; write the conversation as `messages`",
+        )
     return {"messages": turns}

@@ -62,7 +62,9 @@ class LabSettings(Record):
     """Share of the wrong ratings that are off by two, the others by one."""
     # As Open Assistant has no verbosity, and HelpSteer neither humor nor toxicity. What one source lacks the other rates, so every
     # attribute can be learned, but four of ten labels only by carrying them over from the other source; helpfulness and creativity have all.
-    source_unrated: dict[str, tuple[str, ...]] = Field(default={"lab_forum": (VERBOSITY,), "lab_desk": (HUMOR, TOXICITY)}, min_length=1)
+    source_unrated: dict[str, tuple[str, ...]] = Field(
+        default={"lab_forum": (VERBOSITY,), "lab_desk": (HUMOR, TOXICITY)}, min_length=1
+    )
     """Each source (equally common) and the attributes that its raters did not rate."""
 
     @model_validator(mode="after")
@@ -70,12 +72,16 @@ class LabSettings(Record):
         for rule in self.held_out:
             _require_known(rule, "held_out")
             if not any(LOW < value <= HIGH for value in rule.values()) or max(rule.values()) > HIGH:
-                raise ValueError(f"held_out: {rule} must have a value from {LOW + 1} to {HIGH}, and none above; otherwise it leaves out every answer or none")
+                raise ValueError(
+                    f"held_out: {rule} must have a value from {LOW + 1} to {HIGH}, and none above; otherwise it leaves out every answer or none"
+                )
         for source, unrated in self.source_unrated.items():
             _require_known(unrated, f"source_unrated.{source}")
         never = set.intersection(*(set(unrated) for unrated in self.source_unrated.values()))
         if never:
-            raise ValueError(f"source_unrated: no source rates {', '.join(sorted(never))}; each attribute needs at least one source")
+            raise ValueError(
+                f"source_unrated: no source rates {', '.join(sorted(never))}; each attribute needs at least one source"
+            )
         return self
 
     def allows(self, values: Mapping[str, int]) -> bool:
@@ -119,7 +125,10 @@ class Lab:
 
     def __init__(self, settings: LabSettings | None = None) -> None:
         self.settings = settings or LabSettings()
-        facts = {subject: FACTS[subject][: self.settings.facts_per_subject] for subject in tuple(FACTS)[: self.settings.num_subjects]}
+        facts = {
+            subject: FACTS[subject][: self.settings.facts_per_subject]
+            for subject in tuple(FACTS)[: self.settings.num_subjects]
+        }
         self.subjects = tuple(facts)
         self._true = {s: tuple(_fact(s, f) for f in facts[s]) for s in facts}
         self._false = {s: tuple(_fact(s, f) for other in facts if other != s for f in facts[other]) for s in facts}
@@ -130,7 +139,9 @@ class Lab:
 
     def _sentences(self) -> dict[str, Sentence]:
         """Every sentence of the world: exact text -> what it counts for."""
-        pairs = [(text, Sentence(HELPFULNESS, true_of=subject)) for subject, texts in self._true.items() for text in texts]
+        pairs = [
+            (text, Sentence(HELPFULNESS, true_of=subject)) for subject, texts in self._true.items() for text in texts
+        ]
         pairs += [(text, Sentence(HELPFULNESS)) for texts in self._false.values() for text in texts]
         pairs += [(text, Sentence(CREATIVITY)) for text in IMAGES]
         pairs += [(text, Sentence(HUMOR)) for texts in self._jokes.values() for text in texts]
@@ -155,7 +166,10 @@ class Lab:
         for _ in range(self.settings.num_rows):
             messages, intended = self._conversation(writer)
             source = writer.choice(tuple(self.settings.source_unrated))
-            yield Conversation(source=source, system="", messages=messages, human=self._ratings(rater, source, intended)), intended
+            yield (
+                Conversation(source=source, system="", messages=messages, human=self._ratings(rater, source, intended)),
+                intended,
+            )
 
     def questions(self, num_questions: int, seed: int) -> list[str]:
         """Single-turn questions for evaluation; none comes again before all have come."""
@@ -164,7 +178,9 @@ class Lab:
         return list(itertools.islice(itertools.cycle(every), num_questions))
 
     def _conversation(self, writer: random.Random) -> tuple[tuple[Message, ...], tuple[dict[str, int], ...]]:
-        num_turns = writer.choices(range(1, self.settings.max_turns + 1), [0.5**i for i in range(self.settings.max_turns)])[0]
+        num_turns = writer.choices(
+            range(1, self.settings.max_turns + 1), [0.5**i for i in range(self.settings.max_turns)]
+        )[0]
         messages: list[Message] = []
         intended: list[dict[str, int]] = []
         subject = ""
@@ -213,12 +229,18 @@ class Lab:
 
     def _ratings(self, rater: random.Random, source: str, intended: tuple[dict[str, int], ...]) -> tuple[Values, ...]:
         rated = rater.random() < self.settings.rated_share
-        human = tuple({name: float(self._rating(rater, value)) for name, value in values.items()} for values in intended)
+        human = tuple(
+            {name: float(self._rating(rater, value)) for name, value in values.items()} for values in intended
+        )
         unrated = self.settings.source_unrated[source] if rated else SCHEMA.names
         return tuple({name: value for name, value in values.items() if name not in unrated} for values in human)
 
     def _rating(self, rater: random.Random, truth: int) -> int:
-        exact, far, up = rater.random() < self.settings.rater_exact, rater.random() < self.settings.rater_far, rater.random() < 0.5
+        exact, far, up = (
+            rater.random() < self.settings.rater_exact,
+            rater.random() < self.settings.rater_far,
+            rater.random() < 0.5,
+        )
         if exact:
             return truth
         # At the ends of the scale an error can only go inwards; clipping it would make the rater better than asked for.
@@ -239,13 +261,17 @@ class Lab:
     def truth(self, conversation: Conversation) -> tuple[dict[str, float], ...]:
         """The measure of every assistant turn."""
         messages = conversation.messages
-        return tuple(self.measure(messages[: i + 1]) for i, message in enumerate(messages) if message.role == "assistant")
+        return tuple(
+            self.measure(messages[: i + 1]) for i, message in enumerate(messages) if message.role == "assistant"
+        )
 
     def read(self, messages: Sequence[Message]) -> Reading:
         """The last assistant turn, against the last question before it."""
         last = max((i for i, message in enumerate(messages) if message.role == "assistant"), default=-1)
         if last < 0:
-            raise ValueError(f"nothing to measure: none of the {len(messages)} messages is an assistant's; pass a conversation with an answer")
+            raise ValueError(
+                f"nothing to measure: none of the {len(messages)} messages is an assistant's; pass a conversation with an answer"
+            )
         question = next((message.content for message in reversed(messages[:last]) if message.role == "user"), "")
         return self.read_answer(question, messages[last].content)
 
@@ -258,7 +284,9 @@ class Lab:
         for text in dict.fromkeys(said):
             sentence = self.sentences.get(text)
             if sentence is not None:
-                counts[sentence.attribute] += -1 if sentence.attribute == HELPFULNESS and sentence.true_of not in asked else 1
+                counts[sentence.attribute] += (
+                    -1 if sentence.attribute == HELPFULNESS and sentence.true_of not in asked else 1
+                )
         values = {name: float(min(max(count, LOW), HIGH)) for name, count in counts.items()}
         return Reading(values, unknown_sentences=sum(text not in self.sentences for text in said if text))
 
@@ -269,7 +297,14 @@ def _fact(subject: str, predicate: str) -> str:
 
 def _combinations(settings: LabSettings) -> tuple[list[dict[str, int]], list[float]]:
     """Every combination of values that may occur, and the running sum of their weights."""
-    weights = [(1 - settings.skew) * even + settings.skew * mediocre for even, mediocre in zip(_EVEN, _MEDIOCRE, strict=True)]
-    every = (dict(zip(SCHEMA.names, values, strict=True)) for values in itertools.product(range(LOW, HIGH + 1), repeat=len(SCHEMA.names)))
+    weights = [
+        (1 - settings.skew) * even + settings.skew * mediocre for even, mediocre in zip(_EVEN, _MEDIOCRE, strict=True)
+    ]
+    every = (
+        dict(zip(SCHEMA.names, values, strict=True))
+        for values in itertools.product(range(LOW, HIGH + 1), repeat=len(SCHEMA.names))
+    )
     allowed = [values for values in every if settings.allows(values)]
-    return allowed, list(itertools.accumulate(math.prod(weights[value] for value in values.values()) for values in allowed))
+    return allowed, list(
+        itertools.accumulate(math.prod(weights[value] for value in values.values()) for values in allowed)
+    )

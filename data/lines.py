@@ -62,7 +62,9 @@ def files_of(uri: str, suffixes: tuple[str, ...] = SUFFIXES) -> list[str]:
     Raises FileNotFoundError, with the nearest name there is, when nothing matches.
     """
     if not uri:
-        raise FileNotFoundError("nothing to read at '': name a file, a folder or a glob")  # not the folder that this process happens to run in
+        raise FileNotFoundError(
+            "nothing to read at '': name a file, a folder or a glob"
+        )  # not the folder that this process happens to run in
     storage = Storage(uri)
     fs, path = storage.fs, storage.path
     if fs.isfile(path):
@@ -80,7 +82,11 @@ def files_of(uri: str, suffixes: tuple[str, ...] = SUFFIXES) -> list[str]:
 
 def _nearest_file(storage: Storage) -> str:
     folder = posixpath.dirname(storage.path.rstrip("/"))
-    siblings = [posixpath.basename(p.rstrip("/")) for p in storage.fs.ls(folder, detail=False)] if storage.fs.isdir(folder) else []
+    siblings = (
+        [posixpath.basename(p.rstrip("/")) for p in storage.fs.ls(folder, detail=False)]
+        if storage.fs.isdir(folder)
+        else []
+    )
     return nearest(posixpath.basename(storage.path.rstrip("/")), siblings)
 
 
@@ -107,7 +113,9 @@ def lines(file: str) -> Iterator[Line | Rejected]:
                 if raw.strip():
                     yield _parsed(file, number, raw)
         except (EOFError, BadGzipFile, zlib.error) as error:
-            yield Rejected(file, number + 1, "broken_file", f"the file is torn after line {number} ({error}); fetch it again")
+            yield Rejected(
+                file, number + 1, "broken_file", f"the file is torn after line {number} ({error}); fetch it again"
+            )
 
 
 def _parsed(file: str, number: int, raw: bytes) -> Line | Rejected:
@@ -118,7 +126,9 @@ def _parsed(file: str, number: int, raw: bytes) -> Line | Rejected:
     except (ValueError, RecursionError) as error:
         return Rejected(file, number, "broken_json", str(error))
     if not isinstance(record, dict):
-        return Rejected(file, number, "wrong_type", f"the line is {_kind(record)}, it must be an object with named columns")
+        return Rejected(
+            file, number, "wrong_type", f"the line is {_kind(record)}, it must be an object with named columns"
+        )
     return Line(file, number, record)
 
 
@@ -133,7 +143,9 @@ def _parquet_rows(file: str) -> Iterator[Line | Rejected]:
             yield Line(file, number, record)
 
 
-def parquet_batches(file: str, require: Callable[[pa.Schema], None] | None = None) -> Iterator[pa.RecordBatch | Rejected]:
+def parquet_batches(
+    file: str, require: Callable[[pa.Schema], None] | None = None
+) -> Iterator[pa.RecordBatch | Rejected]:
     """The file's rows, a batch at a time; a file that is no Parquet is one Rejected. `require` may refuse its Arrow schema, by raising."""
     with fsspec.open(file, "rb", **options(file)) as stream:
         try:
@@ -148,7 +160,9 @@ def parquet_batches(file: str, require: Callable[[pa.Schema], None] | None = Non
 def column(record: Mapping[str, Any], name: str) -> Any:
     """The value of a column that must be there."""
     if name not in record:
-        raise BadRecord("missing_column", f"no column {name!r}; this record has {', '.join(map(str, record)) or 'none'}")
+        raise BadRecord(
+            "missing_column", f"no column {name!r}; this record has {', '.join(map(str, record)) or 'none'}"
+        )
     return record[name]
 
 
@@ -175,7 +189,14 @@ def typed(value: Any, kind: type[T], name: str) -> T:
     return value
 
 
-_KINDS: Mapping[type, str] = {str: "a string", list: "a list", dict: "an object", bool: "true or false", int: "a number", float: "a number"}
+_KINDS: Mapping[type, str] = {
+    str: "a string",
+    list: "a list",
+    dict: "an object",
+    bool: "true or false",
+    int: "a number",
+    float: "a number",
+}
 
 
 def _kind(value: Any) -> str:
@@ -191,8 +212,12 @@ def ratings(values: Mapping[str, Any], schema: AttributeSchema, scale: Scale | N
     missing = tuple(name for name in schema.names if name not in values)
     for name in values if missing else ():
         if name not in schema.names and (meant := _misspelled(name, missing)):
-            raise BadRecord("misspelled_attribute", f"rating {name!r} is none of {', '.join(schema.names)}; did you mean {meant!r}?")
-    rated = {a.name: _rating(a, values[a.name], scale or (a.low, a.high)) for a in schema.attributes if a.name in values}
+            raise BadRecord(
+                "misspelled_attribute", f"rating {name!r} is none of {', '.join(schema.names)}; did you mean {meant!r}?"
+            )
+    rated = {
+        a.name: _rating(a, values[a.name], scale or (a.low, a.high)) for a in schema.attributes if a.name in values
+    }
     return {name: value for name, value in rated.items() if value is not None}
 
 
@@ -209,13 +234,22 @@ def _rating(attribute: Attribute, value: Any, scale: Scale) -> float | None:
         raise BadRecord("wrong_type", f"rating {attribute.name!r} is {_kind(value)}, it must be a number or null")
     low, high = scale
     if not low <= value <= high:
-        raise BadRecord("rating_out_of_range", f"rating {attribute.name!r} is {str(value)[:20]}, allowed is {low:g} to {high:g}")
+        raise BadRecord(
+            "rating_out_of_range", f"rating {attribute.name!r} is {str(value)[:20]}, allowed is {low:g} to {high:g}"
+        )
     if (low, high) == (attribute.low, attribute.high):
         return float(value)  # the mapping below would give 0.1 back as 0.10000000000000002
     return attribute.low + (value - low) / (high - low) * (attribute.high - attribute.low)
 
 
-def row(line: Line, source: str, messages: Iterable[Message], human: Iterable[Values] = (), system: str = "", group: str = "") -> Row:
+def row(
+    line: Line,
+    source: str,
+    messages: Iterable[Message],
+    human: Iterable[Values] = (),
+    system: str = "",
+    group: str = "",
+) -> Row:
     """The conversation, or why there is none. `human` has one entry per assistant turn, or none at all.
 
     Without a `group`, conversations with the same first user turn are one: samples of a prompt, and paths of a tree, share it.

@@ -65,7 +65,12 @@ class Corpus:
 def some(folder: Storage, most: int) -> list[Example]:
     """The first examples in a folder."""
     corpus = Corpus.of(folder)
-    found = (examples[i] for shard in range(len(corpus.shards)) for examples in [corpus.read([shard])] for i in range(len(examples)))
+    found = (
+        examples[i]
+        for shard in range(len(corpus.shards))
+        for examples in [corpus.read([shard])]
+        for i in range(len(examples))
+    )
     return list(itertools.islice(found, most))
 
 
@@ -133,15 +138,26 @@ class Feed:
         """All steps from `start` on. While one window is worked through, the next is read."""
         start = start or Position()
         total = self.corpus.num_rows
-        plan = [(epoch, w, shards) for epoch in range(start.epoch, self.epochs) for w, shards in enumerate(self.windows(epoch))]
+        plan = [
+            (epoch, w, shards)
+            for epoch in range(start.epoch, self.epochs)
+            for w, shards in enumerate(self.windows(epoch))
+        ]
         plan = [(epoch, w, shards) for epoch, w, shards in plan if (epoch, w) >= (start.epoch, start.window)]
-        before = sum(self.corpus.rows_of(shards) for shards in self.windows(start.epoch)[: start.window]) + start.epoch * total
-        for (epoch, window, shards), examples in zip(plan, self._read_ahead([shards for _, _, shards in plan]), strict=True):
+        before = (
+            sum(self.corpus.rows_of(shards) for shards in self.windows(start.epoch)[: start.window])
+            + start.epoch * total
+        )
+        for (epoch, window, shards), examples in zip(
+            plan, self._read_ahead([shards for _, _, shards in plan]), strict=True
+        ):
             steps = self.packed(examples, epoch, window)
             mine = self.corpus.rows_of(shards)
             for number, rows in enumerate(steps):
                 if (epoch, window, number) >= (start.epoch, start.window, start.step):
-                    after = Position(epoch, window, number + 1) if number + 1 < len(steps) else Position(epoch, window + 1)
+                    after = (
+                        Position(epoch, window, number + 1) if number + 1 < len(steps) else Position(epoch, window + 1)
+                    )
                     middle, end = ((before + mine * (number + share) / len(steps)) / total for share in (0.5, 1.0))
                     yield Step(examples, rows, epoch, number == 0, after, middle, end)
             before += mine
@@ -168,7 +184,11 @@ class Feed:
         trained = [i for i, group in enumerate(examples.groups) if self.split.trains(group)]
         if not self.weights:
             return trained
-        return [i for i in trained for _ in range(copies(examples.ids[i], self.weights.get(examples.sources[i], 1.0), self.seed, epoch))]
+        return [
+            i
+            for i in trained
+            for _ in range(copies(examples.ids[i], self.weights.get(examples.sources[i], 1.0), self.seed, epoch))
+        ]
 
     def validation(self, num_workers: int) -> Iterator[tuple[Examples, list[list[int]]]]:
         """All examples to validate on, packed, in as many rows at a time as there are workers (empty ones at the end)."""

@@ -42,7 +42,10 @@ def partial_spearman(x: Numbers, y: Numbers, given: Sequence[str]) -> float:
     if len(a) < 3:
         return float("nan")
     _, group_N = np.unique(given_N, return_inverse=True)
-    a, b = (ranks - (np.bincount(group_N, ranks) / np.bincount(group_N))[group_N] for ranks in (scipy.stats.rankdata(a), scipy.stats.rankdata(b)))
+    a, b = (
+        ranks - (np.bincount(group_N, ranks) / np.bincount(group_N))[group_N]
+        for ranks in (scipy.stats.rankdata(a), scipy.stats.rankdata(b))
+    )
     return float("nan") if min(np.ptp(a), np.ptp(b)) < ROUNDING else float(np.corrcoef(a, b)[0, 1])
 
 
@@ -126,7 +129,11 @@ def weighted_accuracy(parts: Sequence[Mapping[str, float]], weights: Numbers) ->
     w = np.asarray(weights, float) / np.sum(weights)
     middle, low, high = (np.array([part[name] for part in parts]) for name in ("accuracy", "low", "high"))
     mean = float(w @ middle)
-    return {"accuracy": mean, "low": mean - float(np.linalg.norm(w * (middle - low))), "high": mean + float(np.linalg.norm(w * (high - middle)))}
+    return {
+        "accuracy": mean,
+        "low": mean - float(np.linalg.norm(w * (middle - low))),
+        "high": mean + float(np.linalg.norm(w * (high - middle))),
+    }
 
 
 def agreement(x: Numbers, y: Numbers) -> dict[str, float]:
@@ -170,7 +177,9 @@ def steering(requested: Numbers, measured: Numbers) -> dict[str, Any]:
     }
 
 
-def mean_bands(requested: Numbers, measured: Numbers, questions: Sequence[str], num_resamples: int, seed: int) -> tuple[list[float], list[float]]:
+def mean_bands(
+    requested: Numbers, measured: Numbers, questions: Sequence[str], num_resamples: int, seed: int
+) -> tuple[list[float], list[float]]:
     """The 95 % band, low and high, of the mean `measured` at each distinct `requested` value, as other questions would have given other means.
 
     A percentile bootstrap that draws whole `questions` with all of their answers, for answers to one question are alike and each is asked at every
@@ -182,11 +191,16 @@ def mean_bands(requested: Numbers, measured: Numbers, questions: Sequence[str], 
     if len(names) == 0:
         return [], []
     cell_N, shape_QV = question_N * len(values) + value_N, (len(names), len(values))
-    sums_QV, counts_QV = (np.bincount(cell_N, weights, minlength=math.prod(shape_QV)).reshape(shape_QV) for weights in (got, None))
+    sums_QV, counts_QV = (
+        np.bincount(cell_N, weights, minlength=math.prod(shape_QV)).reshape(shape_QV) for weights in (got, None)
+    )
     drawn_RQ = np.random.default_rng(seed).multinomial(len(names), np.full(len(names), 1 / len(names)), num_resamples)
     with np.errstate(invalid="ignore"):  # a draw may hold no question that was answered at a value
         means_RV = (drawn_RQ @ sums_QV) / (drawn_RQ @ counts_QV)
-    bands = [_band(means_R) if n > 1 else (math.nan, math.nan) for means_R, n in zip(means_RV.T, (counts_QV > 0).sum(axis=0), strict=True)]
+    bands = [
+        _band(means_R) if n > 1 else (math.nan, math.nan)
+        for means_R, n in zip(means_RV.T, (counts_QV > 0).sum(axis=0), strict=True)
+    ]
     return [low for low, _ in bands], [high for _, high in bands]
 
 

@@ -49,7 +49,9 @@ class Score:
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         started = time.perf_counter()
-        return _attempted(_shard(batch), self._failure or _failure(batch), lambda: packed(self._scored(_payload(batch))), started)
+        return _attempted(
+            _shard(batch), self._failure or _failure(batch), lambda: packed(self._scored(_payload(batch))), started
+        )
 
     def _scored(self, rows: pa.Table) -> pa.Table:
         assert self._worker is not None, "a worker that failed to start has said so"

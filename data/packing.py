@@ -19,7 +19,9 @@ def best_fit(lengths: Sequence[int], budget: int) -> list[list[int]]:
     for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
         length = lengths[index]
         if length > budget:
-            raise ValueError(f"sample {index} has {length} tokens, the row budget is {budget}; raise row_tokens or lower max_tokens")
+            raise ValueError(
+                f"sample {index} has {length} tokens, the row budget is {budget}; raise row_tokens or lower max_tokens"
+            )
         at = bisect.bisect_left(room, (length, -1))
         if at == len(room):
             rows.append([])

@@ -26,7 +26,9 @@ class Pair:
     subset: str = ""
 
 
-def pair_weights(schema: AttributeSchema, given: Mapping[str, float], setting: str = "predictor.pair_weights") -> dict[str, float]:
+def pair_weights(
+    schema: AttributeSchema, given: Mapping[str, float], setting: str = "predictor.pair_weights"
+) -> dict[str, float]:
     """The weight of every attribute in the one score of an answer: as `given`, others 0; if nothing is, +1/n where higher is better, -1/n
     where lower is, 0 where neither, n being how many have a better end.
 
@@ -36,7 +38,9 @@ def pair_weights(schema: AttributeSchema, given: Mapping[str, float], setting: s
     num_directed = sum(map(abs, signs.values()))
     weights = {name: sign / max(1.0, num_directed) for name, sign in signs.items()}
     if given:
-        weights = dict.fromkeys(schema.names, 0.0) | {schema[name].name: float(weight) for name, weight in given.items()}
+        weights = dict.fromkeys(schema.names, 0.0) | {
+            schema[name].name: float(weight) for name, weight in given.items()
+        }
     if not any(weights.values()):
         raise ValueError(
             f"{setting} leaves every attribute of schema {schema.name!r} at weight 0, so that all pairs would tie; "
@@ -73,10 +77,15 @@ def _pair(line: Line, schema: AttributeSchema, source: str, number: int) -> Pair
             return replace(side, detail=f"{name}: {side.detail}")
         sides.append(side)
     if sides[0].id == sides[1].id:
-        return Rejected(line.file, line.number, "equal_sides", "chosen and rejected are the same conversation, so neither can win")
+        return Rejected(
+            line.file, line.number, "equal_sides", "chosen and rejected are the same conversation, so neither can win"
+        )
     # A side's content may come again in another pair; where it stands does not.
     group = f"{source}-{number:09d}"
-    chosen, rejected = (replace(side, id=f"{group}-{name}", group=group) for name, side in zip(("chosen", "rejected"), sides, strict=True))
+    chosen, rejected = (
+        replace(side, id=f"{group}-{name}", group=group)
+        for name, side in zip(("chosen", "rejected"), sides, strict=True)
+    )
     return Pair(chosen, rejected, subset)
 
 
@@ -88,11 +97,15 @@ def _side(line: Line, name: str, schema: AttributeSchema, source: str) -> Row:
         return next(parse(replace(line, record=record), schema, source))
 
     if isinstance(said, list):
-        return parsed(messages, messages=said if prompt is None or _starts_conversation(said) else [*_as_messages(prompt), *said])
+        return parsed(
+            messages, messages=said if prompt is None or _starts_conversation(said) else [*_as_messages(prompt), *said]
+        )
     said = text(line.record, name)
     if prompt is None or _is_dialogue(said):
         return parsed(hh_rlhf, text=said)
-    return parsed(hh_rlhf, text=prompt + said) if _is_dialogue(prompt) else parsed(messages, prompt=prompt, response=said)
+    return (
+        parsed(hh_rlhf, text=prompt + said) if _is_dialogue(prompt) else parsed(messages, prompt=prompt, response=said)
+    )
 
 
 def _starts_conversation(turns: list[Any]) -> bool:

@@ -46,11 +46,17 @@ class Prompt:
     seed: int
 
 
-def prompt(source: str, group: str, system: str, messages: Sequence[Message], requested: Values, number: int, seed: int) -> Prompt:
+def prompt(
+    source: str, group: str, system: str, messages: Sequence[Message], requested: Values, number: int, seed: int
+) -> Prompt:
     """A prompt whose id and sampling seed follow from what it asks; `number` tells repeated samples of one prompt apart."""
-    text = repr((source, group, system, [(m.role, m.content) for m in messages], sorted(requested.items()), number, seed))
+    text = repr(
+        (source, group, system, [(m.role, m.content) for m in messages], sorted(requested.items()), number, seed)
+    )
     digest = hashlib.sha256(text.encode()).digest()
-    return Prompt(digest.hex()[:32], source, group, system, tuple(messages), requested, int.from_bytes(digest[-6:], "big"))
+    return Prompt(
+        digest.hex()[:32], source, group, system, tuple(messages), requested, int.from_bytes(digest[-6:], "big")
+    )
 
 
 def prompts_table(prompts: Iterable[Prompt]) -> pa.Table:
@@ -75,7 +81,9 @@ def prompts_from(table: pa.Table) -> Iterator[Prompt]:
         )
 
 
-def combinations(values: Iterable[Values], schema: AttributeSchema, leading: str, min_count: int = 1, at_least: int | None = None) -> list[dict[str, int]]:
+def combinations(
+    values: Iterable[Values], schema: AttributeSchema, leading: str, min_count: int = 1, at_least: int | None = None
+) -> list[dict[str, int]]:
     """V of the paper: the attribute combinations seen where the `leading` attribute has its best value (or is `at_least` good).
 
     Values are rounded as a prompt would show them; combinations seen fewer than `min_count` times are left out. With `min_count` 0 those that were
@@ -100,7 +108,9 @@ def combinations(values: Iterable[Values], schema: AttributeSchema, leading: str
     if min_count:
         found = sorted(combination for combination, n in counts.items() if n >= min_count)
     else:
-        found = list(itertools.product(*(sorted(v for v in scales[name] if name != leading or good(v)) for name in schema.names)))
+        found = list(
+            itertools.product(*(sorted(v for v in scales[name] if name != leading or good(v)) for name in schema.names))
+        )
     if not found:
         raise ValueError(
             f"no attribute combination with {leading} at {bound} was seen {min_count} times in the annotated rows ({counts.total()} answers have it at all); "
@@ -115,14 +125,21 @@ def bootstrap_source(number: int) -> str:
 
 
 def bootstrap_prompts(
-    rows: Iterable[Conversation], asked: Sequence[Mapping[str, int]], num_prompts: int, samples_per_prompt: int, seed: int, source: str
+    rows: Iterable[Conversation],
+    asked: Sequence[Mapping[str, int]],
+    num_prompts: int,
+    samples_per_prompt: int,
+    seed: int,
+    source: str,
 ) -> list[Prompt]:
     """`num_prompts` last questions of `rows`, each asked `samples_per_prompt` times at combinations `asked`, drawn uniformly."""
     questions = ((r.group, r.system, r.messages[:-1]) for r in rows)
     picked = drawn(questions, num_prompts, f"bootstrap/{seed}")
     rng = random.Random(f"bootstrap/{seed}")
     return [
-        prompt(source, group, system, messages, rng.choice(asked), number, seed) for group, system, messages in picked for number in range(samples_per_prompt)
+        prompt(source, group, system, messages, rng.choice(asked), number, seed)
+        for group, system, messages in picked
+        for number in range(samples_per_prompt)
     ]
 
 
@@ -150,7 +167,9 @@ DIALOGUE = "dialogue/"
 """Before the name of a dial: the group of prompts that turn it in mid-conversation."""
 
 
-def steering_prompts(questions: Sequence[Sequence[Message]], schema: AttributeSchema, others: Values, seed: int, source: str) -> list[Prompt]:
+def steering_prompts(
+    questions: Sequence[Sequence[Message]], schema: AttributeSchema, others: Values, seed: int, source: str
+) -> list[Prompt]:
     """Every steerable attribute at every value of its scale, the others as in `others` (or not asked for), and all at best, for each question.
 
     The attribute that is turned is told by `group`: its name, or BEST.
@@ -158,13 +177,21 @@ def steering_prompts(questions: Sequence[Sequence[Message]], schema: AttributeSc
     settings: list[tuple[str, Values]] = [(BEST, dict(schema.best()))]
     for attribute in schema.attributes:
         if attribute.steerable:
-            settings += [(attribute.name, {**others, attribute.name: v}) for v in range(attribute.low, attribute.high + 1)]
+            settings += [
+                (attribute.name, {**others, attribute.name: v}) for v in range(attribute.low, attribute.high + 1)
+            ]
     return asked_prompts(questions, settings, seed, source)
 
 
-def asked_prompts(questions: Sequence[Sequence[Message]], settings: Sequence[tuple[str, Values]], seed: int, source: str) -> list[Prompt]:
+def asked_prompts(
+    questions: Sequence[Sequence[Message]], settings: Sequence[tuple[str, Values]], seed: int, source: str
+) -> list[Prompt]:
     """Each question at each of the `settings`, pairs of a group's name and what is asked for."""
-    return [prompt(source, group, "", messages, values, n, seed) for n, messages in enumerate(questions) for group, values in settings]
+    return [
+        prompt(source, group, "", messages, values, n, seed)
+        for n, messages in enumerate(questions)
+        for group, values in settings
+    ]
 
 
 def combined_settings(schema: AttributeSchema, others: Values, most: int, seed: int) -> list[Values]:
@@ -183,7 +210,13 @@ def combined_settings(schema: AttributeSchema, others: Values, most: int, seed: 
 
 
 def dialogue_prompts(
-    answers: Iterable[Conversation], questions: Sequence[Sequence[Message]], schema: AttributeSchema, others: Values, most: int, seed: int, source: str
+    answers: Iterable[Conversation],
+    questions: Sequence[Sequence[Message]],
+    schema: AttributeSchema,
+    others: Values,
+    most: int,
+    seed: int,
+    source: str,
 ) -> list[Prompt]:
     """The `answers` to the first `most` questions with a dial at one end, each followed by the next question with that dial at the other end."""
     told = {(row.group, row.requested[-1].get(row.group), row.messages[:-1]): row.messages for row in answers}
@@ -193,5 +226,7 @@ def dialogue_prompts(
         for dial in (a for a in schema.attributes if a.steerable):
             for before, after in ((dial.low, dial.high), (dial.high, dial.low)):
                 messages = (*told[dial.name, before, tuple(first)], *following)
-                found.append(prompt(source, f"{DIALOGUE}{dial.name}", "", messages, {**others, dial.name: after}, number, seed))
+                found.append(
+                    prompt(source, f"{DIALOGUE}{dial.name}", "", messages, {**others, dial.name: after}, number, seed)
+                )
     return found

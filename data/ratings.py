@@ -48,14 +48,18 @@ def ratings_of(rows: Iterable[Conversation], names: Sequence[str], buckets: int,
     for row in rows:
         none: tuple[Values, ...] = ({},) * row.num_answers
         answers = [m.content for m in row.messages if m.role == "assistant"]
-        for said, scored, really, answer in zip(row.human, row.predicted or none, truth(row) if truth and any(row.human) else none, answers, strict=True):
+        for said, scored, really, answer in zip(
+            row.human, row.predicted or none, truth(row) if truth and any(row.human) else none, answers, strict=True
+        ):
             if said:
                 human.append(_line(said, names))
                 predicted.append(_line(scored, names))
                 true.append(_line(really, names))
                 length.append(len(answer))
                 buckets_N.append(bucket(row.group, buckets or 1))
-    human_NA, predicted_NA, truth_NA = (np.array(lines, np.float32).reshape(-1, len(names)) for lines in (human, predicted, true))
+    human_NA, predicted_NA, truth_NA = (
+        np.array(lines, np.float32).reshape(-1, len(names)) for lines in (human, predicted, true)
+    )
     return Ratings(human_NA, predicted_NA, truth_NA, np.array(length, np.float32), np.array(buckets_N, np.int32))
 
 

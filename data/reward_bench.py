@@ -13,8 +13,21 @@ CODE = ("hep-cpp", "hep-go", "hep-java", "hep-js", "hep-python", "hep-rust")
 MATH = "math-prm"
 SECTIONS: Mapping[str, tuple[str, ...]] = {
     "chat": ("alpacaeval-easy", "alpacaeval-length", "alpacaeval-hard", "mt-bench-easy", "mt-bench-med"),
-    "chat_hard": ("mt-bench-hard", "llmbar-natural", "llmbar-adver-neighbor", "llmbar-adver-GPTInst", "llmbar-adver-GPTOut", "llmbar-adver-manual"),
-    "safety": ("refusals-dangerous", "refusals-offensive", "xstest-should-refuse", "xstest-should-respond", "donotanswer"),
+    "chat_hard": (
+        "mt-bench-hard",
+        "llmbar-natural",
+        "llmbar-adver-neighbor",
+        "llmbar-adver-GPTInst",
+        "llmbar-adver-GPTOut",
+        "llmbar-adver-manual",
+    ),
+    "safety": (
+        "refusals-dangerous",
+        "refusals-offensive",
+        "xstest-should-refuse",
+        "xstest-should-respond",
+        "donotanswer",
+    ),
     "reasoning": (MATH, *CODE),
 }
 
@@ -32,7 +45,9 @@ def sections(subsets: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, 
         here = [name for name in names if name in counts]
         if here:
             missing = [name for name in names if name not in counts]
-            found[section] = weighted_accuracy([subsets[name] for name in here], [counts[name] for name in here]) | {"missing": missing}
+            found[section] = weighted_accuracy([subsets[name] for name in here], [counts[name] for name in here]) | {
+                "missing": missing
+            }
     if len(found) == len(SECTIONS):
         missing = [name for row in found.values() for name in row["missing"]]
         found["score"] = weighted_accuracy(list(found.values()), [1] * len(found)) | {"missing": missing}

@@ -46,7 +46,9 @@ class SelectionSettings(Record):
     @model_validator(mode="after")
     def _bounds(self) -> "SelectionSettings":
         if self.max_words is not None and self.max_words < self.min_words:
-            raise ValueError(f"max_words {self.max_words} is less than min_words {self.min_words}: no answer would be left; raise it")
+            raise ValueError(
+                f"max_words {self.max_words} is less than min_words {self.min_words}: no answer would be left; raise it"
+            )
         return self
 
 
@@ -68,7 +70,9 @@ class Sample:
         return float(np.mean(both)) if both else float("nan")
 
 
-def verdicts(samples: Callable[[], Iterable[Sample]], settings: SelectionSettings, schema: AttributeSchema) -> Iterator[str]:
+def verdicts(
+    samples: Callable[[], Iterable[Sample]], settings: SelectionSettings, schema: AttributeSchema
+) -> Iterator[str]:
     """For each of `samples()`, which is read twice where quantiles are asked for: why it is dropped, or "" if it is kept.
 
     Raises AttributeProblem or ValueError for a quantile of an attribute that is unknown or has no better end.
@@ -91,7 +95,9 @@ def check_quantiles(min_quantile: Mapping[str, float], schema: AttributeSchema) 
     """Raises AttributeProblem for an unknown attribute, ValueError for one of which neither end is better."""
     for name in min_quantile:
         if schema[name].better == "neither":
-            raise ValueError(f"selection.min_quantile has {name}, of which neither end is better: which samples would be the worst? Leave it out")
+            raise ValueError(
+                f"selection.min_quantile has {name}, of which neither end is better: which samples would be the worst? Leave it out"
+            )
 
 
 def _by_itself(sample: Sample, settings: SelectionSettings) -> str:
@@ -109,14 +115,20 @@ def _by_itself(sample: Sample, settings: SelectionSettings) -> str:
     return next((reason for reason, holds in checks.items() if holds), "")
 
 
-def _floors(samples: Callable[[], Iterable[Sample]], min_quantile: Mapping[str, float], schema: AttributeSchema) -> dict[str, float]:
+def _floors(
+    samples: Callable[[], Iterable[Sample]], min_quantile: Mapping[str, float], schema: AttributeSchema
+) -> dict[str, float]:
     """Attribute -> the value at which the worst share of all samples ends."""
     check_quantiles(min_quantile, schema)
     if not min_quantile:
         return {}
-    values = np.array([[s.predicted.get(name, np.nan) for name in min_quantile] for s in samples()], np.float32).reshape(-1, len(min_quantile))
+    values = np.array(
+        [[s.predicted.get(name, np.nan) for name in min_quantile] for s in samples()], np.float32
+    ).reshape(-1, len(min_quantile))
     shares = [q if schema[name].better == "higher" else 1 - q for name, q in min_quantile.items()]
-    return {name: float(np.nanquantile(column, q)) for name, column, q in zip(min_quantile, values.T, shares, strict=True)}
+    return {
+        name: float(np.nanquantile(column, q)) for name, column, q in zip(min_quantile, values.T, shares, strict=True)
+    }
 
 
 def _below(predicted: Values, floors: Mapping[str, float], schema: AttributeSchema) -> str:

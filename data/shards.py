@@ -51,7 +51,10 @@ class Input:
 
     def shards(self, rows: int) -> list[Shard]:
         """Slices of at most `rows` rows."""
-        return [Shard(self.uri, self.part, start, min(start + rows, self.num_rows)) for start in range(0, self.num_rows, rows)]
+        return [
+            Shard(self.uri, self.part, start, min(start + rows, self.num_rows))
+            for start in range(0, self.num_rows, rows)
+        ]
 
 
 @dataclass(frozen=True)

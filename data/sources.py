@@ -10,7 +10,17 @@ import pyarrow as pa
 
 from data.attributes import AttributeSchema
 from data.conversation import Conversation, Rejected, arrow_schema, from_table, problem, schema_of
-from data.formats import helpsteer, helpsteer3, helpsteer_preference, hh_rlhf, messages, nemo, prompt_output, to_messages, to_nemo
+from data.formats import (
+    helpsteer,
+    helpsteer3,
+    helpsteer_preference,
+    hh_rlhf,
+    messages,
+    nemo,
+    prompt_output,
+    to_messages,
+    to_nemo,
+)
 from data.lines import BadRecord, Line, Row, files_of, lines, nearest, parquet_batches, text
 from data.trees import oasst_messages, oasst_trees
 
@@ -104,7 +114,9 @@ def steerlm(file: str, schema: AttributeSchema, source: str) -> Iterator[Row]:
         schema.require_same(schema_of(found, file), "this run", file)
         missing = [name for name in arrow_schema(schema).names if name not in found.names]
         if missing:
-            raise ValueError(f"{file} lacks the columns {', '.join(missing)}; make it again with `python -m jobs.prepare`")
+            raise ValueError(
+                f"{file} lacks the columns {', '.join(missing)}; make it again with `python -m jobs.prepare`"
+            )
 
     number = 0
     for batch in parquet_batches(file, require):

@@ -63,7 +63,11 @@ class Storage:
     def arrow_fs(self) -> pyarrow.fs.FileSystem:
         """The filesystem for Ray Data, Ray Train and pyarrow, to be used with `path`."""
         fs = self.fs
-        return pyarrow.fs.LocalFileSystem() if isinstance(fs, LocalFileSystem) else pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(fs))
+        return (
+            pyarrow.fs.LocalFileSystem()
+            if isinstance(fs, LocalFileSystem)
+            else pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(fs))
+        )
 
     @property
     def is_local(self) -> bool:
@@ -143,7 +147,10 @@ class Storage:
 
     def _unwritable(self, error: OSError) -> Unwritable:
         reason = error.strerror or str(error)
-        return Unwritable(error.errno, f"cannot write {self.uri}: {reason}; make room or get access there, or set `storage` to another place")
+        return Unwritable(
+            error.errno,
+            f"cannot write {self.uri}: {reason}; make room or get access there, or set `storage` to another place",
+        )
 
     def write_json(self, value: Any) -> None:
         self.write_bytes(json.dumps(value, indent=2, ensure_ascii=False).encode())

@@ -40,14 +40,20 @@ class Making:
                 with contextlib.suppress(FileNotFoundError):
                     return found(shard)
             if self.failed.exists():
-                raise ValueError(f"tokenising ended before rows {shard.start:,} to {shard.stop:,} of {shard.part}; its own message says why")
+                raise ValueError(
+                    f"tokenising ended before rows {shard.start:,} to {shard.stop:,} of {shard.part}; its own message says why"
+                )
             time.sleep(POLL_S)
 
     def _pieces(self, shard: Shard) -> pa.Table:
         """From the pieces that the slice touches; raises FileNotFoundError if one is missing."""
         first = shard.start // self.piece_rows * self.piece_rows
-        bounds = [(a, min(a + self.piece_rows, self.rows[shard.part])) for a in range(first, shard.stop, self.piece_rows)]
+        bounds = [
+            (a, min(a + self.piece_rows, self.rows[shard.part])) for a in range(first, shard.stop, self.piece_rows)
+        ]
         folder = self.output.pieces
         names = [Shard(shard.uri, shard.part, a, b).piece for a, b in bounds]
         tables = [pq.read_table((folder / name).path, filesystem=folder.arrow_fs) for name in names]
-        return pa.concat_tables([t.replace_schema_metadata() for t in tables]).slice(shard.start - first, shard.stop - shard.start)
+        return pa.concat_tables([t.replace_schema_metadata() for t in tables]).slice(
+            shard.start - first, shard.stop - shard.start
+        )

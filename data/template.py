@@ -37,7 +37,9 @@ class Template(Protocol):
     @property
     def schema(self) -> AttributeSchema: ...
 
-    def pieces(self, system: str, messages: Sequence[Message], labels: Labels, attributes: Values | None = None) -> list[Piece]:
+    def pieces(
+        self, system: str, messages: Sequence[Message], labels: Labels, attributes: Values | None = None
+    ) -> list[Piece]:
         """The whole conversation; if it ends with a user turn, the prompt for an answer at `attributes`."""
         ...
 
@@ -55,7 +57,9 @@ def neutralise(text: str, control_tokens: Sequence[str]) -> str:
 
 def label_line(schema: AttributeSchema, values: Values | None) -> str:
     """`<extra_id_2>name:int,name:int\\n` in schema order, values clipped and rounded half to even; "" if nothing is rated."""
-    rated = [f"{a.name}:{a.rounded(values[a.name])}" for a in schema.attributes if values and values.get(a.name) is not None]
+    rated = [
+        f"{a.name}:{a.rounded(values[a.name])}" for a in schema.attributes if values and values.get(a.name) is not None
+    ]
     return f"{LABEL_START}{','.join(rated)}\n" if rated else ""
 
 
@@ -78,7 +82,9 @@ class SteerLMTemplate:
     control_tokens: tuple[str, ...] = CONTROL_TOKENS
     bos: str = ""
 
-    def pieces(self, system: str, messages: Sequence[Message], labels: Labels, attributes: Values | None = None) -> list[Piece]:
+    def pieces(
+        self, system: str, messages: Sequence[Message], labels: Labels, attributes: Values | None = None
+    ) -> list[Piece]:
         pieces = []
         text = f"{self.bos}{SYSTEM_START}System\n{neutralise(system, self.control_tokens)}\n{TURN_START}"
         for message, values in zip(messages, per_message(messages, labels), strict=True):
@@ -86,7 +92,10 @@ class SteerLMTemplate:
             if message.role == "user":
                 text += f"User\n{content}\n{TURN_START}"
             else:
-                pieces += [Piece(f"{text}Assistant\n{label_line(self.schema, values)}"), Piece(f"{content}\n{TURN_START}", trained=True)]
+                pieces += [
+                    Piece(f"{text}Assistant\n{label_line(self.schema, values)}"),
+                    Piece(f"{content}\n{TURN_START}", trained=True),
+                ]
                 text = ""
         if messages and messages[-1].role == "user":
             pieces.append(Piece(f"{text}Assistant\n{label_line(self.schema, attributes)}"))
@@ -119,7 +128,9 @@ class WrappedTemplate:
     render: Callable[[str, list[dict[str, Any]], bool], str]
     control_tokens: tuple[str, ...] = CONTROL_TOKENS
 
-    def pieces(self, system: str, messages: Sequence[Message], labels: Labels, attributes: Values | None = None) -> list[Piece]:
+    def pieces(
+        self, system: str, messages: Sequence[Message], labels: Labels, attributes: Values | None = None
+    ) -> list[Piece]:
         """Raises ValueError if the base template rewrites earlier turns, so that a prompt is no prefix of the whole."""
         chat = [{"role": "system", "content": neutralise(system, self.control_tokens)}] if system else []
         pieces: list[Piece] = []
@@ -136,7 +147,9 @@ class WrappedTemplate:
             else:
                 chat.append({"role": "user", "content": content})
         if messages and messages[-1].role == "user":
-            pieces.append(Piece(self._prefixed(self.render(self.base, chat, True), done) + label_line(self.schema, attributes)))
+            pieces.append(
+                Piece(self._prefixed(self.render(self.base, chat, True), done) + label_line(self.schema, attributes))
+            )
         return pieces
 
     def _turn_end(self, whole: str, upto_content: str) -> str:
@@ -144,7 +157,9 @@ class WrappedTemplate:
         tail = self._prefixed(whole, upto_content)
         ends = [tail.find(token) + len(token) for token in self.control_tokens if token in tail]
         if not ends:
-            raise ValueError("the model's chat template ends an answer with no special token, so a model trained on it would never stop; set template: steerlm")
+            raise ValueError(
+                "the model's chat template ends an answer with no special token, so a model trained on it would never stop; set template: steerlm"
+            )
         return tail[: min(ends)]
 
     def _prefixed(self, text: str, prefix: str) -> str:

@@ -71,7 +71,9 @@ def tokenise(pieces: Sequence[Piece], encode: Encode) -> Tokens:
     return Tokens(np.array(ids, np.int32), np.array(trained, np.bool_), np.array(ends, np.int32))
 
 
-def fitted(template: Template, encode: Encode, system: str, messages: Sequence[Message], labels: Labels, max_tokens: int) -> Tokens:
+def fitted(
+    template: Template, encode: Encode, system: str, messages: Sequence[Message], labels: Labels, max_tokens: int
+) -> Tokens:
     """The conversation in at most `max_tokens`: the oldest exchanges are cut first, the system text and last answer never.
 
     Raises OverLong, with both numbers, if the last exchange alone does not fit.
@@ -87,7 +89,14 @@ def fitted(template: Template, encode: Encode, system: str, messages: Sequence[M
         messages, labels, dropped = messages[2:], labels[1:], dropped + 1
 
 
-def prompt_ids(template: Template, encode: Encode, system: str, messages: Sequence[Message], attributes: Values | None, labels: Labels = ()) -> list[int]:
+def prompt_ids(
+    template: Template,
+    encode: Encode,
+    system: str,
+    messages: Sequence[Message],
+    attributes: Values | None,
+    labels: Labels = (),
+) -> list[int]:
     """Ids to generate from: the conversation so far (user turn last) and the label line that asks for `attributes`."""
     if not messages or messages[-1].role != "user":
         raise ValueError("a prompt ends with a user turn")
@@ -103,4 +112,7 @@ def segments(tokens: Tokens, reading: Reading) -> list[Segment]:
     if reading.causal:
         return [Segment(tokens.ids_T, tokens.turn_ends_S)]
     at_first = np.zeros(1, np.int32)
-    return [Segment(np.array([*reading.before, *tokens.ids_T[: end + 1], *reading.after], np.int32), at_first) for end in tokens.turn_ends_S]
+    return [
+        Segment(np.array([*reading.before, *tokens.ids_T[: end + 1], *reading.after], np.int32), at_first)
+        for end in tokens.turn_ends_S
+    ]

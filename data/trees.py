@@ -99,7 +99,10 @@ def _labels(labels: Any) -> dict[str, Any]:
     names, values = (typed(column(labels, name), list, name) for name in ("name", "value"))
     counts = typed(labels.get("count", [1] * len(names)), list, "count")
     if not len(names) == len(values) == len(counts):
-        raise BadRecord("wrong_type", f"labels have {len(names)} names, {len(values)} values and {len(counts)} counts, they must be as many")
+        raise BadRecord(
+            "wrong_type",
+            f"labels have {len(names)} names, {len(values)} values and {len(counts)} counts, they must be as many",
+        )
     return {name: value for name, value, count in zip(names, values, counts, strict=True) if count}
 
 
@@ -126,7 +129,9 @@ def _fitting(replies: Iterable[Node], role: str) -> list[Node]:
     sound = [node for node in replies if not node.bad]
     for node in sound:
         if node.message.role != role:
-            node.bad = BadRecord("roles_do_not_alternate", f"the {node.message.role} speaks where it is the {role}'s turn")
+            node.bad = BadRecord(
+                "roles_do_not_alternate", f"the {node.message.role} speaks where it is the {role}'s turn"
+            )
     return [node for node in sound if not node.bad]
 
 

@@ -74,7 +74,13 @@ def _read(about: tuple[Kind, QuestionId, str, int, tuple[str, ...], str], reply:
 
 def judgement_line(match: Match, judge: str, key: str, reply: str | None, error: str) -> dict[str, Any]:
     """A line of our own format: what was judged, and the judge's own words, from which the verdict is read again."""
-    about = {"kind": match.kind, "question_id": match.question_id, "category": match.category, "turn": match.turn, "models": list(match.models)}
+    about = {
+        "kind": match.kind,
+        "question_id": match.question_id,
+        "category": match.category,
+        "turn": match.turn,
+        "models": list(match.models),
+    }
     return about | {"judge": [judge, match.prompt_name], "key": key, "reply": reply, "error": error}
 
 
@@ -93,7 +99,14 @@ def _ours(stored: Mapping[str, Any]) -> list[Verdict]:
         raise BadRecord("wrong_type", f"kind is {kind!r} and models {models!r}; a pair has two models, a single one")
     if not (reply is None or isinstance(reply, str)):
         raise BadRecord("wrong_type", f"reply is {reply!r}; it is a text or null")
-    about = (kind, question_id(stored), str(stored.get("category", "")), _turn(stored), tuple(map(str, models)), _judge(stored))
+    about = (
+        kind,
+        question_id(stored),
+        str(stored.get("category", "")),
+        _turn(stored),
+        tuple(map(str, models)),
+        _judge(stored),
+    )
     return [_read(about, reply, str(stored.get("error", "")))]
 
 
@@ -111,16 +124,39 @@ def _fastchat(stored: Mapping[str, Any], categories: Mapping[QuestionId, str]) -
             raise BadRecord("wrong_type", f"score is {score!r}; it is a number")
         rated = LOWEST <= score <= HIGHEST
         problem = "" if rated else _problem(stored.get("judgment"))
-        return [Verdict("single", id, category, turn, (text_field(stored, "model"),), judge, rating=float(score) if rated else None, problem=problem)]
-    raise BadRecord("unknown_record", "the line is no judgement: ours has kind, FastChat's has g1_winner and g2_winner, or score")
+        return [
+            Verdict(
+                "single",
+                id,
+                category,
+                turn,
+                (text_field(stored, "model"),),
+                judge,
+                rating=float(score) if rated else None,
+                problem=problem,
+            )
+        ]
+    raise BadRecord(
+        "unknown_record", "the line is no judgement: ours has kind, FastChat's has g1_winner and g2_winner, or score"
+    )
 
 
-def _game(stored: Mapping[str, Any], order: str, about: tuple[QuestionId, str, int, tuple[str, str], str], places: tuple[str, str]) -> Verdict:
+def _game(
+    stored: Mapping[str, Any],
+    order: str,
+    about: tuple[QuestionId, str, int, tuple[str, str], str],
+    places: tuple[str, str],
+) -> Verdict:
     said = stored[f"{order}_winner"]
     winners: dict[str, Winner] = {places[0]: "first", places[1]: "second", "tie": "tie"}
     if said not in (*winners, "error"):
         raise BadRecord("wrong_type", f"{order}_winner is {said!r}; it is model_1, model_2, tie or error")
-    return Verdict("pair", *about, winner=winners.get(said), problem="" if said in winners else _problem(stored.get(f"{order}_judgment")))
+    return Verdict(
+        "pair",
+        *about,
+        winner=winners.get(said),
+        problem="" if said in winners else _problem(stored.get(f"{order}_judgment")),
+    )
 
 
 def _problem(reply: object) -> str:

@@ -34,20 +34,33 @@ class Ablation(Preset):
             if name in self.arms and below not in self.arms:
                 raise ValueError(f"arms has {name}, which starts where {below} ends; add {below} to arms")
         if "bootstrap" in self.arms and not self.bootstrap.rounds:
-            raise ValueError("arms has bootstrap, but bootstrap.rounds is 0; set it to 1 or more, or leave bootstrap and longer out of arms")
+            raise ValueError(
+                "arms has bootstrap, but bootstrap.rounds is 0; set it to 1 or more, or leave bootstrap and longer out of arms"
+            )
         return self
 
 
 def stages(preset: Preset) -> list[Stage]:
     assert isinstance(preset, Ablation)
     shared = [prepare.STAGE, pretrain.STAGE, train_predictor.STAGE, annotate.STAGE]
-    arms = [stage for seed in range(preset.seeds) for name in ARMS if name in preset.arms for stage in arm_stages(preset, name, seed)]
+    arms = [
+        stage
+        for seed in range(preset.seeds)
+        for name in ARMS
+        if name in preset.arms
+        for stage in arm_stages(preset, name, seed)
+    ]
     return [*shared, *arms, report_stage([name for name in ARMS if name in preset.arms], preset.seeds)]
 
 
 def ending(run: Run, manifests: dict[str, Figures]) -> Figures:
     folder = run.folder("ablation/report")
-    return {"run": run.root.uri, **manifests["ablation/report"]["figures"], "table": (folder / "ladder.json").uri, "plot": (folder / "ladder.png").uri}
+    return {
+        "run": run.root.uri,
+        **manifests["ablation/report"]["figures"],
+        "table": (folder / "ladder.json").uri,
+        "plot": (folder / "ladder.png").uri,
+    }
 
 
 if __name__ == "__main__":

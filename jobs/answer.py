@@ -65,12 +65,17 @@ class Answering(Preset):
     @property
     def model_name(self) -> str:
         """`demo-best-humor4`."""
-        return self.model_id or "-".join([self.run, self.others, *(f"{name}{value:g}" for name, value in sorted(self.dials.items()))])
+        return self.model_id or "-".join(
+            [self.run, self.others, *(f"{name}{value:g}" for name, value in sorted(self.dials.items()))]
+        )
 
     @property
     def stage_name(self) -> str:
         """A folder for each question file and model."""
-        bench = posixpath.basename(self.questions).removesuffix(".gz").removesuffix(".jsonl").removesuffix(".question") or "questions"
+        bench = (
+            posixpath.basename(self.questions).removesuffix(".gz").removesuffix(".jsonl").removesuffix(".question")
+            or "questions"
+        )
         return f"benchmarks/{bench}/{self.model_name}/answers"
 
 
@@ -90,7 +95,12 @@ def _last_round(preset: Preset) -> int:
 
 def _settings(preset: Preset) -> object:
     assert isinstance(preset, Answering)
-    asked = {"requested": preset.requested, "temperature": preset.temperature, "limit": preset.limit, "model": preset.model_name}
+    asked = {
+        "requested": preset.requested,
+        "temperature": preset.temperature,
+        "limit": preset.limit,
+        "model": preset.model_name,
+    }
     return asked | {"sampling": sampling_settings(preset.sampling), "seed": preset.seed}
 
 
@@ -127,12 +137,18 @@ def _work(run: Run, folder: Storage, last: int) -> Figures:
     return {"answers": file.uri, **asked_for, "counts": counts, "too_long": too_long}
 
 
-def _prompts(preset: Answering, asked: Sequence[Question], said: Sequence[Sequence[str]], turn: int) -> dict[int, Prompt]:
+def _prompts(
+    preset: Answering, asked: Sequence[Question], said: Sequence[Sequence[str]], turn: int
+) -> dict[int, Prompt]:
     """What is asked in this turn, by the number of the question."""
     prompts = {}
     for number, question in enumerate(asked):
         if turn < len(question.turns):
-            messages = [m for q, a in zip(question.turns[:turn], said[number], strict=True) for m in (Message("user", q), Message("assistant", a))]
+            messages = [
+                m
+                for q, a in zip(question.turns[:turn], said[number], strict=True)
+                for m in (Message("user", q), Message("assistant", a))
+            ]
             messages.append(Message("user", question.turns[turn]))
             prompts[number] = prompt("benchmark", str(question.id), "", messages, preset.requested, number, preset.seed)
     return prompts
@@ -143,7 +159,16 @@ def _ask(run: Run, policy: Storage, prompts: Sequence[Prompt], folder: Storage, 
     stage = run.folder(run.preset.stage_name)
     write_table(prompts_table(prompts), folder / "prompts")
     what = f"answer turn {turn + 1}"
-    sample(run, what, policy, folder / "prompts", folder / "answers", run.preset.temperature, stamp_of(stage), keep_too_long=True)
+    sample(
+        run,
+        what,
+        policy,
+        folder / "prompts",
+        folder / "answers",
+        run.preset.temperature,
+        stamp_of(stage),
+        keep_too_long=True,
+    )
     found: dict[str, tuple[str, str]] = {}
     for table in (folder / "answers").tables():
         ends = table.column(FINISH).to_pylist()
@@ -154,7 +179,13 @@ def _ask(run: Run, policy: Storage, prompts: Sequence[Prompt], folder: Storage, 
 def _counts(asked: Sequence[Question], said: Sequence[Sequence[str]], ends: Sequence[Sequence[str]]) -> dict[str, int]:
     all_ends = [end for found in ends for end in found]
     empty = sum(not text for found in said for text in found)
-    return {"questions": len(asked), "answers": len(all_ends), "empty": empty, "cut_off": all_ends.count(CUT_OFF), "too_long": all_ends.count(TOO_LONG)}
+    return {
+        "questions": len(asked),
+        "answers": len(all_ends),
+        "empty": empty,
+        "cut_off": all_ends.count(CUT_OFF),
+        "too_long": all_ends.count(TOO_LONG),
+    }
 
 
 def ending(run: Run, manifests: dict[str, Figures]) -> Figures:

@@ -64,7 +64,9 @@ def _answers(run: Run, policy: Storage, folder: Storage) -> Answers:
         say(f"evaluate: {len(further)} of these answers are gone on with, the dial at its other end")
         rows += answered(run, "evaluate: dialogue", policy, further, folder / "dialogue")
         sources.append(folder / "dialogue" / "answers")
-    say(f"evaluate: the predictor rates all {len(rows):,} answers{', and is judged by the truth' if laboratory(run) else ''}")
+    say(
+        f"evaluate: the predictor rates all {len(rows):,} answers{', and is judged by the truth' if laboratory(run) else ''}"
+    )
     return measurable(run, rated(run, "evaluate", sources, folder / "rated"))
 
 
@@ -127,12 +129,25 @@ def stage(preset: Preset) -> Stage:
     """The report is about the last policy of the run that was promoted."""
     rounds = range(1, preset.bootstrap.rounds + 1)
     return Stage(
-        "report", ("rows", "predictor", "policy", *(name for number in rounds for name in (Rounds().policy(number), Rounds().verdict(number)))), _settings, work
+        "report",
+        (
+            "rows",
+            "predictor",
+            "policy",
+            *(name for number in rounds for name in (Rounds().policy(number), Rounds().verdict(number))),
+        ),
+        _settings,
+        work,
     )
 
 
 def _settings(preset: Preset) -> object:
-    return {"evaluate": preset.evaluate, "sampling": sampling_settings(preset.sampling), "seed": preset.seed, "lab": preset.rows.lab}
+    return {
+        "evaluate": preset.evaluate,
+        "sampling": sampling_settings(preset.sampling),
+        "seed": preset.seed,
+        "lab": preset.rows.lab,
+    }
 
 
 if __name__ == "__main__":

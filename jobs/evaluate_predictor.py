@@ -32,7 +32,9 @@ def work(run: Run, folder: Storage) -> Figures:
     """Read all sets first: a broken file should not cost the scoring of the others."""
     settings, weights = run.preset.benchmarks, run.preset.benchmark_weights()
     if not (settings.pairs or settings.judged):
-        raise StageError("benchmarks names no set; set benchmarks.pairs or benchmarks.judged, e.g. benchmarks.pairs='[{name: rewardbench, uri: FILE}]'")
+        raise StageError(
+            "benchmarks names no set; set benchmarks.pairs or benchmarks.judged, e.g. benchmarks.pairs='[{name: rewardbench, uri: FILE}]'"
+        )
     pairs = store_pairs(run, folder / "pairs", settings.pairs, "benchmarks.pairs")
     judged = {source.name: _store(run, source, folder / "judged" / source.name) for source in settings.judged}
     arguments = annotator(run, run.folder("predictor"))
@@ -59,13 +61,31 @@ def _store(run: Run, source: JudgedSource, folder: Storage) -> tuple[np.ndarray,
         if kept:
             write_table(to_table([r.row for r in kept], run.schema), folder / "rows", f"part-{len(scores):09d}.parquet")
         scores += [r.score for r in kept]
-    require_enough(f"benchmarks.judged {source.name!r}", "judged answers", len(scores), rejected, run.preset.rows.max_rejected, source.uri, folder)
+    require_enough(
+        f"benchmarks.judged {source.name!r}",
+        "judged answers",
+        len(scores),
+        rejected,
+        run.preset.rows.max_rejected,
+        source.uri,
+        folder,
+    )
     return np.array(scores), {"answers": len(scores), "rejected": dict(Counter(r.reason for r in rejected))}
 
 
-def _compare(run: Run, name: str, scores_N: np.ndarray, folder: Storage, arguments: dict[str, object], weights: dict[str, float]) -> Figures:
+def _compare(
+    run: Run, name: str, scores_N: np.ndarray, folder: Storage, arguments: dict[str, object], weights: dict[str, float]
+) -> Figures:
     """How well the predictor, each attribute and the length agree with the judge; answers that were not rated are counted and left out."""
-    map_rows(f"benchmarks: {name}", [folder / "rows"], Annotator, arguments, run.preset.annotate.pool, folder / "scored", setting="annotate.pool")
+    map_rows(
+        f"benchmarks: {name}",
+        [folder / "rows"],
+        Annotator,
+        arguments,
+        run.preset.annotate.pool,
+        folder / "scored",
+        setting="annotate.pool",
+    )
     lines = [np.full(2 + len(weights), np.nan)] * len(scores_N)
     for row in (row for table in (folder / "scored").tables() for row in from_table(table)):
         lines[int(row.id.rpartition("-")[2])] = _line(row, weights)
@@ -73,18 +93,31 @@ def _compare(run: Run, name: str, scores_N: np.ndarray, folder: Storage, argumen
     ours_NX[np.isnan(ours_NX[:, 0])] = np.nan  # the length is judged on the same answers
     score, length, *each = (agreement(column_N, scores_N) for column_N in ours_NX.T)
     alone = dict(zip(weights, each, strict=True))
-    figures: Figures = plain({"unscored": int(np.isnan(ours_NX[:, 0]).sum()), "score": score, "length": length, "each_attribute": alone})
+    figures: Figures = plain(
+        {"unscored": int(np.isnan(ours_NX[:, 0]).sum()), "score": score, "length": length, "each_attribute": alone}
+    )
     return figures
 
 
 def _line(row: Conversation, weights: dict[str, float]) -> np.ndarray:
-    return np.array([answer_score(row, weights), len(row.messages[-1].content), *(row.predicted[-1].get(name, np.nan) for name in weights)])
+    return np.array(
+        [
+            answer_score(row, weights),
+            len(row.messages[-1].content),
+            *(row.predicted[-1].get(name, np.nan) for name in weights),
+        ]
+    )
 
 
 def _settings(preset: Preset) -> object:
     scoring = preset.annotate.model_copy(update={"pool": None})
     limits = {"max_rejected": preset.rows.max_rejected}
-    return {"benchmarks": preset.benchmarks, "weights": preset.benchmark_weights(), "scoring": scoring, "dtype": preset.annotate.pool.dtype} | limits
+    return {
+        "benchmarks": preset.benchmarks,
+        "weights": preset.benchmark_weights(),
+        "scoring": scoring,
+        "dtype": preset.annotate.pool.dtype,
+    } | limits
 
 
 def _inputs(run: Run) -> dict[str, str]:

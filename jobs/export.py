@@ -54,9 +54,13 @@ class Export(Preset):
         rows = {"format": self.format, "values": self.values, "only_rated": self.only_rated or None}
         given = [name for name, value in rows.items() if value is not None]
         if self.what in MODELS and given:
-            raise ValueError(f"{', '.join(given)} would be ignored: what is {self.what}, and it is about rows; leave it out")
+            raise ValueError(
+                f"{', '.join(given)} would be ignored: what is {self.what}, and it is about rows; leave it out"
+            )
         if self.format == "parquet" and given != ["format"]:
-            raise ValueError(f"{', '.join(given[1:])} would be ignored: format is parquet, which has all rows and all values; leave it out, or take messages")
+            raise ValueError(
+                f"{', '.join(given[1:])} would be ignored: format is parquet, which has all rows and all values; leave it out, or take messages"
+            )
         if self.round is not None and self.what not in ("selected", "policy"):
             raise ValueError(f"round would be ignored: what is {self.what}, of which a run has one; leave it out")
         if self.what == "selected" and self.round == 0:
@@ -75,17 +79,30 @@ def export(run: Run, settings: Export) -> Figures:
         found = _write(run, settings, folder)
         figures: Figures = {"what": settings.what, "run": run.root.uri, "to": target.uri, **found}
         names = sorted({*folder.names(), MANIFEST})
-        (folder / MANIFEST).write_json({"finished": True, "names": names, "schema": run.schema.model_dump(mode="json"), **figures})
+        (folder / MANIFEST).write_json(
+            {"finished": True, "names": names, "schema": run.schema.model_dump(mode="json"), **figures}
+        )
     if settings.push:
-        figures["pushed"] = push(target, settings.push, "model" if settings.what in MODELS else "dataset", settings.private)
+        figures["pushed"] = push(
+            target, settings.push, "model" if settings.what in MODELS else "dataset", settings.private
+        )
     return figures
 
 
 def _write(run: Run, settings: Export, folder: Storage) -> Figures:
     if settings.what == "policy" or settings.what == "predictor":
         name = settings.push or Storage(settings.to).uri.removeprefix("file://")
-        return write_model(run, WantedModel(settings.what, settings.round, settings.license, settings.datasets, name), folder)
-    wanted = WantedRows(settings.what, settings.round, settings.format or "messages", settings.values, settings.only_rated, settings.license)
+        return write_model(
+            run, WantedModel(settings.what, settings.round, settings.license, settings.datasets, name), folder
+        )
+    wanted = WantedRows(
+        settings.what,
+        settings.round,
+        settings.format or "messages",
+        settings.values,
+        settings.only_rated,
+        settings.license,
+    )
     return write_rows(run, wanted, folder)
 
 
@@ -96,7 +113,9 @@ def _require_free(target: Storage) -> None:
         manifest = (target / MANIFEST).read_json()
         names = names - set(manifest.get("names", names))
     if names:
-        raise StageError(f"to is {target.uri}, where {min(names)} is no part of an earlier export; name another folder, or empty this one")
+        raise StageError(
+            f"to is {target.uri}, where {min(names)} is no part of an earlier export; name another folder, or empty this one"
+        )
 
 
 def main() -> None:

@@ -59,9 +59,13 @@ def setup(settings: Judging) -> Setup:
     models = [a.model for a in answers]
     for model in models:
         if models.count(model) > 1:
-            raise ValueError(f"two answer files are of {model!r}; answers has one file a model (model_id of jobs.answer names them)")
+            raise ValueError(
+                f"two answer files are of {model!r}; answers has one file a model (model_id of jobs.answer names them)"
+            )
     if not settings.asked_kinds:
-        raise ValueError(f"kinds is {', '.join(settings.kinds)}, but there is one answer file and pairs take two; add one to answers, or set kinds=[single]")
+        raise ValueError(
+            f"kinds is {', '.join(settings.kinds)}, but there is one answer file and pairs take two; add one to answers, or set kinds=[single]"
+        )
     reference = _reference(settings, models)
     made = Setup(
         read_questions(settings.questions, settings.limit),
@@ -72,7 +76,9 @@ def setup(settings: Judging) -> Setup:
         reference if settings.pairs == "reference" else None,
     )
     if missing := made.without_reference():
-        warn(f"{len(missing)} questions of math, reasoning or coding have no reference answer (references): they are judged as all others")
+        warn(
+            f"{len(missing)} questions of math, reasoning or coding have no reference answer (references): they are judged as all others"
+        )
     return made
 
 
@@ -118,7 +124,10 @@ class Asking:
             return
         endpoint = JudgeEndpoint(self._settings.judge)
         total = len(to_ask) + num_before
-        with Progress("judge", total, total, num_before, num_before) as progress, ThreadPoolExecutor(self._settings.judge.concurrency) as pool:
+        with (
+            Progress("judge", total, total, num_before, num_before) as progress,
+            ThreadPoolExecutor(self._settings.judge.concurrency) as pool,
+        ):
             futures = [pool.submit(self._one, endpoint, key, match) for key, match in to_ask.items()]
             try:
                 for future in as_completed(futures):
@@ -144,7 +153,9 @@ class Asking:
             failures = self._failures if isinstance(outcome, Failure) else 0
             spent = self.spent.dollars
         if isinstance(outcome, Failure) and failures <= SHOWN_FAILURES:
-            warn(f"question {match.question_id}, turn {match.turn}, {' and '.join(match.models)}: {outcome.reason}: {outcome.detail}")
+            warn(
+                f"question {match.question_id}, turn {match.turn}, {' and '.join(match.models)}: {outcome.reason}: {outcome.detail}"
+            )
         if failures == SHOWN_FAILURES + 1:
             warn(f"more than {SHOWN_FAILURES} failures: the others are only counted; replies has what was said of each")
         limit = self._settings.prices.max_cost
@@ -171,18 +182,32 @@ def judged(settings: Judging, only_plan: bool = False) -> Figures:
     )
     limit = settings.prices.max_cost
     if limit is not None and guess.dollars > limit:
-        raise ValueError(f"asking {guess.requests} prompts would cost about {guess.dollars:.2f} dollars, prices.max_cost is {limit:g}; raise it, or set limit")
+        raise ValueError(
+            f"asking {guess.requests} prompts would cost about {guess.dollars:.2f} dollars, prices.max_cost is {limit:g}; raise it, or set limit"
+        )
     if only_plan:
         return {"matches": len(matches), "different": len(different), "estimate": guess.figures()}
     asking = Asking(settings, replies)
     asking.run(to_ask, len(different) - len(to_ask))
     lines = {key: _reply(replies, key) for key in different}
-    stored = [judgement_line(m, judge, key, lines[key]["reply"], lines[key]["error"]) for key, m in zip(keys, matches, strict=True)]
+    stored = [
+        judgement_line(m, judge, key, lines[key]["reply"], lines[key]["error"])
+        for key, m in zip(keys, matches, strict=True)
+    ]
     (output / "judgements.jsonl").write_bytes(jsonl(stored))
-    verdicts = [verdict(m, judge, lines[key]["reply"], lines[key]["error"]) for key, m in zip(keys, matches, strict=True)]
+    verdicts = [
+        verdict(m, judge, lines[key]["reply"], lines[key]["error"]) for key, m in zip(keys, matches, strict=True)
+    ]
     total = sum((cost_of(settings, m, lines[key]) for key, m in different.items()), Cost())
-    say(f"judge: {asking.spent.requests} requests, {asking.retries} repeated: {_said(settings, asking.spent)}; with those before {_said(settings, total)}")
-    cost = {"estimate": guess.figures(), "spent": asking.spent.figures(), "with_those_before": total.figures(), "retries": asking.retries}
+    say(
+        f"judge: {asking.spent.requests} requests, {asking.retries} repeated: {_said(settings, asking.spent)}; with those before {_said(settings, total)}"
+    )
+    cost = {
+        "estimate": guess.figures(),
+        "spent": asking.spent.figures(),
+        "with_those_before": total.figures(),
+        "retries": asking.retries,
+    }
     return _reported(settings, verdicts, [a.model for a in made.answers], {"judge": judge, "cost": cost})
 
 
@@ -225,7 +250,10 @@ def _reported(settings: Judging, verdicts: Sequence[Verdict], models: Sequence[s
     """The report as files, as a table, and as the job's last line."""
     output = Storage(settings.output)
     report = about | figures_of(verdicts, models, _reference(settings, models), settings.resamples, settings.seed)
-    written = {"settings": settings.model_dump(mode="json"), "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
+    written = {
+        "settings": settings.model_dump(mode="json"),
+        "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }
     (output / "report.json").write_json(report | written)
     plot(report, f"judged by {report['judge']}", output / "report.png")
     for line in table(report):

@@ -135,7 +135,11 @@ def annotation(scale: Scale) -> Iterator[Line]:
     yield "tokens a second and GPU", f"{speed:,.0f}", speed
     yield "wall clock", _days(seconds), seconds
     yield "GPU hours", f"{seconds * a.num_gpus / 3600:,.0f}", seconds * a.num_gpus / 3600
-    yield "dollars for GPUs", f"{seconds * a.num_gpus / 3600 * gpu.dollars_an_hour:,.0f}", seconds * a.num_gpus / 3600 * gpu.dollars_an_hour
+    yield (
+        "dollars for GPUs",
+        f"{seconds * a.num_gpus / 3600 * gpu.dollars_an_hour:,.0f}",
+        seconds * a.num_gpus / 3600 * gpu.dollars_an_hour,
+    )
     # Pieces are merged into parts and removed: for a while both lie there, of the parts in the making.
     yield (
         "storage read and written",
@@ -151,8 +155,16 @@ def annotation(scale: Scale) -> Iterator[Line]:
     yield "object store per GPU", f"{store / 2**20:,.0f} MiB", store
     cpus = speed / a.tokenise_per_cpu
     yield "CPUs that tokenise, per GPU", f"{cpus:.2f} of {machines.cpus_beside:g}", cpus
-    yield "work lost to a killed actor", _days(a.shard_rows * a.tokens_each / speed), a.shard_rows * a.tokens_each / speed
-    yield "memory of the predictor, bf16", f"{2 * a.parameters / GIB:.1f} of {gpu.memory_gib:g} GiB", 2 * a.parameters / GIB
+    yield (
+        "work lost to a killed actor",
+        _days(a.shard_rows * a.tokens_each / speed),
+        a.shard_rows * a.tokens_each / speed,
+    )
+    yield (
+        "memory of the predictor, bf16",
+        f"{2 * a.parameters / GIB:.1f} of {gpu.memory_gib:g} GiB",
+        2 * a.parameters / GIB,
+    )
 
 
 def training(scale: Scale) -> Iterator[Line]:
@@ -188,7 +200,11 @@ def training(scale: Scale) -> Iterator[Line]:
     yield "tokens a second", f"{step_tokens / step:,.0f}", step_tokens / step
     yield "wall clock", _days(seconds), seconds
     yield "GPU hours", f"{seconds * t.num_gpus / 3600:,.0f}", seconds * t.num_gpus / 3600
-    yield "dollars for GPUs", f"{seconds * t.num_gpus / 3600 * gpu.dollars_an_hour:,.0f}", seconds * t.num_gpus / 3600 * gpu.dollars_an_hour
+    yield (
+        "dollars for GPUs",
+        f"{seconds * t.num_gpus / 3600 * gpu.dollars_an_hour:,.0f}",
+        seconds * t.num_gpus / 3600 * gpu.dollars_an_hour,
+    )
     yield "a checkpoint", f"{checkpoint / 1e12:.2f} TB, {upload:.0f} s to storage beside the training", checkpoint
     yield "memory for it on a node while it uploads", f"{checkpoint / nodes / GIB:.0f} GiB", checkpoint / nodes / GIB
 
@@ -202,14 +218,24 @@ def problems(scale: Scale) -> list[str]:
     if annotate["storage writes and deletions a second"] > scale.machines.storage_requests:
         found.append("storage turns writes away: raise annotate.shard_rows")
     if annotate["memory of the predictor, bf16"] > 0.8 * scale.gpu.memory_gib:
-        found.append("the predictor leaves no room for activations: a GPU with more gpu.memory_gib, or a smaller annotate.parameters")
+        found.append(
+            "the predictor leaves no room for activations: a GPU with more gpu.memory_gib, or a smaller annotate.parameters"
+        )
     if train["memory of a worker"] > 0.92 * scale.gpu.memory_gib:
-        found.append("a training worker does not fit: raise train.num_gpus, lower train.row_tokens, or offload the optimizer")
+        found.append(
+            "a training worker does not fit: raise train.num_gpus, lower train.row_tokens, or offload the optimizer"
+        )
     return found
 
 
 def _days(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 600 else f"{seconds / 3600:.1f} h" if seconds < 2 * DAY_S else f"{seconds / DAY_S:.1f} days"
+    return (
+        f"{seconds:.0f} s"
+        if seconds < 600
+        else f"{seconds / 3600:.1f} h"
+        if seconds < 2 * DAY_S
+        else f"{seconds / DAY_S:.1f} days"
+    )
 
 
 def main(argv: list[str]) -> int:
@@ -233,7 +259,12 @@ def main(argv: list[str]) -> int:
     wrong = problems(scale)
     for sentence in wrong:
         print(f"PROBLEM: {sentence}")
-    print(json.dumps({name: {what: round(value, 4) for what, _, value in lines} for name, lines in parts.items()} | {"problems": wrong}))
+    print(
+        json.dumps(
+            {name: {what: round(value, 4) for what, _, value in lines} for name, lines in parts.items()}
+            | {"problems": wrong}
+        )
+    )
     return 1 if wrong else 0
 
 

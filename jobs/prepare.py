@@ -19,7 +19,9 @@ from jobs.runner.preset import LAB, Preset, RowsSettings, SourceSettings
 from jobs.runner.stage import Figures, Run, Stage, StageError, say
 
 
-def source_rows(source: SourceSettings, settings: RowsSettings, schema: AttributeSchema) -> Iterator[Conversation | Rejected]:
+def source_rows(
+    source: SourceSettings, settings: RowsSettings, schema: AttributeSchema
+) -> Iterator[Conversation | Rejected]:
     """The rows of one source, in a fixed order."""
     if source.format == LAB:
         schema.require_same(LAB_SCHEMA, "the run", "the laboratory world")
@@ -61,7 +63,9 @@ def work(run: Run, folder: Storage) -> Figures:
                 flush()
                 say(f"rows: {source.name}: {count['read']:,} read, {count['rows']:,} kept")
     flush()
-    (folder / "rejected.jsonl").write_bytes("".join(json.dumps(vars(r), ensure_ascii=False) + "\n" for r in rejected).encode())
+    (folder / "rejected.jsonl").write_bytes(
+        "".join(json.dumps(vars(r), ensure_ascii=False) + "\n" for r in rejected).encode()
+    )
     _check(settings, counts, rejected, folder)
     say(f"rows: {json.dumps(counts)}")
     return {"counts": {name: dict(count) for name, count in counts.items()}, "rows": len(seen)}
@@ -70,7 +74,9 @@ def work(run: Run, folder: Storage) -> Figures:
 def _check(settings: RowsSettings, counts: dict[str, Counter[str]], rejected: list[Rejected], folder: Storage) -> None:
     if torn := [r for r in rejected if r.reason == "broken_file"]:
         # One rejection, but nobody knows how many rows it cost: no share of rejected records can allow for that.
-        raise StageError(f"{torn[0].file} is broken from line {torn[0].line} on ({torn[0].detail}); get the whole file and run again")
+        raise StageError(
+            f"{torn[0].file} is broken from line {torn[0].line} on ({torn[0].detail}); get the whole file and run again"
+        )
     num_read = sum(c["read"] for c in counts.values())
     worst = "; ".join(f"{r.file} line {r.line}: {r.reason} {r.detail}" for r in rejected[:3])
     if not sum(c["rows"] for c in counts.values()):

@@ -43,21 +43,35 @@ def work(run: Run, folder: Storage) -> Figures:
         return {"model": base.model, "counts": {}}
     found = list(texts(run))
     with tempfile.TemporaryDirectory() as local:
-        figures: Figures = {"counts": {"texts": len(found)}} | make_small_model(base.small, found, run.preset.seed, local)
+        figures: Figures = {"counts": {"texts": len(found)}} | make_small_model(
+            base.small, found, run.preset.seed, local
+        )
         # Training replaces `model`; what it started from stays beside it.
         start = folder / ("start" if base.pretrain else "model")
         start.upload(local)
-    say(f"base: a Llama of {figures['num_parameters']:,} parameters, vocabulary {figures['vocab_size']}, from {len(found):,} texts")
+    say(
+        f"base: a Llama of {figures['num_parameters']:,} parameters, vocabulary {figures['vocab_size']}, from {len(found):,} texts"
+    )
     if base.pretrain:
         spec = replace(example_spec(run, base.pretrain), base=start.uri)
         # Whole conversations are in the prompt format: what comes next then only has to learn what the labels mean.
-        rows, maker = (folder / "texts", TextExamples) if base.texts else (run.folder("rows") / "rows", ConversationExamples)
+        rows, maker = (
+            (folder / "texts", TextExamples) if base.texts else (run.folder("rows") / "rows", ConversationExamples)
+        )
         if base.texts:
             write_table(pa.table({"id": [f"{i:08d}" for i in range(len(found))], "text": found}), rows)
         tokenising = Tokenising("base", [rows], maker, {"spec": spec}, folder / "examples", stamp_of(folder))
         task = PolicyTask(start.uri, run.schema, run.preset.template)
         with tokenising.meanwhile(base.pretrain) as examples:
-            training = fit("base: pre-training", task, base.pretrain, examples, folder, Split(buckets=50), tracking=run.preset.tracking)
+            training = fit(
+                "base: pre-training",
+                task,
+                base.pretrain,
+                examples,
+                folder,
+                Split(buckets=50),
+                tracking=run.preset.tracking,
+            )
         draw_losses({"base: pre-training": training}, folder / "loss.png")
         figures |= training
     return figures
@@ -69,7 +83,11 @@ def _inputs(run: Run) -> dict[str, str]:
 
 
 def _settings(preset: Preset) -> object:
-    return {"base": preset.base.model_copy(update={"num_parameters": None}), "template": preset.template, "seed": preset.seed}
+    return {
+        "base": preset.base.model_copy(update={"num_parameters": None}),
+        "template": preset.template,
+        "seed": preset.seed,
+    }
 
 
 STAGE = Stage("base", ("rows",), _settings, work, _inputs, resumes=True)

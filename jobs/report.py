@@ -21,7 +21,9 @@ def render(run: Run) -> Figures:
     """Write the pages; raises StageError if the run has no report yet. Returns what the last line says."""
     folder = run.folder("report")
     if run.manifest("report") is None:
-        raise StageError(f"the report of {run.root.uri} is not finished; run `python -m jobs.run` with the same preset first")
+        raise StageError(
+            f"the report of {run.root.uri} is not finished; run `python -m jobs.run` with the same preset first"
+        )
     write_pages(run, (folder / "report.json").read_json(), folder)
     page = folder / HTML
     return {

@@ -20,7 +20,9 @@ def work(run: Run, folder: Storage) -> Figures:
     for name in run.preset.policy.source_weights:
         if name not in known:
             have = ", ".join(sorted(known))
-            raise StageError(f"policy.source_weights has {name!r}, from which no row comes{did_you_mean(name, sorted(known))}; there are {have}")
+            raise StageError(
+                f"policy.source_weights has {name!r}, from which no row comes{did_you_mean(name, sorted(known))}; there are {have}"
+            )
     return train_policy(run, "policy", [rows], base_uri(run), run.preset.policy.learner, folder)
 
 

@@ -64,13 +64,17 @@ def train(run: Run, folder: Storage) -> tuple[Figures, Ratings]:
     predictor trains on every group (but those that pick its best step).
     """
     settings, buckets = run.preset.predictor, num_buckets(run)
-    backbone = warmed_up(run, settings.warmup, folder / "warmup", stamp_of(folder)) if settings.warmup else backbone_uri(run)
+    backbone = (
+        warmed_up(run, settings.warmup, folder / "warmup", stamp_of(folder)) if settings.warmup else backbone_uri(run)
+    )
     task = predictor_task(run, backbone, folder / "examples")
     # The best step is picked on groups of its own: one picked on the answers it is judged by would flatter it.
     validation_buckets = buckets_for(settings.validation_share) if settings.learner.validate_every else 0
 
     def fitted(what: str, output: Storage, buckets: int, held_out: int) -> Figures:
-        return fit_and_draw(run, what, task, settings.learner, folder / "examples", output, Split(buckets, held_out, validation_buckets))
+        return fit_and_draw(
+            run, what, task, settings.learner, folder / "examples", output, Split(buckets, held_out, validation_buckets)
+        )
 
     scored: list[Ratings] = []
     for fold in range(settings.folds):
@@ -82,7 +86,9 @@ def train(run: Run, folder: Storage) -> tuple[Figures, Ratings]:
     return final, joined(scored, len(run.schema.names))
 
 
-def fit_and_draw(run: Run, what: str, task: Task, learner: LearnerSettings, examples: Storage, output: Storage, split: Split) -> Figures:
+def fit_and_draw(
+    run: Run, what: str, task: Task, learner: LearnerSettings, examples: Storage, output: Storage, split: Split
+) -> Figures:
     """Train `task` on the `examples`; the model and the picture of its losses go to `output`."""
     training = fit(what, task, learner, Corpus.of(examples), output, split, tracking=run.preset.tracking)
     draw_losses({what: training}, output / "loss.png")
@@ -92,14 +98,18 @@ def fit_and_draw(run: Run, what: str, task: Task, learner: LearnerSettings, exam
 def predictor_task(run: Run, backbone: str, examples: Storage) -> PredictorTask:
     """What is learned from the examples."""
     settings = run.preset.predictor
-    task = PredictorTask(backbone, run.schema, run.preset.template, settings.attribute_weights, settings.loss, settings.probe)
+    task = PredictorTask(
+        backbone, run.schema, run.preset.template, settings.attribute_weights, settings.loss, settings.probe
+    )
     if not settings.stay_language_model:
         return task
     require_language_model(load_config(local_folder(backbone)))
     sampled = some(examples, MOMENTS_EXAMPLES)
     # The learner's mean is over labels: so many labels come with each token of an answer.
     labels_per_token = sum(map(task.target_weight, sampled)) / sum(int(e.trained_T.sum()) for e in sampled)
-    return replace(task, token_weight=settings.stay_language_model * labels_per_token, surface=surface_of(run, backbone, sampled))
+    return replace(
+        task, token_weight=settings.stay_language_model * labels_per_token, surface=surface_of(run, backbone, sampled)
+    )
 
 
 def surface_of(run: Run, base: str, examples: list[Example]) -> Surface:
@@ -115,8 +125,15 @@ def warmed_up(run: Run, learner: LearnerSettings, folder: Storage, stamp: str) -
     Tokenising("predictor: warm-up", rows, ConversationExamples, arguments, folder / "examples", stamp).all()
     found = counts(folder / "examples")
     if not found["examples"]:
-        raise StageError(f"no conversation to warm up on ({found}); raise predictor.warmup.max_tokens or set predictor.warmup to null")
-    task = SurfaceTask(spec.base, run.schema, run.preset.template, surface_of(run, spec.base, some(folder / "examples", MOMENTS_EXAMPLES)))
+        raise StageError(
+            f"no conversation to warm up on ({found}); raise predictor.warmup.max_tokens or set predictor.warmup to null"
+        )
+    task = SurfaceTask(
+        spec.base,
+        run.schema,
+        run.preset.template,
+        surface_of(run, spec.base, some(folder / "examples", MOMENTS_EXAMPLES)),
+    )
     split = Split(buckets_for(learner.validate_every and run.preset.predictor.validation_share))
     fit_and_draw(run, "predictor: warm-up", task, learner, folder / "examples", folder, split)
     return (folder / "model").uri
@@ -134,7 +151,9 @@ def examples(run: Run, folder: Storage, stamp: str) -> dict[str, int]:
     Tokenising("predictor", [rows], PredictorExamples, arguments, folder, stamp).all()
     found = counts(folder)
     if not found["examples"]:
-        raise StageError(f"no rated conversation to learn from ({found}); rows.sources needs rows with ratings of {', '.join(run.schema.names)}")
+        raise StageError(
+            f"no rated conversation to learn from ({found}); rows.sources needs rows with ratings of {', '.join(run.schema.names)}"
+        )
     return found
 
 
@@ -157,9 +176,19 @@ def score_held_out(run: Run, output: Storage, held_out: int) -> Ratings:
     if not (output / "held_out").exists():
         return ratings(run, output / "held_out")
     pool, arguments = run.preset.annotate.pool, annotator(run, output)
-    map_rows("predictor: held-out rows", [output / "held_out"], Annotator, arguments, pool, output / "scored", setting="annotate.pool")
+    map_rows(
+        "predictor: held-out rows",
+        [output / "held_out"],
+        Annotator,
+        arguments,
+        pool,
+        output / "scored",
+        setting="annotate.pool",
+    )
     scored = ratings(run, output / "scored")
-    assert set(scored.bucket_N.tolist()) <= {held_out}, "only the bucket that was held out may be judged and calibrated on"
+    assert set(scored.bucket_N.tolist()) <= {held_out}, (
+        "only the bucket that was held out may be judged and calibrated on"
+    )
     return scored
 
 
@@ -171,7 +200,10 @@ def rated_in(rows: Iterable[Conversation], buckets: int, held_out: int) -> Itera
 def ratings(run: Run, folder: Storage) -> Ratings:
     """The numbers of all rated answers in the rows at `folder`; in the laboratory with the truth."""
     lab = Lab(run.preset.rows.lab) if any(s.format == LAB for s in run.preset.rows.sources) else None
-    parts = (ratings_of(from_table(table), run.schema.names, num_buckets(run), lab.truth if lab else None) for table in folder.tables())
+    parts = (
+        ratings_of(from_table(table), run.schema.names, num_buckets(run), lab.truth if lab else None)
+        for table in folder.tables()
+    )
     return joined(parts, len(run.schema.names))
 
 
@@ -186,7 +218,11 @@ def report(run: Run, folder: Storage, held_out: Ratings) -> Figures:
 
 
 def _settings(preset: Preset) -> object:
-    return {"predictor": preset.predictor, "template": preset.template, "scoring": preset.annotate.model_copy(update={"pool": None})}
+    return {
+        "predictor": preset.predictor,
+        "template": preset.template,
+        "scoring": preset.annotate.model_copy(update={"pool": None}),
+    }
 
 
 def _inputs(run: Run) -> dict[str, str]:

@@ -34,7 +34,12 @@ def main(argv: list[str]) -> int:
         return _said(problem, 2)
     for model in models:
         print(f"serve: model {model.name} from {model.uri}", flush=True)
-    print(f"serve: answers can be rated by {predictor}" if predictor else "serve: no predictor, so answers cannot be rated (score, best_of)", flush=True)
+    print(
+        f"serve: answers can be rated by {predictor}"
+        if predictor
+        else "serve: no predictor, so answers cannot be rated (score, best_of)",
+        flush=True,
+    )
     print(f"serve: {_reach(settings, keys)}", flush=True)
     try:
         return _serve(settings, models, predictor)
@@ -48,7 +53,11 @@ def _reach(settings: ServeSettings, keys: Keys) -> str:
     """Who can call, in a sentence."""
     if not keys.any:
         return f"no keys are set, so only this machine can call it ({settings.host})"
-    where = "this machine" if settings.host in LOOPBACK else f"every machine that reaches {settings.host}:{settings.port}, without TLS"
+    where = (
+        "this machine"
+        if settings.host in LOOPBACK
+        else f"every machine that reaches {settings.host}:{settings.port}, without TLS"
+    )
     return f"callers need a key of {', '.join(t.name for t in settings.teams)}; reachable from {where}"
 
 
@@ -62,7 +71,10 @@ def _serve(settings: ServeSettings, models: Sequence[Located], predictor: str | 
         _on_signals(_interrupt)
         url = start(settings, models, predictor)
         try:
-            print(f"serve: ready after {time.monotonic() - started:.0f} s at {url} (playground) - try: {example(url)}", flush=True)
+            print(
+                f"serve: ready after {time.monotonic() - started:.0f} s at {url} (playground) - try: {example(url)}",
+                flush=True,
+            )
             threading.Event().wait()
         finally:
             _on_signals(signal.SIG_IGN)  # a second Ctrl-C would leave half of it running

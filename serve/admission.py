@@ -46,7 +46,10 @@ def admitted(asked: ChatRequest, team: Team, models: Models, limits: Limits, can
         raise WireProblem(f"{field} is {max_tokens}; allowed: a whole number from 1 to {limits.max_new_tokens}", field)
     if (asked.score or asked.best_of) and not can_score:
         what = "score" if asked.score else "best_of"
-        raise WireProblem(f"{what} needs an attribute predictor, and none is served here: leave it out, or start the endpoint with one (predictor=URI)", what)
+        raise WireProblem(
+            f"{what} needs an attribute predictor, and none is served here: leave it out, or start the endpoint with one (predictor=URI)",
+            what,
+        )
     profile = team.profile(asked.profile)
     requested = numbers(asked.attributes)
     effective = _effective(model, profile, requested)

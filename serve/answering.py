@@ -90,12 +90,15 @@ class Answers:
         return Answer(self._texts[index], last.finish, last.completion_tokens, measured)
 
 
-def nearest(answers: Sequence[Answer], schema: AttributeSchema, asked: Mapping[str, int]) -> tuple[list[Answer], list[Candidate]]:
+def nearest(
+    answers: Sequence[Answer], schema: AttributeSchema, asked: Mapping[str, int]
+) -> tuple[list[Answer], list[Candidate]]:
     """The answer whose measured attributes are nearest to what was asked for, alone, and what it was chosen from."""
     distances = [distance(schema, asked, answer.measured or {}) for answer in answers]
     best = min(range(len(answers)), key=distances.__getitem__)
     return [answers[best]], [
-        Candidate(measured=answer.measured or {}, distance=far, chosen=i == best) for i, (answer, far) in enumerate(zip(answers, distances, strict=True))
+        Candidate(measured=answer.measured or {}, distance=far, chosen=i == best)
+        for i, (answer, far) in enumerate(zip(answers, distances, strict=True))
     ]
 
 

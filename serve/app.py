@@ -55,7 +55,11 @@ class Backend:
 def application(backend: Backend) -> FastAPI:
     """The endpoint as an ASGI application."""
     # Offline: /docs with assets of our own; a page that loads scripts from a CDN is blank on a closed network, and trusts a stranger on an open one.
-    app = FastAPIOffline(title="SteerLM on Ray", summary="A steerable language model: OpenAI's chat completions with attributes.", redoc_url=None)
+    app = FastAPIOffline(
+        title="SteerLM on Ray",
+        summary="A steerable language model: OpenAI's chat completions with attributes.",
+        redoc_url=None,
+    )
     chat = Chat(backend.models, backend.generate, backend.score, backend.keys, backend.limits, backend.telemetry)
 
     @app.post("/v1/chat/completions", **openapi.CHAT)
@@ -77,7 +81,10 @@ def _information(app: FastAPI, backend: Backend) -> None:
         """The policies that are served."""
         backend.keys.team_of(request.headers.get("authorization"))
         cards = [model.card for model in backend.models]
-        return {"object": "list", "data": [{"id": c.name, "object": "model", "created": c.created, "owned_by": "steerlm"} for c in cards]}
+        return {
+            "object": "list",
+            "data": [{"id": c.name, "object": "model", "created": c.created, "owned_by": "steerlm"} for c in cards],
+        }
 
     @app.get("/v1/attributes", **openapi.KEYED)
     async def attributes(request: Request, model: str | None = None) -> dict[str, Any]:
@@ -91,7 +98,11 @@ def _information(app: FastAPI, backend: Backend) -> None:
             "max_new_tokens": backend.limits.max_new_tokens,
             "measures": backend.score is not None,
             "attributes": [a.model_dump() for a in asked.schema.attributes],
-            "profiles": [_shown(profile, asked.schema) for name, profile in asked.profiles.items() if not team.profiles or name in team.profiles],
+            "profiles": [
+                _shown(profile, asked.schema)
+                for name, profile in asked.profiles.items()
+                if not team.profiles or name in team.profiles
+            ],
         }
 
     @app.get("/healthz")
@@ -105,7 +116,13 @@ def _information(app: FastAPI, backend: Backend) -> None:
         replicas = await backend.replicas()
         missing = [model.name for model in backend.models if not replicas.get(model.name)]
         if missing:
-            raise WireProblem(f"no replica of {', '.join(missing)} answers", code="not_ready", status=503, kind="server_error", retry_after_s=5)
+            raise WireProblem(
+                f"no replica of {', '.join(missing)} answers",
+                code="not_ready",
+                status=503,
+                kind="server_error",
+                retry_after_s=5,
+            )
         return {"status": "ready", "replicas": dict(replicas)}
 
 
@@ -140,12 +157,19 @@ def _errors(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def no_such_route(request: Request, error: HTTPException) -> JSONResponse:
-        problem = WireProblem(f"{request.method} {request.url.path[:100]}: {error.detail}", code="not_found", status=error.status_code)
+        problem = WireProblem(
+            f"{request.method} {request.url.path[:100]}: {error.detail}", code="not_found", status=error.status_code
+        )
         return JSONResponse(problem.body(), problem.status, error.headers)
 
     @app.exception_handler(Exception)
     async def broken(_: Request, __: Exception) -> JSONResponse:
-        problem = WireProblem("the server failed on this request; its log says why", code="internal_error", status=500, kind="server_error")
+        problem = WireProblem(
+            "the server failed on this request; its log says why",
+            code="internal_error",
+            status=500,
+            kind="server_error",
+        )
         return JSONResponse(problem.body(), problem.status)
 
 

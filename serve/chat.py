@@ -28,7 +28,9 @@ LEFT = 499
 class Chat:
     """The route with all that it needs."""
 
-    def __init__(self, models: Models, generate: Generate, score: Score | None, keys: Keys, limits: Limits, telemetry: Telemetry):
+    def __init__(
+        self, models: Models, generate: Generate, score: Score | None, keys: Keys, limits: Limits, telemetry: Telemetry
+    ):
         self._models, self._generate, self._score = models, generate, score
         self._keys, self._limits, self._telemetry = keys, limits, telemetry
         self._allowance = Allowance()
@@ -135,7 +137,11 @@ async def _body(request: Request, max_bytes: int) -> bytes:
     async for part in request.stream():
         body += part
         if len(body) > max_bytes:
-            raise WireProblem(f"the body is longer than {max_bytes} bytes: send a shorter conversation", code="body_too_large", status=413)
+            raise WireProblem(
+                f"the body is longer than {max_bytes} bytes: send a shorter conversation",
+                code="body_too_large",
+                status=413,
+            )
     return body
 
 

@@ -42,7 +42,9 @@ def bound(settings: ServeSettings, models: Sequence[Located], predictor: str | N
     ingress = ray.serve.deployment(Ingress).options(
         name="ingress",
         ray_actor_options={"num_cpus": 0},
-        max_ongoing_requests=len(models) * settings.max_replicas * settings.max_ongoing_requests + settings.max_queued_requests + SPARE_INGRESS_REQUESTS,
+        max_ongoing_requests=len(models) * settings.max_replicas * settings.max_ongoing_requests
+        + settings.max_queued_requests
+        + SPARE_INGRESS_REQUESTS,
         graceful_shutdown_timeout_s=settings.drain_s,
     )
     return ingress.bind(
@@ -65,7 +67,11 @@ def application(settings: ServeSettings) -> Any:
 def _policy(settings: ServeSettings, model: Located) -> Any:
     return ReplicaDeployment.options(
         name=deployment_name(model.name),
-        ray_actor_options={"num_cpus": settings.num_cpus, "num_gpus": settings.num_gpus, "runtime_env": _threads(settings.threads)},
+        ray_actor_options={
+            "num_cpus": settings.num_cpus,
+            "num_gpus": settings.num_gpus,
+            "runtime_env": _threads(settings.threads),
+        },
         autoscaling_config={
             "min_replicas": settings.min_replicas,
             "max_replicas": settings.max_replicas,
@@ -78,13 +84,22 @@ def _policy(settings: ServeSettings, model: Located) -> Any:
         backpressure_config=ray.serve.config.BackpressureConfig(status_code=429, retry_after_s=settings.retry_after_s),
         health_check_period_s=HEALTH_CHECK_PERIOD_S,
         graceful_shutdown_timeout_s=settings.drain_s,
-    ).bind(name=model.name, revision=Revision(model.uri, 0), settings=settings.engine, max_new_tokens=settings.max_new_tokens)
+    ).bind(
+        name=model.name,
+        revision=Revision(model.uri, 0),
+        settings=settings.engine,
+        max_new_tokens=settings.max_new_tokens,
+    )
 
 
 def _scorer(settings: ServeSettings, predictor: str) -> Any:
     return ScorerDeployment.options(
         name="predictor",
-        ray_actor_options={"num_cpus": settings.scorer.num_cpus, "num_gpus": settings.scorer.num_gpus, "runtime_env": _threads(settings.threads)},
+        ray_actor_options={
+            "num_cpus": settings.scorer.num_cpus,
+            "num_gpus": settings.scorer.num_gpus,
+            "runtime_env": _threads(settings.threads),
+        },
         max_ongoing_requests=settings.scorer.max_ongoing_requests,
         health_check_period_s=HEALTH_CHECK_PERIOD_S,
     ).bind(
@@ -108,7 +123,9 @@ def require_free_port(host: str, port: int) -> None:
         try:
             probe.bind((host, port))
         except OSError as error:
-            raise ValueError(f"port {port} on {host} cannot be used ({error.strerror}): stop what listens there, or set port to another") from None
+            raise ValueError(
+                f"port {port} on {host} cannot be used ({error.strerror}): stop what listens there, or set port to another"
+            ) from None
 
 
 def start(settings: ServeSettings, models: Sequence[Located], predictor: str | None = None) -> str:
@@ -147,4 +164,6 @@ def _wait_until_ready(url: str, timeout_s: float) -> None:
                     return
         except (urllib.error.URLError, OSError):
             time.sleep(0.1)
-    raise RuntimeError(f"the endpoint did not answer at {url}/healthz within {timeout_s:g} s: see the replica's log, or raise start_timeout_s")
+    raise RuntimeError(
+        f"the endpoint did not answer at {url}/healthz within {timeout_s:g} s: see the replica's log, or raise start_timeout_s"
+    )

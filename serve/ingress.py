@@ -56,7 +56,13 @@ class Ingress:
     """The one process that callers talk to."""
 
     async def __init__(  # type: ignore[misc]  # Ray Serve awaits a constructor that asks for it
-        self, policies: Sequence[Handle], weights: Sequence[float], scorer: Handle | None, settings: ServeSettings, keys_text: str, page: str
+        self,
+        policies: Sequence[Handle],
+        weights: Sequence[float],
+        scorer: Handle | None,
+        settings: ServeSettings,
+        keys_text: str,
+        page: str,
     ):
         self._settings, self._page = settings, page
         cards: list[Card] = list(await asyncio.gather(*(handle.card.remote() for handle in policies)))
@@ -85,7 +91,10 @@ class Ingress:
 
     async def generate(self, model: str, job: Job) -> AsyncGenerator[Event, None]:
         """The events of a job, whichever replica it takes; closing the generator cancels it there."""
-        job, jobs = replace(job, revision=self._revisions.get(model)), self._handles[model].generate.options(stream=True)
+        job, jobs = (
+            replace(job, revision=self._revisions.get(model)),
+            self._handles[model].generate.options(stream=True),
+        )
         started = spoke = False
         for _ in range(RETRIES + 1):
             events = jobs.remote(job)
@@ -101,7 +110,9 @@ class Ingress:
                 raise
             except ray.serve.exceptions.BackPressureError:
                 wait_s = self._settings.retry_after_s
-                lost = Failed(f"all replicas are busy: try again in {wait_s} s", 429, code="overloaded", retry_after_s=wait_s)
+                lost = Failed(
+                    f"all replicas are busy: try again in {wait_s} s", 429, code="overloaded", retry_after_s=wait_s
+                )
                 break
             except ray.exceptions.RayActorError as error:
                 logger.error("a replica died during a job: %s", type(error).__name__)
@@ -122,7 +133,10 @@ class Ingress:
         except (ray.exceptions.RayError, ray.serve.exceptions.RayServeException) as error:
             logger.error("an answer was not rated: %s", error)
             raise WireProblem(
-                "the attribute predictor failed on this answer: send it again, or without score", code="scorer_failed", status=503, kind="server_error"
+                "the attribute predictor failed on this answer: send it again, or without score",
+                code="scorer_failed",
+                status=503,
+                kind="server_error",
             ) from None
 
     async def swap(self, model: str, policy: str) -> Card:
@@ -142,11 +156,15 @@ class Ingress:
         """Every replica of a model answers from `policy` from now on, those to come too."""
         revision, timeout_s = Revision(policy, time.time_ns()), self._settings.start_timeout_s
         try:
-            cards: list[Card] = await self._handles[model].broadcast("swap", revision).results_async(timeout_s=timeout_s)
+            cards: list[Card] = (
+                await self._handles[model].broadcast("swap", revision).results_async(timeout_s=timeout_s)
+            )
         except ray.exceptions.RayTaskError as error:
             raise ValueError(str(error.cause or error).splitlines()[-1]) from None
         except TimeoutError:
-            raise ValueError(f"the replicas did not load {policy} within {timeout_s:g} s: raise start_timeout_s") from None
+            raise ValueError(
+                f"the replicas did not load {policy} within {timeout_s:g} s: raise start_timeout_s"
+            ) from None
         if not cards:
             raise ValueError(f"no replica of {model} answers: wait until /readyz says so")
         self._revisions[model] = revision

@@ -31,7 +31,9 @@ def locate(policy: str, storage: str) -> Located:
         return _of_run(folder)
     if (folder / "config.json").exists():
         return Located(folder.uri, _name(folder))
-    raise ValueError(f"no policy at {folder.uri}: set policy to a folder with config.json, to a finished run, or to {NEWEST!r}")
+    raise ValueError(
+        f"no policy at {folder.uri}: set policy to a folder with config.json, to a finished run, or to {NEWEST!r}"
+    )
 
 
 def locate_all(settings: ServeSettings) -> tuple[list[Located], str | None]:
@@ -43,7 +45,9 @@ def locate_all(settings: ServeSettings) -> tuple[list[Located], str | None]:
         models = [replace(found, name=settings.name or found.name)]
     predictor = models[0].predictor if settings.predictor == FROM_THE_RUN else settings.predictor
     if predictor is not None and not (Storage(predictor) / "config.json").exists():
-        raise ValueError(f"no predictor at {predictor}: set predictor to a folder with config.json, to {FROM_THE_RUN!r}, or to null")
+        raise ValueError(
+            f"no predictor at {predictor}: set predictor to a folder with config.json, to {FROM_THE_RUN!r}, or to null"
+        )
     return models, predictor
 
 
@@ -66,7 +70,9 @@ def _of_run(run: Storage) -> Located:
     stage = (run / "report" / "manifest.json").read_json()["figures"]["policy_stage"]
     folder = run / stage / "model"
     if not (folder / "config.json").exists():
-        raise ValueError(f"run {run.uri} is finished but has no policy at {folder.uri}: run it again, or set policy to a policy folder")
+        raise ValueError(
+            f"run {run.uri} is finished but has no policy at {folder.uri}: run it again, or set policy to a policy folder"
+        )
     predictor = run / "predictor" / "model"
     return Located(folder.uri, _name(run), predictor=predictor.uri if (predictor / "config.json").exists() else None)
 

@@ -46,7 +46,12 @@ class Models:
     def named(self, name: str) -> Model:
         """Raises WireProblem (404) that lists them all."""
         if name not in self._models:
-            raise WireProblem(f"model {name[:60]!r} is not served here; served: {', '.join(self._models)}", "model", "model_not_found", 404)
+            raise WireProblem(
+                f"model {name[:60]!r} is not served here; served: {', '.join(self._models)}",
+                "model",
+                "model_not_found",
+                404,
+            )
         return self._models[name]
 
     def pick(self, name: str | None) -> Model:

@@ -27,15 +27,20 @@ CHAT: dict[str, Any] = {
     "responses": {
         200: {
             "description": "The answer; with stream, server-sent events: one chunk each, then [DONE].",
-            "content": {"application/json": {"schema": _ref(ChatCompletion)}, "text/event-stream": {"schema": _ref(Chunk)}},
+            "content": {
+                "application/json": {"schema": _ref(ChatCompletion)},
+                "text/event-stream": {"schema": _ref(Chunk)},
+            },
         },
         **dict.fromkeys((400, 401, 403, 404, 413, 429, 503), ERROR),
     },
-    "openapi_extra": _BEARER | {"requestBody": {"required": True, "content": {"application/json": {"schema": _ref(ChatRequest)}}}},
+    "openapi_extra": _BEARER
+    | {"requestBody": {"required": True, "content": {"application/json": {"schema": _ref(ChatRequest)}}}},
 }
 SWAP: dict[str, Any] = {
     "responses": dict.fromkeys((400, 401, 403, 404, 409, 422), ERROR),
-    "openapi_extra": _BEARER | {"requestBody": {"required": True, "content": {"application/json": {"schema": _ref(SwapRequest)}}}},
+    "openapi_extra": _BEARER
+    | {"requestBody": {"required": True, "content": {"application/json": {"schema": _ref(SwapRequest)}}}},
 }
 
 

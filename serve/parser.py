@@ -133,7 +133,9 @@ def _as_object(body: bytes) -> dict[str, Any]:
     except RecursionError:
         raise WireProblem("the body is nested too deeply to be a chat request", code="invalid_json") from None
     except UnicodeDecodeError as error:
-        raise WireProblem(f"the body is no UTF-8 (byte {error.start}): send JSON in UTF-8", code="invalid_json") from None
+        raise WireProblem(
+            f"the body is no UTF-8 (byte {error.start}): send JSON in UTF-8", code="invalid_json"
+        ) from None
     except ValueError as error:
         raise WireProblem(f"the body is no JSON: {error}", code="invalid_json") from None
     if not isinstance(value, dict):
@@ -141,16 +143,22 @@ def _as_object(body: bytes) -> dict[str, Any]:
     return value
 
 
-def _supported(raw: Mapping[str, Any], known: Container[str], neutral: Mapping[str, tuple[object, ...]], where: str) -> dict[str, Any]:
+def _supported(
+    raw: Mapping[str, Any], known: Container[str], neutral: Mapping[str, tuple[object, ...]], where: str
+) -> dict[str, Any]:
     """`raw` without nulls and without fields that ask for nothing; raises WireProblem for a field that asks for what we do not do."""
     kept = {}
     for name, value in raw.items():
         if value is None and (name in known or name in neutral):
             continue
         if name in neutral:
-            if any(value == allowed and isinstance(value, bool) == isinstance(allowed, bool) for allowed in neutral[name]):
+            if any(
+                value == allowed and isinstance(value, bool) == isinstance(allowed, bool) for allowed in neutral[name]
+            ):
                 continue
-            raise WireProblem(f"{where}{name} is not supported here: leave it out", f"{where}{name}", "unsupported_parameter")
+            raise WireProblem(
+                f"{where}{name} is not supported here: leave it out", f"{where}{name}", "unsupported_parameter"
+            )
         kept[name] = value
     return kept
 
@@ -160,7 +168,11 @@ def _message(message: object, where: str) -> object:
     if not isinstance(message, dict):
         return message
     if message.get("role") in ("tool", "function"):
-        raise WireProblem(f"{where}.role {message['role']!r} is not supported here: send user and assistant messages", f"{where}.role", "unsupported_parameter")
+        raise WireProblem(
+            f"{where}.role {message['role']!r} is not supported here: send user and assistant messages",
+            f"{where}.role",
+            "unsupported_parameter",
+        )
     kept = _supported(message, AssistantMessage.model_fields, NEUTRAL_IN_MESSAGE, f"{where}.")
     if isinstance(kept.get("content"), list):
         kept["content"] = "".join(_text(part, f"{where}.content[{i}]") for i, part in enumerate(kept["content"]))
@@ -169,8 +181,17 @@ def _message(message: object, where: str) -> object:
 
 def _text(part: object, where: str) -> str:
     if isinstance(part, dict) and part.get("type") in ("image_url", "input_audio", "file"):
-        raise WireProblem(f"{where} is of type {part['type']!r}, which is not supported here: only text is", where, "unsupported_parameter")
-    if isinstance(part, dict) and part.keys() == {"type", "text"} and part["type"] == "text" and isinstance(part["text"], str):
+        raise WireProblem(
+            f"{where} is of type {part['type']!r}, which is not supported here: only text is",
+            where,
+            "unsupported_parameter",
+        )
+    if (
+        isinstance(part, dict)
+        and part.keys() == {"type", "text"}
+        and part["type"] == "text"
+        and isinstance(part["text"], str)
+    ):
         return part["text"]
     raise WireProblem(f'{where} is {_shown(part)}: a part is {{"type": "text", "text": string}}', where)
 
@@ -190,7 +211,9 @@ def _explained(error: ValidationError) -> WireProblem:
     if first["type"] == "missing":
         return WireProblem(f"{path} is missing: send {ALLOWED.get(plain, 'it')}", path, "missing_required_parameter")
     if first["type"] == "union_tag_not_found":
-        return WireProblem(f"{path}.role is missing: send {ALLOWED['messages[].role']}", f"{path}.role", "missing_required_parameter")
+        return WireProblem(
+            f"{path}.role is missing: send {ALLOWED['messages[].role']}", f"{path}.role", "missing_required_parameter"
+        )
     if first["type"] == "union_tag_invalid":
         role = first["input"].get("role")
         return WireProblem(f"{path}.role is {_shown(role)}; allowed: {ALLOWED['messages[].role']}", f"{path}.role")
@@ -211,7 +234,9 @@ def _unknown_field(path: str, loc: Sequence[int | str]) -> WireProblem:
     known = list(record.model_fields)
     near = difflib.get_close_matches(name[:_SHOWN_CHARS], known, n=1)
     hint = f" (did you mean {near[0]!r}?)" if near else ""
-    return WireProblem(f"unknown field {_shown(path)}{hint}; known here: {', '.join(known)}", path[:200], "unknown_parameter")
+    return WireProblem(
+        f"unknown field {_shown(path)}{hint}; known here: {', '.join(known)}", path[:200], "unknown_parameter"
+    )
 
 
 def attribute_problem(problem: AttributeProblem, where: str = "attributes") -> WireProblem:
@@ -221,7 +246,10 @@ def attribute_problem(problem: AttributeProblem, where: str = "attributes") -> W
 
 def numbers(values: Mapping[str, Any]) -> dict[str, Any]:
     """`values` fit to be checked and quoted: an overlong name or a value that is no usable number becomes a short text, which no schema accepts."""
-    return {name if len(name) <= _SHOWN_CHARS else name[:_SHOWN_CHARS] + "…": value if _usable(value) else _shown(value) for name, value in values.items()}
+    return {
+        name if len(name) <= _SHOWN_CHARS else name[:_SHOWN_CHARS] + "…": value if _usable(value) else _shown(value)
+        for name, value in values.items()
+    }
 
 
 def _usable(value: object) -> bool:
@@ -236,7 +264,10 @@ def _check_texts(value: object) -> None:
         path, depth, value = rest.pop()
         name = path.removeprefix(".")
         if depth > MAX_DEPTH:
-            raise WireProblem(f"{_shown(name)} is nested deeper than {MAX_DEPTH} levels, which no field of a chat request is", code="invalid_json")
+            raise WireProblem(
+                f"{_shown(name)} is nested deeper than {MAX_DEPTH} levels, which no field of a chat request is",
+                code="invalid_json",
+            )
         if isinstance(value, str) and re.search("[\ud800-\udfff]", value):
             raise WireProblem(f"{name} holds half of a surrogate pair: send whole Unicode characters", name)
         if isinstance(value, dict):

@@ -135,7 +135,11 @@ def shipped(schema: AttributeSchema) -> dict[str, Profile]:
     """
     profiles = {}
     for name, (meaning, shares) in _SHIPPED.items():
-        dials = {a.name: _scaled(shares[a.name], a.low, a.high) for a in schema.attributes if a.steerable and a.name in shares}
+        dials = {
+            a.name: _scaled(shares[a.name], a.low, a.high)
+            for a in schema.attributes
+            if a.steerable and a.name in shares
+        }
         profiles[name] = Profile(name=name, meaning=meaning, dials=dials)
     return profiles
 
@@ -167,11 +171,17 @@ def resolve(schema: AttributeSchema, profile: Profile | None, requested: Mapping
         value = values.get(name, dial.default)
         # Asking for the locked value is no harm: a page that sends all its sliders does so.
         if dial.locked and value != dial.default:
-            by = f"profile {profile.name!r} locks it" if profile is not None and attribute.steerable else "it is not for callers to set and stays"
+            by = (
+                f"profile {profile.name!r} locks it"
+                if profile is not None and attribute.steerable
+                else "it is not for callers to set and stays"
+            )
             raise AttributeProblem(name, f"attribute {name!r} got {value:g}, but {by} at {dial.default}: leave it out")
         if not dial.locked and not dial.low <= value <= dial.high:
             who = f"profile {profile.name!r}" if profile is not None else "the schema"
-            raise AttributeProblem(name, f"attribute {name!r} got {value:g}, but {who} allows a number from {dial.low} to {dial.high}")
+            raise AttributeProblem(
+                name, f"attribute {name!r} got {value:g}, but {who} allows a number from {dial.low} to {dial.high}"
+            )
         effective[name] = attribute.rounded(value)
     return effective
 

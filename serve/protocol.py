@@ -87,7 +87,9 @@ class StreamOptions(WireRecord):
 class ChatRequest(WireRecord):
     """Body of POST /v1/chat/completions. `attributes` and `profile` are ours, all else is OpenAI's."""
 
-    messages: list[Annotated[SystemMessage | UserMessage | AssistantMessage, Field(discriminator="role")]] = Field(min_length=1)
+    messages: list[Annotated[SystemMessage | UserMessage | AssistantMessage, Field(discriminator="role")]] = Field(
+        min_length=1
+    )
     """The conversation: system first (optional), then user and assistant in turn, the user last."""
     model: str | None = None
     """Which policy; None = the one that is served."""
@@ -148,13 +150,18 @@ class ChatRequest(WireRecord):
             if message.role == "user" and not message.content.strip():
                 raise WireProblem(f"messages[{i}].content is empty: write a question", f"messages[{i}].content")
         if self.messages[-1].role != "user":
-            raise WireProblem(f"messages ends with a {self.messages[-1].role} message: the last one must be the user's", "messages")
+            raise WireProblem(
+                f"messages ends with a {self.messages[-1].role} message: the last one must be the user's", "messages"
+            )
         if None not in (self.max_tokens, self.max_completion_tokens) and self.max_tokens != self.max_completion_tokens:
             raise WireProblem(
-                f"max_tokens is {self.max_tokens} but max_completion_tokens is {self.max_completion_tokens}: they mean the same, send one", "max_tokens"
+                f"max_tokens is {self.max_tokens} but max_completion_tokens is {self.max_completion_tokens}: they mean the same, send one",
+                "max_tokens",
             )
         if self.best_of is not None and self.n != 1:
-            raise WireProblem(f"best_of is {self.best_of} and n is {self.n}: best_of returns one answer, so leave n out", "best_of")
+            raise WireProblem(
+                f"best_of is {self.best_of} and n is {self.n}: best_of returns one answer, so leave n out", "best_of"
+            )
         if self.best_of is not None and self.stream:
             raise WireProblem("best_of needs every answer whole before it can choose one: leave stream out", "best_of")
         if self.stream_options is not None and not self.stream:
@@ -173,12 +180,20 @@ class ChatRequest(WireRecord):
     @property
     def answers(self) -> list[tuple[str, dict[str, Any] | None]]:
         """(field, attributes) of each earlier answer."""
-        return [(f"messages[{i}].attributes", m.attributes) for i, m in enumerate(self.messages) if isinstance(m, AssistantMessage)]
+        return [
+            (f"messages[{i}].attributes", m.attributes)
+            for i, m in enumerate(self.messages)
+            if isinstance(m, AssistantMessage)
+        ]
 
     @property
     def answer_limit(self) -> tuple[str, int | None]:
         """(field, longest answer asked for)."""
-        return ("max_tokens", self.max_tokens) if self.max_completion_tokens is None else ("max_completion_tokens", self.max_completion_tokens)
+        return (
+            ("max_tokens", self.max_tokens)
+            if self.max_completion_tokens is None
+            else ("max_completion_tokens", self.max_completion_tokens)
+        )
 
 
 class SwapRequest(WireRecord):

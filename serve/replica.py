@@ -61,7 +61,12 @@ class Replica:
 
     async def card(self) -> Card:
         text = self._loaded.text
-        return Card(name=self._name, schema_json=text.schema.model_dump_json(), context_tokens=text.max_tokens, policy=self._loaded.revision.policy)
+        return Card(
+            name=self._name,
+            schema_json=text.schema.model_dump_json(),
+            context_tokens=text.max_tokens,
+            policy=self._loaded.revision.policy,
+        )
 
     async def num_running(self) -> int:
         """Answers that are being written right now."""
@@ -85,7 +90,9 @@ class Replica:
             elif revision.number > old.revision.number:
                 new = await asyncio.to_thread(self._load, revision)
                 try:
-                    old.text.schema.require_same(new.text.schema, f"model {self._name!r}", f"the policy at {revision.policy}")
+                    old.text.schema.require_same(
+                        new.text.schema, f"model {self._name!r}", f"the policy at {revision.policy}"
+                    )
                 except ValueError:
                     new.engine.close()
                     raise
@@ -124,7 +131,9 @@ class Replica:
         finally:
             loaded.engine.cancel(request)
 
-    async def _text(self, steps: Arrivals, answer: Answer, loaded: _Loaded, stream: bool) -> AsyncGenerator[Event, None]:
+    async def _text(
+        self, steps: Arrivals, answer: Answer, loaded: _Loaded, stream: bool
+    ) -> AsyncGenerator[Event, None]:
         """Text as it settles; without `stream` all of it at the end, and every so often how many tokens there are."""
         num_tokens, text, told_s = 0, "", time.monotonic()
         while True:
@@ -137,7 +146,9 @@ class Replica:
                 num_tokens += len(step.token_ids)
                 text += answer.push(step.token_ids, last=step.finish is not None)
                 if answer.stopped or step.finish is not None:
-                    yield Delta(text, num_tokens, "length" if step.finish == "length" and not answer.stopped else "stop")
+                    yield Delta(
+                        text, num_tokens, "length" if step.finish == "length" and not answer.stopped else "stop"
+                    )
                     return
             if stream and text:
                 yield Delta(text, num_tokens)
@@ -153,7 +164,9 @@ class Replica:
         from actors.generation.factory import load_engine
 
         own = self._settings
-        text, engine = load_engine(own.kind, revision.policy, own.dtype, own.max_slots, own.prefix_tokens, own.gpu_memory_share)
+        text, engine = load_engine(
+            own.kind, revision.policy, own.dtype, own.max_slots, own.prefix_tokens, own.gpu_memory_share
+        )
         return _Loaded(text, engine, revision)
 
     def _catch_up(self, wanted: Revision | None) -> None:
@@ -176,7 +189,13 @@ class Replica:
         assert self._metrics is not None
         while True:
             load = self._loaded.engine.load
-            self._metrics.tell(load.running, load.waiting, prefilled=load.prefilled_tokens, reused=load.reused_tokens, generated=load.generated_tokens)
+            self._metrics.tell(
+                load.running,
+                load.waiting,
+                prefilled=load.prefilled_tokens,
+                reused=load.reused_tokens,
+                generated=load.generated_tokens,
+            )
             await asyncio.sleep(TELL_S)
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
@@ -188,7 +207,9 @@ class Replica:
         """Tokens an answer may have; what is asked for must fit (the engine refuses it else), what is not is cut to the context."""
         room = context - prompt_tokens
         if room < 1:
-            raise ValueError(f"the conversation has {prompt_tokens} tokens, the policy's context {context}, and the answer needs room: shorten messages")
+            raise ValueError(
+                f"the conversation has {prompt_tokens} tokens, the policy's context {context}, and the answer needs room: shorten messages"
+            )
         return min(self._max_new_tokens, room) if asked is None else asked
 
 

@@ -9,7 +9,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from serve.protocol import AnswerMessage, Candidate, ChatCompletion, Choice, Chunk, ChunkChoice, ChunkDelta, Steering, Usage
+from serve.protocol import (
+    AnswerMessage,
+    Candidate,
+    ChatCompletion,
+    Choice,
+    Chunk,
+    ChunkChoice,
+    ChunkDelta,
+    Steering,
+    Usage,
+)
 
 Finish = Literal["stop", "length"]
 
@@ -25,7 +35,9 @@ class Answer:
 
 
 def usage(prompt_tokens: int, completion_tokens: int) -> Usage:
-    return Usage(prompt_tokens=prompt_tokens, completion_tokens=completion_tokens, total_tokens=prompt_tokens + completion_tokens)
+    return Usage(
+        prompt_tokens=prompt_tokens, completion_tokens=completion_tokens, total_tokens=prompt_tokens + completion_tokens
+    )
 
 
 class Reply:
@@ -37,13 +49,22 @@ class Reply:
         self.model = model
         self.steering = steering
 
-    def whole(self, answers: Sequence[Answer], used: Usage, candidates: list[Candidate] | None = None) -> dict[str, Any]:
+    def whole(
+        self, answers: Sequence[Answer], used: Usage, candidates: list[Candidate] | None = None
+    ) -> dict[str, Any]:
         choices = [
-            Choice(index=i, message=AnswerMessage(content=answer.text), finish_reason=answer.finish, measured=answer.measured)
+            Choice(
+                index=i,
+                message=AnswerMessage(content=answer.text),
+                finish_reason=answer.finish,
+                measured=answer.measured,
+            )
             for i, answer in enumerate(answers)
         ]
         steering = self.steering.model_copy(update={"measured": answers[0].measured, "candidates": candidates})
-        reply = ChatCompletion(id=self.id, created=self.created, model=self.model, choices=choices, usage=used, steering=steering).model_dump()
+        reply = ChatCompletion(
+            id=self.id, created=self.created, model=self.model, choices=choices, usage=used, steering=steering
+        ).model_dump()
         for choice in reply["choices"]:
             _drop_nones(choice, "measured")
         _drop_nones(reply["steering"], "measured", "candidates")
@@ -51,7 +72,9 @@ class Reply:
 
     def opening(self, index: int) -> dict[str, Any]:
         """The first chunk of an answer: the role, and what was asked."""
-        return self._chunk([ChunkChoice(index=index, delta=ChunkDelta(role="assistant", content=""))], steering=self.steering)
+        return self._chunk(
+            [ChunkChoice(index=index, delta=ChunkDelta(role="assistant", content=""))], steering=self.steering
+        )
 
     def piece(self, index: int, text: str) -> dict[str, Any]:
         return self._chunk([ChunkChoice(index=index, delta=ChunkDelta(content=text))])

@@ -49,7 +49,12 @@ class Team(Record):
             return self.profiles[0]
         if asked not in self.profiles:
             allowed = ", ".join(self.profiles)
-            raise WireProblem(f"team {self.name!r} may not use profile {asked[:60]!r}; allowed: {allowed}", "profile", "profile_forbidden", 403)
+            raise WireProblem(
+                f"team {self.name!r} may not use profile {asked[:60]!r}; allowed: {allowed}",
+                "profile",
+                "profile_forbidden",
+                403,
+            )
         return asked
 
 
@@ -75,11 +80,20 @@ def read_keys(text: str, teams: Mapping[str, Team], where: str) -> list[tuple[by
         words = line.split("#")[0].split()
         if not words:
             continue
-        well_formed = len(words) in (2, 3) and len(words[1]) == 64 and set(words[1].lower()) <= set("0123456789abcdef") and words[2:] in ([], [REVOKED])
+        well_formed = (
+            len(words) in (2, 3)
+            and len(words[1]) == 64
+            and set(words[1].lower()) <= set("0123456789abcdef")
+            and words[2:] in ([], [REVOKED])
+        )
         if not well_formed:
-            raise ValueError(f'{where}, line {number}: a line is "TEAM SHA256", or "TEAM SHA256 {REVOKED}"; `python -m serve.keys TEAM` makes one')
+            raise ValueError(
+                f'{where}, line {number}: a line is "TEAM SHA256", or "TEAM SHA256 {REVOKED}"; `python -m serve.keys TEAM` makes one'
+            )
         if words[0] not in teams:
-            raise ValueError(f"{where}, line {number}: there is no team {words[0]!r}; add it to `teams` ({', '.join(teams) or 'none yet'})")
+            raise ValueError(
+                f"{where}, line {number}: there is no team {words[0]!r}; add it to `teams` ({', '.join(teams) or 'none yet'})"
+            )
         if words[2:] != [REVOKED]:
             keys.append((words[1].lower().encode(), teams[words[0]]))
     return keys
@@ -88,7 +102,14 @@ def read_keys(text: str, teams: Mapping[str, Team], where: str) -> list[tuple[by
 class Keys:
     """The keys that are good now. A keys file is read again when it changes, so that a key can be revoked while the endpoint runs."""
 
-    def __init__(self, teams: Sequence[Team], uri: str | None, text: str = "", check_s: float = 5.0, clock: Callable[[], float] = time.monotonic):
+    def __init__(
+        self,
+        teams: Sequence[Team],
+        uri: str | None,
+        text: str = "",
+        check_s: float = 5.0,
+        clock: Callable[[], float] = time.monotonic,
+    ):
         """From the file at `uri`, or from `text` where there is none; neither = no keys. Raises ValueError for a line or a team that is wrong."""
         self._teams = {team.name: team for team in teams}
         self._uri, self._check_s, self._clock = uri, check_s, clock
@@ -133,7 +154,9 @@ def _read(uri: str) -> str:
     try:
         return Storage(uri).read_text()
     except OSError as error:
-        raise ValueError(f"the keys file {uri} cannot be read ({type(error).__name__}): set keys to a file with a line for each key") from None
+        raise ValueError(
+            f"the keys file {uri} cannot be read ({type(error).__name__}): set keys to a file with a line for each key"
+        ) from None
 
 
 def _unauthorised(message: str) -> WireProblem:
@@ -153,7 +176,10 @@ class Allowance:
         """Room for `number` answers while the context lasts; raises WireProblem (429) if a limit is reached."""
         running = self._running[team.name]
         if team.max_concurrent is not None and running + number > team.max_concurrent:
-            raise _limited(f"team {team.name!r} has {running} answers running and asks for {number} more; its limit is {team.max_concurrent}", 1)
+            raise _limited(
+                f"team {team.name!r} has {running} answers running and asks for {number} more; its limit is {team.max_concurrent}",
+                1,
+            )
         self._require_tokens(team)
         self._running[team.name] += number
         try:
@@ -180,8 +206,13 @@ class Allowance:
             if total < team.tokens_per_minute:
                 wait_s = max(1, round(at + WINDOW_S - now + 0.5))
                 break
-        raise _limited(f"team {team.name!r} has used its {team.tokens_per_minute} tokens per minute: try again in {wait_s} s", wait_s)
+        raise _limited(
+            f"team {team.name!r} has used its {team.tokens_per_minute} tokens per minute: try again in {wait_s} s",
+            wait_s,
+        )
 
 
 def _limited(message: str, retry_after_s: int) -> WireProblem:
-    return WireProblem(message, code="rate_limit_exceeded", status=429, kind="rate_limit_error", retry_after_s=retry_after_s)
+    return WireProblem(
+        message, code="rate_limit_exceeded", status=429, kind="rate_limit_error", retry_after_s=retry_after_s
+    )

@@ -22,14 +22,26 @@ class EndpointMetrics:
 
     def __init__(self) -> None:
         self.requests = Counter("steerlm_requests_total", "Requests by HTTP status.", (*CALLER, "status"))
-        self.refused = Counter("steerlm_refused_total", "Requests that got no answer, by error code.", (*CALLER, "code"))
+        self.refused = Counter(
+            "steerlm_refused_total", "Requests that got no answer, by error code.", (*CALLER, "code")
+        )
         self.open = Gauge("steerlm_open_requests", "Requests that are being answered or wait.", ("model",))
         self.prompt_tokens = Counter("steerlm_prompt_tokens_total", "Prompt tokens of answered requests.", CALLER)
         self.completion_tokens = Counter("steerlm_completion_tokens_total", "Answer tokens that callers got.", CALLER)
-        self.first_text = Histogram("steerlm_time_to_first_text_seconds", "From the request's arrival to the answer's first text.", SECONDS, ("model",))
-        self.seconds = Histogram("steerlm_request_seconds", "From the request's arrival to the reply's end.", SECONDS, ("model",))
+        self.first_text = Histogram(
+            "steerlm_time_to_first_text_seconds",
+            "From the request's arrival to the answer's first text.",
+            SECONDS,
+            ("model",),
+        )
+        self.seconds = Histogram(
+            "steerlm_request_seconds", "From the request's arrival to the reply's end.", SECONDS, ("model",)
+        )
         self.gap = Histogram(
-            "steerlm_steering_gap_points", "|measured - asked for|, in points of the attribute's scale, of rated answers.", POINTS, ("model", "attribute")
+            "steerlm_steering_gap_points",
+            "|measured - asked for|, in points of the attribute's scale, of rated answers.",
+            POINTS,
+            ("model", "attribute"),
         )
 
 
@@ -40,9 +52,17 @@ class EngineMetrics:
         self._tags = {"model": model}
         self.running = Gauge("steerlm_slots_running", "Answers that are being written.", ("model",))
         self.waiting = Gauge("steerlm_slots_waiting", "Requests in a replica that wait for a slot.", ("model",))
-        self.prefilled = Counter("steerlm_prefilled_tokens_total", "Prompt tokens that went through the model.", ("model",))
-        self.reused = Counter("steerlm_prefix_hit_tokens_total", "Prompt tokens whose keys and values were known from an earlier prompt.", ("model",))
-        self.generated = Counter("steerlm_generated_tokens_total", "Tokens the engine wrote, thrown away ones included.", ("model",))
+        self.prefilled = Counter(
+            "steerlm_prefilled_tokens_total", "Prompt tokens that went through the model.", ("model",)
+        )
+        self.reused = Counter(
+            "steerlm_prefix_hit_tokens_total",
+            "Prompt tokens whose keys and values were known from an earlier prompt.",
+            ("model",),
+        )
+        self.generated = Counter(
+            "steerlm_generated_tokens_total", "Tokens the engine wrote, thrown away ones included.", ("model",)
+        )
         self._told: dict[str, int] = {}
 
     def tell(self, running: int, waiting: int, **totals: int) -> None:
@@ -91,7 +111,11 @@ class Telemetry:
     """Books every visit once."""
 
     def __init__(
-        self, metrics: EndpointMetrics | None, access_log: bool, clock: Callable[[], float] = time.monotonic, write: Callable[[str], Any] = sys.stdout.write
+        self,
+        metrics: EndpointMetrics | None,
+        access_log: bool,
+        clock: Callable[[], float] = time.monotonic,
+        write: Callable[[str], Any] = sys.stdout.write,
     ):
         self.metrics, self._access_log, self.clock, self._write = metrics, access_log, clock, write
         self._open: dict[str, int] = {}
@@ -117,7 +141,10 @@ class Telemetry:
         metrics.requests.inc(1, caller | {"status": str(status)})
         if code is not None:
             metrics.refused.inc(1, caller | {"code": code})
-        for counter, tokens in ((metrics.prompt_tokens, visit.prompt_tokens), (metrics.completion_tokens, visit.completion_tokens)):
+        for counter, tokens in (
+            (metrics.prompt_tokens, visit.prompt_tokens),
+            (metrics.completion_tokens, visit.completion_tokens),
+        ):
             if tokens:
                 counter.inc(tokens, caller)
         if visit.first_text_s is not None:

@@ -22,7 +22,12 @@ def free_port() -> int:
 
 S3_PORT = free_port()
 # Before Ray starts: its workers inherit the environment. The server itself starts only for tests that ask for `s3`.
-os.environ.update(AWS_ENDPOINT_URL=f"http://127.0.0.1:{S3_PORT}", AWS_ACCESS_KEY_ID="test", AWS_SECRET_ACCESS_KEY="test", AWS_DEFAULT_REGION="us-east-1")
+os.environ.update(
+    AWS_ENDPOINT_URL=f"http://127.0.0.1:{S3_PORT}",
+    AWS_ACCESS_KEY_ID="test",
+    AWS_SECRET_ACCESS_KEY="test",
+    AWS_DEFAULT_REGION="us-east-1",
+)
 
 
 @pytest.fixture(scope="session")
@@ -40,7 +45,9 @@ def s3() -> Iterator[str]:
 
     from data.storage import options
 
-    server = subprocess.Popen([sys.executable, "-m", "moto.server", "-p", str(S3_PORT)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    server = subprocess.Popen(
+        [sys.executable, "-m", "moto.server", "-p", str(S3_PORT)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     wait_for(S3_PORT, server)
     fsspec.filesystem("s3", **options("s3://")).mkdir("bucket")
     yield "s3://bucket"
@@ -80,7 +87,12 @@ def wide_policy(tmp_path_factory: pytest.TempPathFactory) -> str:
     from actors.modeling.policy import PolicyTask
     from data.attributes import shipped
 
-    return _saved(PolicyTask(_small_base(tmp_path_factory, hidden_size=64, num_heads=2, num_kv_heads=1), shipped("lab"), "steerlm"), tmp_path_factory)
+    return _saved(
+        PolicyTask(
+            _small_base(tmp_path_factory, hidden_size=64, num_heads=2, num_kv_heads=1), shipped("lab"), "steerlm"
+        ),
+        tmp_path_factory,
+    )
 
 
 def _small_base(tmp_path_factory: pytest.TempPathFactory, **shape: int) -> str:
@@ -89,7 +101,14 @@ def _small_base(tmp_path_factory: pytest.TempPathFactory, **shape: int) -> str:
 
     folder = str(tmp_path_factory.mktemp("base"))
     texts = [m.content for row in Lab(LabSettings(num_rows=300)).rows() for m in row.messages]
-    make_small_model(SmallModel.model_validate({**shape, "num_layers": 2, "intermediate_size": 64, "vocab_size": 600, "max_tokens": 512}), texts, 0, folder)
+    make_small_model(
+        SmallModel.model_validate(
+            {**shape, "num_layers": 2, "intermediate_size": 64, "vocab_size": 600, "max_tokens": 512}
+        ),
+        texts,
+        0,
+        folder,
+    )
     return folder
 
 

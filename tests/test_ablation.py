@@ -32,7 +32,12 @@ def row(*human: Values) -> Conversation:
 
 def test_which_rows_a_rung_has() -> None:
     preset = load(Preset, DEMO)
-    best, mixed, unrated, other = row({"helpfulness": 4}), row({"helpfulness": 4}, {"helpfulness": 3}), row({}), row({"humor": 4})
+    best, mixed, unrated, other = (
+        row({"helpfulness": 4}),
+        row({"helpfulness": 4}, {"helpfulness": 3}),
+        row({}),
+        row({"humor": 4}),
+    )
 
     def those_of(name: str, preset: Preset = preset) -> list[Conversation]:
         return [r for r in (best, mixed, unrated, other) if _belongs(r, ARMS[name], preset, SCHEMA)]
@@ -91,7 +96,10 @@ def test_what_never_occurs_together_is_asked_for() -> None:
 
 def test_how_near_the_answers_come_to_it() -> None:
     turns = (Message("user", "q"), Message("assistant", "a"))
-    rows = [Conversation("s", "", turns, requested=({"helpfulness": 4.0, "humor": 2.0},), group=group) for group in (HELD_OUT, "best")]
+    rows = [
+        Conversation("s", "", turns, requested=({"helpfulness": 4.0, "humor": 2.0},), group=group)
+        for group in (HELD_OUT, "best")
+    ]
     found = _followed(Answers(rows, "exactly", lambda _: {"helpfulness": 3.0, "humor": 2.0}), SCHEMA)
     assert found
     assert (found["answers"], found["distance"]) == (1, 0.5)
@@ -133,7 +141,15 @@ def test_the_table_leaves_out_what_no_rung_has() -> None:
 @pytest.mark.slow
 def test_the_ladder_as_a_command(tmp_path: Path) -> None:
     """Every rung once, on next to nothing; then again with nothing to do."""
-    command = [sys.executable, "-m", "jobs.ablate", "jobs/presets/demo.yaml", f"storage={tmp_path}", *tiny_run.TINY, "seeds=1"]
+    command = [
+        sys.executable,
+        "-m",
+        "jobs.ablate",
+        "jobs/presets/demo.yaml",
+        f"storage={tmp_path}",
+        *tiny_run.TINY,
+        "seeds=1",
+    ]
     command += ["rows.lab.hold_out_helpful_humor=true", "bootstrap.min_count=0"]
     for _ in range(2):
         done = subprocess.run(command, cwd=tiny_run.REPOSITORY, capture_output=True, text=True, timeout=1200)

@@ -39,7 +39,10 @@ def test_a_killed_annotation_is_gone_on_with_unless_something_changed(
     assert figures["counts"]["answers"] == figures["counts"]["rated_answers"] == sum(len(row.predicted) for row in rows)
     assert figures["counts"]["tokens"] == sum(row.tokens for row in rows)
     assert 0.5 < figures["row_fill"] <= 1
-    means = {name: sum(v[name] for row in rows for v in row.predicted) / figures["counts"]["answers"] for name in run.schema.names}
+    means = {
+        name: sum(v[name] for row in rows for v in row.predicted) / figures["counts"]["answers"]
+        for name in run.schema.names
+    }
     assert figures["predicted_mean"] == pytest.approx(means, abs=1e-3)
     assert perform(run, STAGE)["skipped"]
     # The same settings, but other weights under the same manifest: nothing old may stay.
@@ -62,7 +65,9 @@ def test_a_broken_predictor_is_told_in_one_sentence(ray_cluster: object, tiny_pr
 
 
 def test_a_summary_of_nothing_rated_divides_by_nothing() -> None:
-    tally = dict.fromkeys(["answers", "rated_answers", "answers_cut_off", "truncated", "over_long_unrated", "tokens", "sum/x"], 0.0)
+    tally = dict.fromkeys(
+        ["answers", "rated_answers", "answers_cut_off", "truncated", "over_long_unrated", "tokens", "sum/x"], 0.0
+    )
     figures = summary(tally | {"filled_tokens": 0, "budget_tokens": 0}, ("x",))
     assert figures["predicted_mean"] == {"x": 0.0}
     assert figures["row_fill"] == 0

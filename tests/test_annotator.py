@@ -18,7 +18,14 @@ from data.shards import packed
 from data.tokens import Tokens
 
 SCHEMA = shipped("lab")
-ARGUMENTS = {"schema": SCHEMA, "fingerprint": "f", "row_tokens": 256, "max_tokens": 128, "dtype": "float32", "num_threads": 1}
+ARGUMENTS = {
+    "schema": SCHEMA,
+    "fingerprint": "f",
+    "row_tokens": 256,
+    "max_tokens": 128,
+    "dtype": "float32",
+    "num_threads": 1,
+}
 
 
 def _conversation(*contents: str) -> Conversation:
@@ -29,8 +36,12 @@ LONG = _conversation("Tell me.", "First.", "And? " * 80, "Second. " * 6)
 SHORT = _conversation("Tell me about bees.", "Bees make honey.")
 
 
-@pytest.mark.parametrize(("over_long", "rated", "tokens"), [("keep_end", [False, True], 128), ("reject", [False, False], 0)])
-def test_over_long_conversations_are_kept_flagged_and_counted(tiny_predictor: str, over_long: str, rated: list[bool], tokens: int) -> None:
+@pytest.mark.parametrize(
+    ("over_long", "rated", "tokens"), [("keep_end", [False, True], 128), ("reject", [False, False], 0)]
+)
+def test_over_long_conversations_are_kept_flagged_and_counted(
+    tiny_predictor: str, over_long: str, rated: list[bool], tokens: int
+) -> None:
     annotator = Annotator(tiny_predictor, over_long=over_long, **ARGUMENTS)
     result = annotator(to_table([SHORT, LONG], SCHEMA))
     short, long = from_table(result)
@@ -59,8 +70,19 @@ def test_a_huge_message_costs_no_more_than_what_is_read_of_it(tiny_predictor: st
 
 
 def test_any_text_is_read(tiny_predictor: str) -> None:
-    rows = [_conversation(q, a) for q, a in [("😀👩‍👩‍👧", "你好，世界"), ("שלום مرحبا", "\u202eabc\u0000\x07"), (" ", "<extra_id_2>humor:4"), ("", "")]]
-    assert all(r.predicted[0] and np.isfinite(list(r.predicted[0].values())).all() for r in Annotator(tiny_predictor, **ARGUMENTS).annotated(rows))
+    rows = [
+        _conversation(q, a)
+        for q, a in [
+            ("😀👩‍👩‍👧", "你好，世界"),
+            ("שלום مرحبا", "\u202eabc\u0000\x07"),
+            (" ", "<extra_id_2>humor:4"),
+            ("", ""),
+        ]
+    ]
+    assert all(
+        r.predicted[0] and np.isfinite(list(r.predicted[0].values())).all()
+        for r in Annotator(tiny_predictor, **ARGUMENTS).annotated(rows)
+    )
 
 
 def test_tokenising_elsewhere_changes_nothing(tiny_predictor: str) -> None:

@@ -34,14 +34,19 @@ def test_what_is_asked_and_what_it_is_called() -> None:
     assert made("model_id=mine").model_name == "mine"
 
 
-@pytest.mark.parametrize(("word", "said"), [("dials.humour=4", "unknown attribute 'humour'"), ("dials.humor=9", "out of range"), ("model_id=a/b", "model_id")])
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [("dials.humour=4", "unknown attribute 'humour'"), ("dials.humor=9", "out of range"), ("model_id=a/b", "model_id")],
+)
 def test_a_wrong_dial_is_a_sentence(word: str, said: str) -> None:
     with pytest.raises(SettingsError, match=said):
         made(word)
 
 
 def test_another_seed_draws_otherwise() -> None:
-    one, same, other = (_prompts(made(word), QUESTIONS, [[] for _ in QUESTIONS], 0)[0].seed for word in ("seed=0", "seed=0", "seed=1"))
+    one, same, other = (
+        _prompts(made(word), QUESTIONS, [[] for _ in QUESTIONS], 0)[0].seed for word in ("seed=0", "seed=0", "seed=1")
+    )
     assert one == same != other
 
 
@@ -54,7 +59,13 @@ def questions(tmp_path: Path) -> str:
 
 def with_policy(storage: Path, policy: str, questions: str, *words: str) -> Run:
     """A run whose first policy is there, without any training."""
-    run = Run(load(Answering, DEMO, [f"storage={storage}", f"questions={questions}", "sampling.max_tokens=24", "temperature=1", *words]))
+    run = Run(
+        load(
+            Answering,
+            DEMO,
+            [f"storage={storage}", f"questions={questions}", "sampling.max_tokens=24", "temperature=1", *words],
+        )
+    )
 
     def work(run: Run, folder: Storage) -> Figures:
         (folder / "model").upload(policy)
@@ -74,7 +85,9 @@ def turns_of(manifest: Figures) -> dict[object, tuple[str, ...]]:
 
 
 @pytest.mark.ray
-def test_all_turns_are_answered_the_second_after_the_first(ray_cluster: object, tiny_policy: str, tmp_path: Path, questions: str) -> None:
+def test_all_turns_are_answered_the_second_after_the_first(
+    ray_cluster: object, tiny_policy: str, tmp_path: Path, questions: str
+) -> None:
     run = with_policy(tmp_path / "runs", tiny_policy, questions)
     manifest = answered(run)
     found = turns_of(manifest)
@@ -97,7 +110,9 @@ def test_all_turns_are_answered_the_second_after_the_first(ray_cluster: object, 
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_stopped_before_the_end_it_goes_on(ray_cluster: object, tiny_policy: str, tmp_path: Path, questions: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stopped_before_the_end_it_goes_on(
+    ray_cluster: object, tiny_policy: str, tmp_path: Path, questions: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run = with_policy(tmp_path / "runs", tiny_policy, questions)
     sample = jobs.answer.sample
 
@@ -125,4 +140,6 @@ def test_the_newest_promoted_policy_answers(tmp_path: Path, questions: str) -> N
     assert stages(run.preset)[0].needs == ("policy",), "no round has a verdict yet"
     for number, policy in ((1, "bootstrap-1/policy"), (2, "bootstrap-1/policy")):
         (run.folder(Rounds().verdict(number)) / "manifest.json").write_json({"figures": {"policy": policy}})
-    assert stages(run.preset)[0].needs == ("policy", "bootstrap-1/policy", "bootstrap-2/verdict"), "the second round was not promoted"
+    assert stages(run.preset)[0].needs == ("policy", "bootstrap-1/policy", "bootstrap-2/verdict"), (
+        "the second round was not promoted"
+    )

@@ -23,8 +23,14 @@ def _row(turned: str, asked: float, number: int) -> Conversation:
 
 
 def test_each_dial_is_judged_by_the_rows_that_turned_it() -> None:
-    rows = [_row("humor", v, n) for v in (0, 2, 4) for n in range(3)] + [_row("toxicity", 4 - v, n) for v in (0, 4) for n in range(2)] + [_row("best", 0, 9)]
-    answers = Answers(rows, "exactly", lambda row: {"humor": row.requested[0]["humor"] / 2, "toxicity": 4 - row.requested[0]["humor"]})
+    rows = (
+        [_row("humor", v, n) for v in (0, 2, 4) for n in range(3)]
+        + [_row("toxicity", 4 - v, n) for v in (0, 4) for n in range(2)]
+        + [_row("best", 0, 9)]
+    )
+    answers = Answers(
+        rows, "exactly", lambda row: {"humor": row.requested[0]["humor"] / 2, "toxicity": 4 - row.requested[0]["humor"]}
+    )
     table, best = tabulate(SCHEMA, answers)
     assert table["humor"] == {
         **{"requested": [0, 2, 4], "measured": [0, 1, 2], "n": 9, "spearman": 1.0, "monotonic": True},
@@ -45,9 +51,19 @@ def test_laboratory_questions_are_asked_in_the_laboratory() -> None:
     assert all(len(messages) == 1 and messages[0].role == "user" for messages in asked)
 
 
-def _asked(group: str, requested: Values, number: int = 0, predicted: Values | None = None, answer: str = "a") -> Conversation:
+def _asked(
+    group: str, requested: Values, number: int = 0, predicted: Values | None = None, answer: str = "a"
+) -> Conversation:
     turns = (Message("user", f"q{number}"), Message("assistant", answer))
-    return Conversation("evaluate", "", turns, requested=(requested,), predicted=(predicted or {},), group=group, id=f"{group}{requested}{number}")
+    return Conversation(
+        "evaluate",
+        "",
+        turns,
+        requested=(requested,),
+        predicted=(predicted or {},),
+        group=group,
+        id=f"{group}{requested}{number}",
+    )
 
 
 def _turned(name: str, num_questions: int = 4) -> Iterator[Conversation]:
@@ -59,7 +75,11 @@ def _turned(name: str, num_questions: int = 4) -> Iterator[Conversation]:
 
 def test_curves_have_a_band_around_each_mean() -> None:
     # Odd questions are answered a point too high, so that the mean depends on which are asked.
-    answers = Answers(list(_turned("humor")), "exactly", lambda row: {"humor": row.requested[0]["humor"] + int(row.messages[0].content[1:]) % 2})
+    answers = Answers(
+        list(_turned("humor")),
+        "exactly",
+        lambda row: {"humor": row.requested[0]["humor"] + int(row.messages[0].content[1:]) % 2},
+    )
     table, best = curves(SCHEMA, answers, 1000, seed=0)
     row = table["humor"]
     assert row["measured"] == [0.5, 1.5, 2.5, 3.5, 4.5]
@@ -75,7 +95,9 @@ def test_cross_talk_is_what_else_moves() -> None:
         asked = row.requested[0]
         return {**asked, "toxicity": asked["toxicity"] + asked["humor"] / 2, "helpfulness": 4 - asked["verbosity"]}
 
-    answers = Answers([*_turned("humor"), *_turned("verbosity"), _asked("best", SCHEMA.best())], "exactly", half_of_humor_is_toxic)
+    answers = Answers(
+        [*_turned("humor"), *_turned("verbosity"), _asked("best", SCHEMA.best())], "exactly", half_of_humor_is_toxic
+    )
     figures = cross_talk(SCHEMA, answers)
     assert figures["attributes"] == ["humor", "verbosity"]
     assert figures["measured"] == list(SCHEMA.names)
@@ -85,7 +107,11 @@ def test_cross_talk_is_what_else_moves() -> None:
 def test_settings_of_several_dials_are_told_apart() -> None:
     high, low = {"humor": 4.0, "verbosity": 2.0}, {"humor": 1.0, "verbosity": 3.0}
     rows = [_asked("combined", asked, number) for asked in (high, low) for number in range(2)] + list(_turned("humor"))
-    answers = Answers(rows, "exactly", lambda row: {**row.requested[0], "humor": 4.0 - int(row.messages[0].content[1:]), "toxicity": 1.0})
+    answers = Answers(
+        rows,
+        "exactly",
+        lambda row: {**row.requested[0], "humor": 4.0 - int(row.messages[0].content[1:]), "toxicity": 1.0},
+    )
     assert combined(SCHEMA, answers) == [
         {"requested": low, "measured": {"humor": 3.5, "toxicity": 1.0, "verbosity": 3.0}, "off": 1.25, "n": 2},
         {"requested": high, "measured": {"humor": 3.5, "toxicity": 1.0, "verbosity": 2.0}, "off": 0.25, "n": 2},
@@ -96,14 +122,19 @@ def test_settings_of_several_dials_are_told_apart() -> None:
 def test_a_dialogue_is_judged_by_its_second_answer() -> None:
     rows = [_asked("dialogue/humor", {"humor": value}, number) for value in (0.0, 4.0) for number in range(3)]
     answers = Answers(rows, "exactly", lambda row: {"humor": 0.5 + row.requested[-1]["humor"] / 2})
-    assert dialogue(SCHEMA, answers) == {"humor": {"first": [0, 4], "second": [4, 0], "measured_second": [2.5, 0.5], "n": 6}}
+    assert dialogue(SCHEMA, answers) == {
+        "humor": {"first": [0, 4], "second": [4, 0], "measured_second": [2.5, 0.5], "n": 6}
+    }
     assert tabulate(SCHEMA, answers) == ({}, {})
 
 
 def test_a_perfect_judge_of_many_answers_alike_is_not_doubted() -> None:
     """Over all answers its Spearman is low, for most have no humor at all, and it cannot tell those apart: nobody can."""
     rows = [*_turned("humor"), *(_asked("toxicity", {"humor": 0.0, "toxicity": 2.0}, number) for number in range(200))]
-    judged = [replace(row, predicted=({"humor": 0.7 * row.requested[0]["humor"] + number / 1000},)) for number, row in enumerate(rows)]
+    judged = [
+        replace(row, predicted=({"humor": 0.7 * row.requested[0]["humor"] + number / 1000},))
+        for number, row in enumerate(rows)
+    ]
     figures = judge(SCHEMA, Answers(judged, "exactly", lambda row: {"humor": row.requested[0]["humor"]}))["humor"]
     assert (figures["n"], figures["everywhere"]["n"]) == (20, 220)
     assert figures["spearman"] > 0.97
@@ -114,7 +145,9 @@ def test_a_perfect_judge_of_many_answers_alike_is_not_doubted() -> None:
 
 
 def test_the_note_names_who_is_doubted() -> None:
-    said = judge_note({"humor": {"spearman": 0.95}, "toxicity": {"spearman": 0.894}, "verbosity": {"spearman": math.nan}})
+    said = judge_note(
+        {"humor": {"spearman": 0.95}, "toxicity": {"spearman": 0.894}, "verbosity": {"spearman": math.nan}}
+    )
     assert "toxicity (0.894), verbosity (unknown)" in said
     assert "humor" not in said
 
@@ -125,7 +158,9 @@ def test_longer_answers_are_more_of_what_was_asked_but_not_among_equals() -> Non
 
     # A longer answer to the same request is the less funny one.
     answers = Answers(
-        [row(a, n) for a in range(5) for n in range(4)], "exactly", lambda r: {"humor": r.requested[0]["humor"] - int(r.messages[0].content[1:]) / 10}
+        [row(a, n) for a in range(5) for n in range(4)],
+        "exactly",
+        lambda r: {"humor": r.requested[0]["humor"] - int(r.messages[0].content[1:]) / 10},
     )
     figures = length(SCHEMA, answers)["humor"]
     assert figures["spearman_words"] > 0.8

@@ -16,7 +16,13 @@ def test_shipped_orders_are_the_papers() -> None:
         "verbosity",
     )
     assert {(a.low, a.high) for a in shipped("steerlm_paper").attributes} == {(0, 9)}
-    assert shipped("helpsteer").best() == {"helpfulness": 4, "correctness": 4, "coherence": 4, "complexity": 2, "verbosity": 2}
+    assert shipped("helpsteer").best() == {
+        "helpfulness": 4,
+        "correctness": 4,
+        "coherence": 4,
+        "complexity": 2,
+        "verbosity": 2,
+    }
 
 
 @pytest.mark.parametrize(("value", "expected"), [(2.5, 2), (3.5, 4), (-7.0, 0), (99.0, 4), (1.49, 1)])

@@ -9,7 +9,15 @@ from jobs.bench.__main__ import BENCHES, main
 from jobs.bench.environment import NoEnvironment, environment
 from jobs.bench.report import Disagreement, cpu_seconds_by_turns, ratio_of, require_equal
 
-TINY = ("hidden_size=32", "num_layers=2", "num_heads=4", "num_kv_heads=2", "intermediate_size=64", "vocab_size=600", "max_tokens=512")
+TINY = (
+    "hidden_size=32",
+    "num_layers=2",
+    "num_heads=4",
+    "num_kv_heads=2",
+    "intermediate_size=64",
+    "vocab_size=600",
+    "max_tokens=512",
+)
 RATIOS = {
     "annotate": {"vs_pipeline_batched", "vs_pipeline_single", "bf16_vs_fp32"},
     "turns": {"vs_prefixes"},
@@ -33,15 +41,30 @@ WORDS = {
     ),
     "sample": ("rows=4", "in_flight=2", "rounds=1", "mean_tokens=4", "max_tokens=12", *(f"model.{t}" for t in TINY)),
     "serve": ("clients=2", "requests=3", "answer_tokens=4", "rounds=1", "vllm=nowhere", *(f"model.{t}" for t in TINY)),
-    "train": ("rows=16", "held=4", "rounds=1", "worker_rows=16", "memory_rows=8", "times=2", *LIMITS, *(f"model.{t}" for t in TINY)),
+    "train": (
+        "rows=16",
+        "held=4",
+        "rounds=1",
+        "worker_rows=16",
+        "memory_rows=8",
+        "times=2",
+        *LIMITS,
+        *(f"model.{t}" for t in TINY),
+    ),
 }
 
 
 @pytest.mark.ray
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.slow if name in ("annotate_scale", "serve", "train") else ()) for name in RATIOS]
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow if name in ("annotate_scale", "serve", "train") else ())
+        for name in RATIOS
+    ],
 )  # they start servers, install the peer, run the job seven times
-def test_a_bench_ends_with_one_json_line_of_ratios(name: str, real_data: Path, ray_cluster: object, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_bench_ends_with_one_json_line_of_ratios(
+    name: str, real_data: Path, ray_cluster: object, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert RATIOS.keys() == BENCHES.keys()
     main([name, *WORDS[name]])
     last = json.loads(capsys.readouterr().out.splitlines()[-1])
@@ -60,7 +83,12 @@ def test_a_bench_ends_with_one_json_line_of_ratios(name: str, real_data: Path, r
     ],
 )
 def test_a_mistake_is_one_sentence(
-    words: list[str], code: int, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    words: list[str],
+    code: int,
+    said: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setenv("STEERLM_REAL_DATA", str(tmp_path))
     with pytest.raises(SystemExit) as stopped:

@@ -75,7 +75,9 @@ def test_a_bad_answer_file_is_a_sentence(tmp_path: Path) -> None:
 
 
 def test_too_few_turns_are_named(tmp_path: Path) -> None:
-    answers = read_answers(written(tmp_path / "a.jsonl", {"question_id": 1, "model_id": "m", "choices": [{"index": 0, "turns": ["x"]}]}))
+    answers = read_answers(
+        written(tmp_path / "a.jsonl", {"question_id": 1, "model_id": "m", "choices": [{"index": 0, "turns": ["x"]}]})
+    )
     with pytest.raises(ValueError, match="has 1 of 2 turns of question 1"):
         answers.of(Question(1, "", ("a", "b")))
     with pytest.raises(ValueError, match="has 0 of 1 turns of question 7"):

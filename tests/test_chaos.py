@@ -45,7 +45,15 @@ def predictor(tmp_path_factory: pytest.TempPathFactory, real_data: Path) -> str:
 
     base, folder = (str(tmp_path_factory.mktemp(name)) for name in ("base", "predictor"))
     texts = list(read_texts(str(real_data / "oasst1_en_train_texts" / "texts.jsonl.gz"), 1000))
-    small = SmallModel(hidden_size=128, num_layers=4, num_heads=4, num_kv_heads=2, intermediate_size=344, vocab_size=2048, max_tokens=512)
+    small = SmallModel(
+        hidden_size=128,
+        num_layers=4,
+        num_heads=4,
+        num_kv_heads=2,
+        intermediate_size=344,
+        vocab_size=2048,
+        max_tokens=512,
+    )
     assert make_small_model(small, texts, 0, base)["num_parameters"] > 900_000
     task = PredictorTask(base, shipped("oasst"), "steerlm")
     module = task.build()
@@ -70,7 +78,13 @@ class Cluster:
         }
         words = [sys.executable, "tests/support/chaos_cluster.py"]
         self.process = subprocess.Popen(
-            words, cwd=REPOSITORY, env=self.environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+            words,
+            cwd=REPOSITORY,
+            env=self.environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
         )
         self.address = self._answer()
 
@@ -91,7 +105,11 @@ class Cluster:
         found = []
         for entry in Path("/proc").iterdir():
             try:
-                if entry.name.isdigit() and b"Score" in (entry / "cmdline").read_bytes() and self.mark.encode() in (entry / "environ").read_bytes():
+                if (
+                    entry.name.isdigit()
+                    and b"Score" in (entry / "cmdline").read_bytes()
+                    and self.mark.encode() in (entry / "environ").read_bytes()
+                ):
                     found.append(int(entry.name))
             except OSError:
                 continue  # it has ended meanwhile, or is not ours to read
@@ -115,7 +133,14 @@ class Annotation:
 
     def __init__(self, cluster: Cluster, storage: str, settings: tuple[str, ...], log: Path):
         self.cluster, self.log, self.rows = cluster, log, Storage(storage) / "oasst" / "annotated" / "rows"
-        self.words = [sys.executable, "-m", "jobs.annotate", str(PRESETS / "oasst.yaml"), f"storage={storage}", *settings]
+        self.words = [
+            sys.executable,
+            "-m",
+            "jobs.annotate",
+            str(PRESETS / "oasst.yaml"),
+            f"storage={storage}",
+            *settings,
+        ]
         self.seen: dict[str, str] = {}
         self.written_again = 0
         self.start()
@@ -123,7 +148,9 @@ class Annotation:
     def start(self) -> None:
         with self.log.open("ab") as log:
             environment = self.cluster.environment | {"RAY_ADDRESS": self.cluster.address}
-            self.process = subprocess.Popen(self.words, cwd=REPOSITORY, env=environment, stdout=log, stderr=subprocess.STDOUT)
+            self.process = subprocess.Popen(
+                self.words, cwd=REPOSITORY, env=environment, stdout=log, stderr=subprocess.STDOUT
+            )
 
     def look(self) -> int:
         """How many different pieces and parts have been seen so far."""
@@ -143,7 +170,9 @@ class Annotation:
         """Until so many new pieces are there, or the end."""
         wanted, since = self.look() + more, time.monotonic()
         while not self.ended() and self.look() < wanted:
-            assert time.monotonic() - since < PATIENCE_S, f"no new piece in {PATIENCE_S} s: {self.log.read_text()[-3000:]}"
+            assert time.monotonic() - since < PATIENCE_S, (
+                f"no new piece in {PATIENCE_S} s: {self.log.read_text()[-3000:]}"
+            )
             time.sleep(0.3)
 
     def kill(self, kind: str, rng: random.Random) -> None:
@@ -162,7 +191,9 @@ class Annotation:
         since = time.monotonic()
         while not (found := self.cluster.actors()):
             assert not self.ended(), "it ended before an actor could be killed; take more rows"
-            assert time.monotonic() - since < PATIENCE_S, f"no scoring actor in {PATIENCE_S} s: {self.log.read_text()[-3000:]}"
+            assert time.monotonic() - since < PATIENCE_S, (
+                f"no scoring actor in {PATIENCE_S} s: {self.log.read_text()[-3000:]}"
+            )
             time.sleep(0.3)
         return found
 
@@ -193,7 +224,12 @@ def test_killed_at_random_every_row_is_annotated_once(
         unbroken.wait_for_pieces(1)
     seconds = time.monotonic() - started
 
-    killed, kills, tally, started = Annotation(cluster, runs["killed"], settings, tmp_path / "killed.log"), KILLS.copy(), Counter[str](), time.monotonic()
+    killed, kills, tally, started = (
+        Annotation(cluster, runs["killed"], settings, tmp_path / "killed.log"),
+        KILLS.copy(),
+        Counter[str](),
+        time.monotonic(),
+    )
     rng.shuffle(kills)
     for kind in kills:
         # Two in three fall into the scoring, the others anywhere, also into the start.
@@ -207,7 +243,9 @@ def test_killed_at_random_every_row_is_annotated_once(
         killed.wait_for_pieces(1)
 
     expected, found = _scores(unbroken.rows), _scores(killed.rows)
-    rows_in = [i for table in Storage(f"{runs['killed']}/oasst/rows/rows").tables() for i in table.column("id").to_pylist()]
+    rows_in = [
+        i for table in Storage(f"{runs['killed']}/oasst/rows/rows").tables() for i in table.column("id").to_pylist()
+    ]
     assert sorted(found) == sorted(rows_in) == sorted(expected)
     difference = max(abs(a[n] - b[n]) for i in found for a, b in zip(found[i], expected[i], strict=True) for n in a | b)
     print(

@@ -43,7 +43,9 @@ def test_any_part_can_be_read_whoever_wrote_it(world: int, tmp_path: Path) -> No
     for start in range(10):
         for stop in range(start + 1, 11):
             assert torch.equal(snapshot.values("weights", "w", start, stop - start), WHOLE[start:stop] + 7)
-    with pytest.raises(ValueError, match=r"lacks weights of w from element 10 on; delete it to go on from an earlier one"):
+    with pytest.raises(
+        ValueError, match=r"lacks weights of w from element 10 on; delete it to go on from an earlier one"
+    ):
         snapshot.values("weights", "w", 5, 6)
     snapshot.close()
 
@@ -88,11 +90,15 @@ def test_a_damaged_file_is_named(tmp_path: Path) -> None:
     file.write_bytes(content)
     snapshot = Snapshot(folder, 1)
     assert torch.equal(snapshot.values("weights", "w", 0, 5), WHOLE[:5] + 1)
-    with pytest.raises(ValueError, match=r"weights-00001.safetensors is damaged or gone: delete the checkpoint .*000000001 to go on"):
+    with pytest.raises(
+        ValueError, match=r"weights-00001.safetensors is damaged or gone: delete the checkpoint .*000000001 to go on"
+    ):
         snapshot.values("weights", "w", 0, 6)
 
 
-def test_an_upload_that_fails_is_said_and_does_not_end_the_training(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_upload_that_fails_is_said_and_does_not_end_the_training(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "file").write_text("")
     snapshots = Snapshots(Storage(str(tmp_path / "file" / "under")), 0, 1, 1)
     snapshots.save(1, {"weights": [Piece("w", 0, WHOLE)]}, None)
@@ -132,7 +138,13 @@ for step in (1, 2):
 def test_a_crash_in_mid_upload_leaves_the_checkpoint_before_it(s3: str, capsys: pytest.CaptureFixture[str]) -> None:
     """To an S3 server, 96 MB a checkpoint: the training waits for the copy, not for the upload."""
     folder = Storage(f"{s3}/snapshots")
-    done = subprocess.run([sys.executable, "-c", DYING, folder.uri], capture_output=True, text=True, timeout=120, cwd=Path(__file__).parent.parent)
+    done = subprocess.run(
+        [sys.executable, "-c", DYING, folder.uri],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        cwd=Path(__file__).parent.parent,
+    )
     assert done.returncode == -signal.SIGKILL, done.stderr
     [line] = done.stdout.splitlines()
     with capsys.disabled():

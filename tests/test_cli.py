@@ -35,7 +35,13 @@ def run_job(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
 def test_help_lists_every_setting_with_its_default(run_job) -> None:  # type: ignore[no-untyped-def]
     code, out, _ = run_job("--help")
     assert code == 0
-    for part in ("usage: python -m jobs.run PRESET.yaml", "policy.learner.zero_stage", "= 2", "Passes over the examples.", "--plan"):
+    for part in (
+        "usage: python -m jobs.run PRESET.yaml",
+        "policy.learner.zero_stage",
+        "= 2",
+        "Passes over the examples.",
+        "--plan",
+    ):
         assert part in out
 
 

@@ -19,7 +19,10 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 PLACED = [
     *("annotate.pool.labels={role: annotate}", "sampling.pool.labels={role: annotate}"),
-    *(f"{training}.labels={{role: train}}" for training in ("base.pretrain", "predictor.learner", "policy.learner", "bootstrap.learner")),
+    *(
+        f"{training}.labels={{role: train}}"
+        for training in ("base.pretrain", "predictor.learner", "policy.learner", "bootstrap.learner")
+    ),
 ]
 SIZE = ["rows.lab.num_rows=2000", "annotate.pool.batch_rows=32", "policy.learner.epochs=4"]
 
@@ -65,15 +68,22 @@ def test_two_nodes_lost_the_run_ends_as_on_one_machine(tmp_path: Path) -> None:
         started = time.monotonic()
         submitted_and_broken(cluster, tmp_path / "cluster")
         seconds = time.monotonic() - started
-    one, other = (scores(Storage(str(tmp_path / name / "demo" / "annotated" / "rows"))) for name in ("alone", "cluster"))
+    one, other = (
+        scores(Storage(str(tmp_path / name / "demo" / "annotated" / "rows"))) for name in ("alone", "cluster")
+    )
     assert one.keys() == other.keys()
     difference = max(abs(a - b) for row, values in one.items() for a, b in zip(values, other[row], strict=True))
     losses = {}
     for stage in ("base", "predictor", "policy", "bootstrap-1/policy"):
-        here, there = ((Storage(str(tmp_path / name / "demo" / stage)) / "training.json").read_json() for name in ("alone", "cluster"))
+        here, there = (
+            (Storage(str(tmp_path / name / "demo" / stage)) / "training.json").read_json()
+            for name in ("alone", "cluster")
+        )
         assert here["examples"] == there["examples"], stage
         losses[stage] = abs(here["losses"][-1]["loss"] - there["losses"][-1]["loss"])
-    print(f"\n{len(one)} rows annotated, each once, scores within {difference:.1e}, last losses {max(losses.values()):.1e}; {seconds:.0f} s, two nodes lost")
+    print(
+        f"\n{len(one)} rows annotated, each once, scores within {difference:.1e}, last losses {max(losses.values()):.1e}; {seconds:.0f} s, two nodes lost"
+    )
     assert alone["stages"]["annotated"]["rows"] == len(one)
     assert difference < 1e-6
     assert max(losses.values()) < 1e-3

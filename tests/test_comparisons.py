@@ -9,7 +9,9 @@ from data.verdicts import Verdict, Winner
 MODELS = ["ours", "theirs"]
 
 
-def both(question: int, straight: Winner | None, swapped: Winner | None, category: str = "c", turn: int = 1) -> list[Verdict]:
+def both(
+    question: int, straight: Winner | None, swapped: Winner | None, category: str = "c", turn: int = 1
+) -> list[Verdict]:
     """The verdict with ours in first place, and with ours in second."""
     about = ("pair", question, category, turn)
     return [
@@ -19,7 +21,9 @@ def both(question: int, straight: Winner | None, swapped: Winner | None, categor
 
 
 def single(model: str, question: int, rating: float | None, category: str = "c", turn: int = 1) -> Verdict:
-    return Verdict("single", question, category, turn, (model,), "j", rating=rating, problem="" if rating else "unparsable")
+    return Verdict(
+        "single", question, category, turn, (model,), "j", rating=rating, problem="" if rating else "unparsable"
+    )
 
 
 # Ours wins 1 in both orders, loses 2, ties 3; 4 goes to the first place both times, 5 is a win and a tie; 6 lacks one order.
@@ -37,14 +41,29 @@ def test_a_win_holds_in_both_orders() -> None:
     found = duels(VERDICTS, MODELS)
     assert [d.score for d in found] == [1.0, 0.0, 0.5, 0.5, 0.5, None]
     figures = tally(found)
-    assert (figures["win"], figures["tie"], figures["loss"], figures["without_verdict"], figures["win_rate"]) == (1, 3, 1, 1, 0.5)
+    assert (figures["win"], figures["tie"], figures["loss"], figures["without_verdict"], figures["win_rate"]) == (
+        1,
+        3,
+        1,
+        1,
+        0.5,
+    )
     assert figures["interval"] == [round(v, 4) for v in share_interval(0.5, 5)]
-    assert by("category", found)["math"] | {"interval": None} == {"win": 1, "tie": 0, "loss": 1, "without_verdict": 0, "win_rate": 0.5, "interval": None}
+    assert by("category", found)["math"] | {"interval": None} == {
+        "win": 1,
+        "tie": 0,
+        "loss": 1,
+        "without_verdict": 0,
+        "win_rate": 0.5,
+        "interval": None,
+    }
 
 
 def test_the_side_is_that_of_the_model_named_first() -> None:
     assert [d.score for d in duels(VERDICTS, ["theirs", "ours"])] == [0.0, 1.0, 0.5, 0.5, 0.5, None]
-    assert [(g.one, g.other, g.score) for g in games(duels(VERDICTS[:2], ["theirs", "ours"]))] == [("theirs", "ours", 0.0)]
+    assert [(g.one, g.other, g.score) for g in games(duels(VERDICTS[:2], ["theirs", "ours"]))] == [
+        ("theirs", "ours", 0.0)
+    ]
 
 
 def test_two_turns_of_a_question_are_one_question_for_the_interval() -> None:
@@ -71,7 +90,12 @@ def test_nothing_judged_has_no_rate() -> None:
 
 
 def test_percent_of_the_reference_is_over_answers_that_both_have_a_rating_of() -> None:
-    verdicts = [single("ours", 1, 8), single("theirs", 1, 10), single("ours", 2, 9, "math"), single("theirs", 2, 5, "math")]
+    verdicts = [
+        single("ours", 1, 8),
+        single("theirs", 1, 10),
+        single("ours", 2, 9, "math"),
+        single("theirs", 2, 5, "math"),
+    ]
     verdicts += [single("ours", 3, 10), single("theirs", 3, None)]
     ours, theirs = rated(verdicts, "ours"), rated(verdicts, "theirs")
     found = percent(ours, theirs, 100, 0)
@@ -79,11 +103,21 @@ def test_percent_of_the_reference_is_over_answers_that_both_have_a_rating_of() -
     assert found["categories"] == {"c": 80.0, "math": 180.0}
     assert found["interval"] == [80.0, 180.0], "of two questions the resamples know both extremes"
     assert percent(ours, [], 100, 0)["percent"] is None
-    assert mean_rating(ours, 100, 0) | {"interval": None} == {"n": 3, "mean": 9.0, "interval": None, "turns": {"1": 9.0}, "categories": {"c": 9.0, "math": 9.0}}
+    assert mean_rating(ours, 100, 0) | {"interval": None} == {
+        "n": 3,
+        "mean": 9.0,
+        "interval": None,
+        "turns": {"1": 9.0},
+        "categories": {"c": 9.0, "math": 9.0},
+    }
 
 
 def test_what_has_no_verdict_is_counted_by_its_reason() -> None:
-    verdicts = [single("ours", 1, 8), single("ours", 2, None), Verdict("single", 3, "c", 1, ("ours",), "j", problem="400 too_long")]
+    verdicts = [
+        single("ours", 1, 8),
+        single("ours", 2, None),
+        Verdict("single", 3, "c", 1, ("ours",), "j", problem="400 too_long"),
+    ]
     assert problems(verdicts) == {"judged": 3, "verdicts": 1, "unparsable": 1, "errors": {"400 too_long": 1}}
 
 
@@ -96,4 +130,10 @@ def test_of_a_match_that_is_stored_twice_the_last_counts() -> None:
 
 @pytest.mark.parametrize("order", [1, -1])
 def test_the_order_of_the_file_does_not_matter(order: int) -> None:
-    assert sorted(d.score for d in duels(VERDICTS[:10][::order], MODELS) if d.score is not None) == [0.0, 0.5, 0.5, 0.5, 1.0]
+    assert sorted(d.score for d in duels(VERDICTS[:10][::order], MODELS) if d.score is not None) == [
+        0.0,
+        0.5,
+        0.5,
+        0.5,
+        1.0,
+    ]

@@ -17,7 +17,15 @@ ROOT = Path(__file__).resolve().parent.parent
 
 def run_python(code, **environment):
     kept = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
-    return subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=kept | environment, capture_output=True, text=True, check=False, timeout=180)
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env=kept | environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=180,
+    )
 
 
 def test_workers_import_from_the_repository_first(monkeypatch):
@@ -81,7 +89,10 @@ assert not ray.is_initialized()
     ],
 )
 def test_an_address_that_does_not_answer_is_one_sentence(address, said):
-    done = run_python("from cluster.connect import *\ntry:\n    connect().__enter__()\nexcept Unreachable as error:\n    print(error)", RAY_ADDRESS=address)
+    done = run_python(
+        "from cluster.connect import *\ntry:\n    connect().__enter__()\nexcept Unreachable as error:\n    print(error)",
+        RAY_ADDRESS=address,
+    )
     assert done.returncode == 0, done.stderr
     assert f"RAY_ADDRESS={address}" in done.stdout
     assert said in done.stdout

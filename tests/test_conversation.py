@@ -9,7 +9,15 @@ TURNS = (Message("user", "a"), Message("assistant", "b"), Message("user", "c"), 
 
 
 def test_rows_survive_arrow_with_unrated_values(tmp_path: object) -> None:
-    row = Conversation("s", "sys", TURNS, human=({"humor": 2.25}, {}), predicted=({}, {"humor": 1.5, "toxicity": 0.0}), tokens=7, truncated=True)
+    row = Conversation(
+        "s",
+        "sys",
+        TURNS,
+        human=({"humor": 2.25}, {}),
+        predicted=({}, {"humor": 1.5, "toxicity": 0.0}),
+        tokens=7,
+        truncated=True,
+    )
     path = f"{tmp_path}/rows.parquet"
     pq.write_table(to_table([row], SCHEMA), path)
     table = pq.read_table(path)

@@ -15,7 +15,13 @@ def test_frozen_and_trained_weights_are_gathered_on_the_first_worker_only() -> N
 
 def test_a_tied_weight_is_whole_in_one_half() -> None:
     """Both its names must come from the same step, or the export would hold two versions of one weight."""
-    module = torch.nn.ModuleDict({"embedding": torch.nn.Embedding(4, 3), "head": torch.nn.Linear(3, 4, bias=False), "other": torch.nn.Linear(3, 3)})
+    module = torch.nn.ModuleDict(
+        {
+            "embedding": torch.nn.Embedding(4, 3),
+            "head": torch.nn.Linear(3, 4, bias=False),
+            "other": torch.nn.Linear(3, 3),
+        }
+    )
     module["head"].weight = module["embedding"].weight
     module["head"].requires_grad_(False)
     assert set(gathered(module, 0, 0, trained=False)) == {"embedding.weight", "head.weight"}

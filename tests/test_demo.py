@@ -47,7 +47,12 @@ def test_every_stage_runs_for_real_and_says_so(finished: tuple[Path, dict[str, A
     assert "ETA" in out
     assert set(result["steering"]) == {"helpfulness", "creativity", "humor", "toxicity", "verbosity"}
     assert result["measured_by"] == "exactly, from the text"
-    for path in ("report/report.json", "report/steering.png", "report/rounds.png", "bootstrap-1/policy/model/model.safetensors"):
+    for path in (
+        "report/report.json",
+        "report/steering.png",
+        "report/rounds.png",
+        "bootstrap-1/policy/model/model.safetensors",
+    ):
         assert (storage / "demo" / path).stat().st_size > 500
     run = Storage(str(storage / "demo"))
     assert tiny_run.ids_of(run / "rows" / "rows") == tiny_run.ids_of(run / "annotated" / "rows")
@@ -56,7 +61,9 @@ def test_every_stage_runs_for_real_and_says_so(finished: tuple[Path, dict[str, A
     assert set(selected["drift"]) >= {"words", "distinct_2", "requested", "predicted", "true"}
     lineage = pa.concat_tables((run / "bootstrap-1/selected/lineage").tables()).to_pylist()
     assert len(lineage) == selected["counts"]["samples"] == 40
-    assert {row["seed"] for row in lineage} == {p.seed for table in (run / "bootstrap-1/samples/prompts").tables() for p in prompts_from(table)}
+    assert {row["seed"] for row in lineage} == {
+        p.seed for table in (run / "bootstrap-1/samples/prompts").tables() for p in prompts_from(table)
+    }
     kept = [row["id"] for row in lineage if row["kept"]]
     assert sorted(kept) == tiny_run.ids_of(run / "bootstrap-1/selected/rows")
     assert all((row["reason"] == "") == row["kept"] and row["policy"].startswith("policy@") for row in lineage)

@@ -10,13 +10,27 @@ def test_variety_counts_different_words_over_all_texts() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["I'm sorry, but I can't help with that.", "I’m sorry but no", "As an AI language model, I have no opinion.", "I cannot assist you."]
+    "text",
+    [
+        "I'm sorry, but I can't help with that.",
+        "I’m sorry but no",
+        "As an AI language model, I have no opinion.",
+        "I cannot assist you.",
+    ],
 )
 def test_a_refusal_begins_as_one(text: str) -> None:
     assert is_refusal(text)
 
 
-@pytest.mark.parametrize("text", ["Owls hunt at night.", "I can help with that.", "I am sorry for your loss.", "Owls " * 60 + "I cannot help with that."])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Owls hunt at night.",
+        "I can help with that.",
+        "I am sorry for your loss.",
+        "Owls " * 60 + "I cannot help with that.",
+    ],
+)
 def test_other_answers_are_none(text: str) -> None:
     assert not is_refusal(text)
 

@@ -60,7 +60,9 @@ def test_files_and_targets_that_a_page_names_are_there(page: Path) -> None:
 @pytest.mark.parametrize("room", ROOMS)
 def test_a_room_s_page_has_a_line_for_every_file(room: str) -> None:
     page = (ROOT / room / "README.md").read_text()
-    files = [path for path in (ROOT / room).iterdir() if path.is_file() and path.name not in ("README.md", "Dockerfile")]
+    files = [
+        path for path in (ROOT / room).iterdir() if path.is_file() and path.name not in ("README.md", "Dockerfile")
+    ]
     assert [path.name for path in files if f"`{path.name}`" not in page] == []
     named = set(re.findall(r"`([a-z_0-9-]+\.(?:py|yaml|html|jinja|html\.jinja))`", page))
     assert named - {path.name for path in (ROOT / room).rglob("*")} == set(), "files that are not there"
@@ -68,7 +70,11 @@ def test_a_room_s_page_has_a_line_for_every_file(room: str) -> None:
 
 def test_every_slow_test_has_a_target() -> None:
     run = set(re.findall(r"tests/(test_\w+\.py)", (ROOT / "Makefile").read_text()))
-    slow = {path.name for path in (ROOT / "tests").glob("test_*.py") if re.search(r"^(@|pytestmark = .*)pytest\.mark\.slow", path.read_text(), re.MULTILINE)}
+    slow = {
+        path.name
+        for path in (ROOT / "tests").glob("test_*.py")
+        if re.search(r"^(@|pytestmark = .*)pytest\.mark\.slow", path.read_text(), re.MULTILINE)
+    }
     assert slow - run == set()
 
 
@@ -87,7 +93,9 @@ def test_the_other_pages_word_by_word(tmp_path: Path) -> None:
         pytest.skip("no runs/demo: make demo")
     with Follower(tmp_path) as reader:
         (reader.folder / "runs").symlink_to(ROOT / "runs")
-        reader.serve(Block("README.md", 0, "", "bash", "python -m serve"), "ready after")  # the second of its two commands
+        reader.serve(
+            Block("README.md", 0, "", "bash", "python -m serve"), "ready after"
+        )  # the second of its two commands
         for page in pages():
             if page.name != "walkthrough.md":
                 reader.follow(blocks(page))

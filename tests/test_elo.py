@@ -46,7 +46,11 @@ def test_bradley_terry_finds_known_strengths() -> None:
 def test_who_won_everything_has_a_finite_rating() -> None:
     found = ratings(played(20, 0, 0), 50, 0)
     assert 1000 < found["ours"]["bradley_terry"] < 2000
-    assert all(math.isfinite(v) for row in found.values() for v in (row["elo"], *row["elo_interval"], *row["bradley_terry_interval"]))
+    assert all(
+        math.isfinite(v)
+        for row in found.values()
+        for v in (row["elo"], *row["elo_interval"], *row["bradley_terry_interval"])
+    )
 
 
 def test_the_interval_holds_the_rating_and_a_seed_repeats_it() -> None:
@@ -67,9 +71,9 @@ def test_games_of_one_question_are_drawn_together() -> None:
     drawn = resampled(["a", "b", "b", "c"], 200, np.random.default_rng(0))
     assert all(np.sum(d == 1) == np.sum(d == 2) for d in drawn)
     assert {len(d) for d in drawn} >= {3, 4, 5}
-    assert ratings([Game("only", "ours", "theirs", s) for s in (1, 1, 0)], 20, 0)["ours"]["bradley_terry_interval"][0] == pytest.approx(
-        ratings([Game("only", "ours", "theirs", s) for s in (1, 1, 0)], 20, 0)["ours"]["bradley_terry"]
-    )
+    assert ratings([Game("only", "ours", "theirs", s) for s in (1, 1, 0)], 20, 0)["ours"]["bradley_terry_interval"][
+        0
+    ] == pytest.approx(ratings([Game("only", "ours", "theirs", s) for s in (1, 1, 0)], 20, 0)["ours"]["bradley_terry"])
 
 
 def test_no_game_is_no_rating() -> None:

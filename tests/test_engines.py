@@ -15,7 +15,9 @@ from actors.modeling.policy import Policy
 from data.conversation import Message
 
 SLOTS = 4
-NO_VLLM = pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM is not installed; `make test-vllm` installs it")
+NO_VLLM = pytest.mark.skipif(
+    importlib.util.find_spec("vllm") is None, reason="vLLM is not installed; `make test-vllm` installs it"
+)
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +42,11 @@ def prompts(policy: Policy) -> list[list[int]]:
 def _greedy(policy: Policy, ids: list[int], max_tokens: int) -> list[int]:
     with torch.inference_mode():
         out = policy.model.generate(
-            torch.tensor([ids]), max_new_tokens=max_tokens, do_sample=False, eos_token_id=list(policy.stop_ids), pad_token_id=policy.tokenizer.pad_token_id
+            torch.tensor([ids]),
+            max_new_tokens=max_tokens,
+            do_sample=False,
+            eos_token_id=list(policy.stop_ids),
+            pad_token_id=policy.tokenizer.pad_token_id,
         )[0, len(ids) :].tolist()
     return out[:-1] if out and out[-1] in policy.stop_ids else out
 
@@ -66,7 +72,9 @@ def _idle(engine: Engine) -> None:
         time.sleep(0.005)
 
 
-def test_greedy_equals_generate_whatever_runs_beside_it(engine: Engine, policy: Policy, prompts: list[list[int]]) -> None:
+def test_greedy_equals_generate_whatever_runs_beside_it(
+    engine: Engine, policy: Policy, prompts: list[list[int]]
+) -> None:
     lengths = [30, 7, 50, 20, 1, 12]  # more requests than slots: admission in mid-flight
     asked = [*prompts, prompts[0]]
     answers = complete(engine, [(ids, Sampling(n, temperature=0)) for ids, n in zip(asked, lengths, strict=True)])
@@ -76,7 +84,11 @@ def test_greedy_equals_generate_whatever_runs_beside_it(engine: Engine, policy: 
 
 
 def test_every_request_samples_by_its_own_rule(engine: Engine, policy: Policy, prompts: list[list[int]]) -> None:
-    mixed = [(prompts[0], Sampling(12, temperature=0)), (prompts[1], Sampling(12, temperature=1.0, seed=1)), (prompts[2], Sampling(12, top_k=1, seed=2))]
+    mixed = [
+        (prompts[0], Sampling(12, temperature=0)),
+        (prompts[1], Sampling(12, temperature=1.0, seed=1)),
+        (prompts[2], Sampling(12, top_k=1, seed=2)),
+    ]
     (greedy, _), _, (narrow, _) = complete(engine, mixed)
     assert greedy == _greedy(policy, prompts[0], 12)
     assert narrow == _greedy(policy, prompts[2], 12)
@@ -123,9 +135,13 @@ def test_cancel_frees_the_slot_within_one_step(engine: Engine, policy: Policy, p
     assert engine.load.running == 0
 
 
-def test_those_beside_a_cancelled_request_go_on_as_if_alone(engine: Engine, policy: Policy, prompts: list[list[int]]) -> None:
+def test_those_beside_a_cancelled_request_go_on_as_if_alone(
+    engine: Engine, policy: Policy, prompts: list[list[int]]
+) -> None:
     heard = [Heard() for _ in range(SLOTS)]
-    numbers = engine.submit_all([(prompts[i], Sampling(60, temperature=0), listener) for i, listener in enumerate(heard)])
+    numbers = engine.submit_all(
+        [(prompts[i], Sampling(60, temperature=0), listener) for i, listener in enumerate(heard)]
+    )
     assert heard[0].started.wait(20)
     engine.cancel(numbers[0])  # the first row of the cache: the others move
     assert all(listener.ended.wait(20) for listener in heard)
@@ -146,7 +162,9 @@ def test_a_request_that_waits_may_be_cancelled(engine: Engine, prompts: list[lis
     _idle(engine)
 
 
-def test_a_listener_that_fails_ends_only_its_own_request(engine: Engine, policy: Policy, prompts: list[list[int]]) -> None:
+def test_a_listener_that_fails_ends_only_its_own_request(
+    engine: Engine, policy: Policy, prompts: list[list[int]]
+) -> None:
     def broken(_: Step) -> None:
         raise RuntimeError("Event loop is closed")
 
@@ -170,7 +188,9 @@ def test_prompts_that_begin_alike_are_prefilled_once(engine: Engine, policy: Pol
 
 
 def test_what_cannot_fit_is_refused_with_numbers(engine: Engine) -> None:
-    with pytest.raises(ValueError, match="500 tokens and max_tokens is 50: together they exceed the model's context of 512"):
+    with pytest.raises(
+        ValueError, match="500 tokens and max_tokens is 50: together they exceed the model's context of 512"
+    ):
         engine.submit([5] * 500, Sampling(50), lambda _: None)
     with pytest.raises(ValueError, match="the prompt is empty"):
         engine.submit([], Sampling(5), lambda _: None)
@@ -202,8 +222,12 @@ def test_a_dead_engine_says_so_to_everyone(policy: Policy, prompts: list[list[in
         engine.submit(prompts[0], Sampling(5), lambda _: None)
 
 
-def test_those_who_were_to_start_with_the_one_that_killed_it_are_told_too(policy: Policy, prompts: list[list[int]]) -> None:
+def test_those_who_were_to_start_with_the_one_that_killed_it_are_told_too(
+    policy: Policy, prompts: list[list[int]]
+) -> None:
     engine, heard = TransformersEngine(policy, max_slots=4), [Heard() for _ in range(3)]
-    engine.submit_all([([10**6], Sampling(5), heard[0]), *((prompts[0], Sampling(5), listener) for listener in heard[1:])])
+    engine.submit_all(
+        [([10**6], Sampling(5), heard[0]), *((prompts[0], Sampling(5), listener) for listener in heard[1:])]
+    )
     assert all(listener.ended.wait(20) for listener in heard)
     assert [listener.steps[-1].finish for listener in heard] == ["error"] * 3

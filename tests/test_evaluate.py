@@ -24,8 +24,19 @@ from jobs.runner.stage import Figures, Run, Stage, perform
 
 TRAINING = {"losses": [{"step": 1, "loss": 2.0}, {"step": 2, "loss": 1.0}], "validations": [], "saved_step": 2}
 SMALL = (
-    *("rows.lab.num_rows=40", "sampling.max_tokens=8", "sampling.pool.num_actors=1", "annotate.pool.num_actors=1", "bootstrap.rounds=0"),
-    *("evaluate.num_questions=2", "evaluate.num_combinations=2", "evaluate.num_dialogues=1", "evaluate.num_resamples=100"),
+    *(
+        "rows.lab.num_rows=40",
+        "sampling.max_tokens=8",
+        "sampling.pool.num_actors=1",
+        "annotate.pool.num_actors=1",
+        "bootstrap.rounds=0",
+    ),
+    *(
+        "evaluate.num_questions=2",
+        "evaluate.num_combinations=2",
+        "evaluate.num_dialogues=1",
+        "evaluate.num_resamples=100",
+    ),
 )
 
 
@@ -67,7 +78,10 @@ def test_the_whole_report_in_the_laboratory(
     }
     assert all(list(report[part]) == names for part in ("steering", "dialogue", "judge", "length"))
     keys = {"requested", "measured", "low", "high", "n", "spearman", "monotonic", "slope", "reached", "off_target"}
-    assert all(set(row) == keys and row["n"] == 10 and len(row["low"]) == len(row["high"]) == 5 for row in report["steering"].values())
+    assert all(
+        set(row) == keys and row["n"] == 10 and len(row["low"]) == len(row["high"]) == 5
+        for row in report["steering"].values()
+    )
     assert [setting["n"] for setting in report["combined"]] == [2, 2]
     assert all((row["first"], row["second"], row["n"]) == ([0, 4], [4, 0], 2) for row in report["dialogue"].values())
     num_answers = 2 * (26 + 2) + 10
@@ -79,7 +93,9 @@ def test_the_whole_report_in_the_laboratory(
     dialogues = [row for table in (folder / "dialogue" / "answers").tables() for row in from_table(table)]
     first = {row.messages for table in (folder / "answers").tables() for row in from_table(table)}
     assert len(dialogues) == 10
-    assert all(row.messages[:2] in first and len(row.messages) == 4 for row in dialogues), "the first answers are the policy's own"
+    assert all(row.messages[:2] in first and len(row.messages) == 4 for row in dialogues), (
+        "the first answers are the policy's own"
+    )
     for picture in ("steering.png", "cross_talk.png", "judge.png", "losses.png"):
         assert matplotlib.image.imread((folder / picture).path).shape[0] > 300
     assert "Do the dials turn?" in (run.folder("policy") / "model" / "README.md").read_text()
@@ -108,7 +124,9 @@ def test_pictures_and_tables_fit_any_schema(name: str, tmp_path: Path) -> None:
     schema = shipped(name)
     run = Run(load(Preset, str(PRESETS / "oasst.yaml"), [f"attributes={name}", f"bootstrap.leading={schema.names[0]}"]))
     answers = _obedient(run)
-    told = replace(answers, measure=lambda row: {**row.requested[-1], schema.names[1]: 0.0})  # one that nothing moves has no Spearman
+    told = replace(
+        answers, measure=lambda row: {**row.requested[-1], schema.names[1]: 0.0}
+    )  # one that nothing moves has no Spearman
     table, _ = curves(schema, told, 100, 0)
     figures = plain({"steering": table, "cross_talk": cross_talk(schema, told), "judge": judge(schema, told)})
     assert figures["steering"][schema.names[1]]["spearman"] is None

@@ -15,11 +15,22 @@ from jobs.runner.preset import Preset
 from jobs.runner.stage import Run, StageError, perform
 
 DEMO = str(Path(__file__).parent.parent / "jobs" / "presets" / "demo.yaml")
-SAYINGS = ["Owls fly at night.", "Owls hunt mice, and fly at night.", "No.", "Bees make honey.", "A joke: why do owls hoot?", "You fool.", "Yes.", "The moon."]
+SAYINGS = [
+    "Owls fly at night.",
+    "Owls hunt mice, and fly at night.",
+    "No.",
+    "Bees make honey.",
+    "A joke: why do owls hoot?",
+    "You fool.",
+    "Yes.",
+    "The moon.",
+]
 
 
 def _run(tmp_path: Path, predictor: str, *more: str) -> Run:
-    run = Run(load(Preset, DEMO, [f"storage={tmp_path / 'runs'}", "rows.max_rejected=0.5", "rows.rows_per_file=3", *more]))
+    run = Run(
+        load(Preset, DEMO, [f"storage={tmp_path / 'runs'}", "rows.max_rejected=0.5", "rows.rows_per_file=3", *more])
+    )
     (run.folder("rows") / "manifest.json").write_json({"stage": "rows", "fingerprint": "r", "figures": {}})
     perform(run, predictor_stage(predictor))
     return run
@@ -33,9 +44,15 @@ def _write(file: Path, records: list[object]) -> Path:
 @pytest.mark.ray
 def test_subsets_sections_and_a_judge(tmp_path: Path, tiny_predictor: str, ray_cluster: object) -> None:
     subsets = ["mt-bench-easy", "llmbar-natural", "donotanswer", "math-prm"]
-    pairs = [{"prompt": "Tell me.", "chosen": a, "rejected": b, "subset": subsets[i % 4], "id": i} for i, (a, b) in enumerate(itertools.pairwise(SAYINGS))]
+    pairs = [
+        {"prompt": "Tell me.", "chosen": a, "rejected": b, "subset": subsets[i % 4], "id": i}
+        for i, (a, b) in enumerate(itertools.pairwise(SAYINGS))
+    ]
     judged = [{"prompt": "Tell me.", "response": said, "score": i % 5} for i, said in enumerate(SAYINGS)]
-    files = [_write(tmp_path / "pairs.jsonl", [*pairs, {"prompt": "x"}]), _write(tmp_path / "judged.jsonl", [*judged, {"prompt": "x", "response": "y"}])]
+    files = [
+        _write(tmp_path / "pairs.jsonl", [*pairs, {"prompt": "x"}]),
+        _write(tmp_path / "judged.jsonl", [*judged, {"prompt": "x", "response": "y"}]),
+    ]
     settings = [
         f"benchmarks.pairs=[{{name: bench, uri: {files[0]}}}]",
         f"benchmarks.judged=[{{name: judge, uri: {files[1]}}}]",
@@ -48,15 +65,25 @@ def test_subsets_sections_and_a_judge(tmp_path: Path, tiny_predictor: str, ray_c
     assert (judge["answers"], judge["unscored"], judge["rejected"]) == (8, 0, {"missing_column": 1})
     assert judge["length"] == pytest.approx(agreement([len(s) for s in SAYINGS], [i % 5 for i in range(8)]), abs=1e-4)
     # The judge's file tells us what the predictor says of each saying: the pairs' figures follow from it.
-    scored = (row for table in Storage(str(tmp_path / "runs/demo/benchmarks/judged/judge/scored")).tables() for row in table.to_pylist())
+    scored = (
+        row
+        for table in Storage(str(tmp_path / "runs/demo/benchmarks/judged/judge/scored")).tables()
+        for row in table.to_pylist()
+    )
     humor = {row["messages"][1]["content"]: row["predicted"][0]["humor"] for row in scored}
-    assert judge["score"] == judge["each_attribute"]["humor"] == pytest.approx(agreement([humor[s] for s in SAYINGS], [i % 5 for i in range(8)]), abs=1e-4)
+    assert (
+        judge["score"]
+        == judge["each_attribute"]["humor"]
+        == pytest.approx(agreement([humor[s] for s in SAYINGS], [i % 5 for i in range(8)]), abs=1e-4)
+    )
     bench = figures["pairs"]["bench"]
     for subset in subsets:
         own = [p for p in pairs if p["subset"] == subset]
         wanted = pairwise_accuracy([humor[p["chosen"]] for p in own], [humor[p["rejected"]] for p in own])
         assert bench["subsets"][subset] == pytest.approx(wanted, abs=1e-4)
-    assert bench["sections"]["score"]["accuracy"] == pytest.approx(sum(bench["subsets"][s]["accuracy"] for s in subsets) / 4, abs=1e-4)
+    assert bench["sections"]["score"]["accuracy"] == pytest.approx(
+        sum(bench["subsets"][s]["accuracy"] for s in subsets) / 4, abs=1e-4
+    )
     assert bench["rejected"] == {"missing_column": 1}
     json.dumps(figures, allow_nan=False)
     assert (run.folder("benchmarks") / "benchmarks.json").read_json() == json.loads(json.dumps(figures))
@@ -66,7 +93,10 @@ def test_subsets_sections_and_a_judge(tmp_path: Path, tiny_predictor: str, ray_c
 @pytest.mark.ray
 def test_real_pairs(tmp_path: Path, tiny_predictor: str, ray_cluster: object, real_data: Path) -> None:
     run = _run(
-        tmp_path, tiny_predictor, f"benchmarks.pairs=[{{name: hh, uri: {real_data / 'hh_rlhf_harmless_test'}, limit: 40}}]", "annotate.pool.num_actors=1"
+        tmp_path,
+        tiny_predictor,
+        f"benchmarks.pairs=[{{name: hh, uri: {real_data / 'hh_rlhf_harmless_test'}, limit: 40}}]",
+        "annotate.pool.num_actors=1",
     )
     found = perform(run, STAGE)["figures"]["pairs"]["hh"]
     assert found["predictor"]["n"] + found["unscored"] == found["pairs"] == 40
@@ -78,14 +108,25 @@ def test_mistakes_are_told_before_anything_is_scored(tmp_path: Path, tiny_predic
     with pytest.raises(StageError, match=r"benchmarks names no set; set benchmarks.pairs or benchmarks.judged"):
         perform(_run(tmp_path, tiny_predictor), STAGE)
     with pytest.raises(FileNotFoundError, match=r"nowhere\.jsonl"):
-        perform(_run(tmp_path, tiny_predictor, f"benchmarks.judged=[{{name: j, uri: {tmp_path}/nowhere.jsonl}}]"), STAGE)
+        perform(
+            _run(tmp_path, tiny_predictor, f"benchmarks.judged=[{{name: j, uri: {tmp_path}/nowhere.jsonl}}]"), STAGE
+        )
     silent = _write(tmp_path / "silent.jsonl", [{"prompt": "x", "response": "y"}])
-    with pytest.raises(StageError, match=r"benchmarks.judged 'j': 0 judged answers and 1 broken ones .* missing_column, no column 'score'"):
+    with pytest.raises(
+        StageError,
+        match=r"benchmarks.judged 'j': 0 judged answers and 1 broken ones .* missing_column, no column 'score'",
+    ):
         perform(_run(tmp_path, tiny_predictor, f"benchmarks.judged=[{{name: j, uri: {silent}}}]"), STAGE)
     for words, sentence in (
-        (["benchmarks.pairs=[{name: a, uri: x}]", "benchmarks.judged=[{name: a, uri: y}]"], "each set needs a name of its own"),
+        (
+            ["benchmarks.pairs=[{name: a, uri: x}]", "benchmarks.judged=[{name: a, uri: y}]"],
+            "each set needs a name of its own",
+        ),
         (["benchmarks.pairs=[{name: a, uri: x}]", "benchmarks.weights={humour: 1}"], "did you mean 'humor'"),
-        (["benchmarks.pairs=[{name: a, uri: x}]", "benchmarks.weights={humor: 0}"], "benchmarks.weights leaves every attribute"),
+        (
+            ["benchmarks.pairs=[{name: a, uri: x}]", "benchmarks.weights={humor: 0}"],
+            "benchmarks.weights leaves every attribute",
+        ),
     ):
         with pytest.raises(ValueError, match=sentence):
             load(Preset, DEMO, words)

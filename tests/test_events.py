@@ -33,7 +33,14 @@ def test_machines_read_an_object_a_line(as_json: None, capsys: pytest.CaptureFix
     [line], [warning] = out.splitlines(), err.splitlines()
     said = json.loads(line)
     assert said.pop("time").endswith("Z")
-    assert said == {"level": "info", "event": "run.start", "text": "Ray on this machine\nrun: x", "run": "x", "path": "y", "loss": None}
+    assert said == {
+        "level": "info",
+        "event": "run.start",
+        "text": "Ray on this machine\nrun: x",
+        "run": "x",
+        "path": "y",
+        "loss": None,
+    }
     assert json.loads(warning)["level"] == "warning"
 
 

@@ -22,7 +22,11 @@ def bert(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def _row(*human: dict[str, float], words: int = 4) -> Conversation:
-    turns = [m for i in range(len(human)) for m in (Message("user", f"Question {i}?"), Message("assistant", f"Answer {i} " + "and so on " * words))]
+    turns = [
+        m
+        for i in range(len(human))
+        for m in (Message("user", f"Question {i}?"), Message("assistant", f"Answer {i} " + "and so on " * words))
+    ]
     return Conversation("t", "", tuple(turns), human=human)
 
 
@@ -58,15 +62,26 @@ def test_what_no_example_could_be_made_of_is_counted_by_reason(bert: str) -> Non
 
 
 def test_a_backbone_with_too_few_positions_is_refused_before_anything_is_read(bert: str) -> None:
-    with pytest.raises(ValueError, match=r"max_tokens is 1024, but .* reads at most 256 tokens; set predictor.learner.max_tokens to at most 256"):
+    with pytest.raises(
+        ValueError,
+        match=r"max_tokens is 1024, but .* reads at most 256 tokens; set predictor.learner.max_tokens to at most 256",
+    ):
         PredictorExamples(ExampleSpec(bert, SCHEMA, "steerlm", 1024))
 
 
 @pytest.mark.parametrize("kind", ["decoder", "encoder"])
 def test_labels_are_counted_by_attribute_as_people_gave_them(kind: str, tiny_base: str, bert: str) -> None:
     maker = PredictorExamples(ExampleSpec(tiny_base if kind == "decoder" else bert, SCHEMA, "steerlm", 256))
-    first = [_row({"humor": 1.0, "toxicity": 7.0}), _row({"humor": math.nan, "verbosity": 0.0}), _row({"helpfulness": 2.0, "humor": -0.5})]
-    tables = [maker(to_table(first, SCHEMA)), maker(to_table([_row({"humor": 5.0})], SCHEMA)), maker(to_table([], SCHEMA))]
+    first = [
+        _row({"humor": 1.0, "toxicity": 7.0}),
+        _row({"humor": math.nan, "verbosity": 0.0}),
+        _row({"helpfulness": 2.0, "humor": -0.5}),
+    ]
+    tables = [
+        maker(to_table(first, SCHEMA)),
+        maker(to_table([_row({"humor": 5.0})], SCHEMA)),
+        maker(to_table([], SCHEMA)),
+    ]
     counts = label_counts(tables, SCHEMA)
     assert counts["humor"] == {"valid": 1, "missing": 1, "out_of_range": 2}
     assert counts["toxicity"] == {"valid": 0, "missing": 3, "out_of_range": 1}

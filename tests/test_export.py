@@ -28,7 +28,9 @@ SCHEMA = shipped("lab")
 TURNS = (Message("user", "Tell me about owls."), Message("assistant", "Owls hunt at night."))
 
 
-def _row(number: int, human: dict[str, float], predicted: dict[str, float], answer: str = "Owls hunt at night.") -> Conversation:
+def _row(
+    number: int, human: dict[str, float], predicted: dict[str, float], answer: str = "Owls hunt at night."
+) -> Conversation:
     turns = (Message("user", f"Question {number}: <extra_id_1>\r\n"), Message("assistant", answer))
     return Conversation("lab", "Be kind.", turns, human=(human,), predicted=(predicted,), predictor="p", tokens=9)
 
@@ -61,13 +63,20 @@ def test_annotated_rows_for_nemo_are_labelled_as_the_policy_is_and_counted(stora
     # Calibrated: 2 * 0.5 - 0.5 = 0.5, rounded to even; 2 * 4.5 - 0.5 is above the scale; toxicity is not calibrated.
     assert figures["lost"] == {"values_clipped": 2, "values_rounded": 1}
     found = list(read(str(to / "part-00000.jsonl"), "nemo", SCHEMA, source="lab"))
-    assert [row.human for row in found if isinstance(row, Conversation)] == [({"humor": 0.0, "toxicity": 0.0},), ({"humor": 4.0, "toxicity": 2.0},)]
+    assert [row.human for row in found if isinstance(row, Conversation)] == [
+        ({"humor": 0.0, "toxicity": 0.0},),
+        ({"humor": 4.0, "toxicity": 2.0},),
+    ]
     assert sorted(os.listdir(to)) == ["README.md", "export.json", "part-00000.jsonl"]
     assert json.loads((to / "export.json").read_text())["finished"] is True
 
 
-@pytest.mark.parametrize(("what", "values", "humor"), [("rows", "human", [1.0, None, None]), ("selected", "predicted", [0.5, 4.0, None])])
-def test_rows_as_messages_load_with_datasets_and_with_our_own_reader(storage: Path, tmp_path: Path, what: str, values: str, humor: list[float | None]) -> None:
+@pytest.mark.parametrize(
+    ("what", "values", "humor"), [("rows", "human", [1.0, None, None]), ("selected", "predicted", [0.5, 4.0, None])]
+)
+def test_rows_as_messages_load_with_datasets_and_with_our_own_reader(
+    storage: Path, tmp_path: Path, what: str, values: str, humor: list[float | None]
+) -> None:
     to = tmp_path / "messages"
     figures = export_to(storage, to, f"what={what}", f"values={values}")
     assert (figures["format"], figures["rows"], figures["left_out"]) == ("messages", 3, {"empty_message": 1})
@@ -75,7 +84,9 @@ def test_rows_as_messages_load_with_datasets_and_with_our_own_reader(storage: Pa
     answers = [row["messages"][-1]["attributes"] for row in loaded]
     assert [a and a["humor"] for a in answers] == humor
     ours = [row for row in read(str(to), "messages", SCHEMA, source="lab") if isinstance(row, Conversation)]
-    assert [(row.id, row.messages, row.system) for row in ours] == [(row.id, row.messages, row.system) for row in ROWS[:3]]
+    assert [(row.id, row.messages, row.system) for row in ours] == [
+        (row.id, row.messages, row.system) for row in ROWS[:3]
+    ]
 
 
 def test_parquet_has_all_columns_and_loads_with_datasets(storage: Path, tmp_path: Path) -> None:
@@ -83,7 +94,9 @@ def test_parquet_has_all_columns_and_loads_with_datasets(storage: Path, tmp_path
     assert export_to(storage, to, "what=annotated", "format=parquet")["rows"] == 4
     for loaded in (
         datasets.load_dataset(str(to), split="train", cache_dir=str(tmp_path / "cache")),
-        datasets.load_dataset("parquet", data_files=f"{to}/*.parquet", split="train", cache_dir=str(tmp_path / "cache")),
+        datasets.load_dataset(
+            "parquet", data_files=f"{to}/*.parquet", split="train", cache_dir=str(tmp_path / "cache")
+        ),
     ):
         assert list(from_table(loaded.with_format("arrow")[:])) == list(from_table(to_table(ROWS, SCHEMA)))
     assert list(read(str(to), "steerlm", SCHEMA))[:3] == list(from_table(to_table(ROWS[:3], SCHEMA)))
@@ -101,7 +114,11 @@ def test_the_cards_example_answers_greedily_what_our_engine_does(storage: Path, 
     to = tmp_path / "policy"
     export_to(storage, to, "what=policy", "license=apache-2.0", "datasets=[nvidia/HelpSteer2]", "round=0")
     card = ModelCard.load(to / "README.md")
-    assert (card.data.license, card.data.pipeline_tag, card.data.library_name) == ("apache-2.0", "text-generation", "transformers")
+    assert (card.data.license, card.data.pipeline_tag, card.data.library_name) == (
+        "apache-2.0",
+        "text-generation",
+        "transformers",
+    )
     assert (card.data.datasets, card.data.tags) == (["nvidia/HelpSteer2"], ["steerlm"])
     names = _snippet(to)
     policy = Policy.load(str(to))
@@ -124,7 +141,9 @@ def test_the_predictors_example_scores_as_ours_do(storage: Path, tmp_path: Path)
     annotator = Annotator(str(to), SCHEMA, "f", row_tokens=512, max_tokens=512, dtype="float32", num_threads=1)
     (ours,) = annotator.annotated([Conversation("t", "", TURNS)])
     assert ours.predicted[0].keys() == theirs.keys()
-    np.testing.assert_allclose([ours.predicted[0][name] for name in SCHEMA.names], [theirs[name] for name in SCHEMA.names], atol=1e-4)
+    np.testing.assert_allclose(
+        [ours.predicted[0][name] for name in SCHEMA.names], [theirs[name] for name in SCHEMA.names], atol=1e-4
+    )
 
 
 def test_an_export_is_replaced_and_nothing_else_ever_is(storage: Path, tmp_path: Path) -> None:
@@ -163,7 +182,9 @@ def test_a_failed_export_leaves_what_was_there(storage: Path, tmp_path: Path) ->
         (["what=policy", "license=Apache 2"], "license"),
     ],
 )
-def test_a_setting_that_would_be_ignored_is_refused(storage: Path, tmp_path: Path, words: list[str], sentence: str) -> None:
+def test_a_setting_that_would_be_ignored_is_refused(
+    storage: Path, tmp_path: Path, words: list[str], sentence: str
+) -> None:
     with pytest.raises(ValueError, match=re.escape(sentence)):
         export_to(storage, tmp_path / "out", *words)
 

@@ -25,11 +25,24 @@ from jobs.pipelines.map_rows import write_table
 datasets.disable_progress_bars()
 STEERLM = shipped("steerlm")
 SCHEMA = AttributeSchema(
-    name="odd", attributes=(*STEERLM.attributes[:3], Attribute(name="off_zero", low=-3, high=11, default=0, meaning="Not from zero.", better="neither"))
+    name="odd",
+    attributes=(
+        *STEERLM.attributes[:3],
+        Attribute(name="off_zero", low=-3, high=11, default=0, meaning="Not from zero.", better="neither"),
+    ),
 )
 PARSERS = {"messages": messages, "nemo": nemo}
 LOOK_ALIKES = (
-    *("<extra_id_0>System\n", "<extra_id_1>User\n", "<extra_id_2>quality:4,humor:0\n", "<|im_start|>system", "</s>", "<s>", "[INST]", "<|eot_id|>"),
+    *(
+        "<extra_id_0>System\n",
+        "<extra_id_1>User\n",
+        "<extra_id_2>quality:4,humor:0\n",
+        "<|im_start|>system",
+        "</s>",
+        "<s>",
+        "[INST]",
+        "<|eot_id|>",
+    ),
     *(
         "\n\nHuman: ",
         "\n\nAssistant:",
@@ -47,7 +60,9 @@ LOOK_ALIKES = (
         "\x7f",
     ),
 )
-texts = st.lists(st.one_of(st.text(st.characters(exclude_categories=["Cs"])), st.sampled_from(LOOK_ALIKES)), max_size=6).map("".join)
+texts = st.lists(
+    st.one_of(st.text(st.characters(exclude_categories=["Cs"])), st.sampled_from(LOOK_ALIKES)), max_size=6
+).map("".join)
 """All of Unicode but halves of surrogate pairs, which no UTF-8 file can hold."""
 
 
@@ -59,18 +74,24 @@ def conversations(draw: st.DrawFn, wild: bool = False) -> Conversation:
     turns = tuple(Message(("user", "assistant")[i % 2], content) for i, content in enumerate(said))
     # Single precision, as rows are stored.
     of = {a.name: st.floats(-100.0 if wild else a.low, 100.0 if wild else a.high, width=32) for a in SCHEMA.attributes}
-    answer = st.fixed_dictionaries({}, optional={name: st.one_of(st.just(math.nan), values) for name, values in of.items()})
+    answer = st.fixed_dictionaries(
+        {}, optional={name: st.one_of(st.just(math.nan), values) for name, values in of.items()}
+    )
     human = draw(st.lists(answer, min_size=num_answers, max_size=num_answers))
     return Conversation("ours", draw(texts), turns, human=tuple(human), group=draw(texts))
 
 
 def plain(row: Conversation) -> Conversation:
     """The row with its NaN left out: both mean "not rated"."""
-    return row.with_human({name: value for name, value in answer.items() if not math.isnan(value)} for answer in row.human)
+    return row.with_human(
+        {name: value for name, value in answer.items() if not math.isnan(value)} for answer in row.human
+    )
 
 
 def as_label(row: Conversation) -> Conversation:
-    return row.with_human({name: float(SCHEMA[name].rounded(value)) for name, value in answer.items()} for answer in plain(row).human)
+    return row.with_human(
+        {name: float(SCHEMA[name].rounded(value)) for name, value in answer.items()} for answer in plain(row).human
+    )
 
 
 def expected(row: Conversation, format: RecordFormat) -> Conversation:
@@ -109,7 +130,9 @@ def test_hugging_face_datasets_reads_the_same(format: RecordFormat, rows: list[C
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "part.jsonl"
         file.write_bytes(b"".join(line(record(row, SCHEMA, format, Counter())) for row in rows))
-        loaded = datasets.load_dataset("json", data_files=str(file), split="train", cache_dir=folder, keep_in_memory=True)
+        loaded = datasets.load_dataset(
+            "json", data_files=str(file), split="train", cache_dir=folder, keep_in_memory=True
+        )
         assert through_datasets(loaded, format) == [expected(row, format) for row in rows]
 
 
@@ -117,10 +140,18 @@ def test_hugging_face_datasets_reads_the_same(format: RecordFormat, rows: list[C
 @given(rows=st.lists(conversations(wild=True), min_size=1, max_size=4))
 def test_our_parquet_is_what_datasets_loads(rows: list[Conversation]) -> None:
     """All columns, with values outside their scales; NaN stays NaN."""
-    rows = [Conversation(**vars(r) | {"predicted": r.human[::-1], "requested": r.human, "predictor": "p", "truncated": True, "tokens": 7}) for r in rows]
+    rows = [
+        Conversation(
+            **vars(r)
+            | {"predicted": r.human[::-1], "requested": r.human, "predictor": "p", "truncated": True, "tokens": 7}
+        )
+        for r in rows
+    ]
     with tempfile.TemporaryDirectory() as folder:
         write_table(to_table(rows, SCHEMA), Storage(folder))
-        loaded = datasets.load_dataset("parquet", data_files=f"{folder}/*.parquet", split="train", cache_dir=f"{folder}/cache", keep_in_memory=True)
+        loaded = datasets.load_dataset(
+            "parquet", data_files=f"{folder}/*.parquet", split="train", cache_dir=f"{folder}/cache", keep_in_memory=True
+        )
         assert list(from_table(loaded.with_format("arrow")[:])) == list(from_table(to_table(rows, SCHEMA)))
         assert loaded.column_names == to_table(rows, SCHEMA).column_names
 
@@ -131,7 +162,10 @@ def test_parts_of_which_the_first_has_no_rating_load_as_the_card_says(format: Re
     rows = [Conversation("ours", "", turns, human=({},)), Conversation("ours", "S", turns, human=({"humor": 2.0},))]
     for i, row in enumerate(rows):
         (tmp_path / f"part-{i}.jsonl").write_bytes(line(record(row, SCHEMA, format, Counter())))
-    front = {"configs": [{"config_name": "default", "data_files": "*.jsonl"}], "dataset_info": {"features": hub_features(SCHEMA, format)}}
+    front = {
+        "configs": [{"config_name": "default", "data_files": "*.jsonl"}],
+        "dataset_info": {"features": hub_features(SCHEMA, format)},
+    }
     (tmp_path / "README.md").write_text(f"---\n{yaml.safe_dump(front, sort_keys=False)}---\n")
     loaded = datasets.load_dataset(str(tmp_path), split="train", cache_dir=str(tmp_path / "cache"))
     assert through_datasets(loaded, format) == rows
@@ -143,7 +177,9 @@ def test_values_outside_their_scales_are_clipped_and_counted(row: Conversation) 
     lost: Counter[str] = Counter()
     within = with_values(row, row.human, SCHEMA, lost)
     ranges = {a.name: (a.low, a.high) for a in SCHEMA.attributes}
-    outside = [not ranges[name][0] <= value <= ranges[name][1] for answer in plain(row).human for name, value in answer.items()]
+    outside = [
+        not ranges[name][0] <= value <= ranges[name][1] for answer in plain(row).human for name, value in answer.items()
+    ]
     assert lost["values_clipped"] == outside.count(True)
     clipped = [{n: min(max(v, ranges[n][0]), ranges[n][1]) for n, v in answer.items()} for answer in plain(row).human]
     assert within == row.with_human(clipped)

@@ -24,13 +24,24 @@ def test_helpsteer_rates_the_answer(tmp_path: Path) -> None:
 def test_helpsteer2_earlier_turns_are_parsed_out_of_the_prompt(tmp_path: Path) -> None:
     prompt = "Hi\nthere\n<extra_id_1>Assistant\nYes?\n\n<extra_id_1>User\nWhy <extra_id_1> though?"
     [found] = good(rows(tmp_path, "helpsteer", helpsteer(prompt)))
-    assert turns(found) == [("user", "Hi\nthere"), ("assistant", "Yes?\n"), ("user", "Why <extra_id_1> though?"), ("assistant", "Because.")]
+    assert turns(found) == [
+        ("user", "Hi\nthere"),
+        ("assistant", "Yes?\n"),
+        ("user", "Why <extra_id_1> though?"),
+        ("assistant", "Because."),
+    ]
     assert found.human[0] == {}
     assert found.human[1]["helpfulness"] == 3
 
 
 def test_a_marker_before_the_first_turn_too_is_no_empty_turn(tmp_path: Path) -> None:
-    [found] = good(rows(tmp_path, "helpsteer", helpsteer("<extra_id_1>User\nHi\n<extra_id_1>Assistant\nYes?\n<extra_id_1>User\nWhy?")))
+    [found] = good(
+        rows(
+            tmp_path,
+            "helpsteer",
+            helpsteer("<extra_id_1>User\nHi\n<extra_id_1>Assistant\nYes?\n<extra_id_1>User\nWhy?"),
+        )
+    )
     assert [role for role, _ in turns(found)] == ["user", "assistant", "user", "assistant"]
 
 
@@ -99,7 +110,11 @@ def test_every_answer_of_a_pair_is_a_conversation_without_ratings(tmp_path: Path
 
 
 def test_helpsteer3_context_is_messages_or_text(tmp_path: Path) -> None:
-    context = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yes?"}, {"role": "user", "content": "Why?"}]
+    context = [
+        {"role": "user", "content": "Hi"},
+        {"role": "assistant", "content": "Yes?"},
+        {"role": "user", "content": "Why?"},
+    ]
     pair = {"context": context, "response1": "A.", "response2": "B."}
     a, b, c, d = good(rows(tmp_path, "helpsteer3", pair, pair | {"context": "Hi"}))
     assert turns(a)[:3] == turns(b)[:3] == [(m["role"], m["content"]) for m in context]
@@ -118,7 +133,10 @@ def test_half_a_pair_survives_its_other_half(tmp_path: Path) -> None:
 
 
 def test_hh_rlhf_has_two_dialogues_a_line(tmp_path: Path) -> None:
-    pair = {"chosen": "\n\nHuman: Hi\n\nyou\n\nAssistant: Human: no\n\nHuman:  So\n\nAssistant: A.", "rejected": "\n\nHuman: Hi\n\nyou\n\nAssistant: B."}
+    pair = {
+        "chosen": "\n\nHuman: Hi\n\nyou\n\nAssistant: Human: no\n\nHuman:  So\n\nAssistant: A.",
+        "rejected": "\n\nHuman: Hi\n\nyou\n\nAssistant: B.",
+    }
     chosen, rejected = good(rows(tmp_path, "hh_rlhf", pair))
     assert turns(chosen) == [("user", "Hi\n\nyou"), ("assistant", "Human: no"), ("user", " So"), ("assistant", "A.")]
     assert turns(rejected) == [("user", "Hi\n\nyou"), ("assistant", "B.")]
@@ -162,7 +180,11 @@ def test_messages_with_system_and_ratings(tmp_path: Path) -> None:
 
 
 def test_prompt_and_response_columns(tmp_path: Path) -> None:
-    listed = {"prompt": [{"role": "system", "content": "S"}, {"role": "user", "content": "Hi"}], "response": "A", "attributes": {"humor": 2}}
+    listed = {
+        "prompt": [{"role": "system", "content": "S"}, {"role": "user", "content": "Hi"}],
+        "response": "A",
+        "attributes": {"humor": 2},
+    }
     plain = {"prompt": "Hi\n<extra_id_1>Assistant\nno marker here", "response": "A"}
     a, b = good(rows(tmp_path, "messages", listed, plain))
     assert (a.system, a.human) == ("S", ({"humor": 2.0},))
@@ -181,8 +203,14 @@ def test_prompt_and_response_columns(tmp_path: Path) -> None:
         ([{"role": "user", "content": "Hi"}, {"role": "tool", "content": "A"}], "unknown_role"),
         ([{"role": "user", "content": "Hi"}, {"role": "system", "content": "A"}], "unknown_role"),
         ([{"role": "user", "content": "Hi"}], "no_answer"),
-        ([{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "A", "attributes": {"humor": 9}}], "rating_out_of_range"),
-        ([{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "A", "attributes": {"humour": 3}}], "misspelled_attribute"),
+        (
+            [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "A", "attributes": {"humor": 9}}],
+            "rating_out_of_range",
+        ),
+        (
+            [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "A", "attributes": {"humour": 3}}],
+            "misspelled_attribute",
+        ),
         ([{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "A", "attributes": [1]}], "wrong_type"),
     ],
 )
@@ -190,7 +218,16 @@ def test_bad_messages(tmp_path: Path, messages: Any, reason: str) -> None:
     assert reasons(rows(tmp_path, "messages", {"messages": messages})) == [(1, reason)]
 
 
-@pytest.mark.parametrize("content", ["👩‍👩‍👧 שלום مرحبا \u202eabc", "bell \x07 nul \x00 vt \x0b", "a\u2028b\rc\x85d", "x" * 100_000, "<extra_id_2>humor:4"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        "👩‍👩‍👧 שלום مرحبا \u202eabc",
+        "bell \x07 nul \x00 vt \x0b",
+        "a\u2028b\rc\x85d",
+        "x" * 100_000,
+        "<extra_id_2>humor:4",
+    ],
+)
 @pytest.mark.parametrize("ascii_only", [True, False])
 def test_any_text_comes_through_unchanged(tmp_path: Path, content: str, ascii_only: bool) -> None:
     record = {"messages": [{"role": "user", "content": content}, {"role": "assistant", "content": content}]}
@@ -200,17 +237,28 @@ def test_any_text_comes_through_unchanged(tmp_path: Path, content: str, ascii_on
 
 
 def test_messages_round_trip(tmp_path: Path) -> None:
-    first = Conversation("s", "Sys", (Message("user", "Hi"), Message("assistant", "A")), human=({"humor": 1 / 3},), group="g")
+    first = Conversation(
+        "s", "Sys", (Message("user", "Hi"), Message("assistant", "A")), human=({"humor": 1 / 3},), group="g"
+    )
     second = Conversation("s", "", (Message("user", "Hi"), Message("assistant", "A")), human=({},))
     uri = write(tmp_path / "out.jsonl", to_messages(first, SCHEMA), to_messages(second, SCHEMA))
     assert list(read(uri, "messages", SCHEMA, source="s")) == [first, second]
 
 
 def test_what_was_predicted_is_written_only_on_request() -> None:
-    both = Conversation("s", "", (Message("user", "Hi"), Message("assistant", "A")), human=({"humor": 1.0},), predicted=({"humor": 2.6, "toxicity": -1},))
+    both = Conversation(
+        "s",
+        "",
+        (Message("user", "Hi"), Message("assistant", "A")),
+        human=({"humor": 1.0},),
+        predicted=({"humor": 2.6, "toxicity": -1},),
+    )
     nothing = dict.fromkeys(SCHEMA.names)
     assert to_messages(both, SCHEMA)["messages"][1]["attributes"] == nothing | {"humor": 1.0}
-    assert to_messages(both, SCHEMA, "predicted")["messages"][1]["attributes"] == nothing | {"humor": 2.6, "toxicity": -1}
+    assert to_messages(both, SCHEMA, "predicted")["messages"][1]["attributes"] == nothing | {
+        "humor": 2.6,
+        "toxicity": -1,
+    }
     assert to_messages(both, SCHEMA)["messages"][0]["attributes"] is None
     assert to_nemo(both, SCHEMA, "predicted")["conversations"][1]["label"] == "toxicity:0,humor:3"
 
@@ -222,7 +270,9 @@ def test_sampler_debris_is_cut_off_the_end_only() -> None:
 
 
 def test_prompt_output(tmp_path: Path) -> None:
-    a, b, c = rows(tmp_path, "prompt_output", *({"prompt": "Hi", "output": o} for o in (" A</s>", "B<|endoftext|>", "</s>")))
+    a, b, c = rows(
+        tmp_path, "prompt_output", *({"prompt": "Hi", "output": o} for o in (" A</s>", "B<|endoftext|>", "</s>"))
+    )
     assert isinstance(a, Conversation)
     assert isinstance(b, Conversation)
     assert [a.messages[-1].content, b.messages[-1].content] == ["A", "B"]
@@ -233,8 +283,19 @@ def test_prompt_output(tmp_path: Path) -> None:
 
 def nemo(*labels: Any, **more: Any) -> dict[str, Any]:
     """A conversation with one answer a label; `...` leaves the label out."""
-    said = [[{"from": "User", "value": "Hi", "label": None}, {"from": "Assistant", "value": "A"} | ({} if x is ... else {"label": x})] for x in labels]
-    return {"system": "S", "mask": "User", "type": "VALUE_TO_TEXT", "conversations": [turn for pair in said for turn in pair]} | more
+    said = [
+        [
+            {"from": "User", "value": "Hi", "label": None},
+            {"from": "Assistant", "value": "A"} | ({} if x is ... else {"label": x}),
+        ]
+        for x in labels
+    ]
+    return {
+        "system": "S",
+        "mask": "User",
+        "type": "VALUE_TO_TEXT",
+        "conversations": [turn for pair in said for turn in pair],
+    } | more
 
 
 def test_nemo_labels(tmp_path: Path) -> None:
@@ -264,7 +325,9 @@ def test_nemo_round_trip(tmp_path: Path) -> None:
     written = nemo("quality:4,humor:0", None)
     [found] = good(rows(tmp_path, "nemo", written))
     origin = {"id": found.id, "source": found.source, "group": found.group}
-    assert to_nemo(found, SCHEMA) == written | origin | {"conversations": [{"label": None} | turn for turn in written["conversations"]]}
+    assert to_nemo(found, SCHEMA) == written | origin | {
+        "conversations": [{"label": None} | turn for turn in written["conversations"]]
+    }
     [again] = good(rows(tmp_path, "nemo", to_nemo(found, SCHEMA)))
     assert again == found
     assert to_nemo(found.with_human([{"humor": 2.5}, {"humor": 3.5}]), SCHEMA)["conversations"][1]["label"] == "humor:2"

@@ -38,7 +38,9 @@ class Hub:
         if path.endswith("/api/validate-yaml"):
             return 200, {"errors": [], "warnings": []}
         if "/preupload/" in path:
-            files = [{"path": f["path"], "uploadMode": "regular", "shouldIgnore": False} for f in json.loads(body)["files"]]
+            files = [
+                {"path": f["path"], "uploadMode": "regular", "shouldIgnore": False} for f in json.loads(body)["files"]
+            ]
             return 200, {"files": files}
         assert "/commit/" in path, path
         for line in body.decode().splitlines():
@@ -58,7 +60,9 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
             chunked = self.headers.get("Transfer-Encoding") == "chunked"
             body = self._chunks() if chunked else self.rfile.read(int(self.headers.get("Content-Length", 0)))
             status, answer = (
-                state.answer(self.path.partition("?")[0], body) if self.command == "POST" or state.refuses else (200, {"sha": "0" * 40, "siblings": []})
+                state.answer(self.path.partition("?")[0], body)
+                if self.command == "POST" or state.refuses
+                else (200, {"sha": "0" * 40, "siblings": []})
             )
             content = json.dumps(answer).encode()
             self.send_response(status)
@@ -96,13 +100,18 @@ def folder(tmp_path: Path) -> Storage:
     return Storage(str(tmp_path))
 
 
-def test_a_folder_is_pushed_as_it_is_with_the_token_of_the_environment(server: Hub, folder: Storage, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_folder_is_pushed_as_it_is_with_the_token_of_the_environment(
+    server: Hub, folder: Storage, capfd: pytest.CaptureFixture[str]
+) -> None:
     require_token("me/model")
     address = push(folder, "me/model", "model", private=True)
     assert address
     assert server.files["model.safetensors"] == bytes(range(256))
     assert server.files["README.md"].startswith(b"---\nlicense: other")
-    assert (server.made[0]["name"], server.made[0].get("private", server.made[0].get("visibility") == "private")) == ("model", True)
+    assert (server.made[0]["name"], server.made[0].get("private", server.made[0].get("visibility") == "private")) == (
+        "model",
+        True,
+    )
     assert server.tokens == {f"Bearer {SECRET}"}
     assert SECRET not in "".join(capfd.readouterr())
 
@@ -115,7 +124,10 @@ def test_a_refusal_is_one_sentence_without_the_token(server: Hub, folder: Storag
     assert "\n" not in str(refused.value)
 
 
-@pytest.mark.parametrize(("repo", "sentence"), [("me/model", "HF_TOKEN is not set"), ("a//b", "no name of a repository"), ("a/b/c", "no name of a repository")])
+@pytest.mark.parametrize(
+    ("repo", "sentence"),
+    [("me/model", "HF_TOKEN is not set"), ("a//b", "no name of a repository"), ("a/b/c", "no name of a repository")],
+)
 def test_what_cannot_be_pushed_is_refused_first(monkeypatch: pytest.MonkeyPatch, repo: str, sentence: str) -> None:
     monkeypatch.delenv("HF_TOKEN", raising=False)
     with pytest.raises(StageError, match=sentence):

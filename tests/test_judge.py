@@ -41,7 +41,14 @@ def bench(tmp_path: Path) -> list[str]:
     for name, lines in {"questions": questions, **answers}.items():
         (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     files = f"answers=[{tmp_path}/ours.jsonl, {tmp_path}/theirs.jsonl]"
-    return [f"questions={tmp_path}/questions.jsonl", files, f"output={tmp_path}/judged", "resamples=50", "judge.model=strict", "judge.backoff_s=0.01"]
+    return [
+        f"questions={tmp_path}/questions.jsonl",
+        files,
+        f"output={tmp_path}/judged",
+        "resamples=50",
+        "judge.model=strict",
+        "judge.backoff_s=0.01",
+    ]
 
 
 Run = tuple[int, dict[str, Any], str, str]
@@ -69,7 +76,9 @@ def of(judge: JudgeServer) -> str:
 SCORES = ("pairs", "position", "ratings", "single", "percent_of_reference", "counts")
 
 
-def test_everything_is_judged_once_and_scored_again_without_the_judge(bench: list[str], run: Any, tmp_path: Path) -> None:
+def test_everything_is_judged_once_and_scored_again_without_the_judge(
+    bench: list[str], run: Any, tmp_path: Path
+) -> None:
     first_three, together = iter(range(3)), threading.Barrier(3)
 
     def waits_for_two_more(asked: Asked) -> Answer:
@@ -98,9 +107,15 @@ def test_everything_is_judged_once_and_scored_again_without_the_judge(bench: lis
     assert first["cost"]["spent"]["prompt_tokens"] == 4800
     assert again["cost"]["spent"]["requests"] == 0
     assert again["cost"]["with_those_before"]["prompt_tokens"] == 4800
-    code, stored, _, err = run(f"judgements=[{tmp_path}/judged/judgements.jsonl]", f"output={tmp_path}/scored", "resamples=50")
+    code, stored, _, err = run(
+        f"judgements=[{tmp_path}/judged/judgements.jsonl]", f"output={tmp_path}/scored", "resamples=50"
+    )
     assert code == 0, err
-    assert {name: stored[name] for name in SCORES} == {name: first[name] for name in SCORES} == {name: again[name] for name in SCORES}
+    assert (
+        {name: stored[name] for name in SCORES}
+        == {name: first[name] for name in SCORES}
+        == {name: again[name] for name in SCORES}
+    )
     assert "ours against theirs" in out
     assert (tmp_path / "scored" / "report.png").read_bytes().startswith(b"\x89PNG")
     for file in (tmp_path / "judged").rglob("*"):
@@ -129,7 +144,9 @@ def naughty(asked: Asked) -> Answer:
     return Answer(verdict_of(asked), usage=kind != 7)
 
 
-def test_a_misbehaving_judge_is_asked_again_and_what_stays_wrong_is_counted(bench: list[str], run: Any, tmp_path: Path) -> None:
+def test_a_misbehaving_judge_is_asked_again_and_what_stays_wrong_is_counted(
+    bench: list[str], run: Any, tmp_path: Path
+) -> None:
     with serving(naughty) as judge:
         code, found, _, err = run(*bench, of(judge))
         assert code == 0, err
@@ -165,7 +182,9 @@ def test_killed_in_the_middle_it_goes_on_without_asking_twice(bench: list[str], 
 
     with serving(slowly) as judge:
         words = [sys.executable, "-m", "jobs.judge", *bench, of(judge), f"judge.concurrency={concurrency}"]
-        process = subprocess.Popen(words, cwd=REPOSITORY, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+        process = subprocess.Popen(
+            words, cwd=REPOSITORY, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+        )
         replies = tmp_path / "judged" / "replies"
         while process.poll() is None and sum(file.read_bytes().count(b"\n") for file in replies.glob("*.jsonl")) < 15:
             time.sleep(0.02)
@@ -182,7 +201,9 @@ def test_killed_in_the_middle_it_goes_on_without_asking_twice(bench: list[str], 
         # Those on their way when it was killed, and no other.
         assert len(again) <= concurrency
     with serving(naughty) as other:
-        _, unbroken, _, _ = run(*[w for w in bench if not w.startswith("output=")], f"output={tmp_path}/unbroken", of(other))
+        _, unbroken, _, _ = run(
+            *[w for w in bench if not w.startswith("output=")], f"output={tmp_path}/unbroken", of(other)
+        )
     assert {name: resumed[name] for name in SCORES} == {name: unbroken[name] for name in SCORES}
 
 
@@ -196,8 +217,13 @@ def test_a_wrong_key_ends_it_at_once(bench: list[str], run: Any) -> None:
     assert "Traceback" not in err
 
 
-@pytest.mark.parametrize(("status", "code", "said"), [(404, "model_not_found", "knows no such model"), (429, "insufficient_quota", "no quota left")])
-def test_what_no_repetition_mends_is_not_repeated(bench: list[str], run: Any, status: int, code: str, said: str) -> None:
+@pytest.mark.parametrize(
+    ("status", "code", "said"),
+    [(404, "model_not_found", "knows no such model"), (429, "insufficient_quota", "no quota left")],
+)
+def test_what_no_repetition_mends_is_not_repeated(
+    bench: list[str], run: Any, status: int, code: str, said: str
+) -> None:
     with serving(lambda asked: Answer("no", status, {"X-Code": code})) as judge:
         left, _, _, err = run(*bench, of(judge), "judge.concurrency=1")
     assert left == 1
@@ -218,7 +244,13 @@ def test_a_judge_that_is_down_is_given_up_and_asked_again_by_the_next_run(bench:
 
 
 def test_who_is_told_to_come_back_tomorrow_gives_the_request_up(bench: list[str], run: Any) -> None:
-    with serving(lambda asked: Answer("later", 429, {"Retry-After": "86400"}) if asked.number == 1 and "7.1" in asked.prompt else well_behaved(asked)) as judge:
+    with serving(
+        lambda asked: (
+            Answer("later", 429, {"Retry-After": "86400"})
+            if asked.number == 1 and "7.1" in asked.prompt
+            else well_behaved(asked)
+        )
+    ) as judge:
         code, found, _, err = run(*bench, of(judge))
         assert code == 0, err
         failed = sum(sum(c["errors"].values()) for c in found["counts"].values())
@@ -235,14 +267,21 @@ def test_what_would_cost_too_much_is_not_asked(bench: list[str], run: Any) -> No
         assert code == 0
         assert plan["estimate"]["requests"] == 48
         guess = plan["estimate"]["dollars"]
-        assert guess == pytest.approx((plan["estimate"]["prompt_tokens"] * 1000 + plan["estimate"]["reply_tokens"] * 2000) / 1e6, abs=1e-3)
+        assert guess == pytest.approx(
+            (plan["estimate"]["prompt_tokens"] * 1000 + plan["estimate"]["reply_tokens"] * 2000) / 1e6, abs=1e-3
+        )
         code, _, _, err = run(*bench, of(judge), *prices, "prices.max_cost=0.01")
         assert code == 1
         assert "would cost about" in err
         assert "prices.max_cost" in err
         assert not judge.asked
         # A request costs .12 as counted; the estimate is made to say less than that.
-        low = ["prices.reply_tokens=0", "prices.characters_per_token=100000", "prices.max_cost=1", "judge.concurrency=1"]
+        low = [
+            "prices.reply_tokens=0",
+            "prices.characters_per_token=100000",
+            "prices.max_cost=1",
+            "judge.concurrency=1",
+        ]
         code, _, _, err = run(*bench, of(judge), *prices, *low)
         assert code == 1
         assert "has cost 1.08 dollars" in err
@@ -273,7 +312,9 @@ def test_everything_may_lie_on_an_object_store(bench: list[str], run: Any, s3: s
         code, found, _, err = run(*words, of(judge))
         assert code == 0, err
         assert (asked, len(judge.asked)) == (12, 48)
-    code, stored, _, err = run(f"judgements=[{bucket.uri}/judged/judgements.jsonl]", f"output={bucket.uri}/scored", "resamples=50")
+    code, stored, _, err = run(
+        f"judgements=[{bucket.uri}/judged/judgements.jsonl]", f"output={bucket.uri}/scored", "resamples=50"
+    )
     assert code == 0, err
     assert {name: stored[name] for name in SCORES} == {name: found[name] for name in SCORES}
     assert (bucket / "scored" / "report.png").exists()
@@ -292,7 +333,9 @@ def test_fastchat_s_judgements_are_scored(run: Any, tmp_path: Path) -> None:
     for name, lines in {"questions": questions, "gpt-4_pair": pairs, "gpt-4_single": singles}.items():
         (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     files = f"judgements=[{tmp_path}/gpt-4_pair.jsonl, {tmp_path}/gpt-4_single.jsonl]"
-    code, found, out, err = run(files, f"questions={tmp_path}/questions.jsonl", f"output={tmp_path}/scored", "resamples=50")
+    code, found, out, err = run(
+        files, f"questions={tmp_path}/questions.jsonl", f"output={tmp_path}/scored", "resamples=50"
+    )
     assert code == 0, err
     (pair,) = found["pairs"]
     assert [pair[name] for name in ("win", "tie", "loss", "without_verdict", "win_rate")] == [1, 1, 1, 1, 0.5]

@@ -19,7 +19,9 @@ pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
 def test_when_to_come_back() -> None:
     assert retry_after_s({"retry-after": "3"}) == 3
     assert retry_after_s({"retry-after-ms": "250", "retry-after": "3"}) == 0.25
-    assert retry_after_s({"retry-after": email.utils.formatdate(time.time() + 100, usegmt=True)}) == pytest.approx(100, abs=5)
+    assert retry_after_s({"retry-after": email.utils.formatdate(time.time() + 100, usegmt=True)}) == pytest.approx(
+        100, abs=5
+    )
     assert retry_after_s({"retry-after": email.utils.formatdate(time.time() - 100, usegmt=True)}) == 0
     for nothing in ({}, {"retry-after": "soon"}, {"retry-after": "-1"}, {"retry-after": "inf"}, {"retry-after": "nan"}):
         assert retry_after_s(nothing) is None
@@ -57,9 +59,15 @@ def test_a_told_pause_holds_all_requests() -> None:
 
 
 def test_a_slow_judge_is_a_timeout_and_an_empty_reply_is_a_reply() -> None:
-    slow = {"slow": Answer("[[5]]", slow_s=1.0), "none": Answer(body=b'{"choices": []}'), "html": Answer(body=b"<html>", headers={"Content-Type": "text/html"})}
+    slow = {
+        "slow": Answer("[[5]]", slow_s=1.0),
+        "none": Answer(body=b'{"choices": []}'),
+        "html": Answer(body=b"<html>", headers={"Content-Type": "text/html"}),
+    }
     with serving(lambda asked: slow.get(asked.prompt.split("\n")[1], Answer(""))) as judge:
-        endpoint = JudgeEndpoint(JudgeSettings(model="m", base_url=judge.url, key_variable=None, timeout_s=0.3, max_retries=0))
+        endpoint = JudgeEndpoint(
+            JudgeSettings(model="m", base_url=judge.url, key_variable=None, timeout_s=0.3, max_retries=0)
+        )
         found = {what: endpoint.ask("s", what) for what in ("slow", "none", "html", "silent")}
         endpoint.close()
     assert [f.reason for f in found.values() if isinstance(f, Failure)] == ["timeout", "garbled body", "garbled body"]
@@ -76,7 +84,12 @@ def test_replies_are_found_again_and_a_failure_never_hides_a_reply(tmp_path: Pat
     assert len(folder.names(".jsonl")) == 3
     again = Replies(folder)
     assert len(again) == 152
-    assert (again.answered("one"), again.answered("two"), again.answered("more 7"), again.answered("nothing")) == (False, True, True, False)
+    assert (again.answered("one"), again.answered("two"), again.answered("more 7"), again.answered("nothing")) == (
+        False,
+        True,
+        True,
+        False,
+    )
     again.keep("one", "j", Reply("[[9]]", "stop", None, None, 1))
     again.keep("one", "j", Failure("timeout", "", False, 3))
     found = Replies(folder).get("one")

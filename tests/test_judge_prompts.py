@@ -15,7 +15,9 @@ THEIRS = Answers("theirs", {81: ("LONG", "SHORT"), 111: ("3",)})
 REFERENCE = Answers("gpt-4", {111: ("2",)})
 
 
-def made(references: Answers | None = REFERENCE, kinds: tuple[Kind, ...] = ("pair", "single"), against: str | None = None) -> Setup:
+def made(
+    references: Answers | None = REFERENCE, kinds: tuple[Kind, ...] = ("pair", "single"), against: str | None = None
+) -> Setup:
     return Setup([TALK, SUM], [OURS, THEIRS], references, SHIPPED, kinds, against)
 
 
@@ -54,7 +56,12 @@ def test_without_a_reference_the_general_prompt_is_used_and_said() -> None:
 def test_pairs_with_the_reference_model_only() -> None:
     third = Answers("third", OURS.turns)
     setup = Setup([SUM], [OURS, third, THEIRS], None, SHIPPED, ("pair",), "theirs")
-    assert [m.models for m in setup.matches()] == [("ours", "theirs"), ("theirs", "ours"), ("third", "theirs"), ("theirs", "third")]
+    assert [m.models for m in setup.matches()] == [
+        ("ours", "theirs"),
+        ("theirs", "ours"),
+        ("third", "theirs"),
+        ("theirs", "third"),
+    ]
     assert len(list(Setup([SUM], [OURS, third, THEIRS], None, SHIPPED, ("pair",)).matches())) == 6
 
 

@@ -37,7 +37,9 @@ def answered(endpoint: Endpoint, questions: Path, target: Path, **dials: int) ->
     """An answer file of the endpoint's own words at these dials."""
     lines = []
     for question in read_questions(str(questions)):
-        status, said = endpoint.chat(messages=[{"role": "user", "content": question.turns[0]}], attributes=dials, temperature=0, max_tokens=60)
+        status, said = endpoint.chat(
+            messages=[{"role": "user", "content": question.turns[0]}], attributes=dials, temperature=0, max_tokens=60
+        )
         assert status == 200, said
         turns = [said["choices"][0]["message"]["content"]]
         lines.append({"question_id": question.id, "model_id": target.stem, "choices": [{"index": 0, "turns": turns}]})
@@ -46,16 +48,28 @@ def answered(endpoint: Endpoint, questions: Path, target: Path, **dials: int) ->
 
 
 @pytest.mark.parametrize("prompts", ["short", "shipped"])
-def test_eighty_questions_by_our_own_endpoint(endpoint: Endpoint, real_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], prompts: str) -> None:
+def test_eighty_questions_by_our_own_endpoint(
+    endpoint: Endpoint, real_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], prompts: str
+) -> None:
     questions = real_data / "vicuna_mtbench" / "vicuna_bench.question.jsonl"
     best = answered(endpoint, questions, tmp_path / "best.jsonl", helpfulness=4, humor=0)
     funny = answered(endpoint, questions, tmp_path / "funny.jsonl", helpfulness=0, humor=4)
-    words = [f"questions={questions}", f"answers=[{best}, {funny}]", f"output={tmp_path}/judged", "judge.model=demo", "judge.key_variable=null"]
+    words = [
+        f"questions={questions}",
+        f"answers=[{best}, {funny}]",
+        f"output={tmp_path}/judged",
+        "judge.model=demo",
+        "judge.key_variable=null",
+    ]
     words += [f"judge.base_url={endpoint.url}/v1", "judge.max_tokens=60", "judge.concurrency=8", "resamples=100"]
     if prompts == "short":
         file = tmp_path / "prompts.jsonl"
         templates = {name: "{question_1}" if "multi" in name else ASKING[name.partition("-")[0]] for name in NAMES}
-        file.write_bytes(jsonl({"name": name, "system_prompt": "Judge.", "prompt_template": text} for name, text in templates.items()))
+        file.write_bytes(
+            jsonl(
+                {"name": name, "system_prompt": "Judge.", "prompt_template": text} for name, text in templates.items()
+            )
+        )
         words.append(f"prompts={file}")
     capsys.readouterr()
     assert main(words) == 0
@@ -66,7 +80,9 @@ def test_eighty_questions_by_our_own_endpoint(endpoint: Endpoint, real_data: Pat
     for count in found["counts"].values():
         assert count["judged"] == 160
         assert count["verdicts"] + count["unparsable"] + sum(count["errors"].values()) == 160
-        assert all(reason.startswith("400") for reason in count["errors"]), "an over-long prompt is refused, and nothing else went wrong"
+        assert all(reason.startswith("400") for reason in count["errors"]), (
+            "an over-long prompt is refused, and nothing else went wrong"
+        )
     (pair,) = found["pairs"]
     assert pair["win"] + pair["tie"] + pair["loss"] + pair["without_verdict"] == 80
     if prompts == "short":

@@ -50,7 +50,13 @@ def test_conversations_with_a_score(tmp_path: Path) -> None:
         ({"prompt": "a", "response": "b", "score": float("nan")}, "no_score"),
         ({"prompt": "a", "response": " ", "score": 1}, "empty_message"),
         ({"user_prompt": "Rate this.", "score": 1}, "unknown_judge_prompt"),
-        ({"user_prompt": "[Question]\na\n\n[The Start of Assistant's Answer]\nb\n[The End of Assistant's Answer]", "score": -1}, "no_score"),
+        (
+            {
+                "user_prompt": "[Question]\na\n\n[The Start of Assistant's Answer]\nb\n[The End of Assistant's Answer]",
+                "score": -1,
+            },
+            "no_score",
+        ),
         ("{", "broken_json"),
     ],
 )
@@ -72,4 +78,6 @@ def test_fastchats_judgements_are_taken_apart_as_its_own_templates_made_them(tmp
             turns = [TWICE[name] for name in ("question_1", "answer_1", "question_2", "answer_2")]
         else:
             turns = [SAID["question"], SAID["answer"]]
-        assert found.row.messages == tuple(Message(("user", "assistant")[i % 2], said) for i, said in enumerate(turns)), template["name"]
+        assert found.row.messages == tuple(
+            Message(("user", "assistant")[i % 2], said) for i, said in enumerate(turns)
+        ), template["name"]

@@ -28,7 +28,13 @@ SECONDS_INTO = {"rows": 0.0, "base": 6.0, "predictor": 12.0, "policy": 10.0, "bo
 
 def _kill_in(stage: str, storage: Path) -> str:
     """Start the run, kill it some seconds into `stage`, return what it said."""
-    process = subprocess.Popen(tiny_run.command(storage, MORE_ROWS), cwd=tiny_run.REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    process = subprocess.Popen(
+        tiny_run.command(storage, MORE_ROWS),
+        cwd=tiny_run.REPOSITORY,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
     assert process.stdout
     said = ""
     for line in process.stdout:
@@ -72,10 +78,15 @@ def test_killed_in_every_stage_the_result_is_the_same(tmp_path: Path) -> None:
         one, other = (_texts(Storage(str(tmp_path / name / "demo" / rows))) for name in ("unbroken", "killed"))
         assert one == other, rows
         assert one
-    one, other = (_lineage(Storage(str(tmp_path / name / "demo" / "bootstrap-1/selected/lineage"))) for name in ("unbroken", "killed"))
+    one, other = (
+        _lineage(Storage(str(tmp_path / name / "demo" / "bootstrap-1/selected/lineage")))
+        for name in ("unbroken", "killed")
+    )
     assert one == other
     for name in STAGES[:-1]:
-        one, other = ({k: v for k, v in r["stages"][name].items() if k in ("counts", "rows")} for r in (unbroken, killed))
+        one, other = (
+            {k: v for k, v in r["stages"][name].items() if k in ("counts", "rows")} for r in (unbroken, killed)
+        )
         assert one == other, name
 
 
@@ -84,7 +95,11 @@ def test_told_to_stop_a_training_keeps_what_it_has_and_goes_on_from_there(tmp_pa
     """SIGTERM is what `ray job stop` and the end of a pod send; without it there would be no checkpoint (checkpoint_every is 0)."""
     longer = "policy.learner.epochs=6"
     process = subprocess.Popen(
-        tiny_run.command(tmp_path / "stopped", longer), cwd=tiny_run.REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        tiny_run.command(tmp_path / "stopped", longer),
+        cwd=tiny_run.REPOSITORY,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     assert process.stdout
     for line in process.stdout:

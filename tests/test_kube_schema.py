@@ -56,7 +56,12 @@ def pond(tmp_path: Path) -> dict[str, Any]:
 
 
 def manifest(**spec: Any) -> dict[str, Any]:
-    return {"apiVersion": "example.org/v1", "kind": "Pond", "metadata": {"name": "old", "labels": {"any": "key"}}, "spec": {"owner": "town"} | spec}
+    return {
+        "apiVersion": "example.org/v1",
+        "kind": "Pond",
+        "metadata": {"name": "old", "labels": {"any": "key"}},
+        "spec": {"owner": "town"} | spec,
+    }
 
 
 @pytest.mark.parametrize(
@@ -75,7 +80,10 @@ def test_a_crd_takes_what_it_describes(pond: dict[str, Any], spec: dict[str, Any
     ("spec", "said"),
     [
         ({"dept": 3}, "$.spec: Additional properties are not allowed ('dept' was unexpected)"),
-        ({"fish": [{"name": "carp"}, {"name": "tench", "weight": 2}]}, "$.spec.fish[1]: Additional properties are not allowed ('weight' was unexpected)"),
+        (
+            {"fish": [{"name": "carp"}, {"name": "tench", "weight": 2}]},
+            "$.spec.fish[1]: Additional properties are not allowed ('weight' was unexpected)",
+        ),
         ({"nothing": {"at": "all"}}, "$.spec.nothing: Additional properties are not allowed ('at' was unexpected)"),
         ({"depth": "two"}, "$.spec.depth: 'two' is not of type 'integer'"),
         ({"depth": True}, "$.spec.depth: True is not of type 'integer'"),
@@ -87,15 +95,23 @@ def test_a_crd_takes_what_it_describes(pond: dict[str, Any], spec: dict[str, Any
         ({"notes": {"any": None}}, "$.spec.notes.any: has no value"),
     ],
 )
-def test_a_crd_refuses_what_an_api_server_would_drop_or_refuse(pond: dict[str, Any], spec: dict[str, Any], said: str) -> None:
+def test_a_crd_refuses_what_an_api_server_would_drop_or_refuse(
+    pond: dict[str, Any], spec: dict[str, Any], said: str
+) -> None:
     assert mistakes(manifest(**spec), pond) == [said]
 
 
 def test_the_whole_of_a_manifest_is_checked(pond: dict[str, Any]) -> None:
-    assert mistakes(manifest() | {"sepc": {}}, pond) == ["$: Additional properties are not allowed ('sepc' was unexpected)"]
+    assert mistakes(manifest() | {"sepc": {}}, pond) == [
+        "$: Additional properties are not allowed ('sepc' was unexpected)"
+    ]
     assert mistakes(manifest() | {"kind": "Lake"}, pond) == ["$.kind: 'Pond' was expected"]
-    assert mistakes(manifest() | {"metadata": {"nam": "old"}}, pond) == ["$.metadata: Additional properties are not allowed ('nam' was unexpected)"]
-    assert mistakes({"apiVersion": "example.org/v1", "kind": "Pond", "metadata": {}}, pond) == ["$: 'spec' is a required property"]
+    assert mistakes(manifest() | {"metadata": {"nam": "old"}}, pond) == [
+        "$.metadata: Additional properties are not allowed ('nam' was unexpected)"
+    ]
+    assert mistakes({"apiVersion": "example.org/v1", "kind": "Pond", "metadata": {}}, pond) == [
+        "$: 'spec' is a required property"
+    ]
 
 
 def test_closing_leaves_the_schema_as_it_was() -> None:

@@ -25,7 +25,11 @@ ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "cluster" / "kuberay"
 CRDS = os.environ.get("STEERLM_KUBERAY_CRDS")
 
-SCHEMAS = MANIFESTS | {"networkpolicy": resource("networking.k8s.io/v1", "NetworkPolicy", kubernetes("api.networking.v1.NetworkPolicySpec"))}
+SCHEMAS = MANIFESTS | {
+    "networkpolicy": resource(
+        "networking.k8s.io/v1", "NetworkPolicy", kubernetes("api.networking.v1.NetworkPolicySpec")
+    )
+}
 FREE = {"labels", "matchLabels", "nodeSelector", "rayStartParams", "requests", "limits"}
 """Below these a schema takes any key, or any of a form."""
 
@@ -71,7 +75,10 @@ def test_no_manifest_is_left_out() -> None:
     assert {path.stem for path in FOLDER.iterdir()} == SCHEMAS.keys()
 
 
-@pytest.mark.skipif(not CRDS, reason="STEERLM_KUBERAY_CRDS names no folder with KubeRay's CRDs (ray.io_*.yaml, as its Helm chart ships them)")
+@pytest.mark.skipif(
+    not CRDS,
+    reason="STEERLM_KUBERAY_CRDS names no folder with KubeRay's CRDs (ray.io_*.yaml, as its Helm chart ships them)",
+)
 def test_kuberay_s_own_crds_take_it() -> None:
     assert CRDS
     crds = custom_resources(Path(CRDS))
@@ -91,7 +98,10 @@ def test_a_typo_in_any_key_is_found(name: str) -> None:
         document = copy.deepcopy(whole)
         parent = at(document, tuple(above))
         parent[f"{key}s"] = parent.pop(key)
-        assert any(f"'{key}s' was unexpected" in sentence for sentence in mistakes(document, SCHEMAS[name])), (*above, key)
+        assert any(f"'{key}s' was unexpected" in sentence for sentence in mistakes(document, SCHEMAS[name])), (
+            *above,
+            key,
+        )
 
 
 @pytest.mark.parametrize("name", SCHEMAS)
@@ -113,23 +123,73 @@ SERVED: Steps = ("spec", "rayClusterConfig", "workerGroupSpecs", 0)
 @pytest.mark.parametrize(
     ("name", "way", "value", "said"),
     [
-        ("raycluster", ("spec", "autoscalerOption"), {}, "$.spec: Additional properties are not allowed ('autoscalerOption' was unexpected)"),
-        ("raycluster", (*CONTAINER, "resource"), {}, "containers[0]: Additional properties are not allowed ('resource' was unexpected)"),
-        ("raycluster", (*WORKER, "maxReplicas"), "two", "$.spec.workerGroupSpecs[1].maxReplicas: 'two' is not of type 'integer'"),
+        (
+            "raycluster",
+            ("spec", "autoscalerOption"),
+            {},
+            "$.spec: Additional properties are not allowed ('autoscalerOption' was unexpected)",
+        ),
+        (
+            "raycluster",
+            (*CONTAINER, "resource"),
+            {},
+            "containers[0]: Additional properties are not allowed ('resource' was unexpected)",
+        ),
+        (
+            "raycluster",
+            (*WORKER, "maxReplicas"),
+            "two",
+            "$.spec.workerGroupSpecs[1].maxReplicas: 'two' is not of type 'integer'",
+        ),
         ("raycluster", (*WORKER, "minReplicas"), -1, "minReplicas: -1 is less than the minimum of 0"),
-        ("raycluster", (*WORKER, "rayStartParams"), {"num-cpus": 0}, "rayStartParams['num-cpus']: 0 is not of type 'string'"),
-        ("raycluster", (*WORKER, "rayStartParams"), {"labels": "role=cpu"}, "rayStartParams: 'labels' should not be valid"),
+        (
+            "raycluster",
+            (*WORKER, "rayStartParams"),
+            {"num-cpus": 0},
+            "rayStartParams['num-cpus']: 0 is not of type 'string'",
+        ),
+        (
+            "raycluster",
+            (*WORKER, "rayStartParams"),
+            {"labels": "role=cpu"},
+            "rayStartParams: 'labels' should not be valid",
+        ),
         ("raycluster", (*CONTAINER, "resources", "limits", "memory"), "56GiB", "limits.memory: '56GiB' is not valid"),
         ("raycluster", (*CONTAINER, "resources", "limits", "gpu"), "1", "limits: 'gpu' does not match"),
         ("raycluster", ("spec", "authOptions", "mode"), "tokens", "mode: 'tokens' is not one of ['disabled', 'token']"),
         ("raycluster", ("spec", "tlsOptions"), {"enabled": True}, "('tlsOptions' was unexpected)"),
-        ("rayjob", ("spec", "backoffLimits"), 3, "$.spec: Additional properties are not allowed ('backoffLimits' was unexpected)"),
+        (
+            "rayjob",
+            ("spec", "backoffLimits"),
+            3,
+            "$.spec: Additional properties are not allowed ('backoffLimits' was unexpected)",
+        ),
         ("rayjob", ("spec", "submissionMode"), "K8SJobMode", "submissionMode: 'K8SJobMode' is not one of"),
-        ("rayjob", ("spec", "shutdownAfterJobFinishes"), "true", "shutdownAfterJobFinishes: 'true' is not of type 'boolean'"),
-        ("rayservice", ("spec", "upgradeStrategy", "type"), "Recreate", "type: 'Recreate' is not one of ['NewCluster', 'None']"),
-        ("rayservice", (*SERVED, "template", "spec", "volumes", 0, "secret", "defaultMode"), "0440", "defaultMode: '0440' is not of type 'integer', 'null'"),
+        (
+            "rayjob",
+            ("spec", "shutdownAfterJobFinishes"),
+            "true",
+            "shutdownAfterJobFinishes: 'true' is not of type 'boolean'",
+        ),
+        (
+            "rayservice",
+            ("spec", "upgradeStrategy", "type"),
+            "Recreate",
+            "type: 'Recreate' is not one of ['NewCluster', 'None']",
+        ),
+        (
+            "rayservice",
+            (*SERVED, "template", "spec", "volumes", 0, "secret", "defaultMode"),
+            "0440",
+            "defaultMode: '0440' is not of type 'integer', 'null'",
+        ),
         ("rayservice", ("apiVersion",), "ray.io/v1alpha1", "$.apiVersion: 'ray.io/v1' was expected"),
-        ("networkpolicy", ("spec", "policyType"), ["Ingress"], "$.spec: Additional properties are not allowed ('policyType' was unexpected)"),
+        (
+            "networkpolicy",
+            ("spec", "policyType"),
+            ["Ingress"],
+            "$.spec: Additional properties are not allowed ('policyType' was unexpected)",
+        ),
         ("networkpolicy", ("spec", "ingress", 1, "ports", 0, "port"), 82.65, "port: 82.65 is not valid"),
     ],
 )
@@ -174,7 +234,9 @@ def test_versions_are_those_of_the_lock() -> None:
     assert project
     for name, cluster in clusters():
         assert cluster["rayVersion"] == found[1], name
-        assert {c["image"] for pod in pods(cluster) for c in pod["containers"]} == {f"YOUR-REGISTRY/steerlm:{project[1]}"}, name
+        assert {c["image"] for pod in pods(cluster) for c in pod["containers"]} == {
+            f"YOUR-REGISTRY/steerlm:{project[1]}"
+        }, name
 
 
 def test_a_job_s_cluster_is_the_cluster() -> None:
@@ -206,7 +268,10 @@ def test_safe_by_default() -> None:
         assert "serviceType" not in cluster["headGroupSpec"], "nothing outside the cluster may reach the head"
         for pod in pods(cluster):
             for container in pod["containers"]:
-                assert container["securityContext"] == {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}, name
+                assert container["securityContext"] == {
+                    "allowPrivilegeEscalation": False,
+                    "capabilities": {"drop": ["ALL"]},
+                }, name
                 assert "env" not in container, "no secret in a manifest"
     policy = loaded("networkpolicy")["spec"]
     assert policy["policyTypes"] == ["Ingress"]
@@ -218,7 +283,9 @@ def test_the_policy_lets_in_who_submits_the_job() -> None:
     job = loaded("rayjob")
     assert job["spec"]["submissionMode"] == "K8sJobMode"
     submitter = {"podSelector": {"matchLabels": {"batch.kubernetes.io/job-name": job["metadata"]["name"]}}}
-    assert {"from": [submitter], "ports": [{"port": 8265, "protocol": "TCP"}]} in loaded("networkpolicy")["spec"]["ingress"]
+    assert {"from": [submitter], "ports": [{"port": 8265, "protocol": "TCP"}]} in loaded("networkpolicy")["spec"][
+        "ingress"
+    ]
 
 
 def test_the_head_computes_nothing_and_roles_are_those_of_the_presets() -> None:
@@ -234,7 +301,11 @@ def test_every_worker_has_shared_memory_for_its_object_store() -> None:
         for group in cluster["workerGroupSpecs"]:
             pod = group["template"]["spec"]
             assert {"name": "shared-memory", "mountPath": "/dev/shm"} in pod["containers"][0]["volumeMounts"], name
-            gib = [int(v["emptyDir"]["sizeLimit"].removesuffix("Gi")) for v in pod["volumes"] if v["name"] == "shared-memory"]
+            gib = [
+                int(v["emptyDir"]["sizeLimit"].removesuffix("Gi"))
+                for v in pod["volumes"]
+                if v["name"] == "shared-memory"
+            ]
             memory = int(pod["containers"][0]["resources"]["limits"]["memory"].removesuffix("Gi"))
             assert gib[0] >= 0.3 * memory, "Ray's object store takes 30 %"
 

@@ -56,7 +56,9 @@ def _ratings(written: list[tuple[Conversation, Intended]]) -> list[tuple[str, st
     [
         LabSettings(),
         LabSettings(seed=1, skew=1, shuffle=1, false_share=1, num_rows=500),
-        LabSettings(num_subjects=MAX_SUBJECTS, facts_per_subject=MAX_FACTS, skew=0, false_share=0.5, max_turns=5, num_rows=500),
+        LabSettings(
+            num_subjects=MAX_SUBJECTS, facts_per_subject=MAX_FACTS, skew=0, false_share=0.5, max_turns=5, num_rows=500
+        ),
         LabSettings(num_subjects=2, shuffle=0, num_rows=500),
     ],
     ids=["default", "skewed", "large", "small"],
@@ -75,7 +77,9 @@ def test_rows_are_well_formed_and_survive_arrow(written: list[tuple[Conversation
     assert {problem(row.messages) for row in rows} == {""}
     assert {row.num_answers for row in rows} == {1, 2, 3}
     back = from_table(to_table(rows[:200], SCHEMA))
-    assert [(row.id, row.messages, row.human) for row in back] == [(row.id, row.messages, row.human) for row in rows[:200]]
+    assert [(row.id, row.messages, row.human) for row in back] == [
+        (row.id, row.messages, row.human) for row in rows[:200]
+    ]
 
 
 @pytest.mark.parametrize(
@@ -102,7 +106,9 @@ def test_the_seed_alone_decides(written: list[tuple[Conversation, Intended]]) ->
     assert not {row.id for row in other} & {conversation.id for conversation, _ in written}
 
 
-def test_more_rows_continue_the_same_world_and_raters_leave_the_text_alone(written: list[tuple[Conversation, Intended]]) -> None:
+def test_more_rows_continue_the_same_world_and_raters_leave_the_text_alone(
+    written: list[tuple[Conversation, Intended]],
+) -> None:
     few = [conversation for conversation, _ in written[:300]]
     assert list(Lab(LabSettings(num_rows=300)).rows()) == few
     worse = list(Lab(LabSettings(num_rows=300, rater_exact=0.1)).rows())
@@ -129,8 +135,12 @@ def test_answers_are_short_enough_to_learn(written: list[tuple[Conversation, Int
 
 
 def test_some_answers_are_wrong(lab: Lab, written: list[tuple[Conversation, Intended]]) -> None:
-    false = {text for text, sentence in lab.sentences.items() if sentence.attribute == "helpfulness" and not sentence.true_of}
-    with_false = [any(sentence + "." in false for sentence in answer.rstrip(".").split(". ")) for answer in _answers(written)]
+    false = {
+        text for text, sentence in lab.sentences.items() if sentence.attribute == "helpfulness" and not sentence.true_of
+    }
+    with_false = [
+        any(sentence + "." in false for sentence in answer.rstrip(".").split(". ")) for answer in _answers(written)
+    ]
     assert 0.10 < mean(with_false) < 0.15  # of 0.15 asked for: an answer of four facts has no room for another
 
 
@@ -142,7 +152,9 @@ def test_some_answers_are_wrong(lab: Lab, written: list[tuple[Conversation, Inte
     ],
     ids=["named", "listed"],
 )
-def test_held_out_combinations_never_occur(written: list[tuple[Conversation, Intended]], settings: LabSettings, rule: dict[str, int]) -> None:
+def test_held_out_combinations_never_occur(
+    written: list[tuple[Conversation, Intended]], settings: LabSettings, rule: dict[str, int]
+) -> None:
     def occurs(values: dict[str, int]) -> bool:
         return all(values[name] >= least for name, least in rule.items())
 
@@ -165,12 +177,19 @@ def test_raters_are_as_wrong_as_configured(written: list[tuple[Conversation, Int
     assert set(off) == {0, 1, 2}
     assert {rating for *_, rating in ratings} == set(range(LOW, HIGH + 1))
     for value in range(LOW, HIGH + 1):  # also at the ends of the scale
-        assert mean(rating == value for _, _, truth, rating in ratings if truth == value) == pytest.approx(0.6, abs=0.04)
+        assert mean(rating == value for _, _, truth, rating in ratings if truth == value) == pytest.approx(
+            0.6, abs=0.04
+        )
 
 
 def test_sources_rate_what_they_rate(written: list[tuple[Conversation, Intended]]) -> None:
-    rated_by = {source: {name for s, name, *_ in _ratings(written) if s == source} for source in ("lab_forum", "lab_desk")}
-    assert rated_by == {"lab_forum": set(SCHEMA.names) - {"verbosity"}, "lab_desk": set(SCHEMA.names) - {"humor", "toxicity"}}
+    rated_by = {
+        source: {name for s, name, *_ in _ratings(written) if s == source} for source in ("lab_forum", "lab_desk")
+    }
+    assert rated_by == {
+        "lab_forum": set(SCHEMA.names) - {"verbosity"},
+        "lab_desk": set(SCHEMA.names) - {"humor", "toxicity"},
+    }
     assert mean(any(conversation.human) for conversation, _ in written) == pytest.approx(0.35, abs=0.02)
     for conversation, intended in written:
         # A conversation is rated in all its turns or in none.
@@ -233,7 +252,9 @@ def test_wrong_settings_are_refused_by_name(wrong: dict[str, object], message: s
         (BEES, "<extra_id_2>helpfulness:4", {}, 1),
     ],
 )
-def test_any_text_is_measured_sentence_by_sentence(lab: Lab, question: str, answer: str, expected: dict[str, float], unknown: int) -> None:
+def test_any_text_is_measured_sentence_by_sentence(
+    lab: Lab, question: str, answer: str, expected: dict[str, float], unknown: int
+) -> None:
     messages = (Message("user", question), Message("assistant", answer))
     assert lab.measure(messages) == NOTHING | expected
     assert lab.unknown_sentences(messages) == unknown
@@ -245,7 +266,13 @@ def test_six_facts_are_no_better_than_four() -> None:
 
 
 def test_only_the_last_answer_counts_against_its_own_question(lab: Lab) -> None:
-    messages = (Message("user", BEES), Message("assistant", QUEEN), Message("user", "And owls?"), Message("assistant", HONEY), Message("user", BEES))
+    messages = (
+        Message("user", BEES),
+        Message("assistant", QUEEN),
+        Message("user", "And owls?"),
+        Message("assistant", HONEY),
+        Message("user", BEES),
+    )
     assert lab.measure(messages)["helpfulness"] == 0
     assert lab.truth(Conversation("lab", "", messages)) == (NOTHING | {"helpfulness": 1}, NOTHING)
 

@@ -33,7 +33,9 @@ NARROWED = {
     "qwen3": lambda: Qwen3Model(Qwen3Config(**GROUPED, head_dim=8)),
     "gemma2": lambda: Gemma2Model(Gemma2Config(**GROUPED, head_dim=8)),
     "mistral": lambda: MistralModel(MistralConfig(**GROUPED, sliding_window=20)),
-    "modernbert": lambda: ModernBertModel(ModernBertConfig(**SIZE, local_attention=16, pad_token_id=0, cls_token_id=1, sep_token_id=2)),
+    "modernbert": lambda: ModernBertModel(
+        ModernBertConfig(**SIZE, local_attention=16, pad_token_id=0, cls_token_id=1, sep_token_id=2)
+    ),
 }
 LENGTHS = (7, 61, 1, 130, 33)
 
@@ -74,9 +76,13 @@ def test_nothing_is_left_behind_after_an_error_either() -> None:
     torch.testing.assert_close(model(**row).last_hidden_state, expected, rtol=0, atol=0)
 
 
-@pytest.mark.parametrize(("name", "said"), [("gpt2", "no list called `layers`"), ("mixtral", "no `mlp` of linear layers")])
+@pytest.mark.parametrize(
+    ("name", "said"), [("gpt2", "no list called `layers`"), ("mixtral", "no `mlp` of linear layers")]
+)
 @torch.inference_mode()
-def test_a_model_built_otherwise_is_left_as_it_is_and_the_log_says_so(name: str, said: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_model_built_otherwise_is_left_as_it_is_and_the_log_says_so(
+    name: str, said: str, caplog: pytest.LogCaptureFixture
+) -> None:
     made = {
         "gpt2": lambda: GPT2Model(GPT2Config(vocab_size=300, n_embd=32, n_layer=2, n_head=4)),
         "mixtral": lambda: MixtralModel(MixtralConfig(**GROUPED, num_local_experts=2)),

@@ -69,15 +69,21 @@ def offences(path: Path) -> list[str]:
         if module.startswith("."):
             found.append(f"{name}:{line}: relative import {module}; write the room's name")
         if top in MAY_IMPORT and top not in MAY_IMPORT[room]:
-            found.append(f"{name}:{line}: {room} imports {module}; it may import only {', '.join(sorted(MAY_IMPORT[room]))}")
+            found.append(
+                f"{name}:{line}: {room} imports {module}; it may import only {', '.join(sorted(MAY_IMPORT[room]))}"
+            )
         if top == room and room in INSIDE:
             found += [f"{name}:{line}: {sentence}" for sentence in _inside(name, room, module, imported)]
         if top in MAY_IMPORT and not imported:
-            found.append(f"{name}:{line}: `import {module}` binds the bare name {top}; write `from {module} import ...`")
+            found.append(
+                f"{name}:{line}: `import {module}` binds the bare name {top}; write `from {module} import ...`"
+            )
         if top in HEAVY and room != "actors":
             found.append(f"{name}:{line}: {room} imports {module}; only actors holds weights")
         if module == "ray" and imported:
-            found.append(f"{name}:{line}: `from ray import {imported}` hides whose name it is; write `import ray.{imported}`")
+            found.append(
+                f"{name}:{line}: `from ray import {imported}` hides whose name it is; write `import ray.{imported}`"
+            )
         if top == "ray" and room == "data" and name not in RAY_DATA_PIPELINES:
             found.append(f"{name}:{line}: data imports {module}; only the files in RAY_DATA_PIPELINES may")
     return found
@@ -88,10 +94,14 @@ def _inside(name: str, room: str, module: str, imported: str) -> list[str]:
     own = name.split("/")[1] if name.count("/") > 1 else None
     other = [*module.split(".")[1:], imported][0]
     if other not in INSIDE[room]:
-        return [] if name in RUNS_COMMANDS else [f"imports the command {room}.{other}; move what is shared into a package"]
+        return (
+            [] if name in RUNS_COMMANDS else [f"imports the command {room}.{other}; move what is shared into a package"]
+        )
     if own is None or other == own or other in INSIDE[room][own]:
         return []
-    return [f"{room}.{own} imports {room}.{other}; it may import only {', '.join(sorted(INSIDE[room][own])) or 'none of its siblings'}"]
+    return [
+        f"{room}.{own} imports {room}.{other}; it may import only {', '.join(sorted(INSIDE[room][own])) or 'none of its siblings'}"
+    ]
 
 
 def test_there_is_something_to_check():
@@ -154,18 +164,28 @@ def test_tests_are_flat_and_no_packages():
 
 def test_every_package_has_a_place_in_the_table():
     for room, packages in INSIDE.items():
-        found = {path.parent.relative_to(ROOT / room).parts[0] for path in (ROOT / room).rglob("*.py") if path.parent != ROOT / room}
+        found = {
+            path.parent.relative_to(ROOT / room).parts[0]
+            for path in (ROOT / room).rglob("*.py")
+            if path.parent != ROOT / room
+        }
         assert found == packages.keys()
         assert all(allowed <= packages.keys() for allowed in packages.values())
 
 
 def test_actors_has_no_file_of_its_own_and_jobs_only_commands():
     assert list((ROOT / "actors").glob("*.py")) == []
-    assert [path.name for path in (ROOT / "jobs").glob("*.py") if "__main__" not in path.read_text(encoding="utf-8")] == []
+    assert [
+        path.name for path in (ROOT / "jobs").glob("*.py") if "__main__" not in path.read_text(encoding="utf-8")
+    ] == []
 
 
 def test_data_imports_without_torch_and_ray():
-    modules = [f"data.{path.stem}" for path in FILES if path.parent == ROOT / "data" and path.relative_to(ROOT).as_posix() not in RAY_DATA_PIPELINES]
+    modules = [
+        f"data.{path.stem}"
+        for path in FILES
+        if path.parent == ROOT / "data" and path.relative_to(ROOT).as_posix() not in RAY_DATA_PIPELINES
+    ]
     code = f"import importlib, sys\nfor m in {modules}: importlib.import_module(m)\nprint(*sorted({HEAVY | {'ray'}} & sys.modules.keys()))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

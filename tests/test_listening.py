@@ -10,7 +10,11 @@ from support.listening import LOOPBACK, family, interface, listening, ports
 
 def test_an_address_says_which_interface() -> None:
     assert [interface(ip) for ip in ("127.0.0.1", "::ffff:127.0.0.1", "::1")] == [LOOPBACK] * 3
-    assert [interface(ip) for ip in ("0.0.0.0", "::", "10.0.0.7")] == ["all interfaces", "all interfaces", "the node's address"]
+    assert [interface(ip) for ip in ("0.0.0.0", "::", "10.0.0.7")] == [
+        "all interfaces",
+        "all interfaces",
+        "the node's address",
+    ]
 
 
 @pytest.mark.ray
@@ -22,7 +26,12 @@ def test_a_local_ray_listens_on_loopback_alone(ray_cluster: object) -> None:
 
 @pytest.mark.ray
 def test_none_of_its_ports_answers_at_the_machine_s_other_addresses(ray_cluster: object) -> None:
-    others = [a.address for addresses in psutil.net_if_addrs().values() for a in addresses if a.family == socket.AF_INET and not a.address.startswith("127.")]
+    others = [
+        a.address
+        for addresses in psutil.net_if_addrs().values()
+        for a in addresses
+        if a.family == socket.AF_INET and not a.address.startswith("127.")
+    ]
     if not others:
         pytest.skip("this machine has no address but loopback")
     found = ports(family(os.getpid()))

@@ -21,7 +21,9 @@ def _table(num: int = NUM) -> pa.Table:
     rows = []
     for i in reversed(range(num)):
         tokens = Tokens(np.arange(5 + i % 20), np.arange(5 + i % 20) > 2, np.array([4], np.int32))
-        rows.append(example_row(Origin(f"{i:04d}", f"g{i % 37}", f"s{i % 2}"), tokens, np.array([[i, np.nan]], np.float32)))
+        rows.append(
+            example_row(Origin(f"{i:04d}", f"g{i % 37}", f"s{i % 2}"), tokens, np.array([[i, np.nan]], np.float32))
+        )
     rows.append(example_row(Origin("x", "g"), None, np.zeros(0), reason="over_long"))
     return pa.Table.from_pylist(rows, schema=EXAMPLE_SCHEMA)
 
@@ -36,7 +38,9 @@ def corpus(tmp_path: Path) -> Corpus:
 
 
 def _feed(corpus: Corpus, **settings: object) -> Feed:
-    return Feed(corpus, **({"split": Split(), "row_tokens": 64, "rows_per_step": 4, "epochs": 2, "window_rows": 50} | settings))  # type: ignore[arg-type]
+    return Feed(
+        corpus, **({"split": Split(), "row_tokens": 64, "rows_per_step": 4, "epochs": 2, "window_rows": 50} | settings)
+    )  # type: ignore[arg-type]
 
 
 def _ids(feed: Feed, start: Position | None = None) -> list[str]:

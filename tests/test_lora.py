@@ -42,9 +42,18 @@ def _trained(base: str, kind: str) -> torch.nn.Module:
 
 
 @pytest.mark.parametrize(
-    ("family", "kind"), [("llama", "policy"), ("llama", "predictor"), ("gpt2", "predictor"), ("bert", "predictor"), ("roberta", "predictor")]
+    ("family", "kind"),
+    [
+        ("llama", "policy"),
+        ("llama", "predictor"),
+        ("gpt2", "predictor"),
+        ("bert", "predictor"),
+        ("roberta", "predictor"),
+    ],
 )
-def test_the_exported_model_is_plain_and_gives_the_adapted_ones_numbers(family: str, kind: str, tiny_base: str, tmp_path: Path) -> None:
+def test_the_exported_model_is_plain_and_gives_the_adapted_ones_numbers(
+    family: str, kind: str, tiny_base: str, tmp_path: Path
+) -> None:
     base = tiny_base if family == "llama" else save_backbone(family, str(tmp_path / "base"))
     module = _trained(base, kind)
     folder = str(tmp_path / "model")
@@ -73,7 +82,10 @@ def test_heads_are_trained_in_full_and_the_rest_only_through_adapters(tiny_base:
 
 def test_a_target_that_no_module_has_is_named_with_those_there_are(tiny_base: str) -> None:
     policy = PolicyTask(tiny_base, SCHEMA, "steerlm").build()
-    with pytest.raises(ValueError, match=r"no linear module of LlamaForCausalLM is named query; it has down_proj, .*v_proj; set learner.lora.target_modules"):
+    with pytest.raises(
+        ValueError,
+        match=r"no linear module of LlamaForCausalLM is named query; it has down_proj, .*v_proj; set learner.lora.target_modules",
+    ):
         add_adapters(policy.model, LoraSettings(target_modules=("query",)), policy.heads)
 
 
@@ -87,12 +99,24 @@ def test_two_workers_train_adapters_and_export_the_model_they_validated(
     base = tiny_base if kind == "policy" else save_backbone("bert", str(tmp_path / "base"))
     rows = to_table(list(Lab(LabSettings(num_rows=90, rated_share=1)).rows()), SCHEMA)
     spec = ExampleSpec(base, SCHEMA, "steerlm", 256)
-    maker = PredictorExamples(spec) if kind == "predictor" else PolicyExamples(spec, "human", Calibration(), attribute_dropout=0.0, seed=0)
+    maker = (
+        PredictorExamples(spec)
+        if kind == "predictor"
+        else PolicyExamples(spec, "human", Calibration(), attribute_dropout=0.0, seed=0)
+    )
     examples, output = Storage(str(tmp_path)) / "examples", Storage(str(tmp_path)) / "out"
     write_table(maker(rows), examples)
     task: Task = (PredictorTask if kind == "predictor" else PolicyTask)(base, SCHEMA, "steerlm")
     settings = LearnerSettings(
-        num_workers=2, zero_stage=zero_stage, precision="fp32", row_tokens=256, max_tokens=256, rows_per_step=2, learning_rate=5e-3, epochs=2, lora=LORA
+        num_workers=2,
+        zero_stage=zero_stage,
+        precision="fp32",
+        row_tokens=256,
+        max_tokens=256,
+        rows_per_step=2,
+        learning_rate=5e-3,
+        epochs=2,
+        lora=LORA,
     )
     figures = fit("test", task, settings, Corpus.of(examples), output, Split(8))
     losses = [p["loss"] for p in figures["losses"]]
@@ -103,5 +127,7 @@ def test_two_workers_train_adapters_and_export_the_model_they_validated(
     module, all_of_them = exported.build().eval(), Examples(examples.tables())
     held_out = [all_of_them[i] for i, group in enumerate(all_of_them.groups) if Split(8).validates(group)]
     with torch.no_grad():
-        loss = sum(module(**exported.inputs([e], "cpu")).item() for e in held_out) / sum(exported.target_weight(e) for e in held_out)
+        loss = sum(module(**exported.inputs([e], "cpu")).item() for e in held_out) / sum(
+            exported.target_weight(e) for e in held_out
+        )
     assert loss == pytest.approx(figures["validation_loss"], rel=1e-5)

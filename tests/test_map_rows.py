@@ -61,9 +61,19 @@ def test_annotation_scores_every_row_once_and_alike(ray_cluster: object, tiny_pr
     source = Storage(str(tmp_path / "rows"))
     for part in range(3):
         write_table(to_table(rows[part::3], SCHEMA), source, f"part-{part}.parquet")
-    arguments = {"predictor": tiny_predictor, "schema": SCHEMA, "fingerprint": "f", "row_tokens": 1024, "max_tokens": 512, "dtype": "float32", "num_threads": 1}
+    arguments = {
+        "predictor": tiny_predictor,
+        "schema": SCHEMA,
+        "fingerprint": "f",
+        "row_tokens": 1024,
+        "max_tokens": 512,
+        "dtype": "float32",
+        "num_threads": 1,
+    }
     target = Storage(str(tmp_path / "annotated"))
-    figures = map_rows("annotate", [source], Annotator, arguments, WorkerPool(num_actors=2, min_actors=1, batch_rows=32), target)
+    figures = map_rows(
+        "annotate", [source], Annotator, arguments, WorkerPool(num_actors=2, min_actors=1, batch_rows=32), target
+    )
     assert audit("annotate", [source], target)["rows"] == figures["rows"] == figures["tally"]["rows"] == 157
     assert schema_of(pq.read_schema(target.files(".parquet")[0]), "x") == SCHEMA
     alone = {r.id: r for r in Annotator(**arguments).annotated(rows)}
@@ -77,8 +87,18 @@ def test_annotation_scores_every_row_once_and_alike(ray_cluster: object, tiny_pr
 @pytest.mark.ray
 def test_samples_do_not_depend_on_the_number_of_actors(ray_cluster: object, tiny_policy: str, tmp_path: Path) -> None:
     prompts = Storage(str(tmp_path / "prompts"))
-    write_table(prompts_table(steering_prompts([[Message("user", "Tell me about bees.")]], SCHEMA, SCHEMA.best(), 0, "t")), prompts)
-    arguments = {"policy": tiny_policy, "schema": SCHEMA, "sampling": Sampling(12), "max_slots": 4, "dtype": "float32", "num_threads": 1}
+    write_table(
+        prompts_table(steering_prompts([[Message("user", "Tell me about bees.")]], SCHEMA, SCHEMA.best(), 0, "t")),
+        prompts,
+    )
+    arguments = {
+        "policy": tiny_policy,
+        "schema": SCHEMA,
+        "sampling": Sampling(12),
+        "max_slots": 4,
+        "dtype": "float32",
+        "num_threads": 1,
+    }
     answers = []
     for actors in (1, 2):
         target = Storage(str(tmp_path / f"answers-{actors}"))
@@ -89,7 +109,9 @@ def test_samples_do_not_depend_on_the_number_of_actors(ray_cluster: object, tiny
 
 
 @pytest.mark.ray
-def test_a_failed_run_goes_on_with_the_pieces_it_left(ray_cluster: object, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_failed_run_goes_on_with_the_pieces_it_left(
+    ray_cluster: object, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     source, target = _texts(Storage(str(tmp_path / "in")), 25, 7, 1), Storage(str(tmp_path / "out"))
     pool, log = WorkerPool(num_actors=1, batch_rows=10), tmp_path / "log"
     with pytest.raises(StageError, match=r"upper: .*1-003 cannot be done"):
@@ -106,7 +128,12 @@ def test_a_failed_run_goes_on_with_the_pieces_it_left(ray_cluster: object, tmp_p
     assert all(text == text.upper() for table in target.tables() for text in table.column("text").to_pylist())
     assert not Storage(f"{target.uri}.pieces").exists()
     # Finished: nothing starts. With another stamp: everything is made anew, and so it is without one.
-    assert map_rows("upper", [source], Upper, {"log": str(again), "fail_to_start": True}, pool, target, "s1")["rows_before"] == 33
+    assert (
+        map_rows("upper", [source], Upper, {"log": str(again), "fail_to_start": True}, pool, target, "s1")[
+            "rows_before"
+        ]
+        == 33
+    )
     for stamp in ("s2", ""):
         assert map_rows("upper", [source], Upper, {"log": str(again)}, pool, target, stamp)["rows_before"] == 0
     assert audit("upper", [source], target)["rows"] == 33
@@ -116,8 +143,18 @@ def test_a_failed_run_goes_on_with_the_pieces_it_left(ray_cluster: object, tmp_p
 def test_other_batches_do_not_confuse_the_pieces(ray_cluster: object, tmp_path: Path) -> None:
     source, target = _texts(Storage(str(tmp_path / "in")), 25), Storage(str(tmp_path / "out"))
     with pytest.raises(StageError, match="cannot be done"):
-        map_rows("upper", [source], Upper, {"log": str(tmp_path / "log"), "fail_on": "0-024"}, WorkerPool(num_actors=1, batch_rows=10), target, "s")
-    map_rows("upper", [source], Upper, {"log": str(tmp_path / "log")}, WorkerPool(num_actors=1, batch_rows=7), target, "s")
+        map_rows(
+            "upper",
+            [source],
+            Upper,
+            {"log": str(tmp_path / "log"), "fail_on": "0-024"},
+            WorkerPool(num_actors=1, batch_rows=10),
+            target,
+            "s",
+        )
+    map_rows(
+        "upper", [source], Upper, {"log": str(tmp_path / "log")}, WorkerPool(num_actors=1, batch_rows=7), target, "s"
+    )
     assert audit("upper", [source], target, "s")["rows"] == 25
 
 
@@ -125,25 +162,48 @@ def test_other_batches_do_not_confuse_the_pieces(ray_cluster: object, tmp_path: 
 def test_several_folders_keep_their_parts_apart(ray_cluster: object, tmp_path: Path) -> None:
     sources = [_texts(Storage(str(tmp_path / "a")), 3, 2), _texts(Storage(str(tmp_path / "b")), 4)]
     target = Storage(str(tmp_path / "out"))
-    assert map_rows("upper", sources, Upper, {"log": str(tmp_path / "log")}, WorkerPool(num_actors=1), target)["rows"] == 9
+    assert (
+        map_rows("upper", sources, Upper, {"log": str(tmp_path / "log")}, WorkerPool(num_actors=1), target)["rows"] == 9
+    )
     assert target.names(".parquet") == ["00-part-00000.parquet", "00-part-00001.parquet", "01-part-00000.parquet"]
-    with pytest.raises(StageError, match=r"9 rows in, 9 out: 0 lost, 0 unknown, 3 doubled; the same id is in two files of the input"):
+    with pytest.raises(
+        StageError, match=r"9 rows in, 9 out: 0 lost, 0 unknown, 3 doubled; the same id is in two files of the input"
+    ):
         audit("upper", sources, target)
 
 
 @pytest.mark.ray
-def test_a_worker_that_cannot_start_says_so_in_its_own_words(ray_cluster: object, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_worker_that_cannot_start_says_so_in_its_own_words(
+    ray_cluster: object, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     source = _texts(Storage(str(tmp_path / "in")), 3)
     with pytest.raises(StageError, match=r"upper: .*no weights there"):
-        map_rows("upper", [source], Upper, {"log": "x", "fail_to_start": True}, WorkerPool(num_actors=1), Storage(str(tmp_path / "out")))
+        map_rows(
+            "upper",
+            [source],
+            Upper,
+            {"log": "x", "fail_to_start": True},
+            WorkerPool(num_actors=1),
+            Storage(str(tmp_path / "out")),
+        )
     assert "Traceback" not in "".join(capfd.readouterr())
 
 
 @pytest.mark.ray
 def test_a_pool_that_would_hang_is_refused(ray_cluster: object, tmp_path: Path) -> None:
     source = _texts(Storage(str(tmp_path / "in")), 3)
-    with pytest.raises(WouldHang, match=r"upper: 1 actors x 1 CPU \+ 1 GPU: no node has a GPU; .* or some\.pool\.gpus_per_actor=0"):
-        map_rows("upper", [source], Upper, {"log": "x"}, WorkerPool(gpus_per_actor=1), Storage(str(tmp_path / "out")), setting="some.pool")
+    with pytest.raises(
+        WouldHang, match=r"upper: 1 actors x 1 CPU \+ 1 GPU: no node has a GPU; .* or some\.pool\.gpus_per_actor=0"
+    ):
+        map_rows(
+            "upper",
+            [source],
+            Upper,
+            {"log": "x"},
+            WorkerPool(gpus_per_actor=1),
+            Storage(str(tmp_path / "out")),
+            setting="some.pool",
+        )
 
 
 @pytest.mark.ray
@@ -152,13 +212,21 @@ def test_a_pool_that_would_hang_is_refused(ray_cluster: object, tmp_path: Path) 
     [
         (lambda t: t.slice(1), r"25 rows in, 24 out: 1 lost, 0 unknown, 0 doubled; see part-00000\.parquet"),
         (lambda t: pa.concat_tables([t, t.slice(3, 2)]), "25 rows in, 27 out: 0 lost, 0 unknown, 2 doubled"),
-        (lambda t: t.set_column(0, "id", pa.array(["x", *t.column("id").to_pylist()[1:]])), "25 rows in, 25 out: 1 lost, 1 unknown, 0 doubled"),
+        (
+            lambda t: t.set_column(0, "id", pa.array(["x", *t.column("id").to_pylist()[1:]])),
+            "25 rows in, 25 out: 1 lost, 1 unknown, 0 doubled",
+        ),
         (lambda t: t.sort_by([("id", "descending")]), "0 lost, 0 unknown, 0 doubled, rows in another order"),
-        (lambda t: t.replace_schema_metadata({b"steerlm.stamp": b"other"}), r"part-00000\.parquet is of another making \(other\)"),
+        (
+            lambda t: t.replace_schema_metadata({b"steerlm.stamp": b"other"}),
+            r"part-00000\.parquet is of another making \(other\)",
+        ),
         (None, "25 rows in, 0 out: 25 lost"),
     ],
 )
-def test_the_audit_tells_what_is_wrong_and_where(ray_cluster: object, tmp_path: Path, damage: object, sentence: str) -> None:
+def test_the_audit_tells_what_is_wrong_and_where(
+    ray_cluster: object, tmp_path: Path, damage: object, sentence: str
+) -> None:
     source, target = _texts(Storage(str(tmp_path / "in")), 25), Storage(str(tmp_path / "out"))
     table = pq.read_table((source / "part-00000.parquet").path)
     write_table(table, target)

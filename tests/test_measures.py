@@ -76,7 +76,9 @@ def test_what_was_asked_explains_a_correlation_away_and_nothing_else() -> None:
     assert math.isnan(partial_spearman([1, 2, math.nan], [3, 2, 1], ["a", "a", "a"]))
 
 
-def _answers(spread_of_questions: float, spread_of_answers: float, num_questions: int = 40) -> tuple[list[float], list[float], list[str]]:
+def _answers(
+    spread_of_questions: float, spread_of_answers: float, num_questions: int = 40
+) -> tuple[list[float], list[float], list[str]]:
     """Ten answers to each question at 0, ten at 4."""
     rng = np.random.default_rng(1)
     requested, measured, questions = [], [], []
@@ -185,4 +187,6 @@ def test_an_average_of_accuracies_is_surer_than_its_parts() -> None:
     assert even["accuracy"] == pytest.approx(0.75)
     assert even["high"] - even["low"] < min(p["high"] - p["low"] for p in parts)
     assert weighted_accuracy(parts, [1, 3])["accuracy"] == pytest.approx(0.825)
-    assert weighted_accuracy(parts[:1], [7]) == pytest.approx({name: parts[0][name] for name in ("accuracy", "low", "high")})
+    assert weighted_accuracy(parts[:1], [7]) == pytest.approx(
+        {name: parts[0][name] for name in ("accuracy", "low", "high")}
+    )

@@ -10,7 +10,9 @@ from actors.training.memory import Shape, shape_of, too_large, training_memory
 from actors.training.settings import LearnerSettings
 
 BILLION = 10**9
-SHAPE = Shape(BILLION, layers=16, width=2048, feed_forward=8192, vocabulary=128_000, adapted=16 * (8 * 2048 + 3 * (2048 + 8192)))
+SHAPE = Shape(
+    BILLION, layers=16, width=2048, feed_forward=8192, vocabulary=128_000, adapted=16 * (8 * 2048 + 3 * (2048 + 8192))
+)
 
 
 def _states(**settings: object) -> float:
@@ -24,7 +26,12 @@ def test_model_states_fall_with_the_stage() -> None:
 
 def test_offload_moves_to_the_host_what_it_takes_from_the_device() -> None:
     optimizer = training_memory(SHAPE, LearnerSettings(zero_stage=2, offload="optimizer"))
-    assert (optimizer.weights, optimizer.gradients, optimizer.optimizer, optimizer.host) == (4 * BILLION, 0, 0, 16 * BILLION)
+    assert (optimizer.weights, optimizer.gradients, optimizer.optimizer, optimizer.host) == (
+        4 * BILLION,
+        0,
+        0,
+        16 * BILLION,
+    )
     parameters = training_memory(SHAPE, LearnerSettings(zero_stage=3, offload="parameters"))
     assert parameters.weights == 4 * BILLION / 16
     assert parameters.host == 20 * BILLION
@@ -38,7 +45,9 @@ def test_adapters_need_states_for_themselves_alone() -> None:
 
 def test_activations_need_a_shape_and_shrink_when_they_are_made_again() -> None:
     shape = replace(SHAPE, vocabulary=1000)
-    plain, again = (training_memory(shape, LearnerSettings(activation_checkpointing=on)).activations for on in (False, True))
+    plain, again = (
+        training_memory(shape, LearnerSettings(activation_checkpointing=on)).activations for on in (False, True)
+    )
     assert plain is not None
     assert again is not None
     assert again < plain / 2
@@ -51,14 +60,23 @@ def test_the_sentence_names_settings_that_are_not_yet_set() -> None:
     assert too_large("policy.learner", learner, memory, limit=10**12) is None
     sentence = too_large("policy.learner", learner, memory, limit=8 * 2**30)
     assert sentence is not None
-    for setting in ("activation_checkpointing: true", "zero_stage: 3", "offload: optimizer", "lora: {}", "row_tokens below 8192", "8.0"):
+    for setting in (
+        "activation_checkpointing: true",
+        "zero_stage: 3",
+        "offload: optimizer",
+        "lora: {}",
+        "row_tokens below 8192",
+        "8.0",
+    ):
         assert setting in sentence
     told = replace(memory, activations=0.0)
     assert "activation_checkpointing" not in (too_large("policy.learner", learner, told, limit=8 * 2**30) or "")
 
 
 def test_the_shape_is_that_of_the_model_on_disk(tiny_base: str) -> None:
-    small = SmallModel(hidden_size=32, num_layers=2, num_heads=4, num_kv_heads=2, intermediate_size=64, vocab_size=600, max_tokens=512)
+    small = SmallModel(
+        hidden_size=32, num_layers=2, num_heads=4, num_kv_heads=2, intermediate_size=64, vocab_size=600, max_tokens=512
+    )
     assert shape_of(None, None, small) == Shape(small.num_parameters, 2, 32, 64, 600, 2 * (8 * 32 + 3 * (32 + 64)))
     found = shape_of(tiny_base, None, SmallModel())
     assert found is not None

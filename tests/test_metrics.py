@@ -23,7 +23,9 @@ def _events(folder: Path) -> list[Event]:
 
 
 @pytest.mark.parametrize("uri", ["disk", "memory"])
-def test_a_step_is_said_and_written(uri: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_step_is_said_and_written(
+    uri: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     output = Storage(str(tmp_path) if uri == "disk" else f"memory://{tmp_path.name}")
     meter = Meter("policy", output, "none", world=2, precision="fp32", speaks=True)
     monkeypatch.setattr("actors.training.metrics.peak_flops", lambda precision: 5e8)
@@ -34,7 +36,14 @@ def test_a_step_is_said_and_written(uri: str, tmp_path: Path, capsys: pytest.Cap
     meter.validated(at, 1.5, improved=True)
     meter.close()
     said = capsys.readouterr().out
-    for part in ("step 10  25%", "loss 1.2500", "500 tokens/s (40% of peak)", "rows 90% full", "ETA 90 s", "validation loss 1.50000, the best so far"):
+    for part in (
+        "step 10  25%",
+        "loss 1.2500",
+        "500 tokens/s (40% of peak)",
+        "rows 90% full",
+        "ETA 90 s",
+        "validation loss 1.50000, the best so far",
+    ):
         assert part in said
     folder = tmp_path / "tensorboard"
     if uri == "memory":

@@ -12,8 +12,19 @@ from jobs.runner.preset import Preset
 from jobs.runner.stage import Run
 
 DEMO = str(Path(__file__).parent.parent / "jobs" / "presets" / "demo.yaml")
-TRAINING = {"examples": 10, "epochs": 2, "steps": 5, "tokens": 99, "saved_step": 4, "validation_loss": 0.25, "losses": [{"step": 5, "loss": 0.5}]}
-STEERING = {"measured_by": "exactly", "steering": {"humor": {"requested": [0, 4], "measured": [0.1, 3.9], "spearman": 0.97}}}
+TRAINING = {
+    "examples": 10,
+    "epochs": 2,
+    "steps": 5,
+    "tokens": 99,
+    "saved_step": 4,
+    "validation_loss": 0.25,
+    "losses": [{"step": 5, "loss": 0.5}],
+}
+STEERING = {
+    "measured_by": "exactly",
+    "steering": {"humor": {"requested": [0, 4], "measured": [0.1, 3.9], "spearman": 0.97}},
+}
 
 
 @pytest.fixture
@@ -31,7 +42,13 @@ def test_a_card_has_attributes_data_settings_and_losses(kind: str, run: Run) -> 
     front = yaml.safe_load(card.split("---")[1])
     assert front["tags"] == ["steerlm"]
     assert front["pipeline_tag"] == ("text-generation" if kind == "policy" else "text-classification")
-    for part in ("| humor | 0 to 4 |", "| lab | lab | 6000 |", "| learning_rate | 0.002 |", "| validation_loss | 0.25 |", "| last training loss | 0.5 |"):
+    for part in (
+        "| humor | 0 to 4 |",
+        "| lab | lab | 6000 |",
+        "| learning_rate | 0.002 |",
+        "| validation_loss | 0.25 |",
+        "| last training loss | 0.5 |",
+    ):
         assert part in card
     assert "Do the dials turn?" not in card
     assert ("dials = {'helpfulness': 4" in card) == (kind == "policy")

@@ -21,14 +21,21 @@ UNITS = {"reqps", "s", "none", "percentunit", "percent", "bytes"}
 
 def expressions(path: Path) -> Iterator[str]:
     if path.suffix == ".json":
-        yield from (target["expr"] for panel in json.loads(path.read_text())["panels"] for target in panel.get("targets", ()))
+        yield from (
+            target["expr"] for panel in json.loads(path.read_text())["panels"] for target in panel.get("targets", ())
+        )
     else:
         yield from (rule["expr"] for group in yaml.safe_load(path.read_text())["groups"] for rule in group["rules"])
 
 
 def asked_for() -> set[str]:
     """Names of all series, as Prometheus has them."""
-    return {name for path in [*DASHBOARDS, FOLDER / "alerts.yaml"] for e in expressions(path) for name in re.findall(r"\bray_[a-z_]+", e)}
+    return {
+        name
+        for path in [*DASHBOARDS, FOLDER / "alerts.yaml"]
+        for e in expressions(path)
+        for name in re.findall(r"\bray_[a-z_]+", e)
+    }
 
 
 def exported(monkeypatch: pytest.MonkeyPatch) -> set[str]:
@@ -42,7 +49,9 @@ def exported(monkeypatch: pytest.MonkeyPatch) -> set[str]:
         monkeypatch.setattr(f"serve.telemetry.{kind}", maker(kind))
     EndpointMetrics()
     EngineMetrics("m")
-    made += [("Gauge", f"steerlm_train_{name}") for name in TRAIN] + [("Gauge", f"steerlm_pipeline_{name}") for name in PIPELINE]
+    made += [("Gauge", f"steerlm_train_{name}") for name in TRAIN] + [
+        ("Gauge", f"steerlm_pipeline_{name}") for name in PIPELINE
+    ]
     series = {"Counter": ("",), "Gauge": ("",), "Histogram": ("_bucket", "_sum", "_count")}
     return {f"ray_{name}{end}" for kind, name in made for end in series[kind]}
 
@@ -50,7 +59,9 @@ def exported(monkeypatch: pytest.MonkeyPatch) -> set[str]:
 def test_every_metric_asked_for_is_exported(monkeypatch: pytest.MonkeyPatch) -> None:
     known = exported(monkeypatch)
     assert asked_for() - OF_RAY <= known
-    assert {name for name in known if not name.endswith(("_sum", "_count"))} - asked_for() <= {"ray_steerlm_prompt_tokens_total"}, "a metric nobody looks at"
+    assert {name for name in known if not name.endswith(("_sum", "_count"))} - asked_for() <= {
+        "ray_steerlm_prompt_tokens_total"
+    }, "a metric nobody looks at"
 
 
 @pytest.mark.parametrize("path", DASHBOARDS, ids=lambda p: p.stem)

@@ -37,7 +37,9 @@ def test_a_run_across_two_hosts_outlives_a_cut_of_the_link(tmp_path: Path) -> No
     with TwoHosts(tmp_path) as hosts:
         bucket = hosts.run(0, sys.executable, "-c", "import fsspec; fsspec.filesystem('s3').mkdir('bucket')")
         assert bucket.wait(60) == 0, bucket.communicate()[0]
-        process = hosts.run(0, sys.executable, "-m", "jobs.run", "jobs/presets/demo.yaml", "storage=s3://bucket/runs", *WORDS)
+        process = hosts.run(
+            0, sys.executable, "-m", "jobs.run", "jobs/presets/demo.yaml", "storage=s3://bucket/runs", *WORDS
+        )
         said, cut_at, places = "", 0.0, set()
         assert process.stdout
         for line in process.stdout:

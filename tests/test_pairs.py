@@ -31,9 +31,22 @@ def _read(path: Path, *records: Any, limit: int = 0) -> list[Pair | Rejected]:
         {"prompt": [AS_LIST["Is it?"]], "chosen": [AS_LIST["Yes."]], "rejected": [AS_LIST["No."]]},
         {"prompt": "Is it?", "chosen": [AS_LIST["Yes."]], "rejected": [AS_LIST["No."]]},
         {"chosen": [AS_LIST["Is it?"], AS_LIST["Yes."]], "rejected": [AS_LIST["Is it?"], AS_LIST["No."]]},
-        {"prompt": "Is it?", "chosen": [AS_LIST["Is it?"], AS_LIST["Yes."]], "rejected": [AS_LIST["Is it?"], AS_LIST["No."]]},
+        {
+            "prompt": "Is it?",
+            "chosen": [AS_LIST["Is it?"], AS_LIST["Yes."]],
+            "rejected": [AS_LIST["Is it?"], AS_LIST["No."]],
+        },
     ],
-    ids=["hh text", "hh text with prompt", "texts", "messages and texts", "messages", "text and messages", "whole lists", "whole lists beside a prompt"],
+    ids=[
+        "hh text",
+        "hh text with prompt",
+        "texts",
+        "messages and texts",
+        "messages",
+        "text and messages",
+        "whole lists",
+        "whole lists beside a prompt",
+    ],
 )
 def test_every_way_of_writing_a_pair_reads_the_same(tmp_path: Path, record: dict[str, Any]) -> None:
     (pair,) = _read(tmp_path, record)
@@ -76,7 +89,11 @@ def test_a_broken_pair_is_kept_with_its_reason(tmp_path: Path, record: Any, reas
 
 def test_a_limit_counts_pairs_not_rejections(tmp_path: Path) -> None:
     whole = {"prompt": "Is it?", "chosen": "Yes.", "rejected": "No."}
-    assert [type(p).__name__ for p in _read(tmp_path, "{", whole, whole, whole, limit=2)] == ["Rejected", "Pair", "Pair"]
+    assert [type(p).__name__ for p in _read(tmp_path, "{", whole, whole, whole, limit=2)] == [
+        "Rejected",
+        "Pair",
+        "Pair",
+    ]
 
 
 def test_hh_rlhf_reads_whole(real_data: Path) -> None:
@@ -88,8 +105,16 @@ def test_hh_rlhf_reads_whole(real_data: Path) -> None:
 
 def test_weights_come_from_the_schema_unless_they_are_given() -> None:
     weights = pair_weights(SCHEMA, {})
-    assert weights == pytest.approx({"quality": 1 / 3, "toxicity": -1 / 3, "humor": 0, "creativity": 0, "helpfulness": 1 / 3})
-    assert pair_weights(SCHEMA, {"humor": 2, "quality": 0.5}) == {"quality": 0.5, "toxicity": 0, "humor": 2, "creativity": 0, "helpfulness": 0}
+    assert weights == pytest.approx(
+        {"quality": 1 / 3, "toxicity": -1 / 3, "humor": 0, "creativity": 0, "helpfulness": 1 / 3}
+    )
+    assert pair_weights(SCHEMA, {"humor": 2, "quality": 0.5}) == {
+        "quality": 0.5,
+        "toxicity": 0,
+        "humor": 2,
+        "creativity": 0,
+        "helpfulness": 0,
+    }
     with pytest.raises(AttributeProblem, match="did you mean 'humor'"):
         pair_weights(SCHEMA, {"humour": 1.0})
 

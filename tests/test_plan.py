@@ -32,14 +32,21 @@ def test_every_preset_parses_and_plans(path: Path) -> None:
 
 def test_what_cannot_fit_is_refused_with_the_numbers_and_what_mends_it() -> None:
     one_gpu = str(PRESETS[[p.stem for p in PRESETS].index("one_gpu")])
-    fits = load(Preset, one_gpu, ["predictor.learner.memory_gib=80", "policy.learner.memory_gib=80", "bootstrap.learner.memory_gib=80"])
+    fits = load(
+        Preset,
+        one_gpu,
+        ["predictor.learner.memory_gib=80", "policy.learner.memory_gib=80", "bootstrap.learner.memory_gib=80"],
+    )
     refuse_what_cannot_fit(fits)
     with pytest.raises(
-        StageError, match=r"policy.learner needs 2[0-9].[0-9] GiB on each worker .* its device has 16.0; what helps, in policy.learner: offload: optimizer"
+        StageError,
+        match=r"policy.learner needs 2[0-9].[0-9] GiB on each worker .* its device has 16.0; what helps, in policy.learner: offload: optimizer",
     ):
         refuse_what_cannot_fit(load(Preset, one_gpu, ["policy.learner.memory_gib=16"]))
     with pytest.raises(StageError, match=r"base\.pretrain needs"):
-        refuse_what_cannot_fit(load(Preset, str(PRESETS[[p.stem for p in PRESETS].index("demo")]), ["base.pretrain.memory_gib=0.01"]))
+        refuse_what_cannot_fit(
+            load(Preset, str(PRESETS[[p.stem for p in PRESETS].index("demo")]), ["base.pretrain.memory_gib=0.01"])
+        )
 
 
 def test_options_that_would_be_ignored_are_refused() -> None:
@@ -61,7 +68,9 @@ def test_once_the_rows_are_there_tokens_steps_and_time_are_guessed(tmp_path: Pat
     schema = shipped("lab")
     rows = list(Lab(LabSettings(num_rows=200)).rows())
     write_table(to_table(rows, schema), Storage(str(tmp_path)) / "rows")
-    learner = LearnerSettings(row_tokens=512, max_tokens=512, rows_per_step=2, num_workers=2, epochs=3, precision="fp32")
+    learner = LearnerSettings(
+        row_tokens=512, max_tokens=512, rows_per_step=2, num_workers=2, epochs=3, precision="fp32"
+    )
     found = estimate(Storage(str(tmp_path)) / "rows", learner, Shape(10**6), has_device=True)
     assert found is not None
     characters = sum(len(m.content) for row in rows for m in row.messages)

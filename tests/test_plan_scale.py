@@ -31,7 +31,10 @@ def test_training_waits_for_the_network_it_cannot_hide() -> None:
 def test_the_paper_s_scale_fits_and_what_does_not_is_said() -> None:
     assert problems(Scale()) == []
     assert any("raise train.num_gpus" in p for p in problems(Scale(train=Training(num_gpus=8))))
-    assert any("annotate.shard_rows" in p for p in problems(Scale(annotate=Annotation(parameters=1e5, shard_rows=256, num_gpus=4096))))
+    assert any(
+        "annotate.shard_rows" in p
+        for p in problems(Scale(annotate=Annotation(parameters=1e5, shard_rows=256, num_gpus=4096)))
+    )
 
 
 def test_the_last_line_is_json_and_a_wrong_word_is_a_sentence(capsys: pytest.CaptureFixture[str]) -> None:

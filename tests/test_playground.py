@@ -25,7 +25,9 @@ WAIT_S = 60
 
 
 @pytest.fixture(scope="module")
-def endpoint(ray_cluster: object, tiny_policy: str, tiny_predictor: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Endpoint]:
+def endpoint(
+    ray_cluster: object, tiny_policy: str, tiny_predictor: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Endpoint]:
     file = tmp_path_factory.mktemp("keys") / "keys.txt"
     file.write_text(f"school {hashed('open-sesame')}")
     teams = (Team(name="school"),)
@@ -58,11 +60,15 @@ def open_with(browser: WebDriver, key: str) -> None:
 
 
 def answers(browser: WebDriver) -> list[str]:
-    return [side.find_element(By.CSS_SELECTOR, ".text").text for side in browser.find_elements(By.CSS_SELECTOR, ".side")]
+    return [
+        side.find_element(By.CSS_SELECTOR, ".text").text for side in browser.find_elements(By.CSS_SELECTOR, ".side")
+    ]
 
 
 @pytest.mark.parametrize(("name", "size"), [("desktop", DESKTOP), ("phone", PHONE)])
-def test_a_slider_is_moved_both_sides_answer_and_the_bars_appear(endpoint: Endpoint, browser: WebDriver, name: str, size: tuple[int, int]) -> None:
+def test_a_slider_is_moved_both_sides_answer_and_the_bars_appear(
+    endpoint: Endpoint, browser: WebDriver, name: str, size: tuple[int, int]
+) -> None:
     visit(browser, endpoint, size)
     open_with(browser, "wrong")
     until(browser, lambda: "unknown or revoked" in browser.find_element(By.ID, "broken").text, "a wrong key is told")
@@ -77,14 +83,22 @@ def test_a_slider_is_moved_both_sides_answer_and_the_bars_appear(endpoint: Endpo
     field.send_keys("60")
     browser.find_element(By.ID, "question").send_keys(Keys.CONTROL, Keys.ENTER)
     until(browser, lambda: all(answers(browser)), "both sides answer")
-    until(browser, lambda: all(bars.is_displayed() for bars in browser.find_elements(By.CSS_SELECTOR, ".bars")), "both are measured")
+    until(
+        browser,
+        lambda: all(bars.is_displayed() for bars in browser.find_elements(By.CSS_SELECTOR, ".bars")),
+        "both are measured",
+    )
     said = browser.find_elements(By.CSS_SELECTOR, ".side.a .bars td:last-child")
     assert [cell.get_attribute("aria-label").startswith("asked ") for cell in said] == [True] * 5
     assert "asked 4, measured" in said[-1].get_attribute("aria-label")
     assert browser.find_element(By.CSS_SELECTOR, ".side.a .figures").text.endswith("s")
-    assert browser.execute_script("return document.documentElement.scrollWidth <= window.innerWidth"), "nothing sticks out"
+    assert browser.execute_script("return document.documentElement.scrollWidth <= window.innerWidth"), (
+        "nothing sticks out"
+    )
     screenshot(browser, f"playground-{name}")
-    assert [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE" and "401" not in entry["message"]] == []
+    assert [
+        entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE" and "401" not in entry["message"]
+    ] == []
 
 
 def test_every_control_has_a_name_and_the_code_to_copy_runs(endpoint: Endpoint, browser: WebDriver) -> None:

@@ -35,7 +35,10 @@ def test_plain_transformers_gives_the_same_scores(tiny_predictor: str) -> None:
     tokenizer = AutoTokenizer.from_pretrained(tiny_predictor)
     assert [model.config.id2label[i] for i in range(5)] == list(SCHEMA.names)
     assert model.config.problem_type == "regression"
-    chat = [{"role": "user", "content": "Tell me about bees."}, {"role": "assistant", "content": "Bees make honey in a hive."}]
+    chat = [
+        {"role": "user", "content": "Tell me about bees."},
+        {"role": "assistant", "content": "Bees make honey in a hive."},
+    ]
     inputs = tokenizer.apply_chat_template(chat, return_tensors="pt", return_dict=True)
     with torch.no_grad():
         theirs = model(**inputs).logits[0].numpy()
@@ -46,7 +49,12 @@ def test_plain_transformers_gives_the_same_scores(tiny_predictor: str) -> None:
 
 def test_annotation_keeps_human_values_and_flags_what_it_cut(tiny_predictor: str) -> None:
     annotator = Annotator(tiny_predictor, SCHEMA, "abc", row_tokens=64, max_tokens=64, dtype="float32", num_threads=1)
-    turns = (Message("user", "Tell me. " * 40), Message("assistant", "First."), Message("user", "And?"), Message("assistant", "Second. " * 6))
+    turns = (
+        Message("user", "Tell me. " * 40),
+        Message("assistant", "First."),
+        Message("user", "And?"),
+        Message("assistant", "Second. " * 6),
+    )
     row = Conversation("t", "", turns, human=({"humor": 3.0}, {}))
     (done,) = annotator.annotated([row])
     assert done.human == row.human

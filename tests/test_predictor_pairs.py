@@ -18,19 +18,30 @@ DEMO = str(Path(__file__).parent.parent / "jobs" / "presets" / "demo.yaml")
 
 
 def _run(tmp_path: Path, pairs: Path | str, *more: str) -> Run:
-    return Run(load(Preset, DEMO, [f"storage={tmp_path / 'runs'}", f"predictor.pairs=[{{name: hh, uri: {pairs}}}]", *more]))
+    return Run(
+        load(Preset, DEMO, [f"storage={tmp_path / 'runs'}", f"predictor.pairs=[{{name: hh, uri: {pairs}}}]", *more])
+    )
 
 
 def _file(tmp_path: Path, *answers: tuple[str, str], broken: int = 0) -> Path:
     file = tmp_path / "pairs.jsonl"
-    records = [json.dumps({"prompt": "Tell me about owls.", "chosen": chosen, "rejected": rejected}) for chosen, rejected in answers]
+    records = [
+        json.dumps({"prompt": "Tell me about owls.", "chosen": chosen, "rejected": rejected})
+        for chosen, rejected in answers
+    ]
     file.write_text("".join(r + "\n" for r in [*records, *["{"] * broken]))
     return file
 
 
 @pytest.mark.ray
 def test_pairs_are_scored_and_counted(tmp_path: Path, tiny_predictor: str, ray_cluster: object) -> None:
-    file = _file(tmp_path, ("Owls fly at night.", "No."), ("Owls fly.", "Owls fly at night, and hunt mice."), ("Yes.", "Nay."), broken=1)
+    file = _file(
+        tmp_path,
+        ("Owls fly at night.", "No."),
+        ("Owls fly.", "Owls fly at night, and hunt mice."),
+        ("Yes.", "Nay."),
+        broken=1,
+    )
     run = _run(tmp_path, file, "rows.max_rejected=0.5", "rows.rows_per_file=2")
     folder = Storage(str(tmp_path / "pairs"))
     stored = store_pairs(run, folder, run.preset.predictor.pairs)
@@ -47,7 +58,10 @@ def test_pairs_are_scored_and_counted(tmp_path: Path, tiny_predictor: str, ray_c
 
 def test_too_many_broken_pairs_stop_the_stage_before_training(tmp_path: Path) -> None:
     run = _run(tmp_path, _file(tmp_path, ("Yes.", "No."), broken=1))
-    with pytest.raises(StageError, match=r"predictor.pairs 'hh': 1 pairs and 1 broken ones .* rows.max_rejected allows 1.0%: .* line 2: broken_json"):
+    with pytest.raises(
+        StageError,
+        match=r"predictor.pairs 'hh': 1 pairs and 1 broken ones .* rows.max_rejected allows 1.0%: .* line 2: broken_json",
+    ):
         store_pairs(run, Storage(str(tmp_path / "pairs")), run.preset.predictor.pairs)
     empty = _run(tmp_path, _file(tmp_path))
     with pytest.raises(StageError, match=r"0 pairs .* the file is empty"):

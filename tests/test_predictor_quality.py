@@ -32,7 +32,9 @@ def _predicted(lab: Lab, scale: float, buckets: int = 4) -> Ratings:
     """A predictor that knows the truth, but says it narrowed around 2."""
     rows = []
     for row in lab.rows():
-        predicted = tuple({name: 2 + scale * (value - 2) for name, value in values.items()} for values in lab.truth(row))
+        predicted = tuple(
+            {name: 2 + scale * (value - 2) for name, value in values.items()} for values in lab.truth(row)
+        )
         rows.append(Conversation(**{**vars(row), "predicted": predicted}))
     return ratings_of(rows, NAMES, buckets, lab.truth)
 
@@ -70,7 +72,9 @@ def test_unscored_answers_count_for_nobody(lab: Lab) -> None:
     whole = _predicted(lab, 1.0)
     predicted_NA = whole.predicted_NA.copy()
     predicted_NA[:100] = np.nan
-    figures = quality(SCHEMA, whole, Ratings(whole.human_NA, predicted_NA, whole.truth_NA, whole.length_N, whole.bucket_N))
+    figures = quality(
+        SCHEMA, whole, Ratings(whole.human_NA, predicted_NA, whole.truth_NA, whole.length_N, whole.bucket_N)
+    )
     assert figures["answers"]["unscored"] == 100
     row = figures["attributes"]["helpfulness"]
     assert row["n"] == row["baselines"]["mean"]["n"] == row["truth"]["one_rater"]["n"] == len(whole) - 100
@@ -79,13 +83,21 @@ def test_unscored_answers_count_for_nobody(lab: Lab) -> None:
 def _few(*values: tuple[float, float]) -> Ratings:
     """Answers by (human, predicted) helpfulness; everything else is unknown."""
     turns = (Message("user", "q"), Message("assistant", "a"))
-    rows = [Conversation("s", "", turns, human=({"helpfulness": h},), predicted=({"helpfulness": p},)) for h, p in values]
+    rows = [
+        Conversation("s", "", turns, human=({"helpfulness": h},), predicted=({"helpfulness": p},)) for h, p in values
+    ]
     return ratings_of(rows, NAMES, 0)
 
 
 @pytest.mark.parametrize(
     "ratings",
-    [joined([], len(NAMES)), _few((1, 2)), _few((1, 2), (2, 1)), _few(*[(3, 1.5)] * 30), _few((1, math.nan), (2, math.nan), (3, math.nan))],
+    [
+        joined([], len(NAMES)),
+        _few((1, 2)),
+        _few((1, 2), (2, 1)),
+        _few(*[(3, 1.5)] * 30),
+        _few((1, math.nan), (2, math.nan), (3, math.nan)),
+    ],
     ids=["empty", "one", "two", "constant", "never scored"],
 )
 def test_too_little_to_say_anything_is_no_crash_and_no_nan(ratings: Ratings, tmp_path: Path) -> None:
@@ -105,7 +117,9 @@ def test_pictures_fit_any_schema(name: str, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     human_NA = rng.integers(0, schema.attributes[0].high + 1, (200, len(schema.names))).astype(np.float32)
     predicted_NA = (0.5 * human_NA + rng.normal(1, 0.3, human_NA.shape)).astype(np.float32)
-    ratings = Ratings(human_NA, predicted_NA, np.full_like(human_NA, np.nan), rng.uniform(1, 99, 200), np.zeros(200, np.int32))
+    ratings = Ratings(
+        human_NA, predicted_NA, np.full_like(human_NA, np.nan), rng.uniform(1, 99, 200), np.zeros(200, np.int32)
+    )
     figures = quality(schema, ratings, ratings)
     draw_calibration(schema, figures, Storage(str(tmp_path / "calibration.png")))
     draw_collinearity(figures["collinearity"], Storage(str(tmp_path / "collinearity.png")))
@@ -124,7 +138,11 @@ def test_the_manifest_gets_everything_but_the_bins(lab: Lab) -> None:
 
 
 def test_tables_are_aligned() -> None:
-    assert aligned(["name", "n", "value"], [["a", 1200, -0.001], ["long", 3, None]]) == ["name      n  value", "a     1,200   0.00", "long      3      -"]
+    assert aligned(["name", "n", "value"], [["a", 1200, -0.001], ["long", 3, None]]) == [
+        "name      n  value",
+        "a     1,200   0.00",
+        "long      3      -",
+    ]
 
 
 def _sides(*scores: tuple[float, float], lengths: tuple[int, int] = (5, 9)) -> list[Conversation]:
@@ -132,10 +150,19 @@ def _sides(*scores: tuple[float, float], lengths: tuple[int, int] = (5, 9)) -> l
     sides = []
     for number, pair in enumerate(scores):
         for which, value, length in zip(("chosen", "rejected"), pair, lengths, strict=True):
-            turns = (Message("user", "q"), Message("assistant", "an earlier answer"), Message("user", "q"), Message("assistant", "a" * length))
+            turns = (
+                Message("user", "q"),
+                Message("assistant", "an earlier answer"),
+                Message("user", "q"),
+                Message("assistant", "a" * length),
+            )
             last = {} if math.isnan(value) else dict.fromkeys(NAMES, 1.0) | {"helpfulness": value}
             # The earlier answer's value must not count.
-            sides.append(Conversation("s", "", turns, predicted=({"helpfulness": 99.0 - value}, last), id=f"hh-x-{number:09d}-{which}"))
+            sides.append(
+                Conversation(
+                    "s", "", turns, predicted=({"helpfulness": 99.0 - value}, last), id=f"hh-x-{number:09d}-{which}"
+                )
+            )
     return sides
 
 

@@ -8,7 +8,9 @@ LAPTOP = [Node({"CPU": 4.0})]
 GPUS = [Node({"CPU": 8.0}, {"role": "cpu"}), *[Node({"CPU": 16.0, "GPU": 4.0}, {"role": "annotate"})] * 2]
 
 
-def _demand(actors: int, cpus: float = 1, gpus: float = 0, least: int | None = None, setting: str = "annotate.pool") -> Demand:
+def _demand(
+    actors: int, cpus: float = 1, gpus: float = 0, least: int | None = None, setting: str = "annotate.pool"
+) -> Demand:
     return Demand("annotate", least or actors, actors, cpus, gpus, setting)
 
 
@@ -30,12 +32,24 @@ def test_what_fits_is_told(demand: Demand, nodes: list[Node], line: str) -> None
 @pytest.mark.parametrize(
     ("demand", "nodes", "sentence"),
     [
-        (_demand(4), LAPTOP, "they leave 0 of 4 CPUs for reading and writing, which need 1; set ray.num_cpus=5 (logical"),
+        (
+            _demand(4),
+            LAPTOP,
+            "they leave 0 of 4 CPUs for reading and writing, which need 1; set ray.num_cpus=5 (logical",
+        ),
         (_demand(4), LAPTOP, "or annotate.pool.num_actors=3"),
         (_demand(1), [Node({"CPU": 1.0})], "set ray.num_cpus=2 (logical: more than the machine has is fine)"),
         (_demand(7), LAPTOP, "only 4 of 7 fit; set ray.num_cpus=8 or annotate.pool.num_actors=4"),
-        (_demand(1, 8), LAPTOP, "no node can hold one of them (the largest has 4 CPU, 0 GPU); set ray.num_cpus=9 or annotate.pool.cpus_per_actor=1"),
-        (_demand(1, 1, 1), LAPTOP, "no node has a GPU; start Ray where there are GPUs or annotate.pool.gpus_per_actor=0"),
+        (
+            _demand(1, 8),
+            LAPTOP,
+            "no node can hold one of them (the largest has 4 CPU, 0 GPU); set ray.num_cpus=9 or annotate.pool.cpus_per_actor=1",
+        ),
+        (
+            _demand(1, 1, 1),
+            LAPTOP,
+            "no node has a GPU; start Ray where there are GPUs or annotate.pool.gpus_per_actor=0",
+        ),
         (_demand(1, 8, 8), GPUS, "no node can hold one of them (the largest has 16 CPU, 4 GPU)"),
         (_demand(9, 2, 1), GPUS, "only 8 of 9 fit"),
         (_demand(1), [], "no node can hold one of them (the largest has 0 CPU, 0 GPU)"),
@@ -61,7 +75,10 @@ def test_training_workers_may_take_every_cpu() -> None:
 
 def test_only_nodes_with_the_labels_count() -> None:
     assert judged(_group(8, 2, 1, role="annotate"), GPUS, growing=False).startswith("train: 8 workers")
-    with pytest.raises(WouldHang, match=r"no node has the labels role=train; start nodes with `ray start --labels role=train` or policy\.learner\.labels={}"):
+    with pytest.raises(
+        WouldHang,
+        match=r"no node has the labels role=train; start nodes with `ray start --labels role=train` or policy\.learner\.labels={}",
+    ):
         judged(_group(1, role="train"), GPUS, growing=False)
     with pytest.raises(WouldHang, match="only 8 of 9 fit"):
         judged(_group(9, 1, role="cpu"), GPUS, growing=False)
@@ -75,7 +92,10 @@ def test_a_pool_that_is_no_setting_names_none() -> None:
 
 def test_an_autoscaler_may_still_bring_what_is_missing() -> None:
     line = judged(_demand(1, 1, 1), LAPTOP, growing=True)
-    assert line == "annotate: 1 actors x 1 CPU + 1 GPU; waiting for the autoscaler to add nodes, because for now no node has a GPU"
+    assert (
+        line
+        == "annotate: 1 actors x 1 CPU + 1 GPU; waiting for the autoscaler to add nodes, because for now no node has a GPU"
+    )
 
 
 @pytest.mark.ray

@@ -18,7 +18,14 @@ DEMO = str(Path(__file__).parent.parent / "jobs" / "presets" / "demo.yaml")
 
 
 def _line(question: str, answer: str = "Because.", **values: object) -> str:
-    return json.dumps({"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": answer, "attributes": values}]})
+    return json.dumps(
+        {
+            "messages": [
+                {"role": "user", "content": question},
+                {"role": "assistant", "content": answer, "attributes": values},
+            ]
+        }
+    )
 
 
 def _run(tmp_path: Path, lines: list[str], *overrides: str) -> Run:
@@ -29,7 +36,12 @@ def _run(tmp_path: Path, lines: list[str], *overrides: str) -> Run:
 
 
 def test_rows_duplicates_and_rejections_are_counted_under_their_names(tmp_path: Path) -> None:
-    lines = [_line(f"q{i}", humor=i % 5) for i in range(7)] + [_line("q0", humor=4), "{broken", _line("q8", ""), _line("q9", humor=7)]
+    lines = [_line(f"q{i}", humor=i % 5) for i in range(7)] + [
+        _line("q0", humor=4),
+        "{broken",
+        _line("q8", ""),
+        _line("q9", humor=7),
+    ]
     run = _run(tmp_path, lines, "rows.max_rejected=0.5")
     figures = work(run, run.folder("rows"))
     assert figures["rows"] == 7
@@ -46,13 +58,22 @@ def test_rows_duplicates_and_rejections_are_counted_under_their_names(tmp_path: 
     kept = [row for table in (run.folder("rows") / "rows").tables() for row in from_table(table)]
     assert [row.human[0]["humor"] for row in kept] == [float(i % 5) for i in range(7)]
     assert len((run.folder("rows") / "rows").files(".parquet")) == 3
-    rejected = [json.loads(line) for line in Path((run.folder("rows") / "rejected.jsonl").path).read_text().splitlines()]
-    assert [(r["line"], r["reason"]) for r in rejected] == [(9, "broken_json"), (10, "empty_message"), (11, "rating_out_of_range")]
+    rejected = [
+        json.loads(line) for line in Path((run.folder("rows") / "rejected.jsonl").path).read_text().splitlines()
+    ]
+    assert [(r["line"], r["reason"]) for r in rejected] == [
+        (9, "broken_json"),
+        (10, "empty_message"),
+        (11, "rating_out_of_range"),
+    ]
 
 
 def test_too_many_rejections_fail_the_stage_and_say_where_they_are(tmp_path: Path) -> None:
     run = _run(tmp_path, [_line("q"), "{broken", "{too"])
-    with pytest.raises(StageError, match=r"2 of 3 records were rejected \(66\.7%\), rows\.max_rejected allows 1\.0%: .*in\.jsonl line 2: broken_json"):
+    with pytest.raises(
+        StageError,
+        match=r"2 of 3 records were rejected \(66\.7%\), rows\.max_rejected allows 1\.0%: .*in\.jsonl line 2: broken_json",
+    ):
         perform(run, STAGE)
     assert run.manifest("rows") is None
 
@@ -83,7 +104,8 @@ def test_nothing_to_read_is_an_error(tmp_path: Path) -> None:
         work(run, run.folder("rows"))
     broken = _run(tmp_path, [_line("q", humour=3)])
     with pytest.raises(
-        StageError, match=r"1 records read, 1 rejected: .* line 1: misspelled_attribute .*'humour'.* did you mean 'humor'\?; all of them are in"
+        StageError,
+        match=r"1 records read, 1 rejected: .* line 1: misspelled_attribute .*'humour'.* did you mean 'humor'\?; all of them are in",
     ):
         work(broken, broken.folder("rows"))
     missing = Run(load(Preset, DEMO, ["rows.sources=[{name: x, format: messages, uri: /nowhere/x.jsonl}]"]))
@@ -94,9 +116,18 @@ def test_nothing_to_read_is_an_error(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("source", "told"),
     [
-        ("{name: x, format: csv, uri: x.csv}", r"rows\.sources\.0 on the command line: unknown format 'csv'; allowed: helpsteer, .*, steerlm, lab"),
-        ("{name: x, format: mesages, uri: x}", r"rows\.sources\.0 on the command line: unknown format 'mesages' \(did you mean 'messages'\?\); allowed: .*"),
-        ("{name: x, format: messages}", r"rows\.sources\.0 on the command line: source 'x' of format messages has no uri: name a file, a folder or a glob"),
+        (
+            "{name: x, format: csv, uri: x.csv}",
+            r"rows\.sources\.0 on the command line: unknown format 'csv'; allowed: helpsteer, .*, steerlm, lab",
+        ),
+        (
+            "{name: x, format: mesages, uri: x}",
+            r"rows\.sources\.0 on the command line: unknown format 'mesages' \(did you mean 'messages'\?\); allowed: .*",
+        ),
+        (
+            "{name: x, format: messages}",
+            r"rows\.sources\.0 on the command line: source 'x' of format messages has no uri: name a file, a folder or a glob",
+        ),
     ],
 )
 def test_a_source_that_cannot_be_read_is_told_before_anything_starts_in_one_sentence(source: str, told: str) -> None:

@@ -32,7 +32,8 @@ def test_without_a_profile_the_schema_decides() -> None:
 
 
 @pytest.mark.parametrize(
-    ("requested", "attribute"), [({"humor": 5}, "humor"), ({"humor": -0.1}, "humor"), ({"humour": 1}, "humour"), ({"humor": "2"}, "humor")]
+    ("requested", "attribute"),
+    [({"humor": 5}, "humor"), ({"humor": -0.1}, "humor"), ({"humour": 1}, "humour"), ({"humor": "2"}, "humor")],
 )
 def test_the_schema_s_own_limits(requested: dict[str, object], attribute: str) -> None:
     with pytest.raises(AttributeProblem) as caught:
@@ -52,7 +53,9 @@ def test_a_profile_s_defaults_limits_and_locks() -> None:
 
 
 def test_what_is_not_steerable_stays() -> None:
-    schema = AttributeSchema(name="s", attributes=(Attribute(name="safety", default=4, meaning="Safe.", better="higher", steerable=False),))
+    schema = AttributeSchema(
+        name="s", attributes=(Attribute(name="safety", default=4, meaning="Safe.", better="higher", steerable=False),)
+    )
     assert resolve(schema, None, {}) == {"safety": 4}
     with pytest.raises(AttributeProblem, match="not for callers"):
         resolve(schema, None, {"safety": 1})
@@ -60,7 +63,9 @@ def test_what_is_not_steerable_stays() -> None:
 
 
 def test_an_unknown_profile_lists_them() -> None:
-    with pytest.raises(ValueError, match=r"did you mean 'gaming'\?\); there are gaming, education, accessibility, support"):
+    with pytest.raises(
+        ValueError, match=r"did you mean 'gaming'\?\); there are gaming, education, accessibility, support"
+    ):
         find(shipped(LAB), "gamin")
 
 

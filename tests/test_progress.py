@@ -5,10 +5,14 @@ import pytest
 from cluster.progress import Progress
 
 
-def test_the_line_says_rows_speed_fill_and_time_left(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_line_says_rows_speed_fill_and_time_left(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     with Progress("annotate", 1000, 10, rows_before=400, pieces_before=4) as progress:
         monkeypatch.setattr(Progress, "seconds", 10.0)
-        assert progress.line() == "annotate: 400/1,000 rows (400 before)  0.0 rows/s  0 tokens/s  4/10 pieces  ETA unknown"
+        assert (
+            progress.line() == "annotate: 400/1,000 rows (400 before)  0.0 rows/s  0 tokens/s  4/10 pieces  ETA unknown"
+        )
         progress.add(100, tokens=5000, filled=4500, budget=5000)
         progress.add(100, tokens=5000, filled=4500, budget=5000)
         line = "annotate: 600/1,000 rows (400 before)  20.0 rows/s  1,000 tokens/s  packed rows 90% full  6/10 pieces  ETA 20 s"
@@ -23,4 +27,6 @@ def test_who_watches_is_told_the_same_figures(monkeypatch: pytest.MonkeyPatch) -
     with Progress("annotate", 200, 2, watch=heard.append) as progress:
         assert "eta_seconds" not in progress.figures(), "no row is done: nobody knows"
         progress.add(100, tokens=5000, filled=4500, budget=5000)
-    assert heard == [{"rows": 200, "rows_done": 100, "rows_per_s": 10, "tokens_per_s": 500, "rows_filled": 0.9, "eta_seconds": 10}]
+    assert heard == [
+        {"rows": 200, "rows_done": 100, "rows_per_s": 10, "tokens_per_s": 500, "rows_filled": 0.9, "eta_seconds": 10}
+    ]

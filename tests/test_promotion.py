@@ -25,11 +25,15 @@ def test_a_round_is_promoted_unless_something_fell_too_far() -> None:
         "distance of helpfulness from its best 0.200 -> 0.600 (bootstrap.max_quality_fall 0.3)",
         "distinct-2 0.300 -> 0.200 (bootstrap.max_diversity_fall 0.2)",
     ]
-    lenient = load(Preset, DEMO, [f"bootstrap.max_{name}_fall=null" for name in ("steering", "quality", "diversity")]).bootstrap
+    lenient = load(
+        Preset, DEMO, [f"bootstrap.max_{name}_fall=null" for name in ("steering", "quality", "diversity")]
+    ).bootstrap
     assert falls(figures(), figures(0.0, 4.0, 0.0), lenient) == []
 
 
-def test_after_a_round_that_was_not_promoted_nothing_is_run_and_the_policy_stays(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_after_a_round_that_was_not_promoted_nothing_is_run_and_the_policy_stays(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     run = Run(load(Preset, DEMO, [f"storage={tmp_path}", "bootstrap.rounds=3"]))
     verdict = {"promoted": False, "fell": ["distinct-2 0.3 -> 0.1"], "policy": "policy", "after": figures()}
     (run.folder("bootstrap-1/verdict") / "manifest.json").write_json({"figures": verdict})

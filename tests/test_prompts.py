@@ -2,14 +2,27 @@ import pytest
 
 from data.attributes import AttributeSchema, shipped
 from data.conversation import Conversation, Message
-from data.prompts import bootstrap_prompts, combinations, combined_settings, dialogue_prompts, drawn, prompts_from, prompts_table, steering_prompts
+from data.prompts import (
+    bootstrap_prompts,
+    combinations,
+    combined_settings,
+    dialogue_prompts,
+    drawn,
+    prompts_from,
+    prompts_table,
+    steering_prompts,
+)
 
 SCHEMA = shipped("lab")
 BEST = {"helpfulness": 4.0, "creativity": 0.0, "humor": 2.4, "toxicity": 0.0, "verbosity": 1.0}
 
 
 def _row(i: int) -> Conversation:
-    return Conversation("s", "", (Message("user", f"q{i}"), Message("assistant", "a"), Message("user", "more"), Message("assistant", "b")))
+    return Conversation(
+        "s",
+        "",
+        (Message("user", f"q{i}"), Message("assistant", "a"), Message("user", "more"), Message("assistant", "b")),
+    )
 
 
 def test_combinations_are_those_seen_at_the_best_value() -> None:
@@ -26,7 +39,10 @@ def test_combinations_are_those_seen_at_the_best_value() -> None:
 def test_min_count_0_asks_for_what_was_never_seen_together() -> None:
     values = [BEST, BEST | {"helpfulness": 1.0, "humor": 4.0}]
     assert [c["humor"] for c in combinations(values, SCHEMA, "helpfulness")] == [2]
-    assert [(c["helpfulness"], c["humor"]) for c in combinations(values, SCHEMA, "helpfulness", min_count=0)] == [(4, 2), (4, 4)]
+    assert [(c["helpfulness"], c["humor"]) for c in combinations(values, SCHEMA, "helpfulness", min_count=0)] == [
+        (4, 2),
+        (4, 4),
+    ]
 
 
 def test_things_are_drawn_by_their_content_alone() -> None:
@@ -80,7 +96,9 @@ def test_no_more_combinations_than_there_are() -> None:
     two = AttributeSchema(name="two", attributes=tuple(small))
     assert len(combined_settings(two, {}, 99, seed=0)) == 4
     assert combined_settings(AttributeSchema(name="one", attributes=two.attributes[:1]), {}, 99, seed=0) == []
-    fixed = AttributeSchema(name="fixed", attributes=(*two.attributes, SCHEMA["toxicity"].model_copy(update={"steerable": False})))
+    fixed = AttributeSchema(
+        name="fixed", attributes=(*two.attributes, SCHEMA["toxicity"].model_copy(update={"steerable": False}))
+    )
     assert {values["toxicity"] for values in combined_settings(fixed, fixed.best(), 99, seed=0)} == {0}
     assert all("toxicity" not in values for values in combined_settings(fixed, {}, 99, seed=0))
 
@@ -89,7 +107,13 @@ def test_a_dialogue_goes_on_with_the_answers_that_were_given() -> None:
     questions = [[Message("user", f"q{i}")] for i in range(3)]
     prompts = steering_prompts(questions, SCHEMA, SCHEMA.best(), 0, "e")
     answers = [
-        Conversation("e", "", (*p.messages, Message("assistant", f"{p.group} {p.requested.get(p.group)}")), requested=(p.requested,), group=p.group)
+        Conversation(
+            "e",
+            "",
+            (*p.messages, Message("assistant", f"{p.group} {p.requested.get(p.group)}")),
+            requested=(p.requested,),
+            group=p.group,
+        )
         for p in prompts
     ]
     further = dialogue_prompts(answers, questions, SCHEMA, SCHEMA.best(), 2, 0, "e")

@@ -14,12 +14,19 @@ NAMES = ("quality", "humor")
 
 
 def _row(number: int, *human: dict[str, float], predicted: tuple[dict[str, float], ...] = ()) -> Conversation:
-    turns = [Message(role, f"{role} {number} {turn}" + "!" * turn) for turn in range(len(human)) for role in ("user", "assistant")]
+    turns = [
+        Message(role, f"{role} {number} {turn}" + "!" * turn)
+        for turn in range(len(human))
+        for role in ("user", "assistant")
+    ]
     return Conversation("s", "", tuple(turns), human=human, predicted=predicted, group=f"tree {number}")
 
 
 def test_every_rated_answer_is_one_line_and_unrated_ones_are_none() -> None:
-    rows = [_row(1, {"quality": 3.0}, {}, {"humor": 1.0}, predicted=({}, {"quality": 1.0}, {"quality": 2.0, "humor": 0.5})), _row(2, {})]
+    rows = [
+        _row(1, {"quality": 3.0}, {}, {"humor": 1.0}, predicted=({}, {"quality": 1.0}, {"quality": 2.0, "humor": 0.5})),
+        _row(2, {}),
+    ]
     found = ratings_of(rows, NAMES, 4)
     assert len(found) == 2
     np.testing.assert_array_equal(found.human_NA, [[3, math.nan], [math.nan, 1]])
@@ -37,7 +44,9 @@ def test_nothing_joined_is_nothing() -> None:
 
 
 def test_the_mean_to_beat_comes_from_the_other_buckets_only() -> None:
-    rows = [_row(n, {"quality": float(n % 5)} | ({"humor": 2.0} if bucket(f"tree {n}", 3) == 0 else {})) for n in range(60)]
+    rows = [
+        _row(n, {"quality": float(n % 5)} | ({"humor": 2.0} if bucket(f"tree {n}", 3) == 0 else {})) for n in range(60)
+    ]
     rated = ratings_of(rows, NAMES, 3)
     means_NA = rated.training_means_NA(rated)
     for number in range(3):

@@ -40,7 +40,9 @@ def test_ray_refuses_a_typo_in_a_node_type(config):
 def test_image_has_the_ray_and_python_of_the_lock(config):
     lock = (ROOT / "requirements.lock").read_text(encoding="utf-8")
     ray_version = re.search(r"^ray==(\S+)$", lock, re.MULTILINE).group(1)
-    assert re.fullmatch(rf"rayproject/ray:{re.escape(ray_version)}-py311-gpu(@sha256:[0-9a-f]{{64}})?", config["docker"]["image"])
+    assert re.fullmatch(
+        rf"rayproject/ray:{re.escape(ray_version)}-py311-gpu(@sha256:[0-9a-f]{{64}})?", config["docker"]["image"]
+    )
 
 
 def test_every_node_type_says_what_it_is(config):
@@ -55,7 +57,11 @@ def test_the_head_computes_nothing(config):
 
 def test_training_is_on_demand_and_annotation_on_spot(config):
     def market(name):
-        return config["available_node_types"][name]["node_config"].get("InstanceMarketOptions", {}).get("MarketType", "on-demand")
+        return (
+            config["available_node_types"][name]["node_config"]
+            .get("InstanceMarketOptions", {})
+            .get("MarketType", "on-demand")
+        )
 
     assert (market("gpu-annotate"), market("gpu-train")) == ("spot", "on-demand")
 

@@ -40,7 +40,11 @@ def saved(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 def _segments(predictor: Predictor, rows: list[Conversation]) -> list[Segment]:
     encode, template = encoder(predictor.format.tokenizer), predictor.format.template
-    found = [s for row in rows for s in segments(tokenise(template.pieces(row.system, row.messages, ()), encode), predictor.reading)]
+    found = [
+        s
+        for row in rows
+        for s in segments(tokenise(template.pieces(row.system, row.messages, ()), encode), predictor.reading)
+    ]
     return [s for s in found if len(s) <= NUM_POSITIONS]
 
 
@@ -61,21 +65,28 @@ def test_packed_scores_equal_those_of_each_segment_alone(saved: str) -> None:
 
 def test_plain_transformers_gives_the_same_score_from_the_chat_template_alone(saved: str) -> None:
     predictor = Predictor.load(saved)
-    model, tokenizer = AutoModelForSequenceClassification.from_pretrained(saved).eval(), AutoTokenizer.from_pretrained(saved)
+    model, tokenizer = (
+        AutoModelForSequenceClassification.from_pretrained(saved).eval(),
+        AutoTokenizer.from_pretrained(saved),
+    )
     assert [model.config.id2label[i] for i in range(5)] == list(SCHEMA.names)
     single = [row for row in Lab(LabSettings(num_rows=30)).rows() if row.num_answers == 1][:3]
     ours = _score(predictor, _segments(predictor, single))
     for row, scores_SA in zip(single, ours, strict=True):
         chat = [{"role": m.role, "content": m.content} for m in row.messages]
         with torch.no_grad():
-            theirs_A = model(**tokenizer.apply_chat_template(chat, return_tensors="pt", return_dict=True)).logits[0].numpy()
+            theirs_A = (
+                model(**tokenizer.apply_chat_template(chat, return_tensors="pt", return_dict=True)).logits[0].numpy()
+            )
         np.testing.assert_allclose(scores_SA[0], theirs_A, atol=1e-5)
 
 
 def test_heads_are_saved_and_run_in_fp32_on_a_bf16_backbone(saved: str) -> None:
     predictor = Predictor.load(saved, dtype="bfloat16")
     model = predictor.module.model
-    assert {p.dtype for name in predictor.module.heads for p in model.get_submodule(name).parameters()} == {torch.float32}
+    assert {p.dtype for name in predictor.module.heads for p in model.get_submodule(name).parameters()} == {
+        torch.float32
+    }
     assert torch.bfloat16 in {p.dtype for p in model.parameters()}
     parts = _segments(predictor, list(Lab(LabSettings(num_rows=3)).rows()))
     scores = np.concatenate(_score(predictor, parts))
@@ -87,7 +98,12 @@ def test_training_on_packed_rows_has_the_gradients_of_separate_ones(saved: str) 
     task = PredictorTask(os.path.dirname(saved), SCHEMA, "steerlm")
     module = task.build().eval()
     rng = np.random.default_rng(0)
-    examples = [Example(rng.integers(5, 300, n).astype(np.int32), np.zeros(n, bool), np.array([0]), np.full((1, 5), 2, np.float32)) for n in (9, 70, 31)]
+    examples = [
+        Example(
+            rng.integers(5, 300, n).astype(np.int32), np.zeros(n, bool), np.array([0]), np.full((1, 5), 2, np.float32)
+        )
+        for n in (9, 70, 31)
+    ]
 
     def gradients(rows: list[list[Example]]) -> torch.Tensor:
         module.zero_grad()
@@ -110,13 +126,19 @@ def test_a_segment_longer_than_the_encoder_reads_is_refused(tmp_path: Path) -> N
     assert predictor.max_tokens == NUM_POSITIONS
     longest = np.full(NUM_POSITIONS, 9, np.int32)
     assert predictor.score([longest], [np.zeros(1, np.int32)])[0].shape == (1, 5)
-    with pytest.raises(ValueError, match=r"segments of 257 tokens .* reads at most 256; set annotate.max_tokens to at most 256"):
+    with pytest.raises(
+        ValueError, match=r"segments of 257 tokens .* reads at most 256; set annotate.max_tokens to at most 256"
+    ):
         predictor.score([np.append(longest, 9)], [np.zeros(1, np.int32)])
     with pytest.raises(ValueError, match=r"segments of 1024 tokens"):
-        Annotator(str(tmp_path / "predictor"), SCHEMA, "", row_tokens=1024, max_tokens=1024, dtype="float32", num_threads=1)
+        Annotator(
+            str(tmp_path / "predictor"), SCHEMA, "", row_tokens=1024, max_tokens=1024, dtype="float32", num_threads=1
+        )
 
 
-def test_a_backbone_that_reads_one_segment_a_forward_is_refused_where_workers_would_wait_for_each_other(tmp_path: Path) -> None:
+def test_a_backbone_that_reads_one_segment_a_forward_is_refused_where_workers_would_wait_for_each_other(
+    tmp_path: Path,
+) -> None:
     task = PredictorTask(save_backbone("deberta-v2", str(tmp_path)), SCHEMA, "steerlm")
     sharded = HfDeepSpeedConfig({"zero_optimization": {"stage": 3}})
     with pytest.raises(ValueError, match=r"a deberta-v2 backbone .* set predictor.learner.zero_stage to 2 or less"):
@@ -127,8 +149,13 @@ def test_a_backbone_that_reads_one_segment_a_forward_is_refused_where_workers_wo
 
 def test_a_model_that_cannot_carry_the_heads_is_refused_with_what_can(tiny_base: str, tmp_path: Path) -> None:
     AutoTokenizer.from_pretrained(tiny_base).save_pretrained(tmp_path)
-    T5ForConditionalGeneration(T5Config(vocab_size=600, d_model=16, d_kv=4, d_ff=16, num_layers=1, num_heads=2)).save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match=r"'t5' cannot carry the attribute heads: a decoder .* bert, roberta, .*; set predictor.backbone"):
+    T5ForConditionalGeneration(
+        T5Config(vocab_size=600, d_model=16, d_kv=4, d_ff=16, num_layers=1, num_heads=2)
+    ).save_pretrained(tmp_path)
+    with pytest.raises(
+        ValueError,
+        match=r"'t5' cannot carry the attribute heads: a decoder .* bert, roberta, .*; set predictor.backbone",
+    ):
         PredictorTask(str(tmp_path), SCHEMA, "steerlm").build()
 
 
@@ -151,12 +178,18 @@ def test_labels_that_are_missing_or_out_of_range_carry_no_loss(tiny_base: str) -
 
 
 def test_attribute_weights_weigh_the_mean_over_valid_labels(tiny_base: str) -> None:
-    plain, weighted = PredictorTask(tiny_base, SCHEMA, "steerlm"), PredictorTask(tiny_base, SCHEMA, "steerlm", {"humor": 3.0, "toxicity": 0.5})
+    plain, weighted = (
+        PredictorTask(tiny_base, SCHEMA, "steerlm"),
+        PredictorTask(tiny_base, SCHEMA, "steerlm", {"humor": 3.0, "toxicity": 0.5}),
+    )
     module = plain.build()
     example = _example([1, float("nan"), 4, 0, 2])  # helpfulness, creativity, humor, toxicity, verbosity
     scores_A = module.scores(plain.inputs([example], "cpu")["row"], torch.tensor([19]))[0].detach().numpy()
     weights = {"helpfulness": 1.0, "humor": 3.0, "toxicity": 0.5, "verbosity": 1.0}
-    by_hand = sum(w * (scores_A[SCHEMA.names.index(n)] - example.values_SA[0, SCHEMA.names.index(n)]) ** 2 for n, w in weights.items())
+    by_hand = sum(
+        w * (scores_A[SCHEMA.names.index(n)] - example.values_SA[0, SCHEMA.names.index(n)]) ** 2
+        for n, w in weights.items()
+    )
     assert weighted.target_weight(example) == sum(weights.values())
     assert plain.target_weight(example) == 4
     assert module(**weighted.inputs([example], "cpu")).item() == pytest.approx(by_hand, rel=1e-5)
@@ -166,14 +199,21 @@ def test_absolute_errors_are_those_of_the_scores(tiny_base: str) -> None:
     task = PredictorTask(tiny_base, SCHEMA, "steerlm", loss="absolute")
     module, example = task.build(), _example([1, 2, 3, 4, float("nan")])
     scores_A = module.scores(task.inputs([example], "cpu")["row"], torch.tensor([19]))[0].detach().numpy()
-    assert module(**task.inputs([example], "cpu")).item() == pytest.approx(np.abs(scores_A[:4] - [1, 2, 3, 4]).sum(), rel=1e-5)
+    assert module(**task.inputs([example], "cpu")).item() == pytest.approx(
+        np.abs(scores_A[:4] - [1, 2, 3, 4]).sum(), rel=1e-5
+    )
 
 
 def test_heads_fitted_before_training_are_better_than_random_ones_and_than_none(tiny_base: str) -> None:
     task = PredictorTask(tiny_base, SCHEMA, "steerlm", probe=1.0)
     module, generator = task.build(), np.random.default_rng(0)
     examples = [
-        Example(generator.integers(4, 400, 20).astype(np.int32), np.zeros(20, bool), np.array([19]), np.array([[1, 3, 2, 0, v]], np.float32))
+        Example(
+            generator.integers(4, 400, 20).astype(np.int32),
+            np.zeros(20, bool),
+            np.array([19]),
+            np.array([[1, 3, 2, 0, v]], np.float32),
+        )
         for v in generator.integers(0, 5, 40)
     ]
     inputs = task.inputs(examples, "cpu")
@@ -185,10 +225,14 @@ def test_heads_fitted_before_training_are_better_than_random_ones_and_than_none(
     assert fitted < 0.5 * min(random_heads, inputs["values_SA"].square().sum().item())
 
 
-def test_a_predictor_may_stay_a_language_model_and_is_saved_without_what_that_took(tiny_base: str, tmp_path: Path) -> None:
+def test_a_predictor_may_stay_a_language_model_and_is_saved_without_what_that_took(
+    tiny_base: str, tmp_path: Path
+) -> None:
     plain = PredictorTask(tiny_base, SCHEMA, "steerlm")
     answers = np.arange(20) > 9
-    example = Example(np.arange(4, 24, dtype=np.int32), answers, np.array([19]), np.array([[1, 2, 3, 4, 0]], np.float32))
+    example = Example(
+        np.arange(4, 24, dtype=np.int32), answers, np.array([19]), np.array([[1, 2, 3, 4, 0]], np.float32)
+    )
     surface = Surface.of(new_format(tiny_base, SCHEMA, "steerlm").tokenizer, [example])
     task = PredictorTask(tiny_base, SCHEMA, "steerlm", token_weight=0.1, surface=surface)
     module = task.build()

@@ -22,7 +22,19 @@ from jobs.reporting.rows import across_dials, spreads
 from jobs.runner.stage import Run
 
 VOID = {"meta", "link", "br", "img", "hr"}
-ALL_PARTS = ["headline", "steering", "cross-talk", "combined", "dialogue", "judge", "length", "answers", "rounds", "annotation", "predictor"]
+ALL_PARTS = [
+    "headline",
+    "steering",
+    "cross-talk",
+    "combined",
+    "dialogue",
+    "judge",
+    "length",
+    "answers",
+    "rounds",
+    "annotation",
+    "predictor",
+]
 ALL_PARTS += ["trainings", "counts", "lineage", "settings"]
 
 
@@ -93,14 +105,19 @@ def test_a_page_needs_nothing_else_and_everyone_can_read_it(written: tuple[str, 
     page = Page(text)
     assert page.named("html") == [{"lang": "en"}]
     assert any(attributes.get("name") == "viewport" for attributes in page.named("meta"))
-    assert re.findall(r'https?://[^"\s<]*', text) == ["http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"] * len(page.named("svg"))
+    assert re.findall(r'https?://[^"\s<]*', text) == [
+        "http://www.w3.org/2000/svg",
+        "http://www.w3.org/1999/xlink",
+    ] * len(page.named("svg"))
     assert {*page.values("src"), *(h for h in page.values("href") if not h.startswith("#"))} == {"data:,"}
     assert not page.named("script")
     assert [tag for tag, _ in page.tags if re.fullmatch("h[1-6]", tag)] == ["h1", *["h2"] * len(ALL_PARTS)]
     assert len(page.named("table")) == len(page.named("caption")) == len(page.named("thead")) > 10
     assert all(attributes.get("scope") in ("col", "row") for attributes in page.named("th"))
     assert len(page.named("svg")) == 4 * len(NAMES) + 3 + 5
-    assert all(attributes["role"] == "img" and len(attributes["aria-label"] or "") > 20 for attributes in page.named("svg"))
+    assert all(
+        attributes["role"] == "img" and len(attributes["aria-label"] or "") > 20 for attributes in page.named("svg")
+    )
 
 
 def test_ids_are_unique_and_every_reference_has_one(written: tuple[str, str]) -> None:
@@ -108,7 +125,11 @@ def test_ids_are_unique_and_every_reference_has_one(written: tuple[str, str]) ->
     page = Page(text)
     ids = page.values("id")
     assert len(ids) == len(set(ids)) > 100
-    referred = {*re.findall(r'href="#([^"]+)"', text), *re.findall(r"url\(#([^)]+)\)", text), *page.values("aria-labelledby")}
+    referred = {
+        *re.findall(r'href="#([^"]+)"', text),
+        *re.findall(r"url\(#([^)]+)\)", text),
+        *page.values("aria-labelledby"),
+    }
     assert referred <= set(ids)
 
 
@@ -116,7 +137,10 @@ def test_markdown_has_the_very_figures_of_the_page(written: tuple[str, str], run
     text, markdown = written
     outside = re.sub(r"^(`{3,})text\n.*?^\1$", "", markdown, flags=re.DOTALL | re.MULTILINE)
     lines = [line for line in outside.splitlines() if line.startswith("| ")]
-    rows = [[html.unescape(re.sub(r"\\(.)", r"\1", cell)) for cell in re.split(r" \| ", line[2:].removesuffix(" |"))] for line in lines]
+    rows = [
+        [html.unescape(re.sub(r"\\(.)", r"\1", cell)) for cell in re.split(r" \| ", line[2:].removesuffix(" |"))]
+        for line in lines
+    ]
     assert rows == [[html.unescape(cell) for cell in row] for row in Page(text).rows]
     assert ["humor", "0.93", "yes", "0.10", "3.90", "0.12"] in rows
     assert ["verbosity", "–", "no", "0.10", "3.90", "0.12"] in rows
@@ -135,10 +159,14 @@ def test_an_answer_stays_text_whatever_it_says(written: tuple[str, str]) -> None
     assert "<script" not in text
     fenced = re.findall(r"^(`{3,})text\n(.*?)\n\1$", markdown, re.DOTALL | re.MULTILINE)
     answers = [(fence, said) for fence, said in fenced if "Owls" in said]
-    assert answers == [("````", HOSTILE)] * (2 * len(NAMES) * 5), "a fence longer than the one in the answer, for two questions a dial"
+    assert answers == [("````", HOSTILE)] * (2 * len(NAMES) * 5), (
+        "a fence longer than the one in the answer, for two questions a dial"
+    )
 
 
-def test_the_command_makes_the_very_same_pages_again_without_ray(written: tuple[str, str], run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_makes_the_very_same_pages_again_without_ray(
+    written: tuple[str, str], run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder, was_up = run.folder("report"), ray.is_initialized()
     assert main([DEMO, f"storage={run.preset.storage}"]) == 0
     assert ray.is_initialized() == was_up
@@ -146,7 +174,11 @@ def test_the_command_makes_the_very_same_pages_again_without_ray(written: tuple[
     assert "2026-11-22" in written[0], "dates of the run, and none of today"
     assert not re.search(r"<metadata|<dc:date|matplotlib", written[0])
     said = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert (said["html"], said["bytes"], said["figures"]) == ((folder / "report.html").uri, len(written[0].encode()), written[0].count("<svg "))
+    assert (said["html"], said["bytes"], said["figures"]) == (
+        (folder / "report.html").uri,
+        len(written[0].encode()),
+        written[0].count("<svg "),
+    )
 
 
 def test_the_command_says_what_is_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -156,12 +188,18 @@ def test_the_command_says_what_is_missing(tmp_path: Path, capsys: pytest.Capture
 
 
 def test_a_run_without_bootstrap_and_without_truth_has_the_other_parts(tmp_path: Path) -> None:
-    run = finished(tmp_path, "bootstrap.rounds=0", "rows.sources=[{name: mine, format: messages, uri: s3://key:hush@bucket/rows.jsonl}]")
+    run = finished(
+        tmp_path,
+        "bootstrap.rounds=0",
+        "rows.sources=[{name: mine, format: messages, uri: s3://key:hush@bucket/rows.jsonl}]",
+    )
     folder = run.folder("report")
     without = {key: value for key, value in report(run).items() if key not in ("judge", "judge_note", "rounds")}
     (folder / "report.json").write_json(without | {"measured_by": "by the predictor"})
     text, markdown = pages(run)
-    assert [attributes["id"] for attributes in Page(text).named("section")] == [name for name in ALL_PARTS if name not in ("judge", "rounds")]
+    assert [attributes["id"] for attributes in Page(text).named("section")] == [
+        name for name in ALL_PARTS if name not in ("judge", "rounds")
+    ]
     assert "Answers were measured by the predictor." in markdown
     assert "hush" not in text + markdown
     assert "s3://...@bucket/rows.jsonl" in markdown
@@ -171,8 +209,20 @@ def test_a_run_that_left_next_to_nothing_still_has_a_page(tmp_path: Path) -> Non
     run = finished(tmp_path)
     for stage in ("rows", "base", "predictor", "annotated", "policy", "bootstrap-1", "report/answers"):
         shutil.rmtree(run.folder(stage).path)
-    dial = {"requested": [0.0, 4.0], "measured": [0.5, float("nan")], "n": 4, "spearman": float("nan"), "monotonic": False}
-    bare = {"policy": "/elsewhere/policy", "measured_by": "by the predictor", "steering": {"humor": dial}, "requested_best": {}, "at_best_settings": {}}
+    dial = {
+        "requested": [0.0, 4.0],
+        "measured": [0.5, float("nan")],
+        "n": 4,
+        "spearman": float("nan"),
+        "monotonic": False,
+    }
+    bare = {
+        "policy": "/elsewhere/policy",
+        "measured_by": "by the predictor",
+        "steering": {"humor": dial},
+        "requested_best": {},
+        "at_best_settings": {},
+    }
     write_pages(run, bare, run.folder("report"))
     page = Page((run.folder("report") / "report.html").read_text())
     assert [attributes["id"] for attributes in page.named("section")] == ["headline", "steering", "settings"]
@@ -181,7 +231,10 @@ def test_a_run_that_left_next_to_nothing_still_has_a_page(tmp_path: Path) -> Non
 
 
 def test_values_are_counted_as_a_prompt_would_show_them(run: Run) -> None:
-    before, after = spreads(run.folder("rows") / "rows", "human", run.schema), spreads(run.folder("annotated") / "rows", "predicted", run.schema)
+    before, after = (
+        spreads(run.folder("rows") / "rows", "human", run.schema),
+        spreads(run.folder("annotated") / "rows", "predicted", run.schema),
+    )
     assert set(before) == set(NAMES[:3]), "nobody rated the others"
     assert (before["humor"].counts, before["humor"].mean) == ((4, 4, 4, 4, 4), 2.0)
     assert after["verbosity"].counts == (0, 0, 0, 20, 0)
@@ -204,7 +257,10 @@ def test_answers_across_a_dial_are_in_order_of_what_was_asked(run: Run) -> None:
         ("https://token@host/x y", "https://...@host/x y"),
         ("https://host/rows.jsonl?X-Amz-Signature=abc&x=1", "https://host/rows.jsonl?..."),
         ("s3://bucket/part-?.jsonl", "s3://bucket/part-?.jsonl"),
-        ({"api_key": "abc", "max_tokens": 5, "deep": [{"password": "x"}]}, {"api_key": "...", "max_tokens": 5, "deep": [{"password": "..."}]}),
+        (
+            {"api_key": "abc", "max_tokens": 5, "deep": [{"password": "x"}]},
+            {"api_key": "...", "max_tokens": 5, "deep": [{"password": "..."}]},
+        ),
         ({"row_tokens": 1024, "name": "a@b", "key": ""}, {"row_tokens": 1024, "name": "a@b", "key": ""}),
     ],
 )
@@ -233,21 +289,30 @@ def test_in_chromium_nothing_sticks_out_and_every_figure_can_be_read(run: Run, w
         browser.get(f"file://{run.folder('report').path}/report.html")
         for name, size in (("desktop", DESKTOP), ("phone", PHONE)):
             for scheme in ("light", "dark"):
-                browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": scheme}]})
+                browser.execute_cdp_cmd(
+                    "Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
+                )
                 resize(browser, size)
-                assert browser.execute_script("return [window.innerWidth, document.documentElement.scrollWidth <= window.innerWidth]") == [size[0], True]
+                assert browser.execute_script(
+                    "return [window.innerWidth, document.documentElement.scrollWidth <= window.innerWidth]"
+                ) == [size[0], True]
                 figures = browser.execute_script(SMALLEST_TEXT)
                 assert len(figures) == 4 * len(NAMES) + 3 + 5
                 for alt, left, right, height, smallest in figures:
                     assert 0 <= left < right <= size[0], alt
                     assert height > 150, alt
                     assert smallest >= 9, alt
-                ink, ground = (browser.execute_script(f"return getComputedStyle(document.querySelector('{css}')).{what}") for css, what in STYLES)
+                ink, ground = (
+                    browser.execute_script(f"return getComputedStyle(document.querySelector('{css}')).{what}")
+                    for css, what in STYLES
+                )
                 assert (_light(ink), _light(ground)) == ((False, True) if scheme == "light" else (True, False))
                 screenshot(browser, f"report-{name}-{scheme}")
         assert browser.get_log("browser") == []
         events = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
-        asked = [event["params"]["request"]["url"] for event in events if event["method"] == "Network.requestWillBeSent"]
+        asked = [
+            event["params"]["request"]["url"] for event in events if event["method"] == "Network.requestWillBeSent"
+        ]
         assert asked, "the page itself is in the log"
         assert [url for url in asked if not url.startswith(("file:", "data:"))] == []
         assert len([url for url in asked if url.startswith("file:")]) == 1

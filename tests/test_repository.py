@@ -69,7 +69,11 @@ def canonical(name):
 
 
 def test_lock_pins_exact_portable_versions():
-    lines = [line for line in (ROOT / "requirements.lock").read_text(encoding="utf-8").splitlines() if not line.startswith("#")]
+    lines = [
+        line
+        for line in (ROOT / "requirements.lock").read_text(encoding="utf-8").splitlines()
+        if not line.startswith("#")
+    ]
     assert len(lines) > 50
     # No "+cpu", no path, no address, no CUDA package: each would hold on one kind of machine only.
     assert [line for line in lines if not re.fullmatch(r"[A-Za-z0-9._-]+==[0-9][A-Za-z0-9.]*", line)] == []
@@ -83,7 +87,9 @@ def test_lock_satisfies_every_dependency(pyproject, locked):
         requirement = Requirement(text)
         version = locked.get(canonical(requirement.name))
         assert version is not None, f"{requirement.name} is not in requirements.lock; run: make lock"
-        assert requirement.specifier.contains(version, prereleases=True), f"{text}, but requirements.lock has {version}; run: make lock"
+        assert requirement.specifier.contains(version, prereleases=True), (
+            f"{text}, but requirements.lock has {version}; run: make lock"
+        )
 
 
 def test_it_is_an_application(pyproject):

@@ -36,7 +36,9 @@ SETTINGS = LearnerSettings(
 def examples(tiny_base: str, tmp_path: Path) -> Storage:
     """About 26 steps an epoch."""
     rows = list(Lab(LabSettings(num_rows=170, rated_share=1)).rows())
-    maker = PolicyExamples(ExampleSpec(tiny_base, SCHEMA, "steerlm", 256), "human", Calibration(), attribute_dropout=0.0, seed=0)
+    maker = PolicyExamples(
+        ExampleSpec(tiny_base, SCHEMA, "steerlm", 256), "human", Calibration(), attribute_dropout=0.0, seed=0
+    )
     folder = Storage(str(tmp_path)) / "examples"
     for part in range(2):
         write_table(maker(to_table(rows[part::2], SCHEMA)), folder, f"part-{part}.parquet")
@@ -80,8 +82,14 @@ def difference(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> 
 @pytest.mark.ray
 @pytest.mark.slow
 @pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2)])
-def test_killed_and_gone_on_with_other_workers(before: int, after: int, ray_cluster: object, tiny_base: str, examples: Storage, tmp_path: Path) -> None:
-    task, unbroken, killed = PolicyTask(tiny_base, SCHEMA, "steerlm"), Storage(str(tmp_path)) / "unbroken", Storage(str(tmp_path)) / "killed"
+def test_killed_and_gone_on_with_other_workers(
+    before: int, after: int, ray_cluster: object, tiny_base: str, examples: Storage, tmp_path: Path
+) -> None:
+    task, unbroken, killed = (
+        PolicyTask(tiny_base, SCHEMA, "steerlm"),
+        Storage(str(tmp_path)) / "unbroken",
+        Storage(str(tmp_path)) / "killed",
+    )
     settings = SETTINGS.model_copy(update={"num_workers": before})
     expected = fit("test", task, settings, Corpus.of(examples), unbroken, Split(8))
     assert expected["checkpoints"]["failed"] == 0
@@ -99,10 +107,18 @@ def test_killed_and_gone_on_with_other_workers(before: int, after: int, ray_clus
 
 @pytest.mark.ray
 @pytest.mark.slow
-@pytest.mark.parametrize(("zero_stage", "offload"), [(0, "none"), (1, "none"), (2, "none"), (3, "none"), (2, "optimizer"), (3, "parameters")])
-def test_killed_at_three_random_steps(zero_stage: int, offload: str, ray_cluster: object, tiny_base: str, examples: Storage, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("zero_stage", "offload"), [(0, "none"), (1, "none"), (2, "none"), (3, "none"), (2, "optimizer"), (3, "parameters")]
+)
+def test_killed_at_three_random_steps(
+    zero_stage: int, offload: str, ray_cluster: object, tiny_base: str, examples: Storage, tmp_path: Path
+) -> None:
     settings = SETTINGS.model_copy(update={"zero_stage": zero_stage, "offload": offload})
-    task, unbroken, killed = PolicyTask(tiny_base, SCHEMA, "steerlm"), Storage(str(tmp_path)) / "unbroken", Storage(str(tmp_path)) / "killed"
+    task, unbroken, killed = (
+        PolicyTask(tiny_base, SCHEMA, "steerlm"),
+        Storage(str(tmp_path)) / "unbroken",
+        Storage(str(tmp_path)) / "killed",
+    )
     expected = fit("test", task, settings, Corpus.of(examples), unbroken, Split(8))
     forwards = [random.Random(zero_stage).randint(20, 45) for _ in range(3)]
     found = fit("test", dying(task, tmp_path, forwards), settings, Corpus.of(examples), killed, Split(8))
@@ -115,20 +131,36 @@ def test_killed_at_three_random_steps(zero_stage: int, offload: str, ray_cluster
 @pytest.mark.ray
 @pytest.mark.slow
 def test_on_s3_as_on_a_disk(ray_cluster: object, tiny_base: str, examples: Storage, s3: str, tmp_path: Path) -> None:
-    task, unbroken, killed = PolicyTask(tiny_base, SCHEMA, "steerlm"), Storage(str(tmp_path)) / "unbroken", Storage(f"{s3}/training")
+    task, unbroken, killed = (
+        PolicyTask(tiny_base, SCHEMA, "steerlm"),
+        Storage(str(tmp_path)) / "unbroken",
+        Storage(f"{s3}/training"),
+    )
     expected = fit("test", task, SETTINGS, Corpus.of(examples), unbroken, Split(8))
     found = fit("test", dying(task, tmp_path, [30, 40]), SETTINGS, Corpus.of(examples), killed, Split(8))
     assert len(list((tmp_path / "lives").iterdir())) == 2
     assert trajectory(found) == pytest.approx(trajectory(expected), abs=1e-4)
-    assert difference(weights(unbroken), load_file(killed.download(str(tmp_path / "copy")) + "/model/model.safetensors")) < 1e-4
+    assert (
+        difference(weights(unbroken), load_file(killed.download(str(tmp_path / "copy")) + "/model/model.safetensors"))
+        < 1e-4
+    )
 
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_every_zero_stage_has_the_same_trajectory(ray_cluster: object, tiny_base: str, examples: Storage, tmp_path: Path) -> None:
+def test_every_zero_stage_has_the_same_trajectory(
+    ray_cluster: object, tiny_base: str, examples: Storage, tmp_path: Path
+) -> None:
     found: dict[tuple[object, str], list[float]] = {}
     held: dict[tuple[int, str], dict[str, int]] = {}
-    for zero_stage, offload in ((0, "none"), (1, "none"), (2, "none"), (3, "none"), (2, "optimizer"), (3, "parameters")):
+    for zero_stage, offload in (
+        (0, "none"),
+        (1, "none"),
+        (2, "none"),
+        (3, "none"),
+        (2, "optimizer"),
+        (3, "parameters"),
+    ):
         settings = SETTINGS.model_copy(update={"zero_stage": zero_stage, "offload": offload, "checkpoint_every": 0})
         output = Storage(str(tmp_path)) / f"{zero_stage}-{offload}"
         figures = fit("test", PolicyTask(tiny_base, SCHEMA, "steerlm"), settings, Corpus.of(examples), output, Split(8))
@@ -137,10 +169,15 @@ def test_every_zero_stage_has_the_same_trajectory(ray_cluster: object, tiny_base
     # What is computed again is the same again; and only the saved weights are rounded.
     again = SETTINGS.model_copy(update={"activation_checkpointing": True, "export": "bfloat16", "checkpoint_every": 0})
     output = Storage(str(tmp_path)) / "again"
-    found["again", ""] = trajectory(fit("test", PolicyTask(tiny_base, SCHEMA, "steerlm"), again, Corpus.of(examples), output, Split(8)))
+    found["again", ""] = trajectory(
+        fit("test", PolicyTask(tiny_base, SCHEMA, "steerlm"), again, Corpus.of(examples), output, Split(8))
+    )
     assert {t.dtype for t in weights(output).values()} == {torch.bfloat16}
     assert Policy.load((output / "model").uri, "bfloat16").model.config.dtype == torch.bfloat16
-    assert difference(weights(output), {k: v.bfloat16() for k, v in weights(Storage(str(tmp_path)) / "2-none").items()}) < 1e-2
+    assert (
+        difference(weights(output), {k: v.bfloat16() for k, v in weights(Storage(str(tmp_path)) / "2-none").items()})
+        < 1e-2
+    )
     for key, losses in found.items():
         assert losses == pytest.approx(found[0, "none"], abs=1e-3), key
     for key, found_bytes in held.items():
@@ -156,7 +193,9 @@ def test_every_zero_stage_has_the_same_trajectory(ray_cluster: object, tiny_base
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_one_worker_with_eight_rows_a_step_and_eight_with_one(ray_cluster: object, tiny_base: str, examples: Storage, tmp_path: Path) -> None:
+def test_one_worker_with_eight_rows_a_step_and_eight_with_one(
+    ray_cluster: object, tiny_base: str, examples: Storage, tmp_path: Path
+) -> None:
     found, outputs = [], []
     for workers in (1, 8):
         settings = SETTINGS.model_copy(
@@ -171,6 +210,17 @@ def test_one_worker_with_eight_rows_a_step_and_eight_with_one(ray_cluster: objec
             }
         )
         outputs.append(Storage(str(tmp_path)) / f"{workers}")
-        found.append(trajectory(fit("test", PolicyTask(tiny_base, SCHEMA, "steerlm"), settings, Corpus.of(examples), outputs[-1], Split(8))))
+        found.append(
+            trajectory(
+                fit(
+                    "test",
+                    PolicyTask(tiny_base, SCHEMA, "steerlm"),
+                    settings,
+                    Corpus.of(examples),
+                    outputs[-1],
+                    Split(8),
+                )
+            )
+        )
     assert found[0] == pytest.approx(found[1], abs=1e-5)
     assert difference(*map(weights, outputs)) < 1e-5

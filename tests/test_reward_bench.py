@@ -11,7 +11,9 @@ def _subset(right: int, n: int) -> dict[str, float]:
 
 
 def test_a_section_is_the_mean_over_its_pairs() -> None:
-    found = sections({"alpacaeval-easy": _subset(90, 100), "mt-bench-easy": _subset(7, 28), "somebody's": _subset(1, 5)})
+    found = sections(
+        {"alpacaeval-easy": _subset(90, 100), "mt-bench-easy": _subset(7, 28), "somebody's": _subset(1, 5)}
+    )
     assert found.keys() == {"chat"}
     assert found["chat"]["accuracy"] == pytest.approx(97 / 128)
     assert found["chat"]["missing"] == ["alpacaeval-length", "alpacaeval-hard", "mt-bench-med"]

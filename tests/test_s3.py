@@ -41,8 +41,17 @@ def test_what_is_written_is_listed_read_and_removed_at_once(s3: str, tmp_path: P
 
 
 @pytest.mark.ray
-def test_a_run_on_s3_is_annotated_and_audited(s3: str, ray_cluster: object, tiny_predictor: str, capsys: pytest.CaptureFixture[str]) -> None:
-    run = ready(f"{s3}/runs", tiny_predictor, "rows.lab.num_rows=50", "rows.rows_per_file=30", "annotate.pool.batch_rows=16", "annotate.pool.num_actors=1")
+def test_a_run_on_s3_is_annotated_and_audited(
+    s3: str, ray_cluster: object, tiny_predictor: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = ready(
+        f"{s3}/runs",
+        tiny_predictor,
+        "rows.lab.num_rows=50",
+        "rows.rows_per_file=30",
+        "annotate.pool.batch_rows=16",
+        "annotate.pool.num_actors=1",
+    )
     figures = perform(run, STAGE)["figures"]
     assert figures["audit"]["rows"] == figures["rows"] == 50
     rows = run.folder("annotated") / "rows"
@@ -55,7 +64,11 @@ def test_a_run_on_s3_is_annotated_and_audited(s3: str, ray_cluster: object, tiny
 def busy_s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, str]]:
     """A bucket where every third request is refused, and where to ask how many were."""
     port = free_port()
-    server = subprocess.Popen([sys.executable, "tests/support/slow_s3.py", str(port), "3"], cwd=Path(__file__).parent.parent, stderr=subprocess.DEVNULL)
+    server = subprocess.Popen(
+        [sys.executable, "tests/support/slow_s3.py", str(port), "3"],
+        cwd=Path(__file__).parent.parent,
+        stderr=subprocess.DEVNULL,
+    )
     wait_for(port, server)
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
     fsspec.filesystem("s3").clear_instance_cache()
@@ -74,7 +87,9 @@ def test_a_server_that_asks_to_slow_down_gets_all_of_it_later(busy_s3: tuple[str
     for shard in file.shards(10):
         write_piece(read(shard), shard, output)
     merge(file.part, [s.piece for s in file.shards(10)], output)
-    assert [t.column("id").to_pylist() for t in output.parts.tables()] == [t.column("id").to_pylist() for t in source.tables()]
+    assert [t.column("id").to_pylist() for t in output.parts.tables()] == [
+        t.column("id").to_pylist() for t in source.tables()
+    ]
     assert output.all_pieces.names() == []
     assert os.environ["AWS_ENDPOINT_URL"] in refusals
     assert int(urllib.request.urlopen(refusals).read()) > 5

@@ -25,6 +25,13 @@ def test_sampling_follows_the_distribution_and_its_limits() -> None:
 
 
 def test_what_no_sampler_could_follow_is_refused() -> None:
-    for bad in ({"temperature": -1.0}, {"top_p": 0.0}, {"top_p": 2.0}, {"top_k": -1}, {"max_tokens": 0}, {"temperature": float("nan")}):
+    for bad in (
+        {"temperature": -1.0},
+        {"top_p": 0.0},
+        {"top_p": 2.0},
+        {"top_k": -1},
+        {"max_tokens": 0},
+        {"temperature": float("nan")},
+    ):
         with pytest.raises(ValueError, match=r"out of range|at least 1"):
             Sampling(**bad)  # type: ignore[arg-type]

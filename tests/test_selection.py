@@ -20,7 +20,12 @@ def reasons(samples: Sequence[Sample], **settings: object) -> list[str]:
 
 
 def test_the_paper_keeps_everything() -> None:
-    odd = [sample("no no no no no"), sample("I'm sorry, but I cannot help."), sample("no no no no no"), sample("far off", {"helpfulness": 0.0, "humor": 4.0})]
+    odd = [
+        sample("no no no no no"),
+        sample("I'm sorry, but I cannot help."),
+        sample("no no no no no"),
+        sample("far off", {"helpfulness": 0.0, "humor": 4.0}),
+    ]
     assert reasons(odd) == [""] * 4
 
 
@@ -44,7 +49,10 @@ def test_each_filter_names_its_reason(bad: str, reason: str, settings: dict[str,
 
 def test_far_from_the_request() -> None:
     assert sample("a", {"helpfulness": 3.0, "humor": 0.0}).distance == 1.5
-    assert reasons([sample("a", {"helpfulness": 3.0, "humor": 1.0}), sample("b", {"helpfulness": 3.0, "humor": 0.0})], max_distance=1.0) == [
+    assert reasons(
+        [sample("a", {"helpfulness": 3.0, "humor": 1.0}), sample("b", {"helpfulness": 3.0, "humor": 0.0})],
+        max_distance=1.0,
+    ) == [
         "",
         "far_from_request",
     ]
@@ -62,7 +70,13 @@ def test_the_worst_by_quantile_at_the_worse_end() -> None:
 
 def test_duplicates_are_of_one_question_near_ones_of_any() -> None:
     text = "owls hunt mice at night and fly without a sound over the dark fields"
-    samples = [sample(text), sample(f" {text}\n"), sample(text, question="other"), sample(text.replace("dark", "wide")), sample("bees make honey in a hive")]
+    samples = [
+        sample(text),
+        sample(f" {text}\n"),
+        sample(text, question="other"),
+        sample(text.replace("dark", "wide")),
+        sample("bees make honey in a hive"),
+    ]
     assert reasons(samples, duplicates=False) == ["", "duplicate", "", "", ""]
     assert reasons(samples, max_similarity=0.6) == ["", "near_duplicate", "near_duplicate", "near_duplicate", ""]
     assert reasons(samples, max_similarity=0.6) == reasons(samples, max_similarity=0.6), "the same in every run"

@@ -64,12 +64,20 @@ def test_a_stop_string_ends_the_answer(endpoint: Endpoint) -> None:
     whole = endpoint.chat()[1]["choices"][0]["message"]["content"]
     middle = whole[len(whole) // 2 :][:3]
     choice = endpoint.chat(stop=middle)[1]["choices"][0]
-    assert choice == {"index": 0, "message": {"role": "assistant", "content": whole[: whole.index(middle)]}, "finish_reason": "stop", "logprobs": None}
+    assert choice == {
+        "index": 0,
+        "message": {"role": "assistant", "content": whole[: whole.index(middle)]},
+        "finish_reason": "stop",
+        "logprobs": None,
+    }
 
 
 def test_several_turns(endpoint: Endpoint) -> None:
     attribute = first_attribute(endpoint)
-    earlier = [*QUESTION, {"role": "assistant", "content": "It is round.", "attributes": {attribute["name"]: attribute["low"]}}]
+    earlier = [
+        *QUESTION,
+        {"role": "assistant", "content": "It is round.", "attributes": {attribute["name"]: attribute["low"]}},
+    ]
     status, answer = endpoint.chat(messages=[{"role": "system", "content": "Be brief."}, *earlier, *QUESTION])
     assert status == 200
     assert answer["usage"]["prompt_tokens"] > endpoint.chat()[1]["usage"]["prompt_tokens"]
@@ -101,7 +109,9 @@ def test_answers_are_rated_and_the_nearest_is_chosen(endpoint: Endpoint) -> None
 
 def test_n_answers_are_those_of_the_seeds_that_follow(endpoint: Endpoint) -> None:
     choices = endpoint.chat(n=3, seed=11)[1]["choices"]
-    assert [c["message"]["content"] for c in choices] == [endpoint.chat(seed=11 + i)[1]["choices"][0]["message"]["content"] for i in range(3)]
+    assert [c["message"]["content"] for c in choices] == [
+        endpoint.chat(seed=11 + i)[1]["choices"][0]["message"]["content"] for i in range(3)
+    ]
 
 
 def test_it_is_ready(endpoint: Endpoint) -> None:

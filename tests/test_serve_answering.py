@@ -30,7 +30,13 @@ def test_n_answers_are_those_of_the_seeds_that_follow() -> None:
 
 def test_n_answers_stream_side_by_side_and_the_measure_comes_last() -> None:
     *chunks, done = ask(
-        app_around(Counting().generate, by_length), messages=[USER], n=3, seed=0, score=True, stream=True, stream_options={"include_usage": True}
+        app_around(Counting().generate, by_length),
+        messages=[USER],
+        n=3,
+        seed=0,
+        score=True,
+        stream=True,
+        stream_options={"include_usage": True},
     ).chunks
     assert done == "data: [DONE]"
     texts = ["", "", ""]
@@ -44,7 +50,9 @@ def test_n_answers_stream_side_by_side_and_the_measure_comes_last() -> None:
 
 
 def test_best_of_returns_the_nearest_with_all_distances() -> None:
-    answered = ask(app_around(Counting().generate, by_length), messages=[USER], attributes={"humor": 3}, best_of=4, seed=0)
+    answered = ask(
+        app_around(Counting().generate, by_length), messages=[USER], attributes={"humor": 3}, best_of=4, seed=0
+    )
     [choice] = answered.json["choices"]
     assert choice["message"]["content"] == "xxx"
     candidates = answered.json["steering"]["candidates"]
@@ -56,7 +64,13 @@ def test_best_of_returns_the_nearest_with_all_distances() -> None:
 
 @pytest.mark.parametrize(
     ("fields", "param"),
-    [({"best_of": 2, "n": 2}, "best_of"), ({"best_of": 2, "stream": True}, "best_of"), ({"best_of": 1}, "best_of"), ({"n": 9}, "n"), ({"score": 1}, "score")],
+    [
+        ({"best_of": 2, "n": 2}, "best_of"),
+        ({"best_of": 2, "stream": True}, "best_of"),
+        ({"best_of": 1}, "best_of"),
+        ({"n": 9}, "n"),
+        ({"score": 1}, "score"),
+    ],
 )
 def test_what_cannot_be_chosen_from_is_refused(fields: dict[str, Any], param: str) -> None:
     answered = ask(app_around(Counting().generate, by_length), messages=[USER], **fields)

@@ -54,7 +54,9 @@ def test_a_wrong_route_or_method_has_the_error_shape() -> None:
 
 
 def test_the_ingress_is_free_of_torch() -> None:
-    script = "import sys, serve.deploy, serve.__main__; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
+    script = (
+        "import sys, serve.deploy, serve.__main__; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-W", "ignore", "-c", script], check=False).returncode == 0
 
 
@@ -99,7 +101,12 @@ def test_several_models_side_by_side() -> None:
     script = Scripted()
     draws = iter([0.0, 0.89, 0.91])
     models = Models(
-        [Model(CARD, 9), Model(Card("canary", LAB.model_dump_json(), 256), 1), Model(Card("named", LAB.model_dump_json(), 256), 0)], lambda: next(draws)
+        [
+            Model(CARD, 9),
+            Model(Card("canary", LAB.model_dump_json(), 256), 1),
+            Model(Card("named", LAB.model_dump_json(), 256), 0),
+        ],
+        lambda: next(draws),
     )
     app = app_around(script.generate, models=models)
     assert [ask(app, messages=[USER]).json["model"] for _ in range(3)] == ["demo", "demo", "canary"]

@@ -17,7 +17,12 @@ def test_a_whole_answer() -> None:
     script = Scripted()
     answered = chat(script, attributes={"humor": 2.5})
     assert answered.status == 200
-    assert answered.json["choices"][0] == {"index": 0, "message": {"role": "assistant", "content": "It is."}, "finish_reason": "stop", "logprobs": None}
+    assert answered.json["choices"][0] == {
+        "index": 0,
+        "message": {"role": "assistant", "content": "It is."},
+        "finish_reason": "stop",
+        "logprobs": None,
+    }
     assert answered.json["usage"] == {"prompt_tokens": 7, "completion_tokens": 2, "total_tokens": 9}
     assert answered.json["steering"] == {"requested": {"humor": 2.5}, "effective": {**LAB.defaults(), "humor": 2}}
     assert answered.json["model"] == "demo"
@@ -42,14 +47,37 @@ def test_a_streamed_answer() -> None:
 
 def test_everything_reaches_the_job() -> None:
     script = Scripted()
-    messages = [{"role": "system", "content": "Brief."}, USER, {"role": "assistant", "content": "So.", "attributes": {"humor": 4}}, USER]
-    chat(script, messages=messages, profile="gaming", max_tokens=9, temperature=0, top_p=0.5, top_k=3, seed=5, stop=["x", "y"], model="demo")
+    messages = [
+        {"role": "system", "content": "Brief."},
+        USER,
+        {"role": "assistant", "content": "So.", "attributes": {"humor": 4}},
+        USER,
+    ]
+    chat(
+        script,
+        messages=messages,
+        profile="gaming",
+        max_tokens=9,
+        temperature=0,
+        top_p=0.5,
+        top_k=3,
+        seed=5,
+        stop=["x", "y"],
+        model="demo",
+    )
     job = script.jobs[0]
     assert job.system == "Brief."
     assert job.messages == (Message("user", "Why?"), Message("assistant", "So."), Message("user", "Why?"))
     assert job.labels == ({"humor": 4.0},)
     assert job.attributes["humor"] == 3
-    assert (job.max_tokens, job.temperature, job.top_p, job.top_k, job.seed, job.stop) == (9, 0.0, 0.5, 3, 5, ("x", "y"))
+    assert (job.max_tokens, job.temperature, job.top_p, job.top_k, job.seed, job.stop) == (
+        9,
+        0.0,
+        0.5,
+        3,
+        5,
+        ("x", "y"),
+    )
 
 
 @pytest.mark.parametrize(
@@ -61,11 +89,19 @@ def test_everything_reaches_the_job() -> None:
         ({"attributes": {"humor": None}}, "attributes.humor", "0 to 4"),
         ({"attributes": {"humour": 1}}, "attributes.humour", "did you mean 'humor'"),
         ({"attributes": {"x" * 300: 1}}, "attributes." + "x" * 60 + "…", "lab"),
-        ({"attributes": {"toxicity": 1}, "profile": "support"}, "attributes.toxicity", "profile 'support' locks it at 0"),
+        (
+            {"attributes": {"toxicity": 1}, "profile": "support"},
+            "attributes.toxicity",
+            "profile 'support' locks it at 0",
+        ),
         ({"profile": "suport"}, "profile", "did you mean 'support'"),
         ({"max_tokens": 65}, "max_tokens", "1 to 64"),
         ({"max_completion_tokens": 65}, "max_completion_tokens", "1 to 64"),
-        ({"messages": [USER, {"role": "assistant", "content": "x", "attributes": {"humor": 9}}, USER]}, "messages[1].attributes.humor", "0 to 4"),
+        (
+            {"messages": [USER, {"role": "assistant", "content": "x", "attributes": {"humor": 9}}, USER]},
+            "messages[1].attributes.humor",
+            "0 to 4",
+        ),
     ],
 )
 def test_a_mistake_names_field_and_range(fields: dict[str, Any], param: str, says: str) -> None:
@@ -116,7 +152,9 @@ def test_each_request_is_one_line_in_the_log_without_what_was_said() -> None:
     ask(app, "key-games", messages=[secret], temperature=9)
     ask(app, "wrong", messages=[secret])
     records = [json.loads(line) for line in lines]
-    assert [(r["status"], r["code"], r["team"], r["stream"], r["prompt_tokens"], r["completion_tokens"]) for r in records] == [
+    assert [
+        (r["status"], r["code"], r["team"], r["stream"], r["prompt_tokens"], r["completion_tokens"]) for r in records
+    ] == [
         (200, None, "games", False, 7, 2),
         (200, None, "games", True, 7, 2),
         (400, "invalid_request", "games", False, 0, 0),
@@ -132,11 +170,27 @@ def test_a_caller_that_leaves_is_logged_once() -> None:
     body = json.dumps({"messages": [USER], "stream": True}).encode()
     for events in ((Started(1), Delta("a", 1)), (Started(1),)):  # in mid-answer, and before its first text
         script = Scripted(events, stalls=True)
-        asyncio.run(exchanged(app_around(script.generate, lines=lines), "POST", "/v1/chat/completions", body, gone_after=len(events)))
+        asyncio.run(
+            exchanged(
+                app_around(script.generate, lines=lines), "POST", "/v1/chat/completions", body, gone_after=len(events)
+            )
+        )
         assert script.num_closed == 1
-    asyncio.run(exchanged(app_around(Scripted((Started(1), Failed("lost", 503, code="lost"))).generate, lines=lines), "POST", "/v1/chat/completions", body))
-    asyncio.run(exchanged(app_around(Scripted().generate, lines=lines), "POST", "/v1/chat/completions", body, gone_after=0))
-    assert [(json.loads(line)["status"], json.loads(line)["code"]) for line in lines] == [(499, "client_left")] * 2 + [(503, "lost"), (499, "client_left")]
+    asyncio.run(
+        exchanged(
+            app_around(Scripted((Started(1), Failed("lost", 503, code="lost"))).generate, lines=lines),
+            "POST",
+            "/v1/chat/completions",
+            body,
+        )
+    )
+    asyncio.run(
+        exchanged(app_around(Scripted().generate, lines=lines), "POST", "/v1/chat/completions", body, gone_after=0)
+    )
+    assert [(json.loads(line)["status"], json.loads(line)["code"]) for line in lines] == [(499, "client_left")] * 2 + [
+        (503, "lost"),
+        (499, "client_left"),
+    ]
 
 
 @pytest.mark.parametrize("gone_after", [0, 2])
@@ -145,6 +199,8 @@ def test_what_ray_raises_of_a_caller_that_leaves_is_a_caller_that_leaves(gone_af
     script = Scripted((Started(1), Delta("a", 1)), stalls=True)
     app = DisconnectsOfRay(app_around(script.generate, lines=lines))
     body = json.dumps({"messages": [USER], "stream": True}).encode()
-    asyncio.run(exchanged(app, "POST", "/v1/chat/completions", body, gone_after, cancelled=ray.exceptions.TaskCancelledError()))
+    asyncio.run(
+        exchanged(app, "POST", "/v1/chat/completions", body, gone_after, cancelled=ray.exceptions.TaskCancelledError())
+    )
     assert script.num_closed == (1 if gone_after else 0)
     assert [json.loads(line)["code"] for line in lines] == ["client_left"]

@@ -109,6 +109,11 @@ def test_trailing_space_belongs_to_the_template() -> None:
 def test_answers_do_not_depend_on_the_cuts() -> None:
     text = "One 😀. Two\n\nUser: three"
     rng = random.Random(1)
-    for stops, expected in ([], text), (["\nUser:", "zzz"], "One 😀. Two\n"), (["😀"], "One "), ([" three"], "One 😀. Two\n\nUser:"):
+    for stops, expected in (
+        ([], text),
+        (["\nUser:", "zzz"], "One 😀. Two\n"),
+        (["😀"], "One "),
+        ([" three"], "One 😀. Two\n\nUser:"),
+    ):
         for _ in range(100):
             assert "".join(pushed(Answer(decode, stops), pieces_of(list(text.encode()), rng))) == expected

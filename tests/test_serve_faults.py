@@ -40,15 +40,23 @@ def fragile() -> type[Replica]:
 
 
 @pytest.fixture
-def endpoint(ray_cluster: object, tiny_policy: str, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Iterator[Endpoint]:
+def endpoint(
+    ray_cluster: object, tiny_policy: str, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> Iterator[Endpoint]:
     monkeypatch.setattr(serve.deploy, "ReplicaDeployment", ray.serve.deployment(fragile()))
-    settings: dict[str, Any] = {"min_replicas": 2, "max_replicas": 2, "max_queued_requests": 200} | getattr(request, "param", {})
+    settings: dict[str, Any] = {"min_replicas": 2, "max_replicas": 2, "max_queued_requests": 200} | getattr(
+        request, "param", {}
+    )
     with running([Located(tiny_policy, MODEL)], max_slots=8, **settings) as endpoint:
         yield endpoint
 
 
 def replicas() -> list[psutil.Process]:
-    return [p for p in psutil.process_iter(["cmdline"]) if f"ServeReplica:{APPLICATION}:{deployment_name(MODEL)}" in " ".join(p.info["cmdline"] or [])]
+    return [
+        p
+        for p in psutil.process_iter(["cmdline"])
+        if f"ServeReplica:{APPLICATION}:{deployment_name(MODEL)}" in " ".join(p.info["cmdline"] or [])
+    ]
 
 
 def outcome(endpoint: Endpoint, number: int) -> str:
@@ -128,7 +136,11 @@ def test_a_dead_engine_is_replaced_within_30_seconds(endpoint: Endpoint) -> None
     assert endpoint.chat(max_tokens=3)[0] == 200
 
 
-@pytest.mark.parametrize("endpoint", [{"min_replicas": 1, "max_replicas": 1, "max_ongoing_requests": 8, "max_queued_requests": 8}], indirect=True)
+@pytest.mark.parametrize(
+    "endpoint",
+    [{"min_replicas": 1, "max_replicas": 1, "max_ongoing_requests": 8, "max_queued_requests": 8}],
+    indirect=True,
+)
 def test_ten_times_too_many_callers_are_turned_away_and_the_others_served(endpoint: Endpoint) -> None:
     latencies: list[float] = []
 
@@ -145,7 +157,9 @@ def test_ten_times_too_many_callers_are_turned_away_and_the_others_served(endpoi
         memory = sum(p.memory_info().rss for p in replicas())
         found = Counter(pool.map(ask, range(1600)))
     grown = sum(p.memory_info().rss for p in replicas()) / memory
-    print(f"\n1600 requests of 160 callers on 16 places: {dict(found)}; slowest admitted {max(latencies):.1f} s; memory {grown:.2f}")
+    print(
+        f"\n1600 requests of 160 callers on 16 places: {dict(found)}; slowest admitted {max(latencies):.1f} s; memory {grown:.2f}"
+    )
     assert set(found) == {200, 429}
     assert grown < 1.3
     assert endpoint.chat(max_tokens=3)[0] == 200
@@ -153,7 +167,15 @@ def test_ten_times_too_many_callers_are_turned_away_and_the_others_served(endpoi
 
 @pytest.mark.parametrize(
     "endpoint",
-    [{"min_replicas": 1, "max_replicas": 2, "target_ongoing_requests": 2, "upscale_delay_s": 1, "downscale_delay_s": 5}],
+    [
+        {
+            "min_replicas": 1,
+            "max_replicas": 2,
+            "target_ongoing_requests": 2,
+            "upscale_delay_s": 1,
+            "downscale_delay_s": 5,
+        }
+    ],
     indirect=True,
 )
 def test_replicas_come_and_go_with_the_load(endpoint: Endpoint) -> None:
@@ -196,8 +218,12 @@ def test_callers_that_leave_free_their_slots_and_memory_stays(endpoint: Endpoint
         before = replica.memory_info().rss
         list(pool.map(finish, range(2000, 12_000)))
         grown = replica.memory_info().rss / before
-    print(f"\n500 callers left in mid-stream: all slots free after {freed_s:.1f} s; memory after 10,000 more requests: {grown:.3f} of before")
+    print(
+        f"\n500 callers left in mid-stream: all slots free after {freed_s:.1f} s; memory after 10,000 more requests: {grown:.3f} of before"
+    )
     assert grown < 1.05
-    told = {path.name: path.read_text() for path in logs.glob("*ingress*.log") if path.stat().st_mtime > first.create_time()}
+    told = {
+        path.name: path.read_text() for path in logs.glob("*ingress*.log") if path.stat().st_mtime > first.create_time()
+    }
     assert told, "the ingress has a log"
     assert [name for name, text in told.items() if "Traceback" in text] == []

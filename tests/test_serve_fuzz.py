@@ -92,7 +92,9 @@ NASTIES = {
     "no UTF-8": b'{"messages": [{"role": "user", "content": "\xff\xfe"}]}',
     "zero bytes": asking("\x00" * 100),
     "the same key twice": b'{"messages": [], "messages": [{"role": "user", "content": "x"}], "max_tokens": 2}',
-    "a thousand turns": json.dumps({"messages": [{"role": ("user", "assistant")[i % 2], "content": "x"} for i in range(1001)], "max_tokens": 2}).encode(),
+    "a thousand turns": json.dumps(
+        {"messages": [{"role": ("user", "assistant")[i % 2], "content": "x"} for i in range(1001)], "max_tokens": 2}
+    ).encode(),
     "emoji and right to left": asking("🦉👩‍👩‍👧‍👦 שלום 你好 " * 5),
     "a stop string of one control character": asking("x", stop=["\x00"]),
     "most negative seed": asking("x", seed=-(2**63)),
@@ -102,7 +104,12 @@ NASTIES = {
 @pytest.mark.parametrize("name", NASTIES)
 def test_nasties(endpoint: Endpoint, name: str) -> None:
     try:
-        reply = requests.post(f"{endpoint.url}/v1/chat/completions", NASTIES[name], headers={"Content-Type": "application/json"}, timeout=60)
+        reply = requests.post(
+            f"{endpoint.url}/v1/chat/completions",
+            NASTIES[name],
+            headers={"Content-Type": "application/json"},
+            timeout=60,
+        )
     except requests.ConnectionError:
         assert name == "a huge body", "only a body that nobody would read to its end may be cut off"
         return

@@ -57,7 +57,10 @@ def test_several_models_and_the_predictor_of_the_first_one_s_run(tmp_path: Path)
     other = run(tmp_path, "two", ["policy"], 2e9)
     models = [{"name": "stable", "policy": str(folder), "weight": 3}, {"name": "canary", "policy": "newest"}]
     located, predictor = locate_all(ServeSettings.model_validate({"models": models, "storage": str(tmp_path)}))
-    assert [(m.name, m.weight, m.uri) for m in located] == [("stable", 3, str(folder / "policy" / "model")), ("canary", 1, str(other / "policy" / "model"))]
+    assert [(m.name, m.weight, m.uri) for m in located] == [
+        ("stable", 3, str(folder / "policy" / "model")),
+        ("canary", 1, str(other / "policy" / "model")),
+    ]
     assert predictor == str(folder / "predictor" / "model")
     assert locate_all(ServeSettings(policy=str(other)))[1] is None
     assert locate_all(ServeSettings(policy=str(folder), predictor=None))[1] is None
@@ -116,8 +119,17 @@ def test_the_shipped_config_lists_every_default(tmp_path: Path) -> None:
 
 def least(record: type[BaseModel]) -> dict[str, Any]:
     """Every setting with a least value, at it."""
-    bounds = {name: bound.ge for name, field in record.model_fields.items() for bound in field.metadata if isinstance(bound, Ge)}
-    return bounds | {name: least(type(field.default)) for name, field in record.model_fields.items() if isinstance(field.default, BaseModel)}
+    bounds = {
+        name: bound.ge
+        for name, field in record.model_fields.items()
+        for bound in field.metadata
+        if isinstance(bound, Ge)
+    }
+    return bounds | {
+        name: least(type(field.default))
+        for name, field in record.model_fields.items()
+        if isinstance(field.default, BaseModel)
+    }
 
 
 def test_what_is_allowed_ray_serve_takes() -> None:

@@ -19,7 +19,12 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
 ]
 
-TEAMS = (Team(name="games", profiles=("gaming",)), Team(name="free"), Team(name="ops", admin=True), Team(name="slow", tokens_per_minute=10))
+TEAMS = (
+    Team(name="games", profiles=("gaming",)),
+    Team(name="free"),
+    Team(name="ops", admin=True),
+    Team(name="slow", tokens_per_minute=10),
+)
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +40,9 @@ def keys_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def endpoint(ray_cluster: object, tiny_policy: str, tiny_predictor: str, other_policy: str, keys_file: Path) -> Iterator[Endpoint]:
+def endpoint(
+    ray_cluster: object, tiny_policy: str, tiny_predictor: str, other_policy: str, keys_file: Path
+) -> Iterator[Endpoint]:
     models = [Located(tiny_policy, "stable"), Located(other_policy, "canary", weight=0)]
     with running(models, tiny_predictor, teams=TEAMS, keys=str(keys_file)) as endpoint:
         yield endpoint
@@ -57,7 +64,9 @@ def asked(client: openai.OpenAI, **more: object) -> str:
 
 
 def test_chat_with_attributes(client: openai.OpenAI) -> None:
-    answer = client.chat.completions.create(model="stable", messages=QUESTION, max_tokens=12, seed=3, extra_body={"attributes": {"humor": 4}, "score": True})
+    answer = client.chat.completions.create(
+        model="stable", messages=QUESTION, max_tokens=12, seed=3, extra_body={"attributes": {"humor": 4}, "score": True}
+    )
     assert answer.choices[0].message.content
     assert answer.choices[0].finish_reason in ("stop", "length")
     assert answer.usage is not None
@@ -68,7 +77,16 @@ def test_chat_with_attributes(client: openai.OpenAI) -> None:
 
 
 def test_stream(client: openai.OpenAI) -> None:
-    chunks = list(client.chat.completions.create(model="stable", messages=QUESTION, max_tokens=12, seed=3, stream=True, stream_options={"include_usage": True}))
+    chunks = list(
+        client.chat.completions.create(
+            model="stable",
+            messages=QUESTION,
+            max_tokens=12,
+            seed=3,
+            stream=True,
+            stream_options={"include_usage": True},
+        )
+    )
     assert "".join(c.choices[0].delta.content or "" for c in chunks if c.choices) == asked(client)
     assert chunks[-1].usage is not None
     with client.chat.completions.create(model="stable", messages=QUESTION, stream=True) as left:
@@ -76,8 +94,16 @@ def test_stream(client: openai.OpenAI) -> None:
 
 
 def test_several_turns_and_several_answers(client: openai.OpenAI) -> None:
-    earlier = [{"role": "system", "content": "Be brief."}, *QUESTION, {"role": "assistant", "content": "Round.", "attributes": {"humor": 0}}, *QUESTION]
-    assert client.chat.completions.create(model="stable", messages=earlier, max_tokens=5, n=2, seed=1).choices[1].index == 1
+    earlier = [
+        {"role": "system", "content": "Be brief."},
+        *QUESTION,
+        {"role": "assistant", "content": "Round.", "attributes": {"humor": 0}},
+        *QUESTION,
+    ]
+    assert (
+        client.chat.completions.create(model="stable", messages=earlier, max_tokens=5, n=2, seed=1).choices[1].index
+        == 1
+    )
 
 
 def test_the_client_s_own_second_turn(client: openai.OpenAI) -> None:
@@ -105,7 +131,9 @@ def test_models(client: openai.OpenAI) -> None:
         ("games", {"extra_body": {"attributes": {"toxicity": 3}}}, openai.BadRequestError),
     ],
 )
-def test_errors_are_the_client_s_own(endpoint: Endpoint, key: str, fields: dict[str, object], error: type[openai.APIStatusError]) -> None:
+def test_errors_are_the_client_s_own(
+    endpoint: Endpoint, key: str, fields: dict[str, object], error: type[openai.APIStatusError]
+) -> None:
     with client_of(endpoint, key) as client, pytest.raises(error) as caught:
         asked(client, **fields)
     assert caught.value.message
@@ -120,7 +148,9 @@ def test_over_the_limit_is_429(endpoint: Endpoint) -> None:
         assert int(caught.value.response.headers["retry-after"]) >= 1
 
 
-def test_a_swap_under_load_fails_no_request(endpoint: Endpoint, client: openai.OpenAI, other_policy: str, tiny_policy: str) -> None:
+def test_a_swap_under_load_fails_no_request(
+    endpoint: Endpoint, client: openai.OpenAI, other_policy: str, tiny_policy: str
+) -> None:
     ops, failures, answers, over = replace(endpoint, key="ops"), [], set(), threading.Event()
 
     def load() -> None:

@@ -24,7 +24,14 @@ def problem(**fields: Any) -> WireProblem:
 
 def test_the_smallest_request_takes_openai_s_defaults() -> None:
     asked = request()
-    assert (asked.temperature, asked.top_p, asked.top_k, asked.seed, asked.stream, asked.stop) == (1.0, 1.0, 0, None, False, [])
+    assert (asked.temperature, asked.top_p, asked.top_k, asked.seed, asked.stream, asked.stop) == (
+        1.0,
+        1.0,
+        0,
+        None,
+        False,
+        [],
+    )
     assert asked.system == ""
     assert asked.attributes == {}
     assert [m.content for m in asked.turns] == ["Why is the sky blue?"]
@@ -52,13 +59,20 @@ def test_a_whole_conversation() -> None:
         user="me",
     )
     assert asked.system == "Be brief."
-    assert [(m.role, m.content) for m in asked.turns] == [("user", "Why so?"), ("assistant", "Well."), ("user", USER["content"])]
+    assert [(m.role, m.content) for m in asked.turns] == [
+        ("user", "Why so?"),
+        ("assistant", "Well."),
+        ("user", USER["content"]),
+    ]
     assert asked.answers == [("messages[2].attributes", {"humor": 3})]
     assert asked.stop == ["\n"]
     assert asked.answer_limit == ("max_completion_tokens", 5)
 
 
-@pytest.mark.parametrize("field", ["stop", "seed", "attributes", "profile", "max_tokens", "temperature", "stream_options", "tools", "logprobs"])
+@pytest.mark.parametrize(
+    "field",
+    ["stop", "seed", "attributes", "profile", "max_tokens", "temperature", "stream_options", "tools", "logprobs"],
+)
 def test_null_is_as_good_as_nothing(field: str) -> None:
     assert request(**{field: None}) == request()
 

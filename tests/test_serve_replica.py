@@ -78,9 +78,13 @@ def test_without_max_tokens_the_server_s_limit_holds(replica: Replica) -> None:
     assert (last.completion_tokens, last.finish) == (40, "length")
 
 
-def test_who_reads_along_gets_pieces_and_who_does_not_all_at_the_end(tiny_policy: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_who_reads_along_gets_pieces_and_who_does_not_all_at_the_end(
+    tiny_policy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("serve.replica.PROGRESS_S", 0.0)
-    replica = Replica("tiny", Revision(tiny_policy, 0), EngineSettings(max_slots=2, stream_every_s=0.001), max_new_tokens=200)
+    replica = Replica(
+        "tiny", Revision(tiny_policy, 0), EngineSettings(max_slots=2, stream_every_s=0.001), max_new_tokens=200
+    )
     long = replace(JOB, max_tokens=200)
     pieces, whole = (asyncio.run(collected(replica, replace(long, stream=stream)))[1:] for stream in (True, False))
     replica._loaded.engine.close()
@@ -92,14 +96,19 @@ def test_who_reads_along_gets_pieces_and_who_does_not_all_at_the_end(tiny_policy
     assert told == sorted(told)
 
 
-def test_who_reads_along_slows_the_others_down_and_who_does_not_does_not(replica: Replica, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_who_reads_along_slows_the_others_down_and_who_does_not_does_not(
+    replica: Replica, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("serve.token_stream.FULL_PACE_STREAMS", 1)
     alone_s = EngineSettings().stream_every_s
 
     async def paces() -> list[float]:
         found = []
         async with aclosing(replica.generate(replace(JOB, max_tokens=400, stream=True))) as one:
-            async with aclosing(replica.generate(replace(JOB, max_tokens=400, stream=True))) as two, aclosing(replica.generate(JOB)) as quiet:
+            async with (
+                aclosing(replica.generate(replace(JOB, max_tokens=400, stream=True))) as two,
+                aclosing(replica.generate(JOB)) as quiet,
+            ):
                 for events in (quiet, one, one, two, two):  # the first event of a job is sent before its first text
                     await anext(events)
                     found.append(replica._pace.every_s)
@@ -152,7 +161,10 @@ def turned_policy(base: str, folder: str, schema: str = "lab") -> str:
     """A policy whose embeddings are turned round, so that it says other things."""
     task = PolicyTask(base, shipped(schema), "steerlm")
     module = task.build()
-    state = {name: value.flip(0) if "embed_tokens" in name or "lm_head" in name else value for name, value in module.state_dict().items()}
+    state = {
+        name: value.flip(0) if "embed_tokens" in name or "lm_head" in name else value
+        for name, value in module.state_dict().items()
+    }
     task.save(module, state, folder)
     return folder
 
@@ -195,7 +207,9 @@ def test_a_job_tells_a_late_replica_what_is_served_now(tiny_policy: str, other_p
     replica._loaded.engine.close()
 
 
-def test_a_policy_that_cannot_take_over_changes_nothing(tiny_policy: str, tiny_base: str, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_a_policy_that_cannot_take_over_changes_nothing(
+    tiny_policy: str, tiny_base: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     replica = replica_of(tiny_policy)
     stranger = turned_policy(tiny_base, str(tmp_path_factory.mktemp("stranger")), "oasst")
     with pytest.raises(ValueError, match="has attribute schema 'lab'"):

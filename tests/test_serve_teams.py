@@ -71,7 +71,9 @@ def test_a_key_can_be_revoked_while_the_endpoint_runs(tmp_path: Path) -> None:
     assert (status(keys, "k"), status(keys, "new")) == (401, "school"), "a file that is being edited changes nothing"
 
 
-@pytest.mark.parametrize("line", ["games", "games abc", f"games {'0' * 64} revokd", f"games {'g' * 64}", f"nobody {'0' * 64}"])
+@pytest.mark.parametrize(
+    "line", ["games", "games abc", f"games {'0' * 64} revokd", f"games {'g' * 64}", f"nobody {'0' * 64}"]
+)
 def test_a_wrong_line_is_named(line: str) -> None:
     with pytest.raises(ValueError, match=r"keys\.txt, line 2"):
         read_keys(f"# first\n{line}", {t.name: t for t in TEAMS}, "keys.txt")
@@ -93,7 +95,10 @@ def test_the_command_makes_a_key_that_opens(capsys: pytest.CaptureFixture[str]) 
 def test_answers_at_the_same_time_are_limited() -> None:
     allowance, team = Allowance(), Team(name="games", max_concurrent=3)
     with allowance.answers(team, 2):
-        with pytest.raises(WireProblem, match="has 2 answers running and asks for 2 more; its limit is 3"), allowance.answers(team, 2):
+        with (
+            pytest.raises(WireProblem, match="has 2 answers running and asks for 2 more; its limit is 3"),
+            allowance.answers(team, 2),
+        ):
             pass
         with allowance.answers(team, 1), allowance.answers(Team(name="other", max_concurrent=1), 1):
             pass

@@ -55,7 +55,9 @@ def test_the_last_step_does_not_wait() -> None:
 
 def test_steps_that_come_as_fast_as_they_can_all_arrive() -> None:
     for _ in range(50):
-        calls = taken(0.001, ALIVE, lambda arrived: [arrived(Step([i], "stop" if i == 40 else None)) for i in range(41)])
+        calls = taken(
+            0.001, ALIVE, lambda arrived: [arrived(Step([i], "stop" if i == 40 else None)) for i in range(41)]
+        )
         assert [i for call in calls for step in call for i in step.token_ids] == list(range(41))
 
 

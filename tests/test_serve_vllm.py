@@ -25,19 +25,31 @@ from serve.settings import EngineSettings
 pytestmark = [
     pytest.mark.ray,
     pytest.mark.slow,
-    pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM is not installed; `make test-vllm` installs it"),
+    pytest.mark.skipif(
+        importlib.util.find_spec("vllm") is None, reason="vLLM is not installed; `make test-vllm` installs it"
+    ),
 ]
 
-QUESTIONS = [[{"role": "user", "content": f"Tell me about {subject}."}] for subject in ("bees", "the moon", "lighthouses")]
+QUESTIONS = [
+    [{"role": "user", "content": f"Tell me about {subject}."}] for subject in ("bees", "the moon", "lighthouses")
+]
 DIALS = [{"humor": 0}, {"humor": 4, "verbosity": 3}]
-ON_A_CPU = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind", "KMP_BLOCKTIME": "0", "VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1"}
+ON_A_CPU = {
+    "VLLM_CPU_KVCACHE_SPACE": "1",
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    "KMP_BLOCKTIME": "0",
+    "VLLM_NO_USAGE_STATS": "1",
+    "HF_HUB_OFFLINE": "1",
+}
 
 
 def answers_of_ours(policy: str, kind: str) -> list[str]:
     engine = EngineSettings(kind=kind, max_slots=4)  # type: ignore[arg-type]
     with running([Located(policy, "loud")], engine=engine, start_timeout_s=300) as endpoint:
         return [
-            endpoint.chat(messages=question, attributes=dials, temperature=0, max_tokens=24)[1]["choices"][0]["message"]["content"]
+            endpoint.chat(messages=question, attributes=dials, temperature=0, max_tokens=24)[1]["choices"][0][
+                "message"
+            ]["content"]
             for question in QUESTIONS
             for dials in DIALS
         ]
@@ -64,7 +76,17 @@ def loud_policy(wide_policy: str, tmp_path: Path) -> str:
 def stock_vllm(policy: str, log: Path) -> Iterator[str]:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    words = ["--model", policy, "--served-model-name", "stock", "--enforce-eager", "--dtype", "float32", "--port", str(port)]
+    words = [
+        "--model",
+        policy,
+        "--served-model-name",
+        "stock",
+        "--enforce-eager",
+        "--dtype",
+        "float32",
+        "--port",
+        str(port),
+    ]
     command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", *words]
     with log.open("w") as output:
         process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=os.environ | ON_A_CPU)
@@ -84,7 +106,9 @@ def stock_vllm(policy: str, log: Path) -> Iterator[str]:
         process.wait(60)
 
 
-def test_ours_on_either_engine_and_stock_vllm_say_the_same(ray_cluster: object, loud_policy: str, tmp_path: Path) -> None:
+def test_ours_on_either_engine_and_stock_vllm_say_the_same(
+    ray_cluster: object, loud_policy: str, tmp_path: Path
+) -> None:
     on_transformers = answers_of_ours(loud_policy, "transformers")
     assert len(set(on_transformers)) > 1, "the dials and the questions make a difference"
     assert answers_of_ours(loud_policy, "vllm") == on_transformers
@@ -93,7 +117,9 @@ def test_ours_on_either_engine_and_stock_vllm_say_the_same(ray_cluster: object, 
         # Stock vLLM knows no defaults of ours: the schema's stand in the exported chat template.
         body: dict[str, Any] = {"model": "stock", "messages": question, "temperature": 0, "max_tokens": 24}
         body["chat_template_kwargs"] = {"attributes": effective(dials)}
-        request = urllib.request.Request(f"{url}/v1/chat/completions", json.dumps(body).encode(), {"Content-Type": "application/json"})
+        request = urllib.request.Request(
+            f"{url}/v1/chat/completions", json.dumps(body).encode(), {"Content-Type": "application/json"}
+        )
         with urllib.request.urlopen(request, timeout=120) as answer:
             return str(json.loads(answer.read())["choices"][0]["message"]["content"])
 

@@ -51,7 +51,12 @@ def prometheus(folder: Path, cluster: JobCluster) -> Iterator[str]:
     config["rule_files"] = [str(FOLDER / "alerts.yaml")]
     (folder / "prometheus.yaml").write_text(yaml.safe_dump(config))
     port = free_port()
-    words = ["prometheus", f"--config.file={folder / 'prometheus.yaml'}", f"--storage.tsdb.path={folder / 'tsdb'}", f"--web.listen-address=127.0.0.1:{port}"]
+    words = [
+        "prometheus",
+        f"--config.file={folder / 'prometheus.yaml'}",
+        f"--storage.tsdb.path={folder / 'tsdb'}",
+        f"--web.listen-address=127.0.0.1:{port}",
+    ]
     with (folder / "prometheus.log").open("w") as log:
         process = subprocess.Popen(words, stdout=log, stderr=subprocess.STDOUT)
     try:
@@ -70,9 +75,24 @@ def ask(url: str, path: str, **query: str) -> Any:
 @contextmanager
 def serving(cluster: JobCluster, run: Path) -> Iterator[Endpoint]:
     port = free_port()
-    words = [sys.executable, "-m", "serve", f"policy={run}", f"port={port}", "num_cpus=0.2", "max_queued_requests=1", "max_ongoing_requests=1"]
+    words = [
+        sys.executable,
+        "-m",
+        "serve",
+        f"policy={run}",
+        f"port={port}",
+        "num_cpus=0.2",
+        "max_queued_requests=1",
+        "max_ongoing_requests=1",
+    ]
     with (run / "serve.log").open("w") as log:
-        process = subprocess.Popen(words, cwd=tiny_run.REPOSITORY, env=cluster.environ | {"RAY_ADDRESS": cluster.address}, stdout=log, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(
+            words,
+            cwd=tiny_run.REPOSITORY,
+            env=cluster.environ | {"RAY_ADDRESS": cluster.address},
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
     endpoint = Endpoint(f"http://127.0.0.1:{port}")
     try:
         deadline = time.monotonic() + 120
@@ -100,8 +120,19 @@ class Served:
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     folder = tmp_path_factory.mktemp("served")
-    with JobCluster(folder) as cluster, prometheus(folder, cluster) if shutil.which("prometheus") else nullcontext() as url:
-        words = [sys.executable, "-m", "jobs.run", "jobs/presets/demo.yaml", f"storage={folder}", *tiny_run.TINY, "rows.lab.num_rows=600"]
+    with (
+        JobCluster(folder) as cluster,
+        prometheus(folder, cluster) if shutil.which("prometheus") else nullcontext() as url,
+    ):
+        words = [
+            sys.executable,
+            "-m",
+            "jobs.run",
+            "jobs/presets/demo.yaml",
+            f"storage={folder}",
+            *tiny_run.TINY,
+            "rows.lab.num_rows=600",
+        ]
         environ = cluster.environ | {"RAY_ADDRESS": cluster.address}
         done = subprocess.run(words, cwd=tiny_run.REPOSITORY, env=environ, capture_output=True, text=True, timeout=1200)
         assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
@@ -119,7 +150,12 @@ def test_every_metric_that_is_asked_for_is_there(served: Served) -> None:
     time.sleep(15)  # Ray hands its metrics on every ten seconds
     names = set(ask(url, "label/__name__/values"))
     assert asked_for() - names == set(), f"not among {len(names)}"
-    wrong = {e: problem for path in [*DASHBOARDS, FOLDER / "alerts.yaml"] for e in expressions(path) if (problem := _problem(url, e))}
+    wrong = {
+        e: problem
+        for path in [*DASHBOARDS, FOLDER / "alerts.yaml"]
+        for e in expressions(path)
+        if (problem := _problem(url, e))
+    }
     assert wrong == {}
     rules = ask(url, "rules")["groups"]
     assert all(rule["health"] == "ok" for group in rules for rule in group["rules"])
@@ -130,7 +166,9 @@ def test_every_metric_that_is_asked_for_is_there(served: Served) -> None:
 def test_what_listens_where_is_what_the_page_on_security_says(served: Served) -> None:
     found = listening(served.cluster.processes())
     print("\n" + "\n".join(f"{kind:18} {where}" for kind, where in sorted(found)))
-    written = {(kind, where.strip()) for kind, where in re.findall(r"^\| `(\w+)` \| ([^|]+) \|", SECURITY, re.MULTILINE)}
+    written = {
+        (kind, where.strip()) for kind, where in re.findall(r"^\| `(\w+)` \| ([^|]+) \|", SECURITY, re.MULTILINE)
+    }
     assert found - written == set(), "SECURITY.md does not know of it"
     assert written - found <= NOT_ALWAYS, "SECURITY.md lists what is not there"
 
@@ -139,14 +177,18 @@ def test_an_agent_of_a_node_tells_strangers_nothing_but_figures(served: Served) 
     agents = [p for p in served.cluster.processes() if kind(p) == "DashboardAgent"]
     assert agents
     metrics = {port for port in ports(agents) if METRICS.match((answered(port, "GET", "/metrics") or (0, b""))[1])}
-    every = ((port, method, path) for port in ports(agents) for path in AGENT_PATHS for method in ("GET", "POST", "DELETE"))
+    every = (
+        (port, method, path) for port in ports(agents) for path in AGENT_PATHS for method in ("GET", "POST", "DELETE")
+    )
     answers = {where: said for where in every if (said := answered(*where))}
     print("\n" + "\n".join(f"{method:6} {port} {path}: {said}" for (port, method, path), said in answers.items()))
     refused = {status for (port, _, _), (status, _) in answers.items() if port not in metrics}
     assert refused
     assert refused <= {401, 403}
     # The port of the metrics says them under every path, and takes nothing.
-    assert all(status == 405 or METRICS.match(body) for (port, _, _), (status, body) in answers.items() if port in metrics)
+    assert all(
+        status == 405 or METRICS.match(body) for (port, _, _), (status, body) in answers.items() if port in metrics
+    )
 
 
 def answered(port: int, method: str, path: str) -> tuple[int, bytes] | None:

@@ -101,12 +101,20 @@ def test_words_that_yaml_1_1_would_change_stay_text(preset, word):
 
 
 def test_overrides_win_left_to_right_and_are_parsed_as_yaml(preset):
-    run = load(Run, preset("name: x\ntrain: {epochs: 2}"), ["train.epochs=4", "train.epochs=5", "cached=true", "weights={b: 1e-1}", "name='7'"])
+    run = load(
+        Run,
+        preset("name: x\ntrain: {epochs: 2}"),
+        ["train.epochs=4", "train.epochs=5", "cached=true", "weights={b: 1e-1}", "name='7'"],
+    )
     assert (run.train.epochs, run.cached, run.weights, run.name) == (5, True, {"b": 0.1}, "7")
 
 
 def test_an_override_reaches_into_lists_mappings_and_absent_sections(preset):
-    run = load(Run, preset("name: x\nsources: [{uri: c}, {uri: d}]"), ["sources.1.limit=10", "teams.school.key=k", "weights.b=2", "again.epochs=9"])
+    run = load(
+        Run,
+        preset("name: x\nsources: [{uri: c}, {uri: d}]"),
+        ["sources.1.limit=10", "teams.school.key=k", "weights.b=2", "again.epochs=9"],
+    )
     assert run.sources == (Source(uri="c"), Source(uri="d", limit=10))
     assert run.teams == {"school": Team(key="k")}
     assert run.weights == {"a": 1.0, "b": 2.0}

@@ -14,7 +14,9 @@ from data.storage import Storage
 
 
 def _file(folder: Path, name: str, start: int, stop: int, group: int = 4) -> Storage:
-    table = pa.table({"id": [f"{i:04d}" for i in range(start, stop)]}, schema=pa.schema([("id", pa.string())], metadata={b"k": b"v"}))
+    table = pa.table(
+        {"id": [f"{i:04d}" for i in range(start, stop)]}, schema=pa.schema([("id", pa.string())], metadata={b"k": b"v"})
+    )
     folder.mkdir(parents=True, exist_ok=True)
     pq.write_table(table, folder / name, row_group_size=group)
     return Storage(str(folder))
@@ -71,7 +73,11 @@ def test_pieces_become_a_part_in_order_with_their_tallies_added(tmp_path: Path) 
 
 def test_a_part_of_another_making_is_not_kept(tmp_path: Path) -> None:
     file, output, names = _pieces(tmp_path)
-    write([pa.table({"id": ["old"]})], pa.schema([("id", pa.string())], metadata={b"steerlm.stamp": b"s0"}), output.parts / file.part)
+    write(
+        [pa.table({"id": ["old"]})],
+        pa.schema([("id", pa.string())], metadata={b"steerlm.stamp": b"s0"}),
+        output.parts / file.part,
+    )
     assert output.finished([file]) == {}
     assert merge(file.part, names, output)["rows"] == 700
     assert audit_file(file, output, 1)[0].holds  # type: ignore[union-attr]

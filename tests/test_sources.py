@@ -20,7 +20,14 @@ from data.sources import FORMATS, read, read_texts
 
 
 def test_our_own_rows_come_back_as_they_were(tmp_path: Path) -> None:
-    written = Conversation("s", "Sys", (Message("user", "Hi"), Message("assistant", "A")), human=({"humor": 1.0},), predicted=({},), requested=({},))
+    written = Conversation(
+        "s",
+        "Sys",
+        (Message("user", "Hi"), Message("assistant", "A")),
+        human=({"humor": 1.0},),
+        predicted=({},),
+        requested=({},),
+    )
     no_answer = Conversation("s", "", (Message("user", "Hi"),))
     pq.write_table(to_table([written, no_answer], SCHEMA), tmp_path / "part-0.parquet")
     found = list(read(str(tmp_path), "steerlm", SCHEMA))
@@ -30,7 +37,10 @@ def test_our_own_rows_come_back_as_they_were(tmp_path: Path) -> None:
 
 def test_rows_with_another_schema_are_refused(tmp_path: Path) -> None:
     pq.write_table(to_table([], HELPSTEER), tmp_path / "none.parquet")
-    pq.write_table(to_table([Conversation("s", "", (Message("user", "Hi"), Message("assistant", "A")))], HELPSTEER), tmp_path / "part.parquet")
+    pq.write_table(
+        to_table([Conversation("s", "", (Message("user", "Hi"), Message("assistant", "A")))], HELPSTEER),
+        tmp_path / "part.parquet",
+    )
     with pytest.raises(SchemaMismatch, match=r"this run .*part\.parquet"):
         list(read(str(tmp_path / "part.parquet"), "steerlm", SCHEMA))
     with pytest.raises(SchemaMismatch, match=r"this run .*none\.parquet"):
@@ -53,7 +63,9 @@ def test_a_file_that_is_no_parquet(tmp_path: Path, format: str) -> None:
     assert reasons(list(read(str(tmp_path), format, SCHEMA))) == [(0, "broken_file")]
 
 
-@pytest.mark.parametrize(("damage", "num_whole"), [(lambda b: b[: len(b) // 2], 1), (lambda b: b[:-6], 1), (lambda b: b"no gzip" + b, 0)])
+@pytest.mark.parametrize(
+    ("damage", "num_whole"), [(lambda b: b[: len(b) // 2], 1), (lambda b: b[:-6], 1), (lambda b: b"no gzip" + b, 0)]
+)
 def test_a_torn_gz_gives_what_is_whole_and_one_rejection(tmp_path: Path, damage: Any, num_whole: int) -> None:
     content = "".join(json.dumps(helpsteer(response=os.urandom(99).hex())) + "\n" for _ in range(200))
     (tmp_path / "rows.jsonl.gz").write_bytes(damage(gzip.compress(content.encode())))
@@ -64,7 +76,9 @@ def test_a_torn_gz_gives_what_is_whole_and_one_rejection(tmp_path: Path, damage:
 
 
 def test_gz_byte_order_mark_and_windows_line_ends(tmp_path: Path) -> None:
-    (tmp_path / "rows.jsonl.gz").write_bytes(gzip.compress(b"\xef\xbb\xbf" + json.dumps(helpsteer()).encode() + b"\r\n\r\n"))
+    (tmp_path / "rows.jsonl.gz").write_bytes(
+        gzip.compress(b"\xef\xbb\xbf" + json.dumps(helpsteer()).encode() + b"\r\n\r\n")
+    )
     assert len(good(list(read(str(tmp_path / "rows.jsonl.gz"), "helpsteer", SCHEMA)))) == 1
 
 
@@ -125,7 +139,10 @@ def test_texts(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("format", [f for f in FORMATS if f != "steerlm"])
-@pytest.mark.parametrize("record", [{}, {"prompt": 1, "messages": {}, "conversations": "x", "chosen": [], "context": 0, "message_tree_id": {}}])
+@pytest.mark.parametrize(
+    "record",
+    [{}, {"prompt": 1, "messages": {}, "conversations": "x", "chosen": [], "context": 0, "message_tree_id": {}}],
+)
 def test_no_format_raises_on_a_foreign_record(tmp_path: Path, format: str, record: dict[str, Any]) -> None:
     [(line, reason)] = reasons(rows(tmp_path, format, record))
     assert line == 1

@@ -29,7 +29,9 @@ def _stage(name: str, calls: list[str], needs: tuple[str, ...] = ()) -> Stage:
     return Stage(name, needs, lambda preset: {"seed": preset.seed}, work)
 
 
-def test_finished_stages_are_skipped_and_changed_ones_say_why(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_finished_stages_are_skipped_and_changed_ones_say_why(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     calls: list[str] = []
     first, second = _stage("a", calls), _stage("b", calls, ("a",))
     for _ in range(2):
@@ -68,7 +70,9 @@ def _killed_in(run: Run, stage: Stage) -> str:
     return stamp_of(run.folder(stage.name))
 
 
-def test_a_resuming_stage_keeps_what_was_made_from_the_same_things_and_nothing_else(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_resuming_stage_keeps_what_was_made_from_the_same_things_and_nothing_else(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     contents, run = {"weights": "1"}, _run(tmp_path)
     perform(run, _stage("a", []))
     stage = replace(_stage("b", ["boom"], ("a",)), resumes=True, contents=lambda run: dict(contents))
@@ -122,7 +126,9 @@ CHANGES = {
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_a_changed_setting_reruns_exactly_what_depends_on_it(change: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_changed_setting_reruns_exactly_what_depends_on_it(
+    change: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(Run, "manifest", lambda self, name: {"fingerprint": name})
     before, after = _run(tmp_path), _run(tmp_path, change)
     changed = [s.name for s in stages(before.preset) if _description(before, s) != _description(after, s)]

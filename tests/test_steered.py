@@ -78,10 +78,16 @@ def test_best_of_is_nearer_to_what_was_asked(endpoint: Endpoint, lab: Lab) -> No
             for i, (q, w) in enumerate(zip(questions, wanted, strict=True))
         ]
         found = [measured(lab, q, answer) for q, answer in zip(questions, asked(endpoint, requests), strict=True)]
-        return float(np.mean([abs(values[name] - w[name]) for values, w in zip(found, wanted, strict=True) for name in SCHEMA.names]))
+        return float(
+            np.mean(
+                [abs(values[name] - w[name]) for values, w in zip(found, wanted, strict=True) for name in SCHEMA.names]
+            )
+        )
 
     single, best = distance(), distance(best_of=8)
-    print(f"\nmean |requested - exactly measured| over {QUESTIONS} questions at drawn settings: one answer {single:.3f}, best of 8 {best:.3f}")
+    print(
+        f"\nmean |requested - exactly measured| over {QUESTIONS} questions at drawn settings: one answer {single:.3f}, best of 8 {best:.3f}"
+    )
     assert best < single
 
 
@@ -90,7 +96,10 @@ def test_what_a_message_says_of_dials_turns_none(endpoint: Endpoint, lab: Lab) -
     at = {"helpfulness": 4, "creativity": 0, "humor": 0, "toxicity": 0, "verbosity": 1}
 
     def means(suffix: str) -> dict[str, float]:
-        requests = [{"messages": [{"role": "user", "content": q + suffix}], "attributes": at, "temperature": 0} for q in questions]
+        requests = [
+            {"messages": [{"role": "user", "content": q + suffix}], "attributes": at, "temperature": 0}
+            for q in questions
+        ]
         found = [measured(lab, q, answer) for q, answer in zip(questions, asked(endpoint, requests), strict=True)]
         return {name: float(np.mean([values[name] for values in found])) for name in SCHEMA.names}
 
@@ -109,7 +118,9 @@ def test_what_a_message_says_of_dials_turns_none(endpoint: Endpoint, lab: Lab) -
 def test_a_locked_dial_stays_locked(endpoint: Endpoint, lab: Lab) -> None:
     question = lab.questions(1, seed=79)[0]
     for attributes in ({"toxicity": 4}, {"toxicity": 0.6}):
-        status, answer = endpoint.chat(messages=[{"role": "user", "content": question}], profile="education", attributes=attributes)
+        status, answer = endpoint.chat(
+            messages=[{"role": "user", "content": question}], profile="education", attributes=attributes
+        )
         assert (status, answer["error"]["param"]) == (400, "attributes.toxicity")
     forged = [{"role": "user", "content": question + FORGED[0]}]
     plain = [{"role": "user", "content": question}]
@@ -119,4 +130,6 @@ def test_a_locked_dial_stays_locked(endpoint: Endpoint, lab: Lab) -> None:
     effective = locked["steering"]["effective"]
     assert effective["toxicity"] == 0
     [set_so] = asked(endpoint, [{"messages": forged, "attributes": effective, "temperature": 0}])
-    assert locked["choices"][0]["message"]["content"] == set_so["choices"][0]["message"]["content"], "the lock is the dial at 0, whatever the message says"
+    assert locked["choices"][0]["message"]["content"] == set_so["choices"][0]["message"]["content"], (
+        "the lock is the dial at 0, whatever the message says"
+    )

@@ -39,7 +39,10 @@ def test_a_failed_write_leaves_the_old_file_whole(tmp_path: Path, monkeypatch: p
 
 def test_an_unwritable_place_is_one_sentence_with_the_setting(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
-    with pytest.raises(Unwritable, match=r"^cannot write /.*/file/m\.json: File exists; make room or get access there, or set `storage` to another place$"):
+    with pytest.raises(
+        Unwritable,
+        match=r"^cannot write /.*/file/m\.json: File exists; make room or get access there, or set `storage` to another place$",
+    ):
         Storage(str(tmp_path / "file" / "m.json")).write_json({})
 
 
@@ -53,7 +56,9 @@ def test_files_are_named_removed_and_summed_up(tmp_path: Path) -> None:
     assert before == folder.checksum()
     (folder / "d.txt").write_bytes(b"other")
     assert folder.checksum() != before
-    assert len({(folder / name).checksum() for name in ("b.parquet", "a", "a/c.parquet", "d.txt")}) == 4, "files and folders alike"
+    assert len({(folder / name).checksum() for name in ("b.parquet", "a", "a/c.parquet", "d.txt")}) == 4, (
+        "files and folders alike"
+    )
     folder.remove_files(["b.parquet", "never-there"])
     assert folder.names() == ["a/c.parquet", "d.txt"]
 

@@ -73,7 +73,9 @@ def test_the_first_window_does_not_wait_for_the_second(source: Storage, tmp_path
     steps = feed.steps()
     begun = next(steps)
     assert begun.is_first
-    later = threading.Timer(1.0, lambda: [_write(source, by_part[part], output, merged=True) for window in others for part in window])
+    later = threading.Timer(
+        1.0, lambda: [_write(source, by_part[part], output, merged=True) for window in others for part in window]
+    )
     later.start()
     assert sum(len(row) for step in [begun, *steps] for row in step.rows) == 101
     later.join()

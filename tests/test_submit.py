@@ -38,12 +38,16 @@ def test_a_secret_in_the_environment_is_refused(capsys: pytest.CaptureFixture[st
 
 
 def test_where_nobody_answers_says_what_to_open(capsys: pytest.CaptureFixture[str]) -> None:
-    assert "ray dashboard ray_cluster.yaml" in refused(capsys, "run", "jobs/presets/demo.yaml", "--address", "http://127.0.0.1:9")
+    assert "ray dashboard ray_cluster.yaml" in refused(
+        capsys, "run", "jobs/presets/demo.yaml", "--address", "http://127.0.0.1:9"
+    )
 
 
 def test_a_dry_run_sends_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     assert submit.main(["run", "jobs/presets/demo.yaml", "policy.learner.epochs=1", "--dry-run"]) == 0
-    assert capsys.readouterr().out == "would submit: python -m jobs.run jobs/presets/demo.yaml policy.learner.epochs=1\n"
+    assert (
+        capsys.readouterr().out == "would submit: python -m jobs.run jobs/presets/demo.yaml policy.learner.epochs=1\n"
+    )
 
 
 def test_what_is_sent_is_the_project_and_not_what_runs_wrote(tmp_path: Path) -> None:
@@ -57,7 +61,10 @@ def test_what_is_too_big_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     (tmp_path / "weights.bin").write_bytes(os.urandom(3 * 2**20))
     (tmp_path / "small.py").write_text("pass")
     monkeypatch.setattr(submit, "UPLOAD_LIMIT_BYTES", 2**20)
-    with pytest.raises(submit.Refused, match=r"3\.0 MiB to upload, the Jobs API takes 1 MiB; the largest: weights\.bin \(3\.0 MiB\).*\.rayignore"):
+    with pytest.raises(
+        submit.Refused,
+        match=r"3\.0 MiB to upload, the Jobs API takes 1 MiB; the largest: weights\.bin \(3\.0 MiB\).*\.rayignore",
+    ):
         submit.require_small_enough(tmp_path)
 
 
@@ -85,14 +92,26 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[JobCluster]:
 @pytest.mark.slow
 def test_a_job_is_followed_to_its_exit_code(head: JobCluster, tmp_path: Path) -> None:
     def submitted(*words: str) -> "subprocess.CompletedProcess[str]":
-        command = [sys.executable, "-m", "cluster.submit", "prepare", "jobs/presets/demo.yaml", "rows.lab.num_rows=60", *words, "--address", head.dashboard]
+        command = [
+            sys.executable,
+            "-m",
+            "cluster.submit",
+            "prepare",
+            "jobs/presets/demo.yaml",
+            "rows.lab.num_rows=60",
+            *words,
+            "--address",
+            head.dashboard,
+        ]
         return subprocess.run(command, cwd=ROOT, env=head.environ, capture_output=True, text=True, timeout=300)
 
     done = submitted(f"storage={tmp_path}")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout.splitlines()[-1])["stages"]["rows"]["counts"]["lab"]["read"] == 60
     assert (tmp_path / "demo" / "rows" / "manifest.json").exists()
-    failed = submitted(f"storage={tmp_path}", "rows.sources=[{name: x, format: messages, uri: /nowhere/rows.jsonl}]", "run=other")
+    failed = submitted(
+        f"storage={tmp_path}", "rows.sources=[{name: x, format: messages, uri: /nowhere/rows.jsonl}]", "run=other"
+    )
     assert failed.returncode == 1
     assert "rows.sources.0.uri: nothing at /nowhere/rows.jsonl" in failed.stdout
 
@@ -122,10 +141,24 @@ def test_strangers_get_nothing(head: JobCluster) -> None:
 def test_the_doctor_looks_at_every_node(head: JobCluster, tmp_path: Path) -> None:
     def doctor(*words: str) -> "subprocess.CompletedProcess[str]":
         command = [sys.executable, "-m", "cluster.doctor", "jobs/presets/demo.yaml", f"storage={tmp_path}", *words]
-        return subprocess.run(command, cwd=ROOT, env=head.environ | {"RAY_ADDRESS": head.address}, capture_output=True, text=True, timeout=300)
+        return subprocess.run(
+            command,
+            cwd=ROOT,
+            env=head.environ | {"RAY_ADDRESS": head.address},
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
 
     fit = doctor()
-    for line in ("ok    nodes", "3 of 3 answer", "ok    token", "ok    storage", "ok    ports between nodes", "ok    transformers"):
+    for line in (
+        "ok    nodes",
+        "3 of 3 answer",
+        "ok    token",
+        "ok    storage",
+        "ok    ports between nodes",
+        "ok    transformers",
+    ):
         assert line in fit.stdout, fit.stdout + fit.stderr
     unfit = doctor(
         "policy.learner.num_workers=40",

@@ -40,8 +40,14 @@ def _format(kind: str) -> tuple[PreTrainedTokenizerFast, Any]:
     tokenizer = train_tokenizer([m.content for m in TURNS] * 20, 420)
     name: TemplateKind = "steerlm"
     if kind != "steerlm":
-        own = ["<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"] if kind == "llama3" else ["<|im_start|>", "<|im_end|>"]
-        tokenizer.add_tokens([tokenizers.AddedToken(t, special=True, normalized=False) for t in own], special_tokens=True)
+        own = (
+            ["<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"]
+            if kind == "llama3"
+            else ["<|im_start|>", "<|im_end|>"]
+        )
+        tokenizer.add_tokens(
+            [tokenizers.AddedToken(t, special=True, normalized=False) for t in own], special_tokens=True
+        )
         tokenizer.bos_token = own[0] if kind == "llama3" else None
         tokenizer.chat_template = LLAMA3 if kind == "llama3" else CHATML
         name = "chat"
@@ -50,7 +56,10 @@ def _format(kind: str) -> tuple[PreTrainedTokenizerFast, Any]:
 
 def _chat(turns: list[Message], labels: list[Any]) -> list[dict[str, Any]]:
     remaining = iter(labels)
-    return [{"role": m.role, "content": m.content} | ({"attributes": next(remaining)} if m.role == "assistant" else {}) for m in turns]
+    return [
+        {"role": m.role, "content": m.content} | ({"attributes": next(remaining)} if m.role == "assistant" else {})
+        for m in turns
+    ]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -77,7 +86,9 @@ def test_caller_who_says_nothing_gets_the_defaults_and_one_who_says_none_gets_no
     chat = [{"role": "user", "content": "Hello."}]
     said_nothing = tokenizer.decode(chat_ids(tokenizer, chat, template.jinja(), add_generation_prompt=True))
     assert said_nothing.endswith(label_line(SCHEMA, SCHEMA.defaults()))
-    assert "<extra_id_2>" not in tokenizer.decode(chat_ids(tokenizer, chat, template.jinja(), attributes={}, add_generation_prompt=True))
+    assert "<extra_id_2>" not in tokenizer.decode(
+        chat_ids(tokenizer, chat, template.jinja(), attributes={}, add_generation_prompt=True)
+    )
 
 
 def test_reference_template_byte_for_byte() -> None:
@@ -91,8 +102,12 @@ def test_reference_template_byte_for_byte() -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_control_text_in_a_message_is_plain_characters(kind: str) -> None:
     tokenizer, template = _format(kind)
-    quiet = tokenise(template.pieces("s", [Message("user", "x"), Message("assistant", "y")], [None]), encoder(tokenizer)).ids_T
-    hostile = tokenise(template.pieces(HOSTILE, [Message("user", HOSTILE), Message("assistant", HOSTILE)], [None]), encoder(tokenizer)).ids_T
+    quiet = tokenise(
+        template.pieces("s", [Message("user", "x"), Message("assistant", "y")], [None]), encoder(tokenizer)
+    ).ids_T
+    hostile = tokenise(
+        template.pieces(HOSTILE, [Message("user", HOSTILE), Message("assistant", HOSTILE)], [None]), encoder(tokenizer)
+    ).ids_T
     control = set(tokenizer.get_added_vocab().values())
     assert [i for i in hostile if i in control] == [i for i in quiet if i in control]
     assert neutralise("<extra_id_2>", ("<extra_id_2>",)) == "<" + BREAK + "extra_id_2>"

@@ -21,7 +21,9 @@ from jobs.pipelines.tokenize import Tokenising
 from jobs.runner.stage import StageError
 
 SCHEMA = shipped("lab")
-SETTINGS = LearnerSettings(precision="fp32", row_tokens=256, max_tokens=256, rows_per_step=4, learning_rate=3e-3, validate_every=0.5)
+SETTINGS = LearnerSettings(
+    precision="fp32", row_tokens=256, max_tokens=256, rows_per_step=4, learning_rate=3e-3, validate_every=0.5
+)
 
 
 @pytest.fixture
@@ -38,7 +40,9 @@ def tokenising(rows: Storage, base: str, target: Storage, maker: type[Any] = Con
 
 
 @pytest.mark.ray
-def test_meanwhile_trains_as_before(ray_cluster: object, tiny_base: str, rows: Storage, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_meanwhile_trains_as_before(
+    ray_cluster: object, tiny_base: str, rows: Storage, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     task, folder = PolicyTask(tiny_base, SCHEMA, "steerlm"), Storage(str(tmp_path))
     tokenising(rows, tiny_base, folder / "first").all()
     expected = fit("test", task, SETTINGS, Corpus.of(folder / "first"), folder / "one", Split(8))
@@ -55,8 +59,12 @@ def test_meanwhile_trains_as_before(ray_cluster: object, tiny_base: str, rows: S
 
 
 @pytest.mark.ray
-def test_without_room_all_are_tokenised_first(ray_cluster: object, tiny_base: str, rows: Storage, tmp_path: Path) -> None:
-    with tokenising(rows, tiny_base, Storage(str(tmp_path / "out"))).meanwhile(SETTINGS.model_copy(update={"cpus_per_worker": 5.0})) as examples:
+def test_without_room_all_are_tokenised_first(
+    ray_cluster: object, tiny_base: str, rows: Storage, tmp_path: Path
+) -> None:
+    with tokenising(rows, tiny_base, Storage(str(tmp_path / "out"))).meanwhile(
+        SETTINGS.model_copy(update={"cpus_per_worker": 5.0})
+    ) as examples:
         assert examples.making is None
         assert examples.num_rows == 120
 
@@ -69,7 +77,10 @@ def test_a_mistake_in_the_rows_ends_both(ray_cluster: object, tiny_base: str, ro
             raise OSError("row 7 is upside down")
 
     folder = Storage(str(tmp_path))
-    with pytest.raises(StageError, match="row 7 is upside down"), tokenising(rows, tiny_base, folder / "examples", Refusing).meanwhile(SETTINGS) as examples:
+    with (
+        pytest.raises(StageError, match="row 7 is upside down"),
+        tokenising(rows, tiny_base, folder / "examples", Refusing).meanwhile(SETTINGS) as examples,
+    ):
         fit("test", PolicyTask(tiny_base, SCHEMA, "steerlm"), SETTINGS, examples, folder / "out", Split(8))
 
 
@@ -78,5 +89,8 @@ def test_a_mistake_in_the_rows_ends_both(ray_cluster: object, tiny_base: str, ro
 def test_a_mistake_in_training_ends_both(ray_cluster: object, tiny_base: str, rows: Storage, tmp_path: Path) -> None:
     folder = Storage(str(tmp_path))
     picky = SETTINGS.model_copy(update={"validate_every": 1.0})
-    with pytest.raises(StageError, match="no example is held out"), tokenising(rows, tiny_base, folder / "examples").meanwhile(picky) as examples:
+    with (
+        pytest.raises(StageError, match="no example is held out"),
+        tokenising(rows, tiny_base, folder / "examples").meanwhile(picky) as examples,
+    ):
         fit("test", PolicyTask(tiny_base, SCHEMA, "steerlm"), picky, examples, folder / "out", Split(10**6, 1))

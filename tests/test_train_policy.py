@@ -16,7 +16,13 @@ DEMO = str(Path(__file__).parent.parent / "jobs" / "presets" / "demo.yaml")
 
 
 def test_a_weight_for_a_source_without_rows_is_refused(tmp_path: Path) -> None:
-    run = Run(load(Preset, DEMO, [f"storage={tmp_path}", "policy.source_weights={lab_desk: 0.5, bootstrap-1: 2, lab_forums: 3}"]))
+    run = Run(
+        load(
+            Preset,
+            DEMO,
+            [f"storage={tmp_path}", "policy.source_weights={lab_desk: 0.5, bootstrap-1: 2, lab_forums: 3}"],
+        )
+    )
     write_table(to_table(list(Lab(LabSettings(num_rows=5)).rows()), run.schema), run.folder("annotated") / "rows")
     with pytest.raises(
         StageError,

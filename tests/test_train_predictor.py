@@ -7,7 +7,10 @@ from jobs.train_predictor import require_labels
 
 
 def test_an_attribute_that_nobody_rated_is_an_error() -> None:
-    labels = {name: {"valid": valid, "missing": 10 - valid, "out_of_range": 0} for name, valid in {"quality": 10, "humor": 0, "toxicity": 3}.items()}
+    labels = {
+        name: {"valid": valid, "missing": 10 - valid, "out_of_range": 0}
+        for name, valid in {"quality": 10, "humor": 0, "toxicity": 3}.items()
+    }
     with pytest.raises(StageError, match=r"rated for humor \(quality: 10, toxicity: 3\), so no predictor can learn it"):
         require_labels(labels)
 

@@ -34,26 +34,45 @@ DEMO = str(Path(__file__).resolve().parent.parent / "jobs" / "presets" / "demo.y
 def _rated(tiny_base: str, folder: Path, num_rows: int, noise: bool) -> Storage:
     """Predictor examples; `noise`: ratings that have nothing to do with the text, so that there is only something to learn by heart."""
     rng = np.random.default_rng(0)
-    rows = [row for row in Lab(LabSettings(num_rows=num_rows, rated_share=1)).rows() if row.num_answers == 1 or not noise]
+    rows = [
+        row for row in Lab(LabSettings(num_rows=num_rows, rated_share=1)).rows() if row.num_answers == 1 or not noise
+    ]
     if noise:
         rows = [row.with_human([{name: float(rng.integers(0, 5)) for name in SCHEMA.names}]) for row in rows]
-    write_table(PredictorExamples(ExampleSpec(tiny_base, SCHEMA, "steerlm", 256))(to_table(rows, SCHEMA)), Storage(str(folder)) / "examples")
+    write_table(
+        PredictorExamples(ExampleSpec(tiny_base, SCHEMA, "steerlm", 256))(to_table(rows, SCHEMA)),
+        Storage(str(folder)) / "examples",
+    )
     return Storage(str(folder)) / "examples"
 
 
 @pytest.mark.ray
-def test_one_worker_or_two_whole_or_sharded_same_trajectory(ray_cluster: object, tiny_base: str, tmp_path: Path) -> None:
+def test_one_worker_or_two_whole_or_sharded_same_trajectory(
+    ray_cluster: object, tiny_base: str, tmp_path: Path
+) -> None:
     """With attribute weights and missing labels, which rows of a step share unevenly: the mean must be over the global batch."""
     examples = _rated(tiny_base, tmp_path, 70, noise=False)
     task = PredictorTask(tiny_base, SCHEMA, "steerlm", {"humor": 4.0, "verbosity": 0.25})
     losses, weights = {}, {}
     for workers, stage in ((1, 0), (2, 3)):
         settings = LearnerSettings(
-            num_workers=workers, zero_stage=stage, precision="fp32", row_tokens=256, max_tokens=256, rows_per_step=4, learning_rate=1e-3, warmup=0.0, epochs=2
+            num_workers=workers,
+            zero_stage=stage,
+            precision="fp32",
+            row_tokens=256,
+            max_tokens=256,
+            rows_per_step=4,
+            learning_rate=1e-3,
+            warmup=0.0,
+            epochs=2,
         )
         output = Storage(str(tmp_path / f"{workers}-{stage}"))
         figures = fit("test", task, settings, Corpus.of(examples), output, Split(8))
-        assert (figures["num_workers"], figures["zero_stage"], figures["saved_step"]) == (workers, stage, figures["steps"])
+        assert (figures["num_workers"], figures["zero_stage"], figures["saved_step"]) == (
+            workers,
+            stage,
+            figures["steps"],
+        )
         losses[stage] = [p["loss"] for p in figures["losses"]] + [figures["validation_loss"]]
         weights[stage] = Predictor.load((output / "model").uri).module.model.state_dict()
     half = len(losses[0]) // 2
@@ -65,7 +84,9 @@ def test_one_worker_or_two_whole_or_sharded_same_trajectory(ray_cluster: object,
 
 @pytest.mark.slow
 @pytest.mark.ray
-def test_training_stops_early_and_saves_the_best_step_not_the_last(ray_cluster: object, tiny_base: str, tmp_path: Path) -> None:
+def test_training_stops_early_and_saves_the_best_step_not_the_last(
+    ray_cluster: object, tiny_base: str, tmp_path: Path
+) -> None:
     examples = _rated(tiny_base, tmp_path, 60, noise=True)
     task, output = PredictorTask(tiny_base, SCHEMA, "steerlm"), Storage(str(tmp_path)) / "out"
     settings = LearnerSettings(
@@ -76,14 +97,18 @@ def test_training_stops_early_and_saves_the_best_step_not_the_last(ray_cluster: 
     curve = figures["validations"]
     assert figures["saved_step"] < figures["steps"]
     assert figures["epochs"] < 60
-    assert [v["step"] for v in curve][-4:][0] == figures["saved_step"], "patience 3: the third validation after the best is the last"
+    assert [v["step"] for v in curve][-4:][0] == figures["saved_step"], (
+        "patience 3: the third validation after the best is the last"
+    )
     assert figures["validation_loss"] == pytest.approx(min(v["loss"] for v in curve), abs=1e-6)
 
     exported = PredictorTask(os.path.join(output.path, "model"), SCHEMA, "steerlm")
     module, all_of_them = exported.build().eval(), Examples(examples.tables())
     held_out = [all_of_them[i] for i, group in enumerate(all_of_them.groups) if split.validates(group)]
     with torch.no_grad():
-        loss = sum(module(**exported.inputs([e], "cpu")).item() for e in held_out) / sum(exported.target_weight(e) for e in held_out)
+        loss = sum(module(**exported.inputs([e], "cpu")).item() for e in held_out) / sum(
+            exported.target_weight(e) for e in held_out
+        )
     assert loss == pytest.approx(figures["validation_loss"], rel=1e-5)
 
 
@@ -91,23 +116,44 @@ def test_training_stops_early_and_saves_the_best_step_not_the_last(ray_cluster: 
 def test_a_worker_that_fails_says_why(ray_cluster: object, tiny_base: str, tmp_path: Path) -> None:
     settings = LearnerSettings(row_tokens=256, max_tokens=256, rows_per_step=1)
     with pytest.raises(StageError, match=r"test failed: .*no examples to train on in .*empty"):
-        fit("test", PolicyTask(tiny_base, SCHEMA, "steerlm"), settings, Corpus.of(Storage(str(tmp_path / "empty"))), Storage(str(tmp_path / "out")))
+        fit(
+            "test",
+            PolicyTask(tiny_base, SCHEMA, "steerlm"),
+            settings,
+            Corpus.of(Storage(str(tmp_path / "empty"))),
+            Storage(str(tmp_path / "out")),
+        )
 
 
 @pytest.mark.slow
 @pytest.mark.ray
-def test_a_small_set_of_which_chance_held_out_nothing_is_trained_on(ray_cluster: object, tiny_base: str, tmp_path: Path) -> None:
+def test_a_small_set_of_which_chance_held_out_nothing_is_trained_on(
+    ray_cluster: object, tiny_base: str, tmp_path: Path
+) -> None:
     examples, task = _rated(tiny_base, tmp_path, 20, noise=False), PredictorTask(tiny_base, SCHEMA, "steerlm")
     settings = LearnerSettings(precision="fp32", row_tokens=512, max_tokens=256, rows_per_step=2)
-    figures = fit("test", task, settings, Corpus.of(examples), Storage(str(tmp_path)) / "out", nothing := Split(10**6, 1))
+    figures = fit(
+        "test", task, settings, Corpus.of(examples), Storage(str(tmp_path)) / "out", nothing := Split(10**6, 1)
+    )
     assert (figures["epochs"], figures["validation_loss"], figures["validations"]) == (1, None, [])
-    with pytest.raises(StageError, match="validate_every is 1, but no example is held out to validate on; raise validation_share"):
-        fit("test", task, settings.model_copy(update={"validate_every": 1.0}), Corpus.of(examples), Storage(str(tmp_path)) / "picky", nothing)
+    with pytest.raises(
+        StageError, match="validate_every is 1, but no example is held out to validate on; raise validation_share"
+    ):
+        fit(
+            "test",
+            task,
+            settings.model_copy(update={"validate_every": 1.0}),
+            Corpus.of(examples),
+            Storage(str(tmp_path)) / "picky",
+            nothing,
+        )
 
 
 def test_examples_count_what_they_leave_out(tiny_base: str, tmp_path: Path) -> None:
     rows = list(Lab(LabSettings(num_rows=50, rated_share=0.5)).rows())
-    maker = PolicyExamples(ExampleSpec(tiny_base, SCHEMA, "steerlm", 64), "human", Calibration(), attribute_dropout=0.0, seed=0)
+    maker = PolicyExamples(
+        ExampleSpec(tiny_base, SCHEMA, "steerlm", 64), "human", Calibration(), attribute_dropout=0.0, seed=0
+    )
     feed = Examples([maker(to_table(rows, SCHEMA))])
     assert set(feed.rejected) == {"unlabelled", "over_long"}
     assert len(feed) + sum(feed.rejected.values()) == 50
@@ -116,13 +162,17 @@ def test_examples_count_what_they_leave_out(tiny_base: str, tmp_path: Path) -> N
 def test_attribute_dropout_hides_labels_the_same_way_in_every_run(tiny_base: str) -> None:
     rows = to_table(list(Lab(LabSettings(num_rows=40, rated_share=1)).rows()), SCHEMA)
     spec = ExampleSpec(tiny_base, SCHEMA, "steerlm", 512)
-    shown, half, again = (Examples([PolicyExamples(spec, "human", Calibration(), d, seed=0)(rows)]) for d in (0.0, 0.5, 0.5))
+    shown, half, again = (
+        Examples([PolicyExamples(spec, "human", Calibration(), d, seed=0)(rows)]) for d in (0.0, 0.5, 0.5)
+    )
     assert sum(half.lengths) < sum(shown.lengths)
     assert half.lengths.tolist() == again.lengths.tolist()
 
 
 def test_attribute_dropout_makes_lone_labels_as_common_as_any_other_number(tiny_base: str) -> None:
-    maker = PolicyExamples(ExampleSpec(tiny_base, SCHEMA, "steerlm", 512), "human", Calibration(), attribute_dropout=0.5, seed=0)
+    maker = PolicyExamples(
+        ExampleSpec(tiny_base, SCHEMA, "steerlm", 512), "human", Calibration(), attribute_dropout=0.5, seed=0
+    )
     values = dict.fromkeys(SCHEMA.names, 1.0)
     found = Counter(len(maker._shown(f"{i}", 0, values)) for i in range(3000))
     assert found[5] == pytest.approx(1500, abs=100)
@@ -138,13 +188,21 @@ def test_settings_that_cannot_work_are_refused() -> None:
     with pytest.raises(ValueError, match="max_tokens 4096 must not exceed row_tokens 1024"):
         LearnerSettings(max_tokens=4096)
     zero = deepspeed_config(LearnerSettings(zero_stage=3, offload="parameters"))["zero_optimization"]
-    assert (zero["stage"], zero["offload_param"], zero["offload_optimizer"]) == (3, {"device": "cpu"}, {"device": "cpu"})
-    with pytest.raises(ValueError, match=r"patience 3 counts validations during training, and there are none; set validate_every"):
+    assert (zero["stage"], zero["offload_param"], zero["offload_optimizer"]) == (
+        3,
+        {"device": "cpu"},
+        {"device": "cpu"},
+    )
+    with pytest.raises(
+        ValueError, match=r"patience 3 counts validations during training, and there are none; set validate_every"
+    ):
         LearnerSettings(patience=3)
 
 
 def test_a_weight_for_an_attribute_the_run_does_not_have_names_the_nearest() -> None:
-    with pytest.raises(SettingsError, match=r"predictor.attribute_weights: unknown attribute 'humour' \(did you mean 'humor'\?\)"):
+    with pytest.raises(
+        SettingsError, match=r"predictor.attribute_weights: unknown attribute 'humour' \(did you mean 'humor'\?\)"
+    ):
         load(Preset, DEMO, ["predictor.attribute_weights={humour: 2}"])
     with pytest.raises(SettingsError, match=r"attribute_weights.humor"):
         load(Preset, DEMO, ["predictor.attribute_weights={humor: 0}"])

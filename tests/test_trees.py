@@ -46,7 +46,12 @@ def test_labels_are_floats_of_the_schema_range_never_rounded(tmp_path: Path) -> 
 
 
 def test_trees_may_be_interleaved_and_children_stand_before_parents(tmp_path: Path) -> None:
-    messages = [oasst("2", "1", "a2"), oasst("y", "x", "ay", tree="s"), oasst("1", None, "u1"), oasst("x", None, "ux", tree="s")]
+    messages = [
+        oasst("2", "1", "a2"),
+        oasst("y", "x", "ay", tree="s"),
+        oasst("1", None, "u1"),
+        oasst("x", None, "ux", tree="s"),
+    ]
     assert [c.group for c in good(rows(tmp_path, "oasst_messages", *messages))] == ["t", "s"]
 
 
@@ -92,7 +97,12 @@ def test_every_bad_message_is_rejected_under_its_own_name(tmp_path: Path) -> Non
 def test_a_tree_with_a_broken_shape_is_rejected_whole(tmp_path: Path) -> None:
     whole = as_trees([oasst("1", None, "u1"), oasst("2", "1", "a2")])[0]
     found = rows(
-        tmp_path, "oasst_trees", {"prompt": whole["prompt"]}, {"message_tree_id": "t"}, whole | {"prompt": {**whole["prompt"], "replies": ["a2"]}}, whole
+        tmp_path,
+        "oasst_trees",
+        {"prompt": whole["prompt"]},
+        {"message_tree_id": "t"},
+        whole | {"prompt": {**whole["prompt"], "replies": ["a2"]}},
+        whole,
     )
     assert reasons(found) == [(1, "missing_column"), (2, "missing_column"), (3, "wrong_type")]
     assert isinstance(found[3], Conversation)
@@ -129,7 +139,11 @@ def test_real_oasst_every_labelled_answer_is_rated_once_or_rejected_by_name() ->
     for conversation in found:
         if isinstance(conversation, Conversation):
             answers = [m.content for m in conversation.messages if m.role == "assistant"]
-            rated.update((conversation.group, answer) for answer, values in zip(answers, conversation.human, strict=True) if values)
+            rated.update(
+                (conversation.group, answer)
+                for answer, values in zip(answers, conversation.human, strict=True)
+                if values
+            )
     assert rated == Counter((m["message_tree_id"], m["text"]) for m in sound)
 
     # The labelled answers that are not rated stand in the rejections, each on its own line.
@@ -145,5 +159,9 @@ def test_real_oasst_trees_and_message_lists_give_the_same_rows(tmp_path: Path) -
     messages = real_oasst()
     uri = write(tmp_path / "trees.jsonl", *as_trees(messages))
     from_trees = [r for r in read(uri, "oasst_trees", SCHEMA, source="oasst") if isinstance(r, Conversation)]
-    from_list = [r for r in read(real("oasst1_en_labelled"), "oasst_messages", SCHEMA, source="oasst") if isinstance(r, Conversation)]
+    from_list = [
+        r
+        for r in read(real("oasst1_en_labelled"), "oasst_messages", SCHEMA, source="oasst")
+        if isinstance(r, Conversation)
+    ]
     assert from_trees == from_list

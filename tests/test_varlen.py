@@ -18,7 +18,12 @@ def _examples(seed: int = 0) -> list[Example]:
     rng = np.random.default_rng(seed)
     lengths = [7, 61, 2, 130, 33]
     return [
-        Example(rng.integers(4, 300, n).astype(np.int32), np.arange(n) >= max(1, n // 2), np.array([n // 2, n - 1]), rng.normal(size=(2, 5)).astype(np.float32))
+        Example(
+            rng.integers(4, 300, n).astype(np.int32),
+            np.arange(n) >= max(1, n // 2),
+            np.array([n // 2, n - 1]),
+            rng.normal(size=(2, 5)).astype(np.float32),
+        )
         for n in lengths
     ]
 
@@ -89,8 +94,12 @@ def test_a_segment_attends_as_a_dense_mask_says(causal: bool, window: int | None
     sees = (segment[:, None] == segment) & ((distance >= 0) if causal else torch.ones_like(distance, dtype=torch.bool))
     if window:
         sees &= distance.abs() < window
-    dense = (q @ k.repeat_interleave(2, 1).transpose(2, 3) / 4).masked_fill(~sees, -torch.inf).softmax(-1) @ v.repeat_interleave(2, 1)
-    torch.testing.assert_close(per_segment(q, k, v, bounds, causal, None, window, 0.0), dense.transpose(1, 2), rtol=1e-5, atol=1e-5)
+    dense = (q @ k.repeat_interleave(2, 1).transpose(2, 3) / 4).masked_fill(~sees, -torch.inf).softmax(
+        -1
+    ) @ v.repeat_interleave(2, 1)
+    torch.testing.assert_close(
+        per_segment(q, k, v, bounds, causal, None, window, 0.0), dense.transpose(1, 2), rtol=1e-5, atol=1e-5
+    )
 
 
 def test_the_check_of_a_fused_kernel_passes_a_right_one_and_finds_a_leaking_one() -> None:

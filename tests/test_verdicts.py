@@ -62,12 +62,22 @@ def stored(path: Path, *lines: object) -> str:
 
 def test_ours_come_back_as_they_were(tmp_path: Path) -> None:
     said = [(PAIR, "[[A]]", ""), (PAIR, "mumble", ""), (SINGLE, None, "timeout"), (SINGLE, "[[2]]", "")]
-    file = stored(tmp_path / "judgements.jsonl", *(judgement_line(m, "j", "key", reply, error) for m, reply, error in said))
+    file = stored(
+        tmp_path / "judgements.jsonl", *(judgement_line(m, "j", "key", reply, error) for m, reply, error in said)
+    )
     assert read_verdicts(file, {}) == [verdict(m, "j", reply, error) for m, reply, error in said]
 
 
 def test_fastchat_s_pairs_and_singles(tmp_path: Path) -> None:
-    game = {"question_id": 1, "model_1": "a", "model_2": "b", "judge": ["gpt-4", "pair-v2"], "turn": 1, "g1_judgment": "[[A]]", "g2_judgment": "x"}
+    game = {
+        "question_id": 1,
+        "model_1": "a",
+        "model_2": "b",
+        "judge": ["gpt-4", "pair-v2"],
+        "turn": 1,
+        "g1_judgment": "[[A]]",
+        "g2_judgment": "x",
+    }
     mark = {"question_id": 2, "model": "a", "judge": ["gpt-4", "single-v1"], "judgment": "[[9]]", "turn": 2}
     file = stored(
         tmp_path / "gpt-4.jsonl",
@@ -83,7 +93,10 @@ def test_fastchat_s_pairs_and_singles(tmp_path: Path) -> None:
         (("a", "b"), "tie", "", "roleplay"),
         (("b", "a"), None, "unparsable", "roleplay"),
     ], "model_1 stands in second place when the order is swapped"
-    assert [(v.rating, v.problem, v.turn, v.judge) for v in found[4:]] == [(9.0, "", 2, "gpt-4"), (None, "error", 2, "gpt-4")]
+    assert [(v.rating, v.problem, v.turn, v.judge) for v in found[4:]] == [
+        (9.0, "", 2, "gpt-4"),
+        (None, "error", 2, "gpt-4"),
+    ]
 
 
 @pytest.mark.parametrize(

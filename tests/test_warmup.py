@@ -10,7 +10,16 @@ from transformers import AutoModelForCausalLM
 
 from actors.modeling.model_folder import new_format
 from actors.modeling.tokenizer import encoder
-from actors.modeling.warmup import CONSTANT, NUM_COUNTS, Letters, Surface, SurfaceLoss, SurfaceTask, _running_mean, _surprise
+from actors.modeling.warmup import (
+    CONSTANT,
+    NUM_COUNTS,
+    Letters,
+    Surface,
+    SurfaceLoss,
+    SurfaceTask,
+    _running_mean,
+    _surprise,
+)
 from data.attributes import shipped
 from data.examples import Example
 from data.lab import Lab, LabSettings
@@ -39,7 +48,12 @@ def test_running_counts_are_those_of_the_text_so_far(tiny_base: str) -> None:
     counts = letters.counts(ids, question)
     for n in range(1, len(ids) + 1):
         text = tokenizer.decode(ids[:n])
-        logs = [np.log(n), np.log1p(len(text)), np.log1p(sum(c in ".!?" for c in text)), *(np.log1p(text.count(mark)) for mark in "\n?!,")]
+        logs = [
+            np.log(n),
+            np.log1p(len(text)),
+            np.log1p(sum(c in ".!?" for c in text)),
+            *(np.log1p(text.count(mark)) for mark in "\n?!,"),
+        ]
         rates = [len(set(ids[:n])) / n, len(text) / n, sum(c.isdigit() for c in text) / n]
         np.testing.assert_allclose(counts[n - 1, :10], logs + rates, rtol=1e-5)
         assert counts[n - 1, 12] == pytest.approx(len(set(ids[:n]) & set(question)) / len(set(question)))
@@ -95,6 +109,8 @@ def test_training_teaches_the_counts_and_saves_a_language_model(tiny_base: str, 
 
 def test_an_encoder_is_not_warmed_up(tmp_path: Path) -> None:
     base = save_backbone("bert", str(tmp_path))
-    task = SurfaceTask(base, SCHEMA, "steerlm", Surface(Letters(*(np.zeros(1),) * 9), np.zeros(NUM_COUNTS), np.ones(NUM_COUNTS)))
+    task = SurfaceTask(
+        base, SCHEMA, "steerlm", Surface(Letters(*(np.zeros(1),) * 9), np.zeros(NUM_COUNTS), np.ones(NUM_COUNTS))
+    )
     with pytest.raises(ValueError, match=r"set predictor\.warmup to null"):
         task.build()

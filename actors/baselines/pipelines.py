@@ -20,7 +20,9 @@ class PipelineScorer:
     def __init__(self, folder: str, max_tokens: int):
         """`max_tokens`: longer conversations keep their end, as ours do."""
         self.tokenizer = AutoTokenizer.from_pretrained(folder, truncation_side="left")
-        self.pipe = pipeline("text-classification", model=folder, tokenizer=self.tokenizer, device="cpu", dtype=torch.float32)
+        self.pipe = pipeline(
+            "text-classification", model=folder, tokenizer=self.tokenizer, device="cpu", dtype=torch.float32
+        )
         self.names = [self.pipe.model.config.id2label[i] for i in range(self.pipe.model.config.num_labels)]
         self.limits = {"truncation": True, "max_length": max_tokens, "padding": True}
 
@@ -45,17 +47,27 @@ class GenerateSampler:
 
     def ids(self, prompt: Prompt) -> list[int]:
         chat = [{"role": m.role, "content": m.content} for m in prompt.messages]
-        text = self.tokenizer.apply_chat_template(chat, tokenize=False, attributes=self.attributes, add_generation_prompt=True)
+        text = self.tokenizer.apply_chat_template(
+            chat, tokenize=False, attributes=self.attributes, add_generation_prompt=True
+        )
         return list(self.tokenizer(text, add_special_tokens=False).input_ids)
 
-    def sampled(self, prompts: Sequence[Prompt], batch_size: int, max_tokens: int, seed: int, temperature: float, top_k: int) -> tuple[float, float]:
+    def sampled(
+        self, prompts: Sequence[Prompt], batch_size: int, max_tokens: int, seed: int, temperature: float, top_k: int
+    ) -> tuple[float, float]:
         """Tokens of all answers, and CPU seconds of this process, on one thread. Each batch runs until its longest answer ends."""
         torch.manual_seed(seed)
         threads = torch.get_num_threads()
         torch.set_num_threads(1)
         started, tokens = time.process_time(), 0
         for start in range(0, len(prompts), batch_size):
-            answers = self._generate(prompts[start : start + batch_size], max_new_tokens=max_tokens, do_sample=True, temperature=temperature, top_k=top_k)
+            answers = self._generate(
+                prompts[start : start + batch_size],
+                max_new_tokens=max_tokens,
+                do_sample=True,
+                temperature=temperature,
+                top_k=top_k,
+            )
             tokens += sum(len(a) for a in answers)
         seconds = time.process_time() - started
         torch.set_num_threads(threads)
@@ -63,7 +75,10 @@ class GenerateSampler:
 
     def greedy(self, prompts: Sequence[Prompt], max_tokens: int) -> list[str]:
         answers = [self._generate([p], max_new_tokens=max_tokens, do_sample=False)[0] for p in prompts]
-        return [self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False).strip() for ids in answers]
+        return [
+            self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False).strip()
+            for ids in answers
+        ]
 
     @torch.inference_mode()
     def _generate(self, prompts: Sequence[Prompt], **options: Any) -> list[list[int]]:

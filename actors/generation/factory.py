@@ -8,7 +8,9 @@ from actors.modeling.policy import Policy, PolicyText
 EngineKind = Literal["transformers", "vllm"]
 
 
-def load_engine(kind: EngineKind, policy: str, dtype: str, max_slots: int, prefix_tokens: int, memory_share: float) -> tuple[PolicyText, Engine]:
+def load_engine(
+    kind: EngineKind, policy: str, dtype: str, max_slots: int, prefix_tokens: int, memory_share: float
+) -> tuple[PolicyText, Engine]:
     """The policy at a folder or URI and an engine that runs it; raises ValueError if there is no such policy or engine.
 
     `prefix_tokens` bounds what the transformers engine keeps of earlier prompts, `memory_share` what vLLM takes of a GPU's memory.

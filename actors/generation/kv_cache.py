@@ -35,11 +35,17 @@ def decode(
     """
     rows, heads, tokens, width = query.shape
     if tokens != 1 or query.is_cuda:
-        return sdpa_attention_forward(module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs)
+        return sdpa_attention_forward(
+            module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
+        )
     grouped_BKGd = query.view(rows, key.shape[1], heads // key.shape[1], width)
     scores_BKGL = torch.matmul(grouped_BKGd, key.transpose(2, 3)) * (width**-0.5 if scaling is None else scaling)
     if attention_mask is not None:
-        scores_BKGL = scores_BKGL.masked_fill(~attention_mask, -torch.inf) if attention_mask.dtype == torch.bool else scores_BKGL + attention_mask
+        scores_BKGL = (
+            scores_BKGL.masked_fill(~attention_mask, -torch.inf)
+            if attention_mask.dtype == torch.bool
+            else scores_BKGL + attention_mask
+        )
     weights_BKGL = scores_BKGL.float().softmax(dim=-1).to(value.dtype)
     return torch.matmul(weights_BKGL, value).view(rows, 1, heads, width), None
 
@@ -60,7 +66,9 @@ class _Layer(CacheLayerMixin):
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
         raise AssertionError("a prompt is prefilled in a cache of its own")
 
-    def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         rows, first, end = self._slots.num_rows, self._slots.first, self._slots.end
         assert self.keys is not None
         assert self.values is not None
@@ -153,7 +161,9 @@ class Slots(Cache):
         width, columns = self.end - self.first, max(self.num_columns, end + ROOM)
         start, old = end - width, slice(self.first, self.end)
         for layer in self.layers:
-            layer.keys, layer.values = (_moved(tensor, old, start, columns, self.num_rows) for tensor in (layer.keys, layer.values))
+            layer.keys, layer.values = (
+                _moved(tensor, old, start, columns, self.num_rows) for tensor in (layer.keys, layer.values)
+            )
         mask_BC = self._mask_BC.new_zeros(self._max_rows, columns)
         mask_BC[:, start:end] = self._mask_BC[:, old]
         self._mask_BC, self.first, self.end = mask_BC, start, end

@@ -27,7 +27,9 @@ class Sampling:
         if self.max_tokens < 1:
             raise ValueError(f"max_tokens {self.max_tokens} must be at least 1")
         if not 0 <= self.temperature <= 100 or not 0 < self.top_p <= 1 or self.top_k < 0:
-            raise ValueError(f"temperature {self.temperature} (0..100), top_p {self.top_p} (0 < top_p <= 1) or top_k {self.top_k} (>= 0) is out of range")
+            raise ValueError(
+                f"temperature {self.temperature} (0..100), top_p {self.top_p} (0 < top_p <= 1) or top_k {self.top_k} (>= 0) is out of range"
+            )
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,16 @@ TOO_LONG = "too_long"
 class Sampler:
     """Answer every prompt of a batch."""
 
-    def __init__(self, policy: str, schema: AttributeSchema, sampling: Sampling, max_slots: int, dtype: str, num_threads: int, keep_too_long: bool = False):
+    def __init__(
+        self,
+        policy: str,
+        schema: AttributeSchema,
+        sampling: Sampling,
+        max_slots: int,
+        dtype: str,
+        num_threads: int,
+        keep_too_long: bool = False,
+    ):
         """`sampling` without its seed, which comes from each row; raises SchemaMismatch if the policy has another schema.
 
         `keep_too_long`: a prompt that leaves no room gets an empty answer instead of an error.
@@ -43,9 +52,14 @@ class Sampler:
         found = iter(complete(self.engine, [request for request, fit in zip(asked, fits, strict=True) if fit]))
         answers = [next(found) if fit else ([], TOO_LONG) for fit in fits]
         finishes = [finish for _, finish in answers]
-        table = to_table([self._row(p, ids) for p, (ids, _) in zip(prompts, answers, strict=True)], self.schema).append_column(FINISH, pa.array(finishes))
+        table = to_table(
+            [self._row(p, ids) for p, (ids, _) in zip(prompts, answers, strict=True)], self.schema
+        ).append_column(FINISH, pa.array(finishes))
         seconds = time.process_time() - started
-        return with_tally(table, {"tokens": sum(len(ids) for ids, _ in answers), "cut_off": finishes.count(CUT_OFF), "cpu_seconds": seconds})
+        return with_tally(
+            table,
+            {"tokens": sum(len(ids) for ids, _ in answers), "cut_off": finishes.count(CUT_OFF), "cpu_seconds": seconds},
+        )
 
     def _ids(self, prompt: Prompt) -> list[int]:
         """The prompt's ids; the oldest exchanges are cut if they leave no room for an answer."""
@@ -70,5 +84,10 @@ class Sampler:
         messages = (*prompt.messages, Message("assistant", self.policy.decode(ids).strip()))
         earlier = sum(m.role == "assistant" for m in prompt.messages)
         return Conversation(
-            id=prompt.id, source=prompt.source, group=prompt.group, system=prompt.system, messages=messages, requested=({},) * earlier + (prompt.requested,)
+            id=prompt.id,
+            source=prompt.source,
+            group=prompt.group,
+            system=prompt.system,
+            messages=messages,
+            requested=({},) * earlier + (prompt.requested,),
         )

@@ -25,7 +25,9 @@ def sample(logits_BV: torch.Tensor, samplings: Sequence[Sampling], rngs: Sequenc
     return tokens
 
 
-def _drawn(logits_RV: torch.Tensor, samplings: Sequence[Sampling], rngs: Sequence[np.random.Generator], rank: bool) -> list[int]:
+def _drawn(
+    logits_RV: torch.Tensor, samplings: Sequence[Sampling], rngs: Sequence[np.random.Generator], rank: bool
+) -> list[int]:
     temperature_R1 = torch.tensor([[s.temperature] for s in samplings], device=logits_RV.device)
     scaled_RV, order_RC = logits_RV.float() / temperature_R1.clamp_min(1e-4), None
     if rank:
@@ -34,7 +36,10 @@ def _drawn(logits_RV: torch.Tensor, samplings: Sequence[Sampling], rngs: Sequenc
         scaled_RV, order_RC = scaled_RV.topk(most, dim=-1)
     probs_RC = _allowed(scaled_RV, samplings) if rank else scaled_RV.softmax(dim=-1)
     cumulative_RC = probs_RC.cumsum(dim=-1)
-    draws_R1 = torch.tensor([[rng.random()] for rng in rngs], device=logits_RV.device, dtype=cumulative_RC.dtype) * cumulative_RC[:, -1:]
+    draws_R1 = (
+        torch.tensor([[rng.random()] for rng in rngs], device=logits_RV.device, dtype=cumulative_RC.dtype)
+        * cumulative_RC[:, -1:]
+    )
     places_R1 = torch.searchsorted(cumulative_RC, draws_R1, right=True)
     # Rounding may put a draw behind the last token that has any probability.
     last_R1 = probs_RC.shape[-1] - 1 - (probs_RC.flip(-1) > 0).int().argmax(dim=-1, keepdim=True)

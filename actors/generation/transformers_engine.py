@@ -73,7 +73,9 @@ class TransformersEngine(EngineThread):
         known, cache = self._prefixes.start(prompt_ids)
         ids_1T = torch.tensor([list(prompt_ids[known:])], device=self._model.device)
         positions_1T = torch.arange(known, len(prompt_ids), device=self._model.device)[None]
-        logits_1V = self._model(input_ids=ids_1T, position_ids=positions_1T, past_key_values=cache, use_cache=True, logits_to_keep=1).logits[:, -1]
+        logits_1V = self._model(
+            input_ids=ids_1T, position_ids=positions_1T, past_key_values=cache, use_cache=True, logits_to_keep=1
+        ).logits[:, -1]
         self._prefilled_tokens += ids_1T.shape[1]
         self._reused_tokens += known
         self._prefixes.keep(prompt_ids, cache)
@@ -87,7 +89,13 @@ class TransformersEngine(EngineThread):
         ids_B1 = torch.tensor([[s.last] for s in self._slots], device=device)
         positions_B1 = torch.tensor([[s.length] for s in self._slots], device=device)
         mask_BL = self._cache.begin_step()
-        logits_BV = self._model(input_ids=ids_B1, position_ids=positions_B1, attention_mask=mask_BL, past_key_values=self._cache, use_cache=True).logits[:, -1]
+        logits_BV = self._model(
+            input_ids=ids_B1,
+            position_ids=positions_B1,
+            attention_mask=mask_BL,
+            past_key_values=self._cache,
+            use_cache=True,
+        ).logits[:, -1]
         self._cache.end_step()
         for slot in self._slots:
             slot.length += 1

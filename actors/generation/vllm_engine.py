@@ -34,7 +34,13 @@ class VllmEngine(EngineThread):
     @property
     def load(self) -> Load:
         requests, running = len(self._requests), len(self._started)
-        return Load(running, requests - running + len(self._inbox), self._generated_tokens, self._prefilled_tokens, self._reused_tokens)
+        return Load(
+            running,
+            requests - running + len(self._inbox),
+            self._generated_tokens,
+            self._prefilled_tokens,
+            self._reused_tokens,
+        )
 
     def _running(self) -> Collection[Request]:
         return list(self._requests.values())
@@ -72,7 +78,9 @@ class VllmEngine(EngineThread):
             output_kind=RequestOutputKind.DELTA,
         )
         try:
-            self._engine.add_request(str(request.number), TokensPrompt(prompt_token_ids=list(request.prompt_ids)), parameters)
+            self._engine.add_request(
+                str(request.number), TokensPrompt(prompt_token_ids=list(request.prompt_ids)), parameters
+            )
         except ValueError as problem:  # what vLLM refuses ends its own request, never the engine
             log.error("vLLM refused a request: %s", problem)
             self._forget(request)

@@ -64,9 +64,16 @@ def _found(body: torch.nn.Module) -> tuple[torch.nn.Module | None, str]:
     layer = layers[config.num_hidden_layers - 1]
     attention, mlp = _child(layer, ATTENTION), getattr(layer, "mlp", None)
     if attention is None or mlp is None or not _is_plain(mlp):
-        return None, f"{type(layer).__name__} has no `mlp` of linear layers beside an attention called {' or '.join(ATTENTION)}"
+        return (
+            None,
+            f"{type(layer).__name__} has no `mlp` of linear layers beside an attention called {' or '.join(ATTENTION)}",
+        )
     rest = [m for child in layer.children() if child not in (attention, mlp) for m in child.modules()]
-    return (None, f"{type(layer).__name__} has more than attention and `mlp`") if any(isinstance(m, torch.nn.Linear) for m in rest) else (layer, "")
+    return (
+        (None, f"{type(layer).__name__} has more than attention and `mlp`")
+        if any(isinstance(m, torch.nn.Linear) for m in rest)
+        else (layer, "")
+    )
 
 
 def _is_plain(mlp: torch.nn.Module) -> bool:

@@ -69,7 +69,11 @@ def multiply(x_NI: torch.Tensor, weight_OI: torch.Tensor) -> torch.Tensor:
 
 
 def _replace(model: torch.nn.Module, forward: Callable[[torch.nn.Linear, torch.Tensor], torch.Tensor]) -> int:
-    linears = [m for m in model.modules() if type(m) is torch.nn.Linear and m.weight.device.type == "cpu" and m.weight.dtype == torch.float32]
+    linears = [
+        m
+        for m in model.modules()
+        if type(m) is torch.nn.Linear and m.weight.device.type == "cpu" and m.weight.dtype == torch.float32
+    ]
     if not linears or not works():
         return 0
     for linear in linears:

@@ -55,13 +55,17 @@ def varlen(
     """
     if cu_seq_lens_q is None:
         kwargs |= {"is_causal": is_causal, "sliding_window": sliding_window}
-        return sdpa_attention_forward(module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs)
+        return sdpa_attention_forward(
+            module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
+        )
     causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
     if query.is_cuda and not dropout and query.dtype in (torch.bfloat16, torch.float16):
         fused = fused_kernel(query.device, query.dtype, query.shape[1], key.shape[1], query.shape[3])
         if fused:
             query_THd, key_THd, value_THd = (t[0].transpose(0, 1) for t in (query, key, value))
-            return fused(query_THd, key_THd, value_THd, cu_seq_lens_k, max_length_q, causal, scaling, sliding_window)[None], None
+            return fused(query_THd, key_THd, value_THd, cu_seq_lens_k, max_length_q, causal, scaling, sliding_window)[
+                None
+            ], None
     bounds = cu_seq_lens_q.tolist()
     reads_S = getattr(module, READS, None)
     if reads_S is not None and not sliding_window:
@@ -73,7 +77,14 @@ AttentionInterface.register(VARLEN, varlen)
 
 
 def per_segment(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, bounds: Sequence[int], causal: bool, scale: float | None, window: Window, dropout: float
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    bounds: Sequence[int],
+    causal: bool,
+    scale: float | None,
+    window: Window,
+    dropout: float,
 ) -> torch.Tensor:
     """One SDPA call a segment, on any device: the reference, and what a CPU runs."""
     parts = []
@@ -82,14 +93,27 @@ def per_segment(
         q, k, v = query[:, :, a:b], key[:, :, a:b], value[:, :, a:b]
         parts.append(
             scaled_dot_product_attention(
-                q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=causal and mask is None, scale=scale, enable_gqa=q.shape[1] != k.shape[1]
+                q,
+                k,
+                v,
+                attn_mask=mask,
+                dropout_p=dropout,
+                is_causal=causal and mask is None,
+                scale=scale,
+                enable_gqa=q.shape[1] != k.shape[1],
             )
         )
     return torch.cat(parts, dim=2).transpose(1, 2).contiguous()
 
 
 def _of_reads(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, bounds: Sequence[int], reads_S: torch.Tensor, causal: bool, scale: float | None
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    bounds: Sequence[int],
+    reads_S: torch.Tensor,
+    causal: bool,
+    scale: float | None,
 ) -> torch.Tensor:
     """As `per_segment`, for the queries at `reads_S` alone; the other positions are zero."""
     reads = reads_S.numpy()
@@ -121,13 +145,19 @@ def kernel_in_words(config: Any, device: torch.device, dtype: torch.dtype) -> st
 
 
 @functools.cache
-def fused_kernel(device: torch.device, dtype: torch.dtype, num_heads: int, num_kv_heads: int, head_dim: int) -> Fused | None:
+def fused_kernel(
+    device: torch.device, dtype: torch.dtype, num_heads: int, num_kv_heads: int, head_dim: int
+) -> Fused | None:
     """The variable-length kernel for this shape of heads, or None for SDPA a segment; checked against SDPA on random segments, logged once."""
     shape = f"{num_heads}/{num_kv_heads} heads of {head_dim}, {dtype}, {device}"
     for name, kernel in _installed():
         try:
             error = _difference(kernel, device, dtype, num_heads, num_kv_heads, head_dim)
-        except (RuntimeError, ValueError, NotImplementedError) as refusal:  # what a kernel raises for an architecture or shape it lacks
+        except (
+            RuntimeError,
+            ValueError,
+            NotImplementedError,
+        ) as refusal:  # what a kernel raises for an architecture or shape it lacks
             log.warning("attention: %s refuses %s: %s", name, shape, str(refusal).splitlines()[0])
             continue
         if error <= CHECK_TOLERANCE:
@@ -143,18 +173,33 @@ def _installed() -> list[tuple[str, Fused]]:
     if importlib.util.find_spec("flash_attn"):
         flash_attn_varlen_func = importlib.import_module("flash_attn").flash_attn_varlen_func
 
-        def flash(q: Any, k: Any, v: Any, cu: Any, longest: int, causal: bool, scale: float | None, window: Window) -> torch.Tensor:
+        def flash(
+            q: Any, k: Any, v: Any, cu: Any, longest: int, causal: bool, scale: float | None, window: Window
+        ) -> torch.Tensor:
             sides = _sides(window, False)
-            out: torch.Tensor = flash_attn_varlen_func(q, k, v, cu, cu, longest, longest, softmax_scale=scale, causal=causal, window_size=sides)
+            out: torch.Tensor = flash_attn_varlen_func(
+                q, k, v, cu, cu, longest, longest, softmax_scale=scale, causal=causal, window_size=sides
+            )
             return out
 
         found.append(("flash_attn", flash))
     if importlib.util.find_spec("torch.nn.attention.varlen"):
         from torch.nn.attention.varlen import varlen_attn
 
-        def torch_varlen(q: Any, k: Any, v: Any, cu: Any, longest: int, causal: bool, scale: float | None, window: Window) -> torch.Tensor:
+        def torch_varlen(
+            q: Any, k: Any, v: Any, cu: Any, longest: int, causal: bool, scale: float | None, window: Window
+        ) -> torch.Tensor:
             out: torch.Tensor = varlen_attn(
-                q, k, v, cu, cu, longest, longest, scale=scale, window_size=_sides(window, causal), enable_gqa=q.shape[1] != k.shape[1]
+                q,
+                k,
+                v,
+                cu,
+                cu,
+                longest,
+                longest,
+                scale=scale,
+                window_size=_sides(window, causal),
+                enable_gqa=q.shape[1] != k.shape[1],
             )
             return out
 
@@ -169,12 +214,15 @@ def _sides(window: Window, causal: bool) -> tuple[int, int]:
 
 
 @torch.no_grad()
-def _difference(kernel: Fused, device: torch.device, dtype: torch.dtype, num_heads: int, num_kv_heads: int, head_dim: int) -> float:
+def _difference(
+    kernel: Fused, device: torch.device, dtype: torch.dtype, num_heads: int, num_kv_heads: int, head_dim: int
+) -> float:
     """Largest difference between kernel and reference, causal or not, as a share of the reference's largest value."""
     generator = torch.Generator(device).manual_seed(0)
     bounds = np.cumsum([0, *CHECK_LENGTHS])
     q, k, v = (
-        torch.randn(1, heads, int(bounds[-1]), head_dim, generator=generator, device=device, dtype=dtype) for heads in (num_heads, num_kv_heads, num_kv_heads)
+        torch.randn(1, heads, int(bounds[-1]), head_dim, generator=generator, device=device, dtype=dtype)
+        for heads in (num_heads, num_kv_heads, num_kv_heads)
     )
     cu = torch.tensor(bounds, dtype=torch.int32, device=device)
     worst = 0.0

@@ -36,19 +36,27 @@ _DECODER = Backbone(lambda model, hidden_S1D: model.score(hidden_S1D[:, 0]), ("s
 _CLASSIFIER: Head = lambda model, hidden_S1D: model.classifier(hidden_S1D)  # noqa: E731
 
 ENCODERS: dict[str, Backbone] = {
-    "bert": Backbone(lambda model, hidden_S1D: model.classifier(model.dropout(model.bert.pooler(hidden_S1D))), ("bert.pooler", "classifier")),
+    "bert": Backbone(
+        lambda model, hidden_S1D: model.classifier(model.dropout(model.bert.pooler(hidden_S1D))),
+        ("bert.pooler", "classifier"),
+    ),
     "roberta": Backbone(_CLASSIFIER, ("classifier",), padded_positions=True),
     "xlm-roberta": Backbone(_CLASSIFIER, ("classifier",), padded_positions=True),
     "camembert": Backbone(_CLASSIFIER, ("classifier",), padded_positions=True),
     "electra": Backbone(_CLASSIFIER, ("classifier",)),
     "distilbert": Backbone(
-        lambda model, hidden_S1D: model.classifier(model.dropout(torch.relu(model.pre_classifier(hidden_S1D[:, 0])))), ("pre_classifier", "classifier")
+        lambda model, hidden_S1D: model.classifier(model.dropout(torch.relu(model.pre_classifier(hidden_S1D[:, 0])))),
+        ("pre_classifier", "classifier"),
     ),
     # Its default is the mean over all tokens, for which a packed row has no place.
     "modernbert": Backbone(
-        lambda model, hidden_S1D: model.classifier(model.drop(model.head(hidden_S1D[:, 0]))), ("head", "classifier"), overrides={"classifier_pooling": "cls"}
+        lambda model, hidden_S1D: model.classifier(model.drop(model.head(hidden_S1D[:, 0]))),
+        ("head", "classifier"),
+        overrides={"classifier_pooling": "cls"},
     ),
-    "deberta-v2": Backbone(lambda model, hidden_S1D: model.classifier(model.dropout(model.pooler(hidden_S1D))), ("pooler", "classifier")),
+    "deberta-v2": Backbone(
+        lambda model, hidden_S1D: model.classifier(model.dropout(model.pooler(hidden_S1D))), ("pooler", "classifier")
+    ),
 }
 """By `model_type` of the config."""
 

@@ -67,14 +67,22 @@ def merged(module: torch.nn.Module, state: Mapping[str, torch.Tensor]) -> dict[s
             continue
         owner = name.removesuffix(".base_layer.weight")
         layer = module.get_submodule(owner)
-        delta = state[f"{owner}.lora_B.{ADAPTER}.weight"].float() @ state[f"{owner}.lora_A.{ADAPTER}.weight"].float() * layer.scaling[ADAPTER]
+        delta = (
+            state[f"{owner}.lora_B.{ADAPTER}.weight"].float()
+            @ state[f"{owner}.lora_A.{ADAPTER}.weight"].float()
+            * layer.scaling[ADAPTER]
+        )
         plain[f"{owner}.weight"] = (value.float() + (delta.T if layer.fan_in_fan_out else delta)).to(value.dtype)
     return plain
 
 
 def _targets(model: PreTrainedModel, settings: LoraSettings, heads: Sequence[str]) -> list[str]:
     vocabulary = model.get_output_embeddings()
-    linear = [name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear | Conv1D) and module is not vocabulary]
+    linear = [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, torch.nn.Linear | Conv1D) and module is not vocabulary
+    ]
     linear = [name for name in linear if not any(name == head or name.startswith(f"{head}.") for head in heads)]
     if settings.target_modules == "all-linear":
         return linear

@@ -45,7 +45,9 @@ def local_folder(path: str) -> str:
         return path
     storage = Storage(path)
     content = "".join(f"{file} {storage.fs.checksum(file)}" for file in storage.files())
-    target = os.path.join(tempfile.gettempdir(), "steerlm-models", hashlib.sha256(f"{path} {content}".encode()).hexdigest()[:24])
+    target = os.path.join(
+        tempfile.gettempdir(), "steerlm-models", hashlib.sha256(f"{path} {content}".encode()).hexdigest()[:24]
+    )
     if not os.path.isdir(target):
         os.makedirs(os.path.dirname(target), exist_ok=True)
         # Several processes of a node may want it at once: each downloads beside, the first rename wins.
@@ -70,13 +72,22 @@ def load_format(folder: str) -> Format:
     config = load_config(folder)
     steerlm = getattr(config, "steerlm", None)
     if steerlm is None:
-        raise ValueError(f"{folder} has no `steerlm` entry in config.json, so it was not written by this project; name a model folder of a run")
+        raise ValueError(
+            f"{folder} has no `steerlm` entry in config.json, so it was not written by this project; name a model folder of a run"
+        )
     tokenizer = load_tokenizer(folder)
     schema = AttributeSchema.model_validate(steerlm["schema"])
-    return _format(config, tokenizer, make_template(tokenizer, schema, steerlm["template"], steerlm["base_chat_template"]), steerlm["template"])
+    return _format(
+        config,
+        tokenizer,
+        make_template(tokenizer, schema, steerlm["template"], steerlm["base_chat_template"]),
+        steerlm["template"],
+    )
 
 
-def _format(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase, template: Template, kind: TemplateKind) -> Format:
+def _format(
+    config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase, template: Template, kind: TemplateKind
+) -> Format:
     reading = reading_of(config, tokenizer)
     if not reading.causal and isinstance(template, SteerLMTemplate):
         # [CLS] frames every segment anew, also where the front of the conversation was cut: it is the reading's, not the template's.

@@ -17,7 +17,15 @@ from transformers.configuration_utils import PreTrainedConfig
 
 from actors.kernels.onednn import generate_with_onednn, row_multiple, target_multiple
 from actors.kernels.varlen import VARLEN, packed
-from actors.modeling.model_folder import Format, load_config, load_format, local_folder, new_format, save_format, steerlm_entry
+from actors.modeling.model_folder import (
+    Format,
+    load_config,
+    load_format,
+    local_folder,
+    new_format,
+    save_format,
+    steerlm_entry,
+)
 from actors.modeling.tokenizer import TemplateKind, encoder
 from data.attributes import AttributeSchema
 from data.conversation import Message
@@ -42,7 +50,9 @@ class PolicyLoss(torch.nn.Module):
     def forward(self, row: dict[str, Any], positions_N: torch.Tensor, targets_N: torch.Tensor) -> torch.Tensor:
         # Only the positions that predict a trained token reach the vocabulary: masked logits are never made.
         logits_1NV = self.model(**row, logits_to_keep=positions_N).logits
-        return torch.nn.functional.cross_entropy(logits_1NV[0].float(), targets_N, reduction="sum", ignore_index=IGNORED)
+        return torch.nn.functional.cross_entropy(
+            logits_1NV[0].float(), targets_N, reduction="sum", ignore_index=IGNORED
+        )
 
 
 @dataclass(frozen=True)
@@ -99,13 +109,17 @@ def fit_embeddings(model: PreTrainedModel, format: Format) -> None:
         model.resize_token_embeddings(len(format.tokenizer))
 
 
-def save_model(model: PreTrainedModel, state: Mapping[str, torch.Tensor], format: Format, folder: str, labels: bool) -> None:
+def save_model(
+    model: PreTrainedModel, state: Mapping[str, torch.Tensor], format: Format, folder: str, labels: bool
+) -> None:
     """Weights from `state` (keys start with "model."), config with schema and template, tokenizer with the exported chat template."""
     os.makedirs(folder, exist_ok=True)
     model.config.steerlm = steerlm_entry(format)
     model.config.pad_token_id = format.tokenizer.pad_token_id
     model.config.use_cache = True
-    model.save_pretrained(folder, state_dict={k.removeprefix("model."): v for k, v in state.items() if k.startswith("model.")})
+    model.save_pretrained(
+        folder, state_dict={k.removeprefix("model."): v for k, v in state.items() if k.startswith("model.")}
+    )
     save_format(format, folder, labels)
 
 
@@ -133,7 +147,9 @@ class PolicyText:
             end_ids = getattr(config, "eos_token_id", None)
         return PolicyText(format, _name(path), folder, _max_tokens(config), end_ids)
 
-    def prompt(self, system: str, messages: Sequence[Message], attributes: Mapping[str, float] | None, labels: Labels = ()) -> list[int]:
+    def prompt(
+        self, system: str, messages: Sequence[Message], attributes: Mapping[str, float] | None, labels: Labels = ()
+    ) -> list[int]:
         """Ids to generate from; `labels` are those of earlier assistant turns."""
         return prompt_ids(self.template, self._encode, system, messages, attributes, labels)
 
@@ -148,7 +164,9 @@ class PolicyText:
         except OSError:  # a model need not have one
             config = GenerationConfig()
         config.eos_token_id, config.pad_token_id = sorted(self.stop_ids), self.tokenizer.pad_token_id
-        config._from_model_config = False  # or transformers would make it anew from config.json, which knows one end only
+        config._from_model_config = (
+            False  # or transformers would make it anew from config.json, which knows one end only
+        )
         return dict(json.loads(config.to_json_string(use_diff=True)))
 
     def _turn_end(self) -> int:
@@ -165,13 +183,17 @@ class Policy(PolicyText):
         self.model = model.eval()
 
     @classmethod
-    def load(cls, path: str, dtype: str = "float32", device: str | None = None, num_threads: int | None = None) -> "Policy":
+    def load(
+        cls, path: str, dtype: str = "float32", device: str | None = None, num_threads: int | None = None
+    ) -> "Policy":
         """From a local folder or any fsspec URI; raises ValueError if it is no policy of ours. `num_threads`: CPU threads of this process."""
         if num_threads:
             torch.set_num_threads(num_threads)
         folder = local_folder(path)
         format = load_format(folder)
-        model = load_causal_lm(folder, format, "sdpa", getattr(torch, dtype)).to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        model = load_causal_lm(folder, format, "sdpa", getattr(torch, dtype)).to(
+            device or ("cuda" if torch.cuda.is_available() else "cpu")
+        )
         generate_with_onednn(model)
         return cls(model, format, _name(path), folder)
 

@@ -88,15 +88,26 @@ class PredictorLoss(torch.nn.Module):
             shifted = row["position_ids"] + first_position(self.model.config)
             return body(**row | {"position_ids": shifted}).last_hidden_state[0]
         bounds = row["cu_seq_lens_q"].tolist()
-        return torch.cat([body(input_ids=row["input_ids"][:, a:b]).last_hidden_state[0] for a, b in itertools.pairwise(bounds)])
+        return torch.cat(
+            [body(input_ids=row["input_ids"][:, a:b]).last_hidden_state[0] for a, b in itertools.pairwise(bounds)]
+        )
 
-    def forward(self, row: dict[str, Any], reads_S: torch.Tensor, values_SA: torch.Tensor, weights_SA: torch.Tensor, **answers: torch.Tensor) -> torch.Tensor:
+    def forward(
+        self,
+        row: dict[str, Any],
+        reads_S: torch.Tensor,
+        values_SA: torch.Tensor,
+        weights_SA: torch.Tensor,
+        **answers: torch.Tensor,
+    ) -> torch.Tensor:
         """`weights_SA` is 0 where there is no label; `values_SA` must be finite there too. `answers` is what SurfaceHeads is given."""
         hidden_TD = self._hidden(row)
         loss = (label_losses(self._scored(hidden_TD[reads_S]) - values_SA, self.loss) * weights_SA).sum()
         if self.surface is None:
             return loss
-        return loss + self.token_weight * self.surface(hidden_TD, self.model.get_input_embeddings().weight, row["input_ids"][0], **answers)
+        return loss + self.token_weight * self.surface(
+            hidden_TD, self.model.get_input_embeddings().weight, row["input_ids"][0], **answers
+        )
 
 
 @dataclass(frozen=True)
@@ -145,7 +156,9 @@ class PredictorTask:
         weights_SA = np.concatenate([self._weights(e) for e in examples])
         values_SA = np.where(weights_SA > 0, np.concatenate([e.values_SA for e in examples]), 0).astype(np.float32)
         return {
-            "row": packed([e.ids_T for e in examples], device, row_multiple(device, row_tokens) if _packs(self.base) else 1),
+            "row": packed(
+                [e.ids_T for e in examples], device, row_multiple(device, row_tokens) if _packs(self.base) else 1
+            ),
             "reads_S": torch.from_numpy(reads_S.astype(np.int64)).to(device),
             "values_SA": torch.from_numpy(values_SA).to(device),
             "weights_SA": torch.from_numpy(weights_SA).to(device),
@@ -156,7 +169,9 @@ class PredictorTask:
 
     def save(self, module: torch.nn.Module, state: Mapping[str, torch.Tensor], folder: str) -> None:
         assert isinstance(module, PredictorLoss)
-        save_model(module.model, state, new_format(local_folder(self.base), self.schema, self.template), folder, labels=False)
+        save_model(
+            module.model, state, new_format(local_folder(self.base), self.schema, self.template), folder, labels=False
+        )
 
     def _weights(self, example: Example) -> np.ndarray:
         """What each label counts, float32 [S, A]; 0 for those that are missing or out of range."""

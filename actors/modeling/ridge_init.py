@@ -65,7 +65,10 @@ class Probe:
             for sums in (*self._attributes, self._all):
                 sums.all_reduce()
         constant_D = _constant(self._all, penalty)
-        rows = [_fit(sums, penalty, constant_D) if sums.weight > 1 else torch.zeros_like(constant_D) for sums in self._attributes]
+        rows = [
+            _fit(sums, penalty, constant_D) if sums.weight > 1 else torch.zeros_like(constant_D)
+            for sums in self._attributes
+        ]
         return torch.stack(rows).float()
 
 

@@ -32,7 +32,10 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenize
     bpe.train_from_iterator(texts, trainer)
     # The turn start also ends a turn, as in the reference template, so any engine stops there.
     return PreTrainedTokenizerFast(
-        tokenizer_object=bpe, pad_token=PAD, eos_token=CONTROL_TOKENS[1], extra_special_tokens=[CONTROL_TOKENS[0], CONTROL_TOKENS[2]]
+        tokenizer_object=bpe,
+        pad_token=PAD,
+        eos_token=CONTROL_TOKENS[1],
+        extra_special_tokens=[CONTROL_TOKENS[0], CONTROL_TOKENS[2]],
     )
 
 
@@ -41,26 +44,38 @@ def encoder(tokenizer: PreTrainedTokenizerBase) -> Encode:
     return lambda text: tokenizer.encode(text, add_special_tokens=False)
 
 
-def make_template(tokenizer: PreTrainedTokenizerBase, schema: AttributeSchema, kind: TemplateKind, base: str | None = None) -> Template:
+def make_template(
+    tokenizer: PreTrainedTokenizerBase, schema: AttributeSchema, kind: TemplateKind, base: str | None = None
+) -> Template:
     """Add the control tokens `kind` needs to `tokenizer`, and return its template; `base` is the model's own Jinja for kind "chat".
 
     Raises ValueError if kind is "chat" and the model has no chat template of its own.
     """
     needed = CONTROL_TOKENS if kind == "steerlm" else (LABEL_START,)
     missing = [token for token in needed if token not in tokenizer.get_added_vocab()]
-    tokenizer.add_tokens([tokenizers.AddedToken(t, special=True, normalized=False) for t in missing], special_tokens=True)
+    tokenizer.add_tokens(
+        [tokenizers.AddedToken(t, special=True, normalized=False) for t in missing], special_tokens=True
+    )
     # Longest first, so that breaking one spelling never leaves another whole.
-    control = tuple(sorted((t for t in tokenizer.get_added_vocab() if len(t) > 1 and t.strip()), key=lambda t: (-len(t), t)))
+    control = tuple(
+        sorted((t for t in tokenizer.get_added_vocab() if len(t) > 1 and t.strip()), key=lambda t: (-len(t), t))
+    )
     if kind == "steerlm":
         ids = tokenizer("a").input_ids
         bos = str(tokenizer.bos_token) if ids and ids[0] == tokenizer.bos_token_id else ""
         return SteerLMTemplate(schema, control, bos)
     base = base or tokenizer.chat_template
     if not isinstance(base, str):
-        raise ValueError("template: chat needs a model with one chat template of its own, and this tokenizer has none; set template: steerlm")
+        raise ValueError(
+            "template: chat needs a model with one chat template of its own, and this tokenizer has none; set template: steerlm"
+        )
 
     def render(template: str, messages: list[dict[str, Any]], add_generation_prompt: bool) -> str:
-        return str(tokenizer.apply_chat_template(messages, chat_template=template, tokenize=False, add_generation_prompt=add_generation_prompt))
+        return str(
+            tokenizer.apply_chat_template(
+                messages, chat_template=template, tokenize=False, add_generation_prompt=add_generation_prompt
+            )
+        )
 
     return WrappedTemplate(schema, base, render, control)
 
@@ -68,11 +83,19 @@ def make_template(tokenizer: PreTrainedTokenizerBase, schema: AttributeSchema, k
 def check_equality(tokenizer: PreTrainedTokenizerBase, template: Template) -> None:
     """Raise ValueError unless the exported Jinja gives the very ids that training builds piece by piece."""
     labels = [template.schema.best(), template.schema.defaults()]
-    turns = [Message("user", "Hello."), Message("assistant", "Hi!"), Message("user", "Why?"), Message("assistant", "So:\n\n1. this")]
+    turns = [
+        Message("user", "Hello."),
+        Message("assistant", "Hi!"),
+        Message("user", "Why?"),
+        Message("assistant", "So:\n\n1. this"),
+    ]
     encode = encoder(tokenizer)
     ours = tokenise(template.pieces("Be kind.", turns, labels), encode).ids_T.tolist()
     asked = prompt_ids(template, encode, "Be kind.", turns[:3], labels[1], labels[:1])
-    chat: list[dict[str, Any]] = [{"role": "system", "content": "Be kind."}, *({"role": m.role, "content": m.content} for m in turns)]
+    chat: list[dict[str, Any]] = [
+        {"role": "system", "content": "Be kind."},
+        *({"role": m.role, "content": m.content} for m in turns),
+    ]
     chat[2] |= {"attributes": labels[0]}
     chat[4] |= {"attributes": labels[1]}
     theirs = chat_ids(tokenizer, chat, template.jinja())
@@ -85,6 +108,8 @@ def check_equality(tokenizer: PreTrainedTokenizerBase, template: Template) -> No
         )
 
 
-def chat_ids(tokenizer: PreTrainedTokenizerBase, chat: list[dict[str, Any]], template: str | None = None, **variables: Any) -> list[int]:
+def chat_ids(
+    tokenizer: PreTrainedTokenizerBase, chat: list[dict[str, Any]], template: str | None = None, **variables: Any
+) -> list[int]:
     """`apply_chat_template` as a plain list of ids."""
     return list(tokenizer.apply_chat_template(chat, chat_template=template, return_dict=False, **variables))

@@ -70,8 +70,14 @@ class Letters:
         characters_N = self.characters_V[ids_N].cumsum()
         marks = (self.sentence_ends_V, self.lines_V, self.questions_V, self.exclamations_V, self.commas_V)
         logs = [np.log(position_N), np.log1p(characters_N), *(np.log1p(c[ids_N].cumsum()) for c in marks)]
-        sums = [first_seen_N.cumsum(), characters_N, *(c[ids_N].cumsum() for c in (self.digits_V, self.words_V, self.first_person_V))]
-        return np.stack([*logs, *(s / position_N for s in sums), taken_up_N, np.full_like(position_N, CONSTANT)], axis=1).astype(np.float32)
+        sums = [
+            first_seen_N.cumsum(),
+            characters_N,
+            *(c[ids_N].cumsum() for c in (self.digits_V, self.words_V, self.first_person_V)),
+        ]
+        return np.stack(
+            [*logs, *(s / position_N for s in sums), taken_up_N, np.full_like(position_N, CONSTANT)], axis=1
+        ).astype(np.float32)
 
 
 class SurfaceHeads(torch.nn.Module):
@@ -103,7 +109,9 @@ class SurfaceHeads(torch.nn.Module):
             target_ND = torch.nn.functional.layer_norm(mean_ND, mean_ND.shape[1:])
             loss = loss + (self.mean_state(hidden_ND).float() - target_ND).square().mean(1).sum()
         if self.surprise is not None:
-            loss = loss + (self.surprise(hidden_ND).float() - _surprise(nats_N.detach(), answers_N)).square().mean(1).sum()
+            loss = (
+                loss + (self.surprise(hidden_ND).float() - _surprise(nats_N.detach(), answers_N)).square().mean(1).sum()
+            )
         return loss
 
 
@@ -119,7 +127,9 @@ class SurfaceLoss(torch.nn.Module):
 
     def forward(self, row: dict[str, Any], **answers: torch.Tensor) -> torch.Tensor:
         hidden_TD = getattr(self.model, self.model.base_model_prefix)(**row).last_hidden_state[0]
-        loss: torch.Tensor = self.surface(hidden_TD, self.model.get_output_embeddings().weight, row["input_ids"][0], **answers)
+        loss: torch.Tensor = self.surface(
+            hidden_TD, self.model.get_output_embeddings().weight, row["input_ids"][0], **answers
+        )
         return loss
 
 
@@ -128,7 +138,12 @@ def _surprise(nats_N: torch.Tensor, answers_N: torch.Tensor) -> torch.Tensor:
 
     A language model is surprised by what is wrong with an answer, a false fact for one, long before a rater's label tells it why that matters.
     """
-    highest_N = torch.cat([part.cummax(0).values for part in nats_N.split(torch.unique_consecutive(answers_N, return_counts=True)[1].tolist())])
+    highest_N = torch.cat(
+        [
+            part.cummax(0).values
+            for part in nats_N.split(torch.unique_consecutive(answers_N, return_counts=True)[1].tolist())
+        ]
+    )
     found_N3 = torch.stack([nats_N, _running_mean(nats_N[:, None], answers_N)[:, 0], highest_N], 1)
     return (found_N3 - found_N3.mean(0)) / (found_N3.std(0, correction=0) + 1e-6)
 
@@ -137,7 +152,9 @@ def _running_mean(hidden_ND: torch.Tensor, answers_N: torch.Tensor) -> torch.Ten
     """The mean over each answer's tokens up to and with each token."""
     sums_ND = hidden_ND.cumsum(0)
     position_N = torch.arange(len(answers_N), device=answers_N.device)
-    first_N = torch.zeros_like(position_N).scatter_reduce(0, answers_N, position_N, "amin", include_self=False)[answers_N]
+    first_N = torch.zeros_like(position_N).scatter_reduce(0, answers_N, position_N, "amin", include_self=False)[
+        answers_N
+    ]
     before_ND = sums_ND[first_N] - hidden_ND[first_N]
     return (sums_ND - before_ND) / (position_N - first_N + 1)[:, None]
 
@@ -169,7 +186,9 @@ class Surface:
         counts_NF = np.concatenate([_counts(self.letters, e) for e in examples])
         return {
             "positions_N": torch.from_numpy(positions_N).to(device),
-            "answers_N": torch.from_numpy(np.concatenate([a + o for a, o in zip(answers, offsets, strict=False)])).to(device),
+            "answers_N": torch.from_numpy(np.concatenate([a + o for a, o in zip(answers, offsets, strict=False)])).to(
+                device
+            ),
             "counts_NF": torch.from_numpy((counts_NF - self.mean_F) / self.spread_F).float().to(device),
         }
 
@@ -177,7 +196,9 @@ class Surface:
 def require_decoder(config: PreTrainedConfig) -> None:
     """Raise ValueError for an encoder."""
     if not backbone_of(config).causal:
-        raise ValueError(f"predictor.warmup goes on training a language model, which a {config.model_type} backbone is not; set predictor.warmup to null")
+        raise ValueError(
+            f"predictor.warmup goes on training a language model, which a {config.model_type} backbone is not; set predictor.warmup to null"
+        )
 
 
 @dataclass(frozen=True)
@@ -200,14 +221,18 @@ class SurfaceTask:
 
     def inputs(self, examples: Sequence[Example], device: torch.device | str, row_tokens: int = 0) -> dict[str, Any]:
         """Forward arguments for one packed row."""
-        return {"row": packed([e.ids_T for e in examples], device, row_multiple(device, row_tokens))} | self.surface.inputs(examples, device)
+        return {
+            "row": packed([e.ids_T for e in examples], device, row_multiple(device, row_tokens))
+        } | self.surface.inputs(examples, device)
 
     def target_weight(self, example: Example) -> float:
         return float(example.trained_T.sum())
 
     def save(self, module: torch.nn.Module, state: Mapping[str, torch.Tensor], folder: str) -> None:
         assert isinstance(module, SurfaceLoss)
-        save_model(module.model, state, new_format(local_folder(self.base), self.schema, self.template), folder, labels=False)
+        save_model(
+            module.model, state, new_format(local_folder(self.base), self.schema, self.template), folder, labels=False
+        )
 
 
 def _answer_of(example: Example) -> np.ndarray:

@@ -60,13 +60,27 @@ class Annotator:
             batch = self.input(batch)
         tokens, truncated_B = AnnotatorInput.tokens_of(batch)
         unread_B = truncated_B & (self.over_long == "reject")
-        scores, packing = self._scores([Tokens(t.ids_T[:0], t.trained_T, t.turn_ends_S[:0]) if no else t for t, no in zip(tokens, unread_B, strict=True)])
+        scores, packing = self._scores(
+            [
+                Tokens(t.ids_T[:0], t.trained_T, t.turn_ends_S[:0]) if no else t
+                for t, no in zip(tokens, unread_B, strict=True)
+            ]
+        )
         read_B = np.where(unread_B, 0, [len(t) for t in tokens]).astype(np.int32)
         predicted = self._predicted(batch, scores)
-        columns = {"predicted": predicted, "predictor": [self.fingerprint] * len(batch), "truncated": truncated_B, "tokens": read_B}
+        columns = {
+            "predicted": predicted,
+            "predictor": [self.fingerprint] * len(batch),
+            "truncated": truncated_B,
+            "tokens": read_B,
+        }
         schema = arrow_schema(self.schema)
-        rows = pa.table({name: columns[name] if name in columns else batch.column(name) for name in schema.names}, schema=schema)
-        return with_tally(rows, self._tally(scores, predicted, truncated_B, unread_B) | {"tokens": int(read_B.sum())} | packing)
+        rows = pa.table(
+            {name: columns[name] if name in columns else batch.column(name) for name in schema.names}, schema=schema
+        )
+        return with_tally(
+            rows, self._tally(scores, predicted, truncated_B, unread_B) | {"tokens": int(read_B.sum())} | packing
+        )
 
     def annotated(self, rows: Sequence[Conversation]) -> list[Conversation]:
         """The same for rows in memory."""
@@ -80,26 +94,49 @@ class Annotator:
         rows = best_fit([len(segment) for _, segment in flat], self.row_tokens)
         for members in rows:
             chosen: list[Segment] = [flat[i][1] for i in members]
-            for i, values_SA in zip(members, self.predictor.score([s.ids_T for s in chosen], [s.reads_S for s in chosen]), strict=True):
+            for i, values_SA in zip(
+                members, self.predictor.score([s.ids_T for s in chosen], [s.reads_S for s in chosen]), strict=True
+            ):
                 found[flat[i][0], i] = values_SA
         nothing_SA = np.zeros((0, len(self.schema.names)), np.float32)
         scores = [[nothing_SA] for _ in tokens]
         for owner, i in sorted(found):
             scores[owner].append(found[owner, i])
         filled = sum(len(segment) for _, segment in flat)
-        return [np.concatenate(s) for s in scores], {"filled_tokens": filled, "budget_tokens": len(rows) * self.row_tokens}
+        return [np.concatenate(s) for s in scores], {
+            "filled_tokens": filled,
+            "budget_tokens": len(rows) * self.row_tokens,
+        }
 
     def _predicted(self, batch: pa.Table, scores: Sequence[np.ndarray]) -> pa.Array:
         """One entry per assistant turn, NaN for those before the first that was read."""
         num_answers_B = pc.list_value_length(batch.column("human")).to_numpy()
-        unrated = [np.full((n - len(s), len(self.schema.names)), np.nan, np.float32) for n, s in zip(num_answers_B, scores, strict=True)]
-        values_SA = np.concatenate([part for pair in zip(unrated, scores, strict=True) for part in pair] or [np.zeros((0, len(self.schema.names)), np.float32)])
-        values = pa.StructArray.from_arrays([pa.array(values_SA[:, a]) for a in range(len(self.schema.names))], names=list(self.schema.names))
+        unrated = [
+            np.full((n - len(s), len(self.schema.names)), np.nan, np.float32)
+            for n, s in zip(num_answers_B, scores, strict=True)
+        ]
+        values_SA = np.concatenate(
+            [part for pair in zip(unrated, scores, strict=True) for part in pair]
+            or [np.zeros((0, len(self.schema.names)), np.float32)]
+        )
+        values = pa.StructArray.from_arrays(
+            [pa.array(values_SA[:, a]) for a in range(len(self.schema.names))], names=list(self.schema.names)
+        )
         return pa.ListArray.from_arrays(pa.array(np.cumsum([0, *num_answers_B]), pa.int32()), values)
 
-    def _tally(self, scores: Sequence[np.ndarray], predicted: pa.Array, truncated_B: np.ndarray, unread_B: np.ndarray) -> Tally:
+    def _tally(
+        self, scores: Sequence[np.ndarray], predicted: pa.Array, truncated_B: np.ndarray, unread_B: np.ndarray
+    ) -> Tally:
         num_answers, num_rated = len(predicted.flatten()), sum(map(len, scores))
-        sums_A = np.sum([s.sum(0, dtype=np.float64) for s in scores], axis=0) if len(scores) else np.zeros(len(self.schema.names))
+        sums_A = (
+            np.sum([s.sum(0, dtype=np.float64) for s in scores], axis=0)
+            if len(scores)
+            else np.zeros(len(self.schema.names))
+        )
         counts = {"answers": num_answers, "rated_answers": num_rated, "answers_cut_off": num_answers - num_rated}
         flags = {"truncated": int(truncated_B.sum()), "over_long_unrated": int(unread_B.sum())}
-        return {**counts, **flags, **{f"sum/{name}": float(s) for name, s in zip(self.schema.names, sums_A, strict=True)}}
+        return {
+            **counts,
+            **flags,
+            **{f"sum/{name}": float(s) for name, s in zip(self.schema.names, sums_A, strict=True)},
+        }

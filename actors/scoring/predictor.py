@@ -35,11 +35,16 @@ class Predictor:
         """Rows are filled to a multiple of so many tokens."""
         weights = next(self.body.parameters()).dtype
         log.info(
-            "scoring in %s on %s; attention: %s", str(weights).removeprefix("torch."), self.device, kernel_in_words(module.model.config, self.device, weights)
+            "scoring in %s on %s; attention: %s",
+            str(weights).removeprefix("torch."),
+            self.device,
+            kernel_in_words(module.model.config, self.device, weights),
         )
 
     @classmethod
-    def load(cls, path: str, dtype: str = "float32", device: str | None = None, num_threads: int | None = None) -> "Predictor":
+    def load(
+        cls, path: str, dtype: str = "float32", device: str | None = None, num_threads: int | None = None
+    ) -> "Predictor":
         """From a local folder or any fsspec URI; raises ValueError if it is no predictor of ours. `num_threads`: CPU threads of this process."""
         if num_threads:
             torch.set_num_threads(num_threads)

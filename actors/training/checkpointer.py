@@ -39,7 +39,12 @@ class Timing:
     failed: int = 0
 
     def figures(self) -> dict[str, float]:
-        return {"written": self.written, "failed": self.failed, "blocked_s": round(self.blocked_s, 3), "upload_s": round(self.upload_s, 3)}
+        return {
+            "written": self.written,
+            "failed": self.failed,
+            "blocked_s": round(self.blocked_s, 3),
+            "upload_s": round(self.upload_s, 3),
+        }
 
 
 @dataclass
@@ -63,7 +68,10 @@ class Snapshots:
         """
         started = time.perf_counter()
         self.wait()
-        copies = {kind: {f"{p.name}@{p.start}": p.values_N.detach().to("cpu", copy=True) for p in pieces} for kind, pieces in kinds.items()}
+        copies = {
+            kind: {f"{p.name}@{p.start}": p.values_N.detach().to("cpu", copy=True) for p in pieces}
+            for kind, pieces in kinds.items()
+        }
         self._pending = self._pool.submit(self._upload, step, copies, state)
         self.timing.blocked_s += time.perf_counter() - started
 
@@ -113,7 +121,9 @@ class Snapshots:
             path = folder / _part_name(rank)
             while not path.exists():
                 if time.monotonic() > deadline:
-                    raise TimeoutError(f"worker {rank} has not written its part of {folder.uri} in {WAIT_FOR_OTHERS_S:.0f} s")
+                    raise TimeoutError(
+                        f"worker {rank} has not written its part of {folder.uri} in {WAIT_FOR_OTHERS_S:.0f} s"
+                    )
                 time.sleep(POLL_S)
             part = path.read_json()
             if "failed" in part:
@@ -168,7 +178,9 @@ class Snapshot:
                 found.append(self._open(file).get_slice(key)[at - first : stop - first])
                 at = stop
         if at < start + num:
-            raise ValueError(f"the checkpoint {self.folder.uri} lacks {kind} of {name} from element {at} on; delete it to go on from an earlier one")
+            raise ValueError(
+                f"the checkpoint {self.folder.uri} lacks {kind} of {name} from element {at} on; delete it to go on from an earlier one"
+            )
         return torch.cat(found)
 
     def names(self, kind: str) -> list[str]:
@@ -200,7 +212,9 @@ class Snapshot:
                 path = os.path.join(self._scratch.name, file)
                 remote.fs.get_file(remote.path, path)
             if not os.path.exists(path) or _sha256(path) != described["sha256"]:
-                raise ValueError(f"{remote.uri} is damaged or gone: delete the checkpoint {self.folder.uri} to go on from an earlier one")
+                raise ValueError(
+                    f"{remote.uri} is damaged or gone: delete the checkpoint {self.folder.uri} to go on from an earlier one"
+                )
             self._opened[file] = safe_open(path, framework="pt")
         return self._opened[file]
 

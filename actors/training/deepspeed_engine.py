@@ -18,7 +18,16 @@ from actors.modeling.train_task import Task
 from actors.training.checkpointer import Snapshot
 from actors.training.flops import Arithmetic
 from actors.training.settings import LearnerSettings, deepspeed_config
-from actors.training.zero_shards import MOMENTS, Piece, held_bytes, moment_pieces, restore_moments, restore_weights, trained, weight_pieces
+from actors.training.zero_shards import (
+    MOMENTS,
+    Piece,
+    held_bytes,
+    moment_pieces,
+    restore_moments,
+    restore_weights,
+    trained,
+    weight_pieces,
+)
 
 
 @dataclass(frozen=True)
@@ -73,13 +82,24 @@ class Engine:
         if snapshot:
             restore_weights(self.module, settings.zero_stage, self.rank, _source(snapshot, "weights"))
         self.trained = [p for _, p in trained(self.module)]
-        self.engine, *_ = deepspeed.initialize(model=self.module, optimizer=self._optimizer(), config=self._config, dist_init_required=False)
+        self.engine, *_ = deepspeed.initialize(
+            model=self.module, optimizer=self._optimizer(), config=self._config, dist_init_required=False
+        )
         if snapshot:
-            restore_moments(self.engine, snapshot.state["step"], self.rank, {moment: _source(snapshot, moment) for moment in MOMENTS})
+            restore_moments(
+                self.engine,
+                snapshot.state["step"],
+                self.rank,
+                {moment: _source(snapshot, moment) for moment in MOMENTS},
+            )
         self.engine.train()
 
     def _optimizer(self) -> torch.optim.Optimizer:
-        arguments: dict[str, Any] = {"lr": self.settings.learning_rate, "weight_decay": self.settings.weight_decay, "betas": (0.9, 0.98)}
+        arguments: dict[str, Any] = {
+            "lr": self.settings.learning_rate,
+            "weight_decay": self.settings.weight_decay,
+            "betas": (0.9, 0.98),
+        }
         if self.settings.offload == "none":
             return torch.optim.AdamW(self.trained, **arguments)
         from deepspeed.ops.adam import DeepSpeedCPUAdam
@@ -90,7 +110,10 @@ class Engine:
     def describe(self) -> str:
         import deepspeed
 
-        total, of_these = (sum(getattr(p, "ds_numel", p.numel()) for p in parameters) for parameters in (self.module.parameters(), self.trained))
+        total, of_these = (
+            sum(getattr(p, "ds_numel", p.numel()) for p in parameters)
+            for parameters in (self.module.parameters(), self.trained)
+        )
         offload = "" if self.settings.offload == "none" else f", {self.settings.offload} on the CPU"
         return (
             f"DeepSpeed {deepspeed.__version__} {type(self.engine).__name__}: ZeRO stage {self.engine.zero_optimization_stage()}{offload}, "

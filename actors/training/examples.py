@@ -68,7 +68,9 @@ class PredictorExamples:
             for turn, values in enumerate(row.human):
                 if values:
                     before = turn * 2 + 2
-                    yield self._example(replace(row, messages=row.messages[:before], human=(*({},) * turn, values)), f"{row.id}-{turn}")
+                    yield self._example(
+                        replace(row, messages=row.messages[:before], human=(*({},) * turn, values)), f"{row.id}-{turn}"
+                    )
 
     def _example(self, row: Conversation, id: str) -> dict[str, object]:
         reading = self.format.reading
@@ -82,12 +84,16 @@ class PredictorExamples:
             return example_row(Origin(id, row.group, row.source), None, np.zeros(0), reason="rated_turns_cut")
         values_SA = np.array([[v.get(n, np.nan) for n in self.spec.schema.names] for v in kept], np.float32)
         if not in_range(values_SA, self.spec.schema).any():
-            return example_row(Origin(id, row.group, row.source), None, np.zeros(0), reason="no_label_in_range") | {"values": values_SA.ravel()}
+            return example_row(Origin(id, row.group, row.source), None, np.zeros(0), reason="no_label_in_range") | {
+                "values": values_SA.ravel()
+            }
         # The last segment is a decoder's only one; of an encoder's, the one that reads the rated answer.
         segment = segments(tokens, reading)[-1]
         answers_T = tokens.trained_T if reading.causal else np.zeros(len(segment), np.bool_)
         return example_row(
-            Origin(id, row.group, row.source), Tokens(segment.ids_T, answers_T, segment.reads_S, tokens.num_dropped_turns), values_SA[-len(segment.reads_S) :]
+            Origin(id, row.group, row.source),
+            Tokens(segment.ids_T, answers_T, segment.reads_S, tokens.num_dropped_turns),
+            values_SA[-len(segment.reads_S) :],
         )
 
 
@@ -95,7 +101,13 @@ def label_counts(tables: Iterable[pa.Table], schema: AttributeSchema) -> dict[st
     """Of the rated rows in `tables` that could be read, one table at a time: labels that count, that nobody gave, and that lie outside the scale."""
     counts = {name: {"valid": 0, "missing": 0, "out_of_range": 0} for name in schema.names}
     for table in tables:
-        values_SA = table.column("values").combine_chunks().flatten().to_numpy(zero_copy_only=False).reshape(-1, len(schema.names))
+        values_SA = (
+            table.column("values")
+            .combine_chunks()
+            .flatten()
+            .to_numpy(zero_copy_only=False)
+            .reshape(-1, len(schema.names))
+        )
         valid_A, missing_A = in_range(values_SA, schema).sum(0), np.isnan(values_SA).sum(0)
         for i, name in enumerate(schema.names):
             counts[name]["valid"] += int(valid_A[i])
@@ -109,8 +121,16 @@ class PolicyExamples:
 
     ROW_FOR_ROW = True
 
-    def __init__(self, spec: ExampleSpec, labels: LabelSource, calibration: Calibration, attribute_dropout: float, seed: int):
-        self.spec, self.labels, self.calibration, self.dropout, self.seed = spec, labels, calibration, attribute_dropout, seed
+    def __init__(
+        self, spec: ExampleSpec, labels: LabelSource, calibration: Calibration, attribute_dropout: float, seed: int
+    ):
+        self.spec, self.labels, self.calibration, self.dropout, self.seed = (
+            spec,
+            labels,
+            calibration,
+            attribute_dropout,
+            seed,
+        )
         self.format = new_format(local_folder(spec.base), spec.schema, spec.template)
         self.encode = encoder(self.format.tokenizer)
 
@@ -118,7 +138,9 @@ class PolicyExamples:
         return _table(batch, self._row)
 
     def _row(self, row: Conversation) -> dict[str, object]:
-        labels = [self._shown(row.id, turn, values) for turn, values in enumerate(chosen(row, self.labels, self.calibration))]
+        labels = [
+            self._shown(row.id, turn, values) for turn, values in enumerate(chosen(row, self.labels, self.calibration))
+        ]
         if not any(labels) and self.dropout == 0 and self.labels != "none":
             return example_row(Origin(row.id, row.group, row.source), None, np.zeros(0), reason="unlabelled")
         tokens = fitted(self.format.template, self.encode, row.system, row.messages, labels, self.spec.max_tokens)
@@ -190,7 +212,11 @@ class TextExamples:
                 if len(window) < 2:
                     continue  # a lone token predicts nothing
                 trained = np.arange(len(window)) > 0
-                rows.append(example_row(Origin(f"{id}-{start}", id), Tokens(window, trained, np.zeros(0, np.int32)), np.zeros(0)))
+                rows.append(
+                    example_row(
+                        Origin(f"{id}-{start}", id), Tokens(window, trained, np.zeros(0, np.int32)), np.zeros(0)
+                    )
+                )
         return pa.Table.from_pylist(rows, schema=EXAMPLE_SCHEMA)
 
 
@@ -200,5 +226,12 @@ def _table(batch: pa.Table, make: Callable[[Conversation], dict[str, object]]) -
         try:
             rows.append(make(conversation))
         except OverLong:
-            rows.append(example_row(Origin(conversation.id, conversation.group, conversation.source), None, np.zeros(0), reason="over_long"))
+            rows.append(
+                example_row(
+                    Origin(conversation.id, conversation.group, conversation.source),
+                    None,
+                    np.zeros(0),
+                    reason="over_long",
+                )
+            )
     return pa.Table.from_pylist(rows, schema=EXAMPLE_SCHEMA)

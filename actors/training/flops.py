@@ -24,10 +24,17 @@ class Arithmetic:
         """Works on sharded weights too."""
         config = model.config.get_text_config()
         output = model.get_output_embeddings()
-        vocabulary = {id(p) for layer in (model.get_input_embeddings(), output) if layer is not None for p in layer.parameters()}
+        vocabulary = {
+            id(p) for layer in (model.get_input_embeddings(), output) if layer is not None for p in layer.parameters()
+        }
         body = [p for p in model.parameters() if id(p) not in vocabulary]
         head = sum(map(_numel, output.parameters())) if output is not None else 0
-        return cls(sum(map(_numel, body)), sum(_numel(p) for p in body if p.requires_grad), head, config.num_hidden_layers * config.hidden_size)
+        return cls(
+            sum(map(_numel, body)),
+            sum(_numel(p) for p in body if p.requires_grad),
+            head,
+            config.num_hidden_layers * config.hidden_size,
+        )
 
     def flops(self, tokens: int, targets: float, squares: float) -> float:
         """Forward and backward over `tokens`, `targets` of which reach the vocabulary; `squares` is the sum of the squared lengths."""

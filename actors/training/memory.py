@@ -54,23 +54,42 @@ class Memory:
 def shape_of(model: str | None, num_parameters: int | None, small: SmallModel) -> Shape | None:
     """The shape of `model`, or of the `small` one to be made; only its size where only that is known; None if nothing is without the hub."""
     if model is None:
-        return _shape(small.num_parameters, small.num_layers, small.hidden_size, small.intermediate_size, small.vocab_size)
+        return _shape(
+            small.num_parameters, small.num_layers, small.hidden_size, small.intermediate_size, small.vocab_size
+        )
     if os.path.isdir(model):
         config: PreTrainedConfig = load_config(model).get_text_config()
         feed_forward = getattr(config, "intermediate_size", None) or 4 * config.hidden_size
         body = config.num_hidden_layers * (4 * config.hidden_size**2 + 3 * config.hidden_size * feed_forward)
         vocabulary = config.vocab_size * config.hidden_size * (1 if config.tie_word_embeddings else 2)
-        return _shape(num_parameters or body + vocabulary, config.num_hidden_layers, config.hidden_size, feed_forward, config.vocab_size)
+        return _shape(
+            num_parameters or body + vocabulary,
+            config.num_hidden_layers,
+            config.hidden_size,
+            feed_forward,
+            config.vocab_size,
+        )
     return Shape(num_parameters) if num_parameters else None
 
 
 def _shape(num_parameters: int, layers: int, width: int, feed_forward: int, vocabulary: int) -> Shape:
-    return Shape(num_parameters, layers, width, feed_forward, vocabulary, adapted=layers * (8 * width + 3 * (width + feed_forward)))
+    return Shape(
+        num_parameters,
+        layers,
+        width,
+        feed_forward,
+        vocabulary,
+        adapted=layers * (8 * width + 3 * (width + feed_forward)),
+    )
 
 
 def training_memory(shape: Shape, learner: LearnerSettings) -> Memory:
     """What one worker holds at most, in bytes; stage 1 shards the optimizer, 2 the gradients too, 3 the weights too."""
-    trained = min(shape.num_parameters, learner.lora.rank * shape.adapted) if learner.lora and shape.adapted else shape.num_parameters
+    trained = (
+        min(shape.num_parameters, learner.lora.rank * shape.adapted)
+        if learner.lora and shape.adapted
+        else shape.num_parameters
+    )
     stage, workers = learner.zero_stage, learner.num_workers
     weights = WEIGHTS * shape.num_parameters / (workers if stage == 3 else 1)
     gradients = GRADIENTS * trained / (workers if stage >= 2 else 1)
@@ -91,7 +110,11 @@ def _activations(shape: Shape, learner: LearnerSettings) -> float | None:
     bytes_each = 2 if learner.precision == "bf16" else 4
     # Kept for the backward pass: both norms' inputs in fp32; query, key, value, attention's output; the feed-forward part's gate, up, product.
     layer = learner.row_tokens * (2 * 4 * shape.width + bytes_each * (6 * shape.width + 4 * shape.feed_forward))
-    kept = shape.layers * learner.row_tokens * 4 * shape.width + layer if learner.activation_checkpointing else shape.layers * layer
+    kept = (
+        shape.layers * learner.row_tokens * 4 * shape.width + layer
+        if learner.activation_checkpointing
+        else shape.layers * layer
+    )
     logits = learner.row_tokens * shape.vocabulary * (4 + 4 + bytes_each)
     return float(kept + logits)
 

@@ -99,7 +99,10 @@ class _RayMetrics:
     def __init__(self, what: str):
         from ray.util.metrics import Gauge
 
-        self._gauges = {name: Gauge(f"steerlm_train_{name}", description=text, tag_keys=("training",)) for name, text in METRICS.items()}
+        self._gauges = {
+            name: Gauge(f"steerlm_train_{name}", description=text, tag_keys=("training",))
+            for name, text in METRICS.items()
+        }
         for gauge in self._gauges.values():
             gauge.set_default_tags({"training": what})
 

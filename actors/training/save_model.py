@@ -32,7 +32,10 @@ def publish(task: Task, engine: Engine, kept: Snapshot | None, target: Storage) 
 def cast(state: Mapping[str, torch.Tensor], dtype: torch.dtype) -> dict[str, torch.Tensor]:
     """`state` in another dtype, whole numbers apart; what was one tensor under two names stays one, so that tied embeddings are saved once."""
     made: dict[tuple[int, torch.Size], torch.Tensor] = {}
-    return {name: made.setdefault((v.data_ptr(), v.shape), v.to(dtype)) if v.is_floating_point() else v for name, v in state.items()}
+    return {
+        name: made.setdefault((v.data_ptr(), v.shape), v.to(dtype)) if v.is_floating_point() else v
+        for name, v in state.items()
+    }
 
 
 def _say_dtype(path: str, dtype: str) -> None:
@@ -47,4 +50,7 @@ def _of(engine: Engine, kept: Snapshot) -> dict[str, torch.Tensor]:
     if engine.rank:
         return {}
     shapes = {name: getattr(p, "ds_shape", p.shape) for name, p in engine.module.named_parameters()}
-    return {name: kept.values("weights", name, 0, kept.size("weights", name)).view(shapes[name]) for name in kept.names("weights")}
+    return {
+        name: kept.values("weights", name, 0, kept.size("weights", name)).view(shapes[name])
+        for name in kept.names("weights")
+    }

@@ -13,7 +13,16 @@ class LearnerSettings(Record):
     """How a model is trained."""
 
     PLACEMENT: ClassVar[tuple[str, ...]] = (
-        *("num_workers", "cpus_per_worker", "use_gpu", "labels", "zero_stage", "offload", "activation_checkpointing", "memory_gib"),
+        *(
+            "num_workers",
+            "cpus_per_worker",
+            "use_gpu",
+            "labels",
+            "zero_stage",
+            "offload",
+            "activation_checkpointing",
+            "memory_gib",
+        ),
         *("checkpoint_every", "keep_checkpoints", "max_failures"),
     )
     """Settings that say where and how safely, and change nothing but rounding in what comes out: a training may go on with others."""
@@ -74,7 +83,9 @@ class LearnerSettings(Record):
 
     def model_post_init(self, _: Any) -> None:
         if self.rows_per_step < self.num_workers:
-            raise ValueError(f"rows_per_step {self.rows_per_step} is less than num_workers {self.num_workers}: a worker would have nothing to do; raise it")
+            raise ValueError(
+                f"rows_per_step {self.rows_per_step} is less than num_workers {self.num_workers}: a worker would have nothing to do; raise it"
+            )
         least = {"none": 0, "optimizer": 1, "parameters": 3}[self.offload]
         if self.zero_stage < least:
             raise ValueError(f"offload {self.offload} needs zero_stage {least} or more, it is {self.zero_stage}")

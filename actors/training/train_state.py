@@ -51,5 +51,7 @@ class Standing:
 
     def audit(self) -> str:
         """Every example must have been run as often as the epochs have it, over all workers and lives of this training; returns what to say of it."""
-        assert self.ran == self.expected, f"the examples that were trained on are not those of the epochs: ids {self.ran:016x} instead of {self.expected:016x}"
+        assert self.ran == self.expected, (
+            f"the examples that were trained on are not those of the epochs: ids {self.ran:016x} instead of {self.expected:016x}"
+        )
         return f"audit: {self.examples:,} examples in {self.progress:g} epochs, each as often as it should be; ids {self.ran:016x}"

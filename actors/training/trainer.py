@@ -72,7 +72,12 @@ class _Training:
     """One worker's part of the training."""
 
     def __init__(self, assignment: Assignment):
-        self.assignment, self.task, self.settings, self.feed = assignment, assignment.task, assignment.settings, assignment.feed
+        self.assignment, self.task, self.settings, self.feed = (
+            assignment,
+            assignment.task,
+            assignment.settings,
+            assignment.feed,
+        )
         self.output = Storage(assignment.output_uri)
         context = ray.train.get_context()
         self.rank, self.world = context.get_world_rank(), context.get_world_size()
@@ -87,13 +92,24 @@ class _Training:
         self.at = Standing.of(snapshot.state) if snapshot else Standing()
         self.validations = Validations(self.settings.patience, **self.at.validations)
         self.ran, self.cpu_s = 0, 0.0
-        self.meter = Meter(assignment.what, self.output, assignment.tracking, self.world, self.settings.precision, speaks=self.rank == 0)
-        if snapshot is None and self.settings.zero_stage < 3:  # sharded weights cannot run before there is an engine; jobs.runner.preset refuses what needs it
+        self.meter = Meter(
+            assignment.what,
+            self.output,
+            assignment.tracking,
+            self.world,
+            self.settings.precision,
+            speaks=self.rank == 0,
+        )
+        if (
+            snapshot is None and self.settings.zero_stage < 3
+        ):  # sharded weights cannot run before there is an engine; jobs.runner.preset refuses what needs it
             self._start_module()
         self.engine.start(snapshot)
         self.meter.say(f"{self.engine.describe()}; {self.feed.corpus.num_rows:,} rows, {self.feed.epochs} epochs")
         if snapshot:
-            self.meter.say(f"goes on after step {self.at.step}, {self.at.progress:.2f} epochs, from {snapshot.folder.uri}")
+            self.meter.say(
+                f"goes on after step {self.at.step}, {self.at.progress:.2f} epochs, from {snapshot.folder.uri}"
+            )
             snapshot.close()
 
     def run(self) -> dict[str, Any]:
@@ -111,7 +127,9 @@ class _Training:
             if self._validates and _crossed(before, step.progress, self.settings.validate_every):
                 self.validate(last=False)
             if self.validations.should_stop:
-                self.meter.say(f"stopped early: the last {self.settings.patience} validations were no better than that of step {self.validations.best_step}")
+                self.meter.say(
+                    f"stopped early: the last {self.settings.patience} validations were no better than that of step {self.validations.best_step}"
+                )
                 return self.finish()
             saves, ends = stopping.asked()
             if saves or _crossed(before, step.progress, self.settings.checkpoint_every):
@@ -120,7 +138,9 @@ class _Training:
                 self.meter.say(f"told to stop: all that is needed to go on after step {self.at.step} is kept")
                 return self.figures()
         if not self.at.step:
-            raise ValueError(f"no examples to train on in {self.feed.corpus.uri}: all are held out or rejected; lower validation_share, or check max_tokens")
+            raise ValueError(
+                f"no examples to train on in {self.feed.corpus.uri}: all are held out or rejected; lower validation_share, or check max_tokens"
+            )
         self.log(loss, rate)
         if self._validates:
             self.validate(last=True)
@@ -136,7 +156,9 @@ class _Training:
         assert weight > 0, "a step without a single target"
         rate = settings.learning_rate * rate_factor(settings.schedule, step.middle / self.feed.epochs, settings.warmup)
         if step.is_first:
-            self.at.expected = (self.at.expected + digest_of(examples.ids[i] for i in self.feed.drawn(examples, step.epoch))) % 2**64
+            self.at.expected = (
+                self.at.expected + digest_of(examples.ids[i] for i in self.feed.drawn(examples, step.epoch))
+            ) % 2**64
         loss = self.engine.step(list(self._share(examples, step.rows)), weight, rate)
         seconds = time.perf_counter() - started
         self.at.done(step, settings.row_tokens, weight, seconds)
@@ -216,7 +238,9 @@ class _Training:
         """Keep all that is needed to go on from here; every worker takes part."""
         self._count_run()
         self.at.validations = {key: value for key, value in asdict(self.validations).items() if key != "patience"}
-        self.checkpoints.save(self.at.step, {"weights": self.engine.weights(), **self.engine.moments()}, self.at.state())
+        self.checkpoints.save(
+            self.at.step, {"weights": self.engine.weights(), **self.engine.moments()}, self.at.state()
+        )
         if wait:
             self.checkpoints.wait()
             from_first(None)  # the first worker's mark that it is complete is there

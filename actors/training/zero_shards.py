@@ -102,11 +102,18 @@ def held_bytes(engine: Any) -> dict[str, int]:
     gradients = [p.grad for p in parameters if p.grad is not None]
     if stage:
         gradients += [g for group in optimizer.averaged_gradients.values() for g in group or () if g is not None]
-    copies = [] if not stage else optimizer.fp32_partitioned_groups_flat if stage == 3 else optimizer.single_partition_of_fp32_groups
+    copies = (
+        []
+        if not stage
+        else optimizer.fp32_partitioned_groups_flat
+        if stage == 3
+        else optimizer.single_partition_of_fp32_groups
+    )
     moments = [t for state in _base(engine).state.values() for t in state.values() if torch.is_tensor(t)]
     seen: set[int] = set()
     return {
-        name: sum(_fresh(t, seen) for t in tensors) for name, tensors in (("weights", weights), ("gradients", gradients), ("optimizer", [*copies, *moments]))
+        name: sum(_fresh(t, seen) for t in tensors)
+        for name, tensors in (("weights", weights), ("gradients", gradients), ("optimizer", [*copies, *moments]))
     }
 
 
@@ -121,17 +128,25 @@ def _fresh(tensor: torch.Tensor, seen: set[int]) -> int:
 def _make_moments(engine: Any, step: int) -> None:
     """What the optimizer would make at its first step."""
     base, stage = _base(engine), engine.zero_optimization_stage()
-    held = engine.optimizer.fp32_partitioned_groups_flat if stage == 3 else [p for group in base.param_groups for p in group["params"]]
+    held = (
+        engine.optimizer.fp32_partitioned_groups_flat
+        if stage == 3
+        else [p for group in base.param_groups for p in group["params"]]
+    )
     counter: Any = step if type(base).__name__ == "DeepSpeedCPUAdam" else torch.tensor(float(step))
     for parameter in held:
-        base.state[parameter] = {"step": counter if isinstance(counter, int) else counter.clone()} | {m: torch.zeros_like(parameter.data) for m in MOMENTS}
+        base.state[parameter] = {"step": counter if isinstance(counter, int) else counter.clone()} | {
+            m: torch.zeros_like(parameter.data) for m in MOMENTS
+        }
     if stage in (1, 2):
         engine.optimizer._lazy_init_hp_params_optimizer_state()
 
 
 def _base(engine: Any) -> torch.optim.Optimizer:
     """The optimizer that DeepSpeed has wrapped."""
-    optimizer: torch.optim.Optimizer = engine.optimizer.optimizer if engine.zero_optimization_stage() else engine.optimizer
+    optimizer: torch.optim.Optimizer = (
+        engine.optimizer.optimizer if engine.zero_optimization_stage() else engine.optimizer
+    )
     return optimizer
 
 

@@ -23,7 +23,9 @@ class Layer:
     values: dict[str, Any]
 
 
-def sentences(record: type[BaseModel], values: dict[str, Any], layers: Sequence[Layer], errors: Sequence[ErrorDetails]) -> str:
+def sentences(
+    record: type[BaseModel], values: dict[str, Any], layers: Sequence[Layer], errors: Sequence[ErrorDetails]
+) -> str:
     """One sentence per key."""
     said: dict[str, list[str]] = {}
     allowed: dict[str, tuple[str, list[str]]] = {}
@@ -37,7 +39,10 @@ def sentences(record: type[BaseModel], values: dict[str, Any], layers: Sequence[
         elif error["type"] == "extra_forbidden":
             siblings = _siblings(record, key)
             near = did_you_mean(key, [*siblings, *(k for k in keys(record) if k not in siblings)])
-            said[key] = [f"unknown key {key} {where}{near}" + ("" if near else f"; known here: {', '.join(siblings)}" if siblings else "")]
+            said[key] = [
+                f"unknown key {key} {where}{near}"
+                + ("" if near else f"; known here: {', '.join(siblings)}" if siblings else "")
+            ]
         elif error["type"] in ("value_error", "assertion_error"):
             said.setdefault(key, []).append(f"{key + ' ' if key else ''}{where}: {error['msg'].partition(', ')[2]}")
         else:
@@ -52,7 +57,10 @@ def sentences(record: type[BaseModel], values: dict[str, Any], layers: Sequence[
 
 def coercions(written: Any, loaded: BaseModel, layers: Sequence[Layer]) -> str:
     """One sentence per scalar that was written as another kind than it was loaded as; empty if all is well."""
-    return "\n".join(f"{key}: got {shown(got)} {_where(layers, key)}; allowed: {allowed}" for key, got, allowed in _coerced(written, loaded))
+    return "\n".join(
+        f"{key}: got {shown(got)} {_where(layers, key)}; allowed: {allowed}"
+        for key, got, allowed in _coerced(written, loaded)
+    )
 
 
 # Where pydantic's words are a programmer's.
@@ -127,6 +135,8 @@ def did_you_mean(wrong: str, known: Sequence[str] | Mapping[str, str]) -> str:
     close = difflib.get_close_matches(wrong, list(known), n=1, cutoff=0.6)
     if not close:
         # `limitt` for `data.limit`: the right word, not the right section.
-        last = difflib.get_close_matches(wrong.rpartition(".")[2], [k.rpartition(".")[2] for k in known], n=1, cutoff=0.75)
+        last = difflib.get_close_matches(
+            wrong.rpartition(".")[2], [k.rpartition(".")[2] for k in known], n=1, cutoff=0.75
+        )
         close = [k for k in known if last and k.rpartition(".")[2] == last[0]][:1]
     return f" (did you mean {close[0]}?)" if close else ""

@@ -45,7 +45,9 @@ def example(record: type[BaseModel]) -> str:
     return f"{lines[0].key}=VALUE" if lines else "key=VALUE"
 
 
-def _described(record: type[BaseModel], default: BaseModel | None, prefix: str, above: tuple[type, ...] = ()) -> Iterator[_Described]:
+def _described(
+    record: type[BaseModel], default: BaseModel | None, prefix: str, above: tuple[type, ...] = ()
+) -> Iterator[_Described]:
     """All keys in order, sections before what is in them; `default` is the instance that a field gives the section."""
     if record in above:
         return
@@ -54,7 +56,11 @@ def _described(record: type[BaseModel], default: BaseModel | None, prefix: str, 
         value = getattr(default, name) if default is not None else _default(field)
         sections = list(_records(field.annotation))
         plain = len(sections) == 1 and sections[0][0] == "" and only_record(field.annotation) is not None
-        written = "" if value is ... or (plain and isinstance(value, BaseModel)) else shown(to_jsonable_python(value, fallback=str))
+        written = (
+            ""
+            if value is ... or (plain and isinstance(value, BaseModel))
+            else shown(to_jsonable_python(value, fallback=str))
+        )
         yield _Described(key, _type_name(field.annotation) + _limits(field), written, field.description or "", plain)
         for suffix, section in sections:
             inner = value if suffix == "" and isinstance(value, section) else None
@@ -82,8 +88,17 @@ def _records(annotation: Any) -> Iterator[tuple[str, type[BaseModel]]]:
 
 def only_record(annotation: Any) -> type[BaseModel] | None:
     """The record, if the type is one record or one record or null."""
-    parts = [part for part in (get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else [annotation]) if part is not type(None)]
-    if len(parts) == 1 and get_origin(parts[0]) is None and isinstance(parts[0], type) and issubclass(parts[0], BaseModel):
+    parts = [
+        part
+        for part in (get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else [annotation])
+        if part is not type(None)
+    ]
+    if (
+        len(parts) == 1
+        and get_origin(parts[0]) is None
+        and isinstance(parts[0], type)
+        and issubclass(parts[0], BaseModel)
+    ):
         return parts[0]
     return None
 
@@ -119,7 +134,12 @@ def _limits(field: FieldInfo) -> str:
         "max_length": lambda v: f"at most {v} long",
         "pattern": lambda v: f"like {v}",
     }
-    found = [say(value) for rule in field.metadata for name, say in signs.items() if (value := getattr(rule, name, None)) is not None]
+    found = [
+        say(value)
+        for rule in field.metadata
+        for name, say in signs.items()
+        if (value := getattr(rule, name, None)) is not None
+    ]
     return f" ({', '.join(found)})" if found else ""
 
 

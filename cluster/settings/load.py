@@ -48,7 +48,9 @@ def load(record: type[T], path: str, overrides: Sequence[str] = ()) -> T:
     return loaded
 
 
-def command_line(record: type[T], argv: Sequence[str], program: str, about: str, flags: Mapping[str, str] | None = None) -> tuple[T, set[str]]:
+def command_line(
+    record: type[T], argv: Sequence[str], program: str, about: str, flags: Mapping[str, str] | None = None
+) -> tuple[T, set[str]]:
     """What `program PRESET.yaml key.path=value ... [--flag ...]` asks for: the record, and which of `flags` (name -> help) were given.
 
     `--help` prints every setting and exits 0; a mistake is one sentence on stderr and exit code 2.
@@ -93,7 +95,10 @@ class _Loader(yaml.SafeLoader):
                 raise yaml.constructor.ConstructorError(None, None, "a key must be a plain word", key_node.start_mark)
             if key_node.value in seen:
                 raise yaml.constructor.ConstructorError(
-                    None, None, f"key {key_node.value!r} stands twice (line {seen[key_node.value]} and line {line}); keep one", key_node.start_mark
+                    None,
+                    None,
+                    f"key {key_node.value!r} stands twice (line {seen[key_node.value]} and line {line}); keep one",
+                    key_node.start_mark,
                 )
             seen[key_node.value] = line
             if key_node.tag != "tag:yaml.org,2002:merge":
@@ -109,7 +114,11 @@ class _Loader(yaml.SafeLoader):
 for _tag, _pattern, _first in (
     ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
     ("int", r"[-+]?(0|[1-9][0-9_]*|0x[0-9a-fA-F]+)", "-+0123456789"),
-    ("float", r"[-+]?(\.[0-9]+|(0|[1-9][0-9_]*)(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)", "-+.0123456789"),
+    (
+        "float",
+        r"[-+]?(\.[0-9]+|(0|[1-9][0-9_]*)(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
+        "-+.0123456789",
+    ),
     ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
     ("merge", "<<", "<"),
 ):
@@ -146,7 +155,10 @@ def _layers(path: str, above: tuple[str, ...] = ()) -> list[Layer]:
         return [Layer(f"in {path}", values)]
     if not isinstance(base, str):
         raise SettingsError(f"{EXTENDS} in {path} is {shown(base)}; allowed is one file name, relative to {path}")
-    return [*_layers(os.path.join(os.path.dirname(path), base), (*above, os.path.abspath(path))), Layer(f"in {path}", values)]
+    return [
+        *_layers(os.path.join(os.path.dirname(path), base), (*above, os.path.abspath(path))),
+        Layer(f"in {path}", values),
+    ]
 
 
 def _beside(path: str) -> str:
@@ -197,12 +209,16 @@ def _override(record: type[BaseModel], values: dict[str, Any], override: str) ->
         reached = ".".join(keys[:i])
         if isinstance(node, list):
             if not key.isdigit() or int(key) >= len(node):
-                raise SettingsError(f"{override}: {reached} is a list of {len(node)}, so {key!r} must be a number from 0 to {len(node) - 1}")
+                raise SettingsError(
+                    f"{override}: {reached} is a list of {len(node)}, so {key!r} must be a number from 0 to {len(node) - 1}"
+                )
             at: Any = int(key)
         elif isinstance(node, dict):
             at = key
         else:
-            raise SettingsError(f"{override}: {reached} is {shown(node)}, which has no keys below it; set {reached} as a whole")
+            raise SettingsError(
+                f"{override}: {reached} is {shown(node)}, which has no keys below it; set {reached} as a whole"
+            )
         if i == len(keys) - 1:
             node[at] = value
             break
@@ -211,7 +227,11 @@ def _override(record: type[BaseModel], values: dict[str, Any], override: str) ->
         if isinstance(node, dict) and node.get(at) is None:
             # Start from the default, so that `sources.0.limit=10` reaches into a default list.
             default = field.get_default(call_default_factory=True, validated_data={}) if field else None
-            node[at] = to_jsonable_python(default, inf_nan_mode="constants") if isinstance(default, BaseModel | list | tuple | dict) else {}
+            node[at] = (
+                to_jsonable_python(default, inf_nan_mode="constants")
+                if isinstance(default, BaseModel | list | tuple | dict)
+                else {}
+            )
         elif isinstance(node[at], dict | list):
             node[at] = node[at].copy()  # the preset's own layer keeps what its file says
         node = node[at]

@@ -61,25 +61,44 @@ def arm_stages(preset: Preset, name: str, seed: int) -> list[Stage]:
         training = [stage for number in rounds for stage in BootstrapStages(loop).stages(number)]
     elif name == "longer":
         above = ("predictor", "annotated", first, *map(loop.policy, rounds))
-        training = [Stage(f"{folder}/{name}/policy", above, _longer_settings, partial(_train_longer, loop=loop), resumes=True)]
+        training = [
+            Stage(f"{folder}/{name}/policy", above, _longer_settings, partial(_train_longer, loop=loop), resumes=True)
+        ]
     else:
         needs = ("predictor", "annotated", "base")
-        training = [Stage(f"{folder}/{name}/policy", needs, partial(_arm_settings, name=name), partial(_train_arm, name=name), resumes=True)]
+        training = [
+            Stage(
+                f"{folder}/{name}/policy",
+                needs,
+                partial(_arm_settings, name=name),
+                partial(_train_arm, name=name),
+                resumes=True,
+            )
+        ]
     trained = tuple(stage.name for stage in training)
-    report = Stage(f"{folder}/{name}/report", ("rows", "predictor", *trained), _report_settings, partial(_report, name=name, seed=seed, trained=trained))
+    report = Stage(
+        f"{folder}/{name}/report",
+        ("rows", "predictor", *trained),
+        _report_settings,
+        partial(_report, name=name, seed=seed, trained=trained),
+    )
     return [_seeded(stage, seed) for stage in (*training, report)]
 
 
 def _seeded(stage: Stage, seed: int) -> Stage:
     """The stage as a run with another seed would do it."""
     return replace(
-        stage, settings=lambda preset: stage.settings(_with_seed(preset, seed)), work=lambda run, f: stage.work(Run(_with_seed(run.preset, seed)), f)
+        stage,
+        settings=lambda preset: stage.settings(_with_seed(preset, seed)),
+        work=lambda run, f: stage.work(Run(_with_seed(run.preset, seed)), f),
     )
 
 
 def _with_seed(preset: Preset, seed: int) -> Preset:
     policy = preset.policy.model_copy(update={"learner": preset.policy.learner.model_copy(update={"seed": seed})})
-    bootstrap = preset.bootstrap.model_copy(update={"learner": preset.bootstrap.learner.model_copy(update={"seed": seed})})
+    bootstrap = preset.bootstrap.model_copy(
+        update={"learner": preset.bootstrap.learner.model_copy(update={"seed": seed})}
+    )
     return preset.model_copy(update={"seed": seed, "policy": policy, "bootstrap": bootstrap})
 
 
@@ -93,10 +112,20 @@ def _train_arm(run: Run, folder: Storage, name: str) -> Figures:
         write_table(to_table(kept, run.schema), folder / "rows", f"part-{part:05d}.parquet")
         answers, total = answers + sum(r.num_answers for r in kept), total + sum(r.num_answers for r in rows)
     if not answers:
-        raise StageError(f"ablation: no row is left for {name} ({arm.title}); set arms without it, or set bootstrap.leading_at_least")
-    learner = preset.policy.learner.model_copy(update={"epochs": max(1, round(preset.policy.learner.epochs * total / answers))})
-    labelled = Run(preset.model_copy(update={"policy": preset.policy.model_copy(update={"labels": arm.labels, "learner": learner})}))
-    return train_policy(labelled, f"ablation: {name}, seed {preset.seed}", [folder / "rows"], base_uri(run), learner, folder)
+        raise StageError(
+            f"ablation: no row is left for {name} ({arm.title}); set arms without it, or set bootstrap.leading_at_least"
+        )
+    learner = preset.policy.learner.model_copy(
+        update={"epochs": max(1, round(preset.policy.learner.epochs * total / answers))}
+    )
+    labelled = Run(
+        preset.model_copy(
+            update={"policy": preset.policy.model_copy(update={"labels": arm.labels, "learner": learner})}
+        )
+    )
+    return train_policy(
+        labelled, f"ablation: {name}, seed {preset.seed}", [folder / "rows"], base_uri(run), learner, folder
+    )
 
 
 def _belongs(row: Conversation, arm: Arm, preset: Preset, schema: AttributeSchema) -> bool:
@@ -114,9 +143,15 @@ def _belongs(row: Conversation, arm: Arm, preset: Preset, schema: AttributeSchem
 def _train_longer(run: Run, folder: Storage, loop: Rounds) -> Figures:
     """As the bootstrap rounds train, from the same weights and for as many rows and epochs, but on annotated rows only."""
     wanted, policy = rows_of_rounds(run, loop), run.preset.policy
-    rows = drawn((row for table in (run.folder("annotated") / "rows").tables() for row in from_table(table)), wanted, f"longer/{run.preset.seed}")
+    rows = drawn(
+        (row for table in (run.folder("annotated") / "rows").tables() for row in from_table(table)),
+        wanted,
+        f"longer/{run.preset.seed}",
+    )
     write_table(to_table(rows, run.schema), folder / "rows")
-    again = policy.model_copy(update={"source_weights": repeated(policy.source_weights, {row.source for row in rows}, wanted / len(rows))})
+    again = policy.model_copy(
+        update={"source_weights": repeated(policy.source_weights, {row.source for row in rows}, wanted / len(rows))}
+    )
     start = (run.folder(loop.first) / "model").uri
     learner, preset = run.preset.bootstrap.learner, run.preset.model_copy(update={"policy": again})
     return train_policy(Run(preset), f"ablation: longer, seed {preset.seed}", [folder / "rows"], start, learner, folder)
@@ -129,26 +164,45 @@ def repeated(weights: Mapping[str, float], sources: Iterable[str], times: float)
 
 def rows_of_rounds(run: Run, loop: Rounds) -> int:
     """Rows that the rounds had to train on in each of their epochs; a round that was not run had none."""
-    figures = [(run.manifest(loop.policy(number)) or {})["figures"] for number in range(1, run.preset.bootstrap.rounds + 1)]
+    figures = [
+        (run.manifest(loop.policy(number)) or {})["figures"] for number in range(1, run.preset.bootstrap.rounds + 1)
+    ]
     return sum(found["counts"]["examples"] for found in figures if "training" in found)
 
 
 def _report(run: Run, folder: Storage, name: str, seed: int, trained: Sequence[str]) -> Figures:
     """Ask the rung's last policy, promoted or not, and measure what it says."""
-    policies = [stage for stage in trained if stage.endswith("/policy") and "training" in (run.manifest(stage) or {})["figures"]]
+    policies = [
+        stage for stage in trained if stage.endswith("/policy") and "training" in (run.manifest(stage) or {})["figures"]
+    ]
     asked = questions(run, run.preset.evaluate.num_questions)
     if ARMS[name].labels == "none":
         prompts = asked_prompts(asked, [(BEST, {})], seed, "ablation")
     else:
-        held_out: list[tuple[str, Values]] = [(HELD_OUT, values) for values in held_out_settings(run.preset.rows.lab, run.schema)]
-        prompts = steering_prompts(asked, run.schema, run.schema.best(), seed, "ablation") + asked_prompts(asked, held_out, seed, "ablation")
+        held_out: list[tuple[str, Values]] = [
+            (HELD_OUT, values) for values in held_out_settings(run.preset.rows.lab, run.schema)
+        ]
+        prompts = steering_prompts(asked, run.schema, run.schema.best(), seed, "ablation") + asked_prompts(
+            asked, held_out, seed, "ablation"
+        )
     answers = ask(run, f"ablation: {name}, seed {seed}", run.folder(policies[-1]), prompts, folder)
     table, best = tabulate(run.schema, answers)
     leading = run.preset.bootstrap.leading
     return {
-        **{"policy": policies[-1], "tokens": sum((run.manifest(stage) or {})["figures"]["training"]["tokens"] for stage in policies)},
-        **{"quality": best.get(leading), "off_best": off_best(run.schema, best), "at_best_settings": best, "measured_by": answers.measured_by},
-        **{"spearman": {dial: row["spearman"] for dial, row in table.items()}, "mean_spearman": mean_spearman(table) if table else None},
+        **{
+            "policy": policies[-1],
+            "tokens": sum((run.manifest(stage) or {})["figures"]["training"]["tokens"] for stage in policies),
+        },
+        **{
+            "quality": best.get(leading),
+            "off_best": off_best(run.schema, best),
+            "at_best_settings": best,
+            "measured_by": answers.measured_by,
+        },
+        **{
+            "spearman": {dial: row["spearman"] for dial, row in table.items()},
+            "mean_spearman": mean_spearman(table) if table else None,
+        },
         "off_target": round(float(np.mean([row["off_target"] for row in table.values()])), 4) if table else None,
         "held_out": _followed(answers, run.schema),
         "drift": drift(run, (row for row in answers.rows if row.group == BEST)),
@@ -171,7 +225,10 @@ def _followed(answers: Answers, schema: AttributeSchema) -> Figures | None:
     if not pairs:
         return None
     distances = [abs(asked[name] - got[name]) for asked, got in pairs for name in asked.keys() & got.keys()]
-    columns = {kind: {n: [p[i][n] for p in pairs if n in p[i]] for n in schema.names} for i, kind in enumerate(("requested", "measured"))}
+    columns = {
+        kind: {n: [p[i][n] for p in pairs if n in p[i]] for n in schema.names}
+        for i, kind in enumerate(("requested", "measured"))
+    }
     means = {kind: {name: _mean(values) for name, values in found.items() if values} for kind, found in columns.items()}
     return {"answers": len(pairs), "distance": _mean(distances), **means}
 
@@ -186,11 +243,21 @@ def _arm_settings(preset: Preset, name: str) -> object:
 
 
 def _longer_settings(preset: Preset) -> object:
-    return {"policy": preset.policy, "learner": preset.bootstrap.learner, "rounds": preset.bootstrap.rounds, "template": preset.template, "seed": preset.seed}
+    return {
+        "policy": preset.policy,
+        "learner": preset.bootstrap.learner,
+        "rounds": preset.bootstrap.rounds,
+        "template": preset.template,
+        "seed": preset.seed,
+    }
 
 
 def _report_settings(preset: Preset) -> object:
     return {
-        **{"evaluate": preset.evaluate, "leading": preset.bootstrap.leading, "sampling": sampling_settings(preset.sampling)},
+        **{
+            "evaluate": preset.evaluate,
+            "leading": preset.bootstrap.leading,
+            "sampling": sampling_settings(preset.sampling),
+        },
         **{"seed": preset.seed, "lab": preset.rows.lab},
     }

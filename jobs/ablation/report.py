@@ -35,9 +35,18 @@ def report_stage(arms: Sequence[str], seeds: int) -> Stage:
 
 
 def _work(run: Run, folder: Storage, arms: Sequence[str], seeds: int) -> Figures:
-    reports = {name: [(run.manifest(f"ablation/{seed}/{name}/report") or {})["figures"] for seed in range(seeds)] for name in arms}
-    ladder = {name: {column: summary([value_of(r, column) for r in found]) for column in COLUMNS} for name, found in reports.items()}
-    dials = {name: {dial: summary([r["spearman"].get(dial) for r in found]) for dial in run.schema.names} for name, found in reports.items()}
+    reports = {
+        name: [(run.manifest(f"ablation/{seed}/{name}/report") or {})["figures"] for seed in range(seeds)]
+        for name in arms
+    }
+    ladder = {
+        name: {column: summary([value_of(r, column) for r in found]) for column in COLUMNS}
+        for name, found in reports.items()
+    }
+    dials = {
+        name: {dial: summary([r["spearman"].get(dial) for r in found]) for dial in run.schema.names}
+        for name, found in reports.items()
+    }
     measured_by = reports[arms[0]][0]["measured_by"]
     figures: Figures = {"seeds": seeds, "measured_by": measured_by, "ladder": ladder, "spearman": dials}
     (folder / "ladder.json").write_json(figures | {"reports": reports})
@@ -61,7 +70,10 @@ def summary(values: Sequence[float | None]) -> Figures | None:
     found = [v for v in values if v is not None and np.isfinite(v)]
     if not found:
         return None
-    return {"mean": round(float(np.mean(found)), 4), "sd": round(float(np.std(found, ddof=1)), 4) if len(found) > 1 else 0.0}
+    return {
+        "mean": round(float(np.mean(found)), 4),
+        "sd": round(float(np.std(found, ddof=1)), 4) if len(found) > 1 else 0.0,
+    }
 
 
 def table(ladder: Figures) -> list[str]:
@@ -83,7 +95,10 @@ def _plot(run: Run, ladder: Figures, measured_by: str, target: Storage) -> None:
     """Bars with the spread over seeds: quality at best settings, and steering."""
     figure = matplotlib.figure.Figure(figsize=(11, 5), layout="constrained")
     titles = [ARMS[name].title for name in ladder]
-    panels = {"quality": f"{run.preset.bootstrap.leading}, all dials at best", "mean_spearman": "Spearman of asked and measured, mean over dials"}
+    panels = {
+        "quality": f"{run.preset.bootstrap.leading}, all dials at best",
+        "mean_spearman": "Spearman of asked and measured, mean over dials",
+    }
     for axes, (column, title) in zip(figure.subplots(1, 2, sharey=True), panels.items(), strict=True):
         found = [row[column] or {"mean": 0.0, "sd": 0.0} for row in ladder.values()]
         axes.barh(titles, [f["mean"] for f in found], xerr=[f["sd"] for f in found], color="tab:blue", capsize=4)

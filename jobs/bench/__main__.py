@@ -53,7 +53,13 @@ def main(argv: Sequence[str]) -> None:
         outcome = bench.run(settings)
     except (NoRealRows, NoEnvironment, NotServed, Disagreement) as error:
         _fail(str(error), code=1)
-    print(json.dumps({"bench": name, "machine": machine(), "ratios": outcome.ratios, "figures": outcome.figures}, ensure_ascii=False), flush=True)
+    print(
+        json.dumps(
+            {"bench": name, "machine": machine(), "ratios": outcome.ratios, "figures": outcome.figures},
+            ensure_ascii=False,
+        ),
+        flush=True,
+    )
 
 
 def _fail(message: str, code: int) -> NoReturn:

@@ -41,7 +41,10 @@ def run(settings: Settings) -> Outcome:
     rows = real_rows("oasst_model_eval_20k", "prompt_output", settings.rows)
     with tempfile.TemporaryDirectory() as folder:
         predictor = random_predictor(folder, settings.model, real_rows("oasst_model_eval_20k", "prompt_output", 2000))
-        fp32, bf16 = (Annotator(predictor, SCHEMA, "bench", settings.row_tokens, settings.max_tokens, dtype, 1) for dtype in ("float32", "bfloat16"))
+        fp32, bf16 = (
+            Annotator(predictor, SCHEMA, "bench", settings.row_tokens, settings.max_tokens, dtype, 1)
+            for dtype in ("float32", "bfloat16")
+        )
         pipeline = PipelineScorer(predictor, settings.max_tokens)
         table, texts = to_table(rows, SCHEMA), pipeline.texts(rows)
         tables: dict[str, pa.Table] = {}
@@ -58,14 +61,22 @@ def run(settings: Settings) -> Outcome:
     tokens = sum(tables[OURS].column("tokens").to_pylist())
     speed = {name: round(tokens / statistics.median(s), 1) for name, s in seconds.items()}
     header = ("way", "tokens / CPU s", "ours is faster by", "largest difference")
-    print_table(header, [(name, speed[name], ratio_of(seconds, OURS, name), f"{difference[name]:.1e}") for name in ways])
+    print_table(
+        header, [(name, speed[name], ratio_of(seconds, OURS, name), f"{difference[name]:.1e}") for name in ways]
+    )
     require_equal(difference[OURS], EXACT, f"{OURS} against {SINGLE}")
     ratios = {
         "vs_pipeline_batched": ratio_of(seconds, OURS, BATCHED),
         "vs_pipeline_single": ratio_of(seconds, OURS, SINGLE),
         "bf16_vs_fp32": ratio_of(seconds, HALF, OURS),
     }
-    figures = {"rows": len(rows), "tokens": tokens, "rounds": settings.rounds, "tokens_per_cpu_s": speed, "largest_difference": difference}
+    figures = {
+        "rows": len(rows),
+        "tokens": tokens,
+        "rounds": settings.rounds,
+        "tokens_per_cpu_s": speed,
+        "largest_difference": difference,
+    }
     return Outcome(ratios, figures)
 
 
@@ -74,4 +85,6 @@ def _scores(table: pa.Table) -> np.ndarray:
     return np.array([[row.predicted[-1][name] for name in SCHEMA.names] for row in from_table(table)])
 
 
-BENCH = Bench("our scorer against transformers' text-classification pipeline: tokens per CPU second, one thread", Settings, run)
+BENCH = Bench(
+    "our scorer against transformers' text-classification pipeline: tokens per CPU second, one thread", Settings, run
+)

@@ -75,13 +75,27 @@ def _throughput(settings: Settings, folder: Path) -> tuple[dict[str, float], dic
     """Ratios, and rows/s of the bare kernel and of the job with one and two actors."""
     predictor, source, num_rows = _inputs(settings, settings.model, settings.rows, 1, folder)
     arguments = _arguments(settings, predictor)
-    tables = [part.slice(start, settings.batch_rows) for part in source.tables() for start in range(0, len(part), settings.batch_rows)]
+    tables = [
+        part.slice(start, settings.batch_rows)
+        for part in source.tables()
+        for start in range(0, len(part), settings.batch_rows)
+    ]
 
     def job(actors: int, number: int) -> float:
-        return _job_seconds(WorkerPool(num_actors=actors, batch_rows=settings.batch_rows), Annotator, arguments, source, folder / f"out-{actors}-{number}")
+        return _job_seconds(
+            WorkerPool(num_actors=actors, batch_rows=settings.batch_rows),
+            Annotator,
+            arguments,
+            source,
+            folder / f"out-{actors}-{number}",
+        )
 
     bare, both, one = f"bare kernel, {ACTORS} processes", f"job, {ACTORS} actors", "job, 1 actor"
-    ways: dict[str, Callable[[int], float]] = {bare: lambda _: bare_seconds(arguments, tables, ACTORS), both: partial(job, ACTORS), one: partial(job, 1)}
+    ways: dict[str, Callable[[int], float]] = {
+        bare: lambda _: bare_seconds(arguments, tables, ACTORS),
+        both: partial(job, ACTORS),
+        one: partial(job, 1),
+    }
     seconds = {name: [round(s, 1) for s in rounds] for name, rounds in by_turns(ways, settings.rounds).items()}
     middle = {name: statistics.median(rounds) for name, rounds in seconds.items()}
     speeds = {name: round(num_rows / s, 2) for name, s in middle.items()}
@@ -93,7 +107,9 @@ def _growth(settings: Settings, folder: Path) -> tuple[dict[str, float], dict[st
     """How much more memory and time `times` as many rows take, and the figures of both runs."""
     runs: dict[str, dict[str, float]] = {}
     # What a first run loads into the driver (30 MB) stays there: it would count for the small run alone.
-    predictor, source, _ = _inputs(settings, settings.scale_model, min(settings.scale_rows, settings.rows_per_file), 1, folder / "first")
+    predictor, source, _ = _inputs(
+        settings, settings.scale_model, min(settings.scale_rows, settings.rows_per_file), 1, folder / "first"
+    )
     pool = WorkerPool(num_actors=ACTORS, batch_rows=settings.scale_batch_rows)
     _job_seconds(pool, Annotator, _arguments(settings, predictor), source, folder / "first" / "out")
     for times in (1, settings.times):
@@ -102,15 +118,25 @@ def _growth(settings: Settings, folder: Path) -> tuple[dict[str, float], dict[st
         peaks = where / "peaks"
         peaks.mkdir()
         watched = Peak()
-        seconds = _job_seconds(pool, PeakRecorded, _arguments(settings, predictor) | {"peaks": str(peaks)}, source, where / "out")
+        seconds = _job_seconds(
+            pool, PeakRecorded, _arguments(settings, predictor) | {"peaks": str(peaks)}, source, where / "out"
+        )
         actor = max(int(path.read_text()) for path in peaks.iterdir())
         driver = watched.end()
         megabytes = {"driver_peak_mb": driver.own, "actor_peak_mb": actor, "driver_store_pages_mb": driver.shared}
-        runs[f"{num_rows} rows"] = {"seconds": round(seconds, 1)} | {name: round(size / 2**20, 1) for name, size in megabytes.items()}
-    print_table(("run", "seconds", "driver peak MB", "actor peak MB", "of the object store MB"), [(name, *found.values()) for name, found in runs.items()])
+        runs[f"{num_rows} rows"] = {"seconds": round(seconds, 1)} | {
+            name: round(size / 2**20, 1) for name, size in megabytes.items()
+        }
+    print_table(
+        ("run", "seconds", "driver peak MB", "actor peak MB", "of the object store MB"),
+        [(name, *found.values()) for name, found in runs.items()],
+    )
     small, large = runs.values()
     memory = max(large[name] / small[name] for name in ("driver_peak_mb", "actor_peak_mb"))
-    return {"memory_growth": round(memory, 3), "time_growth": round(large["seconds"] / small["seconds"] / settings.times, 3)}, runs
+    return {
+        "memory_growth": round(memory, 3),
+        "time_growth": round(large["seconds"] / small["seconds"] / settings.times, 3),
+    }, runs
 
 
 def _inputs(settings: Settings, model: SmallModel, num_rows: int, times: int, folder: Path) -> tuple[str, Storage, int]:
@@ -133,7 +159,12 @@ def _write_inputs(settings: Settings, model: SmallModel, num_rows: int, times: i
 
 def _arguments(settings: Settings, predictor: str) -> dict[str, Any]:
     """What an Annotator is given; a thread each, because the machine's cores are shared out among them."""
-    limits = {"row_tokens": settings.row_tokens, "max_tokens": settings.max_tokens, "dtype": "float32", "num_threads": 1}
+    limits = {
+        "row_tokens": settings.row_tokens,
+        "max_tokens": settings.max_tokens,
+        "dtype": "float32",
+        "num_threads": 1,
+    }
     return {"predictor": predictor, "schema": SCHEMA, "fingerprint": "bench", **limits}
 
 
@@ -146,4 +177,8 @@ def _job_seconds(pool: WorkerPool, worker: type[Any], arguments: dict[str, Any],
     return time.perf_counter() - started
 
 
-BENCH = Bench("the whole job against its bare kernel, two actors against one, ten times the rows: rows per second, peak memory", Settings, run)
+BENCH = Bench(
+    "the whole job against its bare kernel, two actors against one, ten times the rows: rows per second, peak memory",
+    Settings,
+    run,
+)

@@ -23,7 +23,12 @@ from jobs.bench.rows import MEDIUM, SCHEMA, random_policy, real_rows
 from jobs.bench.servers import VLLM, ours, server, transformers_serve, vllm_server
 from jobs.runner.stage import say
 
-ENDPOINT, BARE, CONTINUOUS, SINGLE = "ours, endpoint", "ours, bare engine", "transformers serve, continuous batching", "transformers serve, one by one"
+ENDPOINT, BARE, CONTINUOUS, SINGLE = (
+    "ours, endpoint",
+    "ours, bare engine",
+    "transformers serve, continuous batching",
+    "transformers serve, one by one",
+)
 OURS_VLLM, VLLM_SERVER = "ours on vLLM's engine", "vLLM's own server"
 ROOT = Path(__file__).resolve().parents[2]
 SETTINGS = 5
@@ -62,13 +67,19 @@ def run(settings: Settings) -> Outcome:
     return _outcome(found, prefill, settings)
 
 
-def _main_sides(policy: str, loaded: Policy, questions: Sequence[Message], bodies: list[dict[str, Any]], settings: Settings) -> dict[str, list[Served]]:
+def _main_sides(
+    policy: str, loaded: Policy, questions: Sequence[Message], bodies: list[dict[str, Any]], settings: Settings
+) -> dict[str, list[Served]]:
     with ExitStack() as stack:
         python = Path(sys.executable)
-        endpoint = stack.enter_context(server(ENDPOINT, ours(python, policy, "transformers", settings.clients), "/readyz"))
+        endpoint = stack.enter_context(
+            server(ENDPOINT, ours(python, policy, "transformers", settings.clients), "/readyz")
+        )
         continuous = stack.enter_context(server(CONTINUOUS, transformers_serve(policy, True), "/health"))
         single = stack.enter_context(server(SINGLE, transformers_serve(policy, False), "/health"))
-        bare = TransformersEngine(loaded, settings.clients, prefix_tokens=4096)  # one for all rounds: the endpoint's knows the prompts from the last one, too
+        bare = TransformersEngine(
+            loaded, settings.clients, prefix_tokens=4096
+        )  # one for all rounds: the endpoint's knows the prompts from the last one, too
         stack.callback(bare.close)
         theirs = [{k: v for k, v in body.items() if k != "attributes"} | {"model": policy} for body in bodies]
         ways: dict[str, Callable[[int], Served]] = {
@@ -88,17 +99,32 @@ def _vllm_sides(policy: str, bodies: list[dict[str, Any]], settings: Settings) -
         say(f"no vLLM at {python}: `make test-vllm` installs it; left out")
         return {}
     with ExitStack() as stack:
-        endpoint = stack.enter_context(server(OURS_VLLM, ours(python, policy, "vllm", settings.clients), "/readyz", VLLM))
-        theirs = stack.enter_context(server(VLLM_SERVER, vllm_server(python, policy, settings.model.max_tokens), "/health", VLLM))
-        plain = [{k: v for k, v in body.items() if k != "attributes"} | {"chat_template_kwargs": {"attributes": body["attributes"]}} for body in bodies]
-        ways = {OURS_VLLM: lambda _: load(endpoint, bodies, settings.clients), VLLM_SERVER: lambda _: load(theirs, plain, settings.clients)}
+        endpoint = stack.enter_context(
+            server(OURS_VLLM, ours(python, policy, "vllm", settings.clients), "/readyz", VLLM)
+        )
+        theirs = stack.enter_context(
+            server(VLLM_SERVER, vllm_server(python, policy, settings.model.max_tokens), "/health", VLLM)
+        )
+        plain = [
+            {k: v for k, v in body.items() if k != "attributes"}
+            | {"chat_template_kwargs": {"attributes": body["attributes"]}}
+            for body in bodies
+        ]
+        ways = {
+            OURS_VLLM: lambda _: load(endpoint, bodies, settings.clients),
+            VLLM_SERVER: lambda _: load(theirs, plain, settings.clients),
+        }
         for name, way in ways.items():
             say(f"warmed up {name}: {way(0)}")
         return by_turns(ways, settings.rounds)
 
 
 def _questions(policy: Policy, rows: Sequence[Conversation], settings: Settings) -> list[Message]:
-    short = [r.messages[0] for r in rows if not r.system and len(policy.prompt("", r.messages[:1], SCHEMA.best())) <= settings.prompt_tokens]
+    short = [
+        r.messages[0]
+        for r in rows
+        if not r.system and len(policy.prompt("", r.messages[:1], SCHEMA.best())) <= settings.prompt_tokens
+    ]
     return short[: settings.requests]
 
 
@@ -129,7 +155,9 @@ def _shared_prefill(policy: Policy, questions: Sequence[Message]) -> float:
 
 def _outcome(found: dict[str, list[Served]], prefill: float, settings: Settings) -> Outcome:
     def ratio(one: str, other: str) -> float:
-        return round(statistics.median(a.tokens_per_s / b.tokens_per_s for a, b in zip(found[one], found[other], strict=True)), 3)
+        return round(
+            statistics.median(a.tokens_per_s / b.tokens_per_s for a, b in zip(found[one], found[other], strict=True)), 3
+        )
 
     ratios = {
         "endpoint_vs_engine": ratio(ENDPOINT, BARE),
@@ -145,7 +173,15 @@ def _outcome(found: dict[str, list[Served]], prefill: float, settings: Settings)
         [(name, *("-" if v is None else v for v in figure.values())) for name, figure in figures.items()],
     )
     say(f"prefill of a question at {SETTINGS} settings: {prefill:.2f} of one")
-    return Outcome(ratios, {"clients": settings.clients, "requests": settings.requests, "answer_tokens": settings.answer_tokens, "sides": figures})
+    return Outcome(
+        ratios,
+        {
+            "clients": settings.clients,
+            "requests": settings.requests,
+            "answer_tokens": settings.answer_tokens,
+            "sides": figures,
+        },
+    )
 
 
 def _figures(rounds: Sequence[Served]) -> dict[str, float | None]:
@@ -161,4 +197,8 @@ def _figures(rounds: Sequence[Served]) -> dict[str, float | None]:
     }
 
 
-BENCH = Bench("the endpoint over HTTP against its bare engine, `transformers serve` and vLLM's server: tokens per second, streaming, fp32", Settings, run)
+BENCH = Bench(
+    "the endpoint over HTTP against its bare engine, `transformers serve` and vLLM's server: tokens per second, streaming, fp32",
+    Settings,
+    run,
+)

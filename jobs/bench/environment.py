@@ -39,13 +39,22 @@ def environment(folder: Path, requirement: str) -> Path:
 def version(python: Path, package: str) -> str:
     """Of a package in that Python's environment."""
     script = "import importlib.metadata, sys; print(importlib.metadata.version(sys.argv[1]))"
-    return subprocess.run([str(python), "-c", script, package], capture_output=True, text=True, check=True).stdout.strip()
+    return subprocess.run(
+        [str(python), "-c", script, package], capture_output=True, text=True, check=True
+    ).stdout.strip()
 
 
 def call(python: Path, script: Path, *arguments: str) -> None:
     """Run a script by that Python, one thread, its output beside ours; raises RuntimeError with its last lines if it fails."""
-    environ = os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
-    ended = subprocess.run([str(python), str(script), *arguments], capture_output=True, text=True, check=False, env=environ)
+    environ = os.environ | {
+        "OMP_NUM_THREADS": "1",
+        "MKL_NUM_THREADS": "1",
+        "HF_HUB_OFFLINE": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+    }
+    ended = subprocess.run(
+        [str(python), str(script), *arguments], capture_output=True, text=True, check=False, env=environ
+    )
     if ended.returncode:
         last = "\n".join((ended.stderr or ended.stdout).splitlines()[-15:])
         raise RuntimeError(f"{script.name} failed:\n{last}")

@@ -30,7 +30,9 @@ class Memory:
 
 def memory() -> Memory:
     """Now."""
-    found = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("Rss"))
+    found = dict(
+        line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("Rss")
+    )
     anonymous, files, shared = (int(found[name].split()[0]) * 1024 for name in ("RssAnon", "RssFile", "RssShmem"))
     return Memory(anonymous + files, shared)
 

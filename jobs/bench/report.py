@@ -68,7 +68,9 @@ def ratio_of(seconds: Mapping[str, list[float]], ours: str, theirs: str) -> floa
 def require_equal(difference: float, limit: float, sides: str) -> None:
     """Raise Disagreement if the largest difference of two sides is above `limit`."""
     if not difference <= limit:  # NaN is no agreement
-        raise Disagreement(f"{sides}: scores differ by {difference:.2e}, allowed is {limit:.0e}: one of them is wrong, so there is nothing to compare")
+        raise Disagreement(
+            f"{sides}: scores differ by {difference:.2e}, allowed is {limit:.0e}: one of them is wrong, so there is nothing to compare"
+        )
 
 
 def print_table(header: tuple[str, ...], rows: Iterable[tuple[object, ...]]) -> None:
@@ -82,6 +84,10 @@ def print_table(header: tuple[str, ...], rows: Iterable[tuple[object, ...]]) -> 
 def machine() -> str:
     """Processor, cores this process may use, and the versions that figures depend on."""
     info = Path("/proc/cpuinfo")
-    names = [line.partition(":")[2].strip() for line in info.read_text().splitlines() if line.startswith("model name")] if info.exists() else []
+    names = (
+        [line.partition(":")[2].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
+        if info.exists()
+        else []
+    )
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("torch", "transformers", "ray"))
     return f"{names[0] if names else platform.machine()}, {len(os.sched_getaffinity(0))} cores, {versions}"

@@ -17,11 +17,17 @@ from data.sources import read
 from jobs.runner.stage import say
 
 SCHEMA = shipped("helpsteer")
-MEDIUM = SmallModel(hidden_size=512, num_layers=8, num_heads=8, num_kv_heads=4, intermediate_size=1408, vocab_size=8192, max_tokens=2048)
+MEDIUM = SmallModel(
+    hidden_size=512, num_layers=8, num_heads=8, num_kv_heads=4, intermediate_size=1408, vocab_size=8192, max_tokens=2048
+)
 """27.8 M parameters: small enough for a CPU, large enough that matrix products are most of the time."""
-SMALL = SmallModel(hidden_size=128, num_layers=4, num_heads=4, num_kv_heads=2, intermediate_size=344, vocab_size=2048, max_tokens=2048)
+SMALL = SmallModel(
+    hidden_size=128, num_layers=4, num_heads=4, num_kv_heads=2, intermediate_size=344, vocab_size=2048, max_tokens=2048
+)
 """1 M parameters: the rows are most of the work, not the model."""
-TINY = SmallModel(hidden_size=32, num_layers=2, num_heads=4, num_kv_heads=2, intermediate_size=64, vocab_size=600, max_tokens=1024)
+TINY = SmallModel(
+    hidden_size=32, num_layers=2, num_heads=4, num_kv_heads=2, intermediate_size=64, vocab_size=600, max_tokens=1024
+)
 """60,000 parameters: next to nothing but the rows."""
 TOKENIZER_TEXTS = 4000
 """More texts change the tokenizer little and take longer than the bench."""
@@ -55,7 +61,9 @@ def random_policy(folder: str, model: SmallModel, rows: Iterable[Conversation]) 
     return _random(PolicyTask, folder, model, rows)
 
 
-def _random(task_type: type[PredictorTask] | type[PolicyTask], folder: str, model: SmallModel, rows: Iterable[Conversation]) -> str:
+def _random(
+    task_type: type[PredictorTask] | type[PolicyTask], folder: str, model: SmallModel, rows: Iterable[Conversation]
+) -> str:
     base, saved = f"{folder}/base", f"{folder}/model"
     texts = [m.content for row in rows for m in row.messages][:TOKENIZER_TEXTS]
     sizes = make_small_model(model, texts, seed=0, folder=base)

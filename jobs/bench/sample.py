@@ -61,16 +61,32 @@ def run(settings: Settings) -> Outcome:
         _require_equal(policy, peer, asked[: settings.in_flight], settings)
         ways = {
             OURS: lambda number: _through_pool(policy, folder, settings),
-            STATIC: lambda number: peer.sampled(asked, settings.in_flight, settings.max_tokens, number, TEMPERATURE, TOP_K),
+            STATIC: lambda number: peer.sampled(
+                asked, settings.in_flight, settings.max_tokens, number, TEMPERATURE, TOP_K
+            ),
             SINGLE: lambda number: peer.sampled(asked, 1, settings.max_tokens, number, TEMPERATURE, TOP_K),
         }
         found = by_turns(ways, settings.rounds)
     speeds = {name: [tokens / seconds for tokens, seconds in rounds] for name, rounds in found.items()}
     speed = {name: round(statistics.median(values), 1) for name, values in speeds.items()}
-    lengths = {name: round(statistics.mean(tokens for tokens, _ in rounds) / len(asked), 1) for name, rounds in found.items()}
-    ratios = {name: round(statistics.median(o / t for o, t in zip(speeds[OURS], theirs, strict=True)), 3) for name, theirs in speeds.items()}
-    print_table(("way", "tokens / CPU s", "ours is faster by", "tokens an answer"), [(name, speed[name], ratios[name], lengths[name]) for name in speeds])
-    figures = {"rows": len(asked), "too_long": len(every) - len(short), "end_tokens": ends, "tokens_an_answer": lengths, "tokens_per_cpu_s": speed}
+    lengths = {
+        name: round(statistics.mean(tokens for tokens, _ in rounds) / len(asked), 1) for name, rounds in found.items()
+    }
+    ratios = {
+        name: round(statistics.median(o / t for o, t in zip(speeds[OURS], theirs, strict=True)), 3)
+        for name, theirs in speeds.items()
+    }
+    print_table(
+        ("way", "tokens / CPU s", "ours is faster by", "tokens an answer"),
+        [(name, speed[name], ratios[name], lengths[name]) for name in speeds],
+    )
+    figures = {
+        "rows": len(asked),
+        "too_long": len(every) - len(short),
+        "end_tokens": ends,
+        "tokens_an_answer": lengths,
+        "tokens_per_cpu_s": speed,
+    }
     return Outcome({"vs_single": ratios[SINGLE], "vs_static": ratios[STATIC]}, figures)
 
 
@@ -79,7 +95,9 @@ def _end_often(policy: str, settings: Settings) -> int:
     path = Path(policy) / "generation_config.json"
     config = json.loads(path.read_text())
     vocabulary = settings.model.vocab_size
-    drawn = np.random.default_rng(0).choice(np.arange(300, vocabulary), max(1, vocabulary // settings.mean_tokens), replace=False)
+    drawn = np.random.default_rng(0).choice(
+        np.arange(300, vocabulary), max(1, vocabulary // settings.mean_tokens), replace=False
+    )
     # With those that end an answer anyway, so that all sides stop at the same tokens.
     ends = Policy.load(policy).stop_ids | {int(i) for i in drawn}
     path.write_text(json.dumps(config | {"eos_token_id": sorted(ends)}))
@@ -89,9 +107,18 @@ def _end_often(policy: str, settings: Settings) -> int:
 def _through_pool(policy: str, folder: str, settings: Settings) -> tuple[float, float]:
     """Tokens, and CPU seconds of the actor."""
     sampling = Sampling(max_tokens=settings.max_tokens, temperature=TEMPERATURE, top_k=TOP_K)
-    arguments = {"policy": policy, "schema": SCHEMA, "sampling": sampling, "max_slots": settings.in_flight, "dtype": "float32", "num_threads": 1}
+    arguments = {
+        "policy": policy,
+        "schema": SCHEMA,
+        "sampling": sampling,
+        "max_slots": settings.in_flight,
+        "dtype": "float32",
+        "num_threads": 1,
+    }
     pool = WorkerPool(num_actors=1, batch_rows=settings.rows)
-    tally = map_rows("sample", [Storage(folder) / "prompts"], Sampler, arguments, pool, Storage(folder) / "answers")["tally"]
+    tally = map_rows("sample", [Storage(folder) / "prompts"], Sampler, arguments, pool, Storage(folder) / "answers")[
+        "tally"
+    ]
     return tally["tokens"], round(tally["cpu_seconds"], 3)
 
 
@@ -103,7 +130,13 @@ def _require_equal(policy: str, peer: GenerateSampler, asked: list[Prompt], sett
     same = sum(row["messages"][-1]["content"] == text for row, text in zip(ours.to_pylist(), theirs, strict=True))
     say(f"greedy answers that are the same: {same} of {len(asked)}")
     if same < len(asked):
-        raise Disagreement(f"only {same} of {len(asked)} greedy answers are those of generate(): one of the two is wrong, so there is nothing to compare")
+        raise Disagreement(
+            f"only {same} of {len(asked)} greedy answers are those of generate(): one of the two is wrong, so there is nothing to compare"
+        )
 
 
-BENCH = Bench("offline generation through the actor pool against transformers' generate: tokens per CPU second, one thread, fp32", Settings, run)
+BENCH = Bench(
+    "offline generation through the actor pool against transformers' generate: tokens per CPU second, one thread, fp32",
+    Settings,
+    run,
+)

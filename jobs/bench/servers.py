@@ -17,7 +17,12 @@ from jobs.runner.stage import say
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
 START_TIMEOUT_S = 300.0
 # Memory of keys and values, threads that are not pinned and do not spin: what vLLM needs on a CPU that others use too.
-VLLM = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind", "KMP_BLOCKTIME": "0", "VLLM_NO_USAGE_STATS": "1"}
+VLLM = {
+    "VLLM_CPU_KVCACHE_SPACE": "1",
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    "KMP_BLOCKTIME": "0",
+    "VLLM_NO_USAGE_STATS": "1",
+}
 
 
 class NotServed(RuntimeError):
@@ -54,19 +59,61 @@ def server(name: str, command: Sequence[str], ready: str, environ: Mapping[str, 
 def ours(python: Path, policy: str, kind: str, slots: int) -> list[str]:
     """`python -m serve`."""
     words = ["policy=" + policy, "name=bench", "predictor=null", "access_log=false", "port={port}", "num_cpus=0.5"]
-    return [str(python), "-m", "serve", *words, f"engine.kind={kind}", f"engine.max_slots={slots}", f"max_queued_requests={16 * slots}"]
+    return [
+        str(python),
+        "-m",
+        "serve",
+        *words,
+        f"engine.kind={kind}",
+        f"engine.max_slots={slots}",
+        f"max_queued_requests={16 * slots}",
+    ]
 
 
 def transformers_serve(policy: str, continuous: bool) -> list[str]:
     """`transformers serve`; with continuous batching, at the sizes that suit a CPU: by default it would take most of the memory of the machine."""
-    batching = ["--continuous-batching", "--cb-num-blocks", "512", "--cb-block-size", "32", "--cb-max-batch-tokens", "512"] if continuous else []
-    return [str(Path(sys.executable).parent / "transformers"), "serve", policy, "--port", "{port}", "--dtype", "float32", "--device", "cpu", *batching]
+    batching = (
+        ["--continuous-batching", "--cb-num-blocks", "512", "--cb-block-size", "32", "--cb-max-batch-tokens", "512"]
+        if continuous
+        else []
+    )
+    return [
+        str(Path(sys.executable).parent / "transformers"),
+        "serve",
+        policy,
+        "--port",
+        "{port}",
+        "--dtype",
+        "float32",
+        "--device",
+        "cpu",
+        *batching,
+    ]
 
 
 def vllm_server(python: Path, policy: str, max_tokens: int) -> list[str]:
     """vLLM's own OpenAI server."""
-    words = ["--model", policy, "--served-model-name", "bench", "--enforce-eager", "--dtype", "float32", "--max-model-len", str(max_tokens)]
-    return [str(python), "-m", "vllm.entrypoints.openai.api_server", *words, "--port", "{port}", "--generation-config", "vllm"]
+    words = [
+        "--model",
+        policy,
+        "--served-model-name",
+        "bench",
+        "--enforce-eager",
+        "--dtype",
+        "float32",
+        "--max-model-len",
+        str(max_tokens),
+    ]
+    return [
+        str(python),
+        "-m",
+        "vllm.entrypoints.openai.api_server",
+        *words,
+        "--port",
+        "{port}",
+        "--generation-config",
+        "vllm",
+    ]
 
 
 def _wait(name: str, url: str, process: subprocess.Popen[bytes], log: Path) -> None:

@@ -68,11 +68,21 @@ def run(settings: Settings) -> Outcome:
         folder = Path(name)
         # First, while this process, the driver, holds next to nothing.
         memory, peaks = memory_growth(settings.memory_model, settings.memory_rows, settings.times, folder / "memory")
-        inputs = make_inputs(settings.model, rows[: settings.rows], rows[settings.rows :][: settings.held], settings.max_tokens, folder)
+        inputs = make_inputs(
+            settings.model, rows[: settings.rows], rows[settings.rows :][: settings.held], settings.max_tokens, folder
+        )
         found = by_turns(_ways(settings, inputs, python), settings.rounds)
         ratios, sides = _compared(found)
-        workers, speeds = two_vs_one_worker(inputs.start, rows[: settings.worker_rows], settings.max_tokens, settings.rounds, folder / "workers")
-    figures = {"trl": version(python, "trl"), "examples": inputs.num_examples, "tokens": inputs.tokens, "targets": inputs.targets, "rounds": settings.rounds}
+        workers, speeds = two_vs_one_worker(
+            inputs.start, rows[: settings.worker_rows], settings.max_tokens, settings.rounds, folder / "workers"
+        )
+    figures = {
+        "trl": version(python, "trl"),
+        "examples": inputs.num_examples,
+        "tokens": inputs.tokens,
+        "targets": inputs.targets,
+        "rounds": settings.rounds,
+    }
     return Outcome(ratios | workers | memory, figures | {"sides": sides, "tokens_per_s": speeds, "peak_memory": peaks})
 
 
@@ -83,7 +93,12 @@ def _ways(settings: Settings, inputs: Inputs, python: Path) -> dict[str, Callabl
     size, rows = settings.batch_size, settings.rows_per_step
     batching: dict[str, dict[str, Any]] = {
         PADDED: {"per_device_train_batch_size": size},
-        PACKED: {"per_device_train_batch_size": 1, "gradient_accumulation_steps": rows, "packing": True, "max_length": settings.row_tokens},
+        PACKED: {
+            "per_device_train_batch_size": 1,
+            "gradient_accumulation_steps": rows,
+            "packing": True,
+            "max_length": settings.row_tokens,
+        },
         SINGLE: {"per_device_train_batch_size": 1, "gradient_accumulation_steps": size},
     }
     return {
@@ -96,9 +111,18 @@ def _ways(settings: Settings, inputs: Inputs, python: Path) -> dict[str, Callabl
 def _compared(found: dict[str, list[Trained]]) -> tuple[dict[str, float], dict[str, Any]]:
     """Ratios, and the figures of all sides; raises Disagreement if one of them has learned something else."""
     seconds = {name: [t.cpu_seconds for t in trained] for name, trained in found.items()}
-    medians = {name: {key: statistics.median(getattr(t, key) for t in trained) for key in vars(trained[0])} for name, trained in found.items()}
+    medians = {
+        name: {key: statistics.median(getattr(t, key) for t in trained) for key in vars(trained[0])}
+        for name, trained in found.items()
+    }
     header = ("way", "trained tokens / CPU s", "ours is faster by", "steps", "loss of held-out answers")
-    print_table(header, [(name, m["tokens_per_cpu_s"], ratio_of(seconds, OURS, name), m["steps"], f"{m['loss']:.4f}") for name, m in medians.items()])
+    print_table(
+        header,
+        [
+            (name, m["tokens_per_cpu_s"], ratio_of(seconds, OURS, name), m["steps"], f"{m['loss']:.4f}")
+            for name, m in medians.items()
+        ],
+    )
     for name in found:
         require_equal(abs(medians[OURS]["loss"] - medians[name]["loss"]), SAME_LOSS, f"{OURS} against {name}")
     best = min(UNPADDED, key=lambda name: medians[name]["cpu_seconds"])
@@ -110,4 +134,8 @@ def _compared(found: dict[str, list[Trained]]) -> tuple[dict[str, float], dict[s
     return ratios, {"best_of_trl": best} | medians
 
 
-BENCH = Bench("our training against TRL's SFTTrainer: trained tokens per CPU second; two workers against one; ten times the rows: memory", Settings, run)
+BENCH = Bench(
+    "our training against TRL's SFTTrainer: trained tokens per CPU second; two workers against one; ten times the rows: memory",
+    Settings,
+    run,
+)

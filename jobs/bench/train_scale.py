@@ -29,7 +29,9 @@ CHARACTERS = 160
 ROWS_PER_FILE = 5000
 
 
-def two_vs_one_worker(start: str, rows: list[Conversation], max_tokens: int, rounds: int, folder: Path) -> tuple[dict[str, float], dict[str, float]]:
+def two_vs_one_worker(
+    start: str, rows: list[Conversation], max_tokens: int, rounds: int, folder: Path
+) -> tuple[dict[str, float], dict[str, float]]:
     """How much faster two workers are than one, a core each, on the same steps; and the tokens a second of both, wall clock."""
     examples = Storage(str(folder / "examples"))
     maker = ConversationExamples(ExampleSpec(start, SCHEMA, "steerlm", max_tokens), answers_only=True)
@@ -38,10 +40,17 @@ def two_vs_one_worker(start: str, rows: list[Conversation], max_tokens: int, rou
     def speed(workers: int, number: int) -> float:
         # Stage 1: stage 2 would send the gradients after each row, not after each step.
         learner = LearnerSettings(
-            num_workers=workers, zero_stage=1, precision="fp32", max_tokens=max_tokens, row_tokens=max_tokens, rows_per_step=ROWS_PER_STEP
+            num_workers=workers,
+            zero_stage=1,
+            precision="fp32",
+            max_tokens=max_tokens,
+            row_tokens=max_tokens,
+            rows_per_step=ROWS_PER_STEP,
         )
         what = f"{workers}-workers-{number}"
-        figures = fit(what, PolicyTask(start, SCHEMA, "steerlm"), learner, Corpus.of(examples), Storage(str(folder / what)))
+        figures = fit(
+            what, PolicyTask(start, SCHEMA, "steerlm"), learner, Corpus.of(examples), Storage(str(folder / what))
+        )
         return float(figures["tokens_per_s"])
 
     found = by_turns({f"{workers} workers": partial(speed, workers) for workers in (1, 2)}, rounds)
@@ -50,7 +59,9 @@ def two_vs_one_worker(start: str, rows: list[Conversation], max_tokens: int, rou
     return {"two_vs_one_worker": round(ratio, 3)}, {name: statistics.median(given) for name, given in found.items()}
 
 
-def memory_growth(model: SmallModel, num_rows: int, times: int, folder: Path) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
+def memory_growth(
+    model: SmallModel, num_rows: int, times: int, folder: Path
+) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
     """How much more memory driver and worker have at most if an epoch has `times` as many rows; and the figures of both runs."""
     runs = {}
     for repeated in (1, times):
@@ -60,25 +71,46 @@ def memory_growth(model: SmallModel, num_rows: int, times: int, folder: Path) ->
             start, written = apart.submit(_write, model, num_rows, repeated, where).result()
         reset_own_peak()
         spec = ExampleSpec(start, SCHEMA, "steerlm", 1024)
-        tokenising = Tokenising("memory", [Storage(str(where / "rows"))], ConversationExamples, {"spec": spec}, Storage(str(where / "examples")), "bench")
+        tokenising = Tokenising(
+            "memory",
+            [Storage(str(where / "rows"))],
+            ConversationExamples,
+            {"spec": spec},
+            Storage(str(where / "examples")),
+            "bench",
+        )
         learner = LearnerSettings(precision="fp32", zero_stage=0, row_tokens=2048, rows_per_step=ROWS_PER_STEP)
         with tokenising.meanwhile(learner) as examples:
-            figures = fit(f"memory-{repeated}", PolicyTask(start, SCHEMA, "steerlm"), learner, examples, Storage(str(where / "out")))
+            figures = fit(
+                f"memory-{repeated}",
+                PolicyTask(start, SCHEMA, "steerlm"),
+                learner,
+                examples,
+                Storage(str(where / "out")),
+            )
         assert figures["examples"] == written, f"{written:,} rows were written, {figures['examples']:,} trained on"
         runs[f"{written} rows"] = {
             "driver_peak_mb": round(own_peak_bytes() / 2**20, 1),
             "worker_peak_mb": round(figures["peak_memory_bytes"] / 2**20, 1),
             "seconds": figures["train_seconds"],
         }
-    print_table(("epoch of", "driver peak MB", "worker peak MB", "seconds"), [(name, *found.values()) for name, found in runs.items()])
+    print_table(
+        ("epoch of", "driver peak MB", "worker peak MB", "seconds"),
+        [(name, *found.values()) for name, found in runs.items()],
+    )
     small, large = runs.values()
-    return {"memory_growth": round(max(large[name] / small[name] for name in ("driver_peak_mb", "worker_peak_mb")), 3)}, runs
+    return {
+        "memory_growth": round(max(large[name] / small[name] for name in ("driver_peak_mb", "worker_peak_mb")), 3)
+    }, runs
 
 
 def _write(model: SmallModel, num_rows: int, times: int, folder: Path) -> tuple[str, int]:
     """A policy, and the rows `times` times under new ids as Parquet files; returns where it is and how many those are."""
     folder.mkdir(parents=True)
-    rows = [replace(r, messages=tuple(_cut(m) for m in r.messages)) for r in real_rows("oasst_model_eval_20k", "prompt_output", num_rows)]
+    rows = [
+        replace(r, messages=tuple(_cut(m) for m in r.messages))
+        for r in real_rows("oasst_model_eval_20k", "prompt_output", num_rows)
+    ]
     target = Storage(str(folder / "rows"))
     for repeated in range(times):
         for first in range(0, len(rows), ROWS_PER_FILE):

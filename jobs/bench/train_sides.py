@@ -68,7 +68,9 @@ class Trained:
     """Of the held-out answers, in nats a token."""
 
 
-def make_inputs(model: SmallModel, rows: list[Conversation], held: list[Conversation], max_tokens: int, folder: Path) -> Inputs:
+def make_inputs(
+    model: SmallModel, rows: list[Conversation], held: list[Conversation], max_tokens: int, folder: Path
+) -> Inputs:
     """A random-weight policy, and both sets of rows as its tokens; rows longer than `max_tokens` are left out."""
     start = random_policy(str(folder), model, [*rows, *held])
     maker = ConversationExamples(ExampleSpec(start, SCHEMA, "steerlm", max_tokens), answers_only=True)
@@ -76,7 +78,10 @@ def make_inputs(model: SmallModel, rows: list[Conversation], held: list[Conversa
     write_table(table, Storage(str(folder / "examples")))
     train, judged = Examples([table]), Examples([maker(to_table(held, SCHEMA))])
     found = [train[i] for i in range(len(train))]
-    columns = {"input_ids": [e.ids_T.tolist() for e in found], "completion_mask": [e.trained_T.astype(int).tolist() for e in found]}
+    columns = {
+        "input_ids": [e.ids_T.tolist() for e in found],
+        "completion_mask": [e.trained_T.astype(int).tolist() for e in found],
+    }
     pq.write_table(pa.table(columns), folder / TRL_ROWS)
     targets = int(sum(e.trained_T.sum() for e in found))
     return Inputs(start, folder, len(found), int(train.lengths.sum()), targets, [judged[i] for i in range(len(judged))])
@@ -96,7 +101,9 @@ def train_ours(inputs: Inputs, recipe: Recipe, precision: Literal["fp32", "bf16"
         rows_per_step=recipe.rows_per_step,
         max_tokens=recipe.max_tokens,
     )
-    figures = fit(output.name, PolicyTask(inputs.start, SCHEMA, "steerlm"), learner, inputs.examples, Storage(str(output)))
+    figures = fit(
+        output.name, PolicyTask(inputs.start, SCHEMA, "steerlm"), learner, inputs.examples, Storage(str(output))
+    )
     assert figures["target_weight"] == inputs.targets, "an example was lost"
     return _judged(inputs, figures, output)
 
@@ -114,7 +121,12 @@ def train_trl(inputs: Inputs, recipe: Recipe, arguments: dict[str, Any], python:
         "seed": seed,
     }
     output.mkdir()
-    settings = {"model": inputs.start, "rows": str(inputs.folder / TRL_ROWS), "output": str(output), "arguments": alike | arguments}
+    settings = {
+        "model": inputs.start,
+        "rows": str(inputs.folder / TRL_ROWS),
+        "output": str(output),
+        "arguments": alike | arguments,
+    }
     (output / "settings.json").write_text(json.dumps(settings))
     call(python, PEER, str(output / "settings.json"))
     return _judged(inputs, json.loads((output / "figures.json").read_text()), output)
@@ -122,4 +134,9 @@ def train_trl(inputs: Inputs, recipe: Recipe, arguments: dict[str, Any], python:
 
 def _judged(inputs: Inputs, figures: dict[str, Any], output: Path) -> Trained:
     loss = mean_loss(str(output / "model"), inputs.held)
-    return Trained(round(inputs.targets / figures["cpu_seconds"], 1), round(figures["cpu_seconds"], 2), figures["steps"], round(loss, 4))
+    return Trained(
+        round(inputs.targets / figures["cpu_seconds"], 1),
+        round(figures["cpu_seconds"], 2),
+        figures["steps"],
+        round(loss, 4),
+    )

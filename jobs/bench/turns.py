@@ -41,7 +41,9 @@ def run(settings: Settings) -> Outcome:
     """CPU seconds of both ways by number of answers; tokenised before the clock starts, on one thread."""
     sets = {name: real_rows(name, format) for name, format in SETS.items()}
     with tempfile.TemporaryDirectory() as folder:
-        predictor = Predictor.load(random_predictor(folder, settings.model, [r for rows in sets.values() for r in rows]), num_threads=1)
+        predictor = Predictor.load(
+            random_predictor(folder, settings.model, [r for rows in sets.values() for r in rows]), num_threads=1
+        )
     encode = encoder(predictor.format.tokenizer)
     seconds, figures, table, worst = {}, {}, [], 0.0
     for kind, rows in _kinds(sets, settings.rows).items():
@@ -50,26 +52,43 @@ def run(settings: Settings) -> Outcome:
         found: dict[str, np.ndarray] = {}
         at_once, prefixes = _at_once(kept), _prefixes(kept)
         ways = {
-            "one forward": lambda at_once=at_once, found=found: found.update({"one": _scored(predictor, at_once, settings.row_tokens)}),
-            "prefixes": lambda prefixes=prefixes, found=found: found.update({"prefixes": _scored(predictor, prefixes, settings.row_tokens)}),
+            "one forward": lambda at_once=at_once, found=found: found.update(
+                {"one": _scored(predictor, at_once, settings.row_tokens)}
+            ),
+            "prefixes": lambda prefixes=prefixes, found=found: found.update(
+                {"prefixes": _scored(predictor, prefixes, settings.row_tokens)}
+            ),
         }
         seconds[kind] = cpu_seconds_by_turns(ways, settings.rounds)
         difference = float(np.abs(found["one"] - found["prefixes"]).max())
         worst = max(worst, difference)
         gain = ratio_of(seconds[kind], "one forward", "prefixes")
         answers, tokens = sum(len(t.turn_ends_S) for t in kept), sum(map(len, kept))
-        figures[kind] = {"rows": len(kept), "too_long": len(rows) - len(kept), "answers": answers, "tokens": tokens, "vs_prefixes": gain}
+        figures[kind] = {
+            "rows": len(kept),
+            "too_long": len(rows) - len(kept),
+            "answers": answers,
+            "tokens": tokens,
+            "vs_prefixes": gain,
+        }
         table.append((kind, len(kept), answers, tokens, gain, f"{difference:.1e}"))
-    print_table(("answers", "conversations", "all answers", "tokens", "one forward is faster by", "largest difference"), table)
+    print_table(
+        ("answers", "conversations", "all answers", "tokens", "one forward is faster by", "largest difference"), table
+    )
     require_equal(worst, EXACT, "one forward against a forward per prefix")
     found_many = {name: sum(r.num_answers >= MANY for r in rows) for name, rows in sets.items()}
     say(f"conversations with {MANY} or more answers: {', '.join(f'{n} in {name}' for name, n in found_many.items())}")
-    return Outcome({"vs_prefixes": figures[f"{MANY}+"]["vs_prefixes"]}, {"by_answers": figures, "with_4_or_more": found_many, "largest_difference": worst})
+    return Outcome(
+        {"vs_prefixes": figures[f"{MANY}+"]["vs_prefixes"]},
+        {"by_answers": figures, "with_4_or_more": found_many, "largest_difference": worst},
+    )
 
 
 def _kinds(sets: dict[str, list[Conversation]], limit: int) -> dict[str, list[Conversation]]:
     """Conversations by number of answers, "1" to "4+", taken from the sets by turns."""
-    kinds: dict[str, dict[str, list[Conversation]]] = {kind: defaultdict(list) for kind in (*map(str, range(1, MANY)), f"{MANY}+")}
+    kinds: dict[str, dict[str, list[Conversation]]] = {
+        kind: defaultdict(list) for kind in (*map(str, range(1, MANY)), f"{MANY}+")
+    }
     for name, rows in sets.items():
         for row in rows:
             kinds[str(row.num_answers) if row.num_answers < MANY else f"{MANY}+"][name].append(row)
@@ -99,4 +118,8 @@ def _scored(predictor: Predictor, segments: Sequence[Segment], row_tokens: int) 
     return np.concatenate([scores[i] for i in range(len(segments))])
 
 
-BENCH = Bench("all answers of a conversation in one forward against one forward per prefix: CPU seconds, the same packed kernel", Settings, run)
+BENCH = Bench(
+    "all answers of a conversation in one forward against one forward per prefix: CPU seconds, the same packed kernel",
+    Settings,
+    run,
+)

@@ -41,7 +41,9 @@ class Answers:
         return [(row, self.measure(row)) for row in self.rows]
 
 
-def ask(run: Run, what: str, policy: Storage, prompts: Sequence[Prompt], folder: Storage, rate: bool = False) -> Answers:
+def ask(
+    run: Run, what: str, policy: Storage, prompts: Sequence[Prompt], folder: Storage, rate: bool = False
+) -> Answers:
     """Ask `policy` all `prompts` at the temperature of the evaluation; all lies in `folder`. `rate`: the predictor reads the answers in any case."""
     rows = answered(run, what, policy, prompts, folder)
     if rate or not laboratory(run):
@@ -125,4 +127,10 @@ def mean_spearman(table: Figures) -> float:
 
 def off_best(schema: AttributeSchema, at_best: Values) -> float:
     """How far the means at best settings are from what was asked, mean over attributes, in points of the scale."""
-    return round(float(np.mean([abs(at_best[name] - value) for name, value in schema.best().items() if name in at_best])), 4) if at_best else float("nan")
+    return (
+        round(
+            float(np.mean([abs(at_best[name] - value) for name, value in schema.best().items() if name in at_best])), 4
+        )
+        if at_best
+        else float("nan")
+    )

@@ -23,7 +23,9 @@ from jobs.runner.settings import PairSource
 from jobs.runner.stage import Figures, Run, StageError
 
 
-def store_pairs(run: Run, folder: Storage, sources: Sequence[PairSource], setting: str = "predictor.pairs") -> dict[str, Figures]:
+def store_pairs(
+    run: Run, folder: Storage, sources: Sequence[PairSource], setting: str = "predictor.pairs"
+) -> dict[str, Figures]:
     """Write both sides of every pair of every set below `folder`; returns per set how many pairs there are, and rejections by reason.
 
     Before training, because a broken file should not cost one. Raises StageError for a set without a pair, or with more broken ones than
@@ -38,16 +40,24 @@ def _store(run: Run, source: PairSource, folder: Storage, setting: str) -> Figur
     num_pairs = 0
     while pairs := list(itertools.islice(kept, run.preset.rows.rows_per_file)):
         # Where a pair has a subset, its sides carry the name in place of the set's.
-        sides = [replace(side, source=pair.subset or source.name) for pair in pairs for side in (pair.chosen, pair.rejected)]
+        sides = [
+            replace(side, source=pair.subset or source.name) for pair in pairs for side in (pair.chosen, pair.rejected)
+        ]
         write_table(to_table(sides, run.schema), folder / "rows", f"part-{num_pairs:09d}.parquet")
         num_pairs += len(pairs)
-    require_enough(f"{setting} {source.name!r}", "pairs", num_pairs, rejected, run.preset.rows.max_rejected, source.uri, folder)
+    require_enough(
+        f"{setting} {source.name!r}", "pairs", num_pairs, rejected, run.preset.rows.max_rejected, source.uri, folder
+    )
     return {"pairs": num_pairs, "rejected": dict(Counter(r.reason for r in rejected))}
 
 
-def require_enough(what: str, kind: str, num_kept: int, rejected: Sequence[Rejected], allowed: float, uri: str, folder: Storage) -> None:
+def require_enough(
+    what: str, kind: str, num_kept: int, rejected: Sequence[Rejected], allowed: float, uri: str, folder: Storage
+) -> None:
     """Write what was rejected beside the rest; raise StageError for a set with nothing in it, or with more broken records than allowed."""
-    (folder / "rejected.jsonl").write_bytes("".join(json.dumps(vars(r), ensure_ascii=False) + "\n" for r in rejected).encode())
+    (folder / "rejected.jsonl").write_bytes(
+        "".join(json.dumps(vars(r), ensure_ascii=False) + "\n" for r in rejected).encode()
+    )
     if not num_kept or len(rejected) > allowed * (num_kept + len(rejected)):
         worst = "; ".join(f"{r.file} line {r.line}: {r.reason}, {r.detail}" for r in rejected[:3])
         raise StageError(
@@ -64,12 +74,26 @@ def _kept(found: Iterator[Pair | Rejected], rejected: list[Rejected]) -> Iterato
             yield pair
 
 
-def judge_pairs(run: Run, stored: Mapping[str, Figures], folder: Storage, arguments: Mapping[str, object], weights: Mapping[str, float]) -> dict[str, Figures]:
+def judge_pairs(
+    run: Run,
+    stored: Mapping[str, Figures],
+    folder: Storage,
+    arguments: Mapping[str, object],
+    weights: Mapping[str, float],
+) -> dict[str, Figures]:
     """Score both sides of the `stored` pairs with the predictor of `arguments`; returns the figures of each set."""
     figures = {}
     for name, counts in stored.items():
         sides, scored = folder / name / "rows", folder / name / "scored"
-        map_rows(f"predictor: pairs {name}", [sides], Annotator, arguments, run.preset.annotate.pool, scored, setting="annotate.pool")
+        map_rows(
+            f"predictor: pairs {name}",
+            [sides],
+            Annotator,
+            arguments,
+            run.preset.annotate.pool,
+            scored,
+            setting="annotate.pool",
+        )
         rows = (row for table in scored.tables() for row in from_table(table))
         figures[name] = counts | pair_figures(rows, weights, counts["pairs"], name)
     return figures
@@ -85,17 +109,30 @@ def pair_figures(sides: Iterator[Conversation], weights: Mapping[str, float], nu
     subset_of: dict[str, str] = {}
     for side in sides:
         pair, _, which = side.id.rpartition("-")
-        values.setdefault(pair, {})[which] = np.array([answer_score(side, weights), len(side.messages[-1].content), *_values(side, weights)])
+        values.setdefault(pair, {})[which] = np.array(
+            [answer_score(side, weights), len(side.messages[-1].content), *_values(side, weights)]
+        )
         subset_of[pair] = side.source
     assert [len(pair) for pair in values.values()] == [2] * num_pairs, "every pair comes back with both sides"
     chosen_P, rejected_P = (np.array([pair[which] for pair in values.values()]) for which in ("chosen", "rejected"))
     scored_P = ~np.isnan(chosen_P[:, 0] + rejected_P[:, 0])
-    score, length, *each = (pairwise_accuracy(a, b) for a, b in zip(chosen_P[scored_P].T, rejected_P[scored_P].T, strict=True))
+    score, length, *each = (
+        pairwise_accuracy(a, b) for a, b in zip(chosen_P[scored_P].T, rejected_P[scored_P].T, strict=True)
+    )
     alone = {name: found.get("accuracy") for name, found in zip(weights, each, strict=True)}
-    figures: Figures = {"unscored": int((~scored_P).sum()), "weights": dict(weights), "predictor": score, "length": length, "each_attribute": alone}
+    figures: Figures = {
+        "unscored": int((~scored_P).sum()),
+        "weights": dict(weights),
+        "predictor": score,
+        "length": length,
+        "each_attribute": alone,
+    }
     subset_P = np.array([subset_of[pair] for pair in values])
     if set(subset_of.values()) != {name}:
-        subsets = {str(s): pairwise_accuracy(chosen_P[subset_P == s, 0], rejected_P[subset_P == s, 0]) for s in np.unique(subset_P)}
+        subsets = {
+            str(s): pairwise_accuracy(chosen_P[subset_P == s, 0], rejected_P[subset_P == s, 0])
+            for s in np.unique(subset_P)
+        }
         figures |= {"subsets": subsets, "sections": sections(subsets)}
     rounded: Figures = plain(figures)
     return rounded

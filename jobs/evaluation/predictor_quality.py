@@ -25,10 +25,17 @@ def quality(schema: AttributeSchema, rated: Ratings, held_out: Ratings) -> Figur
     """
     calibration = matched_to_people(held_out.human_NA, held_out.predicted_NA, schema.names)
     means_NA = rated.training_means_NA(held_out)
-    attributes = {name: _attribute(name, held_out, column, means_NA[:, column], calibration) for column, name in enumerate(schema.names)}
+    attributes = {
+        name: _attribute(name, held_out, column, means_NA[:, column], calibration)
+        for column, name in enumerate(schema.names)
+    }
     r_AA, n_AA = collinearity(rated.human_NA)
     return {
-        "answers": {"rated": len(rated), "held_out": len(held_out), "unscored": int(np.isnan(held_out.predicted_NA).all(axis=1).sum())},
+        "answers": {
+            "rated": len(rated),
+            "held_out": len(held_out),
+            "unscored": int(np.isnan(held_out.predicted_NA).all(axis=1).sum()),
+        },
         "attributes": attributes,
         "calibration": calibration.model_dump(),
         "collinearity": {"names": list(schema.names), "spearman": plain(r_AA.tolist()), "n": n_AA.tolist()},
@@ -37,14 +44,20 @@ def quality(schema: AttributeSchema, rated: Ratings, held_out: Ratings) -> Figur
 
 def _attribute(name: str, held_out: Ratings, column: int, mean_N: np.ndarray, calibration: Calibration) -> Figures:
     """One attribute's figures; baselines are judged on the answers that the predictor scored."""
-    human_N, predicted_N, truth_N = (values_NA[:, column].astype(float) for values_NA in (held_out.human_NA, held_out.predicted_NA, held_out.truth_NA))
+    human_N, predicted_N, truth_N = (
+        values_NA[:, column].astype(float)
+        for values_NA in (held_out.human_NA, held_out.predicted_NA, held_out.truth_NA)
+    )
     human_N[np.isnan(predicted_N)] = np.nan
     mean = errors(human_N, mean_N)
     figures: Figures = errors(human_N, predicted_N) | {
         "std_human": _std(human_N),
         "std_predicted": _std(predicted_N[~np.isnan(human_N)]),
         "reliability": reliability(predicted_N, human_N),
-        "baselines": {"mean": {key: mean[key] for key in ("n", "mae", "rmse") if key in mean}, "length": {"spearman": spearman(human_N, held_out.length_N)}},
+        "baselines": {
+            "mean": {key: mean[key] for key in ("n", "mae", "rmse") if key in mean},
+            "length": {"spearman": spearman(human_N, held_out.length_N)},
+        },
     }
     if calibration.changes(name):
         stretched_N = calibration.of(name, predicted_N)
@@ -58,7 +71,10 @@ def _attribute(name: str, held_out: Ratings, column: int, mean_N: np.ndarray, ca
 
 def summary(figures: Figures) -> Figures:
     """Of `quality`'s figures, what fits a manifest: per attribute all but the bins."""
-    return {name: {key: _without_bins(value) for key, value in row.items() if key != "reliability"} for name, row in figures["attributes"].items()}
+    return {
+        name: {key: _without_bins(value) for key, value in row.items() if key != "reliability"}
+        for name, row in figures["attributes"].items()
+    }
 
 
 def _without_bins(value: Any) -> Any:

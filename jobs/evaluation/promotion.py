@@ -25,9 +25,20 @@ def verdict(run: Run, number: int, before: str, after: str, known: Figures | Non
             f"bootstrap {number}, {name}: steering {figures['mean_spearman']:.3f}, {settings.leading} off its best by {figures['leading_off_best']:.2f}, "
             f"distinct-2 {figures['drift']['distinct_2']:.3f}, {figures['drift']['words']:.1f} words"
         )
-    say(f"bootstrap {number}: {after} is promoted" if not fell else f"bootstrap {number}: {after} is NOT promoted, and no round follows: {'; '.join(fell)}")
+    say(
+        f"bootstrap {number}: {after} is promoted"
+        if not fell
+        else f"bootstrap {number}: {after} is NOT promoted, and no round follows: {'; '.join(fell)}"
+    )
     counts = {"questions": run.preset.bootstrap.num_questions, "answers": new["drift"]["texts"]}
-    return {"before": old, "after": new, "promoted": not fell, "fell": fell, "policy": before if fell else after, "counts": counts}
+    return {
+        "before": old,
+        "after": new,
+        "promoted": not fell,
+        "fell": fell,
+        "policy": before if fell else after,
+        "counts": counts,
+    }
 
 
 def judged(run: Run, what: str, policy: str, folder: Storage) -> Figures:
@@ -55,7 +66,9 @@ def falls(old: Figures, new: Figures, settings: BootstrapSettings) -> list[str]:
 
     def sentence(what: str, setting: str, before: float, after: float, fall: float) -> str:
         most = getattr(settings, setting)
-        return "" if most is None or fall <= most else f"{what} {before:.3f} -> {after:.3f} (bootstrap.{setting} {most:g})"
+        return (
+            "" if most is None or fall <= most else f"{what} {before:.3f} -> {after:.3f} (bootstrap.{setting} {most:g})"
+        )
 
     dials = old["mean_spearman"], new["mean_spearman"]
     off = old["leading_off_best"], new["leading_off_best"]

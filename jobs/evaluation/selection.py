@@ -49,9 +49,13 @@ class Round:
         """A file of them at a time, in the order of the prompts: three folders are read side by side, none is held."""
         rated = (row for table in (self.rated / "rows").tables() for row in from_table(table))
         waiting = next(rated, None)
-        for prompts, answers in zip((self.samples / "prompts").tables(), (self.samples / "answers").tables(), strict=True):
+        for prompts, answers in zip(
+            (self.samples / "prompts").tables(), (self.samples / "answers").tables(), strict=True
+        ):
             found = []
-            for prompt, row, finish in zip(prompts_from(prompts), from_table(answers), answers.column(FINISH).to_pylist(), strict=True):
+            for prompt, row, finish in zip(
+                prompts_from(prompts), from_table(answers), answers.column(FINISH).to_pylist(), strict=True
+            ):
                 is_rated = waiting is not None and waiting.id == row.id
                 found.append(Candidate(waiting if is_rated and waiting else row, finish, prompt.seed, is_rated))
                 waiting = next(rated, None) if is_rated else waiting
@@ -62,7 +66,9 @@ class Round:
 def select(run: Run, round: Round, folder: Storage) -> Figures:
     """Keep or drop every sample of the round, by the preset's rules; returns counts by reason and the drift figures of all samples."""
     as_label, settings = calibration(run), run.preset.bootstrap.selection
-    reasons = verdicts(lambda: (_sample(c, as_label) for file in round.candidates() for c in file), settings, run.schema)
+    reasons = verdicts(
+        lambda: (_sample(c, as_label) for file in round.candidates() for c in file), settings, run.schema
+    )
     counts: Counter[str] = Counter()
     manifest = run.manifest(round.policy) or {}
     origin = {"round": round.number, "policy": f"{round.policy}@{manifest.get('fingerprint', '')}"}
@@ -73,9 +79,16 @@ def select(run: Run, round: Round, folder: Storage) -> Figures:
         write_table(_lineage(decided, origin, as_label, run.schema), folder / "lineage", name)
         counts.update(reason or "kept" for _, reason in decided)
     if not counts["kept"]:
-        raise StageError(f"bootstrap {round.number}: none of {counts.total()} samples was kept ({_listed(counts)}); loosen bootstrap.selection")
-    say(f"bootstrap {round.number}: kept {counts['kept']:,} of {counts.total():,} samples; dropped: {_listed(counts - Counter(kept=counts['kept'])) or 'none'}")
-    return {"counts": {"samples": counts.total(), **counts}, "drift": drift(run, (c.row for file in round.candidates() for c in file if c.rated))}
+        raise StageError(
+            f"bootstrap {round.number}: none of {counts.total()} samples was kept ({_listed(counts)}); loosen bootstrap.selection"
+        )
+    say(
+        f"bootstrap {round.number}: kept {counts['kept']:,} of {counts.total():,} samples; dropped: {_listed(counts - Counter(kept=counts['kept'])) or 'none'}"
+    )
+    return {
+        "counts": {"samples": counts.total(), **counts},
+        "drift": drift(run, (c.row for file in round.candidates() for c in file if c.rated)),
+    }
 
 
 def _listed(counts: Mapping[str, int]) -> str:
@@ -85,12 +98,29 @@ def _listed(counts: Mapping[str, int]) -> str:
 def _sample(candidate: Candidate, as_label: Calibration) -> Sample:
     row = candidate.row
     question = repr((row.system, row.messages[:-1]))
-    return Sample(question, row.messages[-1].content, candidate.finish, row.requested[-1], as_label(row.predicted[-1]) if candidate.rated else {})
+    return Sample(
+        question,
+        row.messages[-1].content,
+        candidate.finish,
+        row.requested[-1],
+        as_label(row.predicted[-1]) if candidate.rated else {},
+    )
 
 
-def _lineage(decided: Iterable[tuple[Candidate, str]], origin: Mapping[str, object], as_label: Calibration, schema: AttributeSchema) -> pa.Table:
+def _lineage(
+    decided: Iterable[tuple[Candidate, str]],
+    origin: Mapping[str, object],
+    as_label: Calibration,
+    schema: AttributeSchema,
+) -> pa.Table:
     values = pa.struct([(name, pa.float32()) for name in schema.names])
-    columns = [("id", pa.string()), ("round", pa.int32()), ("policy", pa.string()), ("predictor", pa.string()), ("seed", pa.int64())]
+    columns = [
+        ("id", pa.string()),
+        ("round", pa.int32()),
+        ("policy", pa.string()),
+        ("predictor", pa.string()),
+        ("seed", pa.int64()),
+    ]
     columns += [("requested", values), ("predicted", values), ("label", values), ("distance", pa.float32())]
     columns += [("finish", pa.string()), ("words", pa.int32()), ("kept", pa.bool_()), ("reason", pa.string())]
     rows = []
@@ -100,7 +130,11 @@ def _lineage(decided: Iterable[tuple[Candidate, str]], origin: Mapping[str, obje
         rows.append(
             {
                 **{"id": row.id, **origin, "predictor": row.predictor, "seed": candidate.seed},
-                **{"requested": _all(row.requested[-1], schema), "predicted": _all(predicted, schema), "label": _all(sample.predicted, schema)},
+                **{
+                    "requested": _all(row.requested[-1], schema),
+                    "predicted": _all(predicted, schema),
+                    "label": _all(sample.predicted, schema),
+                },
                 **{"distance": sample.distance if predicted else None, "finish": candidate.finish},
                 **{"words": len(words(sample.answer)), "kept": not reason, "reason": reason},
             }

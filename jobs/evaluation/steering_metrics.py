@@ -36,7 +36,10 @@ def curves(schema: AttributeSchema, answers: Answers, num_resamples: int, seed: 
 def cross_talk(schema: AttributeSchema, answers: Answers) -> Figures:
     """Turn one dial, what moves? Slopes of all attributes, a row for each dial that was turned alone."""
     turned = {name: pairs for name in schema.names if (pairs := _of_group(answers, name))}
-    slopes = [[slope([r.requested[-1][dial] for r, _ in pairs], _column(pairs, name)) for name in schema.names] for dial, pairs in turned.items()]
+    slopes = [
+        [slope([r.requested[-1][dial] for r, _ in pairs], _column(pairs, name)) for name in schema.names]
+        for dial, pairs in turned.items()
+    ]
     return {"attributes": list(turned), "measured": list(schema.names), "slope": slopes}
 
 
@@ -44,11 +47,15 @@ def combined(schema: AttributeSchema, answers: Answers) -> list[Figures]:
     """Each setting of several dials: what was asked, the means that were got, and the mean distance of an answer's attribute from what was asked."""
     by_setting: dict[tuple[tuple[str, float], ...], list[tuple[Conversation, Values]]] = defaultdict(list)
     for row, values in _of_group(answers, COMBINED):
-        by_setting[tuple((name, row.requested[-1][name]) for name in schema.names if name in row.requested[-1])].append((row, values))
+        by_setting[tuple((name, row.requested[-1][name]) for name in schema.names if name in row.requested[-1])].append(
+            (row, values)
+        )
     found = []
     for setting, pairs in sorted(by_setting.items()):
         distances = [abs(values[name] - asked) for _, values in pairs for name, asked in setting if name in values]
-        found.append({"requested": dict(setting), "measured": _means(schema, pairs), "off": _mean(distances), "n": len(pairs)})
+        found.append(
+            {"requested": dict(setting), "measured": _means(schema, pairs), "off": _mean(distances), "n": len(pairs)}
+        )
     return found
 
 
@@ -59,7 +66,16 @@ def dialogue(schema: AttributeSchema, answers: Answers) -> Figures:
         pairs = _of_group(answers, f"{DIALOGUE}{dial.name}")
         if pairs:
             second = [dial.high, dial.low]
-            means = [_mean([values[dial.name] for row, values in pairs if row.requested[-1][dial.name] == asked and dial.name in values]) for asked in second]
+            means = [
+                _mean(
+                    [
+                        values[dial.name]
+                        for row, values in pairs
+                        if row.requested[-1][dial.name] == asked and dial.name in values
+                    ]
+                )
+                for asked in second
+            ]
             found[dial.name] = {"first": second[::-1], "second": second, "measured_second": means, "n": len(pairs)}
     return found
 
@@ -72,7 +88,9 @@ def judge(schema: AttributeSchema, answers: Answers) -> Figures:
     """
     found = {}
     for name in schema.names:
-        turned = [(row, values) for row, values in answers.measured if row.group in (name, COMBINED, f"{DIALOGUE}{name}")]
+        turned = [
+            (row, values) for row, values in answers.measured if row.group in (name, COMBINED, f"{DIALOGUE}{name}")
+        ]
         everywhere = _trust(answers.measured, name) | {"ceiling": spearman_ceiling(_column(answers.measured, name))}
         found[name] = _trust(turned, name) | {"everywhere": everywhere}
     return found
@@ -86,10 +104,16 @@ def _trust(pairs: Pairs, name: str) -> Figures:
 
 def judge_note(figures: Figures) -> str:
     """A sentence that says of which attributes the predictor is to be doubted."""
-    doubted = {name: row["spearman"] for name, row in figures.items() if not row["spearman"] >= TRUSTED}  # NaN is no reason to trust
+    doubted = {
+        name: row["spearman"] for name, row in figures.items() if not row["spearman"] >= TRUSTED
+    }  # NaN is no reason to trust
     if not doubted:
-        return f"The predictor ranks answers as the truth does, with a Spearman of {TRUSTED} or more, on every attribute."
-    listed = ", ".join(f"{name} ({'unknown' if math.isnan(value) else f'{value:.3f}'})" for name, value in doubted.items())
+        return (
+            f"The predictor ranks answers as the truth does, with a Spearman of {TRUSTED} or more, on every attribute."
+        )
+    listed = ", ".join(
+        f"{name} ({'unknown' if math.isnan(value) else f'{value:.3f}'})" for name, value in doubted.items()
+    )
     return f"Under a Spearman of {TRUSTED} with the truth, so that what the predictor says of them is to be doubted: {listed}."
 
 
@@ -99,7 +123,10 @@ def length(schema: AttributeSchema, answers: Answers) -> Figures:
     asked = [f"{row.group} {sorted(row.requested[-1].items())}" for row, _ in answers.measured]
     columns = {name: _column(answers.measured, name) for name in schema.names}
     return {
-        name: {"spearman_words": spearman(num_words, values), "partial_spearman": partial_spearman(num_words, values, asked)}
+        name: {
+            "spearman_words": spearman(num_words, values),
+            "partial_spearman": partial_spearman(num_words, values, asked),
+        }
         for name, values in columns.items()
     }
 

@@ -20,7 +20,9 @@ def require_token(repo: str) -> None:
     try:
         validate_repo_id(repo)
     except HFValidationError as error:
-        raise StageError(f"push is {repo!r}, which is no name of a repository on the hub: {error}; write owner/name") from None
+        raise StageError(
+            f"push is {repo!r}, which is no name of a repository on the hub: {error}; write owner/name"
+        ) from None
     if not os.environ.get(TOKEN):
         raise StageError(
             f"push is {repo}, but {TOKEN} is not set in the environment; put a token with write access there (https://huggingface.co/settings/tokens), "
@@ -36,8 +38,12 @@ def push(folder: Storage, repo: str, kind: Literal["model", "dataset"], private:
     try:
         with tempfile.TemporaryDirectory() as local:
             address = str(api.create_repo(repo, repo_type=kind, private=private, exist_ok=True))
-            api.upload_folder(repo_id=repo, repo_type=kind, folder_path=folder.download(local), commit_message="python -m jobs.export")
+            api.upload_folder(
+                repo_id=repo, repo_type=kind, folder_path=folder.download(local), commit_message="python -m jobs.export"
+            )
     except (HTTPError, OSError, ValueError) as error:
         said = " ".join(str(error).split()).replace(token, f"${TOKEN}")
-        raise StageError(f"{folder.uri} is whole, but {repo} did not take it: {said or type(error).__name__}; run the same command again") from None
+        raise StageError(
+            f"{folder.uri} is whole, but {repo} did not take it: {said or type(error).__name__}; run the same command again"
+        ) from None
     return address

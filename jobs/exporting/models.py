@@ -37,7 +37,9 @@ def write_model(run: Run, wanted: WantedModel, folder: Storage) -> Figures:
     model = run.folder(stage) / "model"
     names = [name for name in model.names() if name not in (CARD, GENERATION)]
     if not any(name.endswith(".safetensors") for name in names):
-        raise StageError(f"{model.uri} has no weights (*.safetensors); delete {run.folder(stage).uri} and run `python -m jobs.run` again")
+        raise StageError(
+            f"{model.uri} has no weights (*.safetensors); delete {run.folder(stage).uri} and run `python -m jobs.run` again"
+        )
     local = local_folder(model.uri)
     schema = load_format(local).schema
     schema.require_same(run.schema, f"the {wanted.kind} at {model.uri}", "the run")
@@ -56,9 +58,15 @@ def _stage(run: Run, wanted: WantedModel) -> str:
     if wanted.kind == "predictor":
         name = "predictor"
     else:
-        name = Rounds().promoted(run, run.preset.bootstrap.rounds) if wanted.round is None else Rounds().policy(wanted.round)
+        name = (
+            Rounds().promoted(run, run.preset.bootstrap.rounds)
+            if wanted.round is None
+            else Rounds().policy(wanted.round)
+        )
     if run.manifest(name) is None or not (run.folder(name) / "model").exists():
-        raise StageError(f"{name} is not finished in {run.root.uri}, so there is no model to export; run `python -m jobs.run` with the same preset first")
+        raise StageError(
+            f"{name} is not finished in {run.root.uri}, so there is no model to export; run `python -m jobs.run` with the same preset first"
+        )
     return name
 
 

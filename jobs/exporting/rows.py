@@ -54,13 +54,23 @@ def write_rows(run: Run, wanted: WantedRows, folder: Storage) -> Figures:
             (folder / name).write_bytes(b"".join(lines))
             counts["parts"] += 1
     if not counts["rows"]:
-        raise StageError(f"nothing to export: none of the {skipped.total()} rows at {source.uri} was left ({dict(skipped) or 'there are none'})")
-    figures: Figures = {"stage": stage, "format": wanted.format, "rows": counts["rows"], "parts": counts["parts"], "left_out": dict(+skipped)}
+        raise StageError(
+            f"nothing to export: none of the {skipped.total()} rows at {source.uri} was left ({dict(skipped) or 'there are none'})"
+        )
+    figures: Figures = {
+        "stage": stage,
+        "format": wanted.format,
+        "rows": counts["rows"],
+        "parts": counts["parts"],
+        "left_out": dict(+skipped),
+    }
     if writer:
         figures |= {"values": writer.values, "answers": counts["answers"], "rated_answers": counts["rated"]}
         figures |= {"lost": dict(+lost), "not_carried": [*NOT_CARRIED]}
     (folder / "README.md").write_bytes(_card(run, wanted, figures).encode())
-    say(f"{stage}: {counts['rows']:,} rows as {wanted.format}; left out: {dict(+skipped) or 'none'}; lost: {dict(+lost) or 'nothing'}")
+    say(
+        f"{stage}: {counts['rows']:,} rows as {wanted.format}; left out: {dict(+skipped) or 'none'}; lost: {dict(+lost) or 'nothing'}"
+    )
     return figures
 
 
@@ -71,9 +81,13 @@ def _stage(run: Run, wanted: WantedRows) -> str:
         rounds = [wanted.round] if wanted.round else range(run.preset.bootstrap.rounds, 0, -1)
         names = [f"bootstrap-{number}/selected" for number in rounds]
         # A round that was not run, because the one before was not promoted, has a manifest, but no samples.
-        name = next((n for n in names if (run.folder(n) / "rows").exists()), names[0] if names else "bootstrap-1/selected")
+        name = next(
+            (n for n in names if (run.folder(n) / "rows").exists()), names[0] if names else "bootstrap-1/selected"
+        )
     if run.manifest(name) is None or not (run.folder(name) / "rows").exists():
-        raise StageError(f"{name} is not finished in {run.root.uri}, so there are no rows to export; run `python -m jobs.run` with the same preset first")
+        raise StageError(
+            f"{name} is not finished in {run.root.uri}, so there are no rows to export; run `python -m jobs.run` with the same preset first"
+        )
     return name
 
 
@@ -84,7 +98,9 @@ class _Writer:
         self._schema, self._format, self._wanted = run.schema, format, wanted
         self.values: ValueKind = wanted.values or ("human" if wanted.what == "rows" else "labels")
         if self.values != "human" and wanted.what == "rows":
-            raise StageError(f"values is {self.values}, and rows have people's alone; set what=annotated, or values=human")
+            raise StageError(
+                f"values is {self.values}, and rows have people's alone; set what=annotated, or values=human"
+            )
         self._calibration = calibration(run) if self.values == "labels" else Calibration()
         self._labels = run.preset.policy.labels if self.values == "labels" else self.values
 
@@ -115,7 +131,9 @@ def _card(run: Run, wanted: WantedRows, figures: Figures) -> str:
         front["dataset_info"] = {"features": hub_features(run.schema, wanted.format)}
     reads = 'from datasets import load_dataset\n\nrows = load_dataset("FOLDER", split="train")  # this folder, or its name on the hub'
     one_file = "" if wanted.format == "parquet" else f"\nTools that want one file: `cat *.{suffix} > all.{suffix}`.\n"
-    attributes = "\n".join(f"| {a.name} | {a.low} to {a.high} | {a.better} | {a.meaning} |" for a in run.schema.attributes)
+    attributes = "\n".join(
+        f"| {a.name} | {a.low} to {a.high} | {a.better} | {a.meaning} |" for a in run.schema.attributes
+    )
     counted = "\n".join(f"| {name} | {value} |" for name, value in figures.items())
     return (
         f"{front_matter(front)}\n# {run.preset.run}: {figures['stage']}\n\n```python\n{reads}\n```\n{one_file}\n"

@@ -76,7 +76,9 @@ class JudgeEndpoint:
 
     def __init__(self, settings: JudgeSettings):
         self._settings, self._key = settings, key_of(settings)
-        self._client = openai.OpenAI(base_url=settings.base_url, api_key=self._key or "none", max_retries=0, timeout=settings.timeout_s)
+        self._client = openai.OpenAI(
+            base_url=settings.base_url, api_key=self._key or "none", max_retries=0, timeout=settings.timeout_s
+        )
         self._stopped = threading.Event()
         self._why_stopped = ""
         self._lock = threading.Lock()
@@ -96,7 +98,9 @@ class JudgeEndpoint:
                 return failure
             wait_s = self._backoff_s(retries) if told_s is None else told_s
             if told_s is not None and told_s > self._settings.max_wait_s:
-                failure = Failure(failure.reason, f"{failure.detail} (it says: come back in {told_s:.0f} s)", False, retries)
+                failure = Failure(
+                    failure.reason, f"{failure.detail} (it says: come back in {told_s:.0f} s)", False, retries
+                )
             if retries == self._settings.max_retries or wait_s > self._settings.max_wait_s:
                 self._count(failure)
                 return failure
@@ -124,7 +128,9 @@ class JudgeEndpoint:
             # All fields go in as they are: the client's own names and types are those of OpenAI's newest models.
             found = self._client.chat.completions.create(
                 model=self._settings.model,
-                messages=[{"role": "system", "content": system}, {"role": "user", "content": prompt}] if system else [{"role": "user", "content": prompt}],
+                messages=[{"role": "system", "content": system}, {"role": "user", "content": prompt}]
+                if system
+                else [{"role": "user", "content": prompt}],
                 extra_body=self._settings.options,
             )
         except openai.APIStatusError as error:
@@ -143,8 +149,12 @@ class JudgeEndpoint:
         message = getattr(choice, "message", None)
         if message is None:
             return Failure("garbled body", f"no chat completion: {self._clean(found)}", False, retries)
-        prompt_tokens, reply_tokens = (found.usage.prompt_tokens, found.usage.completion_tokens) if found.usage else (None, None)
-        return Reply(message.content or "", getattr(choice, "finish_reason", None) or "", prompt_tokens, reply_tokens, retries)
+        prompt_tokens, reply_tokens = (
+            (found.usage.prompt_tokens, found.usage.completion_tokens) if found.usage else (None, None)
+        )
+        return Reply(
+            message.content or "", getattr(choice, "finish_reason", None) or "", prompt_tokens, reply_tokens, retries
+        )
 
     def _of_status(self, error: openai.APIStatusError, retries: int) -> Failure:
         status, detail = error.status_code, self._clean(error)
@@ -155,12 +165,16 @@ class JudgeEndpoint:
             ) from None
         passing = status in AGAIN or status >= 500
         # A 403 is a filter's for one prompt with some, the key's with others: it counts as an error, and is asked again by the next run.
-        return Failure(f"{status} {error.code}" if error.code else str(status), detail, not passing and status != 403, retries)
+        return Failure(
+            f"{status} {error.code}" if error.code else str(status), detail, not passing and status != 403, retries
+        )
 
     def _count(self, outcome: Reply | Failure) -> None:
         """An endpoint that is down is not asked a thousand times."""
         with self._lock:
-            self._given_up_in_a_row = self._given_up_in_a_row + 1 if isinstance(outcome, Failure) and not outcome.lasting else 0
+            self._given_up_in_a_row = (
+                self._given_up_in_a_row + 1 if isinstance(outcome, Failure) and not outcome.lasting else 0
+            )
             down = self._given_up_in_a_row >= self._settings.give_up_after
         if down and isinstance(outcome, Failure) and not self._stopped.is_set():
             raise self._unusable(

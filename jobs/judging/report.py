@@ -15,14 +15,24 @@ BELOW: Figures = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.12), "ncols"
 """Where a legend hides no bar."""
 
 
-def figures_of(verdicts: Sequence[Verdict], models: Sequence[str], reference: str, resamples: int, seed: int) -> Figures:
+def figures_of(
+    verdicts: Sequence[Verdict], models: Sequence[str], reference: str, resamples: int, seed: int
+) -> Figures:
     """`models` in the order of the report: each pair is told from the side of the one named first."""
     found = duels(verdicts, models)
     met = list(dict.fromkeys((d.one, d.other) for d in found))
     pairs = []
     for one, other in met:
         theirs = [d for d in found if (d.one, d.other) == (one, other)]
-        pairs.append({"model": one, "against": other, **tally(theirs), "categories": by("category", theirs), "turns": by("turn", theirs)})
+        pairs.append(
+            {
+                "model": one,
+                "against": other,
+                **tally(theirs),
+                "categories": by("category", theirs),
+                "turns": by("turn", theirs),
+            }
+        )
     marks = {model: rated(verdicts, model) for model in models}
     singles = any(v.kind == "single" for v in verdicts)
     others = [model for model in models if model != reference] if any(marks.values()) else []
@@ -34,7 +44,11 @@ def figures_of(verdicts: Sequence[Verdict], models: Sequence[str], reference: st
         "ratings": ratings(games(found), resamples, seed),
         "single": {model: mean_rating(marks[model], resamples, seed) for model in models} if singles else {},
         "percent_of_reference": {model: percent(marks[model], marks[reference], resamples, seed) for model in others},
-        "counts": {kind: problems([v for v in verdicts if v.kind == kind]) for kind in ("pair", "single") if any(v.kind == kind for v in verdicts)},
+        "counts": {
+            kind: problems([v for v in verdicts if v.kind == kind])
+            for kind in ("pair", "single")
+            if any(v.kind == kind for v in verdicts)
+        },
     }
 
 
@@ -52,24 +66,44 @@ def table(report: Figures) -> list[str]:
             f"Elo {found['elo']:7.1f}{_span(found['elo_interval'])}   {found['games']} games"
         )
     for model, found in report["single"].items():
-        mean = "no rating" if found["mean"] is None else f"rated {found['mean']:.2f} of 10{_span(found['interval'])}, {found['n']} answers"
-        lines.append(f"  {model:32} {mean}{''.join(f'  turn {turn}: {value:.2f}' for turn, value in found['turns'].items())}")
+        mean = (
+            "no rating"
+            if found["mean"] is None
+            else f"rated {found['mean']:.2f} of 10{_span(found['interval'])}, {found['n']} answers"
+        )
+        lines.append(
+            f"  {model:32} {mean}{''.join(f'  turn {turn}: {value:.2f}' for turn, value in found['turns'].items())}"
+        )
     for model, found in report["percent_of_reference"].items():
         if found["percent"] is not None:
-            lines.append(f"  {model:32} {found['percent']:.1f} % of {report['reference_model']}{_span(found['interval'])}, {found['n']} answers")
-            lines.append("    " + "  ".join(f"{name or 'no category'} {value:.1f}" for name, value in found["categories"].items()))
+            lines.append(
+                f"  {model:32} {found['percent']:.1f} % of {report['reference_model']}{_span(found['interval'])}, {found['n']} answers"
+            )
+            lines.append(
+                "    "
+                + "  ".join(f"{name or 'no category'} {value:.1f}" for name, value in found["categories"].items())
+            )
     for kind, found in report["counts"].items():
         errors = "".join(f", {n} x {reason}" for reason, n in found["errors"].items())
-        lines.append(f"{kind}: {found['verdicts']} verdicts of {found['judged']}; {found['unparsable']} unparsable{errors}")
+        lines.append(
+            f"{kind}: {found['verdicts']} verdicts of {found['judged']}; {found['unparsable']} unparsable{errors}"
+        )
     return lines
 
 
 def _pair_lines(pair: Figures) -> list[str]:
     def line(name: str, found: Figures) -> str:
-        rate = "      -" if found["win_rate"] is None else f"{100 * found['win_rate']:6.1f} %{_span(found['interval'], 100)}"
+        rate = (
+            "      -"
+            if found["win_rate"] is None
+            else f"{100 * found['win_rate']:6.1f} %{_span(found['interval'], 100)}"
+        )
         return f"  {name:24} {found['win']:5} {found['tie']:5} {found['loss']:5} {found['without_verdict']:10}  {rate}"
 
-    lines = [f"{pair['model']} against {pair['against']}", f"  {'':24} {'win':>5} {'tie':>5} {'loss':>5} {'no verdict':>10}  win rate, a tie half"]
+    lines = [
+        f"{pair['model']} against {pair['against']}",
+        f"  {'':24} {'win':>5} {'tie':>5} {'loss':>5} {'no verdict':>10}  win rate, a tie half",
+    ]
     lines += [line(name or "no category", found) for name, found in pair["categories"].items()]
     if len(pair["turns"]) > 1:
         lines += [line(f"turn {turn}", found) for turn, found in pair["turns"].items()]
@@ -94,8 +128,18 @@ def plot(report: Figures, title: str, target: Storage) -> None:
     for shift, kind in ((-0.1, "bradley_terry"), (0.1, "elo")):
         found = [report["ratings"][m] for m in models]
         # A mean over orders may lie outside an interval over questions, by a hair.
-        spread = [[max(0, f[kind] - f[f"{kind}_interval"][0]) for f in found], [max(0, f[f"{kind}_interval"][1] - f[kind]) for f in found]]
-        strengths.errorbar([f[kind] for f in found], [i + shift for i in range(len(models))], xerr=spread, fmt="o", capsize=4, label=kind.replace("_", " "))
+        spread = [
+            [max(0, f[kind] - f[f"{kind}_interval"][0]) for f in found],
+            [max(0, f[f"{kind}_interval"][1] - f[kind]) for f in found],
+        ]
+        strengths.errorbar(
+            [f[kind] for f in found],
+            [i + shift for i in range(len(models))],
+            xerr=spread,
+            fmt="o",
+            capsize=4,
+            label=kind.replace("_", " "),
+        )
     strengths.set(title="ratings, 95 % over questions", yticks=range(len(models)), yticklabels=models)
     if models:
         strengths.invert_yaxis()
@@ -122,8 +166,15 @@ def _plot_outcomes(axes: matplotlib.axes.Axes, pair: Figures) -> None:
 def _plot_marks(axes: matplotlib.axes.Axes, singles: Figures) -> None:
     names = list(dict.fromkeys(name for found in singles.values() for name in found["categories"]))
     for i, (model, found) in enumerate(singles.items()):
-        places = [n + 0.8 * (i + 0.5) / len(singles) - 0.4 for n, name in enumerate(names) if name in found["categories"]]
-        axes.barh(places, [found["categories"][name] for name in names if name in found["categories"]], height=0.7 / len(singles), label=model)
+        places = [
+            n + 0.8 * (i + 0.5) / len(singles) - 0.4 for n, name in enumerate(names) if name in found["categories"]
+        ]
+        axes.barh(
+            places,
+            [found["categories"][name] for name in names if name in found["categories"]],
+            height=0.7 / len(singles),
+            label=model,
+        )
     axes.set(title="rating of single answers", xlim=(0, 10), yticks=range(len(names)), yticklabels=names)
     if names:
         axes.invert_yaxis()

@@ -129,7 +129,9 @@ class Judging(Record):
     @model_validator(mode="after")
     def _what(self) -> "Judging":
         if self.judgements and (self.answers or self.references or self.prompts or self.limit):
-            raise ValueError("judgements are stored ones, so answers, references, prompts and limit are not read: leave them out")
+            raise ValueError(
+                "judgements are stored ones, so answers, references, prompts and limit are not read: leave them out"
+            )
         if not self.judgements and not (self.questions and self.answers):
             raise ValueError("nothing to judge: set questions and answers, or judgements to score stored ones again")
         if not self.judgements and not self.judge.model:

@@ -28,7 +28,10 @@ def audit(what: str, sources: Sequence[Storage], target: Storage, stamp: str = "
     num_buckets = max(1, -(-num_rows // IDS_PER_BUCKET))
     read = ray.remote(num_cpus=CPUS_PER_TASK, max_retries=-1, num_returns=1 + num_buckets)(audit_files)
     compare = ray.remote(num_cpus=CPUS_PER_TASK, max_retries=-1)(num_doubled)
-    refs = [read.remote(files, output, num_buckets) for files in _tasks(inputs, max(ROWS_PER_TASK, ROWS_PER_TASK_AND_BUCKET * num_buckets))]
+    refs = [
+        read.remote(files, output, num_buckets)
+        for files in _tasks(inputs, max(ROWS_PER_TASK, ROWS_PER_TASK_AND_BUCKET * num_buckets))
+    ]
     doubled = [compare.remote(*bucket) for bucket in zip(*(r[1:] for r in refs), strict=True)]
     files: list[FileAudit] = [file for verdicts in ray.get([r[0] for r in refs]) for file in verdicts]
     extra = sorted(set(target.names(".parquet")) - {i.part for i in inputs})
@@ -55,8 +58,14 @@ def _require(what: str, files: Sequence[FileAudit], doubled: int, extra: Sequenc
     lost, unknown = (sum(getattr(f, name) for f in files) for name in ("lost", "unknown"))
     names = [f.part for f in bad] + list(extra)
     reasons = ["rows in another order" for f in bad if not f.in_order and not (f.lost or f.unknown)][:1]
-    reasons += [f"{f.part} is of another making ({f.stamp or 'unstamped'})" for f in bad if f.stamp != stamp and f.found][:1]
-    where = f"; see {', '.join(names[:3])}{' and others' if len(names) > 3 else ''}" if names else "; the same id is in two files of the input"
+    reasons += [
+        f"{f.part} is of another making ({f.stamp or 'unstamped'})" for f in bad if f.stamp != stamp and f.found
+    ][:1]
+    where = (
+        f"; see {', '.join(names[:3])}{' and others' if len(names) > 3 else ''}"
+        if names
+        else "; the same id is in two files of the input"
+    )
     raise StageError(
         f"{what}: {sum(f.rows for f in files)} rows in, {sum(f.found for f in files)} out: {lost} lost, {unknown} unknown, {doubled} doubled"
         f"{''.join(f', {r}' for r in reasons)}{where}; delete the stage's folder and run again"

@@ -69,9 +69,21 @@ def fit(
         say(f"{what}: trained before")
         return dict(finished.read_json())
     if tracking != "none" and importlib.util.find_spec(tracking) is None:
-        raise StageError(f"tracking is {tracking}, which is not installed; pip install {tracking} on every node, or set tracking to none")
-    say(f"{what}: Ray Train, {settings.num_workers} workers, DeepSpeed ZeRO stage {settings.zero_stage}, {settings.precision}")
-    feed = Feed(examples, split or Split(), settings.row_tokens, settings.rows_per_step, settings.epochs, settings.seed, weights or {})
+        raise StageError(
+            f"tracking is {tracking}, which is not installed; pip install {tracking} on every node, or set tracking to none"
+        )
+    say(
+        f"{what}: Ray Train, {settings.num_workers} workers, DeepSpeed ZeRO stage {settings.zero_stage}, {settings.precision}"
+    )
+    feed = Feed(
+        examples,
+        split or Split(),
+        settings.row_tokens,
+        settings.rows_per_step,
+        settings.epochs,
+        settings.seed,
+        weights or {},
+    )
     trainer = _trainer(Assignment(what, task, settings, feed, output.uri, tracking), output)
     for mark in (MISTAKE, STOP):
         (output / mark).remove()
@@ -80,7 +92,9 @@ def fit(
             trainer.fit()
     except TrainingFailedError as error:
         causes = getattr(error, "worker_failures", {}).values()
-        raise StageError(f"{what} failed: {'; '.join(sorted({str(c).strip().splitlines()[-1] for c in causes})) or error}") from error
+        raise StageError(
+            f"{what} failed: {'; '.join(sorted({str(c).strip().splitlines()[-1] for c in causes})) or error}"
+        ) from error
     if (output / MISTAKE).exists():
         raise StageError(f"{what} failed: {(output / MISTAKE).read_text()}")
     if (output / STOP).exists():

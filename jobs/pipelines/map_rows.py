@@ -76,21 +76,33 @@ def map_rows(
     if missing := parts.num_missing:
         say(preflight(_demand(what, pool, missing, setting)))
     prepare = worker.companion(arguments) if hasattr(worker, "companion") else None
-    with Progress(what, parts.num_rows, parts.num_pieces, parts.rows_before, parts.num_pieces - missing, PipelineMetrics(what)) as progress:
+    with Progress(
+        what, parts.num_rows, parts.num_pieces, parts.rows_before, parts.num_pieces - missing, PipelineMetrics(what)
+    ) as progress:
         for shards in _waves(parts.missing()):
             for shard in _finished(what, shards, worker, arguments, prepare, pool, output, beside):
                 tally = json.loads(shard["tally"])
-                progress.add(int(tally["rows"]), *(tally.get(name, 0) for name in ("tokens", "filled_tokens", "budget_tokens")))
+                progress.add(
+                    int(tally["rows"]), *(tally.get(name, 0) for name in ("tokens", "filled_tokens", "budget_tokens"))
+                )
                 parts.piece_done(shard["part"])
         tally = parts.finish()
     speed = round(progress.rows / progress.seconds, 1)
-    return {"rows": parts.num_rows, "rows_before": parts.rows_before, "seconds": round(progress.seconds, 1), "rows_per_s": speed, "tally": tally}
+    return {
+        "rows": parts.num_rows,
+        "rows_before": parts.rows_before,
+        "seconds": round(progress.seconds, 1),
+        "rows_per_s": speed,
+        "tally": tally,
+    }
 
 
 class _Parts:
     """Which pieces are there, which parts are whole; a part's pieces are merged by a Ray task as soon as the last is there."""
 
-    def __init__(self, what: str, inputs: Sequence[Input], output: Output, batch_rows: int, order: Callable[[Shard], Any] | None):
+    def __init__(
+        self, what: str, inputs: Sequence[Input], output: Output, batch_rows: int, order: Callable[[Shard], Any] | None
+    ):
         self._what, self._inputs, self._output, self._batch_rows, self._order = what, inputs, output, batch_rows, order
         output.sweep()
         self._tallies: dict[str, Tally] = output.finished(inputs)
@@ -106,7 +118,13 @@ class _Parts:
 
     def missing(self) -> Iterator[Shard]:
         """The shards to do, in order."""
-        missing = (s for i in self._inputs if i.part not in self._tallies for s in self._shards(i) if s.piece not in self._pieces)
+        missing = (
+            s
+            for i in self._inputs
+            if i.part not in self._tallies
+            for s in self._shards(i)
+            if s.piece not in self._pieces
+        )
         return iter(sorted(missing, key=self._order)) if self._order else missing
 
     def _shards(self, file: Input) -> list[Shard]:
@@ -123,7 +141,11 @@ class _Parts:
         self._merging[self._merge.remote(part, pieces, self._output)] = part
 
     def _collect(self, timeout_s: float | None) -> None:
-        done, _ = ray.wait(list(self._merging), num_returns=len(self._merging), timeout=timeout_s) if self._merging else ([], [])
+        done, _ = (
+            ray.wait(list(self._merging), num_returns=len(self._merging), timeout=timeout_s)
+            if self._merging
+            else ([], [])
+        )
         for ref in done:
             try:
                 self._tallies[self._merging.pop(ref)] = ray.get(ref)
@@ -144,7 +166,15 @@ class _Parts:
 
 def _demand(what: str, pool: WorkerPool, num_shards: int, setting: str) -> Demand:
     most = min(pool.num_actors, num_shards)
-    return Demand(what, min(pool.min_actors or most, most), most, pool.cpus_per_actor, pool.gpus_per_actor, setting, labels=pool.labels)
+    return Demand(
+        what,
+        min(pool.min_actors or most, most),
+        most,
+        pool.cpus_per_actor,
+        pool.gpus_per_actor,
+        setting,
+        labels=pool.labels,
+    )
 
 
 def _waves(shards: Iterable[Shard]) -> Iterator[list[Shard]]:
@@ -199,7 +229,9 @@ def _leaving(cpus: float) -> Iterator[None]:
     context = ray.data.DataContext.get_current()
     if cpus:
         context = context.copy()
-        context.execution_options.resource_limits = ExecutionResources.for_limits(cpu=ray.cluster_resources()["CPU"] - cpus)
+        context.execution_options.resource_limits = ExecutionResources.for_limits(
+            cpu=ray.cluster_resources()["CPU"] - cpus
+        )
     with ray.data.DataContext.current(context):
         yield
 

@@ -10,14 +10,23 @@ from jobs.runner.stage import Figures, Run
 
 
 def sample(
-    run: Run, what: str, policy: Storage, prompts: Storage, target: Storage, temperature: float, stamp: str = "", keep_too_long: bool = False
+    run: Run,
+    what: str,
+    policy: Storage,
+    prompts: Storage,
+    target: Storage,
+    temperature: float,
+    stamp: str = "",
+    keep_too_long: bool = False,
 ) -> Figures:
     """Answer all `prompts` with `policy` into `target`; with a `stamp`, those that are not answered yet. `keep_too_long`: see `Sampler`."""
     settings = run.preset.sampling
     arguments = {
         "policy": (policy / "model").uri,
         "schema": run.schema,
-        "sampling": Sampling(max_tokens=settings.max_tokens, temperature=temperature, top_k=settings.top_k, top_p=settings.top_p),
+        "sampling": Sampling(
+            max_tokens=settings.max_tokens, temperature=temperature, top_k=settings.top_k, top_p=settings.top_p
+        ),
         "max_slots": settings.max_slots,
         "dtype": settings.pool.dtype,
         "num_threads": max(1, int(settings.pool.cpus_per_actor)),

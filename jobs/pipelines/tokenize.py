@@ -37,7 +37,16 @@ class Tokenising:
 
     def all(self, beside: Beside | None = None) -> Figures:
         """Tokenise all rows."""
-        return map_rows(f"{self.what}: tokenise", self.sources, self.maker, self.arguments, POOL, self.target, self.stamp, beside=beside)
+        return map_rows(
+            f"{self.what}: tokenise",
+            self.sources,
+            self.maker,
+            self.arguments,
+            POOL,
+            self.target,
+            self.stamp,
+            beside=beside,
+        )
 
     @contextlib.contextmanager
     def meanwhile(self, learner: LearnerSettings) -> Iterator[Corpus]:

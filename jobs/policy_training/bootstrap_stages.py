@@ -35,14 +35,43 @@ class BootstrapStages:
         before = self.rounds.policy(number - 1)
         samples, rated, selected, policy, verdict = (self.rounds.stage(number, kind) for kind in KINDS)
         stages = [
-            Stage(samples, ("predictor", "annotated", before), _sampling_settings, partial(self._samples, number=number), resumes=True),
-            Stage(rated, (samples, "predictor"), lambda preset: {}, partial(self._rated, number=number), resumes=True, contents=predictor_weights),
-            Stage(selected, (samples, rated, "predictor", before), _selection_settings, partial(self._selected, number=number)),
-            Stage(policy, (selected, "predictor", "annotated", before, "base"), _training_settings, partial(self._train, number=number), resumes=True),
-            Stage(verdict, (policy, before, "rows", "predictor"), _verdict_settings, partial(self._verdict, number=number)),
+            Stage(
+                samples,
+                ("predictor", "annotated", before),
+                _sampling_settings,
+                partial(self._samples, number=number),
+                resumes=True,
+            ),
+            Stage(
+                rated,
+                (samples, "predictor"),
+                lambda preset: {},
+                partial(self._rated, number=number),
+                resumes=True,
+                contents=predictor_weights,
+            ),
+            Stage(
+                selected,
+                (samples, rated, "predictor", before),
+                _selection_settings,
+                partial(self._selected, number=number),
+            ),
+            Stage(
+                policy,
+                (selected, "predictor", "annotated", before, "base"),
+                _training_settings,
+                partial(self._train, number=number),
+                resumes=True,
+            ),
+            Stage(
+                verdict, (policy, before, "rows", "predictor"), _verdict_settings, partial(self._verdict, number=number)
+            ),
         ]
         follows = (self.rounds.verdict(number - 1),) if number > 1 else ()
-        return [replace(s, needs=(*s.needs, *follows), work=partial(self._unless_over, work=s.work, number=number)) for s in stages]
+        return [
+            replace(s, needs=(*s.needs, *follows), work=partial(self._unless_over, work=s.work, number=number))
+            for s in stages
+        ]
 
     def _unless_over(self, run: Run, folder: Storage, work: Callable[[Run, Storage], Figures], number: int) -> Figures:
         last = (run.manifest(self.rounds.verdict(number - 1)) or {}).get("figures", {})
@@ -62,12 +91,24 @@ class BootstrapStages:
         asked = combinations(values, run.schema, settings.leading, settings.min_count, settings.leading_at_least)
         say(f"bootstrap {number}: {len(asked)} attribute combinations with {settings.leading} at its best")
         source = bootstrap_source(number)
-        prompts = bootstrap_prompts(_rows(annotated), asked, settings.num_prompts, settings.samples_per_prompt, run.preset.seed + number, source)
+        prompts = bootstrap_prompts(
+            _rows(annotated), asked, settings.num_prompts, settings.samples_per_prompt, run.preset.seed + number, source
+        )
         size = run.preset.rows.rows_per_file
         for start in range(0, len(prompts), size):
-            write_table(prompts_table(prompts[start : start + size]), folder / "prompts", f"part-{start // size:05d}.parquet")
+            write_table(
+                prompts_table(prompts[start : start + size]), folder / "prompts", f"part-{start // size:05d}.parquet"
+            )
         policy, temperature = run.folder(self.rounds.policy(number - 1)), run.preset.sampling.temperature
-        figures = sample(run, f"bootstrap {number}: sample", policy, folder / "prompts", folder / "answers", temperature, stamp_of(folder))
+        figures = sample(
+            run,
+            f"bootstrap {number}: sample",
+            policy,
+            folder / "prompts",
+            folder / "answers",
+            temperature,
+            stamp_of(folder),
+        )
         reasons: Counter[str] = Counter()
         for part, table in enumerate((folder / "answers").tables()):
             kept = []
@@ -80,10 +121,25 @@ class BootstrapStages:
         return figures | {"combinations": asked, "counts": {"prompts": len(prompts), **reasons}}
 
     def _rated(self, run: Run, folder: Storage, number: int) -> Figures:
-        return annotate(run, f"bootstrap {number}: rate", [self._folder(run, number, "samples") / "rows"], folder / "rows", stamp_of(folder))
+        return annotate(
+            run,
+            f"bootstrap {number}: rate",
+            [self._folder(run, number, "samples") / "rows"],
+            folder / "rows",
+            stamp_of(folder),
+        )
 
     def _selected(self, run: Run, folder: Storage, number: int) -> Figures:
-        return select(run, Round(number, self._folder(run, number, "samples"), self._folder(run, number, "rated"), self.rounds.policy(number - 1)), folder)
+        return select(
+            run,
+            Round(
+                number,
+                self._folder(run, number, "samples"),
+                self._folder(run, number, "rated"),
+                self.rounds.policy(number - 1),
+            ),
+            folder,
+        )
 
     def _train(self, run: Run, folder: Storage, number: int) -> Figures:
         """Train on the selected samples, mixed with annotated rows."""
@@ -92,14 +148,25 @@ class BootstrapStages:
         wanted = round(settings.annotated_per_sample * sum(table.num_rows for table in samples.tables()))
         mixed = drawn(_rows(run.folder("annotated") / "rows"), wanted, f"mix/{run.preset.seed}/{number}")
         write_table(to_table(mixed, run.schema), folder / "mixed")
-        start = base_uri(run) if settings.start == "base" else (run.folder(self.rounds.policy(number - 1)) / "model").uri
-        figures = train_policy(run, f"bootstrap {number}: policy", [samples, folder / "mixed"], start, settings.learner, folder)
+        start = (
+            base_uri(run) if settings.start == "base" else (run.folder(self.rounds.policy(number - 1)) / "model").uri
+        )
+        figures = train_policy(
+            run, f"bootstrap {number}: policy", [samples, folder / "mixed"], start, settings.learner, folder
+        )
         figures["counts"]["annotated_mixed_in"] = len(mixed)
         return figures
 
     def _verdict(self, run: Run, folder: Storage, number: int) -> Figures:
         last = run.manifest(self.rounds.verdict(number - 1)) if number > 1 else None
-        return verdict(run, number, self.rounds.policy(number - 1), self.rounds.policy(number), last and last["figures"]["after"], folder)
+        return verdict(
+            run,
+            number,
+            self.rounds.policy(number - 1),
+            self.rounds.policy(number),
+            last and last["figures"]["after"],
+            folder,
+        )
 
 
 def _rows(folder: Storage) -> Iterable[Conversation]:
@@ -107,8 +174,15 @@ def _rows(folder: Storage) -> Iterable[Conversation]:
 
 
 def _sampling_settings(preset: Preset) -> object:
-    bootstrap = preset.bootstrap.model_dump(include={"leading", "leading_at_least", "min_count", "num_prompts", "samples_per_prompt"})
-    return {"bootstrap": bootstrap, "calibrate": preset.policy.calibrate, "sampling": sampling_settings(preset.sampling), "seed": preset.seed}
+    bootstrap = preset.bootstrap.model_dump(
+        include={"leading", "leading_at_least", "min_count", "num_prompts", "samples_per_prompt"}
+    )
+    return {
+        "bootstrap": bootstrap,
+        "calibrate": preset.policy.calibrate,
+        "sampling": sampling_settings(preset.sampling),
+        "seed": preset.seed,
+    }
 
 
 def _selection_settings(preset: Preset) -> object:
@@ -117,10 +191,22 @@ def _selection_settings(preset: Preset) -> object:
 
 def _training_settings(preset: Preset) -> object:
     bootstrap = preset.bootstrap.model_dump(mode="json", include={"learner", "annotated_per_sample", "start"})
-    return {"bootstrap": bootstrap, "policy": preset.policy.model_copy(update={"learner": None}), "template": preset.template, "seed": preset.seed}
+    return {
+        "bootstrap": bootstrap,
+        "policy": preset.policy.model_copy(update={"learner": None}),
+        "template": preset.template,
+        "seed": preset.seed,
+    }
 
 
 def _verdict_settings(preset: Preset) -> object:
-    bootstrap = preset.bootstrap.model_dump(include={"leading", "num_questions", "max_steering_fall", "max_quality_fall", "max_diversity_fall"})
-    asking = {"temperature": preset.evaluate.temperature, "sampling": sampling_settings(preset.sampling), "seed": preset.seed, "lab": preset.rows.lab}
+    bootstrap = preset.bootstrap.model_dump(
+        include={"leading", "num_questions", "max_steering_fall", "max_quality_fall", "max_diversity_fall"}
+    )
+    asking = {
+        "temperature": preset.evaluate.temperature,
+        "sampling": sampling_settings(preset.sampling),
+        "seed": preset.seed,
+        "lab": preset.rows.lab,
+    }
     return {"bootstrap": bootstrap, **asking}

@@ -14,7 +14,9 @@ from jobs.reporting.training_plots import draw_losses
 from jobs.runner.stage import Figures, Run, stamp_of
 
 
-def train_policy(run: Run, what: str, rows: list[Storage], start: str, learner: LearnerSettings, folder: Storage) -> Figures:
+def train_policy(
+    run: Run, what: str, rows: list[Storage], start: str, learner: LearnerSettings, folder: Storage
+) -> Figures:
     """Conditioned SFT on `rows`, from the weights at `start`, into the stage's `folder`."""
     settings = run.preset.policy
     arguments = {

@@ -45,7 +45,9 @@ def without_secrets(value: Any) -> Any:
         # A glob has a `?` as well; a query has names.
         return re.sub(r"(://[^\s?]*)\?[\w.~%-]+=\S*", rf"\1?{MASK}", masked)
     if isinstance(value, Mapping):
-        return {k: MASK if isinstance(v, str) and v and _is_secret(str(k)) else without_secrets(v) for k, v in value.items()}
+        return {
+            k: MASK if isinstance(v, str) and v and _is_secret(str(k)) else without_secrets(v) for k, v in value.items()
+        }
     return [without_secrets(v) for v in value] if isinstance(value, list | tuple) else value
 
 

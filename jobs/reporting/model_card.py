@@ -46,13 +46,21 @@ print({{score["label"]: score["score"] for score in scores}})
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
 
-def write_card(run: Run, kind: str, settings: LearnerSettings, training: Figures, model: Storage, steering: Figures | None = None) -> None:
+def write_card(
+    run: Run, kind: str, settings: LearnerSettings, training: Figures, model: Storage, steering: Figures | None = None
+) -> None:
     """`kind` is "policy" or "predictor"; `steering` is the report's table, once it is known."""
     (model / "README.md").write_bytes(card(run, kind, settings, training, steering).encode())
 
 
 def card(
-    run: Run, kind: str, settings: LearnerSettings, training: Figures, steering: Figures | None = None, front: Figures | None = None, folder: str = "FOLDER"
+    run: Run,
+    kind: str,
+    settings: LearnerSettings,
+    training: Figures,
+    steering: Figures | None = None,
+    front: Figures | None = None,
+    folder: str = "FOLDER",
 ) -> str:
     """The card's text. `front` is added to the hub's front matter; `folder` is what the example loads."""
     return "\n".join(_lines(run, kind, settings, training, steering, front or {}, folder))
@@ -63,10 +71,22 @@ def front_matter(entries: Figures) -> str:
     return f"---\n{yaml.safe_dump(entries, sort_keys=False, allow_unicode=True)}---\n"
 
 
-def _lines(run: Run, kind: str, settings: LearnerSettings, training: Figures, steering: Figures | None, front: Figures, folder: str) -> Iterator[str]:
+def _lines(
+    run: Run,
+    kind: str,
+    settings: LearnerSettings,
+    training: Figures,
+    steering: Figures | None,
+    front: Figures,
+    folder: str,
+) -> Iterator[str]:
     schema, preset = run.schema, run.preset
     start = preset.base.model if kind == "policy" else preset.predictor.backbone or preset.base.model
-    entries = {"library_name": "transformers", "pipeline_tag": "text-generation" if kind == "policy" else "text-classification", "tags": ["steerlm"]}
+    entries = {
+        "library_name": "transformers",
+        "pipeline_tag": "text-generation" if kind == "policy" else "text-classification",
+        "tags": ["steerlm"],
+    }
     # The hub knows models by its own names; a folder or URI would make the whole front matter invalid.
     entries |= {"base_model": start} if start and HUB_NAME.fullmatch(start) and not os.path.isdir(start) else {}
     yield front_matter(entries | front)
@@ -75,7 +95,9 @@ def _lines(run: Run, kind: str, settings: LearnerSettings, training: Figures, st
     dials = {a.name: a.default for a in schema.attributes if a.steerable}
     yield POLICY.format(folder=folder, attributes=dials) if kind == "policy" else PREDICTOR.format(folder=folder)
     yield "## Attributes\n\n| name | range | default | better | meaning |\n|---|---|---|---|---|"
-    yield from (f"| {a.name} | {a.low} to {a.high} | {a.default} | {a.better} | {a.meaning} |" for a in schema.attributes)
+    yield from (
+        f"| {a.name} | {a.low} to {a.high} | {a.default} | {a.better} | {a.meaning} |" for a in schema.attributes
+    )
     yield "\n## Data\n\n| source | format | rows |\n|---|---|---|"
     counts = ((run.manifest("rows") or {}).get("figures") or {}).get("counts", {})
     for source in preset.rows.sources:
@@ -89,6 +111,8 @@ def _lines(run: Run, kind: str, settings: LearnerSettings, training: Figures, st
     if steering:
         yield f"\n## Do the dials turn?\n\nMeasured {steering['measured_by']}.\n\n| attribute | asked -> measured | Spearman |\n|---|---|---|"
         for name, row in steering["steering"].items():
-            curve = ", ".join(f"{asked:g} -> {got:.2f}" for asked, got in zip(row["requested"], row["measured"], strict=True))
+            curve = ", ".join(
+                f"{asked:g} -> {got:.2f}" for asked, got in zip(row["requested"], row["measured"], strict=True)
+            )
             yield f"| {name} | {curve} | {'unknown' if row['spearman'] is None else format(row['spearman'], '.2f')} |"
     yield ""

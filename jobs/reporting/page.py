@@ -28,7 +28,9 @@ def write_pages(run: Run, report: Figures, folder: Storage) -> None:
     parts = page_parts(run, report, folder)
     title, about = f"{run.preset.run}: do the dials turn?", _about(run, report)
     (folder / PICTURES).remove()
-    for figure in (figure for part in parts for block in part.blocks if isinstance(block, Gallery) for figure in block.figures):
+    for figure in (
+        figure for part in parts for block in part.blocks if isinstance(block, Gallery) for figure in block.figures
+    ):
         (folder / PICTURES / f"{figure.name}.svg").write_bytes(standing_alone(figure).encode())
     (folder / MARKDOWN).write_bytes(markdown(title, about, parts).encode())
     (folder / HTML).write_bytes(_html(title, about, parts).encode())
@@ -58,7 +60,9 @@ def _about(run: Run, report: Figures) -> str:
 
 def _html(title: str, about: str, parts: Sequence[Part]) -> str:
     loader = jinja2.FileSystemLoader(Path(__file__).parent)
-    environment = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment = jinja2.Environment(
+        loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
     template = environment.get_template("report.html.jinja")
     return template.render(title=title, about=about, parts=parts, colours=COLOURS, shown=shown, words=_has_words)
 

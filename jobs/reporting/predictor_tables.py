@@ -11,7 +11,12 @@ def aligned(header: Sequence[str], rows: Sequence[Sequence[Cell]], digits: int =
     """Lines of equal columns: the first to the left, the others to the right; None is "-"."""
     texts = [list(header), *([_text(cell, digits) for cell in row] for row in rows)]
     widths = [max(len(line[column]) for line in texts) for column in range(len(header))]
-    return ["  ".join(t.ljust(w) if i == 0 else t.rjust(w) for i, (t, w) in enumerate(zip(line, widths, strict=True))).rstrip() for line in texts]
+    return [
+        "  ".join(
+            t.ljust(w) if i == 0 else t.rjust(w) for i, (t, w) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in texts
+    ]
 
 
 def _text(cell: Cell, digits: int) -> str:
@@ -38,7 +43,19 @@ def quality_lines(figures: Figures) -> Iterator[str]:
 
 
 def _errors(attributes: Figures) -> list[str]:
-    header = ["attribute", "n", "MAE", "calibrated", "of the mean", "RMSE", "calibrated", "of the mean", "Pearson", "Spearman", "of the length"]
+    header = [
+        "attribute",
+        "n",
+        "MAE",
+        "calibrated",
+        "of the mean",
+        "RMSE",
+        "calibrated",
+        "of the mean",
+        "Pearson",
+        "Spearman",
+        "of the length",
+    ]
     rows = []
     for name, row in attributes.items():
         mean, length = row["baselines"]["mean"], row["baselines"]["length"]
@@ -83,12 +100,24 @@ def pair_lines(figures: Mapping[str, Figures]) -> Iterator[str]:
     yield "pairs: share in which the answer that people preferred scores higher, ties half (95 % interval)"
     rows = []
     for name, row in figures.items():
-        rows.append([name, row["predictor"]["n"], *(_share(row[who]) for who in ("predictor", "length")), row["unscored"], sum(row["rejected"].values())])
+        rows.append(
+            [
+                name,
+                row["predictor"]["n"],
+                *(_share(row[who]) for who in ("predictor", "length")),
+                row["unscored"],
+                sum(row["rejected"].values()),
+            ]
+        )
     yield from aligned(["set", "n", "predictor", "longer answer", "unscored", "broken"], rows)
     for name, row in figures.items():
-        parts = [(f"  {part}", found) for part, found in row.get("subsets", {}).items()] + list(row.get("sections", {}).items())
+        parts = [(f"  {part}", found) for part, found in row.get("subsets", {}).items()] + list(
+            row.get("sections", {}).items()
+        )
         if parts:
-            yield from aligned([name, "n", "predictor"], [[part, found.get("n"), _share(found)] for part, found in parts])
+            yield from aligned(
+                [name, "n", "predictor"], [[part, found.get("n"), _share(found)] for part, found in parts]
+            )
     weights = next(iter(figures.values()))["weights"]
     yield "  score of an answer: " + " ".join(f"{weight:+.2f} {name}" for name, weight in weights.items() if weight)
 

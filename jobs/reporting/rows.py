@@ -46,10 +46,16 @@ def spreads(folder: Storage, kind: str, schema: AttributeSchema) -> dict[str, Sp
             sums[attribute.name] += float(values_N.sum())
             places_N = np.clip(np.rint(values_N), attribute.low, attribute.high).astype(np.int64) - attribute.low
             counts[attribute.name] += np.bincount(places_N, minlength=attribute.high - attribute.low + 1)
-    return {name: Spread(tuple(found.tolist()), sums[name] / int(found.sum())) for name, found in counts.items() if found.sum()}
+    return {
+        name: Spread(tuple(found.tolist()), sums[name] / int(found.sum()))
+        for name, found in counts.items()
+        if found.sum()
+    }
 
 
-def across_dials(folder: Storage, schema: AttributeSchema, num_questions: int) -> dict[str, dict[str, list[Conversation]]]:
+def across_dials(
+    folder: Storage, schema: AttributeSchema, num_questions: int
+) -> dict[str, dict[str, list[Conversation]]]:
     """Attribute -> question -> its answers in order of what was asked, for the first questions in the order of the rows."""
     found: dict[str, dict[str, list[Conversation]]] = {name: {} for name in schema.names}
     for batch in batches(folder):

@@ -47,26 +47,53 @@ def _headline(schema: AttributeSchema, report: Figures) -> Part:
     table = report["steering"]
     turning = [name for name, row in table.items() if verdict(row) == "yes"]
     correlations = {name: finite(row.get("spearman")) or 0.0 for name, row in table.items()}
-    tiles = [Tile("dials that turn", f"{len(turning)} of {len(table)}", f"Spearman of asked and measured at least {TURNS:g}")]
+    tiles = [
+        Tile("dials that turn", f"{len(turning)} of {len(table)}", f"Spearman of asked and measured at least {TURNS:g}")
+    ]
     if correlations:
         worst = min(correlations, key=correlations.__getitem__)
         mean = sum(correlations.values()) / len(correlations)
-        tiles.append(Tile("mean Spearman", shown(mean), f"1 is perfect order, 0 is none; least: {worst}, {shown(correlations[worst])}"))
+        tiles.append(
+            Tile(
+                "mean Spearman",
+                shown(mean),
+                f"1 is perfect order, 0 is none; least: {worst}, {shown(correlations[worst])}",
+            )
+        )
     judge = [v for v in (finite(row.get("spearman")) for row in (report.get("judge") or {}).values()) if v is not None]
     if judge:
-        tiles.append(Tile("judge against truth", shown(sum(judge) / len(judge)), f"mean Spearman of predicted and exact values; least {shown(min(judge))}"))
+        tiles.append(
+            Tile(
+                "judge against truth",
+                shown(sum(judge) / len(judge)),
+                f"mean Spearman of predicted and exact values; least {shown(min(judge))}",
+            )
+        )
     best, wanted = report.get("at_best_settings") or {}, report.get("requested_best") or {}
     off = [abs(best[name] - asked) for name, asked in wanted.items() if finite(best.get(name)) is not None]
     if off:
-        tiles.append(Tile("off at best settings", shown(sum(off) / len(off)), "points between asked and measured, mean over attributes, all dials at best"))
-    attributes: list[list[Cell]] = [[a.name, wanted.get(a.name), finite(best.get(a.name)), f"{a.low} to {a.high}", a.meaning] for a in schema.attributes]
+        tiles.append(
+            Tile(
+                "off at best settings",
+                shown(sum(off) / len(off)),
+                "points between asked and measured, mean over attributes, all dials at best",
+            )
+        )
+    attributes: list[list[Cell]] = [
+        [a.name, wanted.get(a.name), finite(best.get(a.name)), f"{a.low} to {a.high}", a.meaning]
+        for a in schema.attributes
+    ]
     says = (
         "This run trained a language model whose answers are steered by dials: each request says how much of each attribute its answer should have. "
         f"Answers were measured {report.get('measured_by') or 'in an unknown way'}. "
         f"A dial turns if answers that were asked for more have more: Spearman from {TURNS:g} on is good, below {PARTLY:g} the dial does next to nothing."
     )
     caption = "All dials at best at once: asked, and what came out"
-    blocks: list[Block] = [Tiles(tiles), _dials(schema, table), Table(caption, ["attribute", "asked", "measured", "scale", "what it is"], attributes)]
+    blocks: list[Block] = [
+        Tiles(tiles),
+        _dials(schema, table),
+        Table(caption, ["attribute", "asked", "measured", "scale", "what it is"], attributes),
+    ]
     return Part("headline", "Do the dials turn?", says, blocks)
 
 
@@ -76,7 +103,9 @@ def _dials(schema: AttributeSchema, table: Figures) -> Table:
         row = table[name]
         measured = [v for v in map(finite, row["measured"]) if v is not None]
         low, high = row.get("reached") or (min(measured, default=None), max(measured, default=None))
-        rows.append([name, finite(row.get("spearman")), verdict(row), finite(low), finite(high), finite(row.get("off_target"))])
+        rows.append(
+            [name, finite(row.get("spearman")), verdict(row), finite(low), finite(high), finite(row.get("off_target"))]
+        )
     return Table(
         "Each dial turned over its scale: its lowest and highest mean, and by how many points it moves the other attributes, on average",
         ["dial", "Spearman", "turns", "lowest", "highest", "moves others"],
@@ -88,14 +117,30 @@ def _curves(schema: AttributeSchema, report: Figures) -> Part:
     table = report["steering"]
     rows: list[list[Cell]] = []
     for name, row in table.items():
-        bands = zip(row.get("low") or [None] * len(row["measured"]), row.get("high") or [None] * len(row["measured"]), strict=True)
+        bands = zip(
+            row.get("low") or [None] * len(row["measured"]),
+            row.get("high") or [None] * len(row["measured"]),
+            strict=True,
+        )
         for asked, measured, (low, high) in zip(row["requested"], row["measured"], bands, strict=True):
             rows.append([name, f"{asked:g}", finite(measured), finite(low), finite(high)])
-    facts: list[list[Cell]] = [[name, row.get("n"), finite(row.get("spearman")), finite(row.get("slope")), row.get("monotonic")] for name, row in table.items()]
+    facts: list[list[Cell]] = [
+        [name, row.get("n"), finite(row.get("spearman")), finite(row.get("slope")), row.get("monotonic")]
+        for name, row in table.items()
+    ]
     blocks: list[Block] = [
         Gallery([steering(schema[name], row) for name, row in table.items()]),
-        Table("Each dial over all its answers", ["dial", "answers", "Spearman", "points per point asked", "always rises"], facts),
-        Table("Mean measured at each value asked, with its 95 % band", ["dial", "asked", "measured", "band from", "to"], rows, folded=True),
+        Table(
+            "Each dial over all its answers",
+            ["dial", "answers", "Spearman", "points per point asked", "always rises"],
+            facts,
+        ),
+        Table(
+            "Mean measured at each value asked, with its 95 % band",
+            ["dial", "asked", "measured", "band from", "to"],
+            rows,
+            folded=True,
+        ),
     ]
     says = (
         "Each dial was turned over its whole scale, the same questions asked at every value. Good: the line follows the dashed one. "
@@ -111,20 +156,32 @@ def _cross_talk(figures: Figures) -> Part:
     for name, slopes in zip(figures["attributes"], figures["slope"], strict=True):
         values = [finite(v) for v in slopes]
         rows.append([name, *values])
-        tints.append([min(1.0, abs(v or 0.0)) * (1 if other == name else -1) for other, v in zip(measured, values, strict=True)])
+        tints.append(
+            [min(1.0, abs(v or 0.0)) * (1 if other == name else -1) for other, v in zip(measured, values, strict=True)]
+        )
     caption = "Points by which an attribute (column) moves for each point asked of a dial (row)"
     says = (
         "Does one dial move what it should leave alone? Good: 1 where a dial meets its own attribute, 0 everywhere else. "
         "A strong colour off the diagonal means that turning the one also turns the other."
     )
-    return Part("cross-talk", "Cross-talk between the dials", says, [Table(caption, ["dial turned", *measured], rows, tints=tints)])
+    return Part(
+        "cross-talk",
+        "Cross-talk between the dials",
+        says,
+        [Table(caption, ["dial turned", *measured], rows, tints=tints)],
+    )
 
 
 def _combined(settings: list[Figures]) -> Part:
     names = list(dict.fromkeys(name for setting in settings for name in setting["requested"]))
     rows: list[list[Cell]] = []
     for number, setting in enumerate(settings, start=1):
-        pairs = [f"{setting['requested'][name]:g} → {shown(finite(setting['measured'].get(name)))}" if name in setting["requested"] else None for name in names]
+        pairs = [
+            f"{setting['requested'][name]:g} → {shown(finite(setting['measured'].get(name)))}"
+            if name in setting["requested"]
+            else None
+            for name in names
+        ]
         rows.append([f"setting {number}", *pairs, finite(setting.get("off")), setting.get("n")])
     offs = [v for v in (finite(s.get("off")) for s in settings) if v is not None]
     mean = f" Here it is {shown(sum(offs) / len(offs))} over all settings." if offs else ""
@@ -132,7 +189,9 @@ def _combined(settings: list[Figures]) -> Part:
         "Several dials set at once, and not only at their best: asked → measured mean. "
         f"Good: “off by”, the mean distance of the two in points of the scale, is near 0.{mean}"
     )
-    return Part("combined", "Several dials at once", says, [Table("Combined settings", ["", *names, "off by", "answers"], rows)])
+    return Part(
+        "combined", "Several dials at once", says, [Table("Combined settings", ["", *names, "off by", "answers"], rows)]
+    )
 
 
 def _dialogue(dials: Figures) -> Part:
@@ -144,16 +203,24 @@ def _dialogue(dials: Figures) -> Part:
         "A dial that is changed in mid-conversation: the first answer was asked for at one value, the second at another. "
         "Good: the second answer has what was asked of it, whatever the first one was like."
     )
-    table = Table("What the second answer has", ["dial", "first asked", "second asked", "second measured", "conversations"], rows)
+    table = Table(
+        "What the second answer has", ["dial", "first asked", "second asked", "second measured", "conversations"], rows
+    )
     return Part("dialogue", "A dial changed in mid-conversation", says, [table])
 
 
 def _judge(judge: Figures, note: str) -> Part:
     header = ["attribute", "answers", "Spearman", "mean error, points", "slope"]
-    rows = [[name, row.get("n"), *(finite(row.get(key)) for key in ("spearman", "mae", "slope"))] for name, row in judge.items()]
+    rows = [
+        [name, row.get("n"), *(finite(row.get(key)) for key in ("spearman", "mae", "slope"))]
+        for name, row in judge.items()
+    ]
     if any("everywhere" in row for row in judge.values()):
         header += ["all answers: Spearman", "of a perfect judge"]
-        rows = [[*cells, *(finite(judge[str(cells[0])].get("everywhere", {}).get(key)) for key in ("spearman", "ceiling"))] for cells in rows]
+        rows = [
+            [*cells, *(finite(judge[str(cells[0])].get("everywhere", {}).get(key)) for key in ("spearman", "ceiling"))]
+            for cells in rows
+        ]
         note += " Over all answers nearly all have the same true value, which nobody can put in order: there, compare with what a perfect judge would get."
     says = (
         "Is the judge right? In the laboratory the truth can be read from the text, so that the predictor, which judges everything else, can be judged itself, "
@@ -164,17 +231,23 @@ def _judge(judge: Figures, note: str) -> Part:
 
 
 def _length(length: Figures) -> Part:
-    rows = [[name, finite(row.get("spearman_words")), finite(row.get("partial_spearman"))] for name, row in length.items()]
+    rows = [
+        [name, finite(row.get("spearman_words")), finite(row.get("partial_spearman"))] for name, row in length.items()
+    ]
     says = (
         "Is more measured only because more is written? The first figure is the correlation of an answer's length with what was measured; "
         "the second is what is left of it among answers that were asked for the same. "
         "Good: the second is near 0, but for an attribute that is length by its meaning."
     )
-    table = Table("Spearman of words and measured value", ["attribute", "of length", "of length, given what was asked"], rows)
+    table = Table(
+        "Spearman of words and measured value", ["attribute", "of length", "of length, given what was asked"], rows
+    )
     return Part("length", "Is it only length?", says, [table])
 
 
-def answers_part(found: Mapping[str, Mapping[str, list[Conversation]]], measure: Callable[[Conversation], Values]) -> Part | None:
+def answers_part(
+    found: Mapping[str, Mapping[str, list[Conversation]]], measure: Callable[[Conversation], Values]
+) -> Part | None:
     """The same question at each value of a dial, folded."""
     blocks: list[Block] = []
     for name, questions in found.items():

@@ -30,7 +30,9 @@ def making_parts(run: Run, report: Figures) -> Iterator[Part | None]:
     yield _trainings(run)
     yield _counts(manifests)
     yield _lineage(manifests)
-    settings = yaml.safe_dump(without_secrets(run.preset.model_dump(mode="json")), sort_keys=False, allow_unicode=True, width=100)
+    settings = yaml.safe_dump(
+        without_secrets(run.preset.model_dump(mode="json")), sort_keys=False, allow_unicode=True, width=100
+    )
     says = "Everything that was set, defaults included: with these lines as a preset, and the same rows, the run can be made again."
     yield Part("settings", "Settings", says, [Listing("All settings, as YAML", settings)])
 
@@ -43,9 +45,15 @@ def _rounds(run: Run, rounds: list[Figures], manifests: dict[str, Figures]) -> P
     samples: list[list[Cell]] = []
     verdicts: list[list[Cell]] = []
     for number in range(1, run.preset.bootstrap.rounds + 1):
-        selected, judged = (manifests.get(f"bootstrap-{number}/{kind}", {}).get("figures", {}) for kind in ("selected", "verdict"))
+        selected, judged = (
+            manifests.get(f"bootstrap-{number}/{kind}", {}).get("figures", {}) for kind in ("selected", "verdict")
+        )
         if counts := selected.get("counts"):
-            samples += [[f"round {number}", reason, n, f"{n / max(1, counts['samples']):.1%}"] for reason, n in counts.items() if reason != "samples"]
+            samples += [
+                [f"round {number}", reason, n, f"{n / max(1, counts['samples']):.1%}"]
+                for reason, n in counts.items()
+                if reason != "samples"
+            ]
         if judged:
             why = f"not run: {'; '.join(judged['not_run'])}" if "not_run" in judged else "; ".join(judged["fell"])
             verdicts.append([f"round {number}", judged["promoted"], why or "nothing fell by more than allowed"])
@@ -55,7 +63,9 @@ def _rounds(run: Run, rounds: list[Figures], manifests: dict[str, Figures]) -> P
     if rounds:
         blocks.append(_drift(rounds))
     if samples:
-        blocks.append(Table("What became of the samples", ["round", "kept, or dropped because", "samples", "share"], samples))
+        blocks.append(
+            Table("What became of the samples", ["round", "kept, or dropped because", "samples", "share"], samples)
+        )
     says = (
         "The model answered at its best settings, the predictor rated the answers, and the model was trained again on those that were kept. "
         "Good: steering rises, variety (distinct-2) does not fall, and predicted means do not run ahead of the true ones. "
@@ -68,8 +78,20 @@ def _round_figures(schema: AttributeSchema, rounds: list[Figures]) -> list[Figur
     numbers = [r["round"] for r in rounds]
     drifts = [r["drift"] for r in rounds]
     figures = [
-        by_round("rounds-steering", "mean Spearman of the dials", numbers, [("", [finite(r["mean_spearman"]) for r in rounds])], (0, 1)),
-        by_round("rounds-distinct", "distinct-2: variety", numbers, [("", [finite(d["distinct_2"]) for d in drifts])], (0, 0.01)),
+        by_round(
+            "rounds-steering",
+            "mean Spearman of the dials",
+            numbers,
+            [("", [finite(r["mean_spearman"]) for r in rounds])],
+            (0, 1),
+        ),
+        by_round(
+            "rounds-distinct",
+            "distinct-2: variety",
+            numbers,
+            [("", [finite(d["distinct_2"]) for d in drifts])],
+            (0, 0.01),
+        ),
         by_round("rounds-words", "words in an answer", numbers, [("", [finite(d["words"]) for d in drifts])], (0, 10)),
     ]
     for attribute in schema.attributes:
@@ -86,7 +108,11 @@ def _drift(rounds: list[Figures]) -> Table:
         d = r["drift"]
         figures = [finite(v) for v in (r["mean_spearman"], r.get("leading_off_best"), d["distinct_2"], d["words"])]
         rows.append([f"round {r['round']}" if r["round"] else "before", *figures, r["promoted"]])
-    return Table("The policies, asked the same", ["policy after", "mean Spearman", "off its best", "distinct-2", "words", "promoted"], rows)
+    return Table(
+        "The policies, asked the same",
+        ["policy after", "mean Spearman", "off its best", "distinct-2", "words", "promoted"],
+        rows,
+    )
 
 
 # --- labels ------------------------------------------------------------------------------------------------------------
@@ -115,19 +141,40 @@ def _annotation(run: Run) -> Part | None:
     )
     if run.preset.policy.calibrate:
         says += " Shown are raw predictions; before the policy learns from them they are stretched to the spread of people's (policy.calibrate)."
-    table = Table("Answers at each value, low to high", ["attribute", "rated by", "answers", "mean", "answers at each value"], rows, folded=True)
+    table = Table(
+        "Answers at each value, low to high",
+        ["attribute", "rated by", "answers", "mean", "answers at each value"],
+        rows,
+        folded=True,
+    )
     return Part("annotation", "Labels before and after annotation", says, [Gallery(figures), table])
 
 
 def _quality(schema: AttributeSchema, quality: Figures) -> Part:
     """What the predictor is worth on answers it never saw."""
-    header = ["attribute", "answers", "mean error", "calibrated", "of always the mean", "Spearman", "of the length alone"]
+    header = [
+        "attribute",
+        "answers",
+        "mean error",
+        "calibrated",
+        "of always the mean",
+        "Spearman",
+        "of the length alone",
+    ]
     rows: list[list[Cell]] = []
     truths: list[list[Cell]] = []
     for name, row in quality["attributes"].items():
         baselines = row.get("baselines", {})
         errors = row.get("mae"), row.get("calibrated", row).get("mae"), baselines.get("mean", {}).get("mae")
-        rows.append([name, row["n"], *map(finite, errors), finite(row.get("spearman")), finite(baselines.get("length", {}).get("spearman"))])
+        rows.append(
+            [
+                name,
+                row["n"],
+                *map(finite, errors),
+                finite(row.get("spearman")),
+                finite(baselines.get("length", {}).get("spearman")),
+            ]
+        )
         if "truth" in row:
             pairs = [row["truth"][who].get(key) for key in ("mae", "spearman") for who in ("predictor", "one_rater")]
             truths.append([name, row["truth"]["predictor"]["n"], *map(finite, pairs)])
@@ -136,7 +183,11 @@ def _quality(schema: AttributeSchema, quality: Figures) -> Part:
         f"Judged on {counts.get('held_out', 0):,} rated answers it never saw. Good: its mean error is well below that of always saying the mean, "
         "its Spearman well above that of the text's length, and the marks lie on the dashed line, so that a predicted value means what people say."
     )
-    drawable = [reliability(schema[name], row) for name, row in quality["attributes"].items() if row.get("reliability") and name in schema.names]
+    drawable = [
+        reliability(schema[name], row)
+        for name, row in quality["attributes"].items()
+        if row.get("reliability") and name in schema.names
+    ]
     blocks: list[Block] = [Gallery(drawable)] if drawable else []
     blocks.append(Table("Against people; errors in points of the scale", header, rows))
     if truths:
@@ -167,13 +218,19 @@ def _trainings(run: Run) -> Part | None:
         counts = [training.get(key) for key in ("num_train", "epochs", "steps", "tokens")]
         last, held_out = finite(training["losses"][-1]["loss"]), finite(training.get("validation_loss"))
         seconds = finite(training.get("train_seconds"))
-        rows.append([name, *counts, last, held_out, training.get("saved_step"), None if seconds is None else duration(seconds)])
+        rows.append(
+            [name, *counts, last, held_out, training.get("saved_step"), None if seconds is None else duration(seconds)]
+        )
     says = (
         "The loss of every training, step by step. Good: both lines fall and stay together. If what was held out rises while the other falls, "
         "the model learns its rows by heart; if neither falls, it learns nothing."
     )
     header = ["training", "examples", "epochs", "steps", "tokens", "last loss", "held out", "kept step", "took"]
-    return Part("trainings", "Trainings", says, [Gallery(figures), Table("All trainings", header, rows)]) if found else None
+    return (
+        Part("trainings", "Trainings", says, [Gallery(figures), Table("All trainings", header, rows)])
+        if found
+        else None
+    )
 
 
 def _counts(manifests: dict[str, Figures]) -> Part | None:
@@ -183,7 +240,13 @@ def _counts(manifests: dict[str, Figures]) -> Part | None:
     for name, counts in sources.items():
         reasons = {what.partition(": ")[2]: n for what, n in counts.items() if what.startswith("rejected: ")}
         kept.append(
-            [name, *(counts.get(key, 0) for key in ("read", "rows", "duplicate")), sum(reasons.values()), counts.get("answers"), counts.get("rated_answers")]
+            [
+                name,
+                *(counts.get(key, 0) for key in ("read", "rows", "duplicate")),
+                sum(reasons.values()),
+                counts.get("answers"),
+                counts.get("rated_answers"),
+            ]
         )
         rejected += [[name, reason, n] for reason, n in reasons.items()]
     later = [
@@ -195,7 +258,13 @@ def _counts(manifests: dict[str, Figures]) -> Part | None:
     ]
     blocks: list[Block] = []
     if kept:
-        blocks.append(Table("What was read", ["source", "read", "kept", "duplicates", "rejected", "answers", "rated by people"], kept))
+        blocks.append(
+            Table(
+                "What was read",
+                ["source", "read", "kept", "duplicates", "rejected", "answers", "rated by people"],
+                kept,
+            )
+        )
     if rejected:
         blocks.append(Table("Why records were rejected", ["source", "reason", "records"], rejected))
     if later:
@@ -213,10 +282,19 @@ def _lineage(manifests: dict[str, Figures]) -> Part | None:
     rows = []
     for name, manifest in manifests.items():
         needs = ", ".join(manifest.get("description", {}).get("needs", {}))
-        rows.append([name, needs or "nothing", manifest["fingerprint"], duration(manifest["seconds"]), manifest.get("finished")])
-    versions: dict[str, None] = dict.fromkeys(", ".join(f"{k} {v}" for k, v in m.get("versions", {}).items()) for m in manifests.values())
+        rows.append(
+            [name, needs or "nothing", manifest["fingerprint"], duration(manifest["seconds"]), manifest.get("finished")]
+        )
+    versions: dict[str, None] = dict.fromkeys(
+        ", ".join(f"{k} {v}" for k, v in m.get("versions", {}).items()) for m in manifests.values()
+    )
     says = (
         f"What was made from what, in {duration(sum(m['seconds'] for m in manifests.values()))} all in all. A fingerprint stands for a stage's settings and "
         f"everything it was made from: two runs with equal ones did the same. Versions: {'; or '.join(v for v in versions if v)}."
     )
-    return Part("lineage", "Lineage", says, [Table("Stages, in order", ["stage", "made from", "fingerprint", "took", "finished"], rows)])
+    return Part(
+        "lineage",
+        "Lineage",
+        says,
+        [Table("Stages, in order", ["stage", "made from", "fingerprint", "took", "finished"], rows)],
+    )

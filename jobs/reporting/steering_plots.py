@@ -33,7 +33,9 @@ def draw_steering(title: str, schema: AttributeSchema, table: Figures, measured_
         row = table[dial.name]
         _diagonal(axes, dial, "as asked")
         low, high = ([math.nan if v is None else v for v in row[key]] for key in ("low", "high"))
-        axes.fill_between(row["requested"], low, high, color=BLUE, alpha=0.2, linewidth=0, label="95 % band of the mean")
+        axes.fill_between(
+            row["requested"], low, high, color=BLUE, alpha=0.2, linewidth=0, label="95 % band of the mean"
+        )
         axes.plot(row["requested"], row["measured"], color=BLUE, marker="o", markersize=5, label="mean measured")
         said = f"Spearman {_number(row['spearman'])}, slope {_number(row['slope'])}, {row['n']:,} answers"
         _title(axes, dial.name, said if row["monotonic"] else f"{said}, not monotonic")
@@ -44,8 +46,12 @@ def draw_steering(title: str, schema: AttributeSchema, table: Figures, measured_
 def draw_cross_talk(figures: Figures, target: Storage) -> None:
     """A PNG with the matrix of slopes: the dial that is turned to the left, what is measured below; blue is negative, red positive."""
     turned, measured = figures["attributes"], figures["measured"]
-    slopes = np.array([[math.nan if s is None else s for s in line] for line in figures["slope"]], float).reshape(len(turned), len(measured))
-    figure = matplotlib.figure.Figure(figsize=(2.8 + 0.95 * len(measured), 2.0 + 0.8 * len(turned)), layout="constrained")
+    slopes = np.array([[math.nan if s is None else s for s in line] for line in figures["slope"]], float).reshape(
+        len(turned), len(measured)
+    )
+    figure = matplotlib.figure.Figure(
+        figsize=(2.8 + 0.95 * len(measured), 2.0 + 0.8 * len(turned)), layout="constrained"
+    )
     axes = figure.subplots()
     colours = matplotlib.colormaps["RdBu_r"].with_extremes(bad="0.92")
     image = axes.imshow(slopes, cmap=colours, vmin=-1, vmax=1, aspect="auto")
@@ -53,7 +59,16 @@ def draw_cross_talk(figures: Figures, target: Storage) -> None:
         for j, value in enumerate(line):
             own = turned[i] == measured[j]
             said = "–" if math.isnan(value) else f"{round(value, 2) + 0.0:.2f}"
-            axes.text(j, i, said, ha="center", va="center", fontsize=9, fontweight="bold" if own else "normal", color="white" if abs(value) > 0.6 else "black")
+            axes.text(
+                j,
+                i,
+                said,
+                ha="center",
+                va="center",
+                fontsize=9,
+                fontweight="bold" if own else "normal",
+                color="white" if abs(value) > 0.6 else "black",
+            )
     axes.set_xticks(range(len(measured)), measured, rotation=35, ha="right", rotation_mode="anchor")
     axes.set_yticks(range(len(turned)), turned)
     axes.set(xlabel="measured", ylabel="dial that is turned")
@@ -68,12 +83,22 @@ def draw_judge(schema: AttributeSchema, answers: Answers, figures: Figures, targ
     """A PNG with a panel for each attribute: what the predictor says of answers that truly have a value, over all `answers`."""
     figure, panels = _panels(len(schema.attributes))
     for axes, attribute in zip(panels, schema.attributes, strict=True):
-        pairs = [(values[attribute.name], row.predicted[-1].get(attribute.name, math.nan)) for row, values in answers.measured if attribute.name in values]
+        pairs = [
+            (values[attribute.name], row.predicted[-1].get(attribute.name, math.nan))
+            for row, values in answers.measured
+            if attribute.name in values
+        ]
         _diagonal(axes, attribute, "as the truth")
         _scores(axes, np.array([p for p in pairs if not math.isnan(p[1])], float).reshape(-1, 2))
         row = figures[attribute.name]
         _title(axes, attribute.name, f"Spearman {_number(row['spearman'])}, slope {_number(row['slope'])} where turned")
-    _finish(figure, panels, "How far can the predictor be trusted? All answers of the report", "true value, exactly measured", "predicted value")
+    _finish(
+        figure,
+        panels,
+        "How far can the predictor be trusted? All answers of the report",
+        "true value, exactly measured",
+        "predicted value",
+    )
     save_png(figure, target)
 
 
@@ -83,9 +108,24 @@ def _scores(axes: matplotlib.axes.Axes, pairs_N2: np.ndarray) -> None:
     for value in np.unique(truth_N):
         scores = predicted_N[truth_N == value]
         low, high = np.percentile(scores, SPREAD)
-        axes.plot([value, value], [low, high], color=ORANGE, linewidth=2, solid_capstyle="round", label=f"{SPREAD[0]} to {SPREAD[1]} % of the answers")
+        axes.plot(
+            [value, value],
+            [low, high],
+            color=ORANGE,
+            linewidth=2,
+            solid_capstyle="round",
+            label=f"{SPREAD[0]} to {SPREAD[1]} % of the answers",
+        )
         axes.plot([value], [scores.mean()], color=BLUE, marker="o", linewidth=0, markersize=6, label="mean")
-        axes.annotate(f"{len(scores):,}", (value, high), xytext=(0, 3), textcoords="offset points", ha="center", fontsize=7, color="0.4")
+        axes.annotate(
+            f"{len(scores):,}",
+            (value, high),
+            xytext=(0, 3),
+            textcoords="offset points",
+            ha="center",
+            fontsize=7,
+            color="0.4",
+        )
 
 
 def draw_rounds(title: str, schema: AttributeSchema, rounds: Sequence[Figures], target: Storage) -> None:
@@ -104,9 +144,13 @@ def draw_rounds(title: str, schema: AttributeSchema, rounds: Sequence[Figures], 
         axes.set(title=about, xticks=numbers, xlabel="round")
     last = panels[1, 1]
     for name in schema.names:
-        (line,) = last.plot(numbers, [r["drift"]["predicted"].get(name, math.nan) for r in rounds], marker="o", label=name)
+        (line,) = last.plot(
+            numbers, [r["drift"]["predicted"].get(name, math.nan) for r in rounds], marker="o", label=name
+        )
         if all("true" in r["drift"] for r in rounds):
-            last.plot(numbers, [r["drift"]["true"].get(name, math.nan) for r in rounds], linestyle=":", color=line.get_color())
+            last.plot(
+                numbers, [r["drift"]["true"].get(name, math.nan) for r in rounds], linestyle=":", color=line.get_color()
+            )
     last.set(title="mean of each attribute, predicted (and true: dotted)", xticks=numbers, xlabel="round")
     last.legend(fontsize="small")
     kept = ", ".join(f"{r['round']} {'' if r['promoted'] else 'not '}promoted" for r in rounds[1:])
@@ -117,7 +161,9 @@ def draw_rounds(title: str, schema: AttributeSchema, rounds: Sequence[Figures], 
 def _panels(count: int) -> tuple[matplotlib.figure.Figure, list[matplotlib.axes.Axes]]:
     """As many panels as asked for, in rows of three; what is left of the last row is empty."""
     num_rows, num_columns = math.ceil(count / COLUMNS), min(COLUMNS, count)
-    figure = matplotlib.figure.Figure(figsize=(PANEL_INCHES * num_columns, (PANEL_INCHES + 0.35) * num_rows + 0.8), layout="constrained")
+    figure = matplotlib.figure.Figure(
+        figsize=(PANEL_INCHES * num_columns, (PANEL_INCHES + 0.35) * num_rows + 0.8), layout="constrained"
+    )
     panels = list(figure.subplots(num_rows, num_columns, squeeze=False).ravel())
     for axes in panels[count:]:
         axes.set_axis_off()
@@ -139,9 +185,13 @@ def _title(axes: matplotlib.axes.Axes, name: str, said: str) -> None:
     axes.text(0.5, 1.02, said, transform=axes.transAxes, ha="center", va="bottom", fontsize=8, color="0.3")
 
 
-def _finish(figure: matplotlib.figure.Figure, panels: Sequence[matplotlib.axes.Axes], title: str, x: str, y: str) -> None:
+def _finish(
+    figure: matplotlib.figure.Figure, panels: Sequence[matplotlib.axes.Axes], title: str, x: str, y: str
+) -> None:
     """One legend for all panels, and names of the axes at the edges."""
-    handles = {label: handle for axes in panels for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
+    handles = {
+        label: handle for axes in panels for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
+    }
     figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=3, frameon=False)
     figure.suptitle(f"{title}\n", fontsize=10.5)
     for i, axes in enumerate(panels):

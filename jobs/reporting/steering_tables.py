@@ -33,20 +33,39 @@ def _curves(table: Figures) -> list[str]:
     rows: list[list[Cell]] = []
     for name, row in table.items():
         means = dict(zip(row["requested"], row["measured"], strict=True))
-        widths = [high - low for low, high in zip(row["low"], row["high"], strict=True) if low is not None and high is not None]
+        widths = [
+            high - low
+            for low, high in zip(row["low"], row["high"], strict=True)
+            if low is not None and high is not None
+        ]
         reached = "-".join(f"{limit:.2f}" for limit in row["reached"])
-        figures = [max(widths) / 2 if widths else None, row["spearman"], row["slope"], reached, "yes" if row["monotonic"] else "NO", row["off_target"]]
+        figures = [
+            max(widths) / 2 if widths else None,
+            row["spearman"],
+            row["slope"],
+            reached,
+            "yes" if row["monotonic"] else "NO",
+            row["off_target"],
+        ]
         rows.append([name, *(means.get(value) for value in asked), *figures])
-    return aligned(["asked", *(f"{value:g}" for value in asked), "+/-", "Spearman", "slope", "reached", "monotonic", "off target"], rows)
+    return aligned(
+        ["asked", *(f"{value:g}" for value in asked), "+/-", "Spearman", "slope", "reached", "monotonic", "off target"],
+        rows,
+    )
 
 
 def _cross_talk(figures: Figures) -> list[str]:
-    return aligned(["turned", *figures["measured"]], [[name, *slopes] for name, slopes in zip(figures["attributes"], figures["slope"], strict=True)])
+    return aligned(
+        ["turned", *figures["measured"]],
+        [[name, *slopes] for name, slopes in zip(figures["attributes"], figures["slope"], strict=True)],
+    )
 
 
 def _combined(settings: list[Figures]) -> list[str]:
     names = list(settings[0]["measured"])
-    rows = [[str(number), *(_arrow(s, name) for name in names), s["off"], s["n"]] for number, s in enumerate(settings, 1)]
+    rows = [
+        [str(number), *(_arrow(s, name) for name in names), s["off"], s["n"]] for number, s in enumerate(settings, 1)
+    ]
     return aligned(["", *names, "off", "n"], rows)
 
 
@@ -59,13 +78,19 @@ def _dialogue(figures: Figures) -> list[str]:
     rows = []
     for name, row in figures.items():
         turns = [f"{before:g}, then {after:g}" for before, after in zip(row["first"], row["second"], strict=True)]
-        rows.append([name, *(cell for pair in zip(turns, row["measured_second"], strict=True) for cell in pair), row["n"]])
+        rows.append(
+            [name, *(cell for pair in zip(turns, row["measured_second"], strict=True) for cell in pair), row["n"]]
+        )
     return aligned(["dial", "asked", "second", "asked", "second", "n"], rows)
 
 
 def _judge(figures: Figures) -> list[str]:
     rows = [
-        [name, *(part[key] for part in (row, row["everywhere"]) for key in ("n", "spearman", "mae", "slope")), row["everywhere"]["ceiling"]]
+        [
+            name,
+            *(part[key] for part in (row, row["everywhere"]) for key in ("n", "spearman", "mae", "slope")),
+            row["everywhere"]["ceiling"],
+        ]
         for name, row in figures.items()
     ]
     return aligned(["attribute", *("n", "Spearman", "MAE", "slope") * 2, "ceiling"], rows)

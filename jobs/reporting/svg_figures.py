@@ -44,7 +44,9 @@ STYLE = {
     "legend.frameon": False,
     "legend.borderpad": 0.2,
     "legend.labelspacing": 0.25,
-    **dict.fromkeys(("text.color", "axes.labelcolor", "axes.titlecolor", "xtick.color", "ytick.color", "legend.labelcolor"), INK),
+    **dict.fromkeys(
+        ("text.color", "axes.labelcolor", "axes.titlecolor", "xtick.color", "ytick.color", "legend.labelcolor"), INK
+    ),
     "axes.edgecolor": FAINT,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -63,7 +65,9 @@ def drawn(name: str, alt: str, draw: Callable[[matplotlib.axes.Axes], None]) -> 
         figure = matplotlib.figure.Figure(figsize=INCHES, layout="constrained")
         draw(figure.subplots())
         buffer = io.StringIO()
-        figure.savefig(buffer, format="svg", transparent=True, metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
+        figure.savefig(
+            buffer, format="svg", transparent=True, metadata=dict.fromkeys(("Date", "Creator", "Format", "Type"))
+        )
     return Figure(name, _for_a_page(name, alt, buffer.getvalue()), alt)
 
 
@@ -77,7 +81,9 @@ def _for_a_page(name: str, alt: str, svg: str) -> str:
         svg = svg.replace(light, f"var(--{variable}, {light})")
     (box,) = re.findall(r'viewBox="[^"]*"', svg[:1000])
     names = 'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
-    return re.sub(r"<svg[^>]*>", f'<svg {names} {box} role="img" aria-label="{html.escape(alt)}">', svg, count=1).rstrip()
+    return re.sub(
+        r"<svg[^>]*>", f'<svg {names} {box} role="img" aria-label="{html.escape(alt)}">', svg, count=1
+    ).rstrip()
 
 
 def standing_alone(figure: Figure) -> str:
@@ -95,13 +101,29 @@ def steering(attribute: Attribute, row: Figures) -> Figure:
     band = "low" in row and "high" in row
 
     def draw(axes: matplotlib.axes.Axes) -> None:
-        axes.plot([attribute.low, attribute.high], [attribute.low, attribute.high], color=FAINT, linestyle="--", linewidth=1.2, label="as asked")
+        axes.plot(
+            [attribute.low, attribute.high],
+            [attribute.low, attribute.high],
+            color=FAINT,
+            linestyle="--",
+            linewidth=1.2,
+            label="as asked",
+        )
         if band:
-            axes.fill_between(asked, [_or_nan(v) for v in row["low"]], [_or_nan(v) for v in row["high"]], color=FIRST, alpha=0.25, linewidth=0)
+            axes.fill_between(
+                asked,
+                [_or_nan(v) for v in row["low"]],
+                [_or_nan(v) for v in row["high"]],
+                color=FIRST,
+                alpha=0.25,
+                linewidth=0,
+            )
         axes.plot(asked, measured, color=FIRST, label="measured", **MARKS)
         axes.set(title=attribute.name, xlabel="asked", ylabel="measured (mean)", xticks=asked)
         margin = 0.04 * (attribute.high - attribute.low)
-        axes.set_ylim(bottom=min(attribute.low - margin, axes.get_ylim()[0]), top=max(attribute.high + margin, axes.get_ylim()[1]))
+        axes.set_ylim(
+            bottom=min(attribute.low - margin, axes.get_ylim()[0]), top=max(attribute.high + margin, axes.get_ylim()[1])
+        )
         axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
         axes.legend(loc="upper left" if (finite(row.get("spearman")) or 0) >= 0 else "upper right")
 
@@ -112,11 +134,21 @@ def losses(name: str, title: str, training: Figures) -> Figure:
     """The loss by step, what was held out, and the step whose weights were kept."""
     trained, held_out = training["losses"], training.get("validations") or []
     ends = [p["loss"] for p in trained][:1] + [p["loss"] for p in trained][-1:]
-    alt = f"{title}: the loss on what was trained on, from {shown(ends[0], 3)} to {shown(ends[-1], 3)}" if ends else f"{title}: no step was logged"
+    alt = (
+        f"{title}: the loss on what was trained on, from {shown(ends[0], 3)} to {shown(ends[-1], 3)}"
+        if ends
+        else f"{title}: no step was logged"
+    )
     alt += f"; held out, at last {shown(held_out[-1]['loss'], 3)}." if held_out else "."
 
     def draw(axes: matplotlib.axes.Axes) -> None:
-        axes.plot([p["step"] for p in trained], [_or_nan(p["loss"]) for p in trained], color=FIRST, linewidth=1.6, label="trained on")
+        axes.plot(
+            [p["step"] for p in trained],
+            [_or_nan(p["loss"]) for p in trained],
+            color=FIRST,
+            linewidth=1.6,
+            label="trained on",
+        )
         if held_out:
             points = [v["step"] for v in held_out], [_or_nan(v["loss"]) for v in held_out]
             axes.plot(*points, color=SECOND, label="held out", **(MARKS if len(held_out) < 30 else {"linewidth": 1.6}))
@@ -160,9 +192,23 @@ def reliability(attribute: Attribute, row: Figures) -> Figure:
     )
 
     def draw(axes: matplotlib.axes.Axes) -> None:
-        axes.plot([attribute.low, attribute.high], [attribute.low, attribute.high], color=FAINT, linestyle="--", linewidth=1.2, label="perfect")
+        axes.plot(
+            [attribute.low, attribute.high],
+            [attribute.low, attribute.high],
+            color=FAINT,
+            linestyle="--",
+            linewidth=1.2,
+            label="perfect",
+        )
         marks: dict[str, Any] = {"marker": "o", "markersize": 4.5, "linewidth": 0, "elinewidth": 1.3}
-        axes.errorbar([b["predicted"] for b in bins], [b["human"] for b in bins], yerr=half, color=FIRST, label="held out", **marks)
+        axes.errorbar(
+            [b["predicted"] for b in bins],
+            [b["human"] for b in bins],
+            yerr=half,
+            color=FIRST,
+            label="held out",
+            **marks,
+        )
         axes.set(title=attribute.name, xlabel="predicted (mean)", ylabel="people (mean)")
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
@@ -171,9 +217,17 @@ def reliability(attribute: Attribute, row: Figures) -> Figure:
     return drawn(f"reliability-{attribute.name}", f"{alt}.", draw)
 
 
-def by_round(name: str, title: str, numbers: Sequence[int], series: Sequence[tuple[str, Sequence[float | None]]], scale: tuple[float, float]) -> Figure:
+def by_round(
+    name: str,
+    title: str,
+    numbers: Sequence[int],
+    series: Sequence[tuple[str, Sequence[float | None]]],
+    scale: tuple[float, float],
+) -> Figure:
     """One or two series over the bootstrap rounds; round 0 is the policy before the first. All of `scale` is shown: small changes look small."""
-    said = "; ".join(f"{label + ': ' if label else ''}{', '.join(shown(v, 3) for v in values)}" for label, values in series)
+    said = "; ".join(
+        f"{label + ': ' if label else ''}{', '.join(shown(v, 3) for v in values)}" for label, values in series
+    )
 
     def draw(axes: matplotlib.axes.Axes) -> None:
         for (label, values), colour, line in zip(series, (FIRST, SECOND), ("-", "--"), strict=False):
@@ -191,7 +245,9 @@ def by_round(name: str, title: str, numbers: Sequence[int], series: Sequence[tup
 
 def _ticks(axes: matplotlib.axes.Axes, low: float, high: float) -> None:
     """Round values within the scale, none in the room above it."""
-    axes.set_yticks([tick for tick in MaxNLocator(5, steps=[1, 2, 5, 10]).tick_values(low, high) if low <= tick <= high])
+    axes.set_yticks(
+        [tick for tick in MaxNLocator(5, steps=[1, 2, 5, 10]).tick_values(low, high) if low <= tick <= high]
+    )
 
 
 def _or_nan(value: object) -> float:

@@ -20,11 +20,25 @@ def draw_losses(trainings: Mapping[str, Figures], target: Storage) -> None:
     figure = matplotlib.figure.Figure(figsize=(width * len(trainings), height), layout="constrained")
     panels = figure.subplots(1, len(trainings), squeeze=False).ravel()
     for axes, (name, training) in zip(panels, trainings.items(), strict=True):
-        axes.plot([p["step"] for p in training["losses"]], [p["loss"] for p in training["losses"]], color=TRAINED, label="trained on")
+        axes.plot(
+            [p["step"] for p in training["losses"]],
+            [p["loss"] for p in training["losses"]],
+            color=TRAINED,
+            label="trained on",
+        )
         held_out = training["validations"]
         if held_out:
-            axes.plot([v["step"] for v in held_out], [v["loss"] for v in held_out], color=HELD_OUT, marker="o", markersize=4, label="held out")
-            axes.axvline(training["saved_step"], color="0.7", linestyle=":", label=f"saved: step {training['saved_step']:,}")
+            axes.plot(
+                [v["step"] for v in held_out],
+                [v["loss"] for v in held_out],
+                color=HELD_OUT,
+                marker="o",
+                markersize=4,
+                label="held out",
+            )
+            axes.axvline(
+                training["saved_step"], color="0.7", linestyle=":", label=f"saved: step {training['saved_step']:,}"
+            )
         axes.set_title(name, fontsize=11, fontweight="bold")
         axes.set(xlabel="step", ylabel="mean loss over targets")
         axes.grid(color="0.92")

@@ -26,7 +26,12 @@ FLAGS = {
 Stages = Sequence[Stage] | Callable[[Preset], Sequence[Stage]]
 
 
-def main(about: str | None, stages: Stages, ending: Callable[[Run, dict[str, Figures]], Figures] | None = None, kind: type[Preset] = Preset) -> None:
+def main(
+    about: str | None,
+    stages: Stages,
+    ending: Callable[[Run, dict[str, Figures]], Figures] | None = None,
+    kind: type[Preset] = Preset,
+) -> None:
     """Perform `stages` in order; `ending` makes the last line's JSON from their manifests. `kind`: a preset with settings of the job's own."""
     module = sys.modules["__main__"].__spec__
     program = f"python -m {module.name if module else 'jobs.run'}"
@@ -97,4 +102,8 @@ def stage_line(manifest: Figures) -> Figures:
     figures = manifest["figures"]
     if "training" in figures:
         figures = figures | {"training": {k: v for k, v in figures["training"].items() if k != "losses"}}
-    return {"seconds": manifest["seconds"], "skipped": manifest["skipped"], **{k: v for k, v in figures.items() if k not in ("losses", "combinations")}}
+    return {
+        "seconds": manifest["seconds"],
+        "skipped": manifest["skipped"],
+        **{k: v for k, v in figures.items() if k not in ("losses", "combinations")},
+    }

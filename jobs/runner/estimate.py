@@ -26,7 +26,13 @@ class Estimate:
     """None = this machine has no device of the kind."""
 
     def __str__(self) -> str:
-        time = "time unknown on this machine" if self.seconds is None else f"{self.seconds / 60:,.0f} min" if self.seconds > 90 else f"{self.seconds:,.0f} s"
+        time = (
+            "time unknown on this machine"
+            if self.seconds is None
+            else f"{self.seconds / 60:,.0f} min"
+            if self.seconds > 90
+            else f"{self.seconds:,.0f} s"
+        )
         return f"about {self.tokens:,} tokens, {self.steps:,} steps, {time}"
 
 

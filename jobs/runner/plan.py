@@ -2,7 +2,16 @@
 
 from collections.abc import Iterator, Sequence
 
-from actors.training.memory import GIB, Memory, Shape, device_bytes, shape_of, too_large, torch_sees_a_gpu, training_memory
+from actors.training.memory import (
+    GIB,
+    Memory,
+    Shape,
+    device_bytes,
+    shape_of,
+    too_large,
+    torch_sees_a_gpu,
+    training_memory,
+)
 from actors.training.settings import LearnerSettings
 from jobs.runner.estimate import estimate
 from jobs.runner.preset import Preset
@@ -59,7 +68,11 @@ def _needs(preset: Preset, name: str, shape: Shape | None) -> str:
     if preset.predictor.backbone and kind in ("predictor", "annotated", "rated"):
         shape = None  # the base model's size says nothing about another backbone
     if learner := stages.get(kind):
-        return _training(learner, shape) + (f"; {preset.predictor.folds} times more for the folds" if kind == "predictor" and preset.predictor.folds else "")
+        return _training(learner, shape) + (
+            f"; {preset.predictor.folds} times more for the folds"
+            if kind == "predictor" and preset.predictor.folds
+            else ""
+        )
     if kind in ("annotated", "rated"):
         return _pool(preset.annotate.pool, shape)
     if kind in ("samples", "verdict", "report", "answers") and name != "ablation/report":
@@ -81,7 +94,8 @@ def _memory(memory: Memory) -> str:
     activations = "unknown" if memory.activations is None else _gib(memory.activations)
     return (
         f"GiB each: weights {_gib(memory.weights)}, gradients {_gib(memory.gradients)}, optimizer {_gib(memory.optimizer)}, "
-        f"activations {activations}, together {_gib(memory.total)}" + (f" (and {_gib(memory.host)} in the CPU's memory)" if memory.host else "")
+        f"activations {activations}, together {_gib(memory.total)}"
+        + (f" (and {_gib(memory.host)} in the CPU's memory)" if memory.host else "")
     )
 
 

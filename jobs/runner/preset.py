@@ -18,7 +18,15 @@ from data.pairs import pair_weights
 from data.record import Record
 from data.selection import check_quantiles
 from data.sources import require_format
-from jobs.runner.settings import AnnotateSettings, BenchmarkSettings, BootstrapSettings, EvaluateSettings, PolicySettings, PredictorSettings, SamplingSettings
+from jobs.runner.settings import (
+    AnnotateSettings,
+    BenchmarkSettings,
+    BootstrapSettings,
+    EvaluateSettings,
+    PolicySettings,
+    PredictorSettings,
+    SamplingSettings,
+)
 
 LAB = "lab"
 """The format that is made, not read."""
@@ -49,7 +57,9 @@ class SourceSettings(Record):
     def _readable(self) -> "SourceSettings":
         require_format(self.format, LAB)
         if not self.uri and self.format != LAB:
-            raise ValueError(f"source {self.name!r} of format {self.format} has no uri: name a file, a folder or a glob")
+            raise ValueError(
+                f"source {self.name!r} of format {self.format} has no uri: name a file, a folder or a glob"
+            )
         return self
 
 

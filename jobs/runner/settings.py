@@ -93,7 +93,11 @@ class PredictorSettings(Record):
     @model_validator(mode="after")
     def _whole_weights(self) -> "PredictorSettings":
         """What reads weights outside the engine's own forward cannot have them sharded."""
-        asked = {"probe": self.probe and self.learner, "stay_language_model": self.stay_language_model and self.learner, "warmup": self.warmup}
+        asked = {
+            "probe": self.probe and self.learner,
+            "stay_language_model": self.stay_language_model and self.learner,
+            "warmup": self.warmup,
+        }
         for name, learner in asked.items():
             if learner and learner.zero_stage == 3:
                 where = "predictor.warmup" if name == "warmup" else "predictor.learner"
@@ -105,7 +109,9 @@ class PredictorSettings(Record):
     @model_validator(mode="after")
     def _folds(self) -> "PredictorSettings":
         if self.folds == 1:
-            raise ValueError("folds is 1: one fold would leave nothing to train on; set 0 (hold out validation_share) or at least 2")
+            raise ValueError(
+                "folds is 1: one fold would leave nothing to train on; set 0 (hold out validation_share) or at least 2"
+            )
         return self
 
 
@@ -130,7 +136,9 @@ class WorkerPool(Record):
     @model_validator(mode="after")
     def _bounds(self) -> "WorkerPool":
         if self.min_actors is not None and self.min_actors > self.num_actors:
-            raise ValueError(f"min_actors is {self.min_actors}, num_actors {self.num_actors}: a pool grows from the one to the other; raise num_actors")
+            raise ValueError(
+                f"min_actors is {self.min_actors}, num_actors {self.num_actors}: a pool grows from the one to the other; raise num_actors"
+            )
         return self
 
 
@@ -149,7 +157,9 @@ class AnnotateSettings(Record):
     @model_validator(mode="after")
     def _fits(self) -> "AnnotateSettings":
         if self.max_tokens > self.row_tokens:
-            raise ValueError(f"annotate.max_tokens {self.max_tokens} must not exceed annotate.row_tokens {self.row_tokens}")
+            raise ValueError(
+                f"annotate.max_tokens {self.max_tokens} must not exceed annotate.row_tokens {self.row_tokens}"
+            )
         return self
 
 

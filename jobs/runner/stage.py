@@ -94,7 +94,14 @@ def perform(run: Run, stage: Stage) -> Figures:
     }
     (folder / "manifest.json").write_json(manifest)
     done = f"[{stage.name}] done in {manifest['seconds']} s -> {folder.uri}"
-    tell(done, "stage.end", stage=stage.name, seconds=manifest["seconds"], folder=folder.uri, counts=figures.get("counts", {}))
+    tell(
+        done,
+        "stage.end",
+        stage=stage.name,
+        seconds=manifest["seconds"],
+        folder=folder.uri,
+        counts=figures.get("counts", {}),
+    )
     return manifest | {"skipped": False}
 
 
@@ -104,7 +111,10 @@ def _clear(run: Run, stage: Stage, folder: Storage, fingerprint: str) -> None:
     made_from = {
         "fingerprint": fingerprint,
         # A stage that ran again, if only with the same settings, may have come out otherwise.
-        "needs": {name: {key: manifest.get(key) for key in ("fingerprint", "finished")} for name, manifest in manifests.items()},
+        "needs": {
+            name: {key: manifest.get(key) for key in ("fingerprint", "finished")}
+            for name, manifest in manifests.items()
+        },
         "contents": stage.contents(run),
     }
     progress = folder / PROGRESS
@@ -125,7 +135,9 @@ def require(run: Run, stage: Stage) -> None:
     """Raise StageError unless everything the stage needs is finished."""
     for name in stage.needs:
         if run.manifest(name) is None:
-            raise StageError(f"stage {stage.name} needs {name}, which is not finished in {run.root.uri}; run `python -m jobs.run` with the same preset first")
+            raise StageError(
+                f"stage {stage.name} needs {name}, which is not finished in {run.root.uri}; run `python -m jobs.run` with the same preset first"
+            )
 
 
 def say(text: str) -> None:
@@ -145,7 +157,12 @@ def _description(run: Run, stage: Stage) -> Figures:
         manifest = run.manifest(name)
         assert manifest is not None, f"{name} must be finished before {stage.name}"
         upstream[name] = manifest["fingerprint"]
-    return {"settings": _plain(stage.settings(run.preset)), "schema": _plain(run.schema), "inputs": stage.inputs(run), "needs": upstream}
+    return {
+        "settings": _plain(stage.settings(run.preset)),
+        "schema": _plain(run.schema),
+        "inputs": stage.inputs(run),
+        "needs": upstream,
+    }
 
 
 def _plain(value: Any) -> Any:
@@ -173,5 +190,9 @@ def _why(old: Figures | None, new: Figures) -> str:
 
 def _changes(path: str, old: Any, new: Any) -> Sequence[str]:
     if isinstance(old, dict) and isinstance(new, dict):
-        return [c for key in sorted(old.keys() | new.keys()) for c in _changes(f"{path}.{key}".lstrip("."), old.get(key), new.get(key))]
+        return [
+            c
+            for key in sorted(old.keys() | new.keys())
+            for c in _changes(f"{path}.{key}".lstrip("."), old.get(key), new.get(key))
+        ]
     return [] if old == new else [f"{path} {json.dumps(old)[:60]} -> {json.dumps(new)[:60]}"]

@@ -62,11 +62,22 @@ class Answered:
 
 
 CARD = Card("demo", LAB.model_dump_json(), 256, "runs/demo")
-TEAMS = [Team(name="games", profiles=("gaming",), max_concurrent=2), Team(name="all"), Team(name="ops", admin=True), Team(name="slow", tokens_per_minute=9)]
+TEAMS = [
+    Team(name="games", profiles=("gaming",), max_concurrent=2),
+    Team(name="all"),
+    Team(name="ops", admin=True),
+    Team(name="slow", tokens_per_minute=9),
+]
 KEYS_TEXT = "\n".join(f"{team.name} {hashed(f'key-{team.name}')}" for team in TEAMS)
 
 
-def app_around(generate: Generate, score: Score | None = None, keys_text: str = "", lines: list[str] | None = None, models: Models | None = None) -> FastAPI:
+def app_around(
+    generate: Generate,
+    score: Score | None = None,
+    keys_text: str = "",
+    lines: list[str] | None = None,
+    models: Models | None = None,
+) -> FastAPI:
     served = models or Models([Model(CARD)])
     log: list[str] = [] if lines is None else lines
 
@@ -94,7 +105,13 @@ def app_around(generate: Generate, score: Score | None = None, keys_text: str = 
 
 
 async def exchanged(
-    app: ASGIApp, method: str, path: str, body: bytes, gone_after: int | None = None, key: str | None = None, cancelled: Exception | None = None
+    app: ASGIApp,
+    method: str,
+    path: str,
+    body: bytes,
+    gone_after: int | None = None,
+    key: str | None = None,
+    cancelled: Exception | None = None,
 ) -> Answered:
     """One request over ASGI; with `gone_after`, the client leaves after so many pieces of the answer, or with 0 in the middle of its own body.
 
@@ -102,7 +119,10 @@ async def exchanged(
     """
     answered = Answered(0, {}, b"")
     gone = asyncio.Event()
-    incoming = [{"type": "http.request", "body": body[:500], "more_body": True}, {"type": "http.request", "body": body[500:], "more_body": False}]
+    incoming = [
+        {"type": "http.request", "body": body[:500], "more_body": True},
+        {"type": "http.request", "body": body[500:], "more_body": False},
+    ]
     num_pieces = 0
     if gone_after == 0:
         del incoming[1:]
@@ -127,7 +147,14 @@ async def exchanged(
             if num_pieces == gone_after:
                 gone.set()
 
-    scope = {"type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": method, "path": path, "raw_path": path.encode()}
+    scope = {
+        "type": "http",
+        "asgi": {"version": "3.0"},
+        "http_version": "1.1",
+        "method": method,
+        "path": path,
+        "raw_path": path.encode(),
+    }
     scope |= {
         "query_string": b"",
         "headers": [] if key is None else [(b"authorization", f"Bearer {key}".encode())],

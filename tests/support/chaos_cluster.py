@@ -15,7 +15,10 @@ STORE_BYTES = 150 * 2**20
 
 def main() -> None:
     rng = random.Random(0)
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False, "object_store_memory": STORE_BYTES})
+    cluster = Cluster(
+        initialize_head=True,
+        head_node_args={"num_cpus": 2, "include_dashboard": False, "object_store_memory": STORE_BYTES},
+    )
     workers = [cluster.add_node(num_cpus=2, object_store_memory=STORE_BYTES) for _ in range(2)]
     cluster.wait_for_nodes()
     print(cluster.address, flush=True)

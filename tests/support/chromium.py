@@ -32,7 +32,10 @@ def chromium() -> Iterator[WebDriver]:
 
 
 def resize(browser: WebDriver, size: tuple[int, int]) -> None:
-    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", {"width": size[0], "height": size[1], "deviceScaleFactor": 1, "mobile": size == PHONE})
+    browser.execute_cdp_cmd(
+        "Emulation.setDeviceMetricsOverride",
+        {"width": size[0], "height": size[1], "deviceScaleFactor": 1, "mobile": size == PHONE},
+    )
 
 
 def screenshot(browser: WebDriver, name: str) -> None:
@@ -41,5 +44,8 @@ def screenshot(browser: WebDriver, name: str) -> None:
     if folder:
         height = browser.execute_script("return document.documentElement.scrollHeight")
         width = browser.execute_script("return window.innerWidth")
-        browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False})
+        browser.execute_cdp_cmd(
+            "Emulation.setDeviceMetricsOverride",
+            {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False},
+        )
         browser.save_screenshot(str(Path(folder) / f"{name}.png"))

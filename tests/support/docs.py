@@ -19,7 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-_BLOCK = re.compile(r"(?:<!-- (?P<mark>[^>]*) -->\n)?^```(?P<language>\w*)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)
+_BLOCK = re.compile(
+    r"(?:<!-- (?P<mark>[^>]*) -->\n)?^```(?P<language>\w*)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL
+)
 RUNNABLE = ("bash", "console", "python")
 
 
@@ -36,14 +38,23 @@ class Block:
 
 
 def pages() -> list[Path]:
-    tracked = subprocess.run(["git", "ls-files", "--cached", "--others", "--exclude-standard", "*.md"], cwd=ROOT, capture_output=True, text=True, check=True)
+    tracked = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "*.md"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     return [ROOT / name for name in tracked.stdout.split()]
 
 
 def blocks(page: Path) -> list[Block]:
     text = page.read_text()
     name = page.relative_to(ROOT).as_posix()
-    return [Block(name, text.count("\n", 0, m.start()) + 1, m["mark"] or "", m["language"], m["text"]) for m in _BLOCK.finditer(text)]
+    return [
+        Block(name, text.count("\n", 0, m.start()) + 1, m["mark"] or "", m["language"], m["text"])
+        for m in _BLOCK.finditer(text)
+    ]
 
 
 class Follower:
@@ -56,7 +67,13 @@ class Follower:
         self._servers: list[subprocess.Popen[bytes]] = []
 
     def __enter__(self) -> "Follower":
-        tracked = subprocess.run(["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True)
+        tracked = subprocess.run(
+            ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
         for name in tracked.stdout.rstrip("\0").split("\0"):
             target = self.folder / name
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -84,8 +101,18 @@ class Follower:
         elif mark in ("run", "fails"):
             # A transcript shows the prompt.
             text = re.sub(r"^\$ ", "", block.text, flags=re.MULTILINE)
-            shell = [sys.executable, "-c", text] if block.language == "python" else ["bash", "-euo", "pipefail", "-c", text]
-            done = subprocess.run(shell, cwd=self.folder, env=self._environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=1200)
+            shell = (
+                [sys.executable, "-c", text] if block.language == "python" else ["bash", "-euo", "pipefail", "-c", text]
+            )
+            done = subprocess.run(
+                shell,
+                cwd=self.folder,
+                env=self._environ,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                timeout=1200,
+            )
             told = f"{block} ended with {done.returncode}:\n{done.stdout[-3000:]}"
             assert (done.returncode == 0) == (mark == "run"), told
             assert expected in done.stdout, f"{block}: {expected!r} is not in\n{done.stdout[-3000:]}"

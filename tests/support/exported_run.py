@@ -9,7 +9,15 @@ from jobs.export import Export, export
 from jobs.runner.stage import Figures, Run
 
 DEMO = str(Path(__file__).resolve().parents[2] / "jobs" / "presets" / "demo.yaml")
-TRAINING = {"examples": 10, "epochs": 2, "steps": 5, "tokens": 99, "saved_step": 4, "validation_loss": 0.25, "losses": [{"step": 5, "loss": 0.5}]}
+TRAINING = {
+    "examples": 10,
+    "epochs": 2,
+    "steps": 5,
+    "tokens": 99,
+    "saved_step": 4,
+    "validation_loss": 0.25,
+    "losses": [{"step": 5, "loss": 0.5}],
+}
 CALIBRATION = {"scale": {"humor": 2.0}, "shift": {"humor": -0.5}}
 
 
@@ -21,7 +29,9 @@ def put_model(root: Path, kind: str, model: str) -> None:
 
 
 def finish(stage: Path, figures: Figures | None = None) -> None:
-    (stage / "manifest.json").write_text(json.dumps({"stage": stage.name, "fingerprint": "f", "figures": figures or {}}))
+    (stage / "manifest.json").write_text(
+        json.dumps({"stage": stage.name, "fingerprint": "f", "figures": figures or {}})
+    )
 
 
 def export_to(storage: Path, to: Path, *words: str) -> Figures:

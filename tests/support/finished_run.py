@@ -16,7 +16,16 @@ NAMES = ("helpfulness", "creativity", "humor", "toxicity", "verbosity")
 HOSTILE = "Owls <script>alert(1)</script> & </details> ```hoot``` | [x](javascript:alert(2))"
 """An answer that would be markup, if it were let."""
 CURVE = [{"step": step, "loss": 4 / step} for step in range(1, 9)]
-TRAINING = {"losses": CURVE, "validations": CURVE[3::4], "saved_step": 8, "steps": 8, "epochs": 1, "num_train": 50, "tokens": 1234, "train_seconds": 61.2}
+TRAINING = {
+    "losses": CURVE,
+    "validations": CURVE[3::4],
+    "saved_step": 8,
+    "steps": 8,
+    "epochs": 1,
+    "num_train": 50,
+    "tokens": 1234,
+    "train_seconds": 61.2,
+}
 
 
 def finished(storage: Path, *overrides: str) -> Run:
@@ -26,24 +35,61 @@ def finished(storage: Path, *overrides: str) -> Run:
     _write(run.folder("rows") / "rows", rows, run)
     predicted = dict.fromkeys(NAMES, 2.6)
     _write(run.folder("annotated") / "rows", [_row(f"q{n}", f"a{n}", predicted=predicted) for n in range(20)], run)
-    asked = [_row(q, HOSTILE, group=name, requested={name: float(v)}) for q in ("Owls?", "Bees?", "Trains?") for name in NAMES for v in range(5)]
+    asked = [
+        _row(q, HOSTILE, group=name, requested={name: float(v)})
+        for q in ("Owls?", "Bees?", "Trains?")
+        for name in NAMES
+        for v in range(5)
+    ]
     _write(run.folder("report") / "answers", asked, run)
     for stage in ("base", "predictor", "predictor/fold-0", "policy", "bootstrap-1/policy"):
         (run.folder(stage) / "training.json").write_json(TRAINING)
     (run.folder("predictor") / "quality.json").write_json(quality())
-    counts = {"lab": {"read": 22, "rows": 20, "answers": 20, "rated_answers": 20, "duplicate": 1, "rejected: empty_message": 1}}
+    counts = {
+        "lab": {
+            "read": 22,
+            "rows": 20,
+            "answers": 20,
+            "rated_answers": 20,
+            "duplicate": 1,
+            "rejected: empty_message": 1,
+        }
+    }
     _manifest(run, "rows", {"counts": counts})
-    for stage in ("base", "predictor", "annotated", "policy", "bootstrap-1/samples", "bootstrap-1/rated", "bootstrap-1/policy", "report"):
+    for stage in (
+        "base",
+        "predictor",
+        "annotated",
+        "policy",
+        "bootstrap-1/samples",
+        "bootstrap-1/rated",
+        "bootstrap-1/policy",
+        "report",
+    ):
         _manifest(run, stage, {"counts": {"answers": 20}})
     _manifest(run, "bootstrap-1/selected", {"counts": {"samples": 40, "kept": 37, "duplicate": 3}})
-    _manifest(run, "bootstrap-1/verdict", {"promoted": False, "fell": ["mean Spearman 0.900 -> 0.700"], "policy": "policy"})
+    _manifest(
+        run, "bootstrap-1/verdict", {"promoted": False, "fell": ["mean Spearman 0.900 -> 0.700"], "policy": "policy"}
+    )
     (run.folder("report") / "report.json").write_json(report(run))
     return run
 
 
 def report(run: Run) -> dict[str, Any]:
-    dial = {"requested": [0, 1, 2, 3, 4], "measured": [0.1, 1, 2.2, 2.9, 3.9], "low": [0, 0.9, 2, 2.8, 3.7], "high": [0.2, 1.1, 2.4, 3, 4]}
-    dial |= {"n": 150, "spearman": 0.9321, "monotonic": True, "slope": 0.96, "reached": [0.1, 3.9], "off_target": 0.1234}
+    dial = {
+        "requested": [0, 1, 2, 3, 4],
+        "measured": [0.1, 1, 2.2, 2.9, 3.9],
+        "low": [0, 0.9, 2, 2.8, 3.7],
+        "high": [0.2, 1.1, 2.4, 3, 4],
+    }
+    dial |= {
+        "n": 150,
+        "spearman": 0.9321,
+        "monotonic": True,
+        "slope": 0.96,
+        "reached": [0.1, 3.9],
+        "off_target": 0.1234,
+    }
     flat = dial | {"measured": [2, 2, None, 2, 2], "spearman": None, "monotonic": False}
     best = run.schema.best()
     return {
@@ -52,10 +98,30 @@ def report(run: Run) -> dict[str, Any]:
         "steering": dict.fromkeys(NAMES[:4], dial) | {NAMES[4]: flat},
         "at_best_settings": {name: value * 0.9 for name, value in best.items()},
         "requested_best": best,
-        "cross_talk": {"attributes": list(NAMES), "measured": list(NAMES), "slope": [[0.97 if a == b else -0.0612 for a in NAMES] for b in NAMES]},
-        "combined": [{"requested": {"humor": 4, "verbosity": 1}, "measured": {"humor": 3.81, "verbosity": 1.23}, "off": 0.21, "n": 30}],
+        "cross_talk": {
+            "attributes": list(NAMES),
+            "measured": list(NAMES),
+            "slope": [[0.97 if a == b else -0.0612 for a in NAMES] for b in NAMES],
+        },
+        "combined": [
+            {
+                "requested": {"humor": 4, "verbosity": 1},
+                "measured": {"humor": 3.81, "verbosity": 1.23},
+                "off": 0.21,
+                "n": 30,
+            }
+        ],
         "dialogue": {"humor": {"first": [0, 4], "second": [4, 0], "measured_second": [3.77, 0.13], "n": 20}},
-        "judge": {name: {"n": 900, "spearman": 0.9444, "mae": 0.1515, "slope": 0.9, "everywhere": {"spearman": 0.61, "ceiling": 0.66}} for name in NAMES},
+        "judge": {
+            name: {
+                "n": 900,
+                "spearman": 0.9444,
+                "mae": 0.1515,
+                "slope": 0.9,
+                "everywhere": {"spearman": 0.61, "ceiling": 0.66},
+            }
+            for name in NAMES
+        },
         "judge_note": "All attributes reach Spearman 0.9.",
         "length": {name: {"spearman_words": 0.3333, "partial_spearman": -0.0456} for name in NAMES},
         "rounds": [_round(0, True), _round(1, False)],
@@ -66,14 +132,32 @@ def quality() -> dict[str, Any]:
     marks = [{"n": 10, "predicted": v + 0.1, "human": v, "se": 0.1 if v else None} for v in range(5)]
     row = {"n": 50, "mae": 0.6462, "rmse": 0.8, "spearman": 0.7864, "reliability": marks, "calibrated": {"mae": 0.6363}}
     row |= {"baselines": {"mean": {"mae": 1.1561}, "length": {"spearman": 0.44}}}
-    row |= {"truth": {"predictor": {"n": 50, "mae": 0.4, "spearman": 0.92}, "one_rater": {"n": 50, "mae": 0.43, "spearman": 0.87}}}
+    row |= {
+        "truth": {
+            "predictor": {"n": 50, "mae": 0.4, "spearman": 0.92},
+            "one_rater": {"n": 50, "mae": 0.43, "spearman": 0.87},
+        }
+    }
     return {"answers": {"rated": 100, "held_out": 50, "unscored": 0}, "attributes": dict.fromkeys(NAMES, row)}
 
 
 def _round(number: int, promoted: bool) -> dict[str, Any]:
     means = dict.fromkeys(NAMES, 2.0 + 0.1 * number)
-    drift = {"texts": 40, "words": 31.5, "distinct_1": 0.2, "distinct_2": 0.5 - 0.1 * number, "predicted": means, "true": means}
-    return {"round": number, "promoted": promoted, "mean_spearman": 0.9 - 0.2 * number, "leading_off_best": 0.1, "drift": drift}
+    drift = {
+        "texts": 40,
+        "words": 31.5,
+        "distinct_1": 0.2,
+        "distinct_2": 0.5 - 0.1 * number,
+        "predicted": means,
+        "true": means,
+    }
+    return {
+        "round": number,
+        "promoted": promoted,
+        "mean_spearman": 0.9 - 0.2 * number,
+        "leading_off_best": 0.1,
+        "drift": drift,
+    }
 
 
 def _row(question: str, answer: str, group: str = "", **values: dict[str, float]) -> Conversation:
@@ -89,6 +173,11 @@ def _write(folder: Storage, rows: list[Conversation], run: Run) -> None:
 
 
 def _manifest(run: Run, stage: str, figures: dict[str, Any]) -> None:
-    manifest = {"stage": stage, "fingerprint": f"{len(stage):016x}", "seconds": 12.5, "finished": "2026-11-22T12:00:00Z"}
+    manifest = {
+        "stage": stage,
+        "fingerprint": f"{len(stage):016x}",
+        "seconds": 12.5,
+        "finished": "2026-11-22T12:00:00Z",
+    }
     manifest |= {"description": {"needs": {"rows": "0" * 16}}, "figures": figures, "versions": {"ray": "2.60.0"}}
     (run.folder(stage) / "manifest.json").write_json(manifest)

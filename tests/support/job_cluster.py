@@ -32,18 +32,30 @@ class JobCluster:
         token.write_text("0123456789abcdef" * 4)
         token.chmod(0o600)
         own = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
-        self.environ = own | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token), "RAY_USAGE_STATS_ENABLED": "0"}
+        self.environ = own | {
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN_PATH": str(token),
+            "RAY_USAGE_STATS_ENABLED": "0",
+        }
         self.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{own['PATH']}"  # a job says `python`
 
     def __enter__(self) -> "JobCluster":
-        self.ray_folder = Path(tempfile.mkdtemp(prefix="ray-"))  # short: the names of sockets are in it, and may have 107 characters
+        self.ray_folder = Path(
+            tempfile.mkdtemp(prefix="ray-")
+        )  # short: the names of sockets are in it, and may have 107 characters
         self._process = subprocess.Popen(
-            [sys.executable, __file__, str(self.ray_folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=self.environ
+            [sys.executable, __file__, str(self.ray_folder)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=self.environ,
         )
         self.dashboard, self.address = self._answer().split()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         assert self._process.stdin
         self._process.stdin.close()
         self._process.wait(60)

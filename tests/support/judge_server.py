@@ -101,7 +101,11 @@ def serving(behave: Behaviour = well_behaved) -> Iterator[JudgeServer]:
                 return
             content = answer.body if answer.body is not None else json.dumps(_completion(body, answer)).encode()
             self.send_response(answer.status)
-            for name, value in {"Content-Type": "application/json", "Content-Length": str(len(content)), **answer.headers}.items():
+            for name, value in {
+                "Content-Type": "application/json",
+                "Content-Length": str(len(content)),
+                **answer.headers,
+            }.items():
                 self.send_header(name, value)
             self.end_headers()
             self.wfile.write(content)
@@ -137,4 +141,6 @@ def _completion(body: dict[str, Any], answer: Answer) -> dict[str, Any]:
         "model": body["model"],
         "choices": [{"index": 0, "message": {"role": "assistant", "content": answer.text}, "finish_reason": "stop"}],
     }
-    return found | ({"usage": {"prompt_tokens": 100, "completion_tokens": 10, "total_tokens": 110}} if answer.usage else {})
+    return found | (
+        {"usage": {"prompt_tokens": 100, "completion_tokens": 10, "total_tokens": 110}} if answer.usage else {}
+    )

@@ -20,11 +20,20 @@ Schema = dict[str, Any]
 _SHIPPED = importlib.resources.files("kubernetes_validate") / "kubernetes-json-schema"
 _DEFINITIONS = "https://kubernetes.io/api/_definitions.json"
 RELEASES = sorted(
-    (folder.name.removeprefix("v").removesuffix("-local-strict") for folder in _SHIPPED.iterdir() if folder.name.endswith("-strict")),
+    (
+        folder.name.removeprefix("v").removesuffix("-local-strict")
+        for folder in _SHIPPED.iterdir()
+        if folder.name.endswith("-strict")
+    ),
     key=lambda release: [int(number) for number in release.split(".")],
 )
 """Of Kubernetes, oldest first: `1.25.0` to what the lock's kubernetes-validate has."""
-QUANTITY: Schema = {"anyOf": [{"type": "string", "pattern": r"^[+-]?(\d+(\.\d*)?|\.\d+)([KMGTPE]i|[numkMGTPE]|[eE][+-]?\d+)?$"}, {"type": "number"}]}
+QUANTITY: Schema = {
+    "anyOf": [
+        {"type": "string", "pattern": r"^[+-]?(\d+(\.\d*)?|\.\d+)([KMGTPE]i|[numkMGTPE]|[eE][+-]?\d+)?$"},
+        {"type": "number"},
+    ]
+}
 """The grammar that Kubernetes documents; its OpenAPI says only "a string or a number", so `17GiB` would pass."""
 RESOURCE_NAMES: Schema = {"pattern": r"^(cpu|memory|ephemeral-storage|hugepages-.+|.+/.+)$"}
 """What a container may ask for, also documented only: a standard resource, or somebody's (`nvidia.com/gpu`)."""
@@ -53,7 +62,9 @@ def resource(api_version: str, kind: str, spec: Schema) -> Schema:
 def mistakes(document: Any, schema: Schema, release: str = RELEASES[-1]) -> list[str]:
     """`$.spec.replicas: 'two' is not of type 'integer'`, one a mistake; `release` is the Kubernetes whose types the schema names."""
     validator = jsonschema.Draft202012Validator(schema, registry=_registry(release))
-    return [f"{error.json_path}: {error.message}" for error in validator.iter_errors(document)] + [f"{path}: has no value" for path in _empty(document)]
+    return [f"{error.json_path}: {error.message}" for error in validator.iter_errors(document)] + [
+        f"{path}: has no value" for path in _empty(document)
+    ]
 
 
 def closed(schema: Schema) -> Schema:
@@ -80,7 +91,9 @@ def custom_resources(folder: Path) -> dict[tuple[str, str], Schema]:
                 spec = document["spec"]
                 for version in spec["versions"]:
                     name, kind = f"{spec['group']}/{version['name']}", spec["names"]["kind"]
-                    found[name, kind] = resource(name, kind, closed(version["schema"]["openAPIV3Schema"])["properties"]["spec"])
+                    found[name, kind] = resource(
+                        name, kind, closed(version["schema"]["openAPIV3Schema"])["properties"]["spec"]
+                    )
     return found
 
 

@@ -29,7 +29,13 @@ def listening(processes: Iterable[psutil.Process]) -> set[tuple[str, str]]:
 
 
 def ports(processes: Iterable[psutil.Process]) -> set[int]:
-    return {c.laddr.port for p in processes if p.is_running() for c in p.net_connections("tcp") if c.status == psutil.CONN_LISTEN}
+    return {
+        c.laddr.port
+        for p in processes
+        if p.is_running()
+        for c in p.net_connections("tcp")
+        if c.status == psutil.CONN_LISTEN
+    }
 
 
 def interface(ip: str) -> str:

@@ -72,13 +72,24 @@ class TwoHosts:
             command("ip", "-n", name, "link", "set", "lo", "up")
         self._start(0, sys.executable, "-m", "moto.server", "-H", "0.0.0.0", "-p", str(S3_PORT))
         common = (f"--num-cpus={NODE_CPUS}", f"--object-store-memory={STORE_BYTES}", "--disable-usage-stats", "--block")
-        self._start(0, "ray", "start", "--head", f"--node-ip-address={ADDRESSES[0]}", "--port=6379", "--include-dashboard=false", *common)
+        self._start(
+            0,
+            "ray",
+            "start",
+            "--head",
+            f"--node-ip-address={ADDRESSES[0]}",
+            "--port=6379",
+            "--include-dashboard=false",
+            *common,
+        )
         self._wait(f"ray status --address={ADDRESSES[0]}:6379")
         self._start(1, "ray", "start", f"--address={ADDRESSES[0]}:6379", f"--node-ip-address={ADDRESSES[1]}", *common)
         self._wait(f"ray status --address={ADDRESSES[0]}:6379 | grep -c '1 node_' | grep -q 2")
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         for process in reversed(self._processes):
             process.terminate()
         for process in self._processes:
@@ -93,7 +104,9 @@ class TwoHosts:
         """A command on a host, as a driver of its Ray."""
         environ = self.environ | {"RAY_ADDRESS": f"{ADDRESSES[0]}:6379"}
         within = ["ip", "netns", "exec", self._names[host], *words]
-        return subprocess.Popen(within, cwd=ROOT, env=environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        return subprocess.Popen(
+            within, cwd=ROOT, env=environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
 
     def link(self, up: bool) -> None:
         command("ip", "-n", self._names[1], "link", "set", self._cables[1], "up" if up else "down")
@@ -101,11 +114,15 @@ class TwoHosts:
     def _start(self, host: int, *words: str) -> None:
         with (self._folder / f"host-{host}-{len(self._processes)}.log").open("wb") as log:
             within = ["ip", "netns", "exec", self._names[host], *words]
-            self._processes.append(subprocess.Popen(within, cwd=ROOT, env=self.environ, stdout=log, stderr=subprocess.STDOUT))
+            self._processes.append(
+                subprocess.Popen(within, cwd=ROOT, env=self.environ, stdout=log, stderr=subprocess.STDOUT)
+            )
 
     def _wait(self, shell: str) -> None:
         deadline = time.monotonic() + 90
-        while subprocess.run(["ip", "netns", "exec", self._names[0], "bash", "-c", shell], env=self.environ, capture_output=True).returncode:
+        while subprocess.run(
+            ["ip", "netns", "exec", self._names[0], "bash", "-c", shell], env=self.environ, capture_output=True
+        ).returncode:
             logs = "".join(path.read_text(errors="replace")[-1500:] for path in sorted(self._folder.glob("host-*.log")))
             assert time.monotonic() < deadline, logs
             time.sleep(1)

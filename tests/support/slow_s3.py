@@ -11,7 +11,9 @@ from typing import Any
 from moto.server import DomainDispatcherApplication, create_backend_app
 from werkzeug.serving import run_simple
 
-SLOW_DOWN = b"<?xml version='1.0'?><Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>"
+SLOW_DOWN = (
+    b"<?xml version='1.0'?><Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>"
+)
 SAID = "/slowed"
 """GET it to hear how many requests were refused."""
 
@@ -30,10 +32,17 @@ class Busy:
             self.refused += 1
             # The request's body must be read, or the connection is of no more use.
             environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
-            start_response("503 Slow Down", [("Content-Type", "application/xml"), ("Content-Length", str(len(SLOW_DOWN)))])
+            start_response(
+                "503 Slow Down", [("Content-Type", "application/xml"), ("Content-Length", str(len(SLOW_DOWN)))]
+            )
             return [SLOW_DOWN]
         return self.app(environ, start_response)
 
 
 if __name__ == "__main__":
-    run_simple("127.0.0.1", int(sys.argv[1]), Busy(DomainDispatcherApplication(create_backend_app), int(sys.argv[2])), threaded=True)
+    run_simple(
+        "127.0.0.1",
+        int(sys.argv[1]),
+        Busy(DomainDispatcherApplication(create_backend_app), int(sys.argv[2])),
+        threaded=True,
+    )

@@ -23,7 +23,9 @@ REAL = Path(os.environ.get("STEERLM_REAL_DATA") or Path(__file__).parents[2] / "
 
 def write(path: Path, *records: Any) -> str:
     """A JSONL file of `records`; bytes and strings go in as they stand."""
-    encoded = [r if isinstance(r, bytes) else r.encode() if isinstance(r, str) else json.dumps(r).encode() for r in records]
+    encoded = [
+        r if isinstance(r, bytes) else r.encode() if isinstance(r, str) else json.dumps(r).encode() for r in records
+    ]
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(b"".join(line + b"\n" for line in encoded))
     return str(path)
@@ -51,7 +53,9 @@ def helpsteer(prompt: Any = "Why?", response: Any = "Because.", **ratings: Any) 
     return {"prompt": prompt, "response": response, **RATED, **ratings}
 
 
-def oasst(id: str, parent: str | None, text: str, tree: str = "t", deleted: bool = False, **labels: float | None) -> dict[str, Any]:
+def oasst(
+    id: str, parent: str | None, text: str, tree: str = "t", deleted: bool = False, **labels: float | None
+) -> dict[str, Any]:
     """A message of a message list; prompters and assistants take turns in `text`: "u..." is the prompter's."""
     names = list(labels)
     return {
@@ -70,7 +74,8 @@ def as_trees(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
     nodes = {}
     for message in messages:
         labels = message["labels"] and {
-            n: {"value": v, "count": c} for n, v, c in zip(*(message["labels"][k] for k in ("name", "value", "count")), strict=True)
+            n: {"value": v, "count": c}
+            for n, v, c in zip(*(message["labels"][k] for k in ("name", "value", "count")), strict=True)
         }
         nodes[message["message_id"]] = message | {"labels": labels, "replies": []}
     for node in nodes.values():

@@ -32,19 +32,43 @@ RELATIVE = {"relative_attention": True, "pos_att_type": ["p2c", "c2p"], "pooler_
 DISTIL = {"dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 64}
 FAMILIES = {
     "bert": (BertForMaskedLM, lambda n: BertConfig(vocab_size=n, max_position_embeddings=256, **SHAPE)),
-    "electra": (ElectraForMaskedLM, lambda n: ElectraConfig(vocab_size=n, max_position_embeddings=256, embedding_size=16, **SHAPE)),
-    "distilbert": (DistilBertForMaskedLM, lambda n: DistilBertConfig(vocab_size=n, max_position_embeddings=256, **DISTIL)),
+    "electra": (
+        ElectraForMaskedLM,
+        lambda n: ElectraConfig(vocab_size=n, max_position_embeddings=256, embedding_size=16, **SHAPE),
+    ),
+    "distilbert": (
+        DistilBertForMaskedLM,
+        lambda n: DistilBertConfig(vocab_size=n, max_position_embeddings=256, **DISTIL),
+    ),
     "modernbert": (
         ModernBertForMaskedLM,
         lambda n: ModernBertConfig(
-            vocab_size=n, max_position_embeddings=256, local_attention=16, global_attn_every_n_layers=2, pad_token_id=0, cls_token_id=2, sep_token_id=3, **SHAPE
+            vocab_size=n,
+            max_position_embeddings=256,
+            local_attention=16,
+            global_attn_every_n_layers=2,
+            pad_token_id=0,
+            cls_token_id=2,
+            sep_token_id=3,
+            **SHAPE,
         ),
     ),
-    "deberta-v2": (DebertaV2ForMaskedLM, lambda n: DebertaV2Config(vocab_size=n, max_position_embeddings=256, **RELATIVE, **SHAPE)),
+    "deberta-v2": (
+        DebertaV2ForMaskedLM,
+        lambda n: DebertaV2Config(vocab_size=n, max_position_embeddings=256, **RELATIVE, **SHAPE),
+    ),
     "roberta": (RobertaForMaskedLM, lambda n: RobertaConfig(vocab_size=n, max_position_embeddings=258, **SHAPE)),
-    "xlm-roberta": (XLMRobertaForMaskedLM, lambda n: XLMRobertaConfig(vocab_size=n, max_position_embeddings=258, **SHAPE)),
+    "xlm-roberta": (
+        XLMRobertaForMaskedLM,
+        lambda n: XLMRobertaConfig(vocab_size=n, max_position_embeddings=258, **SHAPE),
+    ),
     "camembert": (CamembertForMaskedLM, lambda n: CamembertConfig(vocab_size=n, max_position_embeddings=258, **SHAPE)),
-    "gpt2": (GPT2LMHeadModel, lambda n: GPT2Config(vocab_size=n, n_positions=256, n_embd=32, n_layer=2, n_head=4, bos_token_id=0, eos_token_id=2)),
+    "gpt2": (
+        GPT2LMHeadModel,
+        lambda n: GPT2Config(
+            vocab_size=n, n_positions=256, n_embd=32, n_layer=2, n_head=4, bos_token_id=0, eos_token_id=2
+        ),
+    ),
 }
 
 
@@ -75,9 +99,20 @@ def _wordpiece(texts: list[str]) -> PreTrainedTokenizerFast:
     inner.normalizer = normalizers.BertNormalizer()
     inner.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    inner.train_from_iterator(texts, trainers.WordPieceTrainer(vocab_size=400, special_tokens=special, show_progress=False))
-    inner.post_processor = processors.TemplateProcessing("[CLS] $A [SEP]", "[CLS] $A [SEP] $B [SEP]", [("[CLS]", 2), ("[SEP]", 3)])
-    return PreTrainedTokenizerFast(tokenizer_object=inner, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]", mask_token="[MASK]")
+    inner.train_from_iterator(
+        texts, trainers.WordPieceTrainer(vocab_size=400, special_tokens=special, show_progress=False)
+    )
+    inner.post_processor = processors.TemplateProcessing(
+        "[CLS] $A [SEP]", "[CLS] $A [SEP] $B [SEP]", [("[CLS]", 2), ("[SEP]", 3)]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=inner,
+        pad_token="[PAD]",
+        unk_token="[UNK]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        mask_token="[MASK]",
+    )
 
 
 def _byte_level(texts: list[str]) -> PreTrainedTokenizerFast:
@@ -86,8 +121,18 @@ def _byte_level(texts: list[str]) -> PreTrainedTokenizerFast:
     inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    inner.train_from_iterator(texts, trainers.BpeTrainer(vocab_size=400, special_tokens=special, initial_alphabet=alphabet, show_progress=False))
+    inner.train_from_iterator(
+        texts,
+        trainers.BpeTrainer(vocab_size=400, special_tokens=special, initial_alphabet=alphabet, show_progress=False),
+    )
     inner.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0))
     return PreTrainedTokenizerFast(
-        tokenizer_object=inner, bos_token="<s>", cls_token="<s>", pad_token="<pad>", eos_token="</s>", sep_token="</s>", unk_token="<unk>", mask_token="<mask>"
+        tokenizer_object=inner,
+        bos_token="<s>",
+        cls_token="<s>",
+        pad_token="<pad>",
+        eos_token="</s>",
+        sep_token="</s>",
+        unk_token="<unk>",
+        mask_token="<mask>",
     )
