@@ -126,8 +126,8 @@ class Feed:
 
     corpus: Corpus
     split: Split
-    row_tokens: int
-    rows_per_step: int
+    pack_tokens: int
+    packs_per_step: int
     epochs: int = 1
     seed: int = 0
     weights: Mapping[str, float] = field(default_factory=dict)
@@ -172,12 +172,14 @@ class Feed:
         return windows
 
     def packed(self, examples: Examples, epoch: int, window: int) -> list[list[list[int]]]:
-        """The steps of a window: every example that is trained on, as often as its source's weight says, in rows of at most `row_tokens`."""
+        """The steps of a window: every example that is trained on, as often as its source's weight says, in rows of at most `pack_tokens`."""
         indices = self.drawn(examples, epoch)
         rng = np.random.default_rng([self.seed, epoch, window])
         order = [indices[i] for i in rng.permutation(len(indices))]
-        rows = [[order[i] for i in row] for row in best_fit([int(examples.lengths[i]) for i in order], self.row_tokens)]
-        return even_steps([rows[i] for i in rng.permutation(len(rows))], self.rows_per_step)
+        rows = [
+            [order[i] for i in row] for row in best_fit([int(examples.lengths[i]) for i in order], self.pack_tokens)
+        ]
+        return even_steps([rows[i] for i in rng.permutation(len(rows))], self.packs_per_step)
 
     def drawn(self, examples: Examples, epoch: int) -> list[int]:
         """The examples that an epoch trains on, each as often as it does, in order."""
@@ -194,7 +196,7 @@ class Feed:
         """All examples to validate on, packed, in as many rows at a time as there are workers (empty ones at the end)."""
         for examples in self._read_ahead(self.windows(0)):
             held = [i for i, group in enumerate(examples.groups) if self.split.validates(group)]
-            rows = best_fit([int(examples.lengths[i]) for i in held], self.row_tokens)
+            rows = best_fit([int(examples.lengths[i]) for i in held], self.pack_tokens)
             yield from ((examples, step) for step in steps_of([[held[i] for i in row] for row in rows], num_workers))
 
     def _read_ahead(self, windows: Sequence[list[int]]) -> Iterator[Examples]:

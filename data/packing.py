@@ -20,7 +20,7 @@ def best_fit(lengths: Sequence[int], budget: int) -> list[list[int]]:
         length = lengths[index]
         if length > budget:
             raise ValueError(
-                f"sample {index} has {length} tokens, the row budget is {budget}; raise row_tokens or lower max_tokens"
+                f"sample {index} has {length} tokens, the row budget is {budget}; raise pack_tokens or lower max_tokens"
             )
         at = bisect.bisect_left(room, (length, -1))
         if at == len(room):
@@ -33,21 +33,21 @@ def best_fit(lengths: Sequence[int], budget: int) -> list[list[int]]:
     return rows
 
 
-def even_steps(rows: list[list[int]], rows_per_step: int) -> list[list[list[int]]]:
-    """Steps of at most `rows_per_step` rows and as even as can be: a small last step would count its rows for more than the others.
+def even_steps(rows: list[list[int]], packs_per_step: int) -> list[list[list[int]]]:
+    """Steps of at most `packs_per_step` rows and as even as can be: a small last step would count its rows for more than the others.
 
     Micro-example: 9 rows, 4 at most a step -> 3 + 3 + 3.
     """
-    num_steps = -(-len(rows) // rows_per_step)
+    num_steps = -(-len(rows) // packs_per_step)
     bounds = [i * len(rows) // max(num_steps, 1) for i in range(num_steps + 1)]
     return [rows[a:b] for a, b in itertools.pairwise(bounds)]
 
 
-def steps_of(rows: list[list[int]], rows_per_step: int) -> list[list[list[int]]]:
-    """Steps of `rows_per_step` rows; the last is filled with empty rows, so that every rank has as many."""
-    steps = [rows[i : i + rows_per_step] for i in range(0, len(rows), rows_per_step)]
+def steps_of(rows: list[list[int]], packs_per_step: int) -> list[list[list[int]]]:
+    """Steps of `packs_per_step` rows; the last is filled with empty rows, so that every rank has as many."""
+    steps = [rows[i : i + packs_per_step] for i in range(0, len(rows), packs_per_step)]
     if steps:
-        steps[-1] = steps[-1] + [[]] * (rows_per_step - len(steps[-1]))
+        steps[-1] = steps[-1] + [[]] * (packs_per_step - len(steps[-1]))
     return steps
 
 

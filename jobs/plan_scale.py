@@ -85,7 +85,7 @@ class Training(Record):
     """Ray Train workers, one GPU each."""
     gpus_per_node: int = Field(8, ge=1)
     """GPUs that share one network card's bandwidth."""
-    row_tokens: int = Field(4096, ge=2)
+    pack_tokens: int = Field(4096, ge=2)
     """Token budget of one packed row."""
     rows_each: int = Field(4, ge=1)
     """Rows of one worker in one optimizer step, one after the other."""
@@ -175,14 +175,14 @@ def training(scale: Scale) -> Iterator[Line]:
         use_gpu=True,
         zero_stage=3,
         activation_checkpointing=True,
-        row_tokens=t.row_tokens,
-        max_tokens=t.row_tokens,
-        rows_per_step=t.num_gpus * t.rows_each,
+        pack_tokens=t.pack_tokens,
+        max_tokens=t.pack_tokens,
+        packs_per_step=t.num_gpus * t.rows_each,
     )
     memory = training_memory(Shape(int(t.parameters), t.layers, t.width, t.feed_forward, t.vocabulary), learner)
-    step_tokens = t.num_gpus * t.rows_each * t.row_tokens
+    step_tokens = t.num_gpus * t.rows_each * t.pack_tokens
     # Six operations a weight and token, eight with recomputation (arXiv 2205.05198).
-    compute = 8 * t.parameters * t.rows_each * t.row_tokens / (gpu.bf16_tflops * 1e12 * gpu.train_utilisation)
+    compute = 8 * t.parameters * t.rows_each * t.pack_tokens / (gpu.bf16_tflops * 1e12 * gpu.train_utilisation)
     # ZeRO-3 gathers the weights for the forward and again for the backward of each row, and scatters the gradients (arXiv 1910.02054, section 7): bf16.
     nodes = math.ceil(t.num_gpus / t.gpus_per_node)
     sent = 3 * 2 * t.parameters * t.rows_each * (nodes - 1) / nodes
@@ -223,7 +223,7 @@ def problems(scale: Scale) -> list[str]:
         )
     if train["memory of a worker"] > 0.92 * scale.gpu.memory_gib:
         found.append(
-            "a training worker does not fit: raise train.num_gpus, lower train.row_tokens, or offload the optimizer"
+            "a training worker does not fit: raise train.num_gpus, lower train.pack_tokens, or offload the optimizer"
         )
     return found
 

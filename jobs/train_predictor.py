@@ -101,14 +101,14 @@ def predictor_task(run: Run, backbone: str, examples: Storage) -> PredictorTask:
     task = PredictorTask(
         backbone, run.schema, run.preset.template, settings.attribute_weights, settings.loss, settings.probe
     )
-    if not settings.stay_language_model:
+    if not settings.lm_loss_weight:
         return task
     require_language_model(load_config(local_folder(backbone)))
     sampled = some(examples, MOMENTS_EXAMPLES)
     # The learner's mean is over labels: so many labels come with each token of an answer.
     labels_per_token = sum(map(task.target_weight, sampled)) / sum(int(e.trained_T.sum()) for e in sampled)
     return replace(
-        task, token_weight=settings.stay_language_model * labels_per_token, surface=surface_of(run, backbone, sampled)
+        task, token_weight=settings.lm_loss_weight * labels_per_token, surface=surface_of(run, backbone, sampled)
     )
 
 

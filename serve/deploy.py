@@ -105,7 +105,7 @@ def _scorer(settings: ServeSettings, predictor: str) -> Any:
     ).bind(
         predictor=predictor,
         dtype=settings.engine.dtype,
-        row_tokens=settings.scorer.row_tokens,
+        pack_tokens=settings.scorer.pack_tokens,
         max_tokens=settings.scorer.max_tokens,
         num_threads=settings.threads,
     )

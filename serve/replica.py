@@ -165,7 +165,7 @@ class Replica:
 
         own = self._settings
         text, engine = load_engine(
-            own.kind, revision.policy, own.dtype, own.max_slots, own.prefix_tokens, own.gpu_memory_share
+            own.kind, revision.policy, own.dtype, own.max_num_seqs, own.prefix_cache_tokens, own.gpu_memory_share
         )
         return _Loaded(text, engine, revision)
 

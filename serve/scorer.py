@@ -15,13 +15,13 @@ BATCH_WAIT_S = 0.01
 class Scorer:
     """One predictor. `ScorerDeployment` is the same for Ray Serve."""
 
-    def __init__(self, predictor: str, dtype: str, row_tokens: int, max_tokens: int, num_threads: int):
+    def __init__(self, predictor: str, dtype: str, pack_tokens: int, max_tokens: int, num_threads: int):
         """Raises ValueError if there is no predictor at `predictor`."""
         from actors.modeling.model_folder import load_format, local_folder
         from actors.scoring.annotator import Annotator
 
         schema = load_format(local_folder(predictor)).schema
-        self._annotator = Annotator(predictor, schema, "", row_tokens, max_tokens, dtype, num_threads)
+        self._annotator = Annotator(predictor, schema, "", pack_tokens, max_tokens, dtype, num_threads)
         self._schema_json = schema.model_dump_json()
 
     async def schema_json(self) -> str:

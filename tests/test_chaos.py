@@ -28,7 +28,7 @@ SETTINGS = (
     "rows.rows_per_file=500",
     "annotate.pool.num_actors=2",
     "annotate.pool.batch_rows=32",
-    "annotate.row_tokens=1024",
+    "annotate.pack_tokens=1024",
     "annotate.max_tokens=512",
 )
 PATIENCE_S = 240

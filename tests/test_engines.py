@@ -28,7 +28,7 @@ def policy(wide_policy: str) -> Policy:
 @pytest.fixture(scope="module", params=["transformers", pytest.param("vllm", marks=NO_VLLM)])
 def engine(request: pytest.FixtureRequest, wide_policy: str) -> Iterator[Engine]:
     kind: EngineKind = request.param
-    _, engine = load_engine(kind, wide_policy, "float32", SLOTS, prefix_tokens=2000, memory_share=0.5)
+    _, engine = load_engine(kind, wide_policy, "float32", SLOTS, prefix_cache_tokens=2000, memory_share=0.5)
     yield engine
     engine.close()
 
@@ -205,7 +205,7 @@ def test_hundreds_of_requests_leave_nothing_behind(engine: Engine, prompts: list
 
 
 def test_a_closed_engine_tells_those_who_wait_and_takes_no_more(policy: Policy, prompts: list[list[int]]) -> None:
-    engine, heard = TransformersEngine(policy, max_slots=1), [Heard(), Heard()]
+    engine, heard = TransformersEngine(policy, max_num_seqs=1), [Heard(), Heard()]
     for listener in heard:
         engine.submit(prompts[0], Sampling(400, temperature=1.0, seed=1), listener)
     engine.close()
@@ -215,7 +215,7 @@ def test_a_closed_engine_tells_those_who_wait_and_takes_no_more(policy: Policy, 
 
 
 def test_a_dead_engine_says_so_to_everyone(policy: Policy, prompts: list[list[int]]) -> None:
-    engine = TransformersEngine(policy, max_slots=4)
+    engine = TransformersEngine(policy, max_num_seqs=4)
     with pytest.raises(RuntimeError, match="the generation engine died: IndexError"):
         complete(engine, [([10**6], Sampling(5))])  # no such token: the model itself fails
     with pytest.raises(RuntimeError, match="the engine is down"):
@@ -225,7 +225,7 @@ def test_a_dead_engine_says_so_to_everyone(policy: Policy, prompts: list[list[in
 def test_those_who_were_to_start_with_the_one_that_killed_it_are_told_too(
     policy: Policy, prompts: list[list[int]]
 ) -> None:
-    engine, heard = TransformersEngine(policy, max_slots=4), [Heard() for _ in range(3)]
+    engine, heard = TransformersEngine(policy, max_num_seqs=4), [Heard() for _ in range(3)]
     engine.submit_all(
         [([10**6], Sampling(5), heard[0]), *((prompts[0], Sampling(5), listener) for listener in heard[1:])]
     )

@@ -125,7 +125,7 @@ def test_the_cards_example_answers_greedily_what_our_engine_does(storage: Path, 
     assert names["model"].generation_config.eos_token_id == sorted(policy.stop_ids)
     prompt = policy.prompt("", [Message("user", "Tell me about owls.")], names["dials"])
     assert prompt == names["prompt"]["input_ids"][0].tolist()
-    engine = TransformersEngine(policy, max_slots=1)
+    engine = TransformersEngine(policy, max_num_seqs=1)
     ((ours, _),) = complete(engine, [(prompt, Sampling(max_tokens=128, temperature=0.0))])
     engine.close()
     theirs = [i for i in names["answer"].tolist() if i not in policy.stop_ids]
@@ -138,7 +138,7 @@ def test_the_predictors_example_scores_as_ours_do(storage: Path, tmp_path: Path)
     export_to(storage, to, "what=predictor")
     assert ModelCard.load(to / "README.md").data.pipeline_tag == "text-classification"
     theirs = {score["label"]: score["score"] for score in _snippet(to)["scores"]}
-    annotator = Annotator(str(to), SCHEMA, "f", row_tokens=512, max_tokens=512, dtype="float32", num_threads=1)
+    annotator = Annotator(str(to), SCHEMA, "f", pack_tokens=512, max_tokens=512, dtype="float32", num_threads=1)
     (ours,) = annotator.annotated([Conversation("t", "", TURNS)])
     assert ours.predicted[0].keys() == theirs.keys()
     np.testing.assert_allclose(

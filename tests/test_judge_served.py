@@ -29,7 +29,7 @@ def endpoint(ray_cluster: object) -> object:
     run = Path(os.environ.get("STEERLM_DEMO_RUN", Path(__file__).resolve().parents[1] / "runs" / "demo"))
     if not (run / "policy" / "model" / "config.json").exists():
         pytest.skip(f"no finished run at {run}: `make demo` makes one")
-    with running([Located(str(run / "policy" / "model"), "demo")], max_slots=16) as endpoint:
+    with running([Located(str(run / "policy" / "model"), "demo")], max_num_seqs=16) as endpoint:
         yield endpoint
 
 

@@ -39,7 +39,8 @@ def corpus(tmp_path: Path) -> Corpus:
 
 def _feed(corpus: Corpus, **settings: object) -> Feed:
     return Feed(
-        corpus, **({"split": Split(), "row_tokens": 64, "rows_per_step": 4, "epochs": 2, "window_rows": 50} | settings)
+        corpus,
+        **({"split": Split(), "pack_tokens": 64, "packs_per_step": 4, "epochs": 2, "window_rows": 50} | settings),
     )  # type: ignore[arg-type]
 
 

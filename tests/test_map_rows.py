@@ -65,7 +65,7 @@ def test_annotation_scores_every_row_once_and_alike(ray_cluster: object, tiny_pr
         "predictor": tiny_predictor,
         "schema": SCHEMA,
         "fingerprint": "f",
-        "row_tokens": 1024,
+        "pack_tokens": 1024,
         "max_tokens": 512,
         "dtype": "float32",
         "num_threads": 1,
@@ -95,7 +95,7 @@ def test_samples_do_not_depend_on_the_number_of_actors(ray_cluster: object, tiny
         "policy": tiny_policy,
         "schema": SCHEMA,
         "sampling": Sampling(12),
-        "max_slots": 4,
+        "max_num_seqs": 4,
         "dtype": "float32",
         "num_threads": 1,
     }

@@ -16,7 +16,7 @@ SHAPE = Shape(
 
 
 def _states(**settings: object) -> float:
-    memory = training_memory(SHAPE, LearnerSettings(num_workers=4, rows_per_step=8, **settings))  # type: ignore[arg-type]
+    memory = training_memory(SHAPE, LearnerSettings(num_workers=4, packs_per_step=8, **settings))  # type: ignore[arg-type]
     return (memory.weights + memory.gradients + memory.optimizer) / BILLION
 
 
@@ -55,7 +55,7 @@ def test_activations_need_a_shape_and_shrink_when_they_are_made_again() -> None:
 
 
 def test_the_sentence_names_settings_that_are_not_yet_set() -> None:
-    learner = LearnerSettings(num_workers=2, zero_stage=2, use_gpu=True, row_tokens=8192)
+    learner = LearnerSettings(num_workers=2, zero_stage=2, use_gpu=True, pack_tokens=8192)
     memory = training_memory(SHAPE, learner)
     assert too_large("policy.learner", learner, memory, limit=10**12) is None
     sentence = too_large("policy.learner", learner, memory, limit=8 * 2**30)
@@ -65,7 +65,7 @@ def test_the_sentence_names_settings_that_are_not_yet_set() -> None:
         "zero_stage: 3",
         "offload: optimizer",
         "lora: {}",
-        "row_tokens below 8192",
+        "pack_tokens below 8192",
         "8.0",
     ):
         assert setting in sentence

@@ -54,9 +54,9 @@ def test_options_that_would_be_ignored_are_refused() -> None:
     for override, sentence in {
         "base.model=x/y": "base.pretrain and base.texts would be ignored",
         "predictor.folds=1": "one fold would leave nothing",
-        "annotate.max_tokens=9999": "must not exceed annotate.row_tokens",
+        "annotate.max_tokens=9999": "must not exceed annotate.pack_tokens",
         "predictor={probe: 1, learner: {zero_stage: 3}}": "predictor.probe is set, but predictor.learner.zero_stage is 3",
-        "predictor={stay_language_model: 1, learner: {zero_stage: 3}}": "predictor.stay_language_model is set, but predictor.learner.zero_stage is 3",
+        "predictor={lm_loss_weight: 1, learner: {zero_stage: 3}}": "predictor.lm_loss_weight is set, but predictor.learner.zero_stage is 3",
         "predictor={learner: {}, warmup: {zero_stage: 3}}": "predictor.warmup is set, but predictor.warmup.zero_stage is 3",
         "bootstrap.leading=honesty": "unknown attribute 'honesty'",
     }.items():
@@ -69,7 +69,7 @@ def test_once_the_rows_are_there_tokens_steps_and_time_are_guessed(tmp_path: Pat
     rows = list(Lab(LabSettings(num_rows=200)).rows())
     write_table(to_table(rows, schema), Storage(str(tmp_path)) / "rows")
     learner = LearnerSettings(
-        row_tokens=512, max_tokens=512, rows_per_step=2, num_workers=2, epochs=3, precision="fp32"
+        pack_tokens=512, max_tokens=512, packs_per_step=2, num_workers=2, epochs=3, precision="fp32"
     )
     found = estimate(Storage(str(tmp_path)) / "rows", learner, Shape(10**6), has_device=True)
     assert found is not None

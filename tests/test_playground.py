@@ -33,7 +33,7 @@ def endpoint(
     teams = (Team(name="school"),)
     run = os.environ.get("STEERLM_DEMO_RUN")
     located = locate(run, "") if run else Located(tiny_policy, "tiny", predictor=tiny_predictor)
-    with running([located], located.predictor, max_slots=4, teams=teams, keys=str(file)) as endpoint:
+    with running([located], located.predictor, max_num_seqs=4, teams=teams, keys=str(file)) as endpoint:
         yield endpoint
 
 

@@ -42,13 +42,13 @@ def test_plain_transformers_gives_the_same_scores(tiny_predictor: str) -> None:
     inputs = tokenizer.apply_chat_template(chat, return_tensors="pt", return_dict=True)
     with torch.no_grad():
         theirs = model(**inputs).logits[0].numpy()
-    annotator = Annotator(tiny_predictor, SCHEMA, "f", row_tokens=512, max_tokens=512, dtype="float32", num_threads=1)
+    annotator = Annotator(tiny_predictor, SCHEMA, "f", pack_tokens=512, max_tokens=512, dtype="float32", num_threads=1)
     (ours,) = annotator.annotated([Conversation("t", "", tuple(Message(m["role"], m["content"]) for m in chat))])
     np.testing.assert_allclose(list(ours.predicted[0].values()), theirs, atol=1e-5)
 
 
 def test_annotation_keeps_human_values_and_flags_what_it_cut(tiny_predictor: str) -> None:
-    annotator = Annotator(tiny_predictor, SCHEMA, "abc", row_tokens=64, max_tokens=64, dtype="float32", num_threads=1)
+    annotator = Annotator(tiny_predictor, SCHEMA, "abc", pack_tokens=64, max_tokens=64, dtype="float32", num_threads=1)
     turns = (
         Message("user", "Tell me. " * 40),
         Message("assistant", "First."),

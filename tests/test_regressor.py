@@ -132,7 +132,7 @@ def test_a_segment_longer_than_the_encoder_reads_is_refused(tmp_path: Path) -> N
         predictor.score([np.append(longest, 9)], [np.zeros(1, np.int32)])
     with pytest.raises(ValueError, match=r"segments of 1024 tokens"):
         Annotator(
-            str(tmp_path / "predictor"), SCHEMA, "", row_tokens=1024, max_tokens=1024, dtype="float32", num_threads=1
+            str(tmp_path / "predictor"), SCHEMA, "", pack_tokens=1024, max_tokens=1024, dtype="float32", num_threads=1
         )
 
 
@@ -252,5 +252,5 @@ def test_a_predictor_may_stay_a_language_model_and_is_saved_without_what_that_to
 
 def test_staying_a_language_model_needs_tied_embeddings(tmp_path: Path) -> None:
     base = save_backbone("bert", str(tmp_path))
-    with pytest.raises(ValueError, match=r"set predictor\.stay_language_model to 0"):
+    with pytest.raises(ValueError, match=r"set predictor\.lm_loss_weight to 0"):
         PredictorTask(base, SCHEMA, "steerlm", token_weight=0.1).build()

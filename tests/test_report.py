@@ -261,7 +261,7 @@ def test_answers_across_a_dial_are_in_order_of_what_was_asked(run: Run) -> None:
             {"api_key": "abc", "max_tokens": 5, "deep": [{"password": "x"}]},
             {"api_key": "...", "max_tokens": 5, "deep": [{"password": "..."}]},
         ),
-        ({"row_tokens": 1024, "name": "a@b", "key": ""}, {"row_tokens": 1024, "name": "a@b", "key": ""}),
+        ({"pack_tokens": 1024, "name": "a@b", "key": ""}, {"pack_tokens": 1024, "name": "a@b", "key": ""}),
     ],
 )
 def test_secrets_are_masked_and_nothing_else(value: object, masked: object) -> None:

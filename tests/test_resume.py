@@ -27,7 +27,7 @@ from jobs.runner.stage import StageError
 
 SCHEMA = shipped("lab")
 SETTINGS = LearnerSettings(
-    num_workers=2, zero_stage=2, precision="fp32", row_tokens=256, max_tokens=256, rows_per_step=4, learning_rate=3e-3, warmup=0.1, epochs=2,
+    num_workers=2, zero_stage=2, precision="fp32", pack_tokens=256, max_tokens=256, packs_per_step=4, learning_rate=3e-3, warmup=0.1, epochs=2,
     checkpoint_every=0.1, max_failures=3, validate_every=0.5,
 )  # fmt: skip
 
@@ -55,13 +55,13 @@ def dying(task: PolicyTask, folder: Path, forwards: Sequence[int]) -> PolicyTask
             object.__setattr__(self, "done", 0)
             return super().build()
 
-        def inputs(self, rows: Sequence[Example], device: torch.device | str, row_tokens: int = 0) -> dict[str, Any]:
+        def inputs(self, rows: Sequence[Example], device: torch.device | str, pack_tokens: int = 0) -> dict[str, Any]:
             object.__setattr__(self, "done", self.done + 1)  # type: ignore[attr-defined]
             life = len(list(lives.iterdir()))
             if life < len(forwards) and self.done == forwards[life]:  # type: ignore[attr-defined]
                 (lives / str(life)).touch()
                 os.kill(os.getpid(), signal.SIGKILL)
-            return super().inputs(rows, device, row_tokens)
+            return super().inputs(rows, device, pack_tokens)
 
     return Dying(**vars(task))
 
@@ -202,7 +202,7 @@ def test_one_worker_with_eight_rows_a_step_and_eight_with_one(
             update={
                 "num_workers": workers,
                 "cpus_per_worker": 0.5,
-                "rows_per_step": 8,
+                "packs_per_step": 8,
                 "zero_stage": 0,
                 "learning_rate": 1e-3,
                 "checkpoint_every": 0,

@@ -47,7 +47,7 @@ def endpoint(
     settings: dict[str, Any] = {"min_replicas": 2, "max_replicas": 2, "max_queued_requests": 200} | getattr(
         request, "param", {}
     )
-    with running([Located(tiny_policy, MODEL)], max_slots=8, **settings) as endpoint:
+    with running([Located(tiny_policy, MODEL)], max_num_seqs=8, **settings) as endpoint:
         yield endpoint
 
 

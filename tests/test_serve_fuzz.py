@@ -24,7 +24,7 @@ CASES = 2600
 
 @pytest.fixture(scope="module")
 def endpoint(ray_cluster: object, tiny_policy: str, tiny_predictor: str) -> Iterator[Endpoint]:
-    with running([Located(tiny_policy, "tiny")], tiny_predictor, max_slots=4, max_new_tokens=4) as endpoint:
+    with running([Located(tiny_policy, "tiny")], tiny_predictor, max_num_seqs=4, max_new_tokens=4) as endpoint:
         yield endpoint
         assert endpoint.chat(max_tokens=4)[0] == 200, "it answers as before"
 

@@ -38,7 +38,7 @@ def replica(tiny_policy: str) -> Iterator[Replica]:
 
 
 def replica_of(policy: str) -> Replica:
-    return Replica("tiny", Revision(policy, 0), EngineSettings(max_slots=2), max_new_tokens=40)
+    return Replica("tiny", Revision(policy, 0), EngineSettings(max_num_seqs=2), max_new_tokens=40)
 
 
 async def collected(replica: Replica, job: Job) -> list[Event]:
@@ -83,7 +83,7 @@ def test_who_reads_along_gets_pieces_and_who_does_not_all_at_the_end(
 ) -> None:
     monkeypatch.setattr("serve.replica.PROGRESS_S", 0.0)
     replica = Replica(
-        "tiny", Revision(tiny_policy, 0), EngineSettings(max_slots=2, stream_every_s=0.001), max_new_tokens=200
+        "tiny", Revision(tiny_policy, 0), EngineSettings(max_num_seqs=2, stream_every_s=0.001), max_new_tokens=200
     )
     long = replace(JOB, max_tokens=200)
     pieces, whole = (asyncio.run(collected(replica, replace(long, stream=stream)))[1:] for stream in (True, False))

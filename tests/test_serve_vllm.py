@@ -44,7 +44,7 @@ ON_A_CPU = {
 
 
 def answers_of_ours(policy: str, kind: str) -> list[str]:
-    engine = EngineSettings(kind=kind, max_slots=4)  # type: ignore[arg-type]
+    engine = EngineSettings(kind=kind, max_num_seqs=4)  # type: ignore[arg-type]
     with running([Located(policy, "loud")], engine=engine, start_timeout_s=300) as endpoint:
         return [
             endpoint.chat(messages=question, attributes=dials, temperature=0, max_tokens=24)[1]["choices"][0][

@@ -44,7 +44,7 @@ def endpoint(ray_cluster: object) -> Iterator[Endpoint]:
     if not (run / "report" / "manifest.json").exists():
         pytest.skip(f"no finished run at {run}: `make demo` makes one")
     located = locate(str(run), "")
-    with running([located], located.predictor, max_slots=16) as endpoint:
+    with running([located], located.predictor, max_num_seqs=16) as endpoint:
         yield endpoint
 
 

@@ -52,7 +52,7 @@ def test_it_reads_as_what_it_becomes(source: Storage, tmp_path: Path) -> None:
     for number, part in enumerate(inputs):
         _write(source, part, output, merged=number % 2 == 0)  # parts and pieces
     making = Corpus.made_from(inputs, output, PIECE_ROWS)
-    settings = {"split": Split(5, 1), "row_tokens": 64, "rows_per_step": 4, "window_rows": 50}
+    settings = {"split": Split(5, 1), "pack_tokens": 64, "packs_per_step": 4, "window_rows": 50}
     found = _ids(Feed(making, **settings))  # type: ignore[arg-type]
     for number, part in enumerate(inputs):
         if number % 2:
@@ -65,7 +65,7 @@ def test_it_reads_as_what_it_becomes(source: Storage, tmp_path: Path) -> None:
 def test_the_first_window_does_not_wait_for_the_second(source: Storage, tmp_path: Path) -> None:
     output, inputs = Output(str(tmp_path / "out"), "stamp"), inputs_of([source])
     corpus = Corpus.made_from(inputs, output, PIECE_ROWS)
-    feed = Feed(corpus, Split(), row_tokens=64, rows_per_step=4, window_rows=50)
+    feed = Feed(corpus, Split(), pack_tokens=64, packs_per_step=4, window_rows=50)
     first, *others = ([corpus.shards[i].part for i in window] for window in feed.windows(0))
     by_part = {i.part: i for i in inputs}
     for part in first:

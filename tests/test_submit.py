@@ -162,7 +162,7 @@ def test_the_doctor_looks_at_every_node(head: JobCluster, tmp_path: Path) -> Non
         assert line in fit.stdout, fit.stdout + fit.stderr
     unfit = doctor(
         "policy.learner.num_workers=40",
-        "policy.learner.rows_per_step=40",
+        "policy.learner.packs_per_step=40",
         "annotate.pool.labels={role: nobody}",
         "base.model=/nowhere/model",
         "base.pretrain=null",

@@ -22,7 +22,7 @@ from jobs.runner.stage import StageError
 
 SCHEMA = shipped("lab")
 SETTINGS = LearnerSettings(
-    precision="fp32", row_tokens=256, max_tokens=256, rows_per_step=4, learning_rate=3e-3, validate_every=0.5
+    precision="fp32", pack_tokens=256, max_tokens=256, packs_per_step=4, learning_rate=3e-3, validate_every=0.5
 )
 
 

@@ -59,9 +59,9 @@ def test_one_worker_or_two_whole_or_sharded_same_trajectory(
             num_workers=workers,
             zero_stage=stage,
             precision="fp32",
-            row_tokens=256,
+            pack_tokens=256,
             max_tokens=256,
-            rows_per_step=4,
+            packs_per_step=4,
             learning_rate=1e-3,
             warmup=0.0,
             epochs=2,
@@ -90,7 +90,7 @@ def test_training_stops_early_and_saves_the_best_step_not_the_last(
     examples = _rated(tiny_base, tmp_path, 60, noise=True)
     task, output = PredictorTask(tiny_base, SCHEMA, "steerlm"), Storage(str(tmp_path)) / "out"
     settings = LearnerSettings(
-        num_workers=2, zero_stage=3, precision="fp32", row_tokens=512, max_tokens=256, rows_per_step=2, learning_rate=1e-2, warmup=0.0,
+        num_workers=2, zero_stage=3, precision="fp32", pack_tokens=512, max_tokens=256, packs_per_step=2, learning_rate=1e-2, warmup=0.0,
         schedule="constant_with_warmup", epochs=60, validate_every=1.0, patience=3,
     )  # fmt: skip
     figures = fit("test", task, settings, Corpus.of(examples), output, split := Split(5, 1, 3))
@@ -114,7 +114,7 @@ def test_training_stops_early_and_saves_the_best_step_not_the_last(
 
 @pytest.mark.ray
 def test_a_worker_that_fails_says_why(ray_cluster: object, tiny_base: str, tmp_path: Path) -> None:
-    settings = LearnerSettings(row_tokens=256, max_tokens=256, rows_per_step=1)
+    settings = LearnerSettings(pack_tokens=256, max_tokens=256, packs_per_step=1)
     with pytest.raises(StageError, match=r"test failed: .*no examples to train on in .*empty"):
         fit(
             "test",
@@ -131,7 +131,7 @@ def test_a_small_set_of_which_chance_held_out_nothing_is_trained_on(
     ray_cluster: object, tiny_base: str, tmp_path: Path
 ) -> None:
     examples, task = _rated(tiny_base, tmp_path, 20, noise=False), PredictorTask(tiny_base, SCHEMA, "steerlm")
-    settings = LearnerSettings(precision="fp32", row_tokens=512, max_tokens=256, rows_per_step=2)
+    settings = LearnerSettings(precision="fp32", pack_tokens=512, max_tokens=256, packs_per_step=2)
     figures = fit(
         "test", task, settings, Corpus.of(examples), Storage(str(tmp_path)) / "out", nothing := Split(10**6, 1)
     )
@@ -181,11 +181,11 @@ def test_attribute_dropout_makes_lone_labels_as_common_as_any_other_number(tiny_
 
 
 def test_settings_that_cannot_work_are_refused() -> None:
-    with pytest.raises(ValueError, match="rows_per_step 3 is less than num_workers 4"):
-        LearnerSettings(num_workers=4, rows_per_step=3)
+    with pytest.raises(ValueError, match="packs_per_step 3 is less than num_workers 4"):
+        LearnerSettings(num_workers=4, packs_per_step=3)
     with pytest.raises(ValueError, match="offload parameters needs zero_stage 3 or more, it is 2"):
         LearnerSettings(offload="parameters")
-    with pytest.raises(ValueError, match="max_tokens 4096 must not exceed row_tokens 1024"):
+    with pytest.raises(ValueError, match="max_tokens 4096 must not exceed pack_tokens 1024"):
         LearnerSettings(max_tokens=4096)
     zero = deepspeed_config(LearnerSettings(zero_stage=3, offload="parameters"))["zero_optimization"]
     assert (zero["stage"], zero["offload_param"], zero["offload_optimizer"]) == (

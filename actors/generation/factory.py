@@ -9,18 +9,18 @@ EngineKind = Literal["transformers", "vllm"]
 
 
 def load_engine(
-    kind: EngineKind, policy: str, dtype: str, max_slots: int, prefix_tokens: int, memory_share: float
+    kind: EngineKind, policy: str, dtype: str, max_num_seqs: int, prefix_cache_tokens: int, memory_share: float
 ) -> tuple[PolicyText, Engine]:
     """The policy at a folder or URI and an engine that runs it; raises ValueError if there is no such policy or engine.
 
-    `prefix_tokens` bounds what the transformers engine keeps of earlier prompts, `memory_share` what vLLM takes of a GPU's memory.
+    `prefix_cache_tokens` bounds what the transformers engine keeps of earlier prompts, `memory_share` what vLLM takes of a GPU's memory.
     """
     if kind == "vllm":
         from actors.generation.vllm_engine import VllmEngine
 
         text = PolicyText.load(policy)
-        return text, VllmEngine(text, dtype, max_slots, memory_share)
+        return text, VllmEngine(text, dtype, max_num_seqs, memory_share)
     from actors.generation.transformers_engine import TransformersEngine
 
     loaded = Policy.load(policy, dtype)
-    return loaded, TransformersEngine(loaded, max_slots, prefix_tokens)
+    return loaded, TransformersEngine(loaded, max_num_seqs, prefix_cache_tokens)

@@ -31,7 +31,7 @@ class Sampler:
         policy: str,
         schema: AttributeSchema,
         sampling: Sampling,
-        max_slots: int,
+        max_num_seqs: int,
         dtype: str,
         num_threads: int,
         keep_too_long: bool = False,
@@ -43,7 +43,7 @@ class Sampler:
         self.policy = Policy.load(policy, dtype, num_threads=num_threads)
         schema.require_same(self.policy.schema, "the run", f"the policy at {policy}")
         self.schema, self.sampling, self.keep_too_long = schema, sampling, keep_too_long
-        self.engine = TransformersEngine(self.policy, max_slots)
+        self.engine = TransformersEngine(self.policy, max_num_seqs)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         prompts, started = list(prompts_from(batch)), time.process_time()

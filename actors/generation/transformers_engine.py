@@ -32,15 +32,15 @@ class _Slot:
 class TransformersEngine(EngineThread):
     """Continuous batching: requests join and leave between steps; rows of the cache are aligned at their right end."""
 
-    def __init__(self, policy: Policy, max_slots: int = 16, prefix_tokens: int = 0):
-        """`prefix_tokens`: prompt tokens whose keys and values are kept for prompts that begin alike. What was reused is equal to what would
+    def __init__(self, policy: Policy, max_num_seqs: int = 16, prefix_cache_tokens: int = 0):
+        """`prefix_cache_tokens`: prompt tokens whose keys and values are kept for prompts that begin alike. What was reused is equal to what would
         have been computed to some 1e-6, not to the last bit."""
         super().__init__("generator", policy.max_tokens)
         self._model, self._stop_ids = policy.model, policy.stop_ids
-        self._max_slots = max_slots
+        self._max_slots = max_num_seqs
         self._slots: list[_Slot] = []
-        self._cache = Slots(max_slots)
-        self._prefixes = Prefixes(prefix_tokens)
+        self._cache = Slots(max_num_seqs)
+        self._prefixes = Prefixes(prefix_cache_tokens)
         self._model.set_attn_implementation(DECODE)
         self.start()
 

@@ -22,11 +22,11 @@ CPU_CACHE_GIB = "1"
 class VllmEngine(EngineThread):
     """vLLM's scheduler and kernels on the policy at `text.folder`."""
 
-    def __init__(self, text: PolicyText, dtype: str, max_slots: int, memory_share: float):
+    def __init__(self, text: PolicyText, dtype: str, max_num_seqs: int, memory_share: float):
         """`memory_share`: how much of a GPU's memory vLLM may take. Raises ValueError if vLLM is not installed or cannot run the policy."""
         super().__init__("vllm", text.max_tokens)
         self._stop_ids = text.stop_ids
-        self._engine = _llm_engine(text.folder, dtype, max_slots, text.max_tokens, memory_share)
+        self._engine = _llm_engine(text.folder, dtype, max_num_seqs, text.max_tokens, memory_share)
         self._requests: dict[int, Request] = {}
         self._started: set[int] = set()  # of those, which have a slot: vLLM queues the others itself
         self.start()
@@ -108,7 +108,7 @@ class VllmEngine(EngineThread):
             self._abort([request])
 
 
-def _llm_engine(folder: str, dtype: str, max_slots: int, max_tokens: int, memory_share: float) -> Any:
+def _llm_engine(folder: str, dtype: str, max_num_seqs: int, max_tokens: int, memory_share: float) -> Any:
     """vLLM's engine in this process. Raises ValueError if it is not installed or cannot run the policy."""
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
@@ -127,7 +127,7 @@ def _llm_engine(folder: str, dtype: str, max_slots: int, max_tokens: int, memory
     arguments = EngineArgs(
         model=folder,
         dtype=dtype,
-        max_num_seqs=max_slots,
+        max_num_seqs=max_num_seqs,
         max_model_len=max_tokens,
         gpu_memory_utilization=memory_share,
         enforce_eager=current_platform.is_cpu(),

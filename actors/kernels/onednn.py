@@ -23,15 +23,15 @@ TOLERANCE = 1e-5
 log = logging.getLogger(__name__)
 
 
-def row_multiple(device: torch.device | str, row_tokens: int = 0) -> int:
+def pack_multiple(device: torch.device | str, pack_tokens: int = 0) -> int:
     """What the tokens of a packed row on this device should be a multiple of.
 
-    With `row_tokens`, the budget of all rows of a training: that. All rows then have one length; with all multiples of 64 a training kept compiling
+    With `pack_tokens`, the budget of all rows of a training: that. All rows then have one length; with all multiples of 64 a training kept compiling
     products, 8 MB for each new length, as long as it met new lengths.
     """
     if torch.device(device).type != "cpu":
         return 1
-    return max(ROWS, -(-row_tokens // ROWS) * ROWS)
+    return max(ROWS, -(-pack_tokens // ROWS) * ROWS)
 
 
 def target_multiple(multiple: int) -> int:

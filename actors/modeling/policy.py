@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 from transformers.configuration_utils import PreTrainedConfig
 
-from actors.kernels.onednn import generate_with_onednn, row_multiple, target_multiple
+from actors.kernels.onednn import generate_with_onednn, pack_multiple, target_multiple
 from actors.kernels.varlen import VARLEN, packed
 from actors.modeling.model_folder import (
     Format,
@@ -70,9 +70,9 @@ class PolicyTask:
     def start(self, module: torch.nn.Module, rows: Iterable[dict[str, Any]]) -> str:
         return ""
 
-    def inputs(self, examples: Sequence[Example], device: torch.device | str, row_tokens: int = 0) -> dict[str, Any]:
+    def inputs(self, examples: Sequence[Example], device: torch.device | str, pack_tokens: int = 0) -> dict[str, Any]:
         """Forward arguments for one packed row; the token at position p + 1 is predicted at p."""
-        multiple = row_multiple(device, row_tokens)
+        multiple = pack_multiple(device, pack_tokens)
         row = packed([e.ids_T for e in examples], device, multiple)
         positions_N = np.flatnonzero(np.concatenate([e.trained_T for e in examples])) - 1
         targets_N = np.concatenate([e.ids_T for e in examples])[positions_N + 1]

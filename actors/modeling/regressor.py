@@ -17,7 +17,7 @@ from transformers import AutoModelForSequenceClassification, PreTrainedModel
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.integrations import is_deepspeed_zero3_enabled
 
-from actors.kernels.onednn import row_multiple
+from actors.kernels.onednn import pack_multiple
 from actors.kernels.varlen import VARLEN, packed
 from actors.modeling.backbone import backbone_of, check, first_position, model_class, packs
 from actors.modeling.model_folder import Format, load_config, local_folder, new_format
@@ -50,8 +50,8 @@ def require_language_model(config: PreTrainedConfig) -> None:
     """Raise ValueError unless a predictor on this backbone could go on as a language model: the saved one has no output layer but its embeddings."""
     if not (backbone_of(config).causal and config.get_text_config().tie_word_embeddings):
         raise ValueError(
-            f"predictor.stay_language_model needs a decoder with tied embeddings, which this {config.model_type} backbone is not; "
-            "set predictor.stay_language_model to 0"
+            f"predictor.lm_loss_weight needs a decoder with tied embeddings, which this {config.model_type} backbone is not; "
+            "set predictor.lm_loss_weight to 0"
         )
 
 
@@ -149,7 +149,7 @@ class PredictorTask:
         head.weight.copy_(probe.weights(self.probe))
         return f"heads fitted in closed form to the frozen backbone, ridge penalty {self.probe:g} per example"
 
-    def inputs(self, examples: Sequence[Example], device: torch.device | str, row_tokens: int = 0) -> dict[str, Any]:
+    def inputs(self, examples: Sequence[Example], device: torch.device | str, pack_tokens: int = 0) -> dict[str, Any]:
         """Forward arguments for one packed row; the positions read are shifted by the segments before them."""
         starts = np.cumsum([0, *(len(e.ids_T) for e in examples)])
         reads_S = np.concatenate([e.turn_ends_S + start for e, start in zip(examples, starts, strict=False)])
@@ -157,7 +157,7 @@ class PredictorTask:
         values_SA = np.where(weights_SA > 0, np.concatenate([e.values_SA for e in examples]), 0).astype(np.float32)
         return {
             "row": packed(
-                [e.ids_T for e in examples], device, row_multiple(device, row_tokens) if _packs(self.base) else 1
+                [e.ids_T for e in examples], device, pack_multiple(device, pack_tokens) if _packs(self.base) else 1
             ),
             "reads_S": torch.from_numpy(reads_S.astype(np.int64)).to(device),
             "values_SA": torch.from_numpy(values_SA).to(device),

@@ -19,8 +19,8 @@ class Task(Protocol):
         """Set what can be set before the first step, from this rank's share of the examples as packed rows; returns what to say of it."""
         ...
 
-    def inputs(self, examples: Sequence[Example], device: torch.device | str, row_tokens: int = 0) -> dict[str, Any]:
-        """Forward arguments for one packed row, of at most `row_tokens` tokens as all rows of the training are (0 = unknown)."""
+    def inputs(self, examples: Sequence[Example], device: torch.device | str, pack_tokens: int = 0) -> dict[str, Any]:
+        """Forward arguments for one packed row, of at most `pack_tokens` tokens as all rows of the training are (0 = unknown)."""
         ...
 
     def target_weight(self, example: Example) -> float:

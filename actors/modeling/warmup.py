@@ -15,7 +15,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.configuration_utils import PreTrainedConfig
 
-from actors.kernels.onednn import row_multiple
+from actors.kernels.onednn import pack_multiple
 from actors.kernels.varlen import VARLEN, packed
 from actors.modeling.backbone import backbone_of
 from actors.modeling.model_folder import load_config, local_folder, new_format
@@ -219,10 +219,10 @@ class SurfaceTask:
     def start(self, module: torch.nn.Module, rows: Iterable[dict[str, Any]]) -> str:
         return ""
 
-    def inputs(self, examples: Sequence[Example], device: torch.device | str, row_tokens: int = 0) -> dict[str, Any]:
+    def inputs(self, examples: Sequence[Example], device: torch.device | str, pack_tokens: int = 0) -> dict[str, Any]:
         """Forward arguments for one packed row."""
         return {
-            "row": packed([e.ids_T for e in examples], device, row_multiple(device, row_tokens))
+            "row": packed([e.ids_T for e in examples], device, pack_multiple(device, pack_tokens))
         } | self.surface.inputs(examples, device)
 
     def target_weight(self, example: Example) -> float:

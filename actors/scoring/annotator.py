@@ -29,7 +29,7 @@ class Annotator:
         predictor: str,
         schema: AttributeSchema,
         fingerprint: str,
-        row_tokens: int,
+        pack_tokens: int,
         max_tokens: int,
         dtype: str,
         num_threads: int,
@@ -37,12 +37,12 @@ class Annotator:
     ):
         """`predictor` is a model folder or URI; raises SchemaMismatch if its schema is not `schema`, ValueError if there is no predictor.
 
-        `row_tokens` and `max_tokens` bound a packed forward and a conversation; `over_long` ("keep_end" or "reject") is for longer ones.
+        `pack_tokens` and `max_tokens` bound a packed forward and a conversation; `over_long` ("keep_end" or "reject") is for longer ones.
         """
         self.predictor = Predictor.load(predictor, dtype, num_threads=num_threads)
         schema.require_same(self.predictor.schema, "the run", f"the predictor at {local_folder(predictor)}")
         self.predictor.require_room(max_tokens)
-        self.schema, self.fingerprint, self.row_tokens, self.over_long = schema, fingerprint, row_tokens, over_long
+        self.schema, self.fingerprint, self.pack_tokens, self.over_long = schema, fingerprint, pack_tokens, over_long
         self.input = AnnotatorInput(predictor, fingerprint, max_tokens)
 
     @staticmethod
@@ -91,7 +91,7 @@ class Annotator:
         cut = [segments(t, self.predictor.reading) if len(t.turn_ends_S) else [] for t in tokens]
         flat = [(owner, segment) for owner, own in enumerate(cut) for segment in own]
         found: dict[tuple[int, int], np.ndarray] = {}
-        rows = best_fit([len(segment) for _, segment in flat], self.row_tokens)
+        rows = best_fit([len(segment) for _, segment in flat], self.pack_tokens)
         for members in rows:
             chosen: list[Segment] = [flat[i][1] for i in members]
             for i, values_SA in zip(
@@ -105,7 +105,7 @@ class Annotator:
         filled = sum(len(segment) for _, segment in flat)
         return [np.concatenate(s) for s in scores], {
             "filled_tokens": filled,
-            "budget_tokens": len(rows) * self.row_tokens,
+            "budget_tokens": len(rows) * self.pack_tokens,
         }
 
     def _predicted(self, batch: pa.Table, scores: Sequence[np.ndarray]) -> pa.Array:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from actors.kernels.last_layer import only_read
-from actors.kernels.onednn import row_multiple, use_onednn
+from actors.kernels.onednn import pack_multiple, use_onednn
 from actors.kernels.varlen import VARLEN, kernel_in_words, packed
 from actors.modeling.backbone import max_positions, packs
 from actors.modeling.model_folder import Format, load_format, local_folder
@@ -31,7 +31,7 @@ class Predictor:
         self.device = next(module.parameters()).device
         self.body = getattr(module.model, module.model.base_model_prefix)
         use_onednn(self.body)
-        self.multiple = row_multiple(self.device) if packs(type(module.model)) else 1
+        self.multiple = pack_multiple(self.device) if packs(type(module.model)) else 1
         """Rows are filled to a multiple of so many tokens."""
         weights = next(self.body.parameters()).dtype
         log.info(

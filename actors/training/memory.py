@@ -109,13 +109,13 @@ def _activations(shape: Shape, learner: LearnerSettings) -> float | None:
         return None
     bytes_each = 2 if learner.precision == "bf16" else 4
     # Kept for the backward pass: both norms' inputs in fp32; query, key, value, attention's output; the feed-forward part's gate, up, product.
-    layer = learner.row_tokens * (2 * 4 * shape.width + bytes_each * (6 * shape.width + 4 * shape.feed_forward))
+    layer = learner.pack_tokens * (2 * 4 * shape.width + bytes_each * (6 * shape.width + 4 * shape.feed_forward))
     kept = (
-        shape.layers * learner.row_tokens * 4 * shape.width + layer
+        shape.layers * learner.pack_tokens * 4 * shape.width + layer
         if learner.activation_checkpointing
         else shape.layers * layer
     )
-    logits = learner.row_tokens * shape.vocabulary * (4 + 4 + bytes_each)
+    logits = learner.pack_tokens * shape.vocabulary * (4 + 4 + bytes_each)
     return float(kept + logits)
 
 
@@ -148,7 +148,7 @@ def too_large(path: str, learner: LearnerSettings, memory: Memory, limit: int) -
     if learner.lora is None:
         remedies.append("lora: {}")
     remedies += ["more num_workers"] if learner.zero_stage else []
-    remedies.append(f"row_tokens below {learner.row_tokens}")
+    remedies.append(f"pack_tokens below {learner.pack_tokens}")
     activations = "" if memory.activations is None else f", activations {memory.activations / GIB:,.1f}"
     return (
         f"{path} needs {memory.total / GIB:,.1f} GiB on each worker (weights {memory.weights / GIB:,.1f}, gradients {memory.gradients / GIB:,.1f}, "

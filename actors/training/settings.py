@@ -45,12 +45,12 @@ class LearnerSettings(Record):
     """Arithmetic of forward and backward; weights and optimizer states stay fp32."""
     export: Literal["float32", "bfloat16"] = "float32"
     """How the weights of the finished model are saved."""
-    row_tokens: int = Field(1024, ge=2)
+    pack_tokens: int = Field(1024, ge=2)
     """Token budget of one packed row, which is one forward."""
-    rows_per_step: int = Field(8, ge=1)
+    packs_per_step: int = Field(8, ge=1)
     """Packed rows per optimizer step at most, over all workers; at least num_workers. A worker with several runs them one after the other."""
     max_tokens: int = Field(1024, ge=2)
-    """Longest conversation; the oldest exchanges are cut first. At most row_tokens."""
+    """Longest conversation; the oldest exchanges are cut first. At most pack_tokens."""
     epochs: int = Field(1, ge=1)
     """Passes over the examples."""
     learning_rate: float = Field(5e-6, gt=0)
@@ -82,15 +82,15 @@ class LearnerSettings(Record):
     """After a worker or its node died, training starts again from the last checkpoint, at most so often; nodes that announce their end do not count."""
 
     def model_post_init(self, _: Any) -> None:
-        if self.rows_per_step < self.num_workers:
+        if self.packs_per_step < self.num_workers:
             raise ValueError(
-                f"rows_per_step {self.rows_per_step} is less than num_workers {self.num_workers}: a worker would have nothing to do; raise it"
+                f"packs_per_step {self.packs_per_step} is less than num_workers {self.num_workers}: a worker would have nothing to do; raise it"
             )
         least = {"none": 0, "optimizer": 1, "parameters": 3}[self.offload]
         if self.zero_stage < least:
             raise ValueError(f"offload {self.offload} needs zero_stage {least} or more, it is {self.zero_stage}")
-        if self.max_tokens > self.row_tokens:
-            raise ValueError(f"max_tokens {self.max_tokens} must not exceed row_tokens {self.row_tokens}")
+        if self.max_tokens > self.pack_tokens:
+            raise ValueError(f"max_tokens {self.max_tokens} must not exceed pack_tokens {self.pack_tokens}")
         if self.patience and not self.validate_every:
             raise ValueError(
                 f"patience {self.patience} counts validations during training, and there are none; set validate_every above 0 (0.5 = twice an epoch)"

@@ -161,7 +161,7 @@ class _Training:
             ) % 2**64
         loss = self.engine.step(list(self._share(examples, step.rows)), weight, rate)
         seconds = time.perf_counter() - started
-        self.at.done(step, settings.row_tokens, weight, seconds)
+        self.at.done(step, settings.pack_tokens, weight, seconds)
         squares = sum(float(examples.lengths[i]) ** 2 for row in step.rows for i in row)
         self.meter.did(step.num_tokens, self.engine.arithmetic.flops(step.num_tokens, weight, squares), seconds)
         return loss, rate
@@ -179,7 +179,7 @@ class _Training:
             yield Row(self._inputs(examples, [shortest]), seed=0, counts=False)
 
     def _inputs(self, examples: Examples, row: list[int]) -> dict[str, Any]:
-        return self.task.inputs([examples[i] for i in row], self.engine.device, self.settings.row_tokens)
+        return self.task.inputs([examples[i] for i in row], self.engine.device, self.settings.pack_tokens)
 
     def _weight(self, examples: Examples, rows: list[list[int]]) -> float:
         return sum(self.task.target_weight(examples[i]) for row in rows for i in row)

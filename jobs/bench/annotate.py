@@ -28,7 +28,7 @@ class Settings(Record):
     """Alternating rounds; figures are medians over them."""
     batch_size: int = Field(16, ge=1)
     """Texts in a batch of the batched pipeline."""
-    row_tokens: int = Field(2048, ge=2)
+    pack_tokens: int = Field(2048, ge=2)
     """Token budget of one packed forward of ours."""
     max_tokens: int = Field(1024, ge=2)
     """Longer conversations keep their end, on both sides."""
@@ -42,7 +42,7 @@ def run(settings: Settings) -> Outcome:
     with tempfile.TemporaryDirectory() as folder:
         predictor = random_predictor(folder, settings.model, real_rows("oasst_model_eval_20k", "prompt_output", 2000))
         fp32, bf16 = (
-            Annotator(predictor, SCHEMA, "bench", settings.row_tokens, settings.max_tokens, dtype, 1)
+            Annotator(predictor, SCHEMA, "bench", settings.pack_tokens, settings.max_tokens, dtype, 1)
             for dtype in ("float32", "bfloat16")
         )
         pipeline = PipelineScorer(predictor, settings.max_tokens)

@@ -52,7 +52,7 @@ class Settings(Record):
     """Rows that an actor with the small model gets at a time."""
     rows_per_file: int = Field(2000, ge=1)
     """Rows of each input file."""
-    row_tokens: int = Field(2048, ge=2)
+    pack_tokens: int = Field(2048, ge=2)
     """Token budget of one packed forward."""
     max_tokens: int = Field(1024, ge=2)
     """Longer conversations keep their end."""
@@ -160,7 +160,7 @@ def _write_inputs(settings: Settings, model: SmallModel, num_rows: int, times: i
 def _arguments(settings: Settings, predictor: str) -> dict[str, Any]:
     """What an Annotator is given; a thread each, because the machine's cores are shared out among them."""
     limits = {
-        "row_tokens": settings.row_tokens,
+        "pack_tokens": settings.pack_tokens,
         "max_tokens": settings.max_tokens,
         "dtype": "float32",
         "num_threads": 1,

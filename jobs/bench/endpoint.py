@@ -78,7 +78,7 @@ def _main_sides(
         continuous = stack.enter_context(server(CONTINUOUS, transformers_serve(policy, True), "/health"))
         single = stack.enter_context(server(SINGLE, transformers_serve(policy, False), "/health"))
         bare = TransformersEngine(
-            loaded, settings.clients, prefix_tokens=4096
+            loaded, settings.clients, prefix_cache_tokens=4096
         )  # one for all rounds: the endpoint's knows the prompts from the last one, too
         stack.callback(bare.close)
         theirs = [{k: v for k, v in body.items() if k != "attributes"} | {"model": policy} for body in bodies]
@@ -144,7 +144,7 @@ def _bare(engine: TransformersEngine, policy: Policy, questions: Sequence[Messag
 
 def _shared_prefill(policy: Policy, questions: Sequence[Message]) -> float:
     """Prompt tokens that go through the model for a question at five settings, for each of it at one."""
-    engine, alone = TransformersEngine(policy, 16, prefix_tokens=4096), 0
+    engine, alone = TransformersEngine(policy, 16, prefix_cache_tokens=4096), 0
     for question in questions:
         prompts = [policy.prompt("", [question], SCHEMA.best() | {"verbosity": value}) for value in range(SETTINGS)]
         alone += len(prompts[0])

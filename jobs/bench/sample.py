@@ -111,7 +111,7 @@ def _through_pool(policy: str, folder: str, settings: Settings) -> tuple[float, 
         "policy": policy,
         "schema": SCHEMA,
         "sampling": sampling,
-        "max_slots": settings.in_flight,
+        "max_num_seqs": settings.in_flight,
         "dtype": "float32",
         "num_threads": 1,
     }

@@ -65,7 +65,7 @@ def ours(python: Path, policy: str, kind: str, slots: int) -> list[str]:
         "serve",
         *words,
         f"engine.kind={kind}",
-        f"engine.max_slots={slots}",
+        f"engine.max_num_seqs={slots}",
         f"max_queued_requests={16 * slots}",
     ]
 

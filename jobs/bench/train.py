@@ -36,9 +36,9 @@ class Settings(Record):
     """Alternating rounds; figures are medians over them."""
     batch_size: int = Field(8, ge=1)
     """Examples of an optimizer step of TRL where it does not pack; 8 is its default."""
-    row_tokens: int = Field(1024, ge=2)
+    pack_tokens: int = Field(1024, ge=2)
     """Token budget of one packed forward, ours and TRL's."""
-    rows_per_step: int = Field(2, ge=1)
+    packs_per_step: int = Field(2, ge=1)
     """Packed forwards of an optimizer step, ours and TRL's: about as many examples as batch_size."""
     max_tokens: int = Field(1024, ge=2)
     """Longest example."""
@@ -88,16 +88,18 @@ def run(settings: Settings) -> Outcome:
 
 def _ways(settings: Settings, inputs: Inputs, python: Path) -> dict[str, Callable[[int], Trained]]:
     """Each way to train, given the number of the round, which is its seed."""
-    limits = {name: getattr(settings, name) for name in ("learning_rate", "row_tokens", "rows_per_step", "max_tokens")}
+    limits = {
+        name: getattr(settings, name) for name in ("learning_rate", "pack_tokens", "packs_per_step", "max_tokens")
+    }
     recipe = Recipe(**limits)
-    size, rows = settings.batch_size, settings.rows_per_step
+    size, rows = settings.batch_size, settings.packs_per_step
     batching: dict[str, dict[str, Any]] = {
         PADDED: {"per_device_train_batch_size": size},
         PACKED: {
             "per_device_train_batch_size": 1,
             "gradient_accumulation_steps": rows,
             "packing": True,
-            "max_length": settings.row_tokens,
+            "max_length": settings.pack_tokens,
         },
         SINGLE: {"per_device_train_batch_size": 1, "gradient_accumulation_steps": size},
     }

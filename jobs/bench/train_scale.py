@@ -44,8 +44,8 @@ def two_vs_one_worker(
             zero_stage=1,
             precision="fp32",
             max_tokens=max_tokens,
-            row_tokens=max_tokens,
-            rows_per_step=ROWS_PER_STEP,
+            pack_tokens=max_tokens,
+            packs_per_step=ROWS_PER_STEP,
         )
         what = f"{workers}-workers-{number}"
         figures = fit(
@@ -79,7 +79,7 @@ def memory_growth(
             Storage(str(where / "examples")),
             "bench",
         )
-        learner = LearnerSettings(precision="fp32", zero_stage=0, row_tokens=2048, rows_per_step=ROWS_PER_STEP)
+        learner = LearnerSettings(precision="fp32", zero_stage=0, pack_tokens=2048, packs_per_step=ROWS_PER_STEP)
         with tokenising.meanwhile(learner) as examples:
             figures = fit(
                 f"memory-{repeated}",

@@ -33,8 +33,8 @@ class Recipe(Record):
 
     learning_rate: float
     """The same for all steps: two schedules that are alike in name differ in their first step."""
-    row_tokens: int
-    rows_per_step: int
+    pack_tokens: int
+    packs_per_step: int
     max_tokens: int
 
 
@@ -97,8 +97,8 @@ def train_ours(inputs: Inputs, recipe: Recipe, precision: Literal["fp32", "bf16"
         schedule="constant_with_warmup",
         warmup=0,
         learning_rate=recipe.learning_rate,
-        row_tokens=recipe.row_tokens,
-        rows_per_step=recipe.rows_per_step,
+        pack_tokens=recipe.pack_tokens,
+        packs_per_step=recipe.packs_per_step,
         max_tokens=recipe.max_tokens,
     )
     figures = fit(

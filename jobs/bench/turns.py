@@ -31,7 +31,7 @@ class Settings(Record):
     """Conversations for each number of answers, half from each set as far as both have them; the longest kind is "4 or more"."""
     rounds: int = Field(3, ge=1)
     """Alternating rounds; figures are medians over them."""
-    row_tokens: int = Field(2048, ge=2)
+    pack_tokens: int = Field(2048, ge=2)
     """Token budget of one packed forward; conversations that are longer are left out and counted."""
     model: SmallModel = MEDIUM
     """Shape of the random-weight Llama."""
@@ -48,15 +48,15 @@ def run(settings: Settings) -> Outcome:
     seconds, figures, table, worst = {}, {}, [], 0.0
     for kind, rows in _kinds(sets, settings.rows).items():
         whole = [tokenise(predictor.format.template.pieces(r.system, r.messages, ()), encode) for r in rows]
-        kept = [t for t in whole if len(t) <= settings.row_tokens]
+        kept = [t for t in whole if len(t) <= settings.pack_tokens]
         found: dict[str, np.ndarray] = {}
         at_once, prefixes = _at_once(kept), _prefixes(kept)
         ways = {
             "one forward": lambda at_once=at_once, found=found: found.update(
-                {"one": _scored(predictor, at_once, settings.row_tokens)}
+                {"one": _scored(predictor, at_once, settings.pack_tokens)}
             ),
             "prefixes": lambda prefixes=prefixes, found=found: found.update(
-                {"prefixes": _scored(predictor, prefixes, settings.row_tokens)}
+                {"prefixes": _scored(predictor, prefixes, settings.pack_tokens)}
             ),
         }
         seconds[kind] = cpu_seconds_by_turns(ways, settings.rounds)
@@ -109,10 +109,10 @@ def _prefixes(tokens: Sequence[Tokens]) -> list[Segment]:
     return [Segment(t.ids_T[: end + 1], np.array([end])) for t in tokens for end in t.turn_ends_S]
 
 
-def _scored(predictor: Predictor, segments: Sequence[Segment], row_tokens: int) -> np.ndarray:
+def _scored(predictor: Predictor, segments: Sequence[Segment], pack_tokens: int) -> np.ndarray:
     """Scores of all reads of all segments, in order, [S, A]."""
     scores: dict[int, np.ndarray] = {}
-    for members in best_fit([len(s) for s in segments], row_tokens):
+    for members in best_fit([len(s) for s in segments], pack_tokens):
         row = predictor.score([segments[i].ids_T for i in members], [segments[i].reads_S for i in members])
         scores.update(zip(members, row, strict=True))
     return np.concatenate([scores[i] for i in range(len(segments))])

@@ -30,7 +30,7 @@ def summary(tally: Tally, names: tuple[str, ...]) -> Figures:
     return {
         "counts": {name: int(tally[name]) for name in COUNTS},
         "predicted_mean": {name: round(tally[f"sum/{name}"] / rated, 4) for name in names},
-        "row_fill": round(tally["filled_tokens"] / max(1, tally["budget_tokens"]), 4),
+        "pack_fill": round(tally["filled_tokens"] / max(1, tally["budget_tokens"]), 4),
     }
 
 
@@ -46,7 +46,7 @@ def annotator(run: Run, predictor: Storage, fingerprint: str = "") -> dict[str, 
         "predictor": (predictor / "model").uri,
         "schema": run.schema,
         "fingerprint": fingerprint,
-        "row_tokens": settings.row_tokens,
+        "pack_tokens": settings.pack_tokens,
         "max_tokens": settings.max_tokens,
         "over_long": settings.over_long,
         "dtype": settings.pool.dtype,

@@ -78,8 +78,8 @@ def fit(
     feed = Feed(
         examples,
         split or Split(),
-        settings.row_tokens,
-        settings.rows_per_step,
+        settings.pack_tokens,
+        settings.packs_per_step,
         settings.epochs,
         settings.seed,
         weights or {},

@@ -27,7 +27,7 @@ def sample(
         "sampling": Sampling(
             max_tokens=settings.max_tokens, temperature=temperature, top_k=settings.top_k, top_p=settings.top_p
         ),
-        "max_slots": settings.max_slots,
+        "max_num_seqs": settings.max_num_seqs,
         "dtype": settings.pool.dtype,
         "num_threads": max(1, int(settings.pool.cpus_per_actor)),
         "keep_too_long": keep_too_long,

@@ -89,7 +89,7 @@ class Tokenising:
 
 def _first_epoch(corpus: Corpus, learner: LearnerSettings) -> Any:
     """A sort key: shards in the order in which the first epoch reads them."""
-    feed = Feed(corpus, Split(), learner.row_tokens, learner.rows_per_step, seed=learner.seed)
+    feed = Feed(corpus, Split(), learner.pack_tokens, learner.packs_per_step, seed=learner.seed)
     order = [corpus.shards[i] for window in feed.windows(0) for i in window]
     place = {(shard.part, shard.start): number for number, shard in enumerate(order)}
 

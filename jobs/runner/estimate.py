@@ -45,7 +45,7 @@ def estimate(rows: Storage, learner: LearnerSettings, shape: Shape | None, has_d
     footers = [pq.read_metadata(path, filesystem=fs) for path in files]
     size = sum(footer.row_group(i).total_byte_size for footer in footers for i in range(footer.num_row_groups))
     tokens = int(size / BYTES_PER_TOKEN) * learner.epochs
-    steps = math.ceil(tokens / (learner.row_tokens * learner.rows_per_step))
+    steps = math.ceil(tokens / (learner.pack_tokens * learner.packs_per_step))
     if shape is None or not has_device:
         return Estimate(tokens, steps, None)
     # Two operations forward and four backward for each weight and token (arXiv 2001.08361).

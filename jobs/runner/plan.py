@@ -86,7 +86,7 @@ def _training(learner: LearnerSettings, shape: Shape | None) -> str:
     offload = "" if learner.offload == "none" else f", {learner.offload} on the CPU"
     return (
         f"{learner.num_workers} Ray Train workers x {learner.cpus_per_worker:g} CPU{gpus}; ZeRO {learner.zero_stage}{offload}, {learner.precision}; "
-        f"{memory}; {learner.rows_per_step * learner.row_tokens:,} tokens per step at most, {learner.epochs} epochs"
+        f"{memory}; {learner.packs_per_step * learner.pack_tokens:,} tokens per step at most, {learner.epochs} epochs"
     )
 
 

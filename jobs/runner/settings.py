@@ -72,7 +72,7 @@ class PredictorSettings(Record):
     where most raters are right, because ratings at the ends of a scale err to one side only)."""
     probe: float = Field(0.0, ge=0)
     """Ridge penalty per example with which a decoder's heads are fitted to the frozen backbone before training; 0 = heads start at random. Not under ZeRO-3."""
-    stay_language_model: float = Field(0.0, ge=0)
+    lm_loss_weight: float = Field(0.0, ge=0)
     """Weight of the losses of a language model (and of counts and of its own surprise at the answer), mean over tokens, beside the ratings' loss, mean
     over labels. What a small backbone knew before the ratings, it forgets without; needs a decoder with tied embeddings; 0 = off. Not under ZeRO-3."""
     warmup: LearnerSettings | None = None
@@ -95,7 +95,7 @@ class PredictorSettings(Record):
         """What reads weights outside the engine's own forward cannot have them sharded."""
         asked = {
             "probe": self.probe and self.learner,
-            "stay_language_model": self.stay_language_model and self.learner,
+            "lm_loss_weight": self.lm_loss_weight and self.learner,
             "warmup": self.warmup,
         }
         for name, learner in asked.items():
@@ -147,7 +147,7 @@ class AnnotateSettings(Record):
 
     pool: WorkerPool = WorkerPool()
     """The actors that hold the predictor."""
-    row_tokens: int = Field(2048, ge=2)
+    pack_tokens: int = Field(2048, ge=2)
     """Token budget of one packed forward."""
     max_tokens: int = Field(1024, ge=2)
     """Longer conversations are flagged `truncated` and counted; over_long says what becomes of them."""
@@ -156,9 +156,9 @@ class AnnotateSettings(Record):
 
     @model_validator(mode="after")
     def _fits(self) -> "AnnotateSettings":
-        if self.max_tokens > self.row_tokens:
+        if self.max_tokens > self.pack_tokens:
             raise ValueError(
-                f"annotate.max_tokens {self.max_tokens} must not exceed annotate.row_tokens {self.row_tokens}"
+                f"annotate.max_tokens {self.max_tokens} must not exceed annotate.pack_tokens {self.pack_tokens}"
             )
         return self
 
@@ -186,7 +186,7 @@ class SamplingSettings(Record):
 
     pool: WorkerPool = WorkerPool(batch_rows=128)
     """The actors that hold the policy."""
-    max_slots: int = Field(32, ge=1)
+    max_num_seqs: int = Field(32, ge=1)
     """Answers in flight per actor."""
     max_tokens: int = Field(256, ge=1)
     """Longest answer."""

@@ -66,14 +66,14 @@ class Endpoint:
 
 @contextmanager
 def running(
-    models: Sequence[Located], predictor: str | None = None, max_slots: int = 2, **settings: Any
+    models: Sequence[Located], predictor: str | None = None, max_num_seqs: int = 2, **settings: Any
 ) -> Iterator[Endpoint]:
     """An endpoint on a free port, with settings that leave room on a small machine; taken down at the end."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     small = {
         "num_cpus": 0.1,
-        "engine": EngineSettings(max_slots=max_slots),
+        "engine": EngineSettings(max_num_seqs=max_num_seqs),
         "scorer": ScorerSettings(num_cpus=0.1),
         "access_log": False,
     }
