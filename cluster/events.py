@@ -20,13 +20,13 @@ def write_events_as(form: LogFormat) -> None:
     _form = form
 
 
-def tell(text: str, event: str, level: Level = "info", **figures: Any) -> None:
+def tell(text: str, event: str, level: Level = "info", **metrics: Any) -> None:
     """One event: a sentence for people, its name (`noun.verb`), and what else is known of it. Warnings and errors go to stderr."""
     line = f"warning: {text}" if level == "warning" else text
     if _form == "json":
         at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         said = {"time": at, "level": level, "event": event, "text": text}
-        line = json.dumps(finite(said | figures), ensure_ascii=False, default=str)
+        line = json.dumps(finite(said | metrics), ensure_ascii=False, default=str)
     print(line, file=sys.stdout if level == "info" else sys.stderr, flush=True)
 
 

@@ -23,6 +23,6 @@ class PipelineMetrics:
             name: Gauge(f"steerlm_pipeline_{name}", text, tag_keys=("pipeline",)) for name, text in METRICS.items()
         }
 
-    def __call__(self, figures: Mapping[str, float]) -> None:
-        for name, value in figures.items():
+    def __call__(self, metrics: Mapping[str, float]) -> None:
+        for name, value in metrics.items():
             self._gauges[name].set(value, self._tags)

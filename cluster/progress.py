@@ -66,7 +66,7 @@ class Progress:
         self._pieces += 1
         self._tokens, self._filled, self._budget = self._tokens + tokens, self._filled + filled, self._budget + budget
 
-    def figures(self) -> dict[str, float]:
+    def metrics(self) -> dict[str, float]:
         """Rows in all and done, rows and tokens a second, seconds left (once a row is done), share of the packed rows' tokens (if they are packed)."""
         seconds, done = max(self.seconds, 1e-9), self._before + self._rows
         found = {
@@ -82,7 +82,7 @@ class Progress:
         return found
 
     def line(self) -> str:
-        found = self.figures()
+        found = self.metrics()
         eta = f"{found['eta_seconds']:,.0f} s" if "eta_seconds" in found else "unknown"
         before = f" ({self._before:,} before)" if self._before else ""
         fill = f"  packed rows {found['rows_filled']:.0%} full" if "rows_filled" in found else ""
@@ -92,9 +92,9 @@ class Progress:
         )
 
     def _tell(self) -> None:
-        figures = self.figures()
-        tell(self.line(), "pipeline.progress", pipeline=self._what, figures=figures)
-        self._watch(figures)
+        metrics = self.metrics()
+        tell(self.line(), "pipeline.progress", pipeline=self._what, metrics=metrics)
+        self._watch(metrics)
 
     def _print_until_stopped(self) -> None:
         while not self._stop.wait(PRINT_EVERY_S):

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from data.shards import Input, Output, stamp_of
+from data.shards import Input, Output, fingerprint_of
 from data.storage import Storage
 
 
@@ -33,7 +33,7 @@ class FileAudit:
     unknown: int = 0
     doubled: int = 0
     in_order: bool = True
-    stamp: str = ""
+    fingerprint: str = ""
     digest: str = ""
     """Of the part's ids, in order."""
 
@@ -54,8 +54,8 @@ def audit_file(file: Input, output: Output, num_buckets: int) -> tuple[FileAudit
     if not part.exists():
         return FileAudit(file.part, len(expected), 0, lost=len(expected)), *([] for _ in range(num_buckets))
     found = ids_of(part)
-    stamp = stamp_of(pq.read_schema(part.path, filesystem=part.arrow_fs))
-    return _compared(file.part, expected, found, stamp), *_bucketed(found.to_pylist(), num_buckets)
+    fingerprint = fingerprint_of(pq.read_schema(part.path, filesystem=part.arrow_fs))
+    return _compared(file.part, expected, found, fingerprint), *_bucketed(found.to_pylist(), num_buckets)
 
 
 def audit_files(files: Sequence[Input], output: Output, num_buckets: int) -> tuple[list[FileAudit] | list[str], ...]:
@@ -72,7 +72,7 @@ def audit_files(files: Sequence[Input], output: Output, num_buckets: int) -> tup
     return verdicts, *buckets
 
 
-def _compared(part: str, expected: pa.ChunkedArray, found: pa.ChunkedArray, stamp: str) -> FileAudit:
+def _compared(part: str, expected: pa.ChunkedArray, found: pa.ChunkedArray, fingerprint: str) -> FileAudit:
     before, after = expected.to_pylist(), found.to_pylist()
     distinct = set(after)
     return FileAudit(
@@ -83,7 +83,7 @@ def _compared(part: str, expected: pa.ChunkedArray, found: pa.ChunkedArray, stam
         unknown=len(distinct - set(before)),
         doubled=len(after) - len(distinct),
         in_order=before == after,
-        stamp=stamp,
+        fingerprint=fingerprint,
         digest=hashlib.sha256(json.dumps(after).encode()).hexdigest(),
     )
 

@@ -16,12 +16,12 @@ from data.elo import Game, interval, resampled
 from data.measures import share_interval
 from data.verdicts import UNPARSABLE, Verdict, Winner
 
-Figures = dict[str, Any]
+Metrics = dict[str, Any]
 OTHER: dict[Winner, Winner] = {"first": "second", "second": "first", "tie": "tie"}
 
 
 @dataclass(frozen=True)
-class Duel:
+class PairwiseComparison:
     """Two answers to one question: who was better when `one` was shown first, and when `other` was; None = no verdict."""
 
     question_id: QuestionId
@@ -56,7 +56,7 @@ def models_of(verdicts: Iterable[Verdict]) -> list[str]:
     return list(dict.fromkeys(model for verdict in verdicts for model in verdict.models))
 
 
-def duels(verdicts: Iterable[Verdict], models: Sequence[str]) -> list[Duel]:
+def pairwise_comparisons(verdicts: Iterable[Verdict], models: Sequence[str]) -> list[PairwiseComparison]:
     """Both orders of a match as one duel, `one` being the model that `models` names first."""
     place = {model: i for i, model in enumerate(models)}
     orders: dict[tuple[Any, ...], dict[bool, Verdict]] = {}
@@ -70,39 +70,41 @@ def duels(verdicts: Iterable[Verdict], models: Sequence[str]) -> list[Duel]:
     for (question, turn, one, other, _), both in orders.items():
         straight, swapped = (both[key].winner if key in both else None for key in (True, False))
         category = next(iter(both.values())).category
-        found.append(Duel(question, category, turn, one, other, straight, OTHER[swapped] if swapped else None))
+        found.append(
+            PairwiseComparison(question, category, turn, one, other, straight, OTHER[swapped] if swapped else None)
+        )
     return found
 
 
-def games(found: Iterable[Duel]) -> list[Game]:
+def games(found: Iterable[PairwiseComparison]) -> list[Game]:
     """What ratings are made from."""
     return [Game(d.question_id, d.one, d.other, score) for d in found if (score := d.score) is not None]
 
 
-def tally(found: Sequence[Duel]) -> Figures:
+def counters(found: Sequence[PairwiseComparison]) -> Metrics:
     """Wins, ties and losses of `one`; the win rate counts a tie half, its 95 % interval (Wilson) questions, not games: two turns of one go together."""
     scores = [(d.question_id, score) for d in found if (score := d.score) is not None]
     counts = Counter(score for _, score in scores)
-    figures: Figures = {
+    metrics: Metrics = {
         "win": counts[1.0],
         "tie": counts[0.5],
         "loss": counts[0.0],
         "without_verdict": len(found) - len(scores),
     }
     if not scores:
-        return figures | {"win_rate": None, "interval": None}
+        return metrics | {"win_rate": None, "interval": None}
     rate = sum(score for _, score in scores) / len(scores)
     low, high = share_interval(rate, len({question for question, _ in scores}))
-    return figures | {"win_rate": round(rate, 4), "interval": [round(low, 4), round(high, 4)]}
+    return metrics | {"win_rate": round(rate, 4), "interval": [round(low, 4), round(high, 4)]}
 
 
-def by(figure: str, found: Sequence[Duel]) -> Figures:
+def by(figure: str, found: Sequence[PairwiseComparison]) -> Metrics:
     """A tally for each category, or for each turn."""
     names = list(dict.fromkeys(getattr(d, figure) for d in found))
-    return {str(name): tally([d for d in found if getattr(d, figure) == name]) for name in names}
+    return {str(name): counters([d for d in found if getattr(d, figure) == name]) for name in names}
 
 
-def leaning(found: Sequence[Duel]) -> Figures:
+def leaning(found: Sequence[PairwiseComparison]) -> Metrics:
     """How far the judge goes by the place: over duels with both verdicts, how often the verdict `changed` with the order, and how often it `reversed`
     (another winner); and the share of all verdicts with a winner that went to the first place (no leaning: 0.5)."""
     both = [d for d in found if d.score is not None]
@@ -111,14 +113,14 @@ def leaning(found: Sequence[Duel]) -> Figures:
     places = [d.as_first for d in found] + [OTHER[d.as_second] if d.as_second else None for d in found]
     decided = [place for place in places if place in ("first", "second")]
     first = decided.count("first")
-    figures: Figures = {
+    metrics: Metrics = {
         "duels": len(both),
         "changed": _share(changed, len(both)),
         "reversed": _share(turned, len(both)),
         "decided": len(decided),
     }
     interval = [round(v, 4) for v in share_interval(first / len(decided), len(decided))] if decided else None
-    return figures | {"first_place": _share(first, len(decided)), "first_place_interval": interval}
+    return metrics | {"first_place": _share(first, len(decided)), "first_place_interval": interval}
 
 
 def _share(part: int, whole: int) -> float | None:
@@ -143,14 +145,14 @@ def rated(verdicts: Iterable[Verdict], model: str) -> list[Rated]:
     ]
 
 
-def mean_rating(found: Sequence[Rated], resamples: int, seed: int) -> Figures:
+def mean_rating(found: Sequence[Rated], resamples: int, seed: int) -> Metrics:
     """Mean rating with its interval, by turn and by category."""
     if not found:
         return {"n": 0, "mean": None, "interval": None, "turns": {}, "categories": {}}
     values = np.array([r.rating for r in found])
     drawn = resampled([r.question_id for r in found], resamples, np.random.default_rng(seed))
 
-    def means(name: str) -> Figures:
+    def means(name: str) -> Metrics:
         keys = dict.fromkeys(getattr(r, name) for r in found)
         return {
             str(key): round(float(np.mean([r.rating for r in found if getattr(r, name) == key])), 3) for key in keys
@@ -166,7 +168,7 @@ def mean_rating(found: Sequence[Rated], resamples: int, seed: int) -> Figures:
     }
 
 
-def percent(ours: Sequence[Rated], reference: Sequence[Rated], resamples: int, seed: int) -> Figures:
+def percent(ours: Sequence[Rated], reference: Sequence[Rated], resamples: int, seed: int) -> Metrics:
     """The sum of our ratings in percent of the reference's, over answers where both have one (Vicuna; SteerLM, arXiv 2310.05344, table 1), by category, too."""
     theirs = {(r.question_id, r.turn): r.rating for r in reference}
     common = [(r, theirs[r.question_id, r.turn]) for r in ours if (r.question_id, r.turn) in theirs]
@@ -186,7 +188,7 @@ def _percent(values_N2: np.ndarray) -> float:
     return round(100 * float(ours) / float(theirs), 2)
 
 
-def problems(verdicts: Sequence[Verdict]) -> Figures:
+def problems(verdicts: Sequence[Verdict]) -> Metrics:
     """How many verdicts there are, how many replies hold none, and how many requests failed, by what went wrong."""
     reasons = Counter(v.problem for v in verdicts if v.problem)
     unparsable = reasons.pop(UNPARSABLE, 0)

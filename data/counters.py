@@ -8,26 +8,26 @@ from collections.abc import Iterable, Mapping
 
 import pyarrow as pa
 
-Tally = dict[str, float]
-TALLY_KEY = b"steerlm.tally"
+Counters = dict[str, float]
+COUNTERS_KEY = b"steerlm.tally"
 """Where an Arrow schema carries its rows' tally, as JSON."""
 
 
-def with_tally(table: pa.Table, tally: Mapping[str, float]) -> pa.Table:
-    """The table with `tally` in its metadata, in place of an older one."""
-    return table.replace_schema_metadata({**(table.schema.metadata or {}), TALLY_KEY: json.dumps(tally).encode()})
+def with_counters(table: pa.Table, counters: Mapping[str, float]) -> pa.Table:
+    """The table with `counters` in its metadata, in place of an older one."""
+    return table.replace_schema_metadata({**(table.schema.metadata or {}), COUNTERS_KEY: json.dumps(counters).encode()})
 
 
-def tally_of(schema: pa.Schema) -> Tally:
+def counters_of(schema: pa.Schema) -> Counters:
     """The tally that came with the rows; empty if there is none."""
-    found: Tally = json.loads((schema.metadata or {}).get(TALLY_KEY, b"{}"))
+    found: Counters = json.loads((schema.metadata or {}).get(COUNTERS_KEY, b"{}"))
     return found
 
 
-def added(tallies: Iterable[Tally]) -> Tally:
+def added(all_counters: Iterable[Counters]) -> Counters:
     """The sum, name by name. In the given order, so that equal input gives equal floats."""
-    total: Tally = {}
-    for tally in tallies:
-        for name, value in tally.items():
+    total: Counters = {}
+    for counters in all_counters:
+        for name, value in counters.items():
             total[name] = total.get(name, 0) + value
     return total

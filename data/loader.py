@@ -20,7 +20,7 @@ from data.examples import Example, Examples, Split
 from data.packing import best_fit, even_steps, steps_of
 from data.shards import Input, Output, Shard, inputs_of, read
 from data.storage import Storage
-from data.streaming import Making
+from data.streaming import StreamingDataset
 
 SHARD_ROWS = 2048
 """Rows that are read together, wherever a window takes them from."""
@@ -34,7 +34,7 @@ class Corpus:
 
     uri: str
     shards: tuple[Shard, ...]
-    making: Making | None = None
+    making: StreamingDataset | None = None
     """Who waits for what is not there yet; None = all is there."""
 
     @classmethod
@@ -45,7 +45,7 @@ class Corpus:
     def made_from(cls, inputs: Sequence[Input], output: Output, piece_rows: int) -> "Corpus":
         """The examples that will lie in `output`, a row for each of the `inputs`."""
         parts = [replace(i, uri=(output.parts / i.part).uri) for i in sorted(inputs, key=lambda i: i.part)]
-        making = Making(output, piece_rows, {i.part: i.num_rows for i in inputs})
+        making = StreamingDataset(output, piece_rows, {i.part: i.num_rows for i in inputs})
         return cls(output.uri, tuple(shard for part in parts for shard in part.shards(SHARD_ROWS)), making)
 
     @property
@@ -121,7 +121,7 @@ class Step:
 
 
 @dataclass(frozen=True)
-class Feed:
+class DataLoader:
     """What is read of `corpus`, and in which order. Cheap to make; reads when it is iterated."""
 
     corpus: Corpus

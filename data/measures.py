@@ -209,7 +209,7 @@ def _band(means_R: np.ndarray) -> tuple[float, float]:
     return round(float(low), 4), round(float(high), 4)
 
 
-def off_target(requested: Numbers, measured: Numbers) -> float:
+def mean_absolute_gap(requested: Numbers, measured: Numbers) -> float:
     """How far an attribute that was not turned moves while another is: range of its means at each value that was `requested` of the other."""
     asked, got = _paired(requested, measured)
     means = [float(np.mean(got[asked == v])) for v in np.unique(asked)]

@@ -14,7 +14,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from data.counters import tally_of, with_tally
+from data.counters import counters_of, with_counters
 from data.errors import is_for_people
 from data.shards import Output, Shard, packed, read, unpacked, write_piece
 
@@ -56,7 +56,7 @@ class Score:
     def _scored(self, rows: pa.Table) -> pa.Table:
         assert self._worker is not None, "a worker that failed to start has said so"
         result: pa.Table = self._worker(rows)
-        return with_tally(result, {"rows": len(rows), **tally_of(result.schema)})
+        return with_counters(result, {"rows": len(rows), **counters_of(result.schema)})
 
 
 def _let_workers_speak() -> None:
@@ -80,8 +80,10 @@ def write_shard(batch: pa.Table, output: Output) -> pa.Table:
         return b""
 
     row = _attempted(shard, failure, work).drop(["payload", "seconds"])
-    tally = {} if table is None else tally_of(table.schema)
-    return row.append_column("seconds", batch.column("seconds")).append_column("tally", pa.array([json.dumps(tally)]))
+    counters = {} if table is None else counters_of(table.schema)
+    return row.append_column("seconds", batch.column("seconds")).append_column(
+        "counters", pa.array([json.dumps(counters)])
+    )
 
 
 def _attempted(shard: Shard, failure: str, work: Callable[[], bytes], started: float = 0.0) -> pa.Table:

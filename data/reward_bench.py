@@ -37,7 +37,7 @@ def sections(subsets: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, 
 
     With all four there, also `score`, the benchmark's mean over sections.
     """
-    counts = {name: figures["n"] for name, figures in subsets.items() if figures["n"]}
+    counts = {name: metrics["n"] for name, metrics in subsets.items() if metrics["n"]}
     if MATH in counts:
         counts[MATH] = sum(counts.get(name, 0) for name in CODE) or counts[MATH]
     found: dict[str, dict[str, Any]] = {}

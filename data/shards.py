@@ -15,10 +15,10 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data.counters import Tally, added, tally_of, with_tally
+from data.counters import Counters, added, counters_of, with_counters
 from data.storage import Storage
 
-STAMP_KEY = b"steerlm.stamp"
+FINGERPRINT_KEY = b"steerlm.stamp"
 """Where a part says what made it: a part with another stamp is not ours to keep."""
 ROWS_PER_GROUP = 256
 """Rows of a Parquet row group: what a worker reads at least."""
@@ -59,10 +59,10 @@ class Input:
 
 @dataclass(frozen=True)
 class Output:
-    """Where parts and pieces lie. Pieces are beside what readers read, under `stamp`, so that two different makings never mix."""
+    """Where parts and pieces lie. Pieces are beside what readers read, under `fingerprint`, so that two different makings never mix."""
 
     uri: str
-    stamp: str
+    fingerprint: str
 
     @property
     def parts(self) -> Storage:
@@ -74,24 +74,24 @@ class Output:
 
     @property
     def pieces(self) -> Storage:
-        return self.all_pieces / (self.stamp or "unstamped")
+        return self.all_pieces / (self.fingerprint or "unstamped")
 
-    def finished(self, inputs: Sequence[Input]) -> dict[str, Tally]:
+    def finished(self, inputs: Sequence[Input]) -> dict[str, Counters]:
         """The tallies of the parts that are there and have this stamp, by name."""
         present = set(self.parts.names(".parquet"))
         found = [i.part for i in inputs if i.part in present]
         with ThreadPoolExecutor(FOOTERS_AT_ONCE) as pool:
-            tallies = pool.map(self._tally, found)
-        return {part: tally for part, tally in zip(found, tallies, strict=True) if tally is not None}
+            all_counters = pool.map(self._counters, found)
+        return {part: counters for part, counters in zip(found, all_counters, strict=True) if counters is not None}
 
-    def finished_part(self, part: str) -> Tally | None:
+    def finished_part(self, part: str) -> Counters | None:
         """The tally of a part that is there and has this stamp, else None."""
-        return self._tally(part) if (self.parts / part).exists() else None
+        return self._counters(part) if (self.parts / part).exists() else None
 
-    def _tally(self, part: str) -> Tally | None:
+    def _counters(self, part: str) -> Counters | None:
         file = self.parts / part
         schema = pq.read_schema(file.path, filesystem=file.arrow_fs)
-        return tally_of(schema) if stamp_of(schema) == self.stamp else None
+        return counters_of(schema) if fingerprint_of(schema) == self.fingerprint else None
 
     def sweep(self) -> None:
         """Remove what dead writers left half-written among the parts."""
@@ -110,9 +110,9 @@ def inputs_of(sources: Sequence[Storage]) -> list[Input]:
     return [Input(file.uri, part, rows) for (file, part), rows in zip(files, counts, strict=True) if rows]
 
 
-def stamp_of(schema: pa.Schema) -> str:
+def fingerprint_of(schema: pa.Schema) -> str:
     """What made this file; "" if it does not say."""
-    return (schema.metadata or {}).get(STAMP_KEY, b"").decode()
+    return (schema.metadata or {}).get(FINGERPRINT_KEY, b"").decode()
 
 
 def read(shard: Shard) -> pa.Table:
@@ -158,19 +158,21 @@ def write_piece(table: pa.Table, shard: Shard, output: Output) -> None:
     write([table], table.schema, output.pieces / shard.piece)
 
 
-def merge(part: str, pieces: Sequence[str], output: Output) -> Tally:
+def merge(part: str, pieces: Sequence[str], output: Output) -> Counters:
     """The part from its `pieces`, in their order, which are removed then; returns its tally.
 
     May be done again at any point: a part that is there stays, and only what is left of the pieces goes.
     """
-    tally = output.finished_part(part)
-    if tally is None:
+    counters = output.finished_part(part)
+    if counters is None:
         schemas = [pq.read_schema((output.pieces / name).path, filesystem=output.pieces.arrow_fs) for name in pieces]
-        tally = added(map(tally_of, schemas))
-        metadata = with_tally(schemas[0].empty_table(), tally).schema.metadata | {STAMP_KEY: output.stamp.encode()}
+        counters = added(map(counters_of, schemas))
+        metadata = with_counters(schemas[0].empty_table(), counters).schema.metadata | {
+            FINGERPRINT_KEY: output.fingerprint.encode()
+        }
         write(_tables(pieces, output.pieces), schemas[0].with_metadata(metadata), output.parts / part)
     output.pieces.remove_files(pieces)
-    return tally
+    return counters
 
 
 def _tables(names: Iterable[str], folder: Storage) -> Iterator[pa.Table]:

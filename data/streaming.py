@@ -19,7 +19,7 @@ POLL_S = 0.5
 
 
 @dataclass(frozen=True)
-class Making:
+class StreamingDataset:
     """A folder of parts that is being filled, piece by piece of `piece_rows` rows."""
 
     output: Output

@@ -57,7 +57,7 @@ class OverLong(ValueError):
     """Not even the last exchange fits."""
 
 
-def tokenise(pieces: Sequence[Piece], encode: Encode) -> Tokens:
+def tokenize(pieces: Sequence[Piece], encode: Encode) -> Tokens:
     """Ids of all pieces in order. Micro-example: [prompt: 3 ids][answer, trained: 2 ids] -> trained_T 0 0 0 1 1, turn_ends_S [4]."""
     ids: list[int] = []
     trained: list[bool] = []
@@ -81,7 +81,7 @@ def fitted(
     labels = list(labels or [None] * sum(m.role == "assistant" for m in messages))
     dropped = 0
     while True:
-        tokens = tokenise(template.pieces(system, messages, labels), encode)
+        tokens = tokenize(template.pieces(system, messages, labels), encode)
         if len(tokens) <= max_tokens:
             return Tokens(tokens.ids_T, tokens.trained_T, tokens.turn_ends_S, dropped)
         if len(messages) <= 2:

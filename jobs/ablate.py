@@ -14,7 +14,7 @@ from jobs.ablation.arms import ARMS, NEEDS, arm_stages
 from jobs.ablation.report import report_stage
 from jobs.runner.cli import main
 from jobs.runner.preset import Preset
-from jobs.runner.stage import Figures, Run, Stage
+from jobs.runner.stage import Metrics, Run, Stage
 
 
 class Ablation(Preset):
@@ -53,11 +53,11 @@ def stages(preset: Preset) -> list[Stage]:
     return [*shared, *arms, report_stage([name for name in ARMS if name in preset.arms], preset.seeds)]
 
 
-def ending(run: Run, manifests: dict[str, Figures]) -> Figures:
+def ending(run: Run, manifests: dict[str, Metrics]) -> Metrics:
     folder = run.folder("ablation/report")
     return {
         "run": run.root.uri,
-        **manifests["ablation/report"]["figures"],
+        **manifests["ablation/report"]["metrics"],
         "table": (folder / "ladder.json").uri,
         "plot": (folder / "ladder.png").uri,
     }

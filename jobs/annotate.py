@@ -10,11 +10,11 @@ from data.storage import Storage
 from jobs.pipelines.annotation import annotate, predictor_weights
 from jobs.runner.cli import main
 from jobs.runner.preset import Preset
-from jobs.runner.stage import Figures, Run, Stage, stamp_of
+from jobs.runner.stage import Metrics, Run, Stage, fingerprint_of
 
 
-def work(run: Run, folder: Storage) -> Figures:
-    return annotate(run, "annotate", [run.folder("rows") / "rows"], folder / "rows", stamp_of(folder))
+def work(run: Run, folder: Storage) -> Metrics:
+    return annotate(run, "annotate", [run.folder("rows") / "rows"], folder / "rows", fingerprint_of(folder))
 
 
 def _settings(preset: Preset) -> object:

@@ -26,7 +26,7 @@ from jobs.pipelines.sample import sample, sampling_settings
 from jobs.runner.cli import main
 from jobs.runner.preset import Preset
 from jobs.runner.rounds import Rounds
-from jobs.runner.stage import Figures, Run, Stage, say, stamp_of
+from jobs.runner.stage import Metrics, Run, Stage, fingerprint_of, log
 
 Answered = Mapping[str, tuple[str, str]]
 """Id of a prompt -> the answer, and how it ended."""
@@ -110,14 +110,14 @@ def _inputs(run: Run) -> dict[str, str]:
     return {"questions": hashlib.sha256(content.encode()).hexdigest()[:16]}
 
 
-def _work(run: Run, folder: Storage, last: int) -> Figures:
+def _work(run: Run, folder: Storage, last: int) -> Metrics:
     """Turn after turn, then the answer file, whole."""
     preset = run.preset
     assert isinstance(preset, Answering)
     asked = read_questions(preset.questions, preset.limit)
     policy = run.folder(Rounds().promoted(run, last))
     dials = ", ".join(f"{name} {value:g}" for name, value in preset.requested.items())
-    say(f"answer: {len(asked)} questions of {preset.questions} to {policy.uri} at {dials or 'no dials'}")
+    log(f"answer: {len(asked)} questions of {preset.questions} to {policy.uri} at {dials or 'no dials'}")
     said: list[list[str]] = [[] for _ in asked]
     ends: list[list[str]] = [[] for _ in asked]
     for turn in range(max(len(q.turns) for q in asked)):
@@ -131,7 +131,7 @@ def _work(run: Run, folder: Storage, last: int) -> Figures:
     now = round(time.time(), 3)
     file.write_bytes(jsonl(answer_line(q, preset.model_name, turns, now) for q, turns in zip(asked, said, strict=True)))
     counts = _counts(asked, said, ends)
-    say(f"answer: {', '.join(f'{n} {name}' for name, n in counts.items())} -> {file.uri}")
+    log(f"answer: {', '.join(f'{n} {name}' for name, n in counts.items())} -> {file.uri}")
     too_long = [q.id for q, end in zip(asked, ends, strict=True) if TOO_LONG in end]
     asked_for = {"policy": policy.uri, "model_id": preset.model_name, "requested": preset.requested}
     return {"answers": file.uri, **asked_for, "counts": counts, "too_long": too_long}
@@ -166,7 +166,7 @@ def _ask(run: Run, policy: Storage, prompts: Sequence[Prompt], folder: Storage, 
         folder / "prompts",
         folder / "answers",
         run.preset.temperature,
-        stamp_of(stage),
+        fingerprint_of(stage),
         keep_too_long=True,
     )
     found: dict[str, tuple[str, str]] = {}
@@ -188,9 +188,9 @@ def _counts(asked: Sequence[Question], said: Sequence[Sequence[str]], ends: Sequ
     }
 
 
-def ending(run: Run, manifests: dict[str, Figures]) -> Figures:
+def ending(run: Run, manifests: dict[str, Metrics]) -> Metrics:
     (manifest,) = manifests.values()
-    return {"run": run.root.uri, "skipped": manifest["skipped"], **manifest["figures"]}
+    return {"run": run.root.uri, "skipped": manifest["skipped"], **manifest["metrics"]}
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ report says which.
 from data.attributes import Values
 from data.prompts import COMBINED, asked_prompts, combined_settings, dialogue_prompts, steering_prompts
 from data.storage import Storage
-from jobs.evaluation.ask import Answers, answered, laboratory, measurable, questions, rated
+from jobs.evaluation.ask import Answers, answered, measurable, questions, rated, synthetic_world
 from jobs.evaluation.predictor_quality import plain
 from jobs.evaluation.steering_metrics import combined, cross_talk, curves, dialogue, judge, judge_note, length
 from jobs.pipelines.sample import sampling_settings
@@ -21,18 +21,18 @@ from jobs.reporting.training_plots import draw_losses
 from jobs.runner.cli import main
 from jobs.runner.preset import Preset
 from jobs.runner.rounds import Rounds
-from jobs.runner.stage import Figures, Run, Stage, say
+from jobs.runner.stage import Metrics, Run, Stage, log
 
 
-def work(run: Run, folder: Storage) -> Figures:
+def work(run: Run, folder: Storage) -> Metrics:
     """Sample, measure, tabulate, draw."""
     stage = Rounds().promoted(run, run.preset.bootstrap.rounds)
     policy = run.folder(stage)
     answers = _answers(run, policy, folder)
-    report: Figures = {
+    report: Metrics = {
         "policy": policy.uri,
         "policy_stage": stage,  # the endpoint serves it, wherever the run lies by then
-        **_figures(run, answers),
+        **_metrics(run, answers),
     }
     rounds = _rounds(run)
     report = plain(report | ({"rounds": rounds} if rounds else {}))
@@ -41,8 +41,8 @@ def work(run: Run, folder: Storage) -> Figures:
     _complete_card(run, policy, report)
     write_pages(run, report, folder)
     for line in report_lines(report):
-        say(line)
-    say(f"report: {(folder / HTML).uri}")
+        log(line)
+    log(f"report: {(folder / HTML).uri}")
     return report | {"counts": {"questions": run.preset.evaluate.num_questions, "answers": len(answers.rows)}}
 
 
@@ -54,27 +54,27 @@ def _answers(run: Run, policy: Storage, folder: Storage) -> Answers:
     together = [(COMBINED, values) for values in combined_settings(schema, others, settings.num_combinations, seed)]
     prompts = steering_prompts(asked, schema, others, seed, "evaluate")
     prompts += asked_prompts(asked, together, seed, "evaluate")
-    say(
+    log(
         f"evaluate: {len(asked)} questions at {len(prompts) // max(1, len(asked))} settings, {len(together)} of them of several dials: {len(prompts):,} answers"
     )
     rows = answered(run, "evaluate", policy, prompts, folder)
     sources = [folder / "answers"]
     further = dialogue_prompts(rows, asked, schema, others, settings.num_dialogues, seed, "evaluate")
     if further:
-        say(f"evaluate: {len(further)} of these answers are gone on with, the dial at its other end")
+        log(f"evaluate: {len(further)} of these answers are gone on with, the dial at its other end")
         rows += answered(run, "evaluate: dialogue", policy, further, folder / "dialogue")
         sources.append(folder / "dialogue" / "answers")
-    say(
-        f"evaluate: the predictor rates all {len(rows):,} answers{', and is judged by the truth' if laboratory(run) else ''}"
+    log(
+        f"evaluate: the predictor rates all {len(rows):,} answers{', and is judged by the truth' if synthetic_world(run) else ''}"
     )
     return measurable(run, rated(run, "evaluate", sources, folder / "rated"))
 
 
-def _figures(run: Run, answers: Answers) -> Figures:
+def _metrics(run: Run, answers: Answers) -> Metrics:
     """All parts of the report that are about the answers."""
     schema = run.schema
     table, best = curves(schema, answers, run.preset.evaluate.num_resamples, run.preset.seed)
-    figures: Figures = {
+    metrics: Metrics = {
         "measured_by": answers.measured_by,
         "steering": table,
         "at_best_settings": best,
@@ -84,13 +84,13 @@ def _figures(run: Run, answers: Answers) -> Figures:
         "dialogue": dialogue(schema, answers),
         "length": length(schema, answers),
     }
-    if laboratory(run):
-        figures["judge"] = judge(schema, answers)
-        figures["judge_note"] = judge_note(figures["judge"])
-    return {name: part for name, part in figures.items() if part or name in ("steering", "at_best_settings")}
+    if synthetic_world(run):
+        metrics["judge"] = judge(schema, answers)
+        metrics["judge_note"] = judge_note(metrics["judge"])
+    return {name: part for name, part in metrics.items() if part or name in ("steering", "at_best_settings")}
 
 
-def _draw(run: Run, answers: Answers, report: Figures, folder: Storage) -> None:
+def _draw(run: Run, answers: Answers, report: Metrics, folder: Storage) -> None:
     if report["steering"]:
         draw_steering(run.preset.run, run.schema, report["steering"], answers.measured_by, folder / "steering.png")
         draw_cross_talk(report["cross_talk"], folder / "cross_talk.png")
@@ -100,26 +100,26 @@ def _draw(run: Run, answers: Answers, report: Figures, folder: Storage) -> None:
     draw_losses(_trainings(run), folder / "losses.png")
 
 
-def _rounds(run: Run) -> list[Figures]:
+def _rounds(run: Run) -> list[Metrics]:
     """What the verdicts say: the policy before the first round, then the one after each round that was run."""
-    found: list[Figures] = []
+    found: list[Metrics] = []
     for number in range(1, run.preset.bootstrap.rounds + 1):
         manifest = run.manifest(Rounds().verdict(number))
-        if manifest and "after" in manifest["figures"]:
-            figures = manifest["figures"]
-            found += [] if found else [{"round": 0, "promoted": True, **figures["before"]}]
-            found.append({"round": number, "promoted": figures["promoted"], **figures["after"]})
+        if manifest and "after" in manifest["metrics"]:
+            metrics = manifest["metrics"]
+            found += [] if found else [{"round": 0, "promoted": True, **metrics["before"]}]
+            found.append({"round": number, "promoted": metrics["promoted"], **metrics["after"]})
     return found
 
 
-def _trainings(run: Run) -> dict[str, Figures]:
+def _trainings(run: Run) -> dict[str, Metrics]:
     """The curves of all trainings of the run, by stage."""
     stages = ["base", "predictor", *(Rounds().policy(number) for number in range(run.preset.bootstrap.rounds + 1))]
     files = {name: run.folder(name) / "training.json" for name in stages}
     return {name: file.read_json() for name, file in files.items() if file.exists()}
 
 
-def _complete_card(run: Run, policy: Storage, report: Figures) -> None:
+def _complete_card(run: Run, policy: Storage, report: Metrics) -> None:
     """Now that it is known whether the dials turn, the model's card says so."""
     settings = run.preset.policy.learner if policy.uri == run.folder("policy").uri else run.preset.bootstrap.learner
     write_card(run, "policy", settings, (policy / "training.json").read_json(), policy / "model", report)

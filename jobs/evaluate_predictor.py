@@ -25,10 +25,10 @@ from jobs.reporting.predictor_tables import judge_lines, pair_lines
 from jobs.runner.cli import main
 from jobs.runner.preset import Preset
 from jobs.runner.settings import JudgedSource
-from jobs.runner.stage import Figures, Run, Stage, StageError, say
+from jobs.runner.stage import Metrics, Run, Stage, StageError, log
 
 
-def work(run: Run, folder: Storage) -> Figures:
+def work(run: Run, folder: Storage) -> Metrics:
     """Read all sets first: a broken file should not cost the scoring of the others."""
     settings, weights = run.preset.benchmarks, run.preset.benchmark_weights()
     if not (settings.pairs or settings.judged):
@@ -40,17 +40,17 @@ def work(run: Run, folder: Storage) -> Figures:
     arguments = annotator(run, run.folder("predictor"))
     agreement = judge_pairs(run, pairs, folder / "pairs", arguments, weights)
     if agreement:
-        say("\n".join(pair_lines(agreement)))
-    figures: Figures = {"weights": weights, "pairs": agreement, "judged": {}}
+        log("\n".join(pair_lines(agreement)))
+    metrics: Metrics = {"weights": weights, "pairs": agreement, "judged": {}}
     for name, (scores_N, counts) in judged.items():
-        figures["judged"][name] = counts | _compare(run, name, scores_N, folder / "judged" / name, arguments, weights)
+        metrics["judged"][name] = counts | _compare(run, name, scores_N, folder / "judged" / name, arguments, weights)
     if judged:
-        say("\n".join(judge_lines(figures["judged"])))
-    (folder / "benchmarks.json").write_json(figures)
-    return figures
+        log("\n".join(judge_lines(metrics["judged"])))
+    (folder / "benchmarks.json").write_json(metrics)
+    return metrics
 
 
-def _store(run: Run, source: JudgedSource, folder: Storage) -> tuple[np.ndarray, Figures]:
+def _store(run: Run, source: JudgedSource, folder: Storage) -> tuple[np.ndarray, Metrics]:
     """Write the rows of a set; returns the judge's scores, in the order of their ids, and counts."""
     rejected: list[Rejected] = []
     scores: list[float] = []
@@ -75,7 +75,7 @@ def _store(run: Run, source: JudgedSource, folder: Storage) -> tuple[np.ndarray,
 
 def _compare(
     run: Run, name: str, scores_N: np.ndarray, folder: Storage, arguments: dict[str, object], weights: dict[str, float]
-) -> Figures:
+) -> Metrics:
     """How well the predictor, each attribute and the length agree with the judge; answers that were not rated are counted and left out."""
     map_rows(
         f"benchmarks: {name}",
@@ -93,10 +93,10 @@ def _compare(
     ours_NX[np.isnan(ours_NX[:, 0])] = np.nan  # the length is judged on the same answers
     score, length, *each = (agreement(column_N, scores_N) for column_N in ours_NX.T)
     alone = dict(zip(weights, each, strict=True))
-    figures: Figures = plain(
+    metrics: Metrics = plain(
         {"unscored": int(np.isnan(ours_NX[:, 0]).sum()), "score": score, "length": length, "each_attribute": alone}
     )
-    return figures
+    return metrics
 
 
 def _line(row: Conversation, weights: dict[str, float]) -> np.ndarray:

@@ -16,9 +16,9 @@ from data.storage import Storage
 from jobs.exporting.hub import push, require_token
 from jobs.exporting.models import WantedModel, write_model
 from jobs.exporting.rows import ValueKind, WantedRows, write_rows
-from jobs.runner.cli import mistakes_told, print_last_line
+from jobs.runner.cli import print_last_line, user_errors_reported
 from jobs.runner.preset import Preset
-from jobs.runner.stage import Figures, Run, StageError
+from jobs.runner.stage import Metrics, Run, StageError
 
 MANIFEST = "export.json"
 MODELS = ("policy", "predictor")
@@ -68,7 +68,7 @@ class Export(Preset):
         return self
 
 
-def export(run: Run, settings: Export) -> Figures:
+def export(run: Run, settings: Export) -> Metrics:
     """Make the folder, and push it if asked to."""
     if settings.push:
         require_token(settings.push)
@@ -77,19 +77,19 @@ def export(run: Run, settings: Export) -> Figures:
     with target.replaced() as folder:
         (folder / MANIFEST).write_json({"finished": False})
         found = _write(run, settings, folder)
-        figures: Figures = {"what": settings.what, "run": run.root.uri, "to": target.uri, **found}
+        metrics: Metrics = {"what": settings.what, "run": run.root.uri, "to": target.uri, **found}
         names = sorted({*folder.names(), MANIFEST})
         (folder / MANIFEST).write_json(
-            {"finished": True, "names": names, "schema": run.schema.model_dump(mode="json"), **figures}
+            {"finished": True, "names": names, "schema": run.schema.model_dump(mode="json"), **metrics}
         )
     if settings.push:
-        figures["pushed"] = push(
+        metrics["pushed"] = push(
             target, settings.push, "model" if settings.what in MODELS else "dataset", settings.private
         )
-    return figures
+    return metrics
 
 
-def _write(run: Run, settings: Export, folder: Storage) -> Figures:
+def _write(run: Run, settings: Export, folder: Storage) -> Metrics:
     if settings.what == "policy" or settings.what == "predictor":
         name = settings.push or Storage(settings.to).uri.removeprefix("file://")
         return write_model(
@@ -121,7 +121,7 @@ def _require_free(target: Storage) -> None:
 def main() -> None:
     program = "python -m jobs.export"
     settings, _ = command_line(Export, sys.argv[1:], program, __doc__ or "")
-    with mistakes_told(program, "the same command makes the folder anew"):
+    with user_errors_reported(program, "the same command makes the folder anew"):
         result = export(Run(settings), settings)
     print_last_line(result)
 

@@ -19,14 +19,14 @@ from typing import Any
 from cluster.progress import Progress
 from cluster.settings.load import command_line
 from data.benchmarks import jsonl, read_answers, read_questions
-from data.comparisons import Figures, latest, models_of
+from data.comparisons import Metrics, latest, models_of
 from data.errors import is_for_people
 from data.judge_prompts import SHIPPED, Match, Setup, read_judge_prompts
 from data.storage import Storage
 from data.verdicts import Verdict, judgement_line, read_verdicts, verdict
 from jobs.judging.endpoint import Failure, JudgeEndpoint, JudgeUnusable, Reply
 from jobs.judging.replies import Replies
-from jobs.judging.report import figures_of, plot, table
+from jobs.judging.report import metrics_of, plot, table
 from jobs.judging.settings import Judging
 
 PROGRAM = "python -m jobs.judge"
@@ -49,7 +49,7 @@ class Cost:
     def __add__(self, other: "Cost") -> "Cost":
         return Cost(*(a + b for a, b in zip(vars(self).values(), vars(other).values(), strict=True)))
 
-    def figures(self) -> Figures:
+    def metrics(self) -> Metrics:
         return {name: round(value, 4) if isinstance(value, float) else value for name, value in vars(self).items()}
 
 
@@ -166,7 +166,7 @@ class Asking:
         return cost.prompt_tokens + cost.reply_tokens
 
 
-def judged(settings: Judging, only_plan: bool = False) -> Figures:
+def judged(settings: Judging, only_plan: bool = False) -> Metrics:
     """Ask what has not been answered yet, write `judgements.jsonl`, and report."""
     made = setup(settings)
     matches = list(made.matches())
@@ -176,7 +176,7 @@ def judged(settings: Judging, only_plan: bool = False) -> Figures:
     different = dict(zip(keys, matches, strict=True))
     to_ask = {key: match for key, match in different.items() if not replies.answered(key)}
     guess = estimate(settings, list(to_ask.values()))
-    say(
+    log(
         f"judge: {len(matches)} judgements by {judge}, {len(different)} different prompts, {len(different) - len(to_ask)} answered before; to ask: "
         f"{guess.requests}, about {_said(settings, guess)}"
     )
@@ -186,7 +186,7 @@ def judged(settings: Judging, only_plan: bool = False) -> Figures:
             f"asking {guess.requests} prompts would cost about {guess.dollars:.2f} dollars, prices.max_cost is {limit:g}; raise it, or set limit"
         )
     if only_plan:
-        return {"matches": len(matches), "different": len(different), "estimate": guess.figures()}
+        return {"matches": len(matches), "different": len(different), "estimate": guess.metrics()}
     asking = Asking(settings, replies)
     asking.run(to_ask, len(different) - len(to_ask))
     lines = {key: _reply(replies, key) for key in different}
@@ -199,19 +199,19 @@ def judged(settings: Judging, only_plan: bool = False) -> Figures:
         verdict(m, judge, lines[key]["reply"], lines[key]["error"]) for key, m in zip(keys, matches, strict=True)
     ]
     total = sum((cost_of(settings, m, lines[key]) for key, m in different.items()), Cost())
-    say(
+    log(
         f"judge: {asking.spent.requests} requests, {asking.retries} repeated: {_said(settings, asking.spent)}; with those before {_said(settings, total)}"
     )
     cost = {
-        "estimate": guess.figures(),
-        "spent": asking.spent.figures(),
-        "with_those_before": total.figures(),
+        "estimate": guess.metrics(),
+        "spent": asking.spent.metrics(),
+        "with_those_before": total.metrics(),
         "retries": asking.retries,
     }
     return _reported(settings, verdicts, [a.model for a in made.answers], {"judge": judge, "cost": cost})
 
 
-def say(text: str) -> None:
+def log(text: str) -> None:
     print(text, flush=True)
 
 
@@ -230,7 +230,7 @@ def _said(settings: Judging, cost: Cost) -> str:
     return f"{cost.prompt_tokens:,.0f} + {cost.reply_tokens:,.0f} tokens, {f'{cost.dollars:.2f} dollars' if priced else 'prices not set'}"
 
 
-def scored(settings: Judging) -> Figures:
+def scored(settings: Judging) -> Metrics:
     """Report stored judgements."""
     categories = {q.id: q.category for q in read_questions(settings.questions)} if settings.questions else {}
     wanted = settings.judge.model
@@ -246,10 +246,10 @@ def scored(settings: Judging) -> Figures:
     return _reported(settings, verdicts, models_of(verdicts), {"judge": judges[0], "repeated": repeated})
 
 
-def _reported(settings: Judging, verdicts: Sequence[Verdict], models: Sequence[str], about: Figures) -> Figures:
+def _reported(settings: Judging, verdicts: Sequence[Verdict], models: Sequence[str], about: Metrics) -> Metrics:
     """The report as files, as a table, and as the job's last line."""
     output = Storage(settings.output)
-    report = about | figures_of(verdicts, models, _reference(settings, models), settings.resamples, settings.seed)
+    report = about | metrics_of(verdicts, models, _reference(settings, models), settings.resamples, settings.seed)
     written = {
         "settings": settings.model_dump(mode="json"),
         "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
@@ -257,7 +257,7 @@ def _reported(settings: Judging, verdicts: Sequence[Verdict], models: Sequence[s
     (output / "report.json").write_json(report | written)
     plot(report, f"judged by {report['judge']}", output / "report.png")
     for line in table(report):
-        say(line)
+        log(line)
     return {"output": output.uri, **report}
 
 

@@ -62,7 +62,7 @@ class Annotation(Record):
     """annotate.pool.batch_rows: rows handed to an actor at a time, one piece in storage each."""
     rows_per_file: int = Field(200_000, ge=1)
     """Rows of an input file, and of a finished part."""
-    tokenise_per_cpu: float = Field(150_000, gt=0)
+    tokenize_per_cpu: float = Field(150_000, gt=0)
     """Tokens a second that one CPU turns into ids. Assumed: fast tokenizers of large vocabularies do 100,000 to 300,000."""
 
 
@@ -153,7 +153,7 @@ def annotation(scale: Scale) -> Iterator[Line]:
     # Two shards in flight per actor, as text and as ids of 4 bytes.
     store = 2 * a.shard_rows * (4 * a.bytes_in + 4 * a.tokens_each)
     yield "object store per GPU", f"{store / 2**20:,.0f} MiB", store
-    cpus = speed / a.tokenise_per_cpu
+    cpus = speed / a.tokenize_per_cpu
     yield "CPUs that tokenise, per GPU", f"{cpus:.2f} of {machines.cpus_beside:g}", cpus
     yield (
         "work lost to a killed actor",

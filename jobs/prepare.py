@@ -16,7 +16,7 @@ from data.storage import Storage
 from jobs.pipelines.map_rows import write_table
 from jobs.runner.cli import main
 from jobs.runner.preset import LAB, Preset, RowsSettings, SourceSettings
-from jobs.runner.stage import Figures, Run, Stage, StageError, say
+from jobs.runner.stage import Metrics, Run, Stage, StageError, log
 
 
 def source_rows(
@@ -29,7 +29,7 @@ def source_rows(
     return read(source.uri, source.format, schema, source.name, source.limit)
 
 
-def work(run: Run, folder: Storage) -> Figures:
+def work(run: Run, folder: Storage) -> Metrics:
     """Write `rows/part-*.parquet` and `rejected.jsonl`; raises StageError if too many records are rejected."""
     settings = run.preset.rows
     seen: set[str] = set()
@@ -61,13 +61,13 @@ def work(run: Run, folder: Storage) -> Figures:
                 count["rated_answers"] += sum(bool(v) for v in row.human)
             if len(pending) >= settings.rows_per_file:
                 flush()
-                say(f"rows: {source.name}: {count['read']:,} read, {count['rows']:,} kept")
+                log(f"rows: {source.name}: {count['read']:,} read, {count['rows']:,} kept")
     flush()
     (folder / "rejected.jsonl").write_bytes(
         "".join(json.dumps(vars(r), ensure_ascii=False) + "\n" for r in rejected).encode()
     )
     _check(settings, counts, rejected, folder)
-    say(f"rows: {json.dumps(counts)}")
+    log(f"rows: {json.dumps(counts)}")
     return {"counts": {name: dict(count) for name, count in counts.items()}, "rows": len(seen)}
 
 

@@ -18,11 +18,11 @@ from data.sources import files_of, read_texts
 from data.storage import Storage
 from jobs.pipelines.fit import example_spec, fit
 from jobs.pipelines.map_rows import write_table
-from jobs.pipelines.tokenize import Tokenising
+from jobs.pipelines.tokenize import Tokenizing
 from jobs.reporting.training_plots import draw_losses
 from jobs.runner.cli import main
 from jobs.runner.preset import Preset
-from jobs.runner.stage import Figures, Run, Stage, say, stamp_of
+from jobs.runner.stage import Metrics, Run, Stage, fingerprint_of, log
 
 
 def texts(run: Run) -> Iterator[str]:
@@ -36,21 +36,21 @@ def texts(run: Run) -> Iterator[str]:
             yield from (m.content for m in row.messages)
 
 
-def work(run: Run, folder: Storage) -> Figures:
+def work(run: Run, folder: Storage) -> Metrics:
     base = run.preset.base
     if base.model:
-        say(f"base: {base.model}")
+        log(f"base: {base.model}")
         return {"model": base.model, "counts": {}}
     found = list(texts(run))
     with tempfile.TemporaryDirectory() as local:
-        figures: Figures = {"counts": {"texts": len(found)}} | make_small_model(
+        metrics: Metrics = {"counts": {"texts": len(found)}} | make_small_model(
             base.small, found, run.preset.seed, local
         )
         # Training replaces `model`; what it started from stays beside it.
         start = folder / ("start" if base.pretrain else "model")
         start.upload(local)
-    say(
-        f"base: a Llama of {figures['num_parameters']:,} parameters, vocabulary {figures['vocab_size']}, from {len(found):,} texts"
+    log(
+        f"base: a Llama of {metrics['num_parameters']:,} parameters, vocabulary {metrics['vocab_size']}, from {len(found):,} texts"
     )
     if base.pretrain:
         spec = replace(example_spec(run, base.pretrain), base=start.uri)
@@ -60,9 +60,9 @@ def work(run: Run, folder: Storage) -> Figures:
         )
         if base.texts:
             write_table(pa.table({"id": [f"{i:08d}" for i in range(len(found))], "text": found}), rows)
-        tokenising = Tokenising("base", [rows], maker, {"spec": spec}, folder / "examples", stamp_of(folder))
+        tokenizing = Tokenizing("base", [rows], maker, {"spec": spec}, folder / "examples", fingerprint_of(folder))
         task = PolicyTask(start.uri, run.schema, run.preset.template)
-        with tokenising.meanwhile(base.pretrain) as examples:
+        with tokenizing.meanwhile(base.pretrain) as examples:
             training = fit(
                 "base: pre-training",
                 task,
@@ -73,8 +73,8 @@ def work(run: Run, folder: Storage) -> Figures:
                 tracking=run.preset.tracking,
             )
         draw_losses({"base: pre-training": training}, folder / "loss.png")
-        figures |= training
-    return figures
+        metrics |= training
+    return metrics
 
 
 def _inputs(run: Run) -> dict[str, str]:

@@ -12,12 +12,12 @@ from cluster.settings.load import command_line
 from data.errors import is_for_people
 from jobs.reporting.page import HTML, MARKDOWN, PICTURES, write_pages
 from jobs.runner.preset import Preset
-from jobs.runner.stage import Figures, Run, StageError
+from jobs.runner.stage import Metrics, Run, StageError
 
 PROGRAM = "python -m jobs.report"
 
 
-def render(run: Run) -> Figures:
+def render(run: Run) -> Metrics:
     """Write the pages; raises StageError if the run has no report yet. Returns what the last line says."""
     folder = run.folder("report")
     if run.manifest("report") is None:

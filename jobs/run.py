@@ -8,7 +8,7 @@ A stage that is finished and whose settings and inputs have not changed is skipp
 from jobs import annotate, bootstrap, evaluate, prepare, pretrain, train_policy, train_predictor
 from jobs.runner.cli import main, stage_line
 from jobs.runner.preset import Preset
-from jobs.runner.stage import Figures, Run, Stage
+from jobs.runner.stage import Metrics, Run, Stage
 
 
 def stages(preset: Preset) -> list[Stage]:
@@ -19,9 +19,9 @@ def stages(preset: Preset) -> list[Stage]:
     ]
 
 
-def ending(run: Run, manifests: dict[str, Figures]) -> Figures:
+def ending(run: Run, manifests: dict[str, Metrics]) -> Metrics:
     """The run's summary: what each stage took and counted, and what steering came to."""
-    report = manifests["report"]["figures"]
+    report = manifests["report"]["metrics"]
     return {
         "run": run.root.uri,
         "stages": {name: stage_line(m) for name, m in manifests.items() if name != "report"}
@@ -29,7 +29,7 @@ def ending(run: Run, manifests: dict[str, Figures]) -> Figures:
         "steering": report["steering"],
         "measured_by": report["measured_by"],
         "at_best_settings": report["at_best_settings"],
-        "predictor": manifests["predictor"]["figures"].get("held_out"),
+        "predictor": manifests["predictor"]["metrics"].get("held_out"),
         "report": (run.folder("report") / "report.json").uri,
         "plot": (run.folder("report") / "steering.png").uri,
     }

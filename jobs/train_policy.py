@@ -11,10 +11,10 @@ from jobs.pipelines.fit import base_uri
 from jobs.policy_training.conditioned_sft import train_policy
 from jobs.runner.cli import main
 from jobs.runner.preset import Preset
-from jobs.runner.stage import Figures, Run, Stage, StageError
+from jobs.runner.stage import Metrics, Run, Stage, StageError
 
 
-def work(run: Run, folder: Storage) -> Figures:
+def work(run: Run, folder: Storage) -> Metrics:
     rows = run.folder("annotated") / "rows"
     known = sources(rows) | {bootstrap_source(number + 1) for number in range(run.preset.bootstrap.rounds)}
     for name in run.preset.policy.source_weights:

@@ -11,7 +11,7 @@ from dataclasses import replace
 from actors.modeling.model_folder import load_config, local_folder, new_format
 from actors.modeling.regressor import PredictorTask, require_language_model
 from actors.modeling.train_task import Task
-from actors.modeling.warmup import Surface, SurfaceTask, require_decoder
+from actors.modeling.warmup import Surface, WarmupTask, require_decoder
 from actors.scoring.annotator import Annotator
 from actors.training.examples import ConversationExamples, PredictorExamples, label_counts
 from actors.training.settings import LearnerSettings
@@ -28,36 +28,36 @@ from jobs.evaluation.predictor_quality import quality, summary
 from jobs.pipelines.annotation import annotator
 from jobs.pipelines.fit import backbone_uri, buckets_for, example_spec, fit
 from jobs.pipelines.map_rows import map_rows, write_table
-from jobs.pipelines.tokenize import Tokenising
+from jobs.pipelines.tokenize import Tokenizing
 from jobs.reporting.model_card import write_card
 from jobs.reporting.predictor_plots import draw_calibration, draw_collinearity
 from jobs.reporting.predictor_tables import pair_lines, quality_lines
 from jobs.reporting.training_plots import draw_losses
 from jobs.runner.cli import main
 from jobs.runner.preset import LAB, Preset
-from jobs.runner.stage import Figures, Run, Stage, StageError, say, stamp_of
+from jobs.runner.stage import Metrics, Run, Stage, StageError, fingerprint_of, log
 
 MOMENTS_EXAMPLES = 500
 """Examples that the mean and spread of the counts are taken from."""
 
 
-def work(run: Run, folder: Storage) -> Figures:
+def work(run: Run, folder: Storage) -> Metrics:
     """Train; say what the predictor is worth on answers it never saw, and whether it prefers what people prefer."""
     pairs = store_pairs(run, folder / "pairs", run.preset.predictor.pairs)
-    found = examples(run, folder / "examples", stamp_of(folder))
+    found = examples(run, folder / "examples", fingerprint_of(folder))
     labels = label_counts((folder / "examples").tables(), run.schema)
     require_labels(labels)
     final, held_out = train(run, folder)
     write_card(run, "predictor", run.preset.predictor.learner, final, folder / "model")
-    figures = report(run, folder, held_out)
+    metrics = report(run, folder, held_out)
     weights = pair_weights(run.schema, run.preset.predictor.pair_weights)
     agreement = judge_pairs(run, pairs, folder / "pairs", annotator(run, folder), weights)
     if agreement:
-        say("\n".join(pair_lines(agreement)))
-    return {"training": final, "counts": found, "labels": labels, **figures, "pairs": agreement}
+        log("\n".join(pair_lines(agreement)))
+    return {"training": final, "counts": found, "labels": labels, **metrics, "pairs": agreement}
 
 
-def train(run: Run, folder: Storage) -> tuple[Figures, Ratings]:
+def train(run: Run, folder: Storage) -> tuple[Metrics, Ratings]:
     """The figures of the training, and the rated answers that were held out from it, scored.
 
     Without folds, those of one bucket of groups. With folds, all: each scored by a predictor trained without its bucket, and the final
@@ -65,13 +65,15 @@ def train(run: Run, folder: Storage) -> tuple[Figures, Ratings]:
     """
     settings, buckets = run.preset.predictor, num_buckets(run)
     backbone = (
-        warmed_up(run, settings.warmup, folder / "warmup", stamp_of(folder)) if settings.warmup else backbone_uri(run)
+        warmed_up(run, settings.warmup, folder / "warmup", fingerprint_of(folder))
+        if settings.warmup
+        else backbone_uri(run)
     )
     task = predictor_task(run, backbone, folder / "examples")
     # The best step is picked on groups of its own: one picked on the answers it is judged by would flatter it.
     validation_buckets = buckets_for(settings.validation_share) if settings.learner.validate_every else 0
 
-    def fitted(what: str, output: Storage, buckets: int, held_out: int) -> Figures:
+    def fitted(what: str, output: Storage, buckets: int, held_out: int) -> Metrics:
         return fit_and_draw(
             run, what, task, settings.learner, folder / "examples", output, Split(buckets, held_out, validation_buckets)
         )
@@ -88,7 +90,7 @@ def train(run: Run, folder: Storage) -> tuple[Figures, Ratings]:
 
 def fit_and_draw(
     run: Run, what: str, task: Task, learner: LearnerSettings, examples: Storage, output: Storage, split: Split
-) -> Figures:
+) -> Metrics:
     """Train `task` on the `examples`; the model and the picture of its losses go to `output`."""
     training = fit(what, task, learner, Corpus.of(examples), output, split, tracking=run.preset.tracking)
     draw_losses({what: training}, output / "loss.png")
@@ -99,7 +101,7 @@ def predictor_task(run: Run, backbone: str, examples: Storage) -> PredictorTask:
     """What is learned from the examples."""
     settings = run.preset.predictor
     task = PredictorTask(
-        backbone, run.schema, run.preset.template, settings.attribute_weights, settings.loss, settings.probe
+        backbone, run.schema, run.preset.template, settings.attribute_weights, settings.loss, settings.ridge_init
     )
     if not settings.lm_loss_weight:
         return task
@@ -117,18 +119,18 @@ def surface_of(run: Run, base: str, examples: list[Example]) -> Surface:
     return Surface.of(new_format(local_folder(base), run.schema, run.preset.template).tokenizer, examples)
 
 
-def warmed_up(run: Run, learner: LearnerSettings, folder: Storage, stamp: str) -> str:
+def warmed_up(run: Run, learner: LearnerSettings, folder: Storage, fingerprint: str) -> str:
     """Train the backbone on what all answers look like, without a single rating; returns its URI."""
     spec = example_spec(run, learner, backbone_uri(run))
     require_decoder(load_config(local_folder(spec.base)))
     rows, arguments = [run.folder("rows") / "rows"], {"spec": spec, "answers_only": True}
-    Tokenising("predictor: warm-up", rows, ConversationExamples, arguments, folder / "examples", stamp).all()
+    Tokenizing("predictor: warm-up", rows, ConversationExamples, arguments, folder / "examples", fingerprint).all()
     found = counts(folder / "examples")
     if not found["examples"]:
         raise StageError(
             f"no conversation to warm up on ({found}); raise predictor.warmup.max_tokens or set predictor.warmup to null"
         )
-    task = SurfaceTask(
+    task = WarmupTask(
         spec.base,
         run.schema,
         run.preset.template,
@@ -144,11 +146,11 @@ def num_buckets(run: Run) -> int:
     return run.preset.predictor.folds or buckets_for(run.preset.predictor.validation_share)
 
 
-def examples(run: Run, folder: Storage, stamp: str) -> dict[str, int]:
+def examples(run: Run, folder: Storage, fingerprint: str) -> dict[str, int]:
     """Tokenise the conversations to learn from; returns their counts. Raises StageError if nobody rated any."""
     rows = run.folder("rows") / "rows"
     arguments = {"spec": example_spec(run, run.preset.predictor.learner, backbone_uri(run))}
-    Tokenising("predictor", [rows], PredictorExamples, arguments, folder, stamp).all()
+    Tokenizing("predictor", [rows], PredictorExamples, arguments, folder, fingerprint).all()
     found = counts(folder)
     if not found["examples"]:
         raise StageError(
@@ -207,13 +209,13 @@ def ratings(run: Run, folder: Storage) -> Ratings:
     return joined(parts, len(run.schema.names))
 
 
-def report(run: Run, folder: Storage, held_out: Ratings) -> Figures:
+def report(run: Run, folder: Storage, held_out: Ratings) -> Metrics:
     """Write and print what the predictor is worth; returns what of it belongs into the manifest."""
     found = quality(run.schema, ratings(run, run.folder("rows") / "rows"), held_out)
     (folder / "quality.json").write_json(found)
     draw_calibration(run.schema, found, folder / "calibration.png")
     draw_collinearity(found["collinearity"], folder / "collinearity.png")
-    say("\n".join(quality_lines(found)))
+    log("\n".join(quality_lines(found)))
     return {"held_out": summary(found), "calibration": found["calibration"], "quality": (folder / "quality.json").uri}
 
 

@@ -8,7 +8,7 @@ from data.attributes import AttributeProblem, AttributeSchema, Values
 from serve.models import Model, Models
 from serve.parser import attribute_problem, numbers
 from serve.profiles import find, resolve
-from serve.protocol import ChatRequest, Steering, WireProblem
+from serve.protocol import ChatRequest, ProtocolError, Steering
 from serve.reply import Reply
 from serve.request import Job
 from serve.teams import Team
@@ -43,10 +43,12 @@ def admitted(asked: ChatRequest, team: Team, models: Models, limits: Limits, can
     model = models.pick(asked.model)
     field, max_tokens = asked.answer_limit
     if max_tokens is not None and max_tokens > limits.max_new_tokens:
-        raise WireProblem(f"{field} is {max_tokens}; allowed: a whole number from 1 to {limits.max_new_tokens}", field)
+        raise ProtocolError(
+            f"{field} is {max_tokens}; allowed: a whole number from 1 to {limits.max_new_tokens}", field
+        )
     if (asked.score or asked.best_of) and not can_score:
         what = "score" if asked.score else "best_of"
-        raise WireProblem(
+        raise ProtocolError(
             f"{what} needs an attribute predictor, and none is served here: leave it out, or start the endpoint with one (predictor=URI)",
             what,
         )
@@ -74,7 +76,7 @@ def _effective(model: Model, profile: str | None, requested: Mapping[str, Any]) 
     try:
         chosen = None if profile is None else find(model.profiles, profile[:60])
     except ValueError as problem:
-        raise WireProblem(str(problem), "profile", "unknown_profile") from None
+        raise ProtocolError(str(problem), "profile", "unknown_profile") from None
     try:
         return resolve(model.schema, chosen, requested)
     except AttributeProblem as problem:

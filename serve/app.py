@@ -20,7 +20,7 @@ from serve.chat import Chat
 from serve.models import Models
 from serve.parser import parse_swap
 from serve.profiles import Profile
-from serve.protocol import WireProblem
+from serve.protocol import ProtocolError
 from serve.request import Card
 from serve.teams import Keys
 from serve.telemetry import Telemetry
@@ -116,7 +116,7 @@ def _information(app: FastAPI, backend: Backend) -> None:
         replicas = await backend.replicas()
         missing = [model.name for model in backend.models if not replicas.get(model.name)]
         if missing:
-            raise WireProblem(
+            raise ProtocolError(
                 f"no replica of {', '.join(missing)} answers",
                 code="not_ready",
                 status=503,
@@ -131,13 +131,13 @@ def _administration(app: FastAPI, backend: Backend) -> None:
     async def swap(request: Request, name: str) -> dict[str, Any]:
         """Answer a model's requests from another checkpoint; those that run end on the old one."""
         if not backend.keys.any or not backend.keys.team_of(request.headers.get("authorization")).admin:
-            raise WireProblem(NO_ADMIN, code="admin_only", status=403, kind="permission_error")
+            raise ProtocolError(NO_ADMIN, code="admin_only", status=403, kind="permission_error")
         backend.models.named(name)
         policy = parse_swap(await request.body())
         try:
             card = await backend.swap(name, policy)
         except ValueError as problem:
-            raise WireProblem(str(problem), "policy", "policy_refused", 409) from None
+            raise ProtocolError(str(problem), "policy", "policy_refused", 409) from None
         return {"model": card.name, "policy": card.policy, "created": card.created}
 
 
@@ -148,8 +148,8 @@ def _pages(app: FastAPI, page: str) -> None:
 
 
 def _errors(app: FastAPI) -> None:
-    @app.exception_handler(WireProblem)
-    async def refused(_: Request, problem: WireProblem) -> JSONResponse:
+    @app.exception_handler(ProtocolError)
+    async def refused(_: Request, problem: ProtocolError) -> JSONResponse:
         headers = {} if problem.retry_after_s is None else {"Retry-After": str(problem.retry_after_s)}
         if problem.status == 401:
             headers["WWW-Authenticate"] = "Bearer"
@@ -157,14 +157,14 @@ def _errors(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def no_such_route(request: Request, error: HTTPException) -> JSONResponse:
-        problem = WireProblem(
+        problem = ProtocolError(
             f"{request.method} {request.url.path[:100]}: {error.detail}", code="not_found", status=error.status_code
         )
         return JSONResponse(problem.body(), problem.status, error.headers)
 
     @app.exception_handler(Exception)
     async def broken(_: Request, __: Exception) -> JSONResponse:
-        problem = WireProblem(
+        problem = ProtocolError(
             "the server failed on this request; its log says why",
             code="internal_error",
             status=500,

@@ -15,9 +15,9 @@ from serve.admission import Admitted, Limits, admitted
 from serve.answering import Answers, Generate, Score
 from serve.models import Models
 from serve.parser import parse
-from serve.protocol import WireProblem
+from serve.protocol import ProtocolError
 from serve.teams import Allowance, Keys, Team
-from serve.telemetry import Telemetry, Visit
+from serve.telemetry import RequestContext, Telemetry
 
 COMPACT = (",", ":")
 STREAM_HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
@@ -39,7 +39,7 @@ class Chat:
         visit = self._telemetry.visit()
         try:
             return await self._answered(request, visit)
-        except WireProblem as problem:
+        except ProtocolError as problem:
             visit.end(problem.status, problem.code or "invalid_request")
             raise
         except asyncio.CancelledError:
@@ -52,7 +52,7 @@ class Chat:
             visit.end(500, "internal_error")
             raise
 
-    async def _answered(self, request: Request, visit: Visit) -> Response:
+    async def _answered(self, request: Request, visit: RequestContext) -> Response:
         team = self._keys.team_of(request.headers.get("authorization"))
         visit.team = team.name
         asked = parse(await _body(request, self._limits.max_body_bytes))
@@ -71,7 +71,7 @@ class Chat:
         return JSONResponse(reply)
 
     @asynccontextmanager
-    async def _running(self, accepted: Admitted, team: Team, visit: Visit) -> AsyncGenerator[Answers, None]:
+    async def _running(self, accepted: Admitted, team: Team, visit: RequestContext) -> AsyncGenerator[Answers, None]:
         """Room for the answers and the answers themselves; both are given back at the end, whatever the end is."""
         with self._allowance.answers(team, len(accepted.jobs)):
             self._telemetry.admitted(visit, +1)
@@ -84,7 +84,7 @@ class Chat:
                 self._allowance.spend(team, answers.prompt_tokens + answers.completion_tokens)
                 self._telemetry.admitted(visit, -1)
 
-    async def _events(self, answers: Answers, accepted: Admitted, visit: Visit) -> AsyncIterator[str]:
+    async def _events(self, answers: Answers, accepted: Admitted, visit: RequestContext) -> AsyncIterator[str]:
         """Server-sent events."""
         asked, reply = accepted.asked, accepted.reply
         for index in range(len(accepted.jobs)):
@@ -104,7 +104,7 @@ class Chat:
                 yield _sse(reply.counts(answers.used))
             visit.outcome = (200, None)
             yield "data: [DONE]\n\n"
-        except WireProblem as problem:
+        except ProtocolError as problem:
             # The status line is long gone: OpenAI's clients raise on an event with an error.
             visit.outcome = (problem.status, problem.code)
             yield _sse(problem.body())
@@ -113,9 +113,9 @@ class Chat:
 class _Stream(StreamingResponse):
     """Closes what it streams from when it is over, also if the caller left before the first piece; then the visit is over too."""
 
-    def __init__(self, events: AsyncIterator[str], stack: AsyncExitStack, visit: Visit):
+    def __init__(self, events: AsyncIterator[str], stack: AsyncExitStack, visit: RequestContext):
         super().__init__(events, media_type="text/event-stream", headers=STREAM_HEADERS)
-        self._stack, self._visit = stack, visit
+        self._stack, self._context = stack, visit
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
@@ -123,10 +123,10 @@ class _Stream(StreamingResponse):
                 await super().__call__(scope, receive, send)
         finally:
             # Only a caller that goes away leaves a stream without an outcome.
-            self._visit.end(*(self._visit.outcome or (LEFT, "client_left")))
+            self._context.end(*(self._context.outcome or (LEFT, "client_left")))
 
 
-def _book_gaps(visit: Visit, accepted: Admitted, measured: dict[str, float] | None) -> None:
+def _book_gaps(visit: RequestContext, accepted: Admitted, measured: dict[str, float] | None) -> None:
     for name, value in (measured or {}).items():
         visit.gaps[name] = abs(value - accepted.jobs[0].attributes[name])
 
@@ -137,7 +137,7 @@ async def _body(request: Request, max_bytes: int) -> bytes:
     async for part in request.stream():
         body += part
         if len(body) > max_bytes:
-            raise WireProblem(
+            raise ProtocolError(
                 f"the body is longer than {max_bytes} bytes: send a shorter conversation",
                 code="body_too_large",
                 status=413,

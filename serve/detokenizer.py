@@ -8,7 +8,7 @@ MAX_HELD_IDS = 32
 """After so many ids that make no character, none is coming: one has at most four bytes, and ids arrive a few at a time."""
 
 
-class Detokeniser:
+class Detokenizer:
     """Ids to text, as they come. Only a short window is decoded again, so that an answer costs linear time.
 
     Micro-example: "é" in two byte tokens: push([0xC3]) -> "", push([0xA9]) -> "é".
@@ -41,7 +41,7 @@ class Answer:
     """
 
     def __init__(self, decode: Callable[[list[int]], str], stops: Sequence[str] = ()):
-        self._detokeniser = Detokeniser(decode)
+        self._detokenizer = Detokenizer(decode)
         self._stops = tuple(stops)
         self._held = ""
         self.stopped = False
@@ -51,7 +51,7 @@ class Answer:
         """What a caller may see now; `last` when no ids will follow."""
         if self.stopped:
             return ""
-        text = self._held + self._detokeniser.push(ids, last)
+        text = self._held + self._detokenizer.push(ids, last)
         # The stop string that is complete first counts, so that the answer does not depend on how the text was cut into pieces.
         found = [(at + len(stop), at) for stop in self._stops if (at := text.find(stop)) >= 0]
         if found:

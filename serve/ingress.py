@@ -19,7 +19,7 @@ from serve.admission import Limits
 from serve.app import Backend, application
 from serve.locate import locate
 from serve.models import Model, Models
-from serve.protocol import WireProblem
+from serve.protocol import ProtocolError
 from serve.request import Card, Delta, Event, Failed, Job, Revision, Started
 from serve.settings import ServeSettings
 from serve.teams import Keys
@@ -132,7 +132,7 @@ class Ingress:
             return dict(await self._scorer.score.remote((job, answer)))
         except (ray.exceptions.RayError, ray.serve.exceptions.RayServeException) as error:
             logger.error("an answer was not rated: %s", error)
-            raise WireProblem(
+            raise ProtocolError(
                 "the attribute predictor failed on this answer: send it again, or without score",
                 code="scorer_failed",
                 status=503,

@@ -67,7 +67,7 @@ def _newest_run(storage: Storage) -> Storage:
 
 def _of_run(run: Storage) -> Located:
     """The policy that the run's report is about: the last one that was promoted."""
-    stage = (run / "report" / "manifest.json").read_json()["figures"]["policy_stage"]
+    stage = (run / "report" / "manifest.json").read_json()["metrics"]["policy_stage"]
     folder = run / stage / "model"
     if not (folder / "config.json").exists():
         raise ValueError(

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from data.attributes import AttributeSchema
 from serve.profiles import Profile, shipped
-from serve.protocol import WireProblem
+from serve.protocol import ProtocolError
 from serve.request import Card
 
 
@@ -46,7 +46,7 @@ class Models:
     def named(self, name: str) -> Model:
         """Raises WireProblem (404) that lists them all."""
         if name not in self._models:
-            raise WireProblem(
+            raise ProtocolError(
                 f"model {name[:60]!r} is not served here; served: {', '.join(self._models)}",
                 "model",
                 "model_not_found",

@@ -1,4 +1,4 @@
-"""A request's bytes in, a checked `ChatRequest` out, or a `WireProblem`: one sentence with the field, what it got and what is allowed.
+"""A request's bytes in, a checked `ChatRequest` out, or a `ProtocolError`: one sentence with the field, what it got and what is allowed.
 
 Knows no schema of attributes, no profile, no HTTP server and no model.
 """
@@ -21,12 +21,12 @@ from serve.protocol import (
     SEED_LIMIT,
     AssistantMessage,
     ChatRequest,
+    ProtocolError,
+    ProtocolRecord,
     StreamOptions,
     SwapRequest,
     SystemMessage,
     UserMessage,
-    WireProblem,
-    WireRecord,
 )
 
 MAX_DEPTH = 16
@@ -119,27 +119,27 @@ def parse_swap(body: bytes) -> str:
     try:
         return SwapRequest.model_validate(raw).policy
     except ValidationError:
-        raise WireProblem('the body is {"policy": a policy or run folder, or "newest"}', "policy") from None
+        raise ProtocolError('the body is {"policy": a policy or run folder, or "newest"}', "policy") from None
 
 
 def _as_object(body: bytes) -> dict[str, Any]:
     def refuse(constant: str) -> None:
-        raise WireProblem(f"the body holds {constant}, which is no JSON: send a finite number", code="invalid_json")
+        raise ProtocolError(f"the body holds {constant}, which is no JSON: send a finite number", code="invalid_json")
 
     try:
         value = json.loads(body.decode(), parse_constant=refuse)
-    except WireProblem:
+    except ProtocolError:
         raise
     except RecursionError:
-        raise WireProblem("the body is nested too deeply to be a chat request", code="invalid_json") from None
+        raise ProtocolError("the body is nested too deeply to be a chat request", code="invalid_json") from None
     except UnicodeDecodeError as error:
-        raise WireProblem(
+        raise ProtocolError(
             f"the body is no UTF-8 (byte {error.start}): send JSON in UTF-8", code="invalid_json"
         ) from None
     except ValueError as error:
-        raise WireProblem(f"the body is no JSON: {error}", code="invalid_json") from None
+        raise ProtocolError(f"the body is no JSON: {error}", code="invalid_json") from None
     if not isinstance(value, dict):
-        raise WireProblem(f"the body is {_shown(value)}: send a JSON object with messages", code="invalid_json")
+        raise ProtocolError(f"the body is {_shown(value)}: send a JSON object with messages", code="invalid_json")
     return value
 
 
@@ -156,7 +156,7 @@ def _supported(
                 value == allowed and isinstance(value, bool) == isinstance(allowed, bool) for allowed in neutral[name]
             ):
                 continue
-            raise WireProblem(
+            raise ProtocolError(
                 f"{where}{name} is not supported here: leave it out", f"{where}{name}", "unsupported_parameter"
             )
         kept[name] = value
@@ -168,7 +168,7 @@ def _message(message: object, where: str) -> object:
     if not isinstance(message, dict):
         return message
     if message.get("role") in ("tool", "function"):
-        raise WireProblem(
+        raise ProtocolError(
             f"{where}.role {message['role']!r} is not supported here: send user and assistant messages",
             f"{where}.role",
             "unsupported_parameter",
@@ -181,7 +181,7 @@ def _message(message: object, where: str) -> object:
 
 def _text(part: object, where: str) -> str:
     if isinstance(part, dict) and part.get("type") in ("image_url", "input_audio", "file"):
-        raise WireProblem(
+        raise ProtocolError(
             f"{where} is of type {part['type']!r}, which is not supported here: only text is",
             where,
             "unsupported_parameter",
@@ -193,14 +193,14 @@ def _text(part: object, where: str) -> str:
         and isinstance(part["text"], str)
     ):
         return part["text"]
-    raise WireProblem(f'{where} is {_shown(part)}: a part is {{"type": "text", "text": string}}', where)
+    raise ProtocolError(f'{where} is {_shown(part)}: a part is {{"type": "text", "text": string}}', where)
 
 
-def _explained(error: ValidationError) -> WireProblem:
+def _explained(error: ValidationError) -> ProtocolError:
     """The first mistake as one sentence: the field, what it got, what is allowed."""
     first = error.errors(include_url=False)[0]
     cause = first.get("ctx", {}).get("error")
-    if isinstance(cause, WireProblem):
+    if isinstance(cause, ProtocolError):
         return cause
     # The record's union puts its tag into the path: ("messages", 0, "user", "content") is messages[0].content.
     steps = [step for i, step in enumerate(first["loc"]) if not (i == 2 and first["loc"][0] == "messages")]
@@ -209,21 +209,21 @@ def _explained(error: ValidationError) -> WireProblem:
     if first["type"] == "extra_forbidden":
         return _unknown_field(path, first["loc"])
     if first["type"] == "missing":
-        return WireProblem(f"{path} is missing: send {ALLOWED.get(plain, 'it')}", path, "missing_required_parameter")
+        return ProtocolError(f"{path} is missing: send {ALLOWED.get(plain, 'it')}", path, "missing_required_parameter")
     if first["type"] == "union_tag_not_found":
-        return WireProblem(
+        return ProtocolError(
             f"{path}.role is missing: send {ALLOWED['messages[].role']}", f"{path}.role", "missing_required_parameter"
         )
     if first["type"] == "union_tag_invalid":
         role = first["input"].get("role")
-        return WireProblem(f"{path}.role is {_shown(role)}; allowed: {ALLOWED['messages[].role']}", f"{path}.role")
+        return ProtocolError(f"{path}.role is {_shown(role)}; allowed: {ALLOWED['messages[].role']}", f"{path}.role")
     allowed = ALLOWED.get(plain)
-    return WireProblem(f"{path} is {_shown(first['input'])}; allowed: {allowed or first['msg']}", path)
+    return ProtocolError(f"{path} is {_shown(first['input'])}; allowed: {allowed or first['msg']}", path)
 
 
-def _unknown_field(path: str, loc: Sequence[int | str]) -> WireProblem:
+def _unknown_field(path: str, loc: Sequence[int | str]) -> ProtocolError:
     name = str(loc[-1])
-    records: dict[str, type[WireRecord]] = {
+    records: dict[str, type[ProtocolRecord]] = {
         "system": SystemMessage,
         "developer": SystemMessage,
         "user": UserMessage,
@@ -234,14 +234,14 @@ def _unknown_field(path: str, loc: Sequence[int | str]) -> WireProblem:
     known = list(record.model_fields)
     near = difflib.get_close_matches(name[:_SHOWN_CHARS], known, n=1)
     hint = f" (did you mean {near[0]!r}?)" if near else ""
-    return WireProblem(
+    return ProtocolError(
         f"unknown field {_shown(path)}{hint}; known here: {', '.join(known)}", path[:200], "unknown_parameter"
     )
 
 
-def attribute_problem(problem: AttributeProblem, where: str = "attributes") -> WireProblem:
+def attribute_problem(problem: AttributeProblem, where: str = "attributes") -> ProtocolError:
     """A wrong attribute as a wire problem of the field that holds it."""
-    return WireProblem(f"{where}: {problem}", f"{where}.{problem.attribute}", "invalid_attribute")
+    return ProtocolError(f"{where}: {problem}", f"{where}.{problem.attribute}", "invalid_attribute")
 
 
 def numbers(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -264,12 +264,12 @@ def _check_texts(value: object) -> None:
         path, depth, value = rest.pop()
         name = path.removeprefix(".")
         if depth > MAX_DEPTH:
-            raise WireProblem(
+            raise ProtocolError(
                 f"{_shown(name)} is nested deeper than {MAX_DEPTH} levels, which no field of a chat request is",
                 code="invalid_json",
             )
         if isinstance(value, str) and re.search("[\ud800-\udfff]", value):
-            raise WireProblem(f"{name} holds half of a surrogate pair: send whole Unicode characters", name)
+            raise ProtocolError(f"{name} holds half of a surrogate pair: send whole Unicode characters", name)
         if isinstance(value, dict):
             rest += [(f"{path}.{key}", depth + 1, text) for key, item in value.items() for text in (item, key)]
         elif isinstance(value, list):

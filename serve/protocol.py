@@ -20,7 +20,7 @@ MAX_BEST_OF = 16
 SEED_LIMIT = 2**63
 
 
-class WireProblem(ValueError):
+class ProtocolError(ValueError):
     """A request we cannot answer; becomes OpenAI's error object with HTTP status `status`."""
 
     def __init__(
@@ -48,27 +48,27 @@ def _printable(text: str) -> str:
 # ---- what a caller sends
 
 
-class WireRecord(Record):
+class ProtocolRecord(Record):
     """A record of the wire: as strict about types as JSON is ("1" is no number, true is no 1)."""
 
     model_config = ConfigDict(strict=True)
 
 
-class SystemMessage(WireRecord):
+class SystemMessage(ProtocolRecord):
     """Stands first, once or not at all."""
 
     role: Literal["system", "developer"]
     content: str
 
 
-class UserMessage(WireRecord):
+class UserMessage(ProtocolRecord):
     """A question."""
 
     role: Literal["user"]
     content: str
 
 
-class AssistantMessage(WireRecord):
+class AssistantMessage(ProtocolRecord):
     """An earlier answer."""
 
     role: Literal["assistant"]
@@ -77,14 +77,14 @@ class AssistantMessage(WireRecord):
     """What this answer was asked for, or rated at; without it the answer stands in the prompt without a label line."""
 
 
-class StreamOptions(WireRecord):
+class StreamOptions(ProtocolRecord):
     """OpenAI's options for a streamed answer."""
 
     include_usage: bool = False
     """Send the token counts in one more chunk before [DONE]?"""
 
 
-class ChatRequest(WireRecord):
+class ChatRequest(ProtocolRecord):
     """Body of POST /v1/chat/completions. `attributes` and `profile` are ours, all else is OpenAI's."""
 
     messages: list[Annotated[SystemMessage | UserMessage | AssistantMessage, Field(discriminator="role")]] = Field(
@@ -142,30 +142,32 @@ class ChatRequest(WireRecord):
         for i, message in enumerate(self.messages[first:], start=first):
             expected = ("user", "assistant")[(i - first) % 2]
             if message.role != expected:
-                raise WireProblem(
+                raise ProtocolError(
                     f"messages[{i}].role is {message.role!r} where {expected!r} is expected: a system message may stand first, "
                     "then user and assistant take turns, beginning with user",
                     f"messages[{i}].role",
                 )
             if message.role == "user" and not message.content.strip():
-                raise WireProblem(f"messages[{i}].content is empty: write a question", f"messages[{i}].content")
+                raise ProtocolError(f"messages[{i}].content is empty: write a question", f"messages[{i}].content")
         if self.messages[-1].role != "user":
-            raise WireProblem(
+            raise ProtocolError(
                 f"messages ends with a {self.messages[-1].role} message: the last one must be the user's", "messages"
             )
         if None not in (self.max_tokens, self.max_completion_tokens) and self.max_tokens != self.max_completion_tokens:
-            raise WireProblem(
+            raise ProtocolError(
                 f"max_tokens is {self.max_tokens} but max_completion_tokens is {self.max_completion_tokens}: they mean the same, send one",
                 "max_tokens",
             )
         if self.best_of is not None and self.n != 1:
-            raise WireProblem(
+            raise ProtocolError(
                 f"best_of is {self.best_of} and n is {self.n}: best_of returns one answer, so leave n out", "best_of"
             )
         if self.best_of is not None and self.stream:
-            raise WireProblem("best_of needs every answer whole before it can choose one: leave stream out", "best_of")
+            raise ProtocolError(
+                "best_of needs every answer whole before it can choose one: leave stream out", "best_of"
+            )
         if self.stream_options is not None and not self.stream:
-            raise WireProblem("stream_options is only allowed with stream: true", "stream_options")
+            raise ProtocolError("stream_options is only allowed with stream: true", "stream_options")
         return self
 
     @property
@@ -196,7 +198,7 @@ class ChatRequest(WireRecord):
         )
 
 
-class SwapRequest(WireRecord):
+class SwapRequest(ProtocolRecord):
     """Body of POST /admin/models/{name}."""
 
     policy: str = Field(min_length=1)
@@ -206,7 +208,7 @@ class SwapRequest(WireRecord):
 # ---- what the caller gets
 
 
-class Usage(WireRecord):
+class Usage(ProtocolRecord):
     """Token counts."""
 
     prompt_tokens: int
@@ -214,7 +216,7 @@ class Usage(WireRecord):
     total_tokens: int
 
 
-class Candidate(WireRecord):
+class Candidate(ProtocolRecord):
     """One of the answers that best_of chose from."""
 
     measured: dict[str, float]
@@ -223,7 +225,7 @@ class Candidate(WireRecord):
     chosen: bool
 
 
-class Steering(WireRecord):
+class Steering(ProtocolRecord):
     """Ours: what the caller asked for, what stood in the prompt, and what came out."""
 
     requested: dict[str, float]
@@ -236,14 +238,14 @@ class Steering(WireRecord):
     """All answers that best_of chose from."""
 
 
-class AnswerMessage(WireRecord):
+class AnswerMessage(ProtocolRecord):
     """The answer."""
 
     role: Literal["assistant"] = "assistant"
     content: str
 
 
-class Choice(WireRecord):
+class Choice(ProtocolRecord):
     """One answer."""
 
     index: int
@@ -254,7 +256,7 @@ class Choice(WireRecord):
     """Ours: what the predictor says of this answer; with score or best_of only."""
 
 
-class ChatCompletion(WireRecord):
+class ChatCompletion(ProtocolRecord):
     """Reply to a request without stream."""
 
     id: str
@@ -266,14 +268,14 @@ class ChatCompletion(WireRecord):
     steering: Steering
 
 
-class ChunkDelta(WireRecord):
+class ChunkDelta(ProtocolRecord):
     """What this chunk adds."""
 
     role: Literal["assistant"] | None = None
     content: str | None = None
 
 
-class ChunkChoice(WireRecord):
+class ChunkChoice(ProtocolRecord):
     """One answer's part of a chunk."""
 
     index: int
@@ -282,7 +284,7 @@ class ChunkChoice(WireRecord):
     logprobs: None = None
 
 
-class Chunk(WireRecord):
+class Chunk(ProtocolRecord):
     """One server-sent event of a streamed reply."""
 
     id: str
@@ -296,7 +298,7 @@ class Chunk(WireRecord):
     """In the first chunk; once more, with what was measured, after the answers if score was asked for."""
 
 
-class ErrorDetail(WireRecord):
+class ErrorDetail(ProtocolRecord):
     """What is wrong."""
 
     message: str
@@ -305,7 +307,7 @@ class ErrorDetail(WireRecord):
     code: str | None
 
 
-class ErrorBody(WireRecord):
+class ErrorBody(ProtocolRecord):
     """OpenAI's error shape."""
 
     error: ErrorDetail

@@ -18,7 +18,7 @@ from serve.detokenizer import Answer
 from serve.request import Card, Delta, Event, Failed, Job, Revision, Started
 from serve.settings import EngineSettings
 from serve.telemetry import EngineMetrics
-from serve.token_stream import Arrivals, Pace
+from serve.token_stream import Pace, TokenStream
 
 if TYPE_CHECKING:
     from actors.generation.protocol import Engine
@@ -104,7 +104,7 @@ class Replica:
     async def generate(self, job: Job) -> AsyncGenerator[Event, None]:
         """Started, then text; closing the generator frees the slot."""
         self._catch_up(job.revision)
-        steps, loaded = Arrivals(self._pace), self._loaded
+        steps, loaded = TokenStream(self._pace), self._loaded
         try:
             prompt_ids = loaded.text.prompt(job.system, job.messages, job.attributes, job.labels)
             sampling = self._sampling(
@@ -132,7 +132,7 @@ class Replica:
             loaded.engine.cancel(request)
 
     async def _text(
-        self, steps: Arrivals, answer: Answer, loaded: _Loaded, stream: bool
+        self, steps: TokenStream, answer: Answer, loaded: _Loaded, stream: bool
     ) -> AsyncGenerator[Event, None]:
         """Text as it settles; without `stream` all of it at the end, and every so often how many tokens there are."""
         num_tokens, text, told_s = 0, "", time.monotonic()

@@ -10,7 +10,7 @@ from typing import Literal
 
 from data.attributes import Values
 from data.conversation import Message
-from serve.protocol import WireProblem
+from serve.protocol import ProtocolError
 
 
 @dataclass(frozen=True)
@@ -81,9 +81,9 @@ class Failed:
     code: str | None = None
     retry_after_s: int | None = None
 
-    def problem(self) -> WireProblem:
+    def problem(self) -> ProtocolError:
         kind = {400: "invalid_request_error", 429: "rate_limit_error"}.get(self.status, "server_error")
-        return WireProblem(self.message, self.param, self.code, self.status, kind, self.retry_after_s)
+        return ProtocolError(self.message, self.param, self.code, self.status, kind, self.retry_after_s)
 
 
 Event = Started | Delta | Failed

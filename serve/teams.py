@@ -16,7 +16,7 @@ from pydantic import Field
 
 from data.record import Record
 from data.storage import Storage
-from serve.protocol import WireProblem
+from serve.protocol import ProtocolError
 
 logger = logging.getLogger("ray.serve")
 
@@ -49,7 +49,7 @@ class Team(Record):
             return self.profiles[0]
         if asked not in self.profiles:
             allowed = ", ".join(self.profiles)
-            raise WireProblem(
+            raise ProtocolError(
                 f"team {self.name!r} may not use profile {asked[:60]!r}; allowed: {allowed}",
                 "profile",
                 "profile_forbidden",
@@ -159,8 +159,8 @@ def _read(uri: str) -> str:
         ) from None
 
 
-def _unauthorised(message: str) -> WireProblem:
-    return WireProblem(message, code="invalid_api_key", status=401, kind="authentication_error")
+def _unauthorised(message: str) -> ProtocolError:
+    return ProtocolError(message, code="invalid_api_key", status=401, kind="authentication_error")
 
 
 class Allowance:
@@ -212,7 +212,7 @@ class Allowance:
         )
 
 
-def _limited(message: str, retry_after_s: int) -> WireProblem:
-    return WireProblem(
+def _limited(message: str, retry_after_s: int) -> ProtocolError:
+    return ProtocolError(
         message, code="rate_limit_exceeded", status=429, kind="rate_limit_error", retry_after_s=retry_after_s
     )

@@ -78,7 +78,7 @@ class EngineMetrics:
 
 
 @dataclass
-class Visit:
+class RequestContext:
     """One request to /v1/chat/completions, from its arrival to its end."""
 
     telemetry: "Telemetry"
@@ -120,23 +120,25 @@ class Telemetry:
         self.metrics, self._access_log, self.clock, self._write = metrics, access_log, clock, write
         self._open: dict[str, int] = {}
 
-    def visit(self) -> Visit:
-        return Visit(self, self.clock())
+    def visit(self) -> RequestContext:
+        return RequestContext(self, self.clock())
 
-    def admitted(self, visit: Visit, change: int) -> None:
+    def admitted(self, visit: RequestContext, change: int) -> None:
         """A request of a model begins (+1) or ends (-1)."""
         self._open[visit.model] = self._open.get(visit.model, 0) + change
         if self.metrics is not None:
             self.metrics.open.set(self._open[visit.model], {"model": visit.model})
 
-    def ended(self, visit: Visit, status: int, code: str | None) -> None:
+    def ended(self, visit: RequestContext, status: int, code: str | None) -> None:
         seconds = self.clock() - visit.arrived
         if self.metrics is not None:
             self._count(self.metrics, visit, status, code, seconds)
         if self._access_log:
             self._write(json.dumps(_line(visit, status, code, seconds)) + "\n")
 
-    def _count(self, metrics: EndpointMetrics, visit: Visit, status: int, code: str | None, seconds: float) -> None:
+    def _count(
+        self, metrics: EndpointMetrics, visit: RequestContext, status: int, code: str | None, seconds: float
+    ) -> None:
         caller = {"model": visit.model, "team": visit.team, "profile": visit.profile}
         metrics.requests.inc(1, caller | {"status": str(status)})
         if code is not None:
@@ -154,7 +156,7 @@ class Telemetry:
             metrics.gap.observe(gap, {"model": visit.model, "attribute": attribute})
 
 
-def _line(visit: Visit, status: int, code: str | None, seconds: float) -> Mapping[str, Any]:
+def _line(visit: RequestContext, status: int, code: str | None, seconds: float) -> Mapping[str, Any]:
     """The access log's record; whoever wants to know what was said must ask the caller."""
     return {
         "event": "request",

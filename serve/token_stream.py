@@ -44,7 +44,7 @@ class Pace:
             self._streams -= 1
 
 
-class Arrivals:
+class TokenStream:
     """A listener for one request; made in the event loop that will take from it."""
 
     def __init__(self, pace: Pace):

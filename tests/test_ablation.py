@@ -108,8 +108,8 @@ def test_how_near_the_answers_come_to_it() -> None:
 
 def test_the_control_has_as_many_rows_as_the_rounds_however_many_epochs(monkeypatch: pytest.MonkeyPatch) -> None:
     """`training.examples` counts every epoch anew: with it a control of three epochs had three times the rows, and nine times the training."""
-    trained = {"figures": {"training": {"examples": 300, "epochs": 3}, "counts": {"examples": 100}}}
-    not_run = {"figures": {"not_run": ["distinct-2"]}}
+    trained = {"metrics": {"training": {"examples": 300, "epochs": 3}, "counts": {"examples": 100}}}
+    not_run = {"metrics": {"not_run": ["distinct-2"]}}
     monkeypatch.setattr(Run, "manifest", lambda self, name: trained if name == "x/bootstrap-1/policy" else not_run)
     assert rows_of_rounds(Run(load(Ablation, DEMO, ["bootstrap.rounds=2"])), Rounds("x/", "policy")) == 100
 
@@ -125,12 +125,12 @@ def test_the_table_leaves_out_what_no_rung_has() -> None:
         "quality": 3.0,
         "off_best": 0.2,
         "mean_spearman": None,
-        "off_target": None,
+        "mean_absolute_gap": None,
         "held_out": None,
         "drift": {"distinct_2": 0.5, "words": 9.0},
         "tokens": 5,
     }
-    columns = ("quality", "off_best", "mean_spearman", "off_target", "held_out", "distinct_2", "words", "tokens")
+    columns = ("quality", "off_best", "mean_spearman", "mean_absolute_gap", "held_out", "distinct_2", "words", "tokens")
     lines = table({"sft": {column: summary([value_of(report, column)]) for column in columns}})
     assert "true quality" in lines[0]
     assert "steering" not in lines[0]

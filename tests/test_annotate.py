@@ -11,12 +11,12 @@ from data.conversation import from_table
 from data.storage import Storage
 from jobs.annotate import STAGE
 from jobs.pipelines.annotation import summary
-from jobs.runner.stage import Figures, Run, StageError, perform
+from jobs.runner.stage import Metrics, Run, StageError, perform
 
 SIZES = ("rows.lab.num_rows=60", "rows.rows_per_file=25", "annotate.pool.batch_rows=10")
 
 
-def _then_killed(run: Run, folder: Storage) -> Figures:
+def _then_killed(run: Run, folder: Storage) -> Metrics:
     STAGE.work(run, folder)
     raise KeyboardInterrupt
 
@@ -32,18 +32,18 @@ def test_a_killed_annotation_is_gone_on_with_unless_something_changed(
         perform(run, replace(STAGE, work=_then_killed))
     assert "annotate: 2 actors x 1 CPU" in capsys.readouterr().out
     manifest = perform(run, STAGE)
-    figures = manifest["figures"]
-    assert (figures["rows"], figures["rows_before"]) == (60, 60)
-    assert figures["audit"] == {"files": 3, "rows": 60, "digest": figures["audit"]["digest"]}
+    metrics = manifest["metrics"]
+    assert (metrics["rows"], metrics["rows_before"]) == (60, 60)
+    assert metrics["audit"] == {"files": 3, "rows": 60, "digest": metrics["audit"]["digest"]}
     rows = [row for table in (run.folder("annotated") / "rows").tables() for row in from_table(table)]
-    assert figures["counts"]["answers"] == figures["counts"]["rated_answers"] == sum(len(row.predicted) for row in rows)
-    assert figures["counts"]["tokens"] == sum(row.tokens for row in rows)
-    assert 0.5 < figures["pack_fill"] <= 1
+    assert metrics["counts"]["answers"] == metrics["counts"]["rated_answers"] == sum(len(row.predicted) for row in rows)
+    assert metrics["counts"]["tokens"] == sum(row.tokens for row in rows)
+    assert 0.5 < metrics["pack_fill"] <= 1
     means = {
-        name: sum(v[name] for row in rows for v in row.predicted) / figures["counts"]["answers"]
+        name: sum(v[name] for row in rows for v in row.predicted) / metrics["counts"]["answers"]
         for name in run.schema.names
     }
-    assert figures["predicted_mean"] == pytest.approx(means, abs=1e-3)
+    assert metrics["predicted_mean"] == pytest.approx(means, abs=1e-3)
     assert perform(run, STAGE)["skipped"]
     # The same settings, but other weights under the same manifest: nothing old may stay.
     (run.folder("annotated") / "manifest.json").remove()
@@ -51,7 +51,7 @@ def test_a_killed_annotation_is_gone_on_with_unless_something_changed(
         perform(run, replace(STAGE, work=_then_killed))
     model = run.folder("predictor") / "model"
     (model / "other.txt").write_bytes(b"changed")
-    assert perform(run, STAGE)["figures"]["rows_before"] == 0
+    assert perform(run, STAGE)["metrics"]["rows_before"] == 0
 
 
 @pytest.mark.ray
@@ -65,9 +65,9 @@ def test_a_broken_predictor_is_told_in_one_sentence(ray_cluster: object, tiny_pr
 
 
 def test_a_summary_of_nothing_rated_divides_by_nothing() -> None:
-    tally = dict.fromkeys(
+    counters = dict.fromkeys(
         ["answers", "rated_answers", "answers_cut_off", "truncated", "over_long_unrated", "tokens", "sum/x"], 0.0
     )
-    figures = summary(tally | {"filled_tokens": 0, "budget_tokens": 0}, ("x",))
-    assert figures["predicted_mean"] == {"x": 0.0}
-    assert figures["pack_fill"] == 0
+    metrics = summary(counters | {"filled_tokens": 0, "budget_tokens": 0}, ("x",))
+    assert metrics["predicted_mean"] == {"x": 0.0}
+    assert metrics["pack_fill"] == 0

@@ -12,7 +12,7 @@ from actors.scoring.predictor import Predictor
 from actors.scoring.preprocessor import AnnotatorInput, kept_end
 from data.attributes import SchemaMismatch, shipped
 from data.conversation import Conversation, Message, from_table, to_table
-from data.counters import tally_of
+from data.counters import counters_of
 from data.lab import Lab, LabSettings
 from data.shards import packed
 from data.tokens import Tokens
@@ -48,13 +48,17 @@ def test_over_long_conversations_are_kept_flagged_and_counted(
     assert (short.truncated, long.truncated, long.tokens) == (False, True, tokens)
     assert [bool(v) for v in long.predicted] == rated
     assert [bool(v) for v in short.predicted] == [True]
-    tally = tally_of(result.schema)
-    assert (tally["answers"], tally["rated_answers"], tally["answers_cut_off"]) == (3, 1 + sum(rated), 2 - sum(rated))
-    assert (tally["truncated"], tally["over_long_unrated"]) == (1, over_long == "reject")
-    assert tally["tokens"] == tally["filled_tokens"] == short.tokens + long.tokens
-    assert tally["budget_tokens"] % 256 == 0
+    counters = counters_of(result.schema)
+    assert (counters["answers"], counters["rated_answers"], counters["answers_cut_off"]) == (
+        3,
+        1 + sum(rated),
+        2 - sum(rated),
+    )
+    assert (counters["truncated"], counters["over_long_unrated"]) == (1, over_long == "reject")
+    assert counters["tokens"] == counters["filled_tokens"] == short.tokens + long.tokens
+    assert counters["budget_tokens"] % 256 == 0
     sums = {name: sum(v[name] for r in (short, long) for v in r.predicted if v) for name in SCHEMA.names}
-    assert {name: tally[f"sum/{name}"] for name in SCHEMA.names} == pytest.approx(sums, rel=1e-5)
+    assert {name: counters[f"sum/{name}"] for name in SCHEMA.names} == pytest.approx(sums, rel=1e-5)
 
 
 def test_a_huge_message_costs_no_more_than_what_is_read_of_it(tiny_predictor: str) -> None:
@@ -96,7 +100,7 @@ def test_tokenising_elsewhere_changes_nothing(tiny_predictor: str) -> None:
 def test_a_batch_of_no_rows_stays_one(tiny_predictor: str) -> None:
     result = Annotator(tiny_predictor, **ARGUMENTS)(to_table([], SCHEMA))
     assert len(result) == 0
-    assert tally_of(result.schema)["answers"] == 0
+    assert counters_of(result.schema)["answers"] == 0
 
 
 def test_rows_of_another_schema_are_refused(tiny_predictor: str) -> None:

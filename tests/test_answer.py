@@ -12,7 +12,7 @@ from data.prompts import prompts_from
 from data.storage import Storage
 from jobs.answer import Answering, _prompts, stages
 from jobs.runner.rounds import Rounds
-from jobs.runner.stage import Figures, Run, Stage, perform
+from jobs.runner.stage import Metrics, Run, Stage, perform
 
 DEMO = str(Path(__file__).resolve().parent.parent / "jobs" / "presets" / "demo.yaml")
 LONG = "Tell me about " + "owls and " * 400 + "the moon."
@@ -67,7 +67,7 @@ def with_policy(storage: Path, policy: str, questions: str, *words: str) -> Run:
         )
     )
 
-    def work(run: Run, folder: Storage) -> Figures:
+    def work(run: Run, folder: Storage) -> Metrics:
         (folder / "model").upload(policy)
         return {}
 
@@ -75,13 +75,13 @@ def with_policy(storage: Path, policy: str, questions: str, *words: str) -> Run:
     return run
 
 
-def answered(run: Run) -> Figures:
+def answered(run: Run) -> Metrics:
     (stage,) = stages(run.preset)
     return perform(run, stage)
 
 
-def turns_of(manifest: Figures) -> dict[object, tuple[str, ...]]:
-    return dict(read_answers(manifest["figures"]["answers"]).turns)
+def turns_of(manifest: Metrics) -> dict[object, tuple[str, ...]]:
+    return dict(read_answers(manifest["metrics"]["answers"]).turns)
 
 
 @pytest.mark.ray
@@ -94,12 +94,12 @@ def test_all_turns_are_answered_the_second_after_the_first(
     assert [len(found[q.id]) for q in QUESTIONS] == [2, 1, 1]
     assert all(found[1])
     assert found["b"][0]
-    figures = manifest["figures"]
+    metrics = manifest["metrics"]
     assert found[3] == ("",), "what does not fit is kept, empty, and counted"
-    assert figures["too_long"] == [3]
-    assert figures["counts"] | {"cut_off": 0} == {"questions": 3, "answers": 4, "empty": 1, "cut_off": 0, "too_long": 1}
-    assert figures["model_id"] == "demo-best"
-    line = json.loads(Storage(figures["answers"]).read_text().splitlines()[0])
+    assert metrics["too_long"] == [3]
+    assert metrics["counts"] | {"cut_off": 0} == {"questions": 3, "answers": 4, "empty": 1, "cut_off": 0, "too_long": 1}
+    assert metrics["model_id"] == "demo-best"
+    line = json.loads(Storage(metrics["answers"]).read_text().splitlines()[0])
     assert set(line) == {"question_id", "answer_id", "model_id", "choices", "tstamp"}
     folder = run.folder("benchmarks/asked/demo-best/answers")
     (second,) = prompts_from(next((folder / "turn-2" / "prompts").tables()))
@@ -116,7 +116,7 @@ def test_stopped_before_the_end_it_goes_on(
     run = with_policy(tmp_path / "runs", tiny_policy, questions)
     sample = jobs.answer.sample
 
-    def first_turn_only(run: Run, what: str, *more: object, **named: object) -> Figures:
+    def first_turn_only(run: Run, what: str, *more: object, **named: object) -> Metrics:
         if what == "answer turn 2":
             raise KeyboardInterrupt
         return sample(run, what, *more, **named)  # type: ignore[arg-type]
@@ -139,7 +139,7 @@ def test_the_newest_promoted_policy_answers(tmp_path: Path, questions: str) -> N
     run = Run(load(Answering, DEMO, [f"storage={tmp_path}", f"questions={questions}", "bootstrap.rounds=3"]))
     assert stages(run.preset)[0].needs == ("policy",), "no round has a verdict yet"
     for number, policy in ((1, "bootstrap-1/policy"), (2, "bootstrap-1/policy")):
-        (run.folder(Rounds().verdict(number)) / "manifest.json").write_json({"figures": {"policy": policy}})
+        (run.folder(Rounds().verdict(number)) / "manifest.json").write_json({"metrics": {"policy": policy}})
     assert stages(run.preset)[0].needs == ("policy", "bootstrap-1/policy", "bootstrap-2/verdict"), (
         "the second round was not promoted"
     )

@@ -34,7 +34,7 @@ def test_each_dial_is_judged_by_the_rows_that_turned_it() -> None:
     table, best = tabulate(SCHEMA, answers)
     assert table["humor"] == {
         **{"requested": [0, 2, 4], "measured": [0, 1, 2], "n": 9, "spearman": 1.0, "monotonic": True},
-        **{"slope": 0.5, "reached": [0, 2], "off_target": 4.0},
+        **{"slope": 0.5, "reached": [0, 2], "mean_absolute_gap": 4.0},
     }
     assert (table["toxicity"]["spearman"], table["toxicity"]["monotonic"]) == (-1.0, False)
     assert set(table) == {"humor", "toxicity"}
@@ -98,10 +98,10 @@ def test_cross_talk_is_what_else_moves() -> None:
     answers = Answers(
         [*_turned("humor"), *_turned("verbosity"), _asked("best", SCHEMA.best())], "exactly", half_of_humor_is_toxic
     )
-    figures = cross_talk(SCHEMA, answers)
-    assert figures["attributes"] == ["humor", "verbosity"]
-    assert figures["measured"] == list(SCHEMA.names)
-    assert figures["slope"] == [[0, 0, 1, 0.5, 0], [-1, 0, 0, 0, 1]]
+    metrics = cross_talk(SCHEMA, answers)
+    assert metrics["attributes"] == ["humor", "verbosity"]
+    assert metrics["measured"] == list(SCHEMA.names)
+    assert metrics["slope"] == [[0, 0, 1, 0.5, 0], [-1, 0, 0, 0, 1]]
 
 
 def test_settings_of_several_dials_are_told_apart() -> None:
@@ -135,13 +135,13 @@ def test_a_perfect_judge_of_many_answers_alike_is_not_doubted() -> None:
         replace(row, predicted=({"humor": 0.7 * row.requested[0]["humor"] + number / 1000},))
         for number, row in enumerate(rows)
     ]
-    figures = judge(SCHEMA, Answers(judged, "exactly", lambda row: {"humor": row.requested[0]["humor"]}))["humor"]
-    assert (figures["n"], figures["everywhere"]["n"]) == (20, 220)
-    assert figures["spearman"] > 0.97
-    assert figures["slope"] == pytest.approx(0.7, abs=0.01)
-    assert figures["everywhere"]["spearman"] < 0.6
-    assert figures["everywhere"]["spearman"] == pytest.approx(figures["everywhere"]["ceiling"])
-    assert judge_note({"humor": figures}).endswith("on every attribute.")
+    metrics = judge(SCHEMA, Answers(judged, "exactly", lambda row: {"humor": row.requested[0]["humor"]}))["humor"]
+    assert (metrics["n"], metrics["everywhere"]["n"]) == (20, 220)
+    assert metrics["spearman"] > 0.97
+    assert metrics["slope"] == pytest.approx(0.7, abs=0.01)
+    assert metrics["everywhere"]["spearman"] < 0.6
+    assert metrics["everywhere"]["spearman"] == pytest.approx(metrics["everywhere"]["ceiling"])
+    assert judge_note({"humor": metrics}).endswith("on every attribute.")
 
 
 def test_the_note_names_who_is_doubted() -> None:
@@ -162,7 +162,7 @@ def test_longer_answers_are_more_of_what_was_asked_but_not_among_equals() -> Non
         "exactly",
         lambda r: {"humor": r.requested[0]["humor"] - int(r.messages[0].content[1:]) / 10},
     )
-    figures = length(SCHEMA, answers)["humor"]
-    assert figures["spearman_words"] > 0.8
-    assert figures["partial_spearman"] == pytest.approx(-1)
+    metrics = length(SCHEMA, answers)["humor"]
+    assert metrics["spearman_words"] > 0.8
+    assert metrics["partial_spearman"] == pytest.approx(-1)
     assert math.isnan(length(SCHEMA, answers)["toxicity"]["spearman_words"])

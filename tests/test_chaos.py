@@ -224,7 +224,7 @@ def test_killed_at_random_every_row_is_annotated_once(
         unbroken.wait_for_pieces(1)
     seconds = time.monotonic() - started
 
-    killed, kills, tally, started = (
+    killed, kills, counters, started = (
         Annotation(cluster, runs["killed"], settings, tmp_path / "killed.log"),
         KILLS.copy(),
         Counter[str](),
@@ -236,9 +236,9 @@ def test_killed_at_random_every_row_is_annotated_once(
         if rng.random() < 2 / 3:
             killed.wait_for_pieces(rng.randint(1, 12))
         time.sleep(rng.uniform(0, 4))
-        assert not killed.ended(), f"it ended after {tally.total()} kills; take more rows"
+        assert not killed.ended(), f"it ended after {counters.total()} kills; take more rows"
         killed.kill(kind, rng)
-        tally[kind] += 1
+        counters[kind] += 1
     while not killed.ended():
         killed.wait_for_pieces(1)
 
@@ -249,7 +249,7 @@ def test_killed_at_random_every_row_is_annotated_once(
     assert sorted(found) == sorted(rows_in) == sorted(expected)
     difference = max(abs(a[n] - b[n]) for i in found for a, b in zip(found[i], expected[i], strict=True) for n in a | b)
     print(
-        f"\nchaos on {where}: kills {dict(tally)} ({tally.total()}), driver started {1 + tally['driver']} times; {len(found)} rows, 0 lost, 0 doubled; "
+        f"\nchaos on {where}: kills {dict(counters)} ({counters.total()}), driver started {1 + counters['driver']} times; {len(found)} rows, 0 lost, 0 doubled; "
         f"{killed.written_again} pieces seen written again; largest score difference {difference:.1e}; "
         f"{time.monotonic() - started:.0f} s, unbroken {seconds:.0f} s"
     )

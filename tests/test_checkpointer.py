@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from actors.training.checkpointer import COMPLETE, Snapshot, Snapshots, complete_steps, sweep
-from actors.training.zero_shards import Piece
+from actors.training.checkpointer import COMPLETE, Checkpoint, Checkpointer, complete_steps, sweep
+from actors.training.zero_shards import ZeroShard
 from data.storage import Storage
 
 WHOLE = torch.arange(10.0)
@@ -21,10 +21,12 @@ def _save(folder: Storage, step: int, world: int = 2, keep: int = 2, kind: str =
     """As `world` workers would, all at once: each holds an equal part of WHOLE, the first of them a second tensor."""
 
     def worker(rank: int) -> None:
-        snapshots = Snapshots(folder, rank, world, keep)
+        snapshots = Checkpointer(folder, rank, world, keep)
         start, stop = (i * len(WHOLE) // world for i in (rank, rank + 1))
-        pieces = [Piece("w", start, WHOLE[start:stop] + step)] + ([Piece("b", 0, torch.ones(3))] if rank == 0 else [])
-        snapshots.save(step, {kind: pieces}, {"step": step})
+        shards = [ZeroShard("w", start, WHOLE[start:stop] + step)] + (
+            [ZeroShard("b", 0, torch.ones(3))] if rank == 0 else []
+        )
+        snapshots.save(step, {kind: shards}, {"step": step})
         snapshots.wait()
         assert snapshots.timing.written == 1, "it must not have failed"
 
@@ -36,7 +38,7 @@ def _save(folder: Storage, step: int, world: int = 2, keep: int = 2, kind: str =
 def test_any_part_can_be_read_whoever_wrote_it(world: int, tmp_path: Path) -> None:
     folder = Storage(str(tmp_path))
     _save(folder, 7, world)
-    snapshot = Snapshot(folder, 7)
+    snapshot = Checkpoint(folder, 7)
     assert snapshot.state == {"step": 7}
     assert sorted(snapshot.names("weights")) == ["b", "w"]
     assert snapshot.size("weights", "w") == 10
@@ -74,11 +76,11 @@ def test_a_checkpoint_saved_again_stays_as_it_was(tmp_path: Path) -> None:
     folder = Storage(str(tmp_path))
     _save(folder, 1, world=1)
     written = os.path.getmtime(tmp_path / "000000001" / "weights-00000.safetensors")
-    snapshots = Snapshots(folder, 0, 1, 1)
-    snapshots.save(1, {"weights": [Piece("w", 0, WHOLE)]}, {"step": 1})
+    snapshots = Checkpointer(folder, 0, 1, 1)
+    snapshots.save(1, {"weights": [ZeroShard("w", 0, WHOLE)]}, {"step": 1})
     snapshots.wait()
     assert os.path.getmtime(tmp_path / "000000001" / "weights-00000.safetensors") == written
-    assert torch.equal(Snapshot(folder, 1).values("weights", "w", 0, 10), WHOLE + 1)
+    assert torch.equal(Checkpoint(folder, 1).values("weights", "w", 0, 10), WHOLE + 1)
 
 
 def test_a_damaged_file_is_named(tmp_path: Path) -> None:
@@ -88,7 +90,7 @@ def test_a_damaged_file_is_named(tmp_path: Path) -> None:
     content = bytearray(file.read_bytes())
     content[-1] ^= 1
     file.write_bytes(content)
-    snapshot = Snapshot(folder, 1)
+    snapshot = Checkpoint(folder, 1)
     assert torch.equal(snapshot.values("weights", "w", 0, 5), WHOLE[:5] + 1)
     with pytest.raises(
         ValueError, match=r"weights-00001.safetensors is damaged or gone: delete the checkpoint .*000000001 to go on"
@@ -100,8 +102,8 @@ def test_an_upload_that_fails_is_said_and_does_not_end_the_training(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "file").write_text("")
-    snapshots = Snapshots(Storage(str(tmp_path / "file" / "under")), 0, 1, 1)
-    snapshots.save(1, {"weights": [Piece("w", 0, WHOLE)]}, None)
+    snapshots = Checkpointer(Storage(str(tmp_path / "file" / "under")), 0, 1, 1)
+    snapshots.save(1, {"weights": [ZeroShard("w", 0, WHOLE)]}, None)
     snapshots.wait()
     assert (snapshots.timing.written, snapshots.timing.failed) == (0, 1)
     assert "a checkpoint was not written: cannot write" in capsys.readouterr().out
@@ -109,29 +111,29 @@ def test_an_upload_that_fails_is_said_and_does_not_end_the_training(
 
 def test_what_is_saved_are_the_values_of_that_moment(tmp_path: Path) -> None:
     values = torch.zeros(4)
-    snapshots = Snapshots(Storage(str(tmp_path)), 0, 1, 1)
-    snapshots.save(1, {"weights": [Piece("w", 0, values)]}, None)
+    snapshots = Checkpointer(Storage(str(tmp_path)), 0, 1, 1)
+    snapshots.save(1, {"weights": [ZeroShard("w", 0, values)]}, None)
     values += 1
     snapshots.wait()
-    assert Snapshot(Storage(str(tmp_path)), 1).values("weights", "w", 0, 4).tolist() == [0, 0, 0, 0]
+    assert Checkpoint(Storage(str(tmp_path)), 1).values("weights", "w", 0, 4).tolist() == [0, 0, 0, 0]
 
 
 DYING = """
 import os, signal, sys, time
 import torch
-from actors.training.zero_shards import Piece
-from actors.training.checkpointer import Snapshots
+from actors.training.zero_shards import ZeroShard
+from actors.training.checkpointer import Checkpointer
 from data.storage import Storage
 
-snapshots = Snapshots(Storage(sys.argv[1]), 0, 1, 2)
+checkpointer = Checkpointer(Storage(sys.argv[1]), 0, 1, 2)
 for step in (1, 2):
     started = time.perf_counter()
-    snapshots.save(step, {kind: [Piece("w", 0, torch.full((8_000_000,), float(step)))] for kind in ("weights", "exp_avg", "exp_avg_sq")}, {"step": step})
+    checkpointer.save(step, {kind: [ZeroShard("w", 0, torch.full((8_000_000,), float(step)))] for kind in ("weights", "exp_avg", "exp_avg_sq")}, {"step": step})
     if step == 2:
         time.sleep(0.3)
         os.kill(os.getpid(), signal.SIGKILL)
-    snapshots.wait()
-    print(snapshots.timing.blocked_s, snapshots.timing.upload_s, flush=True)
+    checkpointer.wait()
+    print(checkpointer.timing.blocked_s, checkpointer.timing.upload_s, flush=True)
 """
 
 
@@ -152,7 +154,7 @@ def test_a_crash_in_mid_upload_leaves_the_checkpoint_before_it(s3: str, capsys: 
         print(f"\ncheckpoint of 96 MB to S3: {blocked_s:.3f} s of the training, {upload_s:.3f} s beside it")
     assert complete_steps(folder) == [1]
     sweep(folder)
-    snapshot = Snapshot(folder, 1)
+    snapshot = Checkpoint(folder, 1)
     assert snapshot.values("exp_avg", "w", 7_999_990, 10).tolist() == [1.0] * 10
     snapshot.close()
     assert {name.split("/")[0] for name in folder.names()} == {"000000001"}

@@ -2,7 +2,19 @@
 
 import pytest
 
-from data.comparisons import by, duels, games, latest, leaning, mean_rating, models_of, percent, problems, rated, tally
+from data.comparisons import (
+    by,
+    counters,
+    games,
+    latest,
+    leaning,
+    mean_rating,
+    models_of,
+    pairwise_comparisons,
+    percent,
+    problems,
+    rated,
+)
 from data.measures import share_interval
 from data.verdicts import Verdict, Winner
 
@@ -38,17 +50,17 @@ VERDICTS = [
 
 
 def test_a_win_holds_in_both_orders() -> None:
-    found = duels(VERDICTS, MODELS)
+    found = pairwise_comparisons(VERDICTS, MODELS)
     assert [d.score for d in found] == [1.0, 0.0, 0.5, 0.5, 0.5, None]
-    figures = tally(found)
-    assert (figures["win"], figures["tie"], figures["loss"], figures["without_verdict"], figures["win_rate"]) == (
+    metrics = counters(found)
+    assert (metrics["win"], metrics["tie"], metrics["loss"], metrics["without_verdict"], metrics["win_rate"]) == (
         1,
         3,
         1,
         1,
         0.5,
     )
-    assert figures["interval"] == [round(v, 4) for v in share_interval(0.5, 5)]
+    assert metrics["interval"] == [round(v, 4) for v in share_interval(0.5, 5)]
     assert by("category", found)["math"] | {"interval": None} == {
         "win": 1,
         "tie": 0,
@@ -60,33 +72,33 @@ def test_a_win_holds_in_both_orders() -> None:
 
 
 def test_the_side_is_that_of_the_model_named_first() -> None:
-    assert [d.score for d in duels(VERDICTS, ["theirs", "ours"])] == [0.0, 1.0, 0.5, 0.5, 0.5, None]
-    assert [(g.one, g.other, g.score) for g in games(duels(VERDICTS[:2], ["theirs", "ours"]))] == [
+    assert [d.score for d in pairwise_comparisons(VERDICTS, ["theirs", "ours"])] == [0.0, 1.0, 0.5, 0.5, 0.5, None]
+    assert [(g.one, g.other, g.score) for g in games(pairwise_comparisons(VERDICTS[:2], ["theirs", "ours"]))] == [
         ("theirs", "ours", 0.0)
     ]
 
 
 def test_two_turns_of_a_question_are_one_question_for_the_interval() -> None:
-    one = tally(duels(both(1, "first", "second"), MODELS))
-    two = tally(duels([*both(1, "first", "second"), *both(1, "first", "second", turn=2)], MODELS))
+    one = counters(pairwise_comparisons(both(1, "first", "second"), MODELS))
+    two = counters(pairwise_comparisons([*both(1, "first", "second"), *both(1, "first", "second", turn=2)], MODELS))
     assert (one["win"], two["win"]) == (1, 2)
     assert one["interval"] == two["interval"]
 
 
 def test_the_judge_s_leaning_to_a_place() -> None:
-    found = leaning(duels(VERDICTS, MODELS))
+    found = leaning(pairwise_comparisons(VERDICTS, MODELS))
     assert (found["duels"], found["changed"], found["reversed"]) == (5, 0.4, 0.2)
     # decided: 1 first+second, 2 second+first, 4 first+first, 5 first, 6 first
     assert (found["decided"], found["first_place"]) == (8, 0.75)
-    always_first = leaning(duels([v for q in range(4) for v in both(q, "first", "first")], MODELS))
+    always_first = leaning(pairwise_comparisons([v for q in range(4) for v in both(q, "first", "first")], MODELS))
     assert (always_first["reversed"], always_first["first_place"]) == (1.0, 1.0)
-    nothing = leaning(duels(both(1, None, None), MODELS))
+    nothing = leaning(pairwise_comparisons(both(1, None, None), MODELS))
     assert (nothing["duels"], nothing["changed"], nothing["first_place"]) == (0, None, None)
 
 
 def test_nothing_judged_has_no_rate() -> None:
-    figures = tally(duels(both(1, None, "first"), MODELS))
-    assert (figures["win_rate"], figures["interval"], figures["without_verdict"]) == (None, None, 1)
+    metrics = counters(pairwise_comparisons(both(1, None, "first"), MODELS))
+    assert (metrics["win_rate"], metrics["interval"], metrics["without_verdict"]) == (None, None, 1)
 
 
 def test_percent_of_the_reference_is_over_answers_that_both_have_a_rating_of() -> None:
@@ -130,7 +142,7 @@ def test_of_a_match_that_is_stored_twice_the_last_counts() -> None:
 
 @pytest.mark.parametrize("order", [1, -1])
 def test_the_order_of_the_file_does_not_matter(order: int) -> None:
-    assert sorted(d.score for d in duels(VERDICTS[:10][::order], MODELS) if d.score is not None) == [
+    assert sorted(d.score for d in pairwise_comparisons(VERDICTS[:10][::order], MODELS) if d.score is not None) == [
         0.0,
         0.5,
         0.5,

@@ -93,4 +93,4 @@ def test_manifests_tell_what_made_them(finished: tuple[Path, dict[str, Any], str
     assert manifest["description"]["schema"]["name"] == "lab"
     assert set(manifest["description"]["needs"]) == {"rows", "predictor"}
     assert manifest["versions"]["ray"] == "2.60.0"
-    assert manifest["figures"]["counts"]["answers"] == manifest["figures"]["counts"]["rated_answers"]
+    assert manifest["metrics"]["counts"]["answers"] == manifest["metrics"]["counts"]["rated_answers"]

@@ -4,8 +4,8 @@ from data.diversity import is_loop, is_refusal, shingles, variety
 
 
 def test_variety_counts_different_words_over_all_texts() -> None:
-    figures = variety(["Owls hunt. Owls hunt!", "bees hum"])
-    assert figures == {"texts": 2, "words": 3.0, "distinct_1": round(4 / 6, 4), "distinct_2": 0.75}
+    metrics = variety(["Owls hunt. Owls hunt!", "bees hum"])
+    assert metrics == {"texts": 2, "words": 3.0, "distinct_1": round(4 / 6, 4), "distinct_2": 0.75}
     assert variety([]) == {"texts": 0, "words": 0.0, "distinct_1": 0.0, "distinct_2": 0.0}
 
 

@@ -1,10 +1,10 @@
 """Which step is the best, and when to stop."""
 
-from actors.training.early_stopping import Validations
+from actors.training.early_stopping import EarlyStopping
 
 
 def test_training_stops_after_so_many_validations_without_improvement() -> None:
-    validations = Validations(patience=2)
+    validations = EarlyStopping(patience=2)
     improved, stopped = [], []
     for step, loss in ((2, 1.0), (4, 0.8), (6, 0.9), (8, 0.7), (10, 0.7), (12, float("nan"))):
         improved.append(validations.add(step, loss))
@@ -16,5 +16,5 @@ def test_training_stops_after_so_many_validations_without_improvement() -> None:
 
 
 def test_without_patience_training_never_stops_early() -> None:
-    validations = Validations()
+    validations = EarlyStopping()
     assert not any((validations.add(step, step), validations.should_stop)[1] for step in range(1, 50))

@@ -13,14 +13,14 @@ from data.attributes import shipped
 from data.conversation import Conversation, Message, from_table
 from data.prompts import COMBINED, asked_prompts, combined_settings, steering_prompts
 from data.storage import Storage
-from jobs.evaluate import _figures, stage
+from jobs.evaluate import _metrics, stage
 from jobs.evaluation.ask import Answers, measurable
 from jobs.evaluation.predictor_quality import plain
 from jobs.evaluation.steering_metrics import cross_talk, curves, judge
 from jobs.reporting.steering_plots import draw_cross_talk, draw_judge, draw_steering
 from jobs.reporting.steering_tables import report_lines
 from jobs.runner.preset import Preset
-from jobs.runner.stage import Figures, Run, Stage, perform
+from jobs.runner.stage import Metrics, Run, Stage, perform
 
 TRAINING = {"losses": [{"step": 1, "loss": 2.0}, {"step": 2, "loss": 1.0}], "validations": [], "saved_step": 2}
 SMALL = (
@@ -41,7 +41,7 @@ SMALL = (
 
 
 def _policy_stage(policy: str) -> Stage:
-    def work(run: Run, folder: Storage) -> Figures:
+    def work(run: Run, folder: Storage) -> Metrics:
         (folder / "model").upload(policy)
         (folder / "training.json").write_json(TRAINING)
         return {}
@@ -77,7 +77,18 @@ def test_the_whole_report_in_the_laboratory(
         *("cross_talk", "combined", "dialogue", "judge", "judge_note", "length"),
     }
     assert all(list(report[part]) == names for part in ("steering", "dialogue", "judge", "length"))
-    keys = {"requested", "measured", "low", "high", "n", "spearman", "monotonic", "slope", "reached", "off_target"}
+    keys = {
+        "requested",
+        "measured",
+        "low",
+        "high",
+        "n",
+        "spearman",
+        "monotonic",
+        "slope",
+        "reached",
+        "mean_absolute_gap",
+    }
     assert all(
         set(row) == keys and row["n"] == 10 and len(row["low"]) == len(row["high"]) == 5
         for row in report["steering"].values()
@@ -85,7 +96,7 @@ def test_the_whole_report_in_the_laboratory(
     assert [setting["n"] for setting in report["combined"]] == [2, 2]
     assert all((row["first"], row["second"], row["n"]) == ([0, 4], [4, 0], 2) for row in report["dialogue"].values())
     num_answers = 2 * (26 + 2) + 10
-    assert manifest["figures"]["counts"] == {"questions": 2, "answers": num_answers}
+    assert manifest["metrics"]["counts"] == {"questions": 2, "answers": num_answers}
     assert {row["everywhere"]["n"] for row in report["judge"].values()} == {num_answers}
     assert {row["n"] for row in report["judge"].values()} == {10 + 4 + 2}
     assert report["judge_note"].startswith("Under a Spearman of 0.9")
@@ -106,7 +117,7 @@ def test_the_whole_report_in_the_laboratory(
 
 def test_outside_the_laboratory_the_predictor_measures_and_nobody_judges_it() -> None:
     run = Run(load(Preset, str(PRESETS / "oasst.yaml"), ["evaluate.num_resamples=100"]))
-    report = plain(_figures(run, _obedient(run)))
+    report = plain(_metrics(run, _obedient(run)))
     assert report["measured_by"] == "by the predictor"
     assert "judge" not in report
     assert "judge_note" not in report
@@ -128,15 +139,15 @@ def test_pictures_and_tables_fit_any_schema(name: str, tmp_path: Path) -> None:
         answers, measure=lambda row: {**row.requested[-1], schema.names[1]: 0.0}
     )  # one that nothing moves has no Spearman
     table, _ = curves(schema, told, 100, 0)
-    figures = plain({"steering": table, "cross_talk": cross_talk(schema, told), "judge": judge(schema, told)})
-    assert figures["steering"][schema.names[1]]["spearman"] is None
-    draw_steering("any", schema, figures["steering"], "exactly", Storage(str(tmp_path / "steering.png")))
-    draw_cross_talk(figures["cross_talk"], Storage(str(tmp_path / "cross_talk.png")))
-    draw_judge(schema, told, figures["judge"], Storage(str(tmp_path / "judge.png")))
+    metrics = plain({"steering": table, "cross_talk": cross_talk(schema, told), "judge": judge(schema, told)})
+    assert metrics["steering"][schema.names[1]]["spearman"] is None
+    draw_steering("any", schema, metrics["steering"], "exactly", Storage(str(tmp_path / "steering.png")))
+    draw_cross_talk(metrics["cross_talk"], Storage(str(tmp_path / "cross_talk.png")))
+    draw_judge(schema, told, metrics["judge"], Storage(str(tmp_path / "judge.png")))
     for picture in ("steering.png", "cross_talk.png", "judge.png"):
         height, width, _ = matplotlib.image.imread(tmp_path / picture).shape
         assert 400 < height < 2500
         assert 400 < width < 2500
-    lines = list(report_lines(plain(_figures(run, answers)) | figures | {"judge_note": "all reach it"}))
+    lines = list(report_lines(plain(_metrics(run, answers)) | metrics | {"judge_note": "all reach it"}))
     assert max(map(len, lines)) < 250
     assert "all reach it" in lines

@@ -31,7 +31,7 @@ def _run(tmp_path: Path, predictor: str, *more: str) -> Run:
     run = Run(
         load(Preset, DEMO, [f"storage={tmp_path / 'runs'}", "rows.max_rejected=0.5", "rows.rows_per_file=3", *more])
     )
-    (run.folder("rows") / "manifest.json").write_json({"stage": "rows", "fingerprint": "r", "figures": {}})
+    (run.folder("rows") / "manifest.json").write_json({"stage": "rows", "fingerprint": "r", "metrics": {}})
     perform(run, predictor_stage(predictor))
     return run
 
@@ -59,9 +59,9 @@ def test_subsets_sections_and_a_judge(tmp_path: Path, tiny_predictor: str, ray_c
         "benchmarks.weights={humor: 2}",
     ]
     run = _run(tmp_path, tiny_predictor, *settings)
-    figures = perform(run, STAGE)["figures"]
+    metrics = perform(run, STAGE)["metrics"]
 
-    judge = figures["judged"]["judge"]
+    judge = metrics["judged"]["judge"]
     assert (judge["answers"], judge["unscored"], judge["rejected"]) == (8, 0, {"missing_column": 1})
     assert judge["length"] == pytest.approx(agreement([len(s) for s in SAYINGS], [i % 5 for i in range(8)]), abs=1e-4)
     # The judge's file tells us what the predictor says of each saying: the pairs' figures follow from it.
@@ -76,7 +76,7 @@ def test_subsets_sections_and_a_judge(tmp_path: Path, tiny_predictor: str, ray_c
         == judge["each_attribute"]["humor"]
         == pytest.approx(agreement([humor[s] for s in SAYINGS], [i % 5 for i in range(8)]), abs=1e-4)
     )
-    bench = figures["pairs"]["bench"]
+    bench = metrics["pairs"]["bench"]
     for subset in subsets:
         own = [p for p in pairs if p["subset"] == subset]
         wanted = pairwise_accuracy([humor[p["chosen"]] for p in own], [humor[p["rejected"]] for p in own])
@@ -85,8 +85,8 @@ def test_subsets_sections_and_a_judge(tmp_path: Path, tiny_predictor: str, ray_c
         sum(bench["subsets"][s]["accuracy"] for s in subsets) / 4, abs=1e-4
     )
     assert bench["rejected"] == {"missing_column": 1}
-    json.dumps(figures, allow_nan=False)
-    assert (run.folder("benchmarks") / "benchmarks.json").read_json() == json.loads(json.dumps(figures))
+    json.dumps(metrics, allow_nan=False)
+    assert (run.folder("benchmarks") / "benchmarks.json").read_json() == json.loads(json.dumps(metrics))
     assert perform(run, STAGE)["skipped"]
 
 
@@ -98,7 +98,7 @@ def test_real_pairs(tmp_path: Path, tiny_predictor: str, ray_cluster: object, re
         f"benchmarks.pairs=[{{name: hh, uri: {real_data / 'hh_rlhf_harmless_test'}, limit: 40}}]",
         "annotate.pool.num_actors=1",
     )
-    found = perform(run, STAGE)["figures"]["pairs"]["hh"]
+    found = perform(run, STAGE)["metrics"]["pairs"]["hh"]
     assert found["predictor"]["n"] + found["unscored"] == found["pairs"] == 40
     assert found["predictor"]["low"] < found["predictor"]["accuracy"] < found["predictor"]["high"]
     assert "subsets" not in found

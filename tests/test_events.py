@@ -49,4 +49,4 @@ def test_progress_is_told_in_figures(as_json: None, capsys: pytest.CaptureFixtur
         progress.add(200, tokens=5000)
     said = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert said["event"] == "pipeline.progress"
-    assert (said["pipeline"], said["figures"]["rows_done"], said["figures"]["eta_seconds"]) == ("annotate", 200, 0)
+    assert (said["pipeline"], said["metrics"]["rows_done"], said["metrics"]["eta_seconds"]) == ("annotate", 200, 0)

@@ -11,7 +11,7 @@ from actors.training.examples import ExampleSpec, PredictorExamples, label_count
 from data.attributes import shipped
 from data.conversation import Conversation, Message, to_table
 from data.examples import Examples
-from data.tokens import tokenise
+from data.tokens import tokenize
 
 SCHEMA = shipped("lab")
 
@@ -41,7 +41,7 @@ def test_an_encoder_has_one_example_for_each_rated_answer_and_never_sees_later_o
     tokenizer = maker.format.tokenizer
     assert len(feed) == 2
     for example, num_messages, humor in ((feed[0], 2, 1.0), (feed[1], 6, 3.0)):
-        whole = tokenise(maker.format.template.pieces("", row.messages[:num_messages], ()), encoder(tokenizer))
+        whole = tokenize(maker.format.template.pieces("", row.messages[:num_messages], ()), encoder(tokenizer))
         assert example.ids_T.tolist() == [tokenizer.cls_token_id, *whole.ids_T, tokenizer.sep_token_id]
         assert example.turn_ends_S.tolist() == [0]
         assert example.values_SA[:, SCHEMA.names.index("humor")].tolist() == [humor]

@@ -58,10 +58,10 @@ def storage(tmp_path: Path, tiny_policy: str, tiny_predictor: str) -> Path:
 
 def test_annotated_rows_for_nemo_are_labelled_as_the_policy_is_and_counted(storage: Path, tmp_path: Path) -> None:
     to = tmp_path / "nemo"
-    figures = export_to(storage, to, "what=annotated", "format=nemo", "only_rated=true")
-    assert (figures["rows"], figures["parts"], figures["left_out"]) == (2, 1, {"unrated": 1, "empty_message": 1})
+    metrics = export_to(storage, to, "what=annotated", "format=nemo", "only_rated=true")
+    assert (metrics["rows"], metrics["parts"], metrics["left_out"]) == (2, 1, {"unrated": 1, "empty_message": 1})
     # Calibrated: 2 * 0.5 - 0.5 = 0.5, rounded to even; 2 * 4.5 - 0.5 is above the scale; toxicity is not calibrated.
-    assert figures["lost"] == {"values_clipped": 2, "values_rounded": 1}
+    assert metrics["lost"] == {"values_clipped": 2, "values_rounded": 1}
     found = list(read(str(to / "part-00000.jsonl"), "nemo", SCHEMA, source="lab"))
     assert [row.human for row in found if isinstance(row, Conversation)] == [
         ({"humor": 0.0, "toxicity": 0.0},),
@@ -78,8 +78,8 @@ def test_rows_as_messages_load_with_datasets_and_with_our_own_reader(
     storage: Path, tmp_path: Path, what: str, values: str, humor: list[float | None]
 ) -> None:
     to = tmp_path / "messages"
-    figures = export_to(storage, to, f"what={what}", f"values={values}")
-    assert (figures["format"], figures["rows"], figures["left_out"]) == ("messages", 3, {"empty_message": 1})
+    metrics = export_to(storage, to, f"what={what}", f"values={values}")
+    assert (metrics["format"], metrics["rows"], metrics["left_out"]) == ("messages", 3, {"empty_message": 1})
     loaded = datasets.load_dataset(str(to), split="train", cache_dir=str(tmp_path / "cache"))
     answers = [row["messages"][-1]["attributes"] for row in loaded]
     assert [a and a["humor"] for a in answers] == humor

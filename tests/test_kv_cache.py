@@ -7,7 +7,7 @@ import torch
 from transformers import DynamicCache
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from actors.generation.kv_cache import ROOM, Slots, decode
+from actors.generation.kv_cache import ROOM, KVCache, decode
 
 HEADS, WIDTH = 2, 4
 
@@ -21,64 +21,64 @@ def prompt(ids: list[int]) -> DynamicCache:
     return cache
 
 
-def step(slots: Slots, ids: list[int]) -> list[list[int]]:
+def step(kv_cache: KVCache, ids: list[int]) -> list[list[int]]:
     """Write one token for each row; what each row then sees, by the mask."""
-    mask_BL = slots.begin_step()
+    mask_BL = kv_cache.begin_step()
     seen: list[list[int]] = []
-    for number, layer in enumerate(slots.layers):
+    for number, layer in enumerate(kv_cache.layers):
         new = torch.tensor(ids, dtype=torch.float32).view(-1, 1, 1, 1).expand(-1, HEADS, 1, WIDTH) + 1000 * number
         keys, values = layer.update(new, -new)
         assert torch.equal(keys, -values)
         assert keys.shape[2] == mask_BL.shape[1]
         seen = [(keys[row, 1, mask, 3] - 1000 * number).int().tolist() for row, mask in enumerate(mask_BL)]
-    slots.end_step()
+    kv_cache.end_step()
     return seen
 
 
 def test_rows_of_different_length_see_their_own_tokens() -> None:
-    slots = Slots(3)
-    slots.join(prompt([1, 2, 3]), 3)
-    assert step(slots, [4]) == [[1, 2, 3, 4]]
-    slots.join(prompt([10, 11, 12, 13, 14, 15, 16]), 7)  # longer than what is there
-    slots.join(prompt([20]), 1)
-    assert step(slots, [5, 17, 21]) == [[1, 2, 3, 4, 5], [10, 11, 12, 13, 14, 15, 16, 17], [20, 21]]
-    assert slots.leave([0]) == [2, 1]
-    assert step(slots, [22, 18]) == [[20, 21, 22], [10, 11, 12, 13, 14, 15, 16, 17, 18]]
-    assert slots.leave([1]) == [0]
-    assert slots.end - slots.first == 3, "columns that only the longer one used are no longer looked at"
+    kv_cache = KVCache(3)
+    kv_cache.join(prompt([1, 2, 3]), 3)
+    assert step(kv_cache, [4]) == [[1, 2, 3, 4]]
+    kv_cache.join(prompt([10, 11, 12, 13, 14, 15, 16]), 7)  # longer than what is there
+    kv_cache.join(prompt([20]), 1)
+    assert step(kv_cache, [5, 17, 21]) == [[1, 2, 3, 4, 5], [10, 11, 12, 13, 14, 15, 16, 17], [20, 21]]
+    assert kv_cache.leave([0]) == [2, 1]
+    assert step(kv_cache, [22, 18]) == [[20, 21, 22], [10, 11, 12, 13, 14, 15, 16, 17, 18]]
+    assert kv_cache.leave([1]) == [0]
+    assert kv_cache.end - kv_cache.first == 3, "columns that only the longer one used are no longer looked at"
 
 
 def test_a_long_life_in_bounded_memory() -> None:
     """As an engine uses it, against lists."""
-    draw, slots, rows, number = random.Random(0), Slots(5), [], 0
+    draw, kv_cache, rows, number = random.Random(0), KVCache(5), [], 0
     widest = 0
     for _ in range(6 * ROOM):
         if len(rows) < 5 and draw.random() < 0.1:
             length = draw.randint(1, 60)
             rows.append([number + i for i in range(length)])
-            slots.join(prompt(rows[-1]), length)
+            kv_cache.join(prompt(rows[-1]), length)
             number += length
         if rows:
             new = [number + i for i in range(len(rows))]
             number += len(rows)
             for row, token in zip(rows, new, strict=True):
                 row.append(token)
-            assert step(slots, new) == rows
+            assert step(kv_cache, new) == rows
         over = [i for i in range(len(rows)) if len(rows[i]) > 90 or draw.random() < 0.01]
         if over:
-            rows = [rows[i] for i in slots.leave(over)]
-        widest = max(widest, slots.num_columns)
+            rows = [rows[i] for i in kv_cache.leave(over)]
+        widest = max(widest, kv_cache.num_columns)
         number %= 10**6
     assert widest <= 2 * ROOM, "the longest row and its room, not the sum of all"
 
 
 def test_the_last_row_leaves_nothing_behind() -> None:
-    slots = Slots(2)
-    slots.join(prompt([1, 2]), 2)
-    assert slots.leave([0]) == []
-    assert (slots.layers, slots.num_columns) == ([], 0)
-    slots.join(prompt([7]), 1)
-    assert step(slots, [8]) == [[7, 8]]
+    kv_cache = KVCache(2)
+    kv_cache.join(prompt([1, 2]), 2)
+    assert kv_cache.leave([0]) == []
+    assert (kv_cache.layers, kv_cache.num_columns) == ([], 0)
+    kv_cache.join(prompt([7]), 1)
+    assert step(kv_cache, [8]) == [[7, 8]]
 
 
 @pytest.mark.parametrize("kv_heads", [1, 2, 4])

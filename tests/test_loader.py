@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from data.examples import EXAMPLE_SCHEMA, Examples, Origin, Split, bucket, digest_of, example_row
-from data.loader import Corpus, Feed, Position, copies, counts, some
+from data.loader import Corpus, DataLoader, Position, copies, counts, some
 from data.storage import Storage
 from data.tokens import Tokens
 from jobs.pipelines.map_rows import write_table
@@ -37,14 +37,14 @@ def corpus(tmp_path: Path) -> Corpus:
     return Corpus.of(folder)
 
 
-def _feed(corpus: Corpus, **settings: object) -> Feed:
-    return Feed(
+def _feed(corpus: Corpus, **settings: object) -> DataLoader:
+    return DataLoader(
         corpus,
         **({"split": Split(), "pack_tokens": 64, "packs_per_step": 4, "epochs": 2, "window_rows": 50} | settings),
     )  # type: ignore[arg-type]
 
 
-def _ids(feed: Feed, start: Position | None = None) -> list[str]:
+def _ids(feed: DataLoader, start: Position | None = None) -> list[str]:
     return [step.examples.ids[i] for step in feed.steps(start) for row in step.rows for i in row]
 
 

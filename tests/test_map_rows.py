@@ -71,10 +71,10 @@ def test_annotation_scores_every_row_once_and_alike(ray_cluster: object, tiny_pr
         "num_threads": 1,
     }
     target = Storage(str(tmp_path / "annotated"))
-    figures = map_rows(
+    metrics = map_rows(
         "annotate", [source], Annotator, arguments, WorkerPool(num_actors=2, min_actors=1, batch_rows=32), target
     )
-    assert audit("annotate", [source], target)["rows"] == figures["rows"] == figures["tally"]["rows"] == 157
+    assert audit("annotate", [source], target)["rows"] == metrics["rows"] == metrics["counters"]["rows"] == 157
     assert schema_of(pq.read_schema(target.files(".parquet")[0]), "x") == SCHEMA
     alone = {r.id: r for r in Annotator(**arguments).annotated(rows)}
     for table in target.tables():
@@ -120,9 +120,9 @@ def test_a_failed_run_goes_on_with_the_pieces_it_left(
     assert left or target.names(".parquet")
     assert "Traceback" not in "".join(capsys.readouterr())
     done, again = _log(log), tmp_path / "again"
-    figures = map_rows("upper", [source], Upper, {"log": str(again)}, pool, target, "s1")
+    metrics = map_rows("upper", [source], Upper, {"log": str(again)}, pool, target, "s1")
     assert sorted(done + _log(again)) == ["0-000 10", "0-010 10", "0-020 5", "1-000 7", "2-000 1"]
-    assert (figures["rows"], figures["rows_before"]) == (33, sum(int(line.split()[1]) for line in done))
+    assert (metrics["rows"], metrics["rows_before"]) == (33, sum(int(line.split()[1]) for line in done))
     assert audit("upper", [source], target, "s1")["files"] == 3
     assert target.names(".parquet") == source.names(".parquet")
     assert all(text == text.upper() for table in target.tables() for text in table.column("text").to_pylist())
@@ -134,8 +134,8 @@ def test_a_failed_run_goes_on_with_the_pieces_it_left(
         ]
         == 33
     )
-    for stamp in ("s2", ""):
-        assert map_rows("upper", [source], Upper, {"log": str(again)}, pool, target, stamp)["rows_before"] == 0
+    for fingerprint in ("s2", ""):
+        assert map_rows("upper", [source], Upper, {"log": str(again)}, pool, target, fingerprint)["rows_before"] == 0
     assert audit("upper", [source], target)["rows"] == 33
 
 

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from tensorboardX.proto.event_pb2 import Event  # type: ignore[import-untyped]
 
-from actors.training.metrics import METRICS, Meter, peak_flops
-from actors.training.train_state import Standing
+from actors.training.metrics import METRICS, MetricsLogger, peak_flops
+from actors.training.train_state import TrainState
 from data.storage import Storage
 
 
@@ -27,9 +27,9 @@ def test_a_step_is_said_and_written(
     uri: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     output = Storage(str(tmp_path) if uri == "disk" else f"memory://{tmp_path.name}")
-    meter = Meter("policy", output, "none", world=2, precision="fp32", speaks=True)
+    meter = MetricsLogger("policy", output, "none", world=2, precision="fp32", speaks=True)
     monkeypatch.setattr("actors.training.metrics.peak_flops", lambda precision: 5e8)
-    at = Standing(step=10, progress=0.5, tokens=900, budget_tokens=1000, seconds=30.0)
+    at = TrainState(step=10, progress=0.5, tokens=900, budget_tokens=1000, seconds=30.0)
     meter.did(500, 4e8, 1.0)
     meter.did(500, 4e8, 1.0)
     meter.step(at, 2, loss=1.25, rate=1e-3, norm=0.5)
@@ -57,9 +57,9 @@ def test_a_step_is_said_and_written(
 
 
 def test_the_other_workers_are_silent(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    meter = Meter("policy", Storage(str(tmp_path)), "none", world=2, precision="fp32", speaks=False)
+    meter = MetricsLogger("policy", Storage(str(tmp_path)), "none", world=2, precision="fp32", speaks=False)
     meter.did(10, 1.0, 1.0)
-    meter.step(Standing(step=1, progress=1.0, tokens=1, budget_tokens=1, seconds=1.0), 1, 1.0, 1.0, 1.0)
+    meter.step(TrainState(step=1, progress=1.0, tokens=1, budget_tokens=1, seconds=1.0), 1, 1.0, 1.0, 1.0)
     meter.close()
     assert capsys.readouterr().out == ""
     assert not list(tmp_path.iterdir())

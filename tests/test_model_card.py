@@ -30,7 +30,7 @@ STEERING = {
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
     run = Run(load(Preset, DEMO, [f"storage={tmp_path}"]))
-    (run.folder("rows") / "manifest.json").write_json({"figures": {"counts": {"lab": {"rows": 6000}}}})
+    (run.folder("rows") / "manifest.json").write_json({"metrics": {"counts": {"lab": {"rows": 6000}}}})
     return run
 
 

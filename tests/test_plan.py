@@ -55,7 +55,7 @@ def test_options_that_would_be_ignored_are_refused() -> None:
         "base.model=x/y": "base.pretrain and base.texts would be ignored",
         "predictor.folds=1": "one fold would leave nothing",
         "annotate.max_tokens=9999": "must not exceed annotate.pack_tokens",
-        "predictor={probe: 1, learner: {zero_stage: 3}}": "predictor.probe is set, but predictor.learner.zero_stage is 3",
+        "predictor={ridge_init: 1, learner: {zero_stage: 3}}": "predictor.ridge_init is set, but predictor.learner.zero_stage is 3",
         "predictor={lm_loss_weight: 1, learner: {zero_stage: 3}}": "predictor.lm_loss_weight is set, but predictor.learner.zero_stage is 3",
         "predictor={learner: {}, warmup: {zero_stage: 3}}": "predictor.warmup is set, but predictor.warmup.zero_stage is 3",
         "bootstrap.leading=honesty": "unknown attribute 'honesty'",

@@ -11,7 +11,7 @@ from actors.scoring.predictor import Predictor
 from data.attributes import SchemaMismatch, shipped
 from data.conversation import Conversation, Message
 from data.lab import Lab, LabSettings
-from data.tokens import tokenise
+from data.tokens import tokenize
 
 SCHEMA = shipped("lab")
 
@@ -22,10 +22,10 @@ def test_all_turns_in_one_forward_equal_one_prefix_at_a_time(tiny_predictor: str
     rows = [row for row in Lab(LabSettings(num_rows=60)).rows() if row.num_answers == 3]
     assert rows
     for row in rows:
-        whole = tokenise(predictor.format.template.pieces("", row.messages, ()), encode)
+        whole = tokenize(predictor.format.template.pieces("", row.messages, ()), encode)
         (all_turns_SA,) = predictor.score([whole.ids_T], [whole.turn_ends_S])
         for turn in range(3):
-            prefix = tokenise(predictor.format.template.pieces("", row.messages[: 2 * turn + 2], ()), encode)
+            prefix = tokenize(predictor.format.template.pieces("", row.messages[: 2 * turn + 2], ()), encode)
             (one_SA,) = predictor.score([prefix.ids_T], [prefix.turn_ends_S[-1:]])
             np.testing.assert_allclose(all_turns_SA[turn], one_SA[0], atol=1e-5)
 

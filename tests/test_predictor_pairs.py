@@ -49,11 +49,11 @@ def test_pairs_are_scored_and_counted(tmp_path: Path, tiny_predictor: str, ray_c
     assert len((folder / "hh" / "rows").files(".parquet")) == 2
     assert json.loads((tmp_path / "pairs" / "hh" / "rejected.jsonl").read_text())["line"] == 4
     arguments = annotator(run, folder) | {"predictor": tiny_predictor}
-    (figures,) = judge_pairs(run, stored, folder, arguments, pair_weights(run.schema, {})).values()
-    assert (figures["pairs"], figures["unscored"], figures["predictor"]["n"]) == (3, 0, 3)
-    assert figures["length"] | {"low": 0, "high": 0} == {"n": 3, "ties": 1, "accuracy": 0.5, "low": 0, "high": 0}
-    assert figures["weights"] == {"helpfulness": 0.5, "creativity": 0, "humor": 0, "toxicity": -0.5, "verbosity": 0}
-    json.dumps(figures, allow_nan=False)
+    (metrics,) = judge_pairs(run, stored, folder, arguments, pair_weights(run.schema, {})).values()
+    assert (metrics["pairs"], metrics["unscored"], metrics["predictor"]["n"]) == (3, 0, 3)
+    assert metrics["length"] | {"low": 0, "high": 0} == {"n": 3, "ties": 1, "accuracy": 0.5, "low": 0, "high": 0}
+    assert metrics["weights"] == {"helpfulness": 0.5, "creativity": 0, "humor": 0, "toxicity": -0.5, "verbosity": 0}
+    json.dumps(metrics, allow_nan=False)
 
 
 def test_too_many_broken_pairs_stop_the_stage_before_training(tmp_path: Path) -> None:

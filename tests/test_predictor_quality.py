@@ -14,7 +14,7 @@ from data.conversation import Conversation, Message
 from data.lab import Lab, LabSettings
 from data.ratings import Ratings, joined, ratings_of
 from data.storage import Storage
-from jobs.evaluation.predictor_pairs import pair_figures
+from jobs.evaluation.predictor_pairs import pair_metrics
 from jobs.evaluation.predictor_quality import quality, summary
 from jobs.reporting.predictor_plots import draw_calibration, draw_collinearity
 from jobs.reporting.predictor_tables import aligned, pair_lines, quality_lines
@@ -41,9 +41,9 @@ def _predicted(lab: Lab, scale: float, buckets: int = 4) -> Ratings:
 
 def test_a_predictor_is_compared_with_people_the_mean_length_and_the_truth(lab: Lab) -> None:
     rated = _predicted(lab, 1.0)
-    figures = quality(SCHEMA, rated, rated)
-    assert figures["answers"] == {"rated": len(rated), "held_out": len(rated), "unscored": 0}
-    for row in figures["attributes"].values():
+    metrics = quality(SCHEMA, rated, rated)
+    assert metrics["answers"] == {"rated": len(rated), "held_out": len(rated), "unscored": 0}
+    for row in metrics["attributes"].values():
         assert row["truth"]["predictor"]["mae"] == 0
         assert 0.3 < row["truth"]["one_rater"]["mae"] < 0.7
         # It knows the truth, so its error against people is theirs against the truth.
@@ -53,8 +53,8 @@ def test_a_predictor_is_compared_with_people_the_mean_length_and_the_truth(lab: 
         # 1.34 is the spread of values that are about even over 0..4.
         assert row["baselines"]["mean"]["rmse"] == pytest.approx(row["std_human"], abs=0.03)
         assert sum(b["n"] for b in row["reliability"]) == row["n"]
-    assert figures["collinearity"]["n"][NAMES.index("humor")][NAMES.index("verbosity")] == 0
-    assert figures["collinearity"]["spearman"][NAMES.index("humor")][NAMES.index("verbosity")] is None
+    assert metrics["collinearity"]["n"][NAMES.index("humor")][NAMES.index("verbosity")] == 0
+    assert metrics["collinearity"]["spearman"][NAMES.index("humor")][NAMES.index("verbosity")] is None
 
 
 def test_calibrated_figures_stand_beside_the_raw_ones_where_they_differ(lab: Lab) -> None:
@@ -72,11 +72,11 @@ def test_unscored_answers_count_for_nobody(lab: Lab) -> None:
     whole = _predicted(lab, 1.0)
     predicted_NA = whole.predicted_NA.copy()
     predicted_NA[:100] = np.nan
-    figures = quality(
+    metrics = quality(
         SCHEMA, whole, Ratings(whole.human_NA, predicted_NA, whole.truth_NA, whole.length_N, whole.bucket_N)
     )
-    assert figures["answers"]["unscored"] == 100
-    row = figures["attributes"]["helpfulness"]
+    assert metrics["answers"]["unscored"] == 100
+    row = metrics["attributes"]["helpfulness"]
     assert row["n"] == row["baselines"]["mean"]["n"] == row["truth"]["one_rater"]["n"] == len(whole) - 100
 
 
@@ -101,14 +101,14 @@ def _few(*values: tuple[float, float]) -> Ratings:
     ids=["empty", "one", "two", "constant", "never scored"],
 )
 def test_too_little_to_say_anything_is_no_crash_and_no_nan(ratings: Ratings, tmp_path: Path) -> None:
-    figures = quality(SCHEMA, ratings, ratings)
-    text = json.dumps({"quality": figures, "summary": summary(figures)}, allow_nan=False)
+    metrics = quality(SCHEMA, ratings, ratings)
+    text = json.dumps({"quality": metrics, "summary": summary(metrics)}, allow_nan=False)
     assert "NaN" not in text
-    assert figures["attributes"]["humor"]["n"] == 0
-    assert figures["attributes"]["helpfulness"].get("spearman") is None
-    assert len(list(quality_lines(figures))) > 10
-    draw_calibration(SCHEMA, figures, Storage(str(tmp_path / "calibration.png")))
-    draw_collinearity(figures["collinearity"], Storage(str(tmp_path / "collinearity.png")))
+    assert metrics["attributes"]["humor"]["n"] == 0
+    assert metrics["attributes"]["helpfulness"].get("spearman") is None
+    assert len(list(quality_lines(metrics))) > 10
+    draw_calibration(SCHEMA, metrics, Storage(str(tmp_path / "calibration.png")))
+    draw_collinearity(metrics["collinearity"], Storage(str(tmp_path / "collinearity.png")))
 
 
 @pytest.mark.parametrize("name", ["lab", "steerlm", "steerlm_paper"])
@@ -120,9 +120,9 @@ def test_pictures_fit_any_schema(name: str, tmp_path: Path) -> None:
     ratings = Ratings(
         human_NA, predicted_NA, np.full_like(human_NA, np.nan), rng.uniform(1, 99, 200), np.zeros(200, np.int32)
     )
-    figures = quality(schema, ratings, ratings)
-    draw_calibration(schema, figures, Storage(str(tmp_path / "calibration.png")))
-    draw_collinearity(figures["collinearity"], Storage(str(tmp_path / "collinearity.png")))
+    metrics = quality(schema, ratings, ratings)
+    draw_calibration(schema, metrics, Storage(str(tmp_path / "calibration.png")))
+    draw_collinearity(metrics["collinearity"], Storage(str(tmp_path / "collinearity.png")))
     for picture in ("calibration.png", "collinearity.png"):
         height, width, _ = matplotlib.image.imread(tmp_path / picture).shape
         assert 500 < height < 2500
@@ -131,10 +131,10 @@ def test_pictures_fit_any_schema(name: str, tmp_path: Path) -> None:
 
 def test_the_manifest_gets_everything_but_the_bins(lab: Lab) -> None:
     narrow = _predicted(lab, 0.5)
-    figures = quality(SCHEMA, narrow, narrow)
-    short = summary(figures)
+    metrics = quality(SCHEMA, narrow, narrow)
+    short = summary(metrics)
     assert "reliability" not in json.dumps(short)
-    assert short["humor"]["calibrated"]["mae"] == figures["attributes"]["humor"]["calibrated"]["mae"]
+    assert short["humor"]["calibrated"]["mae"] == metrics["attributes"]["humor"]["calibrated"]["mae"]
 
 
 def test_tables_are_aligned() -> None:
@@ -168,18 +168,18 @@ def _sides(*scores: tuple[float, float], lengths: tuple[int, int] = (5, 9)) -> l
 
 def test_a_pair_is_decided_by_the_weighted_sum_at_the_last_answer() -> None:
     weights = {"helpfulness": 0.5, "toxicity": -0.5}
-    figures = pair_figures(iter(reversed(_sides((3, 1), (3, 2), (1, 2), (2, 2)))), weights, 4, "s")
-    assert (figures["predictor"]["n"], figures["predictor"]["ties"], figures["predictor"]["accuracy"]) == (4, 1, 0.625)
-    assert figures["length"]["accuracy"] == 0.0
-    assert figures["each_attribute"] == {"helpfulness": 0.625, "toxicity": 0.5}
-    assert pair_figures(iter(_sides((3, 1))), {"helpfulness": -1.0}, 1, "s")["predictor"]["accuracy"] == 0.0
+    metrics = pair_metrics(iter(reversed(_sides((3, 1), (3, 2), (1, 2), (2, 2)))), weights, 4, "s")
+    assert (metrics["predictor"]["n"], metrics["predictor"]["ties"], metrics["predictor"]["accuracy"]) == (4, 1, 0.625)
+    assert metrics["length"]["accuracy"] == 0.0
+    assert metrics["each_attribute"] == {"helpfulness": 0.625, "toxicity": 0.5}
+    assert pair_metrics(iter(_sides((3, 1))), {"helpfulness": -1.0}, 1, "s")["predictor"]["accuracy"] == 0.0
 
 
 def test_a_pair_with_an_unscored_side_is_counted_and_left_out_of_both_accuracies() -> None:
-    figures = pair_figures(iter(_sides((3, math.nan), (3, 2), lengths=(9, 5))), {"helpfulness": 1.0}, 2, "s")
-    assert figures["unscored"] == 1
-    assert (figures["predictor"]["n"], figures["length"]["n"]) == (1, 1)
-    none = pair_figures(iter(_sides((3, math.nan))), {"helpfulness": 1.0}, 1, "s")
+    metrics = pair_metrics(iter(_sides((3, math.nan), (3, 2), lengths=(9, 5))), {"helpfulness": 1.0}, 2, "s")
+    assert metrics["unscored"] == 1
+    assert (metrics["predictor"]["n"], metrics["length"]["n"]) == (1, 1)
+    none = pair_metrics(iter(_sides((3, math.nan))), {"helpfulness": 1.0}, 1, "s")
     assert none["predictor"] == {"n": 0, "ties": 0}
     row: dict[str, Any] = none | {"rejected": {"broken_json": 2}}
     assert "-" in list(pair_lines({"empty": row}))[2].split()

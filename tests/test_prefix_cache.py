@@ -1,7 +1,7 @@
 import torch
 from transformers import DynamicCache
 
-from actors.generation.prefix_cache import Prefixes
+from actors.generation.prefix_cache import PrefixCache
 
 
 def cache_of(ids: list[int]) -> DynamicCache:
@@ -18,40 +18,40 @@ def kept(cache: DynamicCache) -> list[float]:
 
 
 def test_the_longest_common_beginning_is_reused_but_never_the_last_token() -> None:
-    prefixes = Prefixes(100)
-    assert prefixes.start([1, 2, 3])[0] == 0
-    prefixes.keep([1, 2, 3, 4], cache_of([1, 2, 3, 4]))
-    prefixes.keep([1, 2, 9, 9, 9], cache_of([1, 2, 9, 9, 9]))
-    known, cache = prefixes.start([1, 2, 3, 7])
+    prefix_cache = PrefixCache(100)
+    assert prefix_cache.start([1, 2, 3])[0] == 0
+    prefix_cache.keep([1, 2, 3, 4], cache_of([1, 2, 3, 4]))
+    prefix_cache.keep([1, 2, 9, 9, 9], cache_of([1, 2, 9, 9, 9]))
+    known, cache = prefix_cache.start([1, 2, 3, 7])
     assert (known, kept(cache)) == (3, [2, 3, 4])
-    known, cache = prefixes.start([1, 2, 3, 4])
+    known, cache = prefix_cache.start([1, 2, 3, 4])
     assert (known, kept(cache)) == (3, [2, 3, 4])
-    assert prefixes.start([5, 1, 2, 3])[0] == 0
+    assert prefix_cache.start([5, 1, 2, 3])[0] == 0
 
 
 def test_a_prompt_that_begins_another_is_kept_once() -> None:
-    prefixes = Prefixes(100)
-    prefixes.keep([1, 2], cache_of([1, 2]))
-    prefixes.keep([1, 2, 3], cache_of([1, 2, 3]))
-    prefixes.keep([1, 2, 3], cache_of([1, 2, 3]))
-    assert prefixes.num_tokens == 3
+    prefix_cache = PrefixCache(100)
+    prefix_cache.keep([1, 2], cache_of([1, 2]))
+    prefix_cache.keep([1, 2, 3], cache_of([1, 2, 3]))
+    prefix_cache.keep([1, 2, 3], cache_of([1, 2, 3]))
+    assert prefix_cache.num_tokens == 3
 
 
 def test_memory_is_bounded_and_the_least_used_goes_first() -> None:
-    prefixes = Prefixes(6)
-    prefixes.keep([1, 1, 1], cache_of([1, 1, 1]))
-    prefixes.keep([2, 2, 2], cache_of([2, 2, 2]))
-    prefixes.start([1, 1, 5])
-    prefixes.keep([3, 3, 3], cache_of([3, 3, 3]))
-    assert prefixes.num_tokens == 6
-    assert [prefixes.start([i, i, i, 0])[0] for i in (1, 2, 3)] == [3, 0, 3]
-    prefixes.keep([4] * 7, cache_of([4] * 7))
-    assert prefixes.num_tokens == 6
+    prefix_cache = PrefixCache(6)
+    prefix_cache.keep([1, 1, 1], cache_of([1, 1, 1]))
+    prefix_cache.keep([2, 2, 2], cache_of([2, 2, 2]))
+    prefix_cache.start([1, 1, 5])
+    prefix_cache.keep([3, 3, 3], cache_of([3, 3, 3]))
+    assert prefix_cache.num_tokens == 6
+    assert [prefix_cache.start([i, i, i, 0])[0] for i in (1, 2, 3)] == [3, 0, 3]
+    prefix_cache.keep([4] * 7, cache_of([4] * 7))
+    assert prefix_cache.num_tokens == 6
 
 
 def test_what_is_reused_is_not_what_is_kept() -> None:
-    prefixes = Prefixes(10)
-    prefixes.keep([1, 2, 3], cache_of([1, 2, 3]))
-    _, cache = prefixes.start([1, 2, 4])
+    prefix_cache = PrefixCache(10)
+    prefix_cache.keep([1, 2, 3], cache_of([1, 2, 3]))
+    _, cache = prefix_cache.start([1, 2, 4])
     cache.update(torch.zeros(1, 1, 1, 1), torch.zeros(1, 1, 1, 1), 1)
-    assert kept(prefixes.start([1, 2, 3, 4])[1]) == [2, 3, 4]
+    assert kept(prefix_cache.start([1, 2, 3, 4])[1]) == [2, 3, 4]

@@ -43,9 +43,9 @@ def test_rows_duplicates_and_rejections_are_counted_under_their_names(tmp_path: 
         _line("q9", humor=7),
     ]
     run = _run(tmp_path, lines, "rows.max_rejected=0.5")
-    figures = work(run, run.folder("rows"))
-    assert figures["rows"] == 7
-    assert figures["counts"]["mine"] == {
+    metrics = work(run, run.folder("rows"))
+    assert metrics["rows"] == 7
+    assert metrics["counts"]["mine"] == {
         "read": 11,
         "rows": 7,
         "answers": 7,
@@ -94,7 +94,7 @@ def test_a_changed_file_is_read_again(tmp_path: Path, capsys: pytest.CaptureFixt
     os.utime(tmp_path / "in.jsonl", (1e9, 1e9))
     assert perform(run, STAGE)["skipped"] is True, "a date is no change: hours may depend on it"
     run = _run(tmp_path, [_line("a"), _line("b")])
-    assert perform(run, STAGE)["figures"]["rows"] == 2
+    assert perform(run, STAGE)["metrics"]["rows"] == 2
     assert "changed: inputs" in capsys.readouterr().out
 
 

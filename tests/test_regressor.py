@@ -21,7 +21,7 @@ from data.attributes import shipped
 from data.conversation import Conversation
 from data.examples import Example
 from data.lab import Lab, LabSettings
-from data.tokens import Segment, segments, tokenise
+from data.tokens import Segment, segments, tokenize
 
 SCHEMA = shipped("lab")
 NUM_POSITIONS = 256
@@ -43,7 +43,7 @@ def _segments(predictor: Predictor, rows: list[Conversation]) -> list[Segment]:
     found = [
         s
         for row in rows
-        for s in segments(tokenise(template.pieces(row.system, row.messages, ()), encode), predictor.reading)
+        for s in segments(tokenize(template.pieces(row.system, row.messages, ()), encode), predictor.reading)
     ]
     return [s for s in found if len(s) <= NUM_POSITIONS]
 
@@ -205,7 +205,7 @@ def test_absolute_errors_are_those_of_the_scores(tiny_base: str) -> None:
 
 
 def test_heads_fitted_before_training_are_better_than_random_ones_and_than_none(tiny_base: str) -> None:
-    task = PredictorTask(tiny_base, SCHEMA, "steerlm", probe=1.0)
+    task = PredictorTask(tiny_base, SCHEMA, "steerlm", ridge_init=1.0)
     module, generator = task.build(), np.random.default_rng(0)
     examples = [
         Example(

@@ -296,9 +296,9 @@ def test_in_chromium_nothing_sticks_out_and_every_figure_can_be_read(run: Run, w
                 assert browser.execute_script(
                     "return [window.innerWidth, document.documentElement.scrollWidth <= window.innerWidth]"
                 ) == [size[0], True]
-                figures = browser.execute_script(SMALLEST_TEXT)
-                assert len(figures) == 4 * len(NAMES) + 3 + 5
-                for alt, left, right, height, smallest in figures:
+                metrics = browser.execute_script(SMALLEST_TEXT)
+                assert len(metrics) == 4 * len(NAMES) + 3 + 5
+                for alt, left, right, height, smallest in metrics:
                     assert 0 <= left < right <= size[0], alt
                     assert height > 150, alt
                     assert smallest >= 9, alt

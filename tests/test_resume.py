@@ -66,8 +66,8 @@ def dying(task: PolicyTask, folder: Path, forwards: Sequence[int]) -> PolicyTask
     return Dying(**vars(task))
 
 
-def trajectory(figures: dict[str, Any]) -> list[float]:
-    return [point["loss"] for point in figures["losses"]]
+def trajectory(metrics: dict[str, Any]) -> list[float]:
+    return [point["loss"] for point in metrics["losses"]]
 
 
 def weights(output: Storage) -> dict[str, torch.Tensor]:
@@ -163,8 +163,8 @@ def test_every_zero_stage_has_the_same_trajectory(
     ):
         settings = SETTINGS.model_copy(update={"zero_stage": zero_stage, "offload": offload, "checkpoint_every": 0})
         output = Storage(str(tmp_path)) / f"{zero_stage}-{offload}"
-        figures = fit("test", PolicyTask(tiny_base, SCHEMA, "steerlm"), settings, Corpus.of(examples), output, Split(8))
-        found[zero_stage, offload], held[zero_stage, offload] = trajectory(figures), figures["held_bytes"]
+        metrics = fit("test", PolicyTask(tiny_base, SCHEMA, "steerlm"), settings, Corpus.of(examples), output, Split(8))
+        found[zero_stage, offload], held[zero_stage, offload] = trajectory(metrics), metrics["held_bytes"]
     assert len(found[0, "none"]) >= 50
     # What is computed again is the same again; and only the saved weights are rounded.
     again = SETTINGS.model_copy(update={"activation_checkpointing": True, "export": "bfloat16", "checkpoint_every": 0})

@@ -2,7 +2,7 @@
 
 import torch
 
-from actors.modeling.ridge_init import Probe
+from actors.modeling.ridge_init import RidgeHeads
 
 
 def features(seed: int, num: int = 4000, width: int = 12) -> torch.Tensor:
@@ -16,11 +16,11 @@ def features(seed: int, num: int = 4000, width: int = 12) -> torch.Tensor:
 
 
 def fitted(x: torch.Tensor, y: torch.Tensor, weights: torch.Tensor, penalty: float = 1e-6) -> torch.Tensor:
-    probe = Probe(x.shape[1], y.shape[1])
+    ridge_init = RidgeHeads(x.shape[1], y.shape[1])
     for start in range(0, len(x), 1000):
         part = slice(start, start + 1000)
-        probe.add(x[part], y[part], weights[part])
-    return probe.weights(penalty)
+        ridge_init.add(x[part], y[part], weights[part])
+    return ridge_init.weights(penalty)
 
 
 def test_a_linear_rule_with_an_offset_is_found_without_a_bias() -> None:

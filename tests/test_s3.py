@@ -52,8 +52,8 @@ def test_a_run_on_s3_is_annotated_and_audited(
         "annotate.pool.batch_rows=16",
         "annotate.pool.num_actors=1",
     )
-    figures = perform(run, STAGE)["figures"]
-    assert figures["audit"]["rows"] == figures["rows"] == 50
+    metrics = perform(run, STAGE)["metrics"]
+    assert metrics["audit"]["rows"] == metrics["rows"] == 50
     rows = run.folder("annotated") / "rows"
     assert rows.names() == ["part-00000.parquet", "part-00001.parquet"]
     assert not Storage(f"{rows.uri}.pieces").exists()

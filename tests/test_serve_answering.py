@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from support.asgi import USER, Counting, app_around, ask, refused
 
-from serve.protocol import WireProblem
+from serve.protocol import ProtocolError
 from serve.request import Event, Failed, Job
 
 
@@ -84,7 +84,7 @@ def test_without_a_predictor_nothing_can_be_measured() -> None:
 
 def test_a_predictor_that_fails_is_told() -> None:
     async def broken(job: Job, answer: str) -> dict[str, float]:
-        raise WireProblem("the attribute predictor failed", code="scorer_failed", status=503)
+        raise ProtocolError("the attribute predictor failed", code="scorer_failed", status=503)
 
     app = app_around(Counting().generate, broken)
     assert ask(app, messages=[USER], score=True).status == 503

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from serve.detokenizer import Answer, Detokeniser
+from serve.detokenizer import Answer, Detokenizer
 
 
 def decode(ids: list[int]) -> str:
@@ -32,7 +32,7 @@ def first_token_without_space(ids: list[int]) -> str:
     return "".join(f" w{i}" for i in ids).removeprefix(" ")
 
 
-def pushed(answer: Answer | Detokeniser, pieces: list[list[int]]) -> list[str]:
+def pushed(answer: Answer | Detokenizer, pieces: list[list[int]]) -> list[str]:
     return [answer.push(piece, last=i == len(pieces) - 1) for i, piece in enumerate(pieces)]
 
 
@@ -46,8 +46,8 @@ def pieces_of(ids: list[int], rng: random.Random) -> list[list[int]]:
 
 
 def test_no_half_character() -> None:
-    assert pushed(Detokeniser(decode), [[0xC3], [0xA9], []]) == ["", "é", ""]
-    assert pushed(Detokeniser(decode), [[b] for b in "a😀b".encode()]) == ["a", "", "", "", "😀", "b"]
+    assert pushed(Detokenizer(decode), [[0xC3], [0xA9], []]) == ["", "é", ""]
+    assert pushed(Detokenizer(decode), [[b] for b in "a😀b".encode()]) == ["a", "", "", "", "😀", "b"]
 
 
 @pytest.mark.parametrize("decoder", [decode, byte_fallback])
@@ -55,19 +55,19 @@ def test_text_is_complete_however_it_is_cut(decoder: Callable[[list[int]], str])
     text = "Größe: 😀😀 — 12 €, 漢字, \ufffd and é."
     rng = random.Random(0)
     for _ in range(200):
-        given = pushed(Detokeniser(decoder), pieces_of(list(text.encode()), rng))
+        given = pushed(Detokenizer(decoder), pieces_of(list(text.encode()), rng))
         assert "".join(given) == text
 
 
 def test_bytes_that_never_become_a_character_come_out_in_the_end() -> None:
-    given = pushed(Detokeniser(decode), [[0xFF]] * 100)
+    given = pushed(Detokenizer(decode), [[0xFF]] * 100)
     assert "".join(given) == "\ufffd" * 100
     assert any(given[:-1]), "a long run of wrong bytes does not wait for the end"
-    assert "".join(pushed(Detokeniser(decode), [[65], [0xE2]])) == "A\ufffd"
+    assert "".join(pushed(Detokenizer(decode), [[65], [0xE2]])) == "A\ufffd"
 
 
 def test_the_space_between_words_is_kept() -> None:
-    assert pushed(Detokeniser(first_token_without_space), [[1], [2], [3, 4]]) == ["w1", " w2", " w3 w4"]
+    assert pushed(Detokenizer(first_token_without_space), [[1], [2], [3, 4]]) == ["w1", " w2", " w3 w4"]
 
 
 def test_only_a_window_is_decoded() -> None:
@@ -78,7 +78,7 @@ def test_only_a_window_is_decoded() -> None:
         longest = max(longest, len(ids))
         return decode(ids)
 
-    pushed(Detokeniser(counted), [[b] for b in "äöü, 漢字. ".encode() * 50])
+    pushed(Detokenizer(counted), [[b] for b in "äöü, 漢字. ".encode() * 50])
     assert longest < 12
 
 

@@ -30,7 +30,7 @@ def run(storage: Path, name: str, policies: list[str], finished_at: float | None
     if finished_at is not None:
         manifest = storage / name / "report" / "manifest.json"
         touch(manifest, finished_at)
-        manifest.write_text(json.dumps({"figures": {"policy_stage": promoted}}))
+        manifest.write_text(json.dumps({"metrics": {"policy_stage": promoted}}))
         os.utime(manifest, (finished_at, finished_at))
     return storage / name
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from serve.parser import ALLOWED, NEUTRAL, numbers, parse
-from serve.protocol import ChatRequest, WireProblem
+from serve.protocol import ChatRequest, ProtocolError
 
 USER = {"role": "user", "content": "Why is the sky blue?"}
 
@@ -15,8 +15,8 @@ def request(**fields: Any) -> ChatRequest:
     return parse(json.dumps({"messages": [USER], **fields}).encode())
 
 
-def problem(**fields: Any) -> WireProblem:
-    with pytest.raises(WireProblem) as caught:
+def problem(**fields: Any) -> ProtocolError:
+    with pytest.raises(ProtocolError) as caught:
         request(**fields)
     assert caught.value.status == 400
     return caught.value
@@ -191,7 +191,7 @@ def test_fields_that_contradict_each_other() -> None:
     ],
 )
 def test_no_body_breaks_the_parser(body: bytes) -> None:
-    with pytest.raises(WireProblem) as caught:
+    with pytest.raises(ProtocolError) as caught:
         parse(body)
     assert caught.value.status == 400
     error = json.loads(json.dumps(caught.value.body(), ensure_ascii=False).encode())["error"]
@@ -200,7 +200,7 @@ def test_no_body_breaks_the_parser(body: bytes) -> None:
 
 
 def test_the_constant_that_is_no_json_is_named() -> None:
-    with pytest.raises(WireProblem, match="NaN"):
+    with pytest.raises(ProtocolError, match="NaN"):
         parse(b'{"temperature": NaN}')
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from serve.keys import main
-from serve.protocol import WireProblem
+from serve.protocol import ProtocolError
 from serve.teams import EVERYONE, Allowance, Keys, Team, hashed, new_key, read_keys
 
 TEAMS = [Team(name="games"), Team(name="school")]
@@ -21,7 +21,7 @@ class Clock:
 def status(keys: Keys, key: str | None) -> int | str:
     try:
         return keys.team_of(None if key is None else f"Bearer {key}").name
-    except WireProblem as problem:
+    except ProtocolError as problem:
         return problem.status
 
 
@@ -96,7 +96,7 @@ def test_answers_at_the_same_time_are_limited() -> None:
     allowance, team = Allowance(), Team(name="games", max_concurrent=3)
     with allowance.answers(team, 2):
         with (
-            pytest.raises(WireProblem, match="has 2 answers running and asks for 2 more; its limit is 3"),
+            pytest.raises(ProtocolError, match="has 2 answers running and asks for 2 more; its limit is 3"),
             allowance.answers(team, 2),
         ):
             pass
@@ -113,7 +113,7 @@ def test_tokens_per_minute_come_back_after_a_minute() -> None:
         clock.now = now
         with allowance.answers(team, 1):
             allowance.spend(team, tokens)
-    with pytest.raises(WireProblem, match="tokens per minute") as refused, allowance.answers(team, 1):
+    with pytest.raises(ProtocolError, match="tokens per minute") as refused, allowance.answers(team, 1):
         pass
     assert refused.value.status == 429
     assert refused.value.retry_after_s is not None

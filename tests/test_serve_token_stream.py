@@ -11,7 +11,7 @@ import pytest
 
 from actors.generation.protocol import Step
 from serve import token_stream
-from serve.token_stream import Arrivals, Pace
+from serve.token_stream import Pace, TokenStream
 
 ALIVE: Any = SimpleNamespace(error=None)
 
@@ -20,7 +20,7 @@ def taken(every_s: float, engine: Any, tell: Any) -> list[list[Step]]:
     """What `take` gives, call by call, while `tell` runs in a thread."""
 
     async def main() -> list[list[Step]]:
-        arrived = Arrivals(Pace(every_s))
+        arrived = TokenStream(Pace(every_s))
         threading.Thread(target=tell, args=(arrived,)).start()
         found = [await arrived.take(engine)]
         while found[-1][-1].finish is None:
@@ -31,7 +31,7 @@ def taken(every_s: float, engine: Any, tell: Any) -> list[list[Step]]:
 
 
 def test_none_is_lost_and_few_messages_carry_many_steps() -> None:
-    def tell(arrived: Arrivals) -> None:
+    def tell(arrived: TokenStream) -> None:
         for i in range(300):
             arrived(Step([i], "stop" if i == 299 else None))
             time.sleep(0.001)
@@ -43,7 +43,7 @@ def test_none_is_lost_and_few_messages_carry_many_steps() -> None:
 
 
 def test_the_last_step_does_not_wait() -> None:
-    def tell(arrived: Arrivals) -> None:
+    def tell(arrived: TokenStream) -> None:
         arrived(Step([1], None))
         time.sleep(0.2)
         arrived(Step([2], "length"))

@@ -7,9 +7,21 @@ import pyarrow.parquet as pq
 import pytest
 
 from data.audit import audit_file, num_doubled
-from data.counters import added, tally_of, with_tally
+from data.counters import added, counters_of, with_counters
 from data.operators import Score, read_shard, write_shard
-from data.shards import Input, Output, Shard, inputs_of, merge, packed, read, stamp_of, unpacked, write, write_piece
+from data.shards import (
+    Input,
+    Output,
+    Shard,
+    fingerprint_of,
+    inputs_of,
+    merge,
+    packed,
+    read,
+    unpacked,
+    write,
+    write_piece,
+)
 from data.storage import Storage
 
 
@@ -50,7 +62,7 @@ def _pieces(tmp_path: Path) -> tuple[Input, Output, list[str]]:
     output = Output(str(tmp_path / "out"), "s1")
     for shard in file.shards(300):
         table = read(shard)
-        write_piece(with_tally(table, {"rows": len(table), "sum": 0.5}), shard, output)
+        write_piece(with_counters(table, {"rows": len(table), "sum": 0.5}), shard, output)
     return file, output, [s.piece for s in file.shards(300)]
 
 
@@ -62,7 +74,7 @@ def test_pieces_become_a_part_in_order_with_their_tallies_added(tmp_path: Path) 
     part = output.parts / "p.parquet"
     metadata = pq.read_metadata(part.path)
     assert [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)] == [256, 44, 256, 44, 100]
-    assert stamp_of(pq.read_schema(part.path)) == "s1"
+    assert fingerprint_of(pq.read_schema(part.path)) == "s1"
     assert output.pieces.names() == []
     verdict, ids = audit_file(file, output, 1)
     assert verdict.holds  # type: ignore[union-attr]
@@ -113,7 +125,7 @@ class Doubler:
             raise KeyError("a bug")
         if self.fail == "row":
             raise OSError(5, "this row cannot be read")
-        return with_tally(pa.concat_tables([batch, batch]), {"tokens": 7})
+        return with_counters(pa.concat_tables([batch, batch]), {"tokens": 7})
 
 
 def _through(shard: Shard, output: Output, fail: str = "") -> dict[str, object]:
@@ -126,9 +138,9 @@ def test_a_shard_goes_through_the_operators(tmp_path: Path) -> None:
     (file,) = inputs_of([Storage(str(tmp_path / "in"))])
     output, (shard,) = Output(str(tmp_path / "out"), "s"), file.shards(256)
     row = _through(shard, output)
-    assert (row["failure"], row["tally"], row["part"]) == ("", '{"rows": 10, "tokens": 7}', "p.parquet")
+    assert (row["failure"], row["counters"], row["part"]) == ("", '{"rows": 10, "tokens": 7}', "p.parquet")
     assert "payload" not in row
-    assert tally_of(pq.read_schema((output.pieces / shard.piece).path)) == {"rows": 10, "tokens": 7}
+    assert counters_of(pq.read_schema((output.pieces / shard.piece).path)) == {"rows": 10, "tokens": 7}
     assert pq.read_metadata((output.pieces / shard.piece).path).num_rows == 20
     assert "nothing there" in str(_through(shard, output, "start")["failure"])
     assert "this row cannot be read" in str(_through(shard, output, "row")["failure"])
@@ -147,4 +159,4 @@ def test_a_disk_that_takes_nothing_is_told_by_the_row(tmp_path: Path) -> None:
 
 def test_tallies_add_up_name_by_name() -> None:
     assert added([{"a": 1, "b": 2.5}, {"a": 3}, {}]) == {"a": 4, "b": 2.5}
-    assert tally_of(pa.schema([])) == {}
+    assert counters_of(pa.schema([])) == {}

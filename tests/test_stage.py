@@ -9,7 +9,7 @@ from cluster.settings.load import load
 from data.storage import Storage
 from jobs.run import stages
 from jobs.runner.preset import Preset
-from jobs.runner.stage import Figures, Run, Stage, StageError, _description, perform, require, stamp_of
+from jobs.runner.stage import Metrics, Run, Stage, StageError, _description, fingerprint_of, perform, require
 
 DEMO = str(Path(__file__).parent.parent / "jobs" / "presets" / "demo.yaml")
 
@@ -19,7 +19,7 @@ def _run(tmp_path: Path, *overrides: str) -> Run:
 
 
 def _stage(name: str, calls: list[str], needs: tuple[str, ...] = ()) -> Stage:
-    def work(run: Run, folder: Storage) -> Figures:
+    def work(run: Run, folder: Storage) -> Metrics:
         calls.append(name)
         (folder / "out.json").write_json(len(calls))
         if calls.count("boom") > 0:
@@ -67,7 +67,7 @@ def _killed_in(run: Run, stage: Stage) -> str:
     """Perform a stage that dies before its manifest; returns its stamp."""
     with pytest.raises(RuntimeError, match="killed"):
         perform(run, stage)
-    return stamp_of(run.folder(stage.name))
+    return fingerprint_of(run.folder(stage.name))
 
 
 def test_a_resuming_stage_keeps_what_was_made_from_the_same_things_and_nothing_else(
@@ -76,13 +76,13 @@ def test_a_resuming_stage_keeps_what_was_made_from_the_same_things_and_nothing_e
     contents, run = {"weights": "1"}, _run(tmp_path)
     perform(run, _stage("a", []))
     stage = replace(_stage("b", ["boom"], ("a",)), resumes=True, contents=lambda run: dict(contents))
-    stamp = _killed_in(run, stage)
+    fingerprint = _killed_in(run, stage)
     stray = run.folder("b") / "stray"
     stray.write_bytes(b"x")
-    assert _killed_in(run, stage) == stamp
+    assert _killed_in(run, stage) == fingerprint
     assert stray.exists()
     assert "[b] goes on with what an earlier run left" in capsys.readouterr().out
-    stamps = {stamp}
+    stamps = {fingerprint}
 
     def again(run: Run, why: str) -> None:
         stray.write_bytes(b"x")

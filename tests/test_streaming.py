@@ -9,12 +9,12 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from data.counters import with_tally
+from data.counters import with_counters
 from data.examples import Split
-from data.loader import Corpus, Feed
+from data.loader import Corpus, DataLoader
 from data.shards import Input, Output, inputs_of, merge, write_piece
 from data.storage import Storage
-from data.streaming import Making
+from data.streaming import StreamingDataset
 from jobs.pipelines.map_rows import write_table
 from tests.test_loader import _table
 
@@ -34,7 +34,7 @@ def _write(source: Storage, part: Input, output: Output, pieces: int | None = No
     shards = part.shards(PIECE_ROWS)
     for shard in shards[:pieces]:
         rows = _rows(source, part).slice(shard.start, shard.stop - shard.start)
-        write_piece(with_tally(rows, {"rows": len(rows)}), shard, output)
+        write_piece(with_counters(rows, {"rows": len(rows)}), shard, output)
     if merged:
         merge(part.part, [s.piece for s in shards], output)
 
@@ -43,29 +43,29 @@ def _rows(source: Storage, part: Input) -> pa.Table:
     return next(t for t, i in zip(source.tables(), inputs_of([source]), strict=True) if i.part == part.part)
 
 
-def _ids(feed: Feed) -> list[list[str]]:
+def _ids(feed: DataLoader) -> list[list[str]]:
     return [[step.examples.ids[i] for row in step.rows for i in row] for step in feed.steps()]
 
 
 def test_it_reads_as_what_it_becomes(source: Storage, tmp_path: Path) -> None:
-    output, inputs = Output(str(tmp_path / "out"), "stamp"), inputs_of([source])
+    output, inputs = Output(str(tmp_path / "out"), "fingerprint"), inputs_of([source])
     for number, part in enumerate(inputs):
         _write(source, part, output, merged=number % 2 == 0)  # parts and pieces
     making = Corpus.made_from(inputs, output, PIECE_ROWS)
     settings = {"split": Split(5, 1), "pack_tokens": 64, "packs_per_step": 4, "window_rows": 50}
-    found = _ids(Feed(making, **settings))  # type: ignore[arg-type]
+    found = _ids(DataLoader(making, **settings))  # type: ignore[arg-type]
     for number, part in enumerate(inputs):
         if number % 2:
             _write(source, part, output, merged=True)
     made = Corpus.of(output.parts)
     assert making.num_rows == made.num_rows
-    assert found == _ids(Feed(made, **settings))  # type: ignore[arg-type]
+    assert found == _ids(DataLoader(made, **settings))  # type: ignore[arg-type]
 
 
 def test_the_first_window_does_not_wait_for_the_second(source: Storage, tmp_path: Path) -> None:
-    output, inputs = Output(str(tmp_path / "out"), "stamp"), inputs_of([source])
+    output, inputs = Output(str(tmp_path / "out"), "fingerprint"), inputs_of([source])
     corpus = Corpus.made_from(inputs, output, PIECE_ROWS)
-    feed = Feed(corpus, Split(), pack_tokens=64, packs_per_step=4, window_rows=50)
+    feed = DataLoader(corpus, Split(), pack_tokens=64, packs_per_step=4, window_rows=50)
     first, *others = ([corpus.shards[i].part for i in window] for window in feed.windows(0))
     by_part = {i.part: i for i in inputs}
     for part in first:
@@ -82,8 +82,8 @@ def test_the_first_window_does_not_wait_for_the_second(source: Storage, tmp_path
 
 
 def test_a_slice_is_there_when_all_of_its_pieces_are(source: Storage, tmp_path: Path) -> None:
-    output, part = Output(str(tmp_path / "out"), "stamp"), inputs_of([source])[0]
-    making = Making(output, PIECE_ROWS, {part.part: part.num_rows})
+    output, part = Output(str(tmp_path / "out"), "fingerprint"), inputs_of([source])[0]
+    making = StreamingDataset(output, PIECE_ROWS, {part.part: part.num_rows})
     slice_ = replace(part, uri=(output.parts / part.part).uri).shards(part.num_rows)[0]
     slice_ = replace(slice_, start=5, stop=19)
     _write(source, part, output, pieces=2)
@@ -96,8 +96,8 @@ def test_a_slice_is_there_when_all_of_its_pieces_are(source: Storage, tmp_path: 
 
 
 def test_what_will_never_come_is_said(source: Storage, tmp_path: Path) -> None:
-    output, part = Output(str(tmp_path / "out"), "stamp"), inputs_of([source])[0]
-    making = Making(output, PIECE_ROWS, {part.part: part.num_rows})
+    output, part = Output(str(tmp_path / "out"), "fingerprint"), inputs_of([source])[0]
+    making = StreamingDataset(output, PIECE_ROWS, {part.part: part.num_rows})
     making.failed.write_bytes(b"")
     with pytest.raises(ValueError, match=r"tokenising ended before rows 0 to 24 of part-00000\.parquet"):
         making.read(replace(part, uri=(output.parts / part.part).uri).shards(24)[0])

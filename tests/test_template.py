@@ -10,7 +10,7 @@ from actors.modeling.tokenizer import TemplateKind, chat_ids, check_equality, en
 from data.attributes import shipped
 from data.conversation import Message
 from data.template import BREAK, SteerLMTemplate, label_line, neutralise
-from data.tokens import prompt_ids, tokenise
+from data.tokens import prompt_ids, tokenize
 
 SCHEMA = shipped("lab")
 LLAMA3 = (
@@ -72,7 +72,7 @@ def test_ours_equals_jinja(kind: str, num_turns: int, system: str) -> None:
     chat = ([{"role": "system", "content": system}] if system else []) + _chat(turns, labels)
     encode = encoder(tokenizer)
     whole = chat_ids(tokenizer, chat, template.jinja())
-    ours = tokenise(template.pieces(system, turns, labels), encode).ids_T.tolist()
+    ours = tokenize(template.pieces(system, turns, labels), encode).ids_T.tolist()
     assert whole[: len(ours)] == ours
     assert tokenizer.decode(whole[len(ours) :]).strip() == ""  # ChatML ends with a newline that training does not need
     asked = {"humor": 4, "verbosity": 1.5}
@@ -102,10 +102,10 @@ def test_reference_template_byte_for_byte() -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_control_text_in_a_message_is_plain_characters(kind: str) -> None:
     tokenizer, template = _format(kind)
-    quiet = tokenise(
+    quiet = tokenize(
         template.pieces("s", [Message("user", "x"), Message("assistant", "y")], [None]), encoder(tokenizer)
     ).ids_T
-    hostile = tokenise(
+    hostile = tokenize(
         template.pieces(HOSTILE, [Message("user", HOSTILE), Message("assistant", HOSTILE)], [None]), encoder(tokenizer)
     ).ids_T
     control = set(tokenizer.get_added_vocab().values())

@@ -17,7 +17,7 @@ from data.loader import Corpus, counts
 from data.storage import Storage
 from jobs.pipelines.fit import fit
 from jobs.pipelines.map_rows import write_table
-from jobs.pipelines.tokenize import Tokenising
+from jobs.pipelines.tokenize import Tokenizing
 from jobs.runner.stage import StageError
 
 SCHEMA = shipped("lab")
@@ -35,8 +35,8 @@ def rows(tmp_path: Path) -> Storage:
     return folder
 
 
-def tokenising(rows: Storage, base: str, target: Storage, maker: type[Any] = ConversationExamples) -> Tokenising:
-    return Tokenising("test", [rows], maker, {"spec": ExampleSpec(base, SCHEMA, "steerlm", 256)}, target, "stamp")
+def tokenizing(rows: Storage, base: str, target: Storage, maker: type[Any] = ConversationExamples) -> Tokenizing:
+    return Tokenizing("test", [rows], maker, {"spec": ExampleSpec(base, SCHEMA, "steerlm", 256)}, target, "fingerprint")
 
 
 @pytest.mark.ray
@@ -44,9 +44,9 @@ def test_meanwhile_trains_as_before(
     ray_cluster: object, tiny_base: str, rows: Storage, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     task, folder = PolicyTask(tiny_base, SCHEMA, "steerlm"), Storage(str(tmp_path))
-    tokenising(rows, tiny_base, folder / "first").all()
+    tokenizing(rows, tiny_base, folder / "first").all()
     expected = fit("test", task, SETTINGS, Corpus.of(folder / "first"), folder / "one", Split(8))
-    with tokenising(rows, tiny_base, folder / "meanwhile").meanwhile(SETTINGS) as examples:
+    with tokenizing(rows, tiny_base, folder / "meanwhile").meanwhile(SETTINGS) as examples:
         assert examples.making
         found = fit("test", task, SETTINGS, examples, folder / "other", Split(8))
     assert "tokenising while it trains" in capsys.readouterr().out
@@ -54,7 +54,7 @@ def test_meanwhile_trains_as_before(
     assert found["validation_loss"] == expected["validation_loss"]
     assert counts(folder / "meanwhile") == counts(folder / "first")
     # All is there now: nothing is made again.
-    with tokenising(rows, tiny_base, folder / "meanwhile").meanwhile(SETTINGS) as examples:
+    with tokenizing(rows, tiny_base, folder / "meanwhile").meanwhile(SETTINGS) as examples:
         assert examples.making is None
 
 
@@ -62,7 +62,7 @@ def test_meanwhile_trains_as_before(
 def test_without_room_all_are_tokenised_first(
     ray_cluster: object, tiny_base: str, rows: Storage, tmp_path: Path
 ) -> None:
-    with tokenising(rows, tiny_base, Storage(str(tmp_path / "out"))).meanwhile(
+    with tokenizing(rows, tiny_base, Storage(str(tmp_path / "out"))).meanwhile(
         SETTINGS.model_copy(update={"cpus_per_worker": 5.0})
     ) as examples:
         assert examples.making is None
@@ -79,7 +79,7 @@ def test_a_mistake_in_the_rows_ends_both(ray_cluster: object, tiny_base: str, ro
     folder = Storage(str(tmp_path))
     with (
         pytest.raises(StageError, match="row 7 is upside down"),
-        tokenising(rows, tiny_base, folder / "examples", Refusing).meanwhile(SETTINGS) as examples,
+        tokenizing(rows, tiny_base, folder / "examples", Refusing).meanwhile(SETTINGS) as examples,
     ):
         fit("test", PolicyTask(tiny_base, SCHEMA, "steerlm"), SETTINGS, examples, folder / "out", Split(8))
 
@@ -91,6 +91,6 @@ def test_a_mistake_in_training_ends_both(ray_cluster: object, tiny_base: str, ro
     picky = SETTINGS.model_copy(update={"validate_every": 1.0})
     with (
         pytest.raises(StageError, match="no example is held out"),
-        tokenising(rows, tiny_base, folder / "examples").meanwhile(picky) as examples,
+        tokenizing(rows, tiny_base, folder / "examples").meanwhile(picky) as examples,
     ):
         fit("test", PolicyTask(tiny_base, SCHEMA, "steerlm"), picky, examples, folder / "out", Split(10**6, 1))

@@ -3,7 +3,7 @@ import pytest
 from data.attributes import shipped
 from data.conversation import Message
 from data.template import CONTROL_TOKENS, SteerLMTemplate
-from data.tokens import OverLong, fitted, prompt_ids, tokenise
+from data.tokens import OverLong, fitted, prompt_ids, tokenize
 
 TEMPLATE = SteerLMTemplate(shipped("lab"))
 
@@ -20,7 +20,7 @@ def letters(text: str) -> list[int]:
 
 def test_loss_mask_by_hand() -> None:
     turns = [Message("user", "a"), Message("assistant", "xy"), Message("user", "b"), Message("assistant", "z")]
-    tokens = tokenise(TEMPLATE.pieces("s", turns, [{"humor": 3}, None]), letters)
+    tokens = tokenize(TEMPLATE.pieces("s", turns, [{"humor": 3}, None]), letters)
     shown = "".join("^" if trained else "." for trained in tokens.trained_T)
     text = "".join("#" if i < 3 else chr(i).replace("\n", "/") for i in tokens.ids_T)
     assert text == "#System/s/#User/a/#Assistant/#humor:3/xy/#User/b/#Assistant/z/#"
@@ -31,17 +31,17 @@ def test_loss_mask_by_hand() -> None:
 
 def test_every_prefix_that_ends_with_an_answer_is_a_prefix_of_the_whole() -> None:
     turns = [Message("user", "a"), Message("assistant", "x"), Message("user", "b"), Message("assistant", "y")]
-    whole = tokenise(TEMPLATE.pieces("", turns, ()), letters)
-    first = tokenise(TEMPLATE.pieces("", turns[:2], ()), letters)
+    whole = tokenize(TEMPLATE.pieces("", turns, ()), letters)
+    first = tokenize(TEMPLATE.pieces("", turns[:2], ()), letters)
     assert whole.ids_T[: len(first)].tolist() == first.ids_T.tolist()
 
 
 def test_oldest_exchanges_are_cut_first_and_the_last_answer_never() -> None:
     turns = [Message("user", "a" * 50), Message("assistant", "x"), Message("user", "b"), Message("assistant", "y")]
-    whole = len(tokenise(TEMPLATE.pieces("", turns, ()), letters))
+    whole = len(tokenize(TEMPLATE.pieces("", turns, ()), letters))
     tokens = fitted(TEMPLATE, letters, "", turns, (), max_tokens=whole - 1)
     assert tokens.num_dropped_turns == 1
-    assert tokens.ids_T.tolist() == tokenise(TEMPLATE.pieces("", turns[2:], ()), letters).ids_T.tolist()
+    assert tokens.ids_T.tolist() == tokenize(TEMPLATE.pieces("", turns[2:], ()), letters).ids_T.tolist()
     with pytest.raises(OverLong, match=r"the last exchange has .* tokens, max_tokens is 10"):
         fitted(TEMPLATE, letters, "", turns, (), max_tokens=10)
 

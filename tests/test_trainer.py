@@ -67,13 +67,13 @@ def test_one_worker_or_two_whole_or_sharded_same_trajectory(
             epochs=2,
         )
         output = Storage(str(tmp_path / f"{workers}-{stage}"))
-        figures = fit("test", task, settings, Corpus.of(examples), output, Split(8))
-        assert (figures["num_workers"], figures["zero_stage"], figures["saved_step"]) == (
+        metrics = fit("test", task, settings, Corpus.of(examples), output, Split(8))
+        assert (metrics["num_workers"], metrics["zero_stage"], metrics["saved_step"]) == (
             workers,
             stage,
-            figures["steps"],
+            metrics["steps"],
         )
-        losses[stage] = [p["loss"] for p in figures["losses"]] + [figures["validation_loss"]]
+        losses[stage] = [p["loss"] for p in metrics["losses"]] + [metrics["validation_loss"]]
         weights[stage] = Predictor.load((output / "model").uri).module.model.state_dict()
     half = len(losses[0]) // 2
     assert np.mean(losses[0][:half]) > np.mean(losses[0][half:]), losses[0]
@@ -93,14 +93,14 @@ def test_training_stops_early_and_saves_the_best_step_not_the_last(
         num_workers=2, zero_stage=3, precision="fp32", pack_tokens=512, max_tokens=256, packs_per_step=2, learning_rate=1e-2, warmup=0.0,
         schedule="constant_with_warmup", epochs=60, validate_every=1.0, patience=3,
     )  # fmt: skip
-    figures = fit("test", task, settings, Corpus.of(examples), output, split := Split(5, 1, 3))
-    curve = figures["validations"]
-    assert figures["saved_step"] < figures["steps"]
-    assert figures["epochs"] < 60
-    assert [v["step"] for v in curve][-4:][0] == figures["saved_step"], (
+    metrics = fit("test", task, settings, Corpus.of(examples), output, split := Split(5, 1, 3))
+    curve = metrics["validations"]
+    assert metrics["saved_step"] < metrics["steps"]
+    assert metrics["epochs"] < 60
+    assert [v["step"] for v in curve][-4:][0] == metrics["saved_step"], (
         "patience 3: the third validation after the best is the last"
     )
-    assert figures["validation_loss"] == pytest.approx(min(v["loss"] for v in curve), abs=1e-6)
+    assert metrics["validation_loss"] == pytest.approx(min(v["loss"] for v in curve), abs=1e-6)
 
     exported = PredictorTask(os.path.join(output.path, "model"), SCHEMA, "steerlm")
     module, all_of_them = exported.build().eval(), Examples(examples.tables())
@@ -109,7 +109,7 @@ def test_training_stops_early_and_saves_the_best_step_not_the_last(
         loss = sum(module(**exported.inputs([e], "cpu")).item() for e in held_out) / sum(
             exported.target_weight(e) for e in held_out
         )
-    assert loss == pytest.approx(figures["validation_loss"], rel=1e-5)
+    assert loss == pytest.approx(metrics["validation_loss"], rel=1e-5)
 
 
 @pytest.mark.ray
@@ -132,10 +132,10 @@ def test_a_small_set_of_which_chance_held_out_nothing_is_trained_on(
 ) -> None:
     examples, task = _rated(tiny_base, tmp_path, 20, noise=False), PredictorTask(tiny_base, SCHEMA, "steerlm")
     settings = LearnerSettings(precision="fp32", pack_tokens=512, max_tokens=256, packs_per_step=2)
-    figures = fit(
+    metrics = fit(
         "test", task, settings, Corpus.of(examples), Storage(str(tmp_path)) / "out", nothing := Split(10**6, 1)
     )
-    assert (figures["epochs"], figures["validation_loss"], figures["validations"]) == (1, None, [])
+    assert (metrics["epochs"], metrics["validation_loss"], metrics["validations"]) == (1, None, [])
     with pytest.raises(
         StageError, match="validate_every is 1, but no example is held out to validate on; raise validation_share"
     ):

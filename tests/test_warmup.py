@@ -15,8 +15,8 @@ from actors.modeling.warmup import (
     NUM_COUNTS,
     Letters,
     Surface,
-    SurfaceLoss,
-    SurfaceTask,
+    WarmupLoss,
+    WarmupTask,
     _running_mean,
     _surprise,
 )
@@ -36,8 +36,8 @@ def examples(base: str, num_rows: int = 12) -> list[Example]:
     return [Example(t.ids_T, t.trained_T, t.turn_ends_S, np.zeros((len(t.turn_ends_S), 0), np.float32)) for t in tokens]
 
 
-def surface_task(base: str, some: list[Example]) -> SurfaceTask:
-    return SurfaceTask(base, SCHEMA, "steerlm", Surface.of(new_format(base, SCHEMA, "steerlm").tokenizer, some))
+def surface_task(base: str, some: list[Example]) -> WarmupTask:
+    return WarmupTask(base, SCHEMA, "steerlm", Surface.of(new_format(base, SCHEMA, "steerlm").tokenizer, some))
 
 
 def test_running_counts_are_those_of_the_text_so_far(tiny_base: str) -> None:
@@ -90,7 +90,7 @@ def test_training_teaches_the_counts_and_saves_a_language_model(tiny_base: str, 
     task = surface_task(tiny_base, some)
     torch.manual_seed(0)
     module = task.build()
-    assert isinstance(module, SurfaceLoss)
+    assert isinstance(module, WarmupLoss)
     inputs, num = task.inputs(some, "cpu"), sum(task.target_weight(e) for e in some)
     optimizer = torch.optim.AdamW(module.parameters(), lr=3e-3)
     losses = []
@@ -109,7 +109,7 @@ def test_training_teaches_the_counts_and_saves_a_language_model(tiny_base: str, 
 
 def test_an_encoder_is_not_warmed_up(tmp_path: Path) -> None:
     base = save_backbone("bert", str(tmp_path))
-    task = SurfaceTask(
+    task = WarmupTask(
         base, SCHEMA, "steerlm", Surface(Letters(*(np.zeros(1),) * 9), np.zeros(NUM_COUNTS), np.ones(NUM_COUNTS))
     )
     with pytest.raises(ValueError, match=r"set predictor\.warmup to null"):

@@ -55,7 +55,7 @@ def main(path: str) -> None:
     )
     trainer.train()
     trainer.model.save_pretrained(f"{output}/model")
-    figures = {
+    metrics = {
         "version": trl.__version__,
         "steps": trainer.state.global_step,
         "cpu_seconds": clock.cpu_s,
@@ -63,7 +63,7 @@ def main(path: str) -> None:
         "targets": targets,
         "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
     }
-    Path(output, "figures.json").write_text(json.dumps(figures))
+    Path(output, "figures.json").write_text(json.dumps(metrics))
 
 
 if __name__ == "__main__":

@@ -59,9 +59,9 @@ class _Layer(CacheLayerMixin):
 
     is_sliding = False
 
-    def __init__(self, slots: "Slots"):
+    def __init__(self, kv_cache: "KVCache"):
         super().__init__()
-        self._slots = slots
+        self._kv_cache = kv_cache
 
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
         raise AssertionError("a prompt is prefilled in a cache of its own")
@@ -69,7 +69,7 @@ class _Layer(CacheLayerMixin):
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        rows, first, end = self._slots.num_rows, self._slots.first, self._slots.end
+        rows, first, end = self._kv_cache.num_rows, self._kv_cache.first, self._kv_cache.end
         assert self.keys is not None
         assert self.values is not None
         self.keys[:rows, :, end] = key_states[:, :, 0]
@@ -77,7 +77,7 @@ class _Layer(CacheLayerMixin):
         return self.keys[:rows, :, first : end + 1], self.values[:rows, :, first : end + 1]
 
     def get_seq_length(self) -> int:
-        return self._slots.end - self._slots.first
+        return self._kv_cache.end - self._kv_cache.first
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         return self.get_seq_length() + query_length, 0
@@ -86,7 +86,7 @@ class _Layer(CacheLayerMixin):
         return -1
 
 
-class Slots(Cache):
+class KVCache(Cache):
     """The cache of a model that writes one token for every row at a time."""
 
     def __init__(self, max_rows: int):

@@ -22,7 +22,7 @@ class _Prompt:
     layers: Layers
 
 
-class Prefixes:
+class PrefixCache:
     """At most `max_tokens` tokens of prompts, the least recently used forgotten first; 0 = keeps nothing."""
 
     def __init__(self, max_tokens: int):

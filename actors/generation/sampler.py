@@ -13,7 +13,7 @@ from actors.generation.transformers_engine import TransformersEngine
 from actors.modeling.policy import Policy
 from data.attributes import AttributeSchema
 from data.conversation import Conversation, Message, to_table
-from data.counters import with_tally
+from data.counters import with_counters
 from data.prompts import Prompt, prompts_from
 from data.selection import CUT_OFF
 
@@ -56,7 +56,7 @@ class Sampler:
             [self._row(p, ids) for p, (ids, _) in zip(prompts, answers, strict=True)], self.schema
         ).append_column(FINISH, pa.array(finishes))
         seconds = time.process_time() - started
-        return with_tally(
+        return with_counters(
             table,
             {"tokens": sum(len(ids) for ids, _ in answers), "cut_off": finishes.count(CUT_OFF), "cpu_seconds": seconds},
         )

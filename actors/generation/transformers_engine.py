@@ -12,14 +12,14 @@ import torch
 from transformers import DynamicCache
 
 from actors.generation.engine_thread import EngineThread, Request
-from actors.generation.kv_cache import DECODE, Slots
-from actors.generation.prefix_cache import Prefixes
+from actors.generation.kv_cache import DECODE, KVCache
+from actors.generation.prefix_cache import PrefixCache
 from actors.generation.sampling import sample
 from actors.modeling.policy import Policy
 
 
 @dataclass
-class _Slot:
+class _Sequence:
     """A running request: a row of the cache."""
 
     request: Request
@@ -38,14 +38,14 @@ class TransformersEngine(EngineThread):
         super().__init__("generator", policy.max_tokens)
         self._model, self._stop_ids = policy.model, policy.stop_ids
         self._max_slots = max_num_seqs
-        self._slots: list[_Slot] = []
-        self._cache = Slots(max_num_seqs)
-        self._prefixes = Prefixes(prefix_cache_tokens)
+        self._kv_cache: list[_Sequence] = []
+        self._cache = KVCache(max_num_seqs)
+        self._prefix_cache = PrefixCache(prefix_cache_tokens)
         self._model.set_attn_implementation(DECODE)
         self.start()
 
     def _running(self) -> Collection[Request]:
-        return [slot.request for slot in self._slots]
+        return [sequence.request for sequence in self._kv_cache]
 
     @torch.inference_mode()
     def _step(self) -> None:
@@ -59,18 +59,18 @@ class TransformersEngine(EngineThread):
 
     def _admit(self) -> None:
         """Prefill waiting requests into free slots, each alone: its numbers do not depend on who else arrives."""
-        while len(self._slots) < self._max_slots and (request := self._next_new()):
-            slot = _Slot(request, np.random.default_rng(request.sampling.seed))
-            self._slots.append(slot)  # before any work, so that a failure reaches its listener
+        while len(self._kv_cache) < self._max_slots and (request := self._next_new()):
+            sequence = _Sequence(request, np.random.default_rng(request.sampling.seed))
+            self._kv_cache.append(sequence)  # before any work, so that a failure reaches its listener
             prefilled, logits_1V = self._prefill(request.prompt_ids)
-            slot.length = len(request.prompt_ids)
-            self._cache.join(prefilled, slot.length)
-            self._take([slot], logits_1V)
+            sequence.length = len(request.prompt_ids)
+            self._cache.join(prefilled, sequence.length)
+            self._take([sequence], logits_1V)
         self._retire()
 
     def _prefill(self, prompt_ids: Sequence[int]) -> tuple[DynamicCache, torch.Tensor]:
         """Keys and values of a prompt, and the logits [1, V] at its end."""
-        known, cache = self._prefixes.start(prompt_ids)
+        known, cache = self._prefix_cache.start(prompt_ids)
         ids_1T = torch.tensor([list(prompt_ids[known:])], device=self._model.device)
         positions_1T = torch.arange(known, len(prompt_ids), device=self._model.device)[None]
         logits_1V = self._model(
@@ -78,16 +78,16 @@ class TransformersEngine(EngineThread):
         ).logits[:, -1]
         self._prefilled_tokens += ids_1T.shape[1]
         self._reused_tokens += known
-        self._prefixes.keep(prompt_ids, cache)
+        self._prefix_cache.keep(prompt_ids, cache)
         return cache, logits_1V
 
     def _decode(self) -> None:
         """One token for every running request."""
-        if not self._slots:
+        if not self._kv_cache:
             return
         device = self._model.device
-        ids_B1 = torch.tensor([[s.last] for s in self._slots], device=device)
-        positions_B1 = torch.tensor([[s.length] for s in self._slots], device=device)
+        ids_B1 = torch.tensor([[s.last] for s in self._kv_cache], device=device)
+        positions_B1 = torch.tensor([[s.length] for s in self._kv_cache], device=device)
         mask_BL = self._cache.begin_step()
         logits_BV = self._model(
             input_ids=ids_B1,
@@ -97,23 +97,25 @@ class TransformersEngine(EngineThread):
             use_cache=True,
         ).logits[:, -1]
         self._cache.end_step()
-        for slot in self._slots:
-            slot.length += 1
-        self._take(self._slots, logits_BV)
+        for sequence in self._kv_cache:
+            sequence.length += 1
+        self._take(self._kv_cache, logits_BV)
 
-    def _take(self, slots: list[_Slot], logits_BV: torch.Tensor) -> None:
-        tokens = sample(logits_BV, [s.request.sampling for s in slots], [s.rng for s in slots])
-        for slot, token in zip(slots, tokens, strict=True):
-            slot.last = token
+    def _take(self, kv_cache: list[_Sequence], logits_BV: torch.Tensor) -> None:
+        tokens = sample(logits_BV, [s.request.sampling for s in kv_cache], [s.rng for s in kv_cache])
+        for sequence, token in zip(kv_cache, tokens, strict=True):
+            sequence.last = token
             if token in self._stop_ids:
-                slot.request.emit([], "stop")
+                sequence.request.emit([], "stop")
                 continue
-            slot.generated += 1
+            sequence.generated += 1
             self._generated_tokens += 1
-            slot.request.emit([token], "length" if slot.generated == slot.request.sampling.max_tokens else None)
+            sequence.request.emit(
+                [token], "length" if sequence.generated == sequence.request.sampling.max_tokens else None
+            )
 
     def _retire(self) -> None:
         """Free the rows of finished requests."""
-        over = [i for i, slot in enumerate(self._slots) if slot.request.finish is not None]
+        over = [i for i, sequence in enumerate(self._kv_cache) if sequence.request.finish is not None]
         if over:
-            self._slots = [self._slots[i] for i in self._cache.leave(over)]
+            self._kv_cache = [self._kv_cache[i] for i in self._cache.leave(over)]

@@ -22,9 +22,9 @@ from actors.kernels.varlen import VARLEN, packed
 from actors.modeling.backbone import backbone_of, check, first_position, model_class, packs
 from actors.modeling.model_folder import Format, load_config, local_folder, new_format
 from actors.modeling.policy import fit_embeddings, save_model
-from actors.modeling.ridge_init import Probe
+from actors.modeling.ridge_init import RidgeHeads
 from actors.modeling.tokenizer import TemplateKind
-from actors.modeling.warmup import Surface, SurfaceHeads
+from actors.modeling.warmup import Surface, WarmupHeads
 from data.attributes import AttributeSchema
 from data.examples import Example
 
@@ -62,7 +62,7 @@ class PredictorLoss(torch.nn.Module):
         """`token_weight` > 0: what an answer's token weighs beside a label; then the losses of a language model and of SurfaceHeads stay on."""
         super().__init__()
         self.model, self.loss, self.token_weight = model, loss, token_weight
-        self.surface = SurfaceHeads(model.config.get_text_config().hidden_size, surprise=True) if token_weight else None
+        self.surface = WarmupHeads(model.config.get_text_config().hidden_size, surprise=True) if token_weight else None
         self.backbone = backbone_of(model.config)
         self.heads = self.backbone.heads
         """Modules trained in full even where the backbone only gets adapters."""
@@ -120,7 +120,7 @@ class PredictorTask:
     attribute_weights: Mapping[str, float] = field(default_factory=dict)
     """What a label of an attribute weighs in the mean; 1 where nothing is said."""
     loss: LossKind = "squared"
-    probe: float = 0.0
+    ridge_init: float = 0.0
     """Ridge penalty per example with which the heads are fitted before training; 0 = they start at random."""
     token_weight: float = 0.0
     """What an answer's token weighs beside a label in the losses of PredictorLoss.surface; 0 = there are none."""
@@ -138,16 +138,16 @@ class PredictorTask:
     def start(self, module: torch.nn.Module, rows: Iterable[dict[str, Any]]) -> str:
         """Fit a decoder's heads to the frozen features of `rows`, this rank's share of the examples."""
         assert isinstance(module, PredictorLoss)
-        if not self.probe:
+        if not self.ridge_init:
             return ""
         if not module.backbone.causal:
             return f"heads start at random: a {module.model.config.model_type} head is no linear map that could be fitted in closed form"
         head: Any = module.model.score
-        probe = Probe(head.in_features, head.out_features)
+        ridge_init = RidgeHeads(head.in_features, head.out_features)
         for row in rows:
-            probe.add(module.read(row["row"], row["reads_S"]), row["values_SA"], row["weights_SA"])
-        head.weight.copy_(probe.weights(self.probe))
-        return f"heads fitted in closed form to the frozen backbone, ridge penalty {self.probe:g} per example"
+            ridge_init.add(module.read(row["row"], row["reads_S"]), row["values_SA"], row["weights_SA"])
+        head.weight.copy_(ridge_init.weights(self.ridge_init))
+        return f"heads fitted in closed form to the frozen backbone, ridge penalty {self.ridge_init:g} per example"
 
     def inputs(self, examples: Sequence[Example], device: torch.device | str, pack_tokens: int = 0) -> dict[str, Any]:
         """Forward arguments for one packed row; the positions read are shifted by the segments before them."""

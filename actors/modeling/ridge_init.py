@@ -40,7 +40,7 @@ class _Sums:
             dist.all_reduce(tensor)
 
 
-class Probe:
+class RidgeHeads:
     """Collects features and labels of every rank, then gives the heads' weights."""
 
     def __init__(self, width: int, num_attributes: int):

@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 from data.attributes import AttributeSchema
 from data.conversation import Message
 from data.template import CONTROL_TOKENS, LABEL_START, SteerLMTemplate, Template, WrappedTemplate
-from data.tokens import Encode, prompt_ids, tokenise
+from data.tokens import Encode, prompt_ids, tokenize
 
 TemplateKind = Literal["steerlm", "chat"]
 PAD = "<pad>"
@@ -90,7 +90,7 @@ def check_equality(tokenizer: PreTrainedTokenizerBase, template: Template) -> No
         Message("assistant", "So:\n\n1. this"),
     ]
     encode = encoder(tokenizer)
-    ours = tokenise(template.pieces("Be kind.", turns, labels), encode).ids_T.tolist()
+    ours = tokenize(template.pieces("Be kind.", turns, labels), encode).ids_T.tolist()
     asked = prompt_ids(template, encode, "Be kind.", turns[:3], labels[1], labels[:1])
     chat: list[dict[str, Any]] = [
         {"role": "system", "content": "Be kind."},

@@ -80,7 +80,7 @@ class Letters:
         ).astype(np.float32)
 
 
-class SurfaceHeads(torch.nn.Module):
+class WarmupHeads(torch.nn.Module):
     """What an answer's hidden states shall know of it. `forward` gives the losses summed over the answers' tokens."""
 
     def __init__(self, width: int, mean_state: bool = False, surprise: bool = False):
@@ -115,7 +115,7 @@ class SurfaceHeads(torch.nn.Module):
         return loss
 
 
-class SurfaceLoss(torch.nn.Module):
+class WarmupLoss(torch.nn.Module):
     """`forward` gives, summed over the answers' tokens: negative log-likelihood, mean squared errors of the counts and of the mean state."""
 
     heads: tuple[str, ...] = ()
@@ -123,7 +123,7 @@ class SurfaceLoss(torch.nn.Module):
     def __init__(self, model: PreTrainedModel):
         super().__init__()
         self.model = model
-        self.surface = SurfaceHeads(model.config.get_text_config().hidden_size, mean_state=True)
+        self.surface = WarmupHeads(model.config.get_text_config().hidden_size, mean_state=True)
 
     def forward(self, row: dict[str, Any], **answers: torch.Tensor) -> torch.Tensor:
         hidden_TD = getattr(self.model, self.model.base_model_prefix)(**row).last_hidden_state[0]
@@ -202,7 +202,7 @@ def require_decoder(config: PreTrainedConfig) -> None:
 
 
 @dataclass(frozen=True)
-class SurfaceTask:
+class WarmupTask:
     """What the learner needs to warm up the causal language model `base`; what it saves is a causal language model again."""
 
     base: str
@@ -210,11 +210,11 @@ class SurfaceTask:
     template: TemplateKind
     surface: "Surface"
 
-    def build(self) -> SurfaceLoss:
+    def build(self) -> WarmupLoss:
         """Raises ValueError if the backbone is no decoder."""
         folder = local_folder(self.base)
         require_decoder(load_config(folder))
-        return SurfaceLoss(load_causal_lm(folder, new_format(folder, self.schema, self.template), VARLEN))
+        return WarmupLoss(load_causal_lm(folder, new_format(folder, self.schema, self.template), VARLEN))
 
     def start(self, module: torch.nn.Module, rows: Iterable[dict[str, Any]]) -> str:
         return ""
@@ -229,7 +229,7 @@ class SurfaceTask:
         return float(example.trained_T.sum())
 
     def save(self, module: torch.nn.Module, state: Mapping[str, torch.Tensor], folder: str) -> None:
-        assert isinstance(module, SurfaceLoss)
+        assert isinstance(module, WarmupLoss)
         save_model(
             module.model, state, new_format(local_folder(self.base), self.schema, self.template), folder, labels=False
         )

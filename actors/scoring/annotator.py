@@ -16,7 +16,7 @@ from actors.scoring.predictor import Predictor
 from actors.scoring.preprocessor import AnnotatorInput
 from data.attributes import AttributeSchema
 from data.conversation import Conversation, arrow_schema, from_table, schema_of, to_table
-from data.counters import Tally, with_tally
+from data.counters import Counters, with_counters
 from data.packing import best_fit
 from data.tokens import Segment, Tokens, segments
 
@@ -78,15 +78,15 @@ class Annotator:
         rows = pa.table(
             {name: columns[name] if name in columns else batch.column(name) for name in schema.names}, schema=schema
         )
-        return with_tally(
-            rows, self._tally(scores, predicted, truncated_B, unread_B) | {"tokens": int(read_B.sum())} | packing
+        return with_counters(
+            rows, self._counters(scores, predicted, truncated_B, unread_B) | {"tokens": int(read_B.sum())} | packing
         )
 
     def annotated(self, rows: Sequence[Conversation]) -> list[Conversation]:
         """The same for rows in memory."""
         return list(from_table(self(to_table(rows, self.schema))))
 
-    def _scores(self, tokens: Sequence[Tokens]) -> tuple[list[np.ndarray], Tally]:
+    def _scores(self, tokens: Sequence[Tokens]) -> tuple[list[np.ndarray], Counters]:
         """Of each conversation the scores of the turns that were read [S, A], and how full the packed rows were."""
         cut = [segments(t, self.predictor.reading) if len(t.turn_ends_S) else [] for t in tokens]
         flat = [(owner, segment) for owner, own in enumerate(cut) for segment in own]
@@ -124,9 +124,9 @@ class Annotator:
         )
         return pa.ListArray.from_arrays(pa.array(np.cumsum([0, *num_answers_B]), pa.int32()), values)
 
-    def _tally(
+    def _counters(
         self, scores: Sequence[np.ndarray], predicted: pa.Array, truncated_B: np.ndarray, unread_B: np.ndarray
-    ) -> Tally:
+    ) -> Counters:
         num_answers, num_rated = len(predicted.flatten()), sum(map(len, scores))
         sums_A = (
             np.sum([s.sum(0, dtype=np.float64) for s in scores], axis=0)

@@ -9,7 +9,7 @@ import pyarrow as pa
 from actors.modeling.model_folder import Format, load_format, local_folder
 from actors.modeling.tokenizer import encoder
 from data.conversation import from_table
-from data.tokens import Tokens, tokenise
+from data.tokens import Tokens, tokenize
 
 COLUMNS = ("ids", "turn_ends", "whole_tokens")
 
@@ -29,7 +29,7 @@ class AnnotatorInput:
         """The rows with columns `ids`, `turn_ends` (within those ids) and `whole_tokens` (before the cut); raises ValueError if there is no predictor."""
         format = _format(self.predictor, self.fingerprint)
         encode = encoder(format.tokenizer)
-        whole = [tokenise(format.template.pieces(row.system, row.messages, ()), encode) for row in from_table(batch)]
+        whole = [tokenize(format.template.pieces(row.system, row.messages, ()), encode) for row in from_table(batch)]
         room = self.max_tokens - len(format.reading.before) - len(format.reading.after)
         kept = [kept_end(tokens, room) for tokens in whole]
         columns = (

@@ -21,7 +21,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from actors.training.zero_shards import Piece
+from actors.training.zero_shards import ZeroShard
 from data.storage import Storage
 
 COMPLETE = "COMPLETE.json"
@@ -38,7 +38,7 @@ class Timing:
     written: int = 0
     failed: int = 0
 
-    def figures(self) -> dict[str, float]:
+    def metrics(self) -> dict[str, float]:
         return {
             "written": self.written,
             "failed": self.failed,
@@ -48,7 +48,7 @@ class Timing:
 
 
 @dataclass
-class Snapshots:
+class Checkpointer:
     """The checkpoints in one folder, as one of `world` workers writes them."""
 
     folder: Storage
@@ -61,7 +61,7 @@ class Snapshots:
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._pending: Future[None] | None = None
 
-    def save(self, step: int, kinds: Mapping[str, Iterable[Piece]], state: Any) -> None:
+    def save(self, step: int, kinds: Mapping[str, Iterable[ZeroShard]], state: Any) -> None:
         """Copy the pieces and go on; a thread uploads the copies. Waits only for the previous upload.
 
         `state` is what JSON can hold; that of the first worker counts.
@@ -69,8 +69,8 @@ class Snapshots:
         started = time.perf_counter()
         self.wait()
         copies = {
-            kind: {f"{p.name}@{p.start}": p.values_N.detach().to("cpu", copy=True) for p in pieces}
-            for kind, pieces in kinds.items()
+            kind: {f"{p.name}@{p.start}": p.values_N.detach().to("cpu", copy=True) for p in shards}
+            for kind, shards in kinds.items()
         }
         self._pending = self._pool.submit(self._upload, step, copies, state)
         self.timing.blocked_s += time.perf_counter() - started
@@ -154,7 +154,7 @@ def sweep(folder: Storage) -> None:
         (folder / name).remove()
 
 
-class Snapshot:
+class Checkpoint:
     """A complete checkpoint; files are fetched as they are needed, and checked."""
 
     def __init__(self, folder: Storage, step: int):
@@ -172,7 +172,7 @@ class Snapshot:
         """Elements [start, start + num) of the flattened tensor `name`. Raises ValueError if they are not all there."""
         found = []
         at = start
-        for first, length, file, key in self._pieces_of(kind).get(name, []):
+        for first, length, file, key in self._shards_of(kind).get(name, []):
             if first <= at < first + length and at < start + num:
                 stop = min(first + length, start + num)
                 found.append(self._open(file).get_slice(key)[at - first : stop - first])
@@ -185,14 +185,14 @@ class Snapshot:
 
     def names(self, kind: str) -> list[str]:
         """The tensors of a kind."""
-        return list(self._pieces_of(kind))
+        return list(self._shards_of(kind))
 
     def size(self, kind: str, name: str) -> int:
         """How many elements a tensor has."""
-        first, length, *_ = self._pieces_of(kind)[name][-1]
+        first, length, *_ = self._shards_of(kind)[name][-1]
         return first + length
 
-    def _pieces_of(self, kind: str) -> dict[str, list[tuple[int, int, str, str]]]:
+    def _shards_of(self, kind: str) -> dict[str, list[tuple[int, int, str, str]]]:
         """Of each tensor: first element, number of elements, file and key of each piece, in order."""
         if kind not in self._index:
             index: dict[str, list[tuple[int, int, str, str]]] = {}
@@ -201,7 +201,7 @@ class Snapshot:
                     for key, length in described["pieces"].items():
                         name, start = key.rsplit("@", 1)
                         index.setdefault(name, []).append((int(start), length, file, key))
-            self._index[kind] = {name: sorted(pieces) for name, pieces in index.items()}
+            self._index[kind] = {name: sorted(shards) for name, shards in index.items()}
         return self._index[kind]
 
     def _open(self, file: str) -> Any:

@@ -15,18 +15,18 @@ import torch.distributed as dist
 from actors.kernels.onednn import train_with_onednn
 from actors.modeling.lora import add_adapters
 from actors.modeling.train_task import Task
-from actors.training.checkpointer import Snapshot
+from actors.training.checkpointer import Checkpoint
 from actors.training.flops import Arithmetic
 from actors.training.settings import LearnerSettings, deepspeed_config
 from actors.training.zero_shards import (
     MOMENTS,
-    Piece,
+    ZeroShard,
     held_bytes,
-    moment_pieces,
+    moment_shards,
     restore_moments,
     restore_weights,
     trained,
-    weight_pieces,
+    weight_shards,
 )
 
 
@@ -74,23 +74,23 @@ class Engine:
         self._steps = 0
         self.arithmetic = Arithmetic.of(self.module.model)
 
-    def start(self, snapshot: Snapshot | None) -> None:
+    def start(self, checkpoint: Checkpoint | None) -> None:
         """Wrap the module; with a snapshot, go on with its weights and moments."""
         import deepspeed
 
         settings = self.settings
-        if snapshot:
-            restore_weights(self.module, settings.zero_stage, self.rank, _source(snapshot, "weights"))
+        if checkpoint:
+            restore_weights(self.module, settings.zero_stage, self.rank, _source(checkpoint, "weights"))
         self.trained = [p for _, p in trained(self.module)]
         self.engine, *_ = deepspeed.initialize(
             model=self.module, optimizer=self._optimizer(), config=self._config, dist_init_required=False
         )
-        if snapshot:
+        if checkpoint:
             restore_moments(
                 self.engine,
-                snapshot.state["step"],
+                checkpoint.state["step"],
                 self.rank,
-                {moment: _source(snapshot, moment) for moment in MOMENTS},
+                {moment: _source(checkpoint, moment) for moment in MOMENTS},
             )
         self.engine.train()
 
@@ -155,13 +155,13 @@ class Engine:
         """Of the last step, before clipping."""
         return float(self.engine.get_global_grad_norm() or 0)
 
-    def weights(self) -> Iterator[Piece]:
+    def weights(self) -> Iterator[ZeroShard]:
         """This worker's share of the trained weights."""
-        return weight_pieces(self.module, self.settings.zero_stage, self.rank, self.world)
+        return weight_shards(self.module, self.settings.zero_stage, self.rank, self.world)
 
-    def moments(self) -> dict[str, Iterator[Piece]]:
+    def moments(self) -> dict[str, Iterator[ZeroShard]]:
         """This worker's share of the optimizer's moments, by name."""
-        return {moment: moment_pieces(self.engine, moment, self.rank) for moment in MOMENTS}
+        return {moment: moment_shards(self.engine, moment, self.rank) for moment in MOMENTS}
 
     def gathered(self, trained: bool) -> dict[str, torch.Tensor]:
         """Weights on the CPU of the first worker, nothing elsewhere: those that are trained, or those that are frozen.
@@ -215,5 +215,5 @@ def from_first(value: Any) -> Any:
     return box[0]
 
 
-def _source(snapshot: Snapshot, kind: str) -> Any:
-    return lambda name, start, num: snapshot.values(kind, name, start, num)
+def _source(checkpoint: Checkpoint, kind: str) -> Any:
+    return lambda name, start, num: checkpoint.values(kind, name, start, num)

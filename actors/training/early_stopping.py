@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 
 @dataclass
-class Validations:
+class EarlyStopping:
     """The validation curve. Every rank holds the same one, so all of them take the same decisions."""
 
     patience: int = 0

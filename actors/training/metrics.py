@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 
 from actors.kernels.onednn import multiply
-from actors.training.train_state import Standing
+from actors.training.train_state import TrainState
 from data.storage import Storage
 
 Tracking = Literal["none", "mlflow", "wandb"]
@@ -31,7 +31,7 @@ METRICS = {
 }
 
 
-class Meter:
+class MetricsLogger:
     """Speaks on the first worker only; counts on all."""
 
     def __init__(self, what: str, output: Storage, tracking: Tracking, world: int, precision: str, speaks: bool):
@@ -47,7 +47,7 @@ class Meter:
         self._recent_flops += flops
         self._recent_s += seconds
 
-    def step(self, at: Standing, epochs: int, loss: float, rate: float, norm: float) -> None:
+    def step(self, at: TrainState, epochs: int, loss: float, rate: float, norm: float) -> None:
         """Say where we are."""
         recent_s = max(self._recent_s, 1e-9)
         self._measure_peak()
@@ -64,7 +64,7 @@ class Meter:
             "progress": at.progress / epochs,
         }
         eta_s = at.seconds / at.progress * (epochs - at.progress)
-        self.say(
+        self.log(
             f"step {at.step}  {values['progress']:.0%}  loss {loss:.4f}  lr {rate:.2e}  gradient {norm:.2f}  {speed:,.0f} tokens/s "
             f"({values['share_of_peak']:.0%} of peak)  rows {values['rows_filled']:.0%} full  {values['memory_bytes'] / 2**30:.1f} GiB  ETA {eta_s:.0f} s"
         )
@@ -76,11 +76,11 @@ class Meter:
             self._peak = max(self._peak, peak_flops(self._precision) * self._world)
             self._peak_measured = time.monotonic()
 
-    def validated(self, at: Standing, loss: float, improved: bool) -> None:
-        self.say(f"step {at.step}  validation loss {loss:.5f}{', the best so far' if improved else ''}")
+    def validated(self, at: TrainState, loss: float, improved: bool) -> None:
+        self.log(f"step {at.step}  validation loss {loss:.5f}{', the best so far' if improved else ''}")
         self._write(at.step, {"validation_loss": loss})
 
-    def say(self, text: str) -> None:
+    def log(self, text: str) -> None:
         if self._speaks:
             print(text, flush=True)
 

@@ -16,7 +16,7 @@ PREEMPTION_EVERY_S = 5.0
 """Asking Ray is a barrier over all workers, so it is not asked at every step."""
 
 
-class Stopping:
+class Preemption:
     """The first worker looks; all of them hear the same answer."""
 
     def __init__(self, output: Storage, rank: int):

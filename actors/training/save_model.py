@@ -9,12 +9,12 @@ import torch
 
 from actors.modeling.lora import merged
 from actors.modeling.train_task import Task
-from actors.training.checkpointer import Snapshot
+from actors.training.checkpointer import Checkpoint
 from actors.training.deepspeed_engine import Engine
 from data.storage import Storage
 
 
-def publish(task: Task, engine: Engine, kept: Snapshot | None, target: Storage) -> None:
+def save_trained_model(task: Task, engine: Engine, kept: Checkpoint | None, target: Storage) -> None:
     """Save the live weights, or with `kept` the trained ones of an earlier step, at `target`. Every worker takes part; the first one writes."""
     state = engine.gathered(trained=False) | (_of(engine, kept) if kept else engine.gathered(trained=True))
     if engine.rank:
@@ -46,7 +46,7 @@ def _say_dtype(path: str, dtype: str) -> None:
         json.dump(config | {"dtype": dtype}, file, indent=2)
 
 
-def _of(engine: Engine, kept: Snapshot) -> dict[str, torch.Tensor]:
+def _of(engine: Engine, kept: Checkpoint) -> dict[str, torch.Tensor]:
     if engine.rank:
         return {}
     shapes = {name: getattr(p, "ds_shape", p.shape) for name, p in engine.module.named_parameters()}

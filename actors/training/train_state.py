@@ -7,7 +7,7 @@ from data.loader import Position, Step
 
 
 @dataclass
-class Standing:
+class TrainState:
     """Counters over all lives of a training."""
 
     step: int = 0
@@ -29,7 +29,7 @@ class Standing:
     validations: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, state: dict[str, Any]) -> "Standing":
+    def of(cls, state: dict[str, Any]) -> "TrainState":
         return cls(**state)
 
     def state(self) -> dict[str, Any]:

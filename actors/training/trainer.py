@@ -15,17 +15,17 @@ import ray.train
 import torch
 
 from actors.modeling.train_task import Task
-from actors.training.checkpointer import Snapshot, Snapshots, complete_steps, sweep
+from actors.training.checkpointer import Checkpoint, Checkpointer, complete_steps, sweep
 from actors.training.deepspeed_engine import Engine, Row, from_first, summed, summed_modulo
-from actors.training.early_stopping import Validations
-from actors.training.metrics import Meter, Tracking, peak_memory_bytes
-from actors.training.preemption import Stopping
-from actors.training.save_model import publish
+from actors.training.early_stopping import EarlyStopping
+from actors.training.metrics import MetricsLogger, Tracking, peak_memory_bytes
+from actors.training.preemption import Preemption
+from actors.training.save_model import save_trained_model
 from actors.training.settings import LearnerSettings, rate_factor
-from actors.training.train_state import Standing
+from actors.training.train_state import TrainState
 from data.errors import is_for_people
 from data.examples import Examples, digest_of
-from data.loader import Feed, Step
+from data.loader import DataLoader, Step
 from data.packing import dealt
 from data.storage import Storage
 
@@ -44,7 +44,7 @@ class Assignment:
     """What is trained, for people."""
     task: Task
     settings: LearnerSettings
-    feed: Feed
+    feed: DataLoader
     output_uri: str
     """Folder that gets `model/`, `training.json`, `tensorboard/`, and `checkpoints/` while it lasts."""
     tracking: Tracking = "none"
@@ -60,12 +60,12 @@ def train_worker(config: dict[str, Any]) -> None:
     if noted.exists():
         return
     try:
-        figures = _Training(config["assignment"]).run()
+        metrics = _Training(config["assignment"]).run()
     except Exception as error:
         if isinstance(error, ValueError) and is_for_people(error):
             noted.write_bytes(str(error).encode())
         raise
-    ray.train.report(figures)
+    ray.train.report(metrics)
 
 
 class _Training:
@@ -83,16 +83,18 @@ class _Training:
         self.rank, self.world = context.get_world_rank(), context.get_world_size()
         torch.manual_seed(self.settings.seed)
         torch.set_num_threads(max(1, int(self.settings.cpus_per_worker)))
-        self.checkpoints = Snapshots(self.output / "checkpoints", self.rank, self.world, self.settings.keep_checkpoints)
-        self.best = Snapshots(self.output / "best", self.rank, self.world, keep=1, timing=self.checkpoints.timing)
+        self.checkpoints = Checkpointer(
+            self.output / "checkpoints", self.rank, self.world, self.settings.keep_checkpoints
+        )
+        self.best = Checkpointer(self.output / "best", self.rank, self.world, keep=1, timing=self.checkpoints.timing)
         if not self.feed.corpus.shards:
             raise ValueError(f"no examples to train on in {self.feed.corpus.uri}; check the rows and max_tokens")
         self.engine = Engine(self.task, self.settings, self.rank, self.world)
-        snapshot = self._snapshot()
-        self.at = Standing.of(snapshot.state) if snapshot else Standing()
-        self.validations = Validations(self.settings.patience, **self.at.validations)
+        checkpoint = self._checkpoint()
+        self.at = TrainState.of(checkpoint.state) if checkpoint else TrainState()
+        self.validations = EarlyStopping(self.settings.patience, **self.at.validations)
         self.ran, self.cpu_s = 0, 0.0
-        self.meter = Meter(
+        self.metrics_logger = MetricsLogger(
             assignment.what,
             self.output,
             assignment.tracking,
@@ -101,20 +103,22 @@ class _Training:
             speaks=self.rank == 0,
         )
         if (
-            snapshot is None and self.settings.zero_stage < 3
+            checkpoint is None and self.settings.zero_stage < 3
         ):  # sharded weights cannot run before there is an engine; jobs.runner.preset refuses what needs it
             self._start_module()
-        self.engine.start(snapshot)
-        self.meter.say(f"{self.engine.describe()}; {self.feed.corpus.num_rows:,} rows, {self.feed.epochs} epochs")
-        if snapshot:
-            self.meter.say(
-                f"goes on after step {self.at.step}, {self.at.progress:.2f} epochs, from {snapshot.folder.uri}"
+        self.engine.start(checkpoint)
+        self.metrics_logger.log(
+            f"{self.engine.describe()}; {self.feed.corpus.num_rows:,} rows, {self.feed.epochs} epochs"
+        )
+        if checkpoint:
+            self.metrics_logger.log(
+                f"goes on after step {self.at.step}, {self.at.progress:.2f} epochs, from {checkpoint.folder.uri}"
             )
-            snapshot.close()
+            checkpoint.close()
 
     def run(self) -> dict[str, Any]:
         """Train from where we stand to the end, or to where we are told to stop; returns the figures."""
-        stopping = Stopping(self.output, self.rank)
+        stopping = Preemption(self.output, self.rank)
         self.cpu_s = -time.process_time()
         loss = rate = 0.0
         for step in self.feed.steps(self.at.at):
@@ -127,7 +131,7 @@ class _Training:
             if self._validates and _crossed(before, step.progress, self.settings.validate_every):
                 self.validate(last=False)
             if self.validations.should_stop:
-                self.meter.say(
+                self.metrics_logger.log(
                     f"stopped early: the last {self.settings.patience} validations were no better than that of step {self.validations.best_step}"
                 )
                 return self.finish()
@@ -135,8 +139,8 @@ class _Training:
             if saves or _crossed(before, step.progress, self.settings.checkpoint_every):
                 self.checkpoint(wait=saves)
             if ends:
-                self.meter.say(f"told to stop: all that is needed to go on after step {self.at.step} is kept")
-                return self.figures()
+                self.metrics_logger.log(f"told to stop: all that is needed to go on after step {self.at.step} is kept")
+                return self.metrics()
         if not self.at.step:
             raise ValueError(
                 f"no examples to train on in {self.feed.corpus.uri}: all are held out or rejected; lower validation_share, or check max_tokens"
@@ -145,7 +149,7 @@ class _Training:
         if self._validates:
             self.validate(last=True)
         self._count_run()
-        self.meter.say(self.at.audit())
+        self.metrics_logger.log(self.at.audit())
         return self.finish()
 
     def do(self, step: Step) -> tuple[float, float]:
@@ -163,7 +167,9 @@ class _Training:
         seconds = time.perf_counter() - started
         self.at.done(step, settings.pack_tokens, weight, seconds)
         squares = sum(float(examples.lengths[i]) ** 2 for row in step.rows for i in row)
-        self.meter.did(step.num_tokens, self.engine.arithmetic.flops(step.num_tokens, weight, squares), seconds)
+        self.metrics_logger.did(
+            step.num_tokens, self.engine.arithmetic.flops(step.num_tokens, weight, squares), seconds
+        )
         return loss, rate
 
     def _share(self, examples: Examples, rows: list[list[int]]) -> Iterator[Row]:
@@ -192,7 +198,7 @@ class _Training:
     def log(self, loss: float, rate: float) -> None:
         """Say and note where we are; every worker takes part."""
         [mean] = summed(loss)
-        self.meter.step(self.at, self.feed.epochs, mean, rate, self.engine.gradient_norm)
+        self.metrics_logger.step(self.at, self.feed.epochs, mean, rate, self.engine.gradient_norm)
         self.at.losses.append({"step": self.at.step, "loss": round(mean, 5), "learning_rate": rate})
 
     @property
@@ -210,7 +216,7 @@ class _Training:
         # The last step's weights need no copy: they are the live ones.
         if improved and not last:
             self.best.save(self.at.step, {"weights": self.engine.weights()}, None)
-        self.meter.validated(self.at, loss, improved)
+        self.metrics_logger.validated(self.at, loss, improved)
 
     def _validation_loss(self) -> float | None:
         """Every worker runs as many forwards as the others (ZeRO-3 needs that). None if chance held out nothing of a small set, and no step depends on it."""
@@ -245,7 +251,7 @@ class _Training:
             self.checkpoints.wait()
             from_first(None)  # the first worker's mark that it is complete is there
 
-    def _snapshot(self) -> Snapshot | None:
+    def _checkpoint(self) -> Checkpoint | None:
         """The last checkpoint that an earlier life of this training left."""
         step = None
         if self.rank == 0:
@@ -253,9 +259,9 @@ class _Training:
             sweep(self.best.folder)
             step = max(complete_steps(self.checkpoints.folder), default=None)
         step = from_first(step)
-        return None if step is None else Snapshot(self.checkpoints.folder, step)
+        return None if step is None else Checkpoint(self.checkpoints.folder, step)
 
-    def figures(self) -> dict[str, Any]:
+    def metrics(self) -> dict[str, Any]:
         """What the training has come to."""
         at, settings, validations, timing = self.at, self.settings, self.validations, self.checkpoints.timing
         return {
@@ -271,7 +277,7 @@ class _Training:
             "tokens_per_s": round(at.tokens / at.seconds, 1),
             "train_seconds": round(at.seconds, 1),
             "peak_memory_bytes": peak_memory_bytes(),
-            "checkpoints": timing.figures(),
+            "checkpoints": timing.metrics(),
             "saved_step": validations.best_step or at.step,
             "validation_loss": validations.best_loss if validations.best_step else None,
             "validations": validations.curve,
@@ -284,19 +290,21 @@ class _Training:
         self.cpu_s += time.process_time()
         best = self.validations.best_step
         if not from_first(best in (0, self.at.step, *complete_steps(self.best.folder))):
-            self.meter.say(f"warning: the weights of step {best} were not kept; those of the last step are saved")
+            self.metrics_logger.log(
+                f"warning: the weights of step {best} were not kept; those of the last step are saved"
+            )
             self.validations.best_step, self.validations.best_loss = 0, float("inf")
         [cpu_s] = summed(self.cpu_s)
-        figures = self.figures() | {"cpu_seconds": round(cpu_s, 2)}  # of this life, all but building and validating
-        kept = Snapshot(self.best.folder, figures["saved_step"]) if figures["saved_step"] != self.at.step else None
-        publish(self.task, self.engine, kept, self.output / "model")
+        metrics = self.metrics() | {"cpu_seconds": round(cpu_s, 2)}  # of this life, all but building and validating
+        kept = Checkpoint(self.best.folder, metrics["saved_step"]) if metrics["saved_step"] != self.at.step else None
+        save_trained_model(self.task, self.engine, kept, self.output / "model")
         if self.rank == 0:
-            (self.output / "training.json").write_json(figures | {"losses": self.at.losses})
+            (self.output / "training.json").write_json(metrics | {"losses": self.at.losses})
             self.checkpoints.folder.remove()
             self.best.folder.remove()
-        self.meter.close()
+        self.metrics_logger.close()
         from_first(None)  # nobody ends before the model is there
-        return figures
+        return metrics
 
     @torch.no_grad()
     def _start_module(self) -> None:
@@ -310,7 +318,7 @@ class _Training:
 
         with torch.autocast(device.type, torch.bfloat16, enabled=self.settings.precision == "bf16"):
             if said := self.task.start(module, mine()):
-                self.meter.say(said)
+                self.metrics_logger.log(said)
 
 
 def _crossed(before: float, after: float, every: float) -> bool:

@@ -15,7 +15,7 @@ MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 @dataclass(frozen=True)
-class Piece:
+class ZeroShard:
     """Elements [start, start + len) of the flattened parameter `name`."""
 
     name: str
@@ -31,14 +31,14 @@ def trained(module: torch.nn.Module) -> Iterator[tuple[str, torch.nn.Parameter]]
     return ((name, p) for name, p in module.named_parameters() if p.requires_grad)
 
 
-def weight_pieces(module: torch.nn.Module, zero_stage: int, rank: int, world: int) -> Iterator[Piece]:
+def weight_shards(module: torch.nn.Module, zero_stage: int, rank: int, world: int) -> Iterator[ZeroShard]:
     """This worker's share of the trained weights."""
     for name, parameter in trained(module):
         if zero_stage == 3:
             yield from _partition(name, parameter, parameter.ds_tensor, rank)
         else:
             start, stop = (i * parameter.numel() // world for i in (rank, rank + 1))
-            yield Piece(name, start, parameter.detach().flatten()[start:stop])
+            yield ZeroShard(name, start, parameter.detach().flatten()[start:stop])
 
 
 @torch.no_grad()
@@ -46,13 +46,13 @@ def restore_weights(module: torch.nn.Module, zero_stage: int, rank: int, source:
     """Set the trained weights, before there is an engine: it copies them."""
     for name, parameter in trained(module):
         if zero_stage == 3:
-            for piece in _partition(name, parameter, parameter.ds_tensor, rank):
-                piece.values_N.copy_(source(name, piece.start, len(piece.values_N)))
+            for shard in _partition(name, parameter, parameter.ds_tensor, rank):
+                shard.values_N.copy_(source(name, shard.start, len(shard.values_N)))
         else:
             parameter.copy_(source(name, 0, parameter.numel()).view_as(parameter))
 
 
-def moment_pieces(engine: Any, moment: str, rank: int) -> Iterator[Piece]:
+def moment_shards(engine: Any, moment: str, rank: int) -> Iterator[ZeroShard]:
     """This worker's share of one of the moments; `engine` must have made a step."""
     stage = engine.zero_optimization_stage()
     for name, parameter in trained(engine.module):
@@ -63,9 +63,9 @@ def moment_pieces(engine: Any, moment: str, rank: int) -> Iterator[Piece]:
         elif stage:
             mapping = parameter._hp_mapping
             if mapping is not None:
-                yield Piece(name, mapping.lp_fragment_address.start, mapping.get_hp_fragment(moment))
+                yield ZeroShard(name, mapping.lp_fragment_address.start, mapping.get_hp_fragment(moment))
         elif rank == 0:
-            yield Piece(name, 0, engine.optimizer.state[parameter][moment].flatten())
+            yield ZeroShard(name, 0, engine.optimizer.state[parameter][moment].flatten())
 
 
 @torch.no_grad()
@@ -79,8 +79,8 @@ def restore_moments(engine: Any, step: int, rank: int, sources: dict[str, Source
                 from deepspeed.utils import safe_get_local_optimizer_state, safe_set_local_optimizer_state
 
                 held = torch.zeros_like(safe_get_local_optimizer_state(parameter, moment))
-                for piece in _partition(name, parameter, held, rank):
-                    piece.values_N.copy_(source(name, piece.start, len(piece.values_N)))
+                for shard in _partition(name, parameter, held, rank):
+                    shard.values_N.copy_(source(name, shard.start, len(shard.values_N)))
                 safe_set_local_optimizer_state(parameter, held, moment)
             elif stage:
                 mapping = parameter._hp_mapping
@@ -150,9 +150,9 @@ def _base(engine: Any) -> torch.optim.Optimizer:
     return optimizer
 
 
-def _partition(name: str, parameter: Any, held: torch.Tensor, rank: int) -> Iterator[Piece]:
+def _partition(name: str, parameter: Any, held: torch.Tensor, rank: int) -> Iterator[ZeroShard]:
     """ZeRO-3's equal parts, the last of which may be filled up, or lie wholly behind the end."""
     start = rank * held.numel()
     num = min(held.numel(), parameter.ds_numel - start)
     if num > 0:
-        yield Piece(name, start, held.flatten()[:num])
+        yield ZeroShard(name, start, held.flatten()[:num])

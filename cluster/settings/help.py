@@ -135,9 +135,9 @@ def _limits(field: FieldInfo) -> str:
         "pattern": lambda v: f"like {v}",
     }
     found = [
-        say(value)
+        log(value)
         for rule in field.metadata
-        for name, say in signs.items()
+        for name, log in signs.items()
         if (value := getattr(rule, name, None)) is not None
     ]
     return f" ({', '.join(found)})" if found else ""

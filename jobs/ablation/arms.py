@@ -23,7 +23,7 @@ from jobs.policy_training.bootstrap_stages import BootstrapStages
 from jobs.policy_training.conditioned_sft import train_policy
 from jobs.runner.preset import Preset
 from jobs.runner.rounds import Rounds
-from jobs.runner.stage import Figures, Run, Stage, StageError
+from jobs.runner.stage import Metrics, Run, Stage, StageError
 
 HELD_OUT = "held_out"
 """The group of prompts that ask for what never occurs together in the laboratory's rows."""
@@ -102,7 +102,7 @@ def _with_seed(preset: Preset, seed: int) -> Preset:
     return preset.model_copy(update={"seed": seed, "policy": policy, "bootstrap": bootstrap})
 
 
-def _train_arm(run: Run, folder: Storage, name: str) -> Figures:
+def _train_arm(run: Run, folder: Storage, name: str) -> Metrics:
     """Fine-tune from the base on the arm's rows, for as many answers as the preset's policy is trained on."""
     arm, preset = ARMS[name], run.preset
     answers, total = 0, 0
@@ -140,7 +140,7 @@ def _belongs(row: Conversation, arm: Arm, preset: Preset, schema: AttributeSchem
     return bool(ratings) and all(v <= least if lead.better == "lower" else v >= least for v in ratings)
 
 
-def _train_longer(run: Run, folder: Storage, loop: Rounds) -> Figures:
+def _train_longer(run: Run, folder: Storage, loop: Rounds) -> Metrics:
     """As the bootstrap rounds train, from the same weights and for as many rows and epochs, but on annotated rows only."""
     wanted, policy = rows_of_rounds(run, loop), run.preset.policy
     rows = drawn(
@@ -164,16 +164,16 @@ def repeated(weights: Mapping[str, float], sources: Iterable[str], times: float)
 
 def rows_of_rounds(run: Run, loop: Rounds) -> int:
     """Rows that the rounds had to train on in each of their epochs; a round that was not run had none."""
-    figures = [
-        (run.manifest(loop.policy(number)) or {})["figures"] for number in range(1, run.preset.bootstrap.rounds + 1)
+    metrics = [
+        (run.manifest(loop.policy(number)) or {})["metrics"] for number in range(1, run.preset.bootstrap.rounds + 1)
     ]
-    return sum(found["counts"]["examples"] for found in figures if "training" in found)
+    return sum(found["counts"]["examples"] for found in metrics if "training" in found)
 
 
-def _report(run: Run, folder: Storage, name: str, seed: int, trained: Sequence[str]) -> Figures:
+def _report(run: Run, folder: Storage, name: str, seed: int, trained: Sequence[str]) -> Metrics:
     """Ask the rung's last policy, promoted or not, and measure what it says."""
     policies = [
-        stage for stage in trained if stage.endswith("/policy") and "training" in (run.manifest(stage) or {})["figures"]
+        stage for stage in trained if stage.endswith("/policy") and "training" in (run.manifest(stage) or {})["metrics"]
     ]
     asked = questions(run, run.preset.evaluate.num_questions)
     if ARMS[name].labels == "none":
@@ -191,7 +191,7 @@ def _report(run: Run, folder: Storage, name: str, seed: int, trained: Sequence[s
     return {
         **{
             "policy": policies[-1],
-            "tokens": sum((run.manifest(stage) or {})["figures"]["training"]["tokens"] for stage in policies),
+            "tokens": sum((run.manifest(stage) or {})["metrics"]["training"]["tokens"] for stage in policies),
         },
         **{
             "quality": best.get(leading),
@@ -203,7 +203,9 @@ def _report(run: Run, folder: Storage, name: str, seed: int, trained: Sequence[s
             "spearman": {dial: row["spearman"] for dial, row in table.items()},
             "mean_spearman": mean_spearman(table) if table else None,
         },
-        "off_target": round(float(np.mean([row["off_target"] for row in table.values()])), 4) if table else None,
+        "mean_absolute_gap": round(float(np.mean([row["mean_absolute_gap"] for row in table.values()])), 4)
+        if table
+        else None,
         "held_out": _followed(answers, run.schema),
         "drift": drift(run, (row for row in answers.rows if row.group == BEST)),
     }
@@ -219,7 +221,7 @@ def held_out_settings(lab: LabSettings, schema: AttributeSchema) -> list[Values]
     return list(found.values())
 
 
-def _followed(answers: Answers, schema: AttributeSchema) -> Figures | None:
+def _followed(answers: Answers, schema: AttributeSchema) -> Metrics | None:
     """How near the answers come to combinations that no row had: means asked and measured, and the mean distance."""
     pairs = [(row.requested[-1], answers.measure(row)) for row in answers.rows if row.group == HELD_OUT]
     if not pairs:

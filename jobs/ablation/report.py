@@ -9,13 +9,13 @@ import numpy as np
 from data.storage import Storage
 from jobs.ablation.arms import ARMS
 from jobs.reporting.png import save_png
-from jobs.runner.stage import Figures, Run, Stage, say
+from jobs.runner.stage import Metrics, Run, Stage, log
 
 COLUMNS = {
     "quality": "true quality",
     "off_best": "off best",
     "mean_spearman": "steering",
-    "off_target": "off target",
+    "mean_absolute_gap": "off target",
     "held_out": "unseen, off by",
     "distinct_2": "distinct-2",
     "words": "words",
@@ -34,9 +34,9 @@ def report_stage(arms: Sequence[str], seeds: int) -> Stage:
     return Stage("ablation/report", needs, lambda preset: {}, partial(_work, arms=arms, seeds=seeds))
 
 
-def _work(run: Run, folder: Storage, arms: Sequence[str], seeds: int) -> Figures:
+def _work(run: Run, folder: Storage, arms: Sequence[str], seeds: int) -> Metrics:
     reports = {
-        name: [(run.manifest(f"ablation/{seed}/{name}/report") or {})["figures"] for seed in range(seeds)]
+        name: [(run.manifest(f"ablation/{seed}/{name}/report") or {})["metrics"] for seed in range(seeds)]
         for name in arms
     }
     ladder = {
@@ -48,16 +48,16 @@ def _work(run: Run, folder: Storage, arms: Sequence[str], seeds: int) -> Figures
         for name, found in reports.items()
     }
     measured_by = reports[arms[0]][0]["measured_by"]
-    figures: Figures = {"seeds": seeds, "measured_by": measured_by, "ladder": ladder, "spearman": dials}
-    (folder / "ladder.json").write_json(figures | {"reports": reports})
+    metrics: Metrics = {"seeds": seeds, "measured_by": measured_by, "ladder": ladder, "spearman": dials}
+    (folder / "ladder.json").write_json(metrics | {"reports": reports})
     for line in table(ladder):
-        say(line)
-    say(f"measured {measured_by}; {LEGEND}")
+        log(line)
+    log(f"measured {measured_by}; {LEGEND}")
     _plot(run, ladder, measured_by, folder / "ladder.png")
-    return figures
+    return metrics
 
 
-def value_of(report: Figures, column: str) -> float | None:
+def value_of(report: Metrics, column: str) -> float | None:
     """A rung's figure with one seed; None where it has none (plain fine-tuning has no dial)."""
     if column == "held_out":
         return report["held_out"]["distance"] if report["held_out"] else None
@@ -65,7 +65,7 @@ def value_of(report: Figures, column: str) -> float | None:
     return None if value is None else float(value)
 
 
-def summary(values: Sequence[float | None]) -> Figures | None:
+def summary(values: Sequence[float | None]) -> Metrics | None:
     """`mean` and standard deviation `sd` over seeds (0 for one); None if there is nothing."""
     found = [v for v in values if v is not None and np.isfinite(v)]
     if not found:
@@ -76,7 +76,7 @@ def summary(values: Sequence[float | None]) -> Figures | None:
     }
 
 
-def table(ladder: Figures) -> list[str]:
+def table(ladder: Metrics) -> list[str]:
     """Lines for people: a rung each, with the columns that any rung has."""
     shown = [column for column in COLUMNS if any(row[column] for row in ladder.values())]
     lines = [f"{'':34}" + "".join(f"{COLUMNS[column]:>17}" for column in shown)]
@@ -85,13 +85,13 @@ def table(ladder: Figures) -> list[str]:
     return lines
 
 
-def _cell(figure: Figures | None) -> str:
+def _cell(figure: Metrics | None) -> str:
     if figure is None:
         return "-"
     return f"{figure['mean']:,.0f}" if figure["mean"] > 1000 else f"{figure['mean']:.3f} ± {figure['sd']:.3f}"
 
 
-def _plot(run: Run, ladder: Figures, measured_by: str, target: Storage) -> None:
+def _plot(run: Run, ladder: Metrics, measured_by: str, target: Storage) -> None:
     """Bars with the spread over seeds: quality at best settings, and steering."""
     figure = matplotlib.figure.Figure(figsize=(11, 5), layout="constrained")
     titles = [ARMS[name].title for name in ladder]

@@ -55,7 +55,7 @@ def main(argv: Sequence[str]) -> None:
         _fail(str(error), code=1)
     print(
         json.dumps(
-            {"bench": name, "machine": machine(), "ratios": outcome.ratios, "figures": outcome.figures},
+            {"bench": name, "machine": machine(), "ratios": outcome.ratios, "figures": outcome.metrics},
             ensure_ascii=False,
         ),
         flush=True,

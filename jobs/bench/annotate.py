@@ -70,14 +70,14 @@ def run(settings: Settings) -> Outcome:
         "vs_pipeline_single": ratio_of(seconds, OURS, SINGLE),
         "bf16_vs_fp32": ratio_of(seconds, HALF, OURS),
     }
-    figures = {
+    metrics = {
         "rows": len(rows),
         "tokens": tokens,
         "rounds": settings.rounds,
         "tokens_per_cpu_s": speed,
         "largest_difference": difference,
     }
-    return Outcome(ratios, figures)
+    return Outcome(ratios, metrics)
 
 
 def _scores(table: pa.Table) -> np.ndarray:

@@ -26,7 +26,7 @@ from jobs.bench.rows import MEDIUM, SCHEMA, SMALL, random_predictor, real_rows
 from jobs.pipelines.audit import audit
 from jobs.pipelines.map_rows import map_rows, write_table
 from jobs.runner.settings import WorkerPool
-from jobs.runner.stage import say
+from jobs.runner.stage import log
 
 ACTORS = 2
 SPARE_CPUS = 1
@@ -143,7 +143,7 @@ def _inputs(settings: Settings, model: SmallModel, num_rows: int, times: int, fo
     """A predictor, the rows `times` times under new ids as Parquet files, and how many those are; made in a process of their own."""
     with ProcessPoolExecutor(1, get_context("spawn")) as apart:
         predictor, written = apart.submit(_write_inputs, settings, model, num_rows, times, folder).result()
-    say(f"{written:,} rows written")
+    log(f"{written:,} rows written")
     return predictor, Storage(str(folder / "rows")), written
 
 

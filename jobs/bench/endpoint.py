@@ -21,7 +21,7 @@ from jobs.bench.clients import Served, load
 from jobs.bench.report import Bench, Outcome, by_turns, print_table
 from jobs.bench.rows import MEDIUM, SCHEMA, random_policy, real_rows
 from jobs.bench.servers import VLLM, ours, server, transformers_serve, vllm_server
-from jobs.runner.stage import say
+from jobs.runner.stage import log
 
 ENDPOINT, BARE, CONTINUOUS, SINGLE = (
     "ours, endpoint",
@@ -89,14 +89,14 @@ def _main_sides(
             SINGLE: lambda _: load(single, theirs, settings.clients),
         }
         for way in (ENDPOINT, BARE, CONTINUOUS, SINGLE):  # first requests load, allocate and compile
-            say(f"warmed up {way}: {ways[way](0) if way != SINGLE else load(single, theirs[:2], 1)}")
+            log(f"warmed up {way}: {ways[way](0) if way != SINGLE else load(single, theirs[:2], 1)}")
         return by_turns(ways, settings.rounds)
 
 
 def _vllm_sides(policy: str, bodies: list[dict[str, Any]], settings: Settings) -> dict[str, list[Served]]:
     python = ROOT / settings.vllm / "bin" / "python"
     if not python.exists():
-        say(f"no vLLM at {python}: `make test-vllm` installs it; left out")
+        log(f"no vLLM at {python}: `make test-vllm` installs it; left out")
         return {}
     with ExitStack() as stack:
         endpoint = stack.enter_context(
@@ -115,7 +115,7 @@ def _vllm_sides(policy: str, bodies: list[dict[str, Any]], settings: Settings) -
             VLLM_SERVER: lambda _: load(theirs, plain, settings.clients),
         }
         for name, way in ways.items():
-            say(f"warmed up {name}: {way(0)}")
+            log(f"warmed up {name}: {way(0)}")
         return by_turns(ways, settings.rounds)
 
 
@@ -167,24 +167,24 @@ def _outcome(found: dict[str, list[Served]], prefill: float, settings: Settings)
     }
     if OURS_VLLM in found:
         ratios["vllm_vs_vllm_server"] = ratio(OURS_VLLM, VLLM_SERVER)
-    figures = {name: _figures(rounds) for name, rounds in found.items()}
+    metrics = {name: _metrics(rounds) for name, rounds in found.items()}
     print_table(
         ("side", "tokens/s", "first text p50", "p95", "failed"),
-        [(name, *("-" if v is None else v for v in figure.values())) for name, figure in figures.items()],
+        [(name, *("-" if v is None else v for v in figure.values())) for name, figure in metrics.items()],
     )
-    say(f"prefill of a question at {SETTINGS} settings: {prefill:.2f} of one")
+    log(f"prefill of a question at {SETTINGS} settings: {prefill:.2f} of one")
     return Outcome(
         ratios,
         {
             "clients": settings.clients,
             "requests": settings.requests,
             "answer_tokens": settings.answer_tokens,
-            "sides": figures,
+            "sides": metrics,
         },
     )
 
 
-def _figures(rounds: Sequence[Served]) -> dict[str, float | None]:
+def _metrics(rounds: Sequence[Served]) -> dict[str, float | None]:
     def middle(of: Callable[[Served], float | None]) -> float | None:
         values = [value for value in map(of, rounds) if value is not None]
         return round(statistics.median(values), 3) if values else None

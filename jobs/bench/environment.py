@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from jobs.runner.stage import say
+from jobs.runner.stage import log
 
 PIP = ("-m", "pip", "install", "--no-input", "--disable-pip-version-check", "--quiet")
 
@@ -26,7 +26,7 @@ def environment(folder: Path, requirement: str) -> Path:
     wanted = f"{torch} {requirement}"
     if done.exists() and done.read_text() == wanted:
         return python
-    say(f"installing {wanted} into {folder} (minutes)")
+    log(f"installing {wanted} into {folder} (minutes)")
     for command in ([sys.executable, "-m", "venv", "--clear", str(folder)], [str(python), *PIP, torch, requirement]):
         ended = subprocess.run(command, capture_output=True, text=True, check=False)
         if ended.returncode:

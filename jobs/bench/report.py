@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from data.record import Record
-from jobs.runner.stage import say
+from jobs.runner.stage import log
 
 T = TypeVar("T")
 
@@ -27,7 +27,7 @@ class Outcome:
 
     ratios: dict[str, float]
     """Names are fixed, so that figures can be compared over time."""
-    figures: dict[str, Any]
+    metrics: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ def by_turns(ways: Mapping[str, Callable[[int], T]], rounds: int) -> dict[str, l
     for number in range(rounds):
         for name in [*ways] if number % 2 == 0 else [*ways][::-1]:
             found[name].append(ways[name](number))
-        say(f"round {number + 1} of {rounds}: " + ", ".join(f"{name} {given[-1]}" for name, given in found.items()))
+        log(f"round {number + 1} of {rounds}: " + ", ".join(f"{name} {given[-1]}" for name, given in found.items()))
     return found
 
 
@@ -78,7 +78,7 @@ def print_table(header: tuple[str, ...], rows: Iterable[tuple[object, ...]]) -> 
     cells = [header, *(tuple(str(c) for c in row) for row in rows)]
     widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
     for row in cells:
-        say("  ".join(c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True))))
+        log("  ".join(c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True))))
 
 
 def machine() -> str:

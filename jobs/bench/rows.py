@@ -14,7 +14,7 @@ from actors.modeling.tiny_llama import SmallModel, make_small_model
 from data.attributes import AttributeSchema, shipped
 from data.conversation import Conversation
 from data.sources import read
-from jobs.runner.stage import say
+from jobs.runner.stage import log
 
 SCHEMA = shipped("helpsteer")
 MEDIUM = SmallModel(
@@ -71,5 +71,5 @@ def _random(
     task = task_type(base, SCHEMA, "steerlm")
     module: Any = task.build()
     task.save(module, module.state_dict(), saved)
-    say(f"random-weight model: {sizes['num_parameters'] / 1e6:.1f} M parameters, vocabulary {sizes['vocab_size']:,}")
+    log(f"random-weight model: {sizes['num_parameters'] / 1e6:.1f} M parameters, vocabulary {sizes['vocab_size']:,}")
     return saved

@@ -21,7 +21,7 @@ from jobs.bench.report import Bench, Disagreement, Outcome, by_turns, print_tabl
 from jobs.bench.rows import MEDIUM, SCHEMA, random_policy, real_rows
 from jobs.pipelines.map_rows import map_rows, write_table
 from jobs.runner.settings import WorkerPool
-from jobs.runner.stage import say
+from jobs.runner.stage import log
 
 OURS, STATIC, SINGLE = "ours, actor pool", "generate, static batches", "generate, one by one"
 TEMPERATURE, TOP_K = 1.0, 50
@@ -80,14 +80,14 @@ def run(settings: Settings) -> Outcome:
         ("way", "tokens / CPU s", "ours is faster by", "tokens an answer"),
         [(name, speed[name], ratios[name], lengths[name]) for name in speeds],
     )
-    figures = {
+    metrics = {
         "rows": len(asked),
         "too_long": len(every) - len(short),
         "end_tokens": ends,
         "tokens_an_answer": lengths,
         "tokens_per_cpu_s": speed,
     }
-    return Outcome({"vs_single": ratios[SINGLE], "vs_static": ratios[STATIC]}, figures)
+    return Outcome({"vs_single": ratios[SINGLE], "vs_static": ratios[STATIC]}, metrics)
 
 
 def _end_often(policy: str, settings: Settings) -> int:
@@ -116,10 +116,10 @@ def _through_pool(policy: str, folder: str, settings: Settings) -> tuple[float, 
         "num_threads": 1,
     }
     pool = WorkerPool(num_actors=1, batch_rows=settings.rows)
-    tally = map_rows("sample", [Storage(folder) / "prompts"], Sampler, arguments, pool, Storage(folder) / "answers")[
-        "tally"
+    counters = map_rows("sample", [Storage(folder) / "prompts"], Sampler, arguments, pool, Storage(folder) / "answers")[
+        "counters"
     ]
-    return tally["tokens"], round(tally["cpu_seconds"], 3)
+    return counters["tokens"], round(counters["cpu_seconds"], 3)
 
 
 def _require_equal(policy: str, peer: GenerateSampler, asked: list[Prompt], settings: Settings) -> None:
@@ -128,7 +128,7 @@ def _require_equal(policy: str, peer: GenerateSampler, asked: list[Prompt], sett
     ours = Sampler(policy, SCHEMA, greedy, settings.in_flight, "float32", 1)(prompts_table(asked))
     theirs = peer.greedy(asked, 32)
     same = sum(row["messages"][-1]["content"] == text for row, text in zip(ours.to_pylist(), theirs, strict=True))
-    say(f"greedy answers that are the same: {same} of {len(asked)}")
+    log(f"greedy answers that are the same: {same} of {len(asked)}")
     if same < len(asked):
         raise Disagreement(
             f"only {same} of {len(asked)} greedy answers are those of generate(): one of the two is wrong, so there is nothing to compare"

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from jobs.runner.stage import say
+from jobs.runner.stage import log
 
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
 START_TIMEOUT_S = 300.0
@@ -34,9 +34,9 @@ def server(name: str, command: Sequence[str], ready: str, environ: Mapping[str, 
     """Its URL while it runs; `command` has {port}, `ready` is the path that answers 200 once it serves. Raises NotServed with its last lines."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    url, log = f"http://127.0.0.1:{port}", Path(f"/tmp/steerlm-bench-{os.getpid()}-{port}.log")
-    say(f"starting {name}")
-    with log.open("w") as output:
+    url, log_file = f"http://127.0.0.1:{port}", Path(f"/tmp/steerlm-bench-{os.getpid()}-{port}.log")
+    log(f"starting {name}")
+    with log_file.open("w") as output:
         process = subprocess.Popen(
             [word.format(port=port) for word in command],
             stdout=output,
@@ -45,7 +45,7 @@ def server(name: str, command: Sequence[str], ready: str, environ: Mapping[str, 
             start_new_session=True,
         )
     try:
-        _wait(name, f"{url}{ready}", process, log)
+        _wait(name, f"{url}{ready}", process, log_file)
         yield url
     finally:
         process.send_signal(signal.SIGINT)
@@ -53,7 +53,7 @@ def server(name: str, command: Sequence[str], ready: str, environ: Mapping[str, 
             process.wait(60)
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
-        log.unlink(missing_ok=True)
+        log_file.unlink(missing_ok=True)
 
 
 def ours(python: Path, policy: str, kind: str, slots: int) -> list[str]:
@@ -116,7 +116,7 @@ def vllm_server(python: Path, policy: str, max_tokens: int) -> list[str]:
     ]
 
 
-def _wait(name: str, url: str, process: subprocess.Popen[bytes], log: Path) -> None:
+def _wait(name: str, url: str, process: subprocess.Popen[bytes], log_file: Path) -> None:
     deadline = time.monotonic() + START_TIMEOUT_S
     while time.monotonic() < deadline and process.poll() is None:
         try:
@@ -125,5 +125,5 @@ def _wait(name: str, url: str, process: subprocess.Popen[bytes], log: Path) -> N
                     return
         except (urllib.error.URLError, OSError):
             time.sleep(0.5)
-    last = "\n".join(log.read_text(errors="replace").splitlines()[-10:])
+    last = "\n".join(log_file.read_text(errors="replace").splitlines()[-10:])
     raise NotServed(f"{name} did not answer at {url} within {START_TIMEOUT_S:g} s; its last lines:\n{last}")

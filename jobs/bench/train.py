@@ -76,14 +76,14 @@ def run(settings: Settings) -> Outcome:
         workers, speeds = two_vs_one_worker(
             inputs.start, rows[: settings.worker_rows], settings.max_tokens, settings.rounds, folder / "workers"
         )
-    figures = {
+    metrics = {
         "trl": version(python, "trl"),
         "examples": inputs.num_examples,
         "tokens": inputs.tokens,
         "targets": inputs.targets,
         "rounds": settings.rounds,
     }
-    return Outcome(ratios | workers | memory, figures | {"sides": sides, "tokens_per_s": speeds, "peak_memory": peaks})
+    return Outcome(ratios | workers | memory, metrics | {"sides": sides, "tokens_per_s": speeds, "peak_memory": peaks})
 
 
 def _ways(settings: Settings, inputs: Inputs, python: Path) -> dict[str, Callable[[int], Trained]]:

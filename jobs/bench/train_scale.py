@@ -19,8 +19,8 @@ from jobs.bench.report import by_turns, print_table
 from jobs.bench.rows import SCHEMA, random_policy, real_rows
 from jobs.pipelines.fit import fit
 from jobs.pipelines.map_rows import write_table
-from jobs.pipelines.tokenize import Tokenising
-from jobs.runner.stage import say
+from jobs.pipelines.tokenize import Tokenizing
+from jobs.runner.stage import log
 
 ROWS_PER_STEP = 32
 """About 128 conversations of 256 tokens: the batch size that the papers train with (arXiv 2310.05344, A.3)."""
@@ -48,10 +48,10 @@ def two_vs_one_worker(
             packs_per_step=ROWS_PER_STEP,
         )
         what = f"{workers}-workers-{number}"
-        figures = fit(
+        metrics = fit(
             what, PolicyTask(start, SCHEMA, "steerlm"), learner, Corpus.of(examples), Storage(str(folder / what))
         )
-        return float(figures["tokens_per_s"])
+        return float(metrics["tokens_per_s"])
 
     found = by_turns({f"{workers} workers": partial(speed, workers) for workers in (1, 2)}, rounds)
     one, two = found.values()
@@ -71,7 +71,7 @@ def memory_growth(
             start, written = apart.submit(_write, model, num_rows, repeated, where).result()
         reset_own_peak()
         spec = ExampleSpec(start, SCHEMA, "steerlm", 1024)
-        tokenising = Tokenising(
+        tokenizing = Tokenizing(
             "memory",
             [Storage(str(where / "rows"))],
             ConversationExamples,
@@ -80,19 +80,19 @@ def memory_growth(
             "bench",
         )
         learner = LearnerSettings(precision="fp32", zero_stage=0, pack_tokens=2048, packs_per_step=ROWS_PER_STEP)
-        with tokenising.meanwhile(learner) as examples:
-            figures = fit(
+        with tokenizing.meanwhile(learner) as examples:
+            metrics = fit(
                 f"memory-{repeated}",
                 PolicyTask(start, SCHEMA, "steerlm"),
                 learner,
                 examples,
                 Storage(str(where / "out")),
             )
-        assert figures["examples"] == written, f"{written:,} rows were written, {figures['examples']:,} trained on"
+        assert metrics["examples"] == written, f"{written:,} rows were written, {metrics['examples']:,} trained on"
         runs[f"{written} rows"] = {
             "driver_peak_mb": round(own_peak_bytes() / 2**20, 1),
-            "worker_peak_mb": round(figures["peak_memory_bytes"] / 2**20, 1),
-            "seconds": figures["train_seconds"],
+            "worker_peak_mb": round(metrics["peak_memory_bytes"] / 2**20, 1),
+            "seconds": metrics["train_seconds"],
         }
     print_table(
         ("epoch of", "driver peak MB", "worker peak MB", "seconds"),
@@ -116,7 +116,7 @@ def _write(model: SmallModel, num_rows: int, times: int, folder: Path) -> tuple[
         for first in range(0, len(rows), ROWS_PER_FILE):
             part = [replace(r, id=f"{r.id}-{repeated}") for r in rows[first : first + ROWS_PER_FILE]]
             write_table(to_table(part, SCHEMA), target, f"part-{repeated:03d}-{first:07d}.parquet")
-    say(f"{len(rows) * times:,} rows written")
+    log(f"{len(rows) * times:,} rows written")
     return random_policy(str(folder), model, rows), len(rows) * times
 
 

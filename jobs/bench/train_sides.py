@@ -101,11 +101,11 @@ def train_ours(inputs: Inputs, recipe: Recipe, precision: Literal["fp32", "bf16"
         packs_per_step=recipe.packs_per_step,
         max_tokens=recipe.max_tokens,
     )
-    figures = fit(
+    metrics = fit(
         output.name, PolicyTask(inputs.start, SCHEMA, "steerlm"), learner, inputs.examples, Storage(str(output))
     )
-    assert figures["target_weight"] == inputs.targets, "an example was lost"
-    return _judged(inputs, figures, output)
+    assert metrics["target_weight"] == inputs.targets, "an example was lost"
+    return _judged(inputs, metrics, output)
 
 
 def train_trl(inputs: Inputs, recipe: Recipe, arguments: dict[str, Any], python: Path, name: str, seed: int) -> Trained:
@@ -132,11 +132,11 @@ def train_trl(inputs: Inputs, recipe: Recipe, arguments: dict[str, Any], python:
     return _judged(inputs, json.loads((output / "figures.json").read_text()), output)
 
 
-def _judged(inputs: Inputs, figures: dict[str, Any], output: Path) -> Trained:
+def _judged(inputs: Inputs, metrics: dict[str, Any], output: Path) -> Trained:
     loss = mean_loss(str(output / "model"), inputs.held)
     return Trained(
-        round(inputs.targets / figures["cpu_seconds"], 1),
-        round(figures["cpu_seconds"], 2),
-        figures["steps"],
+        round(inputs.targets / metrics["cpu_seconds"], 1),
+        round(metrics["cpu_seconds"], 2),
+        metrics["steps"],
         round(loss, 4),
     )

@@ -13,10 +13,10 @@ from actors.scoring.predictor import Predictor
 from data.conversation import Conversation
 from data.packing import best_fit
 from data.record import Record
-from data.tokens import Segment, Tokens, tokenise
+from data.tokens import Segment, Tokens, tokenize
 from jobs.bench.report import Bench, Outcome, cpu_seconds_by_turns, print_table, ratio_of, require_equal
 from jobs.bench.rows import MEDIUM, random_predictor, real_rows
-from jobs.runner.stage import say
+from jobs.runner.stage import log
 
 EXACT = 1e-5
 MANY = 4
@@ -45,9 +45,9 @@ def run(settings: Settings) -> Outcome:
             random_predictor(folder, settings.model, [r for rows in sets.values() for r in rows]), num_threads=1
         )
     encode = encoder(predictor.format.tokenizer)
-    seconds, figures, table, worst = {}, {}, [], 0.0
+    seconds, metrics, table, worst = {}, {}, [], 0.0
     for kind, rows in _kinds(sets, settings.rows).items():
-        whole = [tokenise(predictor.format.template.pieces(r.system, r.messages, ()), encode) for r in rows]
+        whole = [tokenize(predictor.format.template.pieces(r.system, r.messages, ()), encode) for r in rows]
         kept = [t for t in whole if len(t) <= settings.pack_tokens]
         found: dict[str, np.ndarray] = {}
         at_once, prefixes = _at_once(kept), _prefixes(kept)
@@ -64,7 +64,7 @@ def run(settings: Settings) -> Outcome:
         worst = max(worst, difference)
         gain = ratio_of(seconds[kind], "one forward", "prefixes")
         answers, tokens = sum(len(t.turn_ends_S) for t in kept), sum(map(len, kept))
-        figures[kind] = {
+        metrics[kind] = {
             "rows": len(kept),
             "too_long": len(rows) - len(kept),
             "answers": answers,
@@ -77,10 +77,10 @@ def run(settings: Settings) -> Outcome:
     )
     require_equal(worst, EXACT, "one forward against a forward per prefix")
     found_many = {name: sum(r.num_answers >= MANY for r in rows) for name, rows in sets.items()}
-    say(f"conversations with {MANY} or more answers: {', '.join(f'{n} in {name}' for name, n in found_many.items())}")
+    log(f"conversations with {MANY} or more answers: {', '.join(f'{n} in {name}' for name, n in found_many.items())}")
     return Outcome(
-        {"vs_prefixes": figures[f"{MANY}+"]["vs_prefixes"]},
-        {"by_answers": figures, "with_4_or_more": found_many, "largest_difference": worst},
+        {"vs_prefixes": metrics[f"{MANY}+"]["vs_prefixes"]},
+        {"by_answers": metrics, "with_4_or_more": found_many, "largest_difference": worst},
     )
 
 

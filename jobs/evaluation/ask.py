@@ -14,7 +14,7 @@ from data.attributes import AttributeSchema, Values
 from data.conversation import Conversation, Message, from_table
 from data.examples import bucket
 from data.lab import Lab
-from data.measures import off_target, steering
+from data.measures import mean_absolute_gap, steering
 from data.prompts import BEST, Prompt, prompts_table
 from data.storage import Storage
 from jobs.pipelines.annotation import annotate
@@ -22,7 +22,7 @@ from jobs.pipelines.fit import buckets_for
 from jobs.pipelines.map_rows import write_table
 from jobs.pipelines.sample import sample
 from jobs.runner.preset import LAB
-from jobs.runner.stage import Figures, Run
+from jobs.runner.stage import Metrics, Run
 
 Measure = Callable[[Conversation], Values]
 
@@ -46,7 +46,7 @@ def ask(
 ) -> Answers:
     """Ask `policy` all `prompts` at the temperature of the evaluation; all lies in `folder`. `rate`: the predictor reads the answers in any case."""
     rows = answered(run, what, policy, prompts, folder)
-    if rate or not laboratory(run):
+    if rate or not synthetic_world(run):
         rows = rated(run, what, [folder / "answers"], folder / "rated")
     return measurable(run, rows)
 
@@ -70,12 +70,12 @@ def _rows(folder: Storage) -> list[Conversation]:
 
 def measurable(run: Run, rows: list[Conversation]) -> Answers:
     """The rows with the best measure there is: the laboratory's, or else the predictor's, which must have rated them."""
-    if lab := laboratory(run):
+    if lab := synthetic_world(run):
         return Answers(rows, "exactly, from the text", lambda row: lab.measure(row.messages))
     return Answers(rows, "by the predictor", lambda row: row.predicted[-1])
 
 
-def laboratory(run: Run) -> Lab | None:
+def synthetic_world(run: Run) -> Lab | None:
     """The world that the run's rows come from, if its truth is known."""
     return Lab(run.preset.rows.lab) if any(s.format == LAB for s in run.preset.rows.sources) else None
 
@@ -85,7 +85,7 @@ def questions(run: Run, wanted: int, for_verdicts: bool = False) -> list[list[Me
 
     Those that judge a round are others than the report's, where there are enough.
     """
-    if lab := laboratory(run):
+    if lab := synthetic_world(run):
         return [[Message("user", q)] for q in lab.questions(wanted, run.preset.seed + for_verdicts)]
     buckets = buckets_for(run.preset.policy.validation_share)
     found: dict[str, tuple[bool, str]] = {}
@@ -97,7 +97,7 @@ def questions(run: Run, wanted: int, for_verdicts: bool = False) -> list[list[Me
     return [[Message("user", q)] for q in ordered[:wanted]]
 
 
-def tabulate(schema: AttributeSchema, answers: Answers) -> tuple[Figures, Figures]:
+def tabulate(schema: AttributeSchema, answers: Answers) -> tuple[Metrics, Metrics]:
     """The steering table, one entry per attribute that was turned, and the mean of every attribute at best settings."""
     turned: dict[str, list[tuple[float, Values]]] = defaultdict(list)
     best: dict[str, list[float]] = defaultdict(list)
@@ -111,15 +111,15 @@ def tabulate(schema: AttributeSchema, answers: Answers) -> tuple[Figures, Figure
     return table, {name: round(float(np.mean(values)), 4) for name, values in best.items()}
 
 
-def _dial(name: str, asked: Sequence[float], values: Sequence[Values]) -> Figures:
+def _dial(name: str, asked: Sequence[float], values: Sequence[Values]) -> Metrics:
     """One dial: what it did to its own attribute, and to the others."""
     own = [v.get(name, np.nan) for v in values]
     others = {other for v in values for other in v if other != name}
-    drift = [off_target(asked, [v.get(other, np.nan) for v in values]) for other in sorted(others)]
-    return steering(asked, own) | {"off_target": round(float(np.mean(drift)), 4) if drift else 0.0}
+    drift = [mean_absolute_gap(asked, [v.get(other, np.nan) for v in values]) for other in sorted(others)]
+    return steering(asked, own) | {"mean_absolute_gap": round(float(np.mean(drift)), 4) if drift else 0.0}
 
 
-def mean_spearman(table: Figures) -> float:
+def mean_spearman(table: Metrics) -> float:
     """Over all dials that were turned; one that does not move its attribute at all counts as 0."""
     values = [0.0 if np.isnan(row["spearman"]) else row["spearman"] for row in table.values()]
     return round(float(np.mean(values)), 4) if values else 0.0

@@ -20,12 +20,12 @@ from data.storage import Storage
 from jobs.evaluation.predictor_quality import plain
 from jobs.pipelines.map_rows import map_rows, write_table
 from jobs.runner.settings import PairSource
-from jobs.runner.stage import Figures, Run, StageError
+from jobs.runner.stage import Metrics, Run, StageError
 
 
 def store_pairs(
     run: Run, folder: Storage, sources: Sequence[PairSource], setting: str = "predictor.pairs"
-) -> dict[str, Figures]:
+) -> dict[str, Metrics]:
     """Write both sides of every pair of every set below `folder`; returns per set how many pairs there are, and rejections by reason.
 
     Before training, because a broken file should not cost one. Raises StageError for a set without a pair, or with more broken ones than
@@ -34,7 +34,7 @@ def store_pairs(
     return {source.name: _store(run, source, folder / source.name, setting) for source in sources}
 
 
-def _store(run: Run, source: PairSource, folder: Storage, setting: str) -> Figures:
+def _store(run: Run, source: PairSource, folder: Storage, setting: str) -> Metrics:
     rejected: list[Rejected] = []
     kept = _kept(read_pairs(source.uri, run.schema, source.name, source.limit), rejected)
     num_pairs = 0
@@ -76,13 +76,13 @@ def _kept(found: Iterator[Pair | Rejected], rejected: list[Rejected]) -> Iterato
 
 def judge_pairs(
     run: Run,
-    stored: Mapping[str, Figures],
+    stored: Mapping[str, Metrics],
     folder: Storage,
     arguments: Mapping[str, object],
     weights: Mapping[str, float],
-) -> dict[str, Figures]:
+) -> dict[str, Metrics]:
     """Score both sides of the `stored` pairs with the predictor of `arguments`; returns the figures of each set."""
-    figures = {}
+    metrics = {}
     for name, counts in stored.items():
         sides, scored = folder / name / "rows", folder / name / "scored"
         map_rows(
@@ -95,11 +95,11 @@ def judge_pairs(
             setting="annotate.pool",
         )
         rows = (row for table in scored.tables() for row in from_table(table))
-        figures[name] = counts | pair_figures(rows, weights, counts["pairs"], name)
-    return figures
+        metrics[name] = counts | pair_metrics(rows, weights, counts["pairs"], name)
+    return metrics
 
 
-def pair_figures(sides: Iterator[Conversation], weights: Mapping[str, float], num_pairs: int, name: str) -> Figures:
+def pair_metrics(sides: Iterator[Conversation], weights: Mapping[str, float], num_pairs: int, name: str) -> Metrics:
     """Accuracy of the weighted sum of raw predicted values at the last answer, of each attribute alone (higher wins), and of the longer answer.
 
     `sides` come in any order, with the ids of `data.pairs`; a pair with an unscored side is counted and left out everywhere. Where pairs have subsets
@@ -120,7 +120,7 @@ def pair_figures(sides: Iterator[Conversation], weights: Mapping[str, float], nu
         pairwise_accuracy(a, b) for a, b in zip(chosen_P[scored_P].T, rejected_P[scored_P].T, strict=True)
     )
     alone = {name: found.get("accuracy") for name, found in zip(weights, each, strict=True)}
-    figures: Figures = {
+    metrics: Metrics = {
         "unscored": int((~scored_P).sum()),
         "weights": dict(weights),
         "predictor": score,
@@ -133,8 +133,8 @@ def pair_figures(sides: Iterator[Conversation], weights: Mapping[str, float], nu
             str(s): pairwise_accuracy(chosen_P[subset_P == s, 0], rejected_P[subset_P == s, 0])
             for s in np.unique(subset_P)
         }
-        figures |= {"subsets": subsets, "sections": sections(subsets)}
-    rounded: Figures = plain(figures)
+        metrics |= {"subsets": subsets, "sections": sections(subsets)}
+    rounded: Metrics = plain(metrics)
     return rounded
 
 

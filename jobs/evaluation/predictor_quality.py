@@ -12,10 +12,10 @@ from data.attributes import AttributeSchema
 from data.calibration import Calibration, matched_to_people
 from data.measures import collinearity, errors, reliability, spearman
 from data.ratings import Ratings
-from jobs.runner.stage import Figures
+from jobs.runner.stage import Metrics
 
 
-def quality(schema: AttributeSchema, rated: Ratings, held_out: Ratings) -> Figures:
+def quality(schema: AttributeSchema, rated: Ratings, held_out: Ratings) -> Metrics:
     """All that is known of a predictor without asking it again; NaN is None.
 
     `rated` holds every rated answer (their human values alone count), `held_out` those scored by a predictor that did not train on them.
@@ -42,7 +42,7 @@ def quality(schema: AttributeSchema, rated: Ratings, held_out: Ratings) -> Figur
     }
 
 
-def _attribute(name: str, held_out: Ratings, column: int, mean_N: np.ndarray, calibration: Calibration) -> Figures:
+def _attribute(name: str, held_out: Ratings, column: int, mean_N: np.ndarray, calibration: Calibration) -> Metrics:
     """One attribute's figures; baselines are judged on the answers that the predictor scored."""
     human_N, predicted_N, truth_N = (
         values_NA[:, column].astype(float)
@@ -50,7 +50,7 @@ def _attribute(name: str, held_out: Ratings, column: int, mean_N: np.ndarray, ca
     )
     human_N[np.isnan(predicted_N)] = np.nan
     mean = errors(human_N, mean_N)
-    figures: Figures = errors(human_N, predicted_N) | {
+    metrics: Metrics = errors(human_N, predicted_N) | {
         "std_human": _std(human_N),
         "std_predicted": _std(predicted_N[~np.isnan(human_N)]),
         "reliability": reliability(predicted_N, human_N),
@@ -61,19 +61,19 @@ def _attribute(name: str, held_out: Ratings, column: int, mean_N: np.ndarray, ca
     }
     if calibration.changes(name):
         stretched_N = calibration.of(name, predicted_N)
-        figures["calibrated"] = errors(human_N, stretched_N) | {"std_predicted": _std(stretched_N[~np.isnan(human_N)])}
-        figures["calibrated"]["reliability"] = reliability(stretched_N, human_N)
+        metrics["calibrated"] = errors(human_N, stretched_N) | {"std_predicted": _std(stretched_N[~np.isnan(human_N)])}
+        metrics["calibrated"]["reliability"] = reliability(stretched_N, human_N)
     if not np.isnan(truth_N).all():
         truth_N[np.isnan(human_N)] = np.nan
-        figures["truth"] = {"predictor": errors(truth_N, predicted_N), "one_rater": errors(truth_N, human_N)}
-    return plain(figures)
+        metrics["truth"] = {"predictor": errors(truth_N, predicted_N), "one_rater": errors(truth_N, human_N)}
+    return plain(metrics)
 
 
-def summary(figures: Figures) -> Figures:
+def summary(metrics: Metrics) -> Metrics:
     """Of `quality`'s figures, what fits a manifest: per attribute all but the bins."""
     return {
         name: {key: _without_bins(value) for key, value in row.items() if key != "reliability"}
-        for name, row in figures["attributes"].items()
+        for name, row in metrics["attributes"].items()
     }
 
 

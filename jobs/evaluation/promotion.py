@@ -8,10 +8,10 @@ from data.storage import Storage
 from jobs.evaluation.ask import ask, mean_spearman, off_best, questions, tabulate
 from jobs.evaluation.selection import drift
 from jobs.runner.settings import BootstrapSettings
-from jobs.runner.stage import Figures, Run, say
+from jobs.runner.stage import Metrics, Run, log
 
 
-def verdict(run: Run, number: int, before: str, after: str, known: Figures | None, folder: Storage) -> Figures:
+def verdict(run: Run, number: int, before: str, after: str, known: Metrics | None, folder: Storage) -> Metrics:
     """Ask the policies of the stages `before` and `after`; `known`: what the last verdict found of the former.
 
     Returns both figures, `promoted`, why not (`fell`), and the `policy` to go on with, a stage.
@@ -20,12 +20,12 @@ def verdict(run: Run, number: int, before: str, after: str, known: Figures | Non
     old = known or judged(run, f"verdict {number}: before", before, folder / "before")
     new = judged(run, f"verdict {number}: after", after, folder / "after")
     fell = falls(old, new, settings)
-    for name, figures in (("before", old), ("after", new)):
-        say(
-            f"bootstrap {number}, {name}: steering {figures['mean_spearman']:.3f}, {settings.leading} off its best by {figures['leading_off_best']:.2f}, "
-            f"distinct-2 {figures['drift']['distinct_2']:.3f}, {figures['drift']['words']:.1f} words"
+    for name, metrics in (("before", old), ("after", new)):
+        log(
+            f"bootstrap {number}, {name}: steering {metrics['mean_spearman']:.3f}, {settings.leading} off its best by {metrics['leading_off_best']:.2f}, "
+            f"distinct-2 {metrics['drift']['distinct_2']:.3f}, {metrics['drift']['words']:.1f} words"
         )
-    say(
+    log(
         f"bootstrap {number}: {after} is promoted"
         if not fell
         else f"bootstrap {number}: {after} is NOT promoted, and no round follows: {'; '.join(fell)}"
@@ -41,7 +41,7 @@ def verdict(run: Run, number: int, before: str, after: str, known: Figures | Non
     }
 
 
-def judged(run: Run, what: str, policy: str, folder: Storage) -> Figures:
+def judged(run: Run, what: str, policy: str, folder: Storage) -> Metrics:
     """What a policy is worth: its dials, its answers at best settings, and the variety of all answers."""
     schema, settings = run.schema, run.preset.bootstrap
     asked = questions(run, settings.num_questions, for_verdicts=True)
@@ -61,7 +61,7 @@ def judged(run: Run, what: str, policy: str, folder: Storage) -> Figures:
     }
 
 
-def falls(old: Figures, new: Figures, settings: BootstrapSettings) -> list[str]:
+def falls(old: Metrics, new: Metrics, settings: BootstrapSettings) -> list[str]:
     """Why a round made things worse, each with the numbers and the setting that would let it pass; empty if it did not."""
 
     def sentence(what: str, setting: str, before: float, after: float, fall: float) -> str:

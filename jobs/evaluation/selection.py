@@ -18,10 +18,10 @@ from data.diversity import variety, words
 from data.prompts import prompts_from
 from data.selection import Sample, verdicts
 from data.storage import Storage
-from jobs.evaluation.ask import laboratory
+from jobs.evaluation.ask import synthetic_world
 from jobs.pipelines.annotation import calibration
 from jobs.pipelines.map_rows import write_table
-from jobs.runner.stage import Figures, Run, StageError, say
+from jobs.runner.stage import Metrics, Run, StageError, log
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Round:
         assert waiting is None, f"{waiting.id} was rated but never sampled"
 
 
-def select(run: Run, round: Round, folder: Storage) -> Figures:
+def select(run: Run, round: Round, folder: Storage) -> Metrics:
     """Keep or drop every sample of the round, by the preset's rules; returns counts by reason and the drift figures of all samples."""
     as_label, settings = calibration(run), run.preset.bootstrap.selection
     reasons = verdicts(
@@ -82,7 +82,7 @@ def select(run: Run, round: Round, folder: Storage) -> Figures:
         raise StageError(
             f"bootstrap {round.number}: none of {counts.total()} samples was kept ({_listed(counts)}); loosen bootstrap.selection"
         )
-    say(
+    log(
         f"bootstrap {round.number}: kept {counts['kept']:,} of {counts.total():,} samples; dropped: {_listed(counts - Counter(kept=counts['kept'])) or 'none'}"
     )
     return {
@@ -146,12 +146,12 @@ def _all(values: Values, schema: AttributeSchema) -> dict[str, float | None]:
     return {name: values.get(name) for name in schema.names}
 
 
-def drift(run: Run, rows: Iterable[Conversation]) -> Figures:
+def drift(run: Run, rows: Iterable[Conversation]) -> Metrics:
     """What answers are like, all in all: variety of their words, means of what was asked and predicted, and, in the laboratory, of the truth.
 
     Where the predicted means rise above the true ones from round to round, the policy has learned to please the predictor (reward hacking).
     """
-    lab = laboratory(run)
+    lab = synthetic_world(run)
     texts: list[str] = []
     means: dict[str, list[Values]] = {kind: [] for kind in ("requested", "predicted", *(("true",) if lab else ()))}
     for row in rows:

@@ -15,14 +15,14 @@ from data.diversity import words
 from data.measures import errors, mean_bands, partial_spearman, slope, spearman, spearman_ceiling
 from data.prompts import COMBINED, DIALOGUE
 from jobs.evaluation.ask import Answers, tabulate
-from jobs.runner.stage import Figures
+from jobs.runner.stage import Metrics
 
 TRUSTED = 0.9
 """Spearman with the truth from which on a predictor ranks answers nearly as the truth does; the judge's note names what is under it."""
 Pairs = Sequence[tuple[Conversation, Values]]
 
 
-def curves(schema: AttributeSchema, answers: Answers, num_resamples: int, seed: int) -> tuple[Figures, Figures]:
+def curves(schema: AttributeSchema, answers: Answers, num_resamples: int, seed: int) -> tuple[Metrics, Metrics]:
     """`tabulate`, with the band of each mean (`low`, `high`) in the table."""
     table, best = tabulate(schema, answers)
     for name, row in table.items():
@@ -33,7 +33,7 @@ def curves(schema: AttributeSchema, answers: Answers, num_resamples: int, seed: 
     return table, best
 
 
-def cross_talk(schema: AttributeSchema, answers: Answers) -> Figures:
+def cross_talk(schema: AttributeSchema, answers: Answers) -> Metrics:
     """Turn one dial, what moves? Slopes of all attributes, a row for each dial that was turned alone."""
     turned = {name: pairs for name in schema.names if (pairs := _of_group(answers, name))}
     slopes = [
@@ -43,7 +43,7 @@ def cross_talk(schema: AttributeSchema, answers: Answers) -> Figures:
     return {"attributes": list(turned), "measured": list(schema.names), "slope": slopes}
 
 
-def combined(schema: AttributeSchema, answers: Answers) -> list[Figures]:
+def combined(schema: AttributeSchema, answers: Answers) -> list[Metrics]:
     """Each setting of several dials: what was asked, the means that were got, and the mean distance of an answer's attribute from what was asked."""
     by_setting: dict[tuple[tuple[str, float], ...], list[tuple[Conversation, Values]]] = defaultdict(list)
     for row, values in _of_group(answers, COMBINED):
@@ -59,7 +59,7 @@ def combined(schema: AttributeSchema, answers: Answers) -> list[Figures]:
     return found
 
 
-def dialogue(schema: AttributeSchema, answers: Answers) -> Figures:
+def dialogue(schema: AttributeSchema, answers: Answers) -> Metrics:
     """Each dial changed in mid-conversation, from low to high and from high to low: what the second answer has of it."""
     found = {}
     for dial in schema.attributes:
@@ -80,7 +80,7 @@ def dialogue(schema: AttributeSchema, answers: Answers) -> Figures:
     return found
 
 
-def judge(schema: AttributeSchema, answers: Answers) -> Figures:
+def judge(schema: AttributeSchema, answers: Answers) -> Metrics:
     """The predictor against the measure of `answers`, which is the truth: per attribute over the answers whose dial was turned, and `everywhere`.
 
     Where a dial is not turned, nearly all answers have the same true value. No judge can put those in the right order, for there is none, so over
@@ -96,16 +96,16 @@ def judge(schema: AttributeSchema, answers: Answers) -> Figures:
     return found
 
 
-def _trust(pairs: Pairs, name: str) -> Figures:
+def _trust(pairs: Pairs, name: str) -> Metrics:
     truth, predicted = _column(pairs, name), [row.predicted[-1].get(name, math.nan) for row, _ in pairs]
-    figures = errors(truth, predicted)
-    return {key: figures.get(key, math.nan) for key in ("n", "spearman", "mae")} | {"slope": slope(truth, predicted)}
+    metrics = errors(truth, predicted)
+    return {key: metrics.get(key, math.nan) for key in ("n", "spearman", "mae")} | {"slope": slope(truth, predicted)}
 
 
-def judge_note(figures: Figures) -> str:
+def judge_note(metrics: Metrics) -> str:
     """A sentence that says of which attributes the predictor is to be doubted."""
     doubted = {
-        name: row["spearman"] for name, row in figures.items() if not row["spearman"] >= TRUSTED
+        name: row["spearman"] for name, row in metrics.items() if not row["spearman"] >= TRUSTED
     }  # NaN is no reason to trust
     if not doubted:
         return (
@@ -117,7 +117,7 @@ def judge_note(figures: Figures) -> str:
     return f"Under a Spearman of {TRUSTED} with the truth, so that what the predictor says of them is to be doubted: {listed}."
 
 
-def length(schema: AttributeSchema, answers: Answers) -> Figures:
+def length(schema: AttributeSchema, answers: Answers) -> Metrics:
     """Does an attribute go with the answer's length? Spearman with its words over all answers, and among answers to the very same request."""
     num_words = [len(words(row.messages[-1].content)) for row, _ in answers.measured]
     asked = [f"{row.group} {sorted(row.requested[-1].items())}" for row, _ in answers.measured]

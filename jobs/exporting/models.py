@@ -13,7 +13,7 @@ from actors.training.settings import LearnerSettings
 from data.storage import Storage
 from jobs.reporting.model_card import card
 from jobs.runner.rounds import Rounds
-from jobs.runner.stage import Figures, Run, StageError, say
+from jobs.runner.stage import Metrics, Run, StageError, log
 
 HF_DATASET = re.compile(r"hf://datasets/([^/@]+/[^/@]+)")
 CARD, GENERATION = "README.md", "generation_config.json"
@@ -31,7 +31,7 @@ class WantedModel:
     """What the card's example loads: a name on the hub, or the folder."""
 
 
-def write_model(run: Run, wanted: WantedModel, folder: Storage) -> Figures:
+def write_model(run: Run, wanted: WantedModel, folder: Storage) -> Metrics:
     """Fill `folder`; returns what was copied. Raises StageError if the stage is not finished, ValueError if its folder is no model of ours."""
     stage = _stage(run, wanted)
     model = run.folder(stage) / "model"
@@ -49,7 +49,7 @@ def write_model(run: Run, wanted: WantedModel, folder: Storage) -> Figures:
         (folder / GENERATION).write_json(PolicyText.load(local).generation())
     (folder / CARD).write_bytes(_card(run, wanted, stage).encode())
     files = {name: model.fs.size(f"{model.path}/{name}") for name in names}
-    say(f"{stage}: {len(files)} files, {sum(files.values()):,} bytes, and a card")
+    log(f"{stage}: {len(files)} files, {sum(files.values()):,} bytes, and a card")
     return {"stage": stage, "files": len(files), "bytes": sum(files.values())}
 
 
@@ -73,7 +73,7 @@ def _stage(run: Run, wanted: WantedModel) -> str:
 def _card(run: Run, wanted: WantedModel, stage: str) -> str:
     """The card that training writes, with what the hub wants to know."""
     found = [match[1] for source in run.preset.rows.sources if (match := HF_DATASET.match(source.uri))]
-    front: Figures = {"license": wanted.license}
+    front: Metrics = {"license": wanted.license}
     if datasets := list(dict.fromkeys([*found, *wanted.datasets])):
         front["datasets"] = datasets
     report = run.folder("report") / "report.json"

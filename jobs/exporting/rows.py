@@ -17,7 +17,7 @@ from data.storage import Storage
 from jobs.pipelines.annotation import calibration
 from jobs.pipelines.map_rows import write_table
 from jobs.reporting.model_card import front_matter
-from jobs.runner.stage import Figures, Run, StageError, say
+from jobs.runner.stage import Metrics, Run, StageError, log
 
 ValueKind = Literal["human", "predicted", "labels"]
 SUFFIX = {"messages": "jsonl", "nemo": "jsonl", "parquet": "parquet"}
@@ -35,7 +35,7 @@ class WantedRows:
     license: str
 
 
-def write_rows(run: Run, wanted: WantedRows, folder: Storage) -> Figures:
+def write_rows(run: Run, wanted: WantedRows, folder: Storage) -> Metrics:
     """Fill `folder`; returns counts. Raises StageError if the stage is not finished, or nothing is left to write."""
     stage = _stage(run, wanted)
     source = run.folder(stage) / "rows"
@@ -57,7 +57,7 @@ def write_rows(run: Run, wanted: WantedRows, folder: Storage) -> Figures:
         raise StageError(
             f"nothing to export: none of the {skipped.total()} rows at {source.uri} was left ({dict(skipped) or 'there are none'})"
         )
-    figures: Figures = {
+    metrics: Metrics = {
         "stage": stage,
         "format": wanted.format,
         "rows": counts["rows"],
@@ -65,13 +65,13 @@ def write_rows(run: Run, wanted: WantedRows, folder: Storage) -> Figures:
         "left_out": dict(+skipped),
     }
     if writer:
-        figures |= {"values": writer.values, "answers": counts["answers"], "rated_answers": counts["rated"]}
-        figures |= {"lost": dict(+lost), "not_carried": [*NOT_CARRIED]}
-    (folder / "README.md").write_bytes(_card(run, wanted, figures).encode())
-    say(
+        metrics |= {"values": writer.values, "answers": counts["answers"], "rated_answers": counts["rated"]}
+        metrics |= {"lost": dict(+lost), "not_carried": [*NOT_CARRIED]}
+    (folder / "README.md").write_bytes(_card(run, wanted, metrics).encode())
+    log(
         f"{stage}: {counts['rows']:,} rows as {wanted.format}; left out: {dict(+skipped) or 'none'}; lost: {dict(+lost) or 'nothing'}"
     )
-    return figures
+    return metrics
 
 
 def _stage(run: Run, wanted: WantedRows) -> str:
@@ -123,9 +123,9 @@ class _Writer:
         return found or ({},) * row.num_answers
 
 
-def _card(run: Run, wanted: WantedRows, figures: Figures) -> str:
+def _card(run: Run, wanted: WantedRows, metrics: Metrics) -> str:
     suffix = SUFFIX[wanted.format]
-    front: Figures = {"license": wanted.license, "task_categories": ["text-generation"], "tags": ["steerlm"]}
+    front: Metrics = {"license": wanted.license, "task_categories": ["text-generation"], "tags": ["steerlm"]}
     front["configs"] = [{"config_name": "default", "data_files": f"*.{suffix}"}]
     if wanted.format != "parquet":
         front["dataset_info"] = {"features": hub_features(run.schema, wanted.format)}
@@ -134,8 +134,8 @@ def _card(run: Run, wanted: WantedRows, figures: Figures) -> str:
     attributes = "\n".join(
         f"| {a.name} | {a.low} to {a.high} | {a.better} | {a.meaning} |" for a in run.schema.attributes
     )
-    counted = "\n".join(f"| {name} | {value} |" for name, value in figures.items())
+    counted = "\n".join(f"| {name} | {value} |" for name, value in metrics.items())
     return (
-        f"{front_matter(front)}\n# {run.preset.run}: {figures['stage']}\n\n```python\n{reads}\n```\n{one_file}\n"
+        f"{front_matter(front)}\n# {run.preset.run}: {metrics['stage']}\n\n```python\n{reads}\n```\n{one_file}\n"
         f"| attribute | range | better | meaning |\n|---|---|---|---|\n{attributes}\n\n| figure | value |\n|---|---|\n{counted}\n"
     )

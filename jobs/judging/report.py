@@ -5,21 +5,32 @@ from collections.abc import Sequence
 import matplotlib.axes
 import matplotlib.figure
 
-from data.comparisons import Figures, by, duels, games, leaning, mean_rating, percent, problems, rated, tally
+from data.comparisons import (
+    Metrics,
+    by,
+    counters,
+    games,
+    leaning,
+    mean_rating,
+    pairwise_comparisons,
+    percent,
+    problems,
+    rated,
+)
 from data.elo import ratings
 from data.storage import Storage
 from data.verdicts import Verdict
 from jobs.reporting.png import save_png
 
-BELOW: Figures = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.12), "ncols": 4, "fontsize": "small"}
+BELOW: Metrics = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.12), "ncols": 4, "fontsize": "small"}
 """Where a legend hides no bar."""
 
 
-def figures_of(
+def metrics_of(
     verdicts: Sequence[Verdict], models: Sequence[str], reference: str, resamples: int, seed: int
-) -> Figures:
+) -> Metrics:
     """`models` in the order of the report: each pair is told from the side of the one named first."""
-    found = duels(verdicts, models)
+    found = pairwise_comparisons(verdicts, models)
     met = list(dict.fromkeys((d.one, d.other) for d in found))
     pairs = []
     for one, other in met:
@@ -28,7 +39,7 @@ def figures_of(
             {
                 "model": one,
                 "against": other,
-                **tally(theirs),
+                **counters(theirs),
                 "categories": by("category", theirs),
                 "turns": by("turn", theirs),
             }
@@ -52,7 +63,7 @@ def figures_of(
     }
 
 
-def table(report: Figures) -> list[str]:
+def table(report: Metrics) -> list[str]:
     """Lines for people."""
     lines = [line for pair in report["pairs"] for line in _pair_lines(pair)]
     if position := report["position"]:
@@ -91,8 +102,8 @@ def table(report: Figures) -> list[str]:
     return lines
 
 
-def _pair_lines(pair: Figures) -> list[str]:
-    def line(name: str, found: Figures) -> str:
+def _pair_lines(pair: Metrics) -> list[str]:
+    def line(name: str, found: Metrics) -> str:
         rate = (
             "      -"
             if found["win_rate"] is None
@@ -118,7 +129,7 @@ def _span(interval: Sequence[float] | None, scale: float = 1, unit: str = "") ->
     return "" if interval is None else f" ({scale * interval[0]:.1f} to {scale * interval[1]:.1f}{unit})"
 
 
-def plot(report: Figures, title: str, target: Storage) -> None:
+def plot(report: Metrics, title: str, target: Storage) -> None:
     """By category: wins, ties and losses of the first pair, and ratings of all models; beside them the ratings from games."""
     figure = matplotlib.figure.Figure(figsize=(15, 5), layout="constrained")
     outcomes, strengths, marks = figure.subplots(1, 3)
@@ -149,7 +160,7 @@ def plot(report: Figures, title: str, target: Storage) -> None:
     save_png(figure, target)
 
 
-def _plot_outcomes(axes: matplotlib.axes.Axes, pair: Figures) -> None:
+def _plot_outcomes(axes: matplotlib.axes.Axes, pair: Metrics) -> None:
     names = [*pair["categories"], "all"]
     found = [*pair["categories"].values(), pair]
     left = [0.0] * len(names)
@@ -163,7 +174,7 @@ def _plot_outcomes(axes: matplotlib.axes.Axes, pair: Figures) -> None:
     axes.legend(**BELOW)
 
 
-def _plot_marks(axes: matplotlib.axes.Axes, singles: Figures) -> None:
+def _plot_marks(axes: matplotlib.axes.Axes, singles: Metrics) -> None:
     names = list(dict.fromkeys(name for found in singles.values() for name in found["categories"]))
     for i, (model, found) in enumerate(singles.items()):
         places = [

@@ -5,32 +5,34 @@ Shared by every stage that rates answers or trains on predicted values.
 
 from actors.scoring.annotator import Annotator
 from data.calibration import Calibration
-from data.counters import Tally
+from data.counters import Counters
 from data.storage import Storage
 from jobs.pipelines.audit import audit
 from jobs.pipelines.map_rows import map_rows
-from jobs.runner.stage import Figures, Run
+from jobs.runner.stage import Metrics, Run
 
 COUNTS = ("answers", "rated_answers", "answers_cut_off", "truncated", "over_long_unrated", "tokens")
 
 
-def annotate(run: Run, what: str, sources: list[Storage], target: Storage, stamp: str = "") -> Figures:
-    """Rate all rows of `sources` into `target` (with a `stamp`: those that are not rated yet); returns counts and the mean of each attribute."""
+def annotate(run: Run, what: str, sources: list[Storage], target: Storage, fingerprint: str = "") -> Metrics:
+    """Rate all rows of `sources` into `target` (with a `fingerprint`: those that are not rated yet); returns counts and the mean of each attribute."""
     manifest = run.manifest("predictor")
     assert manifest is not None, "the predictor must be finished"
     arguments = annotator(run, run.folder("predictor"), manifest["fingerprint"])
-    figures = map_rows(what, sources, Annotator, arguments, run.preset.annotate.pool, target, stamp, "annotate.pool")
-    tally = figures.pop("tally")
-    return figures | summary(tally, run.schema.names) | {"audit": audit(what, sources, target, stamp)}
+    metrics = map_rows(
+        what, sources, Annotator, arguments, run.preset.annotate.pool, target, fingerprint, "annotate.pool"
+    )
+    counters = metrics.pop("counters")
+    return metrics | summary(counters, run.schema.names) | {"audit": audit(what, sources, target, fingerprint)}
 
 
-def summary(tally: Tally, names: tuple[str, ...]) -> Figures:
+def summary(counters: Counters, names: tuple[str, ...]) -> Metrics:
     """Counts, means and the packed rows' fill, from the sum of what the workers counted."""
-    rated = max(1, tally["rated_answers"])
+    rated = max(1, counters["rated_answers"])
     return {
-        "counts": {name: int(tally[name]) for name in COUNTS},
-        "predicted_mean": {name: round(tally[f"sum/{name}"] / rated, 4) for name in names},
-        "pack_fill": round(tally["filled_tokens"] / max(1, tally["budget_tokens"]), 4),
+        "counts": {name: int(counters[name]) for name in COUNTS},
+        "predicted_mean": {name: round(counters[f"sum/{name}"] / rated, 4) for name in names},
+        "pack_fill": round(counters["filled_tokens"] / max(1, counters["budget_tokens"]), 4),
     }
 
 
@@ -58,5 +60,5 @@ def calibration(run: Run) -> Calibration:
     """How predicted values become labels: as the predictor's held-out rows say, or as they are."""
     manifest = run.manifest("predictor")
     assert manifest is not None, "the predictor must be finished"
-    measured = manifest["figures"].get("calibration")
+    measured = manifest["metrics"].get("calibration")
     return Calibration.model_validate(measured) if measured and run.preset.policy.calibrate else Calibration()

@@ -11,7 +11,7 @@ import ray
 from data.audit import FileAudit, audit_files, num_doubled
 from data.shards import Input, Output, inputs_of
 from data.storage import Storage
-from jobs.runner.stage import Figures, StageError, say
+from jobs.runner.stage import Metrics, StageError, log
 
 IDS_PER_BUCKET = 1_000_000
 """Ids that one task compares among each other: about 100 MB of strings."""
@@ -21,9 +21,9 @@ CPUS_PER_TASK = 0.25
 """They read and compare; beside a pool's actors there is always one CPU."""
 
 
-def audit(what: str, sources: Sequence[Storage], target: Storage, stamp: str = "") -> Figures:
+def audit(what: str, sources: Sequence[Storage], target: Storage, fingerprint: str = "") -> Metrics:
     """Files, rows and a digest of all ids, in order; raises StageError with the counts of lost, doubled and unknown rows, and the file."""
-    inputs, output = inputs_of(sources), Output(target.uri, stamp)
+    inputs, output = inputs_of(sources), Output(target.uri, fingerprint)
     num_rows = sum(i.num_rows for i in inputs)
     num_buckets = max(1, -(-num_rows // IDS_PER_BUCKET))
     read = ray.remote(num_cpus=CPUS_PER_TASK, max_retries=-1, num_returns=1 + num_buckets)(audit_files)
@@ -35,9 +35,9 @@ def audit(what: str, sources: Sequence[Storage], target: Storage, stamp: str = "
     doubled = [compare.remote(*bucket) for bucket in zip(*(r[1:] for r in refs), strict=True)]
     files: list[FileAudit] = [file for verdicts in ray.get([r[0] for r in refs]) for file in verdicts]
     extra = sorted(set(target.names(".parquet")) - {i.part for i in inputs})
-    _require(what, files, sum(ray.get(doubled)), extra, stamp)
+    _require(what, files, sum(ray.get(doubled)), extra, fingerprint)
     digest = hashlib.sha256("".join(f.digest for f in files).encode()).hexdigest()[:16]
-    say(f"{what}: audit: {num_rows:,} rows in, each of them out once, in {len(files)} files; ids {digest}")
+    log(f"{what}: audit: {num_rows:,} rows in, each of them out once, in {len(files)} files; ids {digest}")
     return {"files": len(files), "rows": num_rows, "digest": digest}
 
 
@@ -51,15 +51,17 @@ def _tasks(inputs: Sequence[Input], rows: int) -> list[list[Input]]:
     return tasks
 
 
-def _require(what: str, files: Sequence[FileAudit], doubled: int, extra: Sequence[str], stamp: str) -> None:
-    bad = [f for f in files if not f.holds or f.stamp != stamp]
+def _require(what: str, files: Sequence[FileAudit], doubled: int, extra: Sequence[str], fingerprint: str) -> None:
+    bad = [f for f in files if not f.holds or f.fingerprint != fingerprint]
     if not (bad or doubled or extra):
         return
     lost, unknown = (sum(getattr(f, name) for f in files) for name in ("lost", "unknown"))
     names = [f.part for f in bad] + list(extra)
     reasons = ["rows in another order" for f in bad if not f.in_order and not (f.lost or f.unknown)][:1]
     reasons += [
-        f"{f.part} is of another making ({f.stamp or 'unstamped'})" for f in bad if f.stamp != stamp and f.found
+        f"{f.part} is of another making ({f.fingerprint or 'unstamped'})"
+        for f in bad
+        if f.fingerprint != fingerprint and f.found
     ][:1]
     where = (
         f"; see {', '.join(names[:3])}{' and others' if len(names) > 3 else ''}"

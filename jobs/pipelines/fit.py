@@ -20,9 +20,9 @@ from actors.training.settings import LearnerSettings
 from actors.training.trainer import MISTAKE, Assignment, train_worker
 from cluster.process_group import OwnAddressConfig
 from data.examples import Split
-from data.loader import Corpus, Feed
+from data.loader import Corpus, DataLoader
 from data.storage import Storage
-from jobs.runner.stage import Figures, Run, StageError, say
+from jobs.runner.stage import Metrics, Run, StageError, log
 
 
 def base_uri(run: Run) -> str:
@@ -58,7 +58,7 @@ def fit(
     split: Split | None = None,
     weights: Mapping[str, float] | None = None,
     tracking: Tracking = "none",
-) -> Figures:
+) -> Metrics:
     """Train `task` on `examples`; the model goes to `output`/model. Returns the figures of the training.
 
     `weights`: source -> how often an epoch has each of its examples. What an earlier try left in `output` is kept: a finished training is not
@@ -66,16 +66,16 @@ def fit(
     """
     finished = output / "training.json"
     if finished.exists():
-        say(f"{what}: trained before")
+        log(f"{what}: trained before")
         return dict(finished.read_json())
     if tracking != "none" and importlib.util.find_spec(tracking) is None:
         raise StageError(
             f"tracking is {tracking}, which is not installed; pip install {tracking} on every node, or set tracking to none"
         )
-    say(
+    log(
         f"{what}: Ray Train, {settings.num_workers} workers, DeepSpeed ZeRO stage {settings.zero_stage}, {settings.precision}"
     )
-    feed = Feed(
+    feed = DataLoader(
         examples,
         split or Split(),
         settings.pack_tokens,
@@ -132,7 +132,7 @@ def _stopping(mark: Storage) -> Iterator[None]:
         return
 
     def leave_mark(*_: object) -> None:
-        say("told to stop: keeping a checkpoint first")
+        log("told to stop: keeping a checkpoint first")
         mark.write_bytes(b"")
 
     before = signal.signal(signal.SIGTERM, leave_mark)

@@ -21,13 +21,13 @@ from ray.exceptions import RayTaskError
 from cluster.pipeline_metrics import PipelineMetrics
 from cluster.preflight import Demand, preflight
 from cluster.progress import Progress
-from data.counters import Tally, added
+from data.counters import Counters, added
 from data.errors import is_for_people
 from data.operators import Prepare, Score, read_shard, write_shard
 from data.shards import Input, Output, Shard, inputs_of, merge, write
 from data.storage import Storage
 from jobs.runner.settings import WorkerPool
-from jobs.runner.stage import Figures, StageError, say
+from jobs.runner.stage import Metrics, StageError, log
 
 READ_CPUS, WRITE_CPUS, MERGE_CPUS = 0.5, 0.25, 0.25
 """One CPU beside the actors is enough for all three; `cluster.preflight` keeps it free."""
@@ -54,46 +54,47 @@ def map_rows(
     arguments: Mapping[str, Any],
     pool: WorkerPool,
     target: Storage,
-    stamp: str = "",
+    fingerprint: str = "",
     setting: str = "",
     beside: Beside | None = None,
-) -> Figures:
+) -> Metrics:
     """Every row of the Parquet files in `sources` once through `worker`, into `target`, a part for each file and in its order.
 
     A `worker(**arguments)` takes and gives a table of a shard's rows; a static `companion(arguments)` of its class may give a function
-    that prepares the rows on a CPU elsewhere. `stamp` says what the output depends on: parts and pieces that bear it are kept, so a killed run goes on
+    that prepares the rows on a CPU elsewhere. `fingerprint` says what the output depends on: parts and pieces that bear it are kept, so a killed run goes on
     where it was; without a stamp the target is made anew. `setting` names the pool in a preset. `beside`: others work at the same time.
     Returns rows, seconds, rows/s and the workers' tally. Raises StageError with the worker's own sentence, or if there is nothing to read;
     WouldHang if the pool can never start.
     """
-    inputs, output = inputs_of(sources), Output(target.uri, stamp)
+    inputs, output = inputs_of(sources), Output(target.uri, fingerprint)
     if not inputs:
         raise StageError(f"{what}: no rows in {', '.join(s.uri for s in sources)}; check rows.sources")
-    if not stamp:
+    if not fingerprint:
         output.parts.remove()
         output.all_pieces.remove()
     parts = _Parts(what, inputs, output, pool.batch_rows, beside.order if beside else None)
     if missing := parts.num_missing:
-        say(preflight(_demand(what, pool, missing, setting)))
+        log(preflight(_demand(what, pool, missing, setting)))
     prepare = worker.companion(arguments) if hasattr(worker, "companion") else None
     with Progress(
         what, parts.num_rows, parts.num_pieces, parts.rows_before, parts.num_pieces - missing, PipelineMetrics(what)
     ) as progress:
         for shards in _waves(parts.missing()):
             for shard in _finished(what, shards, worker, arguments, prepare, pool, output, beside):
-                tally = json.loads(shard["tally"])
+                counters = json.loads(shard["counters"])
                 progress.add(
-                    int(tally["rows"]), *(tally.get(name, 0) for name in ("tokens", "filled_tokens", "budget_tokens"))
+                    int(counters["rows"]),
+                    *(counters.get(name, 0) for name in ("tokens", "filled_tokens", "budget_tokens")),
                 )
                 parts.piece_done(shard["part"])
-        tally = parts.finish()
+        counters = parts.finish()
     speed = round(progress.rows / progress.seconds, 1)
     return {
         "rows": parts.num_rows,
         "rows_before": parts.rows_before,
         "seconds": round(progress.seconds, 1),
         "rows_per_s": speed,
-        "tally": tally,
+        "counters": counters,
     }
 
 
@@ -105,7 +106,7 @@ class _Parts:
     ):
         self._what, self._inputs, self._output, self._batch_rows, self._order = what, inputs, output, batch_rows, order
         output.sweep()
-        self._tallies: dict[str, Tally] = output.finished(inputs)
+        self._all_counters: dict[str, Counters] = output.finished(inputs)
         self._pieces = set(output.pieces.names(".parquet"))
         self._merging: dict[Any, str] = {}
         self._merge = ray.remote(num_cpus=MERGE_CPUS, max_retries=-1)(merge)
@@ -114,14 +115,14 @@ class _Parts:
         missing = list(self.missing())
         self.num_missing, self.rows_before = len(missing), self.num_rows - sum(s.stop - s.start for s in missing)
         self._left = Counter(s.part for s in missing)
-        self._names = {i.part: i for i in inputs if i.part not in self._tallies}
+        self._names = {i.part: i for i in inputs if i.part not in self._all_counters}
 
     def missing(self) -> Iterator[Shard]:
         """The shards to do, in order."""
         missing = (
             s
             for i in self._inputs
-            if i.part not in self._tallies
+            if i.part not in self._all_counters
             for s in self._shards(i)
             if s.piece not in self._pieces
         )
@@ -148,20 +149,20 @@ class _Parts:
         )
         for ref in done:
             try:
-                self._tallies[self._merging.pop(ref)] = ray.get(ref)
+                self._all_counters[self._merging.pop(ref)] = ray.get(ref)
             except RayTaskError as error:
                 if not is_for_people(error.cause):
                     raise
                 raise StageError(f"{self._what}: {error.cause}") from None
 
-    def finish(self) -> Tally:
+    def finish(self) -> Counters:
         """Wait for the last merges and remove what is left over; returns the sum of all parts' tallies."""
         for part in [name for name in self._names if not self._left[name]]:
             self._start_merge(part)  # all of its pieces were there before
         self._collect(timeout_s=None)
         assert not self._names, f"every shard was done, but no merge was started for {sorted(self._names)[:3]}"
         self._output.all_pieces.remove()
-        return added(self._tallies[i.part] for i in self._inputs)
+        return added(self._all_counters[i.part] for i in self._inputs)
 
 
 def _demand(what: str, pool: WorkerPool, num_shards: int, setting: str) -> Demand:
@@ -220,7 +221,7 @@ def _finished(
             yield shard
     statistics = dataset.stats()
     Storage(f"{output.uri}.ray_data.txt").write_bytes(statistics.encode())
-    say(f"{what}: Ray Data: {'; '.join(line for line in statistics.splitlines() if line.startswith('Operator'))}")
+    log(f"{what}: Ray Data: {'; '.join(line for line in statistics.splitlines() if line.startswith('Operator'))}")
 
 
 @contextlib.contextmanager

@@ -6,7 +6,7 @@ from data.storage import Storage
 from jobs.pipelines.audit import audit
 from jobs.pipelines.map_rows import map_rows
 from jobs.runner.settings import SamplingSettings
-from jobs.runner.stage import Figures, Run
+from jobs.runner.stage import Metrics, Run
 
 
 def sample(
@@ -16,10 +16,10 @@ def sample(
     prompts: Storage,
     target: Storage,
     temperature: float,
-    stamp: str = "",
+    fingerprint: str = "",
     keep_too_long: bool = False,
-) -> Figures:
-    """Answer all `prompts` with `policy` into `target`; with a `stamp`, those that are not answered yet. `keep_too_long`: see `Sampler`."""
+) -> Metrics:
+    """Answer all `prompts` with `policy` into `target`; with a `fingerprint`, those that are not answered yet. `keep_too_long`: see `Sampler`."""
     settings = run.preset.sampling
     arguments = {
         "policy": (policy / "model").uri,
@@ -32,10 +32,10 @@ def sample(
         "num_threads": max(1, int(settings.pool.cpus_per_actor)),
         "keep_too_long": keep_too_long,
     }
-    figures = map_rows(what, [prompts], Sampler, arguments, settings.pool, target, stamp, "sampling.pool")
-    tally = figures.pop("tally")
-    tokens = {"tokens": int(tally["tokens"]), "cut_off": int(tally["cut_off"])}
-    return figures | tokens | {"audit": audit(what, [prompts], target, stamp)}
+    metrics = map_rows(what, [prompts], Sampler, arguments, settings.pool, target, fingerprint, "sampling.pool")
+    counters = metrics.pop("counters")
+    tokens = {"tokens": int(counters["tokens"]), "cut_off": int(counters["cut_off"])}
+    return metrics | tokens | {"audit": audit(what, [prompts], target, fingerprint)}
 
 
 def sampling_settings(settings: SamplingSettings) -> object:

@@ -12,19 +12,19 @@ import ray
 from actors.training.settings import LearnerSettings
 from cluster.preflight import FREE_CPUS
 from data.examples import Split
-from data.loader import SHARD_ROWS, Corpus, Feed
+from data.loader import SHARD_ROWS, Corpus, DataLoader
 from data.shards import Output, Shard, inputs_of
 from data.storage import Storage
 from jobs.pipelines.map_rows import Beside, map_rows
 from jobs.runner.settings import WorkerPool
-from jobs.runner.stage import Figures, say
+from jobs.runner.stage import Metrics, log
 
 POOL = WorkerPool(num_actors=2, min_actors=1, batch_rows=512)
 """Tokenising needs CPUs only, and few."""
 
 
 @dataclass(frozen=True)
-class Tokenising:
+class Tokenizing:
     """What becomes examples, and where. A `maker(**arguments)` of `actors.training.examples` takes a table of rows and gives one of EXAMPLE_SCHEMA."""
 
     what: str
@@ -32,10 +32,10 @@ class Tokenising:
     maker: type[Any]
     arguments: dict[str, Any]
     target: Storage
-    stamp: str
+    fingerprint: str
     """What is there under this stamp is kept."""
 
-    def all(self, beside: Beside | None = None) -> Figures:
+    def all(self, beside: Beside | None = None) -> Metrics:
         """Tokenise all rows."""
         return map_rows(
             f"{self.what}: tokenise",
@@ -44,7 +44,7 @@ class Tokenising:
             self.arguments,
             POOL,
             self.target,
-            self.stamp,
+            self.fingerprint,
             beside=beside,
         )
 
@@ -56,7 +56,7 @@ class Tokenising:
         StageError if rows could not be tokenised, whatever the training says of it.
         """
         inputs = inputs_of(self.sources)
-        output = Output(self.target.uri, self.stamp)
+        output = Output(self.target.uri, self.fingerprint)
         cpus = learner.num_workers * learner.cpus_per_worker
         no_room = ray.cluster_resources().get("CPU", 0.0) < cpus + POOL.cpus_per_actor + FREE_CPUS
         if no_room or not self.maker.ROW_FOR_ROW or len(output.finished(inputs)) == len(inputs):
@@ -66,7 +66,7 @@ class Tokenising:
         corpus = Corpus.made_from(inputs, output, POOL.batch_rows)
         assert corpus.making is not None
         corpus.making.failed.remove()
-        say(f"{self.what}: tokenising while it trains")
+        log(f"{self.what}: tokenising while it trains")
         beside = Beside(cpus, _first_epoch(corpus, learner), threading.Event())
         with ThreadPoolExecutor(1, thread_name_prefix="tokenise") as pool:
             work = pool.submit(self._or_mark, corpus.making.failed, beside)
@@ -89,7 +89,7 @@ class Tokenising:
 
 def _first_epoch(corpus: Corpus, learner: LearnerSettings) -> Any:
     """A sort key: shards in the order in which the first epoch reads them."""
-    feed = Feed(corpus, Split(), learner.pack_tokens, learner.packs_per_step, seed=learner.seed)
+    feed = DataLoader(corpus, Split(), learner.pack_tokens, learner.packs_per_step, seed=learner.seed)
     order = [corpus.shards[i] for window in feed.windows(0) for i in window]
     place = {(shard.part, shard.start): number for number, shard in enumerate(order)}
 

@@ -21,7 +21,7 @@ from jobs.pipelines.sample import sample, sampling_settings
 from jobs.policy_training.conditioned_sft import train_policy
 from jobs.runner.preset import Preset
 from jobs.runner.rounds import KINDS, Rounds
-from jobs.runner.stage import Figures, Run, Stage, say, stamp_of
+from jobs.runner.stage import Metrics, Run, Stage, fingerprint_of, log
 
 
 @dataclass(frozen=True)
@@ -73,23 +73,23 @@ class BootstrapStages:
             for s in stages
         ]
 
-    def _unless_over(self, run: Run, folder: Storage, work: Callable[[Run, Storage], Figures], number: int) -> Figures:
-        last = (run.manifest(self.rounds.verdict(number - 1)) or {}).get("figures", {})
+    def _unless_over(self, run: Run, folder: Storage, work: Callable[[Run, Storage], Metrics], number: int) -> Metrics:
+        last = (run.manifest(self.rounds.verdict(number - 1)) or {}).get("metrics", {})
         if not last or last["promoted"]:
             return work(run, folder)
-        say(f"bootstrap {number}: not run, for round {number - 1} was not promoted")
+        log(f"bootstrap {number}: not run, for round {number - 1} was not promoted")
         # What a reader of the last verdict looks for: nothing has changed since.
         return {"not_run": last["fell"], "promoted": False, "fell": last["fell"], "policy": last["policy"]}
 
     def _folder(self, run: Run, number: int, kind: str) -> Storage:
         return run.folder(self.rounds.stage(number, kind))
 
-    def _samples(self, run: Run, folder: Storage, number: int) -> Figures:
+    def _samples(self, run: Run, folder: Storage, number: int) -> Metrics:
         """Plan the round and sample it; answers that are no turn (empty) are not rated, and counted."""
         settings, annotated = run.preset.bootstrap, run.folder("annotated") / "rows"
         values = (v for row in _rows(annotated) for v in map(calibration(run), row.predicted) if v)
         asked = combinations(values, run.schema, settings.leading, settings.min_count, settings.leading_at_least)
-        say(f"bootstrap {number}: {len(asked)} attribute combinations with {settings.leading} at its best")
+        log(f"bootstrap {number}: {len(asked)} attribute combinations with {settings.leading} at its best")
         source = bootstrap_source(number)
         prompts = bootstrap_prompts(
             _rows(annotated), asked, settings.num_prompts, settings.samples_per_prompt, run.preset.seed + number, source
@@ -100,14 +100,14 @@ class BootstrapStages:
                 prompts_table(prompts[start : start + size]), folder / "prompts", f"part-{start // size:05d}.parquet"
             )
         policy, temperature = run.folder(self.rounds.policy(number - 1)), run.preset.sampling.temperature
-        figures = sample(
+        metrics = sample(
             run,
             f"bootstrap {number}: sample",
             policy,
             folder / "prompts",
             folder / "answers",
             temperature,
-            stamp_of(folder),
+            fingerprint_of(folder),
         )
         reasons: Counter[str] = Counter()
         for part, table in enumerate((folder / "answers").tables()):
@@ -118,18 +118,18 @@ class BootstrapStages:
                 if not reason:
                     kept.append(row)
             write_table(to_table(kept, run.schema), folder / "rows", f"part-{part:05d}.parquet")
-        return figures | {"combinations": asked, "counts": {"prompts": len(prompts), **reasons}}
+        return metrics | {"combinations": asked, "counts": {"prompts": len(prompts), **reasons}}
 
-    def _rated(self, run: Run, folder: Storage, number: int) -> Figures:
+    def _rated(self, run: Run, folder: Storage, number: int) -> Metrics:
         return annotate(
             run,
             f"bootstrap {number}: rate",
             [self._folder(run, number, "samples") / "rows"],
             folder / "rows",
-            stamp_of(folder),
+            fingerprint_of(folder),
         )
 
-    def _selected(self, run: Run, folder: Storage, number: int) -> Figures:
+    def _selected(self, run: Run, folder: Storage, number: int) -> Metrics:
         return select(
             run,
             Round(
@@ -141,7 +141,7 @@ class BootstrapStages:
             folder,
         )
 
-    def _train(self, run: Run, folder: Storage, number: int) -> Figures:
+    def _train(self, run: Run, folder: Storage, number: int) -> Metrics:
         """Train on the selected samples, mixed with annotated rows."""
         settings = run.preset.bootstrap
         samples = self._folder(run, number, "selected") / "rows"
@@ -151,20 +151,20 @@ class BootstrapStages:
         start = (
             base_uri(run) if settings.start == "base" else (run.folder(self.rounds.policy(number - 1)) / "model").uri
         )
-        figures = train_policy(
+        metrics = train_policy(
             run, f"bootstrap {number}: policy", [samples, folder / "mixed"], start, settings.learner, folder
         )
-        figures["counts"]["annotated_mixed_in"] = len(mixed)
-        return figures
+        metrics["counts"]["annotated_mixed_in"] = len(mixed)
+        return metrics
 
-    def _verdict(self, run: Run, folder: Storage, number: int) -> Figures:
+    def _verdict(self, run: Run, folder: Storage, number: int) -> Metrics:
         last = run.manifest(self.rounds.verdict(number - 1)) if number > 1 else None
         return verdict(
             run,
             number,
             self.rounds.policy(number - 1),
             self.rounds.policy(number),
-            last and last["figures"]["after"],
+            last and last["metrics"]["after"],
             folder,
         )
 

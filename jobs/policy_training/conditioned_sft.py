@@ -8,15 +8,15 @@ from data.loader import counts
 from data.storage import Storage
 from jobs.pipelines.annotation import calibration
 from jobs.pipelines.fit import buckets_for, example_spec, fit
-from jobs.pipelines.tokenize import Tokenising
+from jobs.pipelines.tokenize import Tokenizing
 from jobs.reporting.model_card import write_card
 from jobs.reporting.training_plots import draw_losses
-from jobs.runner.stage import Figures, Run, stamp_of
+from jobs.runner.stage import Metrics, Run, fingerprint_of
 
 
 def train_policy(
     run: Run, what: str, rows: list[Storage], start: str, learner: LearnerSettings, folder: Storage
-) -> Figures:
+) -> Metrics:
     """Conditioned SFT on `rows`, from the weights at `start`, into the stage's `folder`."""
     settings = run.preset.policy
     arguments = {
@@ -26,10 +26,10 @@ def train_policy(
         "attribute_dropout": settings.attribute_dropout,
         "seed": run.preset.seed,
     }
-    tokenising = Tokenising(what, rows, PolicyExamples, arguments, folder / "examples", stamp_of(folder))
+    tokenizing = Tokenizing(what, rows, PolicyExamples, arguments, folder / "examples", fingerprint_of(folder))
     task = PolicyTask(start, run.schema, run.preset.template)
     split = Split(buckets_for(settings.validation_share))
-    with tokenising.meanwhile(learner) as examples:
+    with tokenizing.meanwhile(learner) as examples:
         training = fit(what, task, learner, examples, folder, split, settings.source_weights, run.preset.tracking)
     draw_losses({what: training}, folder / "loss.png")
     write_card(run, "policy", learner, training, folder / "model")

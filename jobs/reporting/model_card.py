@@ -8,7 +8,7 @@ import yaml
 
 from actors.training.settings import LearnerSettings
 from data.storage import Storage
-from jobs.runner.stage import Figures, Run
+from jobs.runner.stage import Metrics, Run
 
 POLICY = """\
 Every request sets its own dials; those it leaves out are the model's to choose.
@@ -47,7 +47,7 @@ HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 def write_card(
-    run: Run, kind: str, settings: LearnerSettings, training: Figures, model: Storage, steering: Figures | None = None
+    run: Run, kind: str, settings: LearnerSettings, training: Metrics, model: Storage, steering: Metrics | None = None
 ) -> None:
     """`kind` is "policy" or "predictor"; `steering` is the report's table, once it is known."""
     (model / "README.md").write_bytes(card(run, kind, settings, training, steering).encode())
@@ -57,16 +57,16 @@ def card(
     run: Run,
     kind: str,
     settings: LearnerSettings,
-    training: Figures,
-    steering: Figures | None = None,
-    front: Figures | None = None,
+    training: Metrics,
+    steering: Metrics | None = None,
+    front: Metrics | None = None,
     folder: str = "FOLDER",
 ) -> str:
     """The card's text. `front` is added to the hub's front matter; `folder` is what the example loads."""
     return "\n".join(_lines(run, kind, settings, training, steering, front or {}, folder))
 
 
-def front_matter(entries: Figures) -> str:
+def front_matter(entries: Metrics) -> str:
     """What the Hugging Face hub reads of a card."""
     return f"---\n{yaml.safe_dump(entries, sort_keys=False, allow_unicode=True)}---\n"
 
@@ -75,9 +75,9 @@ def _lines(
     run: Run,
     kind: str,
     settings: LearnerSettings,
-    training: Figures,
-    steering: Figures | None,
-    front: Figures,
+    training: Metrics,
+    steering: Metrics | None,
+    front: Metrics,
     folder: str,
 ) -> Iterator[str]:
     schema, preset = run.schema, run.preset
@@ -99,14 +99,14 @@ def _lines(
         f"| {a.name} | {a.low} to {a.high} | {a.default} | {a.better} | {a.meaning} |" for a in schema.attributes
     )
     yield "\n## Data\n\n| source | format | rows |\n|---|---|---|"
-    counts = ((run.manifest("rows") or {}).get("figures") or {}).get("counts", {})
+    counts = ((run.manifest("rows") or {}).get("metrics") or {}).get("counts", {})
     for source in preset.rows.sources:
         yield f"| {source.name} | {source.format} | {counts.get(source.name, {}).get('rows', 'unknown')} |"
     yield f"\n## Training\n\nFrom {start or 'a model made and pre-trained here'}, prompt format `{preset.template}`.\n\n| setting | value |\n|---|---|"
     yield from (f"| {name} | {value} |" for name, value in settings.model_dump(mode="json").items())
     yield "\n| figure | value |\n|---|---|"
-    figures = ("examples", "epochs", "steps", "tokens", "saved_step", "validation_loss")
-    yield from (f"| {name} | {training[name]} |" for name in figures if training.get(name) is not None)
+    metrics = ("examples", "epochs", "steps", "tokens", "saved_step", "validation_loss")
+    yield from (f"| {name} | {training[name]} |" for name in metrics if training.get(name) is not None)
     yield f"| last training loss | {training['losses'][-1]['loss']} |"
     if steering:
         yield f"\n## Do the dials turn?\n\nMeasured {steering['measured_by']}.\n\n| attribute | asked -> measured | Spearman |\n|---|---|---|"

@@ -9,21 +9,21 @@ from pathlib import Path
 import jinja2
 
 from data.storage import Storage
-from jobs.evaluation.ask import laboratory
+from jobs.evaluation.ask import synthetic_world
 from jobs.reporting.blocks import Gallery, Part, Table, shown, without_secrets
 from jobs.reporting.markdown import markdown
 from jobs.reporting.rows import across_dials
 from jobs.reporting.sections_steering import answers_part, steering_parts
 from jobs.reporting.sections_training import making_parts
 from jobs.reporting.svg_figures import COLOURS, standing_alone
-from jobs.runner.stage import Figures, Run
+from jobs.runner.stage import Metrics, Run
 
 HTML, MARKDOWN, PICTURES = "report.html", "report.md", "figures"
 QUESTIONS_PER_DIAL = 2
 """Whose answers are shown at each value of a dial."""
 
 
-def write_pages(run: Run, report: Figures, folder: Storage) -> None:
+def write_pages(run: Run, report: Metrics, folder: Storage) -> None:
     """Write the pages about `report`, the content of `report.json`, into `folder`, where the answers lie. Twice the same if nothing changed."""
     parts = page_parts(run, report, folder)
     title, about = f"{run.preset.run}: do the dials turn?", _about(run, report)
@@ -36,20 +36,20 @@ def write_pages(run: Run, report: Figures, folder: Storage) -> None:
     (folder / HTML).write_bytes(_html(title, about, parts).encode())
 
 
-def page_parts(run: Run, report: Figures, folder: Storage) -> list[Part]:
+def page_parts(run: Run, report: Metrics, folder: Storage) -> list[Part]:
     """All parts of which there is something to say: what the dials do first, how the model was made after."""
     steering = list(steering_parts(run.schema, report))
     return [part for part in (*steering, _answers(run, folder), *making_parts(run, report)) if part]
 
 
 def _answers(run: Run, folder: Storage) -> Part | None:
-    lab, rated = laboratory(run), folder / "rated"
+    lab, rated = synthetic_world(run), folder / "rated"
     rows = rated if rated.exists() else folder / "answers"
     found = across_dials(rows, run.schema, QUESTIONS_PER_DIAL)
     return answers_part(found, lambda row: lab.measure(row.messages) if lab else row.predicted[-1])
 
 
-def _about(run: Run, report: Figures) -> str:
+def _about(run: Run, report: Metrics) -> str:
     policy = str(report["policy"])
     # Where a run lies is nobody's business but its owner's; what matters is which of its policies this is.
     stage = policy.rpartition(f"/{run.preset.run}/")[2]

@@ -13,7 +13,7 @@ from data.attributes import Attribute, AttributeSchema
 from data.measures import NORMAL_95
 from data.storage import Storage
 from jobs.reporting.png import save_png
-from jobs.runner.stage import Figures
+from jobs.runner.stage import Metrics
 
 COLUMNS = 3
 PANEL_INCHES = 3.4
@@ -21,7 +21,7 @@ RAW, STRETCHED = "#1f5fa8", "#e08214"
 """Blue and orange keep apart for every kind of colour blindness."""
 
 
-def draw_calibration(schema: AttributeSchema, figures: Figures, target: Storage) -> None:
+def draw_calibration(schema: AttributeSchema, metrics: Metrics, target: Storage) -> None:
     """A PNG with one panel an attribute: mean human value against mean predicted value, by decile of the prediction, raw and calibrated."""
     num_rows = math.ceil(len(schema.attributes) / COLUMNS)
     num_columns = min(COLUMNS, len(schema.attributes))
@@ -29,9 +29,9 @@ def draw_calibration(schema: AttributeSchema, figures: Figures, target: Storage)
         figsize=(PANEL_INCHES * num_columns, (PANEL_INCHES + 0.35) * num_rows + 0.8), layout="constrained"
     )
     panels = figure.subplots(num_rows, num_columns, squeeze=False).ravel()
-    limits = _limits(schema, figures)
+    limits = _limits(schema, metrics)
     for attribute, axes in zip(schema.attributes, panels, strict=False):
-        _panel(axes, attribute, figures["attributes"][attribute.name])
+        _panel(axes, attribute, metrics["attributes"][attribute.name])
         axes.set(xlim=limits, ylim=limits)
     for axes in panels[len(schema.attributes) :]:
         axes.set_axis_off()
@@ -49,9 +49,9 @@ def draw_calibration(schema: AttributeSchema, figures: Figures, target: Storage)
     save_png(figure, target)
 
 
-def _limits(schema: AttributeSchema, figures: Figures) -> tuple[float, float]:
+def _limits(schema: AttributeSchema, metrics: Metrics) -> tuple[float, float]:
     """One range for both axes of all panels. Scores are unbounded: a mark may lie off the scale, and shows it."""
-    rows = figures["attributes"].values()
+    rows = metrics["attributes"].values()
     shown = [
         b["predicted"] for row in rows for series in (row, row.get("calibrated", row)) for b in series["reliability"]
     ]
@@ -60,7 +60,7 @@ def _limits(schema: AttributeSchema, figures: Figures) -> tuple[float, float]:
     return low - margin, high + margin
 
 
-def _panel(axes: matplotlib.axes.Axes, attribute: Attribute, row: Figures) -> None:
+def _panel(axes: matplotlib.axes.Axes, attribute: Attribute, row: Metrics) -> None:
     axes.plot(
         [attribute.low, attribute.high],
         [attribute.low, attribute.high],
@@ -95,7 +95,7 @@ def _panel(axes: matplotlib.axes.Axes, attribute: Attribute, row: Figures) -> No
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _series(axes: matplotlib.axes.Axes, bins: list[Figures], colour: str, fill: str, label: str) -> None:
+def _series(axes: matplotlib.axes.Axes, bins: list[Metrics], colour: str, fill: str, label: str) -> None:
     # An interval needs two answers; a lone one gets a mark without.
     half = [NORMAL_95 * b["se"] if b["se"] is not None else 0.0 for b in bins]
     axes.errorbar(
@@ -112,9 +112,9 @@ def _series(axes: matplotlib.axes.Axes, bins: list[Figures], colour: str, fill: 
     )
 
 
-def draw_collinearity(figures: Figures, target: Storage) -> None:
+def draw_collinearity(metrics: Metrics, target: Storage) -> None:
     """A PNG with the matrix of Spearman correlations between people's values, and n, in each cell; blue is negative, red positive."""
-    names, r_AA, n_AA = (figures[key] for key in ("names", "spearman", "n"))
+    names, r_AA, n_AA = (metrics[key] for key in ("names", "spearman", "n"))
     size = 1.6 + 0.95 * len(names)
     figure = matplotlib.figure.Figure(figsize=(size + 1.0, size), layout="constrained")
     axes = figure.subplots()

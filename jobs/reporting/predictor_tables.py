@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from jobs.runner.stage import Figures
+from jobs.runner.stage import Metrics
 
 Cell = str | int | float | None
 
@@ -27,10 +27,10 @@ def _text(cell: Cell, digits: int) -> str:
     return f"{cell:,}" if isinstance(cell, int) else cell
 
 
-def quality_lines(figures: Figures) -> Iterator[str]:
+def quality_lines(metrics: Metrics) -> Iterator[str]:
     """The tables of `quality.json`: errors beside baselines, the truth where it is known, reliability, collinearity."""
-    attributes = figures["attributes"]
-    counts = figures["answers"]
+    attributes = metrics["attributes"]
+    counts = metrics["answers"]
     yield f"predictor, on {counts['held_out']:,} rated answers it never saw ({counts['unscored']:,} of them unscored); errors in points of the scale"
     yield from _errors(attributes)
     if any("truth" in row for row in attributes.values()):
@@ -39,10 +39,10 @@ def quality_lines(figures: Figures) -> Iterator[str]:
     yield "calibration: the mean of people's values by decile of the predicted value (predicted -> human)"
     yield from _reliability(attributes)
     yield f"collinearity of people's values, Spearman (answers with both), of {counts['rated']:,} rated answers"
-    yield from _collinearity(figures["collinearity"])
+    yield from _collinearity(metrics["collinearity"])
 
 
-def _errors(attributes: Figures) -> list[str]:
+def _errors(attributes: Metrics) -> list[str]:
     header = [
         "attribute",
         "n",
@@ -66,7 +66,7 @@ def _errors(attributes: Figures) -> list[str]:
     return aligned(header, rows)
 
 
-def _truth(attributes: Figures) -> list[str]:
+def _truth(attributes: Metrics) -> list[str]:
     header = ["attribute", "n", "MAE", "of one rater", "RMSE", "of one rater", "Spearman", "of one rater"]
     rows = []
     for name, row in attributes.items():
@@ -76,7 +76,7 @@ def _truth(attributes: Figures) -> list[str]:
     return aligned(header, rows)
 
 
-def _reliability(attributes: Figures) -> list[str]:
+def _reliability(attributes: Metrics) -> list[str]:
     bins = {name: row["reliability"] for name, row in attributes.items()}
     width = max((len(b) for b in bins.values()), default=0)
     rows = []
@@ -87,19 +87,19 @@ def _reliability(attributes: Figures) -> list[str]:
     return aligned(["attribute", "n each", *(str(i + 1) for i in range(width))], rows)
 
 
-def _collinearity(figures: Figures) -> list[str]:
-    names = figures["names"]
+def _collinearity(metrics: Metrics) -> list[str]:
+    names = metrics["names"]
     rows = []
-    for name, values, counts in zip(names, figures["spearman"], figures["n"], strict=True):
+    for name, values, counts in zip(names, metrics["spearman"], metrics["n"], strict=True):
         rows.append([name, *(f"{_text(r, 2)} ({n})" for r, n in zip(values, counts, strict=True))])
     return aligned(["", *names], rows)
 
 
-def pair_lines(figures: Mapping[str, Figures]) -> Iterator[str]:
+def pair_lines(metrics: Mapping[str, Metrics]) -> Iterator[str]:
     """One line a set of pairs, at least one: who is right how often, with the 95 % interval."""
     yield "pairs: share in which the answer that people preferred scores higher, ties half (95 % interval)"
     rows = []
-    for name, row in figures.items():
+    for name, row in metrics.items():
         rows.append(
             [
                 name,
@@ -110,7 +110,7 @@ def pair_lines(figures: Mapping[str, Figures]) -> Iterator[str]:
             ]
         )
     yield from aligned(["set", "n", "predictor", "longer answer", "unscored", "broken"], rows)
-    for name, row in figures.items():
+    for name, row in metrics.items():
         parts = [(f"  {part}", found) for part, found in row.get("subsets", {}).items()] + list(
             row.get("sections", {}).items()
         )
@@ -118,26 +118,26 @@ def pair_lines(figures: Mapping[str, Figures]) -> Iterator[str]:
             yield from aligned(
                 [name, "n", "predictor"], [[part, found.get("n"), _share(found)] for part, found in parts]
             )
-    weights = next(iter(figures.values()))["weights"]
+    weights = next(iter(metrics.values()))["weights"]
     yield "  score of an answer: " + " ".join(f"{weight:+.2f} {name}" for name, weight in weights.items() if weight)
 
 
-def _share(row: Figures) -> str | None:
+def _share(row: Metrics) -> str | None:
     return f"{row['accuracy']:.3f} ({row['low']:.3f}-{row['high']:.3f})" if "accuracy" in row else None
 
 
-def judge_lines(figures: Mapping[str, Figures]) -> Iterator[str]:
+def judge_lines(metrics: Mapping[str, Metrics]) -> Iterator[str]:
     """One block a set of judged answers: Spearman and Pearson of the score, of each attribute and of the length, with 95 % intervals."""
-    for name, row in figures.items():
+    for name, row in metrics.items():
         yield f"{name}: agreement with the judge on {row['score']['n']:,} answers ({row['unscored']:,} unscored), 95 % intervals"
         rows = [[who, _correlation(found, "spearman"), _correlation(found, "pearson")] for who, found in _who(row)]
         yield from aligned(["", "Spearman", "Pearson"], rows)
 
 
-def _who(row: Figures) -> list[tuple[str, Figures]]:
+def _who(row: Metrics) -> list[tuple[str, Metrics]]:
     return [("score", row["score"]), *row["each_attribute"].items(), ("length", row["length"])]
 
 
-def _correlation(found: Figures, kind: str) -> str | None:
+def _correlation(found: Metrics, kind: str) -> str | None:
     r, low, high = (found[f"{kind}{end}"] for end in ("", "_low", "_high"))
     return None if r is None else f"{r:.3f}" if low is None else f"{r:.3f} ({low:.3f} to {high:.3f})"

@@ -10,7 +10,7 @@ from data.attributes import AttributeSchema, Values
 from data.conversation import Conversation
 from jobs.reporting.blocks import Block, Cell, Gallery, Part, Said, Table, Tile, Tiles, finite, shown
 from jobs.reporting.svg_figures import steering
-from jobs.runner.stage import Figures
+from jobs.runner.stage import Metrics
 
 TURNS, PARTLY = 0.8, 0.3
 """Spearman from which a dial turns: as well as one human rater of the laboratory agrees with the truth. And below which it hardly does anything."""
@@ -18,7 +18,7 @@ ANSWER_CHARACTERS = 1500
 """More of an answer is cut off on the page."""
 
 
-def steering_parts(schema: AttributeSchema, report: Figures) -> Iterator[Part]:
+def steering_parts(schema: AttributeSchema, report: Metrics) -> Iterator[Part]:
     """What `report.json` says, in the order in which one asks."""
     yield _headline(schema, report)
     if report["steering"]:
@@ -35,7 +35,7 @@ def steering_parts(schema: AttributeSchema, report: Figures) -> Iterator[Part]:
             yield make(report[name])
 
 
-def verdict(row: Figures) -> str:
+def verdict(row: Metrics) -> str:
     """What a dial does, in a word."""
     correlation = finite(row.get("spearman"))
     if correlation is None or correlation < PARTLY:
@@ -43,7 +43,7 @@ def verdict(row: Figures) -> str:
     return "yes" if correlation >= TURNS else "partly"
 
 
-def _headline(schema: AttributeSchema, report: Figures) -> Part:
+def _headline(schema: AttributeSchema, report: Metrics) -> Part:
     table = report["steering"]
     turning = [name for name, row in table.items() if verdict(row) == "yes"]
     correlations = {name: finite(row.get("spearman")) or 0.0 for name, row in table.items()}
@@ -97,14 +97,21 @@ def _headline(schema: AttributeSchema, report: Figures) -> Part:
     return Part("headline", "Do the dials turn?", says, blocks)
 
 
-def _dials(schema: AttributeSchema, table: Figures) -> Table:
+def _dials(schema: AttributeSchema, table: Metrics) -> Table:
     rows: list[list[Cell]] = []
     for name in (name for name in schema.names if name in table):
         row = table[name]
         measured = [v for v in map(finite, row["measured"]) if v is not None]
         low, high = row.get("reached") or (min(measured, default=None), max(measured, default=None))
         rows.append(
-            [name, finite(row.get("spearman")), verdict(row), finite(low), finite(high), finite(row.get("off_target"))]
+            [
+                name,
+                finite(row.get("spearman")),
+                verdict(row),
+                finite(low),
+                finite(high),
+                finite(row.get("mean_absolute_gap")),
+            ]
         )
     return Table(
         "Each dial turned over its scale: its lowest and highest mean, and by how many points it moves the other attributes, on average",
@@ -113,7 +120,7 @@ def _dials(schema: AttributeSchema, table: Figures) -> Table:
     )
 
 
-def _curves(schema: AttributeSchema, report: Figures) -> Part:
+def _curves(schema: AttributeSchema, report: Metrics) -> Part:
     table = report["steering"]
     rows: list[list[Cell]] = []
     for name, row in table.items():
@@ -149,11 +156,11 @@ def _curves(schema: AttributeSchema, report: Figures) -> Part:
     return Part("steering", "Asked against measured", says, blocks)
 
 
-def _cross_talk(figures: Figures) -> Part:
-    measured = figures["measured"]
+def _cross_talk(metrics: Metrics) -> Part:
+    measured = metrics["measured"]
     rows: list[list[Cell]] = []
     tints: list[list[float]] = []
-    for name, slopes in zip(figures["attributes"], figures["slope"], strict=True):
+    for name, slopes in zip(metrics["attributes"], metrics["slope"], strict=True):
         values = [finite(v) for v in slopes]
         rows.append([name, *values])
         tints.append(
@@ -172,7 +179,7 @@ def _cross_talk(figures: Figures) -> Part:
     )
 
 
-def _combined(settings: list[Figures]) -> Part:
+def _combined(settings: list[Metrics]) -> Part:
     names = list(dict.fromkeys(name for setting in settings for name in setting["requested"]))
     rows: list[list[Cell]] = []
     for number, setting in enumerate(settings, start=1):
@@ -194,7 +201,7 @@ def _combined(settings: list[Figures]) -> Part:
     )
 
 
-def _dialogue(dials: Figures) -> Part:
+def _dialogue(dials: Metrics) -> Part:
     rows: list[list[Cell]] = []
     for name, row in dials.items():
         for first, second, measured in zip(row["first"], row["second"], row["measured_second"], strict=True):
@@ -209,7 +216,7 @@ def _dialogue(dials: Figures) -> Part:
     return Part("dialogue", "A dial changed in mid-conversation", says, [table])
 
 
-def _judge(judge: Figures, note: str) -> Part:
+def _judge(judge: Metrics, note: str) -> Part:
     header = ["attribute", "answers", "Spearman", "mean error, points", "slope"]
     rows = [
         [name, row.get("n"), *(finite(row.get(key)) for key in ("spearman", "mae", "slope"))]
@@ -230,7 +237,7 @@ def _judge(judge: Figures, note: str) -> Part:
     return Part("judge", "The judge's calibration", says, [table])
 
 
-def _length(length: Figures) -> Part:
+def _length(length: Metrics) -> Part:
     rows = [
         [name, finite(row.get("spearman_words")), finite(row.get("partial_spearman"))] for name, row in length.items()
     ]

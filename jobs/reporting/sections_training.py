@@ -13,7 +13,7 @@ from jobs.reporting.rows import Spread, spreads
 from jobs.reporting.svg_figures import by_round, histogram, losses, reliability
 from jobs.runner.rounds import Rounds
 from jobs.runner.rounds import stage_names as bootstrap_stages
-from jobs.runner.stage import Figures, Run
+from jobs.runner.stage import Metrics, Run
 
 
 def stage_names(run: Run) -> list[str]:
@@ -21,7 +21,7 @@ def stage_names(run: Run) -> list[str]:
     return ["rows", "base", "predictor", "annotated", "policy", *bootstrap_stages(run.preset.bootstrap.rounds)]
 
 
-def making_parts(run: Run, report: Figures) -> Iterator[Part | None]:
+def making_parts(run: Run, report: Metrics) -> Iterator[Part | None]:
     manifests = {name: found for name in stage_names(run) if (found := run.manifest(name))}
     quality = run.folder("predictor") / "quality.json"
     yield _rounds(run, report.get("rounds") or [], manifests)
@@ -40,13 +40,13 @@ def making_parts(run: Run, report: Figures) -> Iterator[Part | None]:
 # --- bootstrap ---------------------------------------------------------------------------------------------------------
 
 
-def _rounds(run: Run, rounds: list[Figures], manifests: dict[str, Figures]) -> Part | None:
+def _rounds(run: Run, rounds: list[Metrics], manifests: dict[str, Metrics]) -> Part | None:
     """What was kept of the samples, and whether the policy after a round was better."""
     samples: list[list[Cell]] = []
     verdicts: list[list[Cell]] = []
     for number in range(1, run.preset.bootstrap.rounds + 1):
         selected, judged = (
-            manifests.get(f"bootstrap-{number}/{kind}", {}).get("figures", {}) for kind in ("selected", "verdict")
+            manifests.get(f"bootstrap-{number}/{kind}", {}).get("metrics", {}) for kind in ("selected", "verdict")
         )
         if counts := selected.get("counts"):
             samples += [
@@ -57,7 +57,7 @@ def _rounds(run: Run, rounds: list[Figures], manifests: dict[str, Figures]) -> P
         if judged:
             why = f"not run: {'; '.join(judged['not_run'])}" if "not_run" in judged else "; ".join(judged["fell"])
             verdicts.append([f"round {number}", judged["promoted"], why or "nothing fell by more than allowed"])
-    blocks: list[Block] = [Gallery(_round_figures(run.schema, rounds))] if rounds else []
+    blocks: list[Block] = [Gallery(_round_metrics(run.schema, rounds))] if rounds else []
     if verdicts:
         blocks.append(Table("Was the policy after the round promoted?", ["round", "promoted", "why"], verdicts))
     if rounds:
@@ -74,10 +74,10 @@ def _rounds(run: Run, rounds: list[Figures], manifests: dict[str, Figures]) -> P
     return Part("rounds", "Bootstrap rounds", says, blocks) if blocks else None
 
 
-def _round_figures(schema: AttributeSchema, rounds: list[Figures]) -> list[Figure]:
+def _round_metrics(schema: AttributeSchema, rounds: list[Metrics]) -> list[Figure]:
     numbers = [r["round"] for r in rounds]
     drifts = [r["drift"] for r in rounds]
-    figures = [
+    metrics = [
         by_round(
             "rounds-steering",
             "mean Spearman of the dials",
@@ -98,16 +98,16 @@ def _round_figures(schema: AttributeSchema, rounds: list[Figures]) -> list[Figur
         name, scale = attribute.name, (attribute.low, attribute.high)
         kinds = [kind for kind in ("predicted", "true") if any(name in d.get(kind, {}) for d in drifts)]
         series = [(kind, [finite(d.get(kind, {}).get(name)) for d in drifts]) for kind in kinds]
-        figures += [by_round(f"rounds-{name}", f"{name}: mean", numbers, series, scale)] if series else []
-    return figures
+        metrics += [by_round(f"rounds-{name}", f"{name}: mean", numbers, series, scale)] if series else []
+    return metrics
 
 
-def _drift(rounds: list[Figures]) -> Table:
+def _drift(rounds: list[Metrics]) -> Table:
     rows: list[list[Cell]] = []
     for r in rounds:
         d = r["drift"]
-        figures = [finite(v) for v in (r["mean_spearman"], r.get("leading_off_best"), d["distinct_2"], d["words"])]
-        rows.append([f"round {r['round']}" if r["round"] else "before", *figures, r["promoted"]])
+        metrics = [finite(v) for v in (r["mean_spearman"], r.get("leading_off_best"), d["distinct_2"], d["words"])]
+        rows.append([f"round {r['round']}" if r["round"] else "before", *metrics, r["promoted"]])
     return Table(
         "The policies, asked the same",
         ["policy after", "mean Spearman", "off its best", "distinct-2", "words", "promoted"],
@@ -126,12 +126,12 @@ def _annotation(run: Run) -> Part | None:
     before, after = sides
     if not after:
         return None
-    figures: list[Figure] = []
+    metrics: list[Figure] = []
     rows: list[list[Cell]] = []
     for attribute in run.schema.attributes:
         none = Spread((0,) * (attribute.high - attribute.low + 1), None)
         pair = before.get(attribute.name, none), after.get(attribute.name, none)
-        figures.append(histogram(attribute, pair[0].counts, pair[1].counts))
+        metrics.append(histogram(attribute, pair[0].counts, pair[1].counts))
         for who, found in zip(("people", "predictor"), pair, strict=True):
             rows.append([attribute.name, who, sum(found.counts), found.mean, " ".join(f"{n:,}" for n in found.counts)])
     says = (
@@ -147,10 +147,10 @@ def _annotation(run: Run) -> Part | None:
         rows,
         folded=True,
     )
-    return Part("annotation", "Labels before and after annotation", says, [Gallery(figures), table])
+    return Part("annotation", "Labels before and after annotation", says, [Gallery(metrics), table])
 
 
-def _quality(schema: AttributeSchema, quality: Figures) -> Part:
+def _quality(schema: AttributeSchema, quality: Metrics) -> Part:
     """What the predictor is worth on answers it never saw."""
     header = [
         "attribute",
@@ -199,7 +199,7 @@ def _quality(schema: AttributeSchema, quality: Figures) -> Part:
 # --- trainings, counts, lineage ----------------------------------------------------------------------------------------
 
 
-def trainings(run: Run) -> dict[str, Figures]:
+def trainings(run: Run) -> dict[str, Metrics]:
     """The curves of all trainings of the run, folds and warm-ups included, by folder."""
     stages = ["base", "predictor", *(Rounds().policy(number) for number in range(run.preset.bootstrap.rounds + 1))]
     found = {}
@@ -212,9 +212,9 @@ def trainings(run: Run) -> dict[str, Figures]:
 
 def _trainings(run: Run) -> Part | None:
     found = trainings(run)
-    figures, rows = [], []
+    metrics, rows = [], []
     for name, training in found.items():
-        figures.append(losses(f"loss-{name.replace('/', '-')}", name, training))
+        metrics.append(losses(f"loss-{name.replace('/', '-')}", name, training))
         counts = [training.get(key) for key in ("num_train", "epochs", "steps", "tokens")]
         last, held_out = finite(training["losses"][-1]["loss"]), finite(training.get("validation_loss"))
         seconds = finite(training.get("train_seconds"))
@@ -227,15 +227,15 @@ def _trainings(run: Run) -> Part | None:
     )
     header = ["training", "examples", "epochs", "steps", "tokens", "last loss", "held out", "kept step", "took"]
     return (
-        Part("trainings", "Trainings", says, [Gallery(figures), Table("All trainings", header, rows)])
+        Part("trainings", "Trainings", says, [Gallery(metrics), Table("All trainings", header, rows)])
         if found
         else None
     )
 
 
-def _counts(manifests: dict[str, Figures]) -> Part | None:
+def _counts(manifests: dict[str, Metrics]) -> Part | None:
     """What was read, kept and rejected, and the counts of the later stages."""
-    sources = manifests.get("rows", {}).get("figures", {}).get("counts", {})
+    sources = manifests.get("rows", {}).get("metrics", {}).get("counts", {})
     kept, rejected = [], []
     for name, counts in sources.items():
         reasons = {what.partition(": ")[2]: n for what, n in counts.items() if what.startswith("rejected: ")}
@@ -253,7 +253,7 @@ def _counts(manifests: dict[str, Figures]) -> Part | None:
         [stage, what, n]
         for stage, manifest in manifests.items()
         if stage != "rows"
-        for what, n in (manifest["figures"].get("counts") or {}).items()
+        for what, n in (manifest["metrics"].get("counts") or {}).items()
         if isinstance(n, int | float)
     ]
     blocks: list[Block] = []
@@ -276,7 +276,7 @@ def _counts(manifests: dict[str, Figures]) -> Part | None:
     return Part("counts", "Counts and rejections", says, blocks) if blocks else None
 
 
-def _lineage(manifests: dict[str, Figures]) -> Part | None:
+def _lineage(manifests: dict[str, Metrics]) -> Part | None:
     if not manifests:
         return None
     rows = []

@@ -15,7 +15,7 @@ from data.attributes import Attribute, AttributeSchema
 from data.storage import Storage
 from jobs.evaluation.ask import Answers
 from jobs.reporting.png import save_png
-from jobs.runner.stage import Figures
+from jobs.runner.stage import Metrics
 
 COLUMNS = 3
 PANEL_INCHES = 3.4
@@ -25,7 +25,7 @@ SPREAD = (5, 95)
 """Percentiles of the judge's scores that a mark's line reaches from and to."""
 
 
-def draw_steering(title: str, schema: AttributeSchema, table: Figures, measured_by: str, target: Storage) -> None:
+def draw_steering(title: str, schema: AttributeSchema, table: Metrics, measured_by: str, target: Storage) -> None:
     """A PNG with a panel for each dial that was turned: requested against measured, with the 95 % band of the means."""
     dials = [a for a in schema.attributes if a.name in table]
     figure, panels = _panels(len(dials))
@@ -43,10 +43,10 @@ def draw_steering(title: str, schema: AttributeSchema, table: Figures, measured_
     save_png(figure, target)
 
 
-def draw_cross_talk(figures: Figures, target: Storage) -> None:
+def draw_cross_talk(metrics: Metrics, target: Storage) -> None:
     """A PNG with the matrix of slopes: the dial that is turned to the left, what is measured below; blue is negative, red positive."""
-    turned, measured = figures["attributes"], figures["measured"]
-    slopes = np.array([[math.nan if s is None else s for s in line] for line in figures["slope"]], float).reshape(
+    turned, measured = metrics["attributes"], metrics["measured"]
+    slopes = np.array([[math.nan if s is None else s for s in line] for line in metrics["slope"]], float).reshape(
         len(turned), len(measured)
     )
     figure = matplotlib.figure.Figure(
@@ -79,7 +79,7 @@ def draw_cross_talk(figures: Figures, target: Storage) -> None:
     save_png(figure, target)
 
 
-def draw_judge(schema: AttributeSchema, answers: Answers, figures: Figures, target: Storage) -> None:
+def draw_judge(schema: AttributeSchema, answers: Answers, metrics: Metrics, target: Storage) -> None:
     """A PNG with a panel for each attribute: what the predictor says of answers that truly have a value, over all `answers`."""
     figure, panels = _panels(len(schema.attributes))
     for axes, attribute in zip(panels, schema.attributes, strict=True):
@@ -90,7 +90,7 @@ def draw_judge(schema: AttributeSchema, answers: Answers, figures: Figures, targ
         ]
         _diagonal(axes, attribute, "as the truth")
         _scores(axes, np.array([p for p in pairs if not math.isnan(p[1])], float).reshape(-1, 2))
-        row = figures[attribute.name]
+        row = metrics[attribute.name]
         _title(axes, attribute.name, f"Spearman {_number(row['spearman'])}, slope {_number(row['slope'])} where turned")
     _finish(
         figure,
@@ -128,7 +128,7 @@ def _scores(axes: matplotlib.axes.Axes, pairs_N2: np.ndarray) -> None:
         )
 
 
-def draw_rounds(title: str, schema: AttributeSchema, rounds: Sequence[Figures], target: Storage) -> None:
+def draw_rounds(title: str, schema: AttributeSchema, rounds: Sequence[Metrics], target: Storage) -> None:
     """A PNG of what bootstrap did: steering, variety, length, and predicted against true means, round by round; of no round, none."""
     if not rounds:
         return

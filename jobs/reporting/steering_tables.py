@@ -3,10 +3,10 @@
 from collections.abc import Iterator, Mapping
 
 from jobs.reporting.predictor_tables import Cell, aligned
-from jobs.runner.stage import Figures
+from jobs.runner.stage import Metrics
 
 
-def report_lines(report: Figures) -> Iterator[str]:
+def report_lines(report: Metrics) -> Iterator[str]:
     """Every part that `report` has; numbers that are unknown are "-"."""
     yield f"steering, measured {report['measured_by']}: means at each value asked for, and half the widest 95 % band"
     yield from _curves(report["steering"])
@@ -28,7 +28,7 @@ def report_lines(report: Figures) -> Iterator[str]:
     yield from aligned(["attribute", "all answers", "same request"], rows)
 
 
-def _curves(table: Figures) -> list[str]:
+def _curves(table: Metrics) -> list[str]:
     asked = sorted({value for row in table.values() for value in row["requested"]})
     rows: list[list[Cell]] = []
     for name, row in table.items():
@@ -39,29 +39,29 @@ def _curves(table: Figures) -> list[str]:
             if low is not None and high is not None
         ]
         reached = "-".join(f"{limit:.2f}" for limit in row["reached"])
-        figures = [
+        metrics = [
             max(widths) / 2 if widths else None,
             row["spearman"],
             row["slope"],
             reached,
             "yes" if row["monotonic"] else "NO",
-            row["off_target"],
+            row["mean_absolute_gap"],
         ]
-        rows.append([name, *(means.get(value) for value in asked), *figures])
+        rows.append([name, *(means.get(value) for value in asked), *metrics])
     return aligned(
         ["asked", *(f"{value:g}" for value in asked), "+/-", "Spearman", "slope", "reached", "monotonic", "off target"],
         rows,
     )
 
 
-def _cross_talk(figures: Figures) -> list[str]:
+def _cross_talk(metrics: Metrics) -> list[str]:
     return aligned(
-        ["turned", *figures["measured"]],
-        [[name, *slopes] for name, slopes in zip(figures["attributes"], figures["slope"], strict=True)],
+        ["turned", *metrics["measured"]],
+        [[name, *slopes] for name, slopes in zip(metrics["attributes"], metrics["slope"], strict=True)],
     )
 
 
-def _combined(settings: list[Figures]) -> list[str]:
+def _combined(settings: list[Metrics]) -> list[str]:
     names = list(settings[0]["measured"])
     rows = [
         [str(number), *(_arrow(s, name) for name in names), s["off"], s["n"]] for number, s in enumerate(settings, 1)
@@ -69,14 +69,14 @@ def _combined(settings: list[Figures]) -> list[str]:
     return aligned(["", *names, "off", "n"], rows)
 
 
-def _arrow(setting: Mapping[str, Figures], name: str) -> str:
+def _arrow(setting: Mapping[str, Metrics], name: str) -> str:
     asked = setting["requested"].get(name)
     return f"{'' if asked is None else f'{asked:g} '}-> {setting['measured'][name]:.2f}"
 
 
-def _dialogue(figures: Figures) -> list[str]:
+def _dialogue(metrics: Metrics) -> list[str]:
     rows = []
-    for name, row in figures.items():
+    for name, row in metrics.items():
         turns = [f"{before:g}, then {after:g}" for before, after in zip(row["first"], row["second"], strict=True)]
         rows.append(
             [name, *(cell for pair in zip(turns, row["measured_second"], strict=True) for cell in pair), row["n"]]
@@ -84,13 +84,13 @@ def _dialogue(figures: Figures) -> list[str]:
     return aligned(["dial", "asked", "second", "asked", "second", "n"], rows)
 
 
-def _judge(figures: Figures) -> list[str]:
+def _judge(metrics: Metrics) -> list[str]:
     rows = [
         [
             name,
             *(part[key] for part in (row, row["everywhere"]) for key in ("n", "spearman", "mae", "slope")),
             row["everywhere"]["ceiling"],
         ]
-        for name, row in figures.items()
+        for name, row in metrics.items()
     ]
     return aligned(["attribute", *("n", "Spearman", "MAE", "slope") * 2, "ceiling"], rows)

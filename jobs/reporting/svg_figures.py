@@ -17,7 +17,7 @@ from matplotlib.ticker import MaxNLocator
 from data.attributes import Attribute
 from data.measures import NORMAL_95
 from jobs.reporting.blocks import Figure, finite, shown
-from jobs.runner.stage import Figures
+from jobs.runner.stage import Metrics
 
 INCHES = (3.6, 2.8)
 POINTS = 9.5
@@ -94,7 +94,7 @@ def standing_alone(figure: Figure) -> str:
     return f"{head}>{style}{rest}\n"
 
 
-def steering(attribute: Attribute, row: Figures) -> Figure:
+def steering(attribute: Attribute, row: Metrics) -> Figure:
     """Asked against measured, with the band in which the mean lies."""
     asked, measured = row["requested"], [_or_nan(v) for v in row["measured"]]
     pairs = ", ".join(f"{a:g} gives {shown(m)}" for a, m in zip(asked, measured, strict=True))
@@ -130,7 +130,7 @@ def steering(attribute: Attribute, row: Figures) -> Figure:
     return drawn(f"steering-{attribute.name}", f"{attribute.name}: measured against asked; {pairs}.", draw)
 
 
-def losses(name: str, title: str, training: Figures) -> Figure:
+def losses(name: str, title: str, training: Metrics) -> Figure:
     """The loss by step, what was held out, and the step whose weights were kept."""
     trained, held_out = training["losses"], training.get("validations") or []
     ends = [p["loss"] for p in trained][:1] + [p["loss"] for p in trained][-1:]
@@ -183,7 +183,7 @@ def histogram(attribute: Attribute, before: Sequence[int], after: Sequence[int])
     return drawn(f"values-{attribute.name}", f"{alt}.", draw)
 
 
-def reliability(attribute: Attribute, row: Figures) -> Figure:
+def reliability(attribute: Attribute, row: Metrics) -> Figure:
     """Do people say what the predictor says? Held-out answers by decile of the prediction, with 95 % intervals."""
     bins = row["reliability"]
     half = [NORMAL_95 * (finite(b.get("se")) or 0.0) for b in bins]

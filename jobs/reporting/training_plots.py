@@ -7,14 +7,14 @@ import matplotlib.figure
 
 from data.storage import Storage
 from jobs.reporting.png import save_png
-from jobs.runner.stage import Figures
+from jobs.runner.stage import Metrics
 
 PANEL_INCHES = (4.6, 3.2)
 TRAINED, HELD_OUT = "#1f5fa8", "#e08214"
 """Blue and orange keep apart for every kind of colour blindness."""
 
 
-def draw_losses(trainings: Mapping[str, Figures], target: Storage) -> None:
+def draw_losses(trainings: Mapping[str, Metrics], target: Storage) -> None:
     """A PNG with a panel for each training, by name: loss by step, and the validation losses with the step that was saved."""
     width, height = PANEL_INCHES
     figure = matplotlib.figure.Figure(figsize=(width * len(trainings), height), layout="constrained")

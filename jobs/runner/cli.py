@@ -17,7 +17,7 @@ from data.errors import is_for_people
 from jobs.runner.needs import needs
 from jobs.runner.plan import print_plan, refuse_what_cannot_fit
 from jobs.runner.preset import Preset
-from jobs.runner.stage import Figures, Run, Stage, StageError, perform, require, warn
+from jobs.runner.stage import Metrics, Run, Stage, StageError, perform, require, warn
 
 FLAGS = {
     "plan": "print stages, resources and memory per worker, and end without starting Ray",
@@ -29,7 +29,7 @@ Stages = Sequence[Stage] | Callable[[Preset], Sequence[Stage]]
 def main(
     about: str | None,
     stages: Stages,
-    ending: Callable[[Run, dict[str, Figures]], Figures] | None = None,
+    ending: Callable[[Run, dict[str, Metrics]], Metrics] | None = None,
     kind: type[Preset] = Preset,
 ) -> None:
     """Perform `stages` in order; `ending` makes the last line's JSON from their manifests. `kind`: a preset with settings of the job's own."""
@@ -49,14 +49,14 @@ def main(
             print(f"{program}: {error}", file=sys.stderr)
             raise SystemExit(1) from None
         return
-    with mistakes_told(program, "the same command goes on where it was"):
+    with user_errors_reported(program, "the same command goes on where it was"):
         refuse_what_cannot_fit(preset)
         manifests = _perform_all(run, chosen)
     print_last_line((ending or _ending)(run, manifests))
 
 
 @contextlib.contextmanager
-def mistakes_told(program: str, after_stop: str) -> Iterator[None]:
+def user_errors_reported(program: str, after_stop: str) -> Iterator[None]:
     """A person's mistake in the block is one sentence on stderr and exit code 1; `after_stop` is said to who stops it."""
     try:
         yield
@@ -70,11 +70,11 @@ def mistakes_told(program: str, after_stop: str) -> Iterator[None]:
         raise SystemExit(130) from None
 
 
-def print_last_line(result: Figures) -> None:
+def print_last_line(result: Metrics) -> None:
     print(json.dumps(finite(result), ensure_ascii=False), flush=True)
 
 
-def _perform_all(run: Run, stages: Sequence[Stage]) -> dict[str, Figures]:
+def _perform_all(run: Run, stages: Sequence[Stage]) -> dict[str, Metrics]:
     ray_settings = run.preset.ray
     store = None if ray_settings.object_store_mb is None else ray_settings.object_store_mb * 2**20
     with connect(ray_settings.num_cpus, store, dashboard=True) as cluster:
@@ -93,17 +93,17 @@ def _perform_all(run: Run, stages: Sequence[Stage]) -> dict[str, Figures]:
         return manifests
 
 
-def _ending(run: Run, manifests: dict[str, Figures]) -> Figures:
+def _ending(run: Run, manifests: dict[str, Metrics]) -> Metrics:
     return {"run": run.root.uri, "stages": {name: stage_line(m) for name, m in manifests.items()}}
 
 
-def stage_line(manifest: Figures) -> Figures:
+def stage_line(manifest: Metrics) -> Metrics:
     """Seconds and figures of a stage, without its loss curve."""
-    figures = manifest["figures"]
-    if "training" in figures:
-        figures = figures | {"training": {k: v for k, v in figures["training"].items() if k != "losses"}}
+    metrics = manifest["metrics"]
+    if "training" in metrics:
+        metrics = metrics | {"training": {k: v for k, v in metrics["training"].items() if k != "losses"}}
     return {
         "seconds": manifest["seconds"],
         "skipped": manifest["skipped"],
-        **{k: v for k, v in figures.items() if k not in ("losses", "combinations")},
+        **{k: v for k, v in metrics.items() if k not in ("losses", "combinations")},
     }

@@ -32,7 +32,7 @@ class Rounds:
     def promoted(self, run: Run, number: int) -> str:
         """The stage of the policy to use after round `number`."""
         manifest = run.manifest(self.verdict(number)) if number else None
-        return str(manifest["figures"]["policy"]) if manifest else self.first
+        return str(manifest["metrics"]["policy"]) if manifest else self.first
 
 
 def stage_names(num_rounds: int) -> list[str]:

@@ -70,7 +70,7 @@ class PredictorSettings(Record):
     loss: LossKind = "squared"
     """What is averaged over the labels: squared errors (scores are the mean of what raters say), or absolute ones (the median: nearer to the truth
     where most raters are right, because ratings at the ends of a scale err to one side only)."""
-    probe: float = Field(0.0, ge=0)
+    ridge_init: float = Field(0.0, ge=0)
     """Ridge penalty per example with which a decoder's heads are fitted to the frozen backbone before training; 0 = heads start at random. Not under ZeRO-3."""
     lm_loss_weight: float = Field(0.0, ge=0)
     """Weight of the losses of a language model (and of counts and of its own surprise at the answer), mean over tokens, beside the ratings' loss, mean
@@ -94,7 +94,7 @@ class PredictorSettings(Record):
     def _whole_weights(self) -> "PredictorSettings":
         """What reads weights outside the engine's own forward cannot have them sharded."""
         asked = {
-            "probe": self.probe and self.learner,
+            "ridge_init": self.ridge_init and self.learner,
             "lm_loss_weight": self.lm_loss_weight and self.learner,
             "warmup": self.warmup,
         }

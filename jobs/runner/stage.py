@@ -22,7 +22,7 @@ from jobs.runner.preset import Preset
 
 PROGRESS = "progress.json"
 PACKAGES = ("ray", "torch", "transformers", "deepspeed", "pyarrow")
-Figures = dict[str, Any]
+Metrics = dict[str, Any]
 
 
 class StageError(ValueError):
@@ -46,7 +46,7 @@ class Run:
     def folder(self, stage: str) -> Storage:
         return self.root / stage
 
-    def manifest(self, stage: str) -> Figures | None:
+    def manifest(self, stage: str) -> Metrics | None:
         path = self.folder(stage) / "manifest.json"
         return path.read_json() if path.exists() else None
 
@@ -60,7 +60,7 @@ class Stage:
     """Stages whose output it reads."""
     settings: Callable[[Preset], Any]
     """The settings its result depends on; a change runs it again."""
-    work: Callable[[Run, Storage], Figures]
+    work: Callable[[Run, Storage], Metrics]
     inputs: Callable[[Run], dict[str, str]] = field(default=lambda run: {})
     """Fingerprints of what it reads from outside the run."""
     resumes: bool = False
@@ -69,7 +69,7 @@ class Stage:
     """Checksums of what it reads from inside the run, so that a resumed one never mixes old output with new."""
 
 
-def perform(run: Run, stage: Stage) -> Figures:
+def perform(run: Run, stage: Stage) -> Metrics:
     """Run the stage unless its manifest still holds; returns the manifest, with `skipped` added."""
     description = _description(run, stage)
     fingerprint = _digest(description)
@@ -82,12 +82,12 @@ def perform(run: Run, stage: Stage) -> Figures:
     folder = run.folder(stage.name)
     _clear(run, stage, folder, fingerprint)
     started = time.monotonic()
-    figures = stage.work(run, folder)
+    metrics = stage.work(run, folder)
     manifest = {
         "stage": stage.name,
         "fingerprint": fingerprint,
         "description": description,
-        "figures": figures,
+        "metrics": metrics,
         "seconds": round(time.monotonic() - started, 1),
         "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
@@ -100,7 +100,7 @@ def perform(run: Run, stage: Stage) -> Figures:
         stage=stage.name,
         seconds=manifest["seconds"],
         folder=folder.uri,
-        counts=figures.get("counts", {}),
+        counts=metrics.get("counts", {}),
     )
     return manifest | {"skipped": False}
 
@@ -123,12 +123,12 @@ def _clear(run: Run, stage: Stage, folder: Storage, fingerprint: str) -> None:
         return
     folder.remove()
     if stage.resumes:
-        progress.write_json({"stamp": _digest(made_from), "made_from": made_from})
+        progress.write_json({"fingerprint": _digest(made_from), "made_from": made_from})
 
 
-def stamp_of(folder: Storage) -> str:
+def fingerprint_of(folder: Storage) -> str:
     """What the output of a resuming stage's folder depends on, as 16 hex digits."""
-    return str((folder / PROGRESS).read_json()["stamp"])
+    return str((folder / PROGRESS).read_json()["fingerprint"])
 
 
 def require(run: Run, stage: Stage) -> None:
@@ -140,7 +140,7 @@ def require(run: Run, stage: Stage) -> None:
             )
 
 
-def say(text: str) -> None:
+def log(text: str) -> None:
     """A line of progress that is no event of its own."""
     tell(text, "said")
 
@@ -150,7 +150,7 @@ def warn(text: str) -> None:
     tell(text, "warned", "warning")
 
 
-def _description(run: Run, stage: Stage) -> Figures:
+def _description(run: Run, stage: Stage) -> Metrics:
     """Everything the stage's result depends on."""
     upstream = {}
     for name in stage.needs:
@@ -179,7 +179,7 @@ def _digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _why(old: Figures | None, new: Figures) -> str:
+def _why(old: Metrics | None, new: Metrics) -> str:
     """What differs from the manifest, in words: "policy.learner.epochs 2 -> 3"."""
     if old is None:
         return "no finished result yet"

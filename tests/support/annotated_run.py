@@ -6,7 +6,7 @@ from cluster.settings.load import load
 from data.storage import Storage
 from jobs.prepare import STAGE as ROWS
 from jobs.runner.preset import Preset
-from jobs.runner.stage import Figures, Run, Stage, perform
+from jobs.runner.stage import Metrics, Run, Stage, perform
 
 PRESETS = Path(__file__).resolve().parents[2] / "jobs" / "presets"
 
@@ -20,7 +20,7 @@ def ready(storage: str, predictor: str, *overrides: str, preset: str = "demo") -
 
 
 def predictor_stage(predictor: str) -> Stage:
-    def work(run: Run, folder: Storage) -> Figures:
+    def work(run: Run, folder: Storage) -> Metrics:
         (folder / "model").upload(predictor)
         return {}
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from cluster.settings.load import load
 from jobs.export import Export, export
-from jobs.runner.stage import Figures, Run
+from jobs.runner.stage import Metrics, Run
 
 DEMO = str(Path(__file__).resolve().parents[2] / "jobs" / "presets" / "demo.yaml")
 TRAINING = {
@@ -28,13 +28,13 @@ def put_model(root: Path, kind: str, model: str) -> None:
     finish(root / kind, {"calibration": CALIBRATION})
 
 
-def finish(stage: Path, figures: Figures | None = None) -> None:
+def finish(stage: Path, metrics: Metrics | None = None) -> None:
     (stage / "manifest.json").write_text(
-        json.dumps({"stage": stage.name, "fingerprint": "f", "figures": figures or {}})
+        json.dumps({"stage": stage.name, "fingerprint": "f", "metrics": metrics or {}})
     )
 
 
-def export_to(storage: Path, to: Path, *words: str) -> Figures:
+def export_to(storage: Path, to: Path, *words: str) -> Metrics:
     """`python -m jobs.export demo.yaml` with these words, in this process."""
     settings = load(Export, DEMO, [f"storage={storage}", f"to={to}", *words])
     return export(Run(settings), settings)

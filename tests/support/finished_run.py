@@ -88,7 +88,7 @@ def report(run: Run) -> dict[str, Any]:
         "monotonic": True,
         "slope": 0.96,
         "reached": [0.1, 3.9],
-        "off_target": 0.1234,
+        "mean_absolute_gap": 0.1234,
     }
     flat = dial | {"measured": [2, 2, None, 2, 2], "spearman": None, "monotonic": False}
     best = run.schema.best()
@@ -172,12 +172,12 @@ def _write(folder: Storage, rows: list[Conversation], run: Run) -> None:
         pq.write_table(to_table(half, run.schema), f"{folder.path}/part-{part}.parquet")
 
 
-def _manifest(run: Run, stage: str, figures: dict[str, Any]) -> None:
+def _manifest(run: Run, stage: str, metrics: dict[str, Any]) -> None:
     manifest = {
         "stage": stage,
         "fingerprint": f"{len(stage):016x}",
         "seconds": 12.5,
         "finished": "2026-11-22T12:00:00Z",
     }
-    manifest |= {"description": {"needs": {"rows": "0" * 16}}, "figures": figures, "versions": {"ray": "2.60.0"}}
+    manifest |= {"description": {"needs": {"rows": "0" * 16}}, "metrics": metrics, "versions": {"ray": "2.60.0"}}
     (run.folder(stage) / "manifest.json").write_json(manifest)
