@@ -15,6 +15,7 @@ from typing import Any
 
 import fsspec
 
+from cluster.errors import ClusterError
 from cluster.needs import Needs
 from cluster.nodes import Report, Task, ask_every_node, failure, probe_folder, require_readable
 from cluster.preflight import Demand, Node, WouldHang, judged, may_grow, nodes_now
@@ -37,7 +38,7 @@ class Finding:
     """Would a job fail or hang on it? What only slows or confuses it does not keep it from starting."""
 
 
-class Unfit(ValueError):
+class Unfit(ClusterError):
     """The job would fail or hang here."""
 
 

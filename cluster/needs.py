@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cluster.connect import REPOSITORY
+from cluster.errors import ClusterError
 from cluster.preflight import Demand
 
 
@@ -35,7 +36,7 @@ class Needs:
         return cls(**found | {"demands": tuple(Demand(**demand) for demand in found["demands"])})
 
 
-class NotUnderstood(ValueError):
+class NotUnderstood(ClusterError):
     """The job could not read its preset; the text is its own sentence."""
 
 

@@ -12,6 +12,8 @@ from typing import Literal
 
 import ray
 
+from cluster.errors import ClusterError
+
 FREE_CPUS = 1.0
 """What reading and writing need beside the actors."""
 
@@ -33,7 +35,7 @@ class Node:
         return self.resources.get("GPU", 0.0)
 
 
-class WouldHang(ValueError):
+class WouldHang(ClusterError):
     """The pool can never start, or never get anything to do."""
 
 

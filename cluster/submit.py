@@ -20,6 +20,7 @@ import ray
 from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
 from cluster.connect import REPOSITORY
+from cluster.errors import ClusterError
 from cluster.needs import NotUnderstood, needs_of
 from cluster.upload import UPLOAD_LIMIT_BYTES, package_sizes
 
@@ -29,10 +30,10 @@ STOP_WAIT_S = 120
 """How long a job that is told to stop may take to keep a checkpoint; Ray's own 3 s would cut it off."""
 LOST_AFTER_S = 120
 """So long may the cluster be silent while a job is followed."""
-MISTAKE, LOST = 2, 3
+USER_ERROR, LOST = 2, 3
 
 
-class Refused(ValueError):
+class Refused(ClusterError):
     """What was asked cannot be submitted; the sentence says what mends it."""
 
 
@@ -49,7 +50,7 @@ def main(argv: Sequence[str]) -> int:
         return _submitted(client, asked, f"steerlm-{needs.run}-{asked.job}", environment)
     except (NotUnderstood, Refused) as problem:
         print(f"{PROGRAM}: {problem}", file=sys.stderr)
-        return MISTAKE
+        return USER_ERROR
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -11,13 +11,14 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
+from data.errors import UserError
 from data.record import Record
 
 Values = Mapping[str, float]
 """Attribute name -> value, in the units of the schema; a missing or NaN entry means "not rated"."""
 
 
-class AttributeProblem(ValueError):
+class AttributeProblem(UserError):
     """A wrong attribute name or value; `attribute` says which field to mend."""
 
     def __init__(self, attribute: str, message: str):
@@ -25,7 +26,7 @@ class AttributeProblem(ValueError):
         self.attribute = attribute
 
 
-class SchemaMismatch(ValueError):
+class SchemaMismatch(UserError):
     """Two artefacts with different schemas met."""
 
 
@@ -50,9 +51,9 @@ class Attribute(Record):
     @model_validator(mode="after")
     def _range(self) -> "Attribute":
         if not self.low < self.high:
-            raise ValueError(f"attribute {self.name}: low {self.low} must be below high {self.high}")
+            raise UserError(f"attribute {self.name}: low {self.low} must be below high {self.high}")
         if not self.low <= self.default <= self.high:
-            raise ValueError(f"attribute {self.name}: default {self.default} is outside {self.low}..{self.high}")
+            raise UserError(f"attribute {self.name}: default {self.default} is outside {self.low}..{self.high}")
         return self
 
     @property
@@ -76,7 +77,7 @@ class AttributeSchema(Record):
     @model_validator(mode="after")
     def _unique(self) -> "AttributeSchema":
         if len(set(self.names)) < len(self.names):
-            raise ValueError(f"schema {self.name}: attribute names must be unique, got {', '.join(self.names)}")
+            raise UserError(f"schema {self.name}: attribute names must be unique, got {', '.join(self.names)}")
         return self
 
     @property
@@ -145,9 +146,9 @@ def _nearest(name: str, known: tuple[str, ...]) -> str:
 
 
 def shipped(name: str) -> AttributeSchema:
-    """The shipped schema called `name`; raises ValueError that lists them all."""
+    """The shipped schema called `name`; raises UserError that lists them all."""
     if name not in SHIPPED:
-        raise ValueError(
+        raise UserError(
             f"unknown attribute schema {name!r}{_nearest(name, tuple(SHIPPED))}; shipped: {', '.join(SHIPPED)}, or write your own record"
         )
     return SHIPPED[name]

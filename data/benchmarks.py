@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from data.conversation import Message, Rejected, content_id
+from data.errors import UserError
 from data.lines import BadRecord, Line, files_of, lines
 
 T = TypeVar("T")
@@ -34,10 +35,10 @@ class Answers:
     file: str = ""
 
     def of(self, question: Question) -> tuple[str, ...]:
-        """Raises ValueError if there is no answer, or one to fewer turns."""
+        """Raises UserError if there is no answer, or one to fewer turns."""
         found = self.turns.get(question.id, ())
         if len(found) < len(question.turns):
-            raise ValueError(
+            raise UserError(
                 f"{self.file or self.model} has {len(found)} of {len(question.turns)} turns of question {question.id}; answer all questions first, "
                 "or set limit to judge fewer"
             )
@@ -45,11 +46,11 @@ class Answers:
 
 
 def read_questions(uri: str, limit: int = 0) -> list[Question]:
-    """The questions at `uri` in the order of the file, at most `limit` (0 = all); raises ValueError for a bad line, naming it."""
+    """The questions at `uri` in the order of the file, at most `limit` (0 = all); raises UserError for a bad line, naming it."""
     found = [record(line, _question) for line in records(uri)]
     _require_unique(uri, (q.id for q in found))
     if not found:
-        raise ValueError(f"{uri} has no questions; a line is {{question_id, category, turns}}")
+        raise UserError(f"{uri} has no questions; a line is {{question_id, category, turns}}")
     return found[:limit] if limit else found
 
 
@@ -58,7 +59,7 @@ def read_answers(uri: str) -> Answers:
     found = [record(line, _answer) for line in records(uri)]
     models = sorted({model for model, _, _ in found})
     if len(models) != 1:
-        raise ValueError(f"{uri} has answers of {', '.join(models) or 'no model'}; an answer file is of one model")
+        raise UserError(f"{uri} has answers of {', '.join(models) or 'no model'}; an answer file is of one model")
     _require_unique(uri, (id for _, id, _ in found))
     return Answers(models[0], {id: turns for _, id, turns in found}, uri)
 
@@ -86,11 +87,11 @@ def jsonl(records: Iterable[Mapping[str, Any]]) -> bytes:
 
 
 def records(uri: str) -> Iterator[Line]:
-    """Every record of the files at `uri`; raises ValueError, naming file and line, for what is none."""
+    """Every record of the files at `uri`; raises UserError, naming file and line, for what is none."""
     for file in files_of(uri):
         for line in lines(file):
             if isinstance(line, Rejected):
-                raise ValueError(f"{line.file}, line {line.line}: {line.detail}; mend it or take it out")
+                raise UserError(f"{line.file}, line {line.line}: {line.detail}; mend it or take it out")
             yield line
 
 
@@ -99,7 +100,7 @@ def record(line: Line, read: Reader[T]) -> T:
     try:
         return read(line.record)
     except BadRecord as bad:
-        raise ValueError(f"{line.file}, line {line.number}: {bad.detail}") from None
+        raise UserError(f"{line.file}, line {line.number}: {bad.detail}") from None
 
 
 def question_id(record: Mapping[str, Any]) -> QuestionId:
@@ -140,5 +141,5 @@ def _require_unique(uri: str, ids: Iterable[QuestionId]) -> None:
     seen: set[QuestionId] = set()
     for id in ids:
         if id in seen:
-            raise ValueError(f"{uri} has question {id} twice; leave one of them out")
+            raise UserError(f"{uri} has question {id} twice; leave one of them out")
         seen.add(id)

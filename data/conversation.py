@@ -14,6 +14,7 @@ from typing import Any
 import pyarrow as pa
 
 from data.attributes import AttributeSchema, Values
+from data.errors import UserError
 
 ROLES = ("user", "assistant")
 SCHEMA_KEY = b"steerlm.schema"
@@ -116,10 +117,10 @@ def arrow_schema(schema: AttributeSchema) -> pa.Schema:
 
 
 def schema_of(arrow: pa.Schema, where: str) -> AttributeSchema:
-    """The attribute schema in a Parquet file's metadata; raises ValueError naming `where` if there is none."""
+    """The attribute schema in a Parquet file's metadata; raises UserError naming `where` if there is none."""
     metadata = arrow.metadata or {}
     if SCHEMA_KEY not in metadata:
-        raise ValueError(
+        raise UserError(
             f"{where} carries no attribute schema (metadata key {SCHEMA_KEY.decode()!r}): it was not written by `python -m jobs.prepare`"
         )
     return AttributeSchema.model_validate_json(metadata[SCHEMA_KEY])

@@ -1,18 +1,16 @@
-"""Which errors a person can mend, so that one sentence is enough; any other is a bug and keeps its traceback. Knows no job."""
-
-import traceback
-
-ROOMS = ("actors", "cluster", "data", "jobs", "serve", "__main__")
+"""Errors that a person can fix: one sentence is enough for them. Any other is a bug and keeps its traceback. Knows no job."""
 
 
-def is_for_people(error: BaseException) -> bool:
-    """The system's errors about files, S3's about keys and endpoints, and the ValueErrors our own code raises; one from deep in a library is a bug."""
+class UserError(ValueError):
+    """Raised on purpose, with a sentence that says what is wrong and how to fix it.
+
+    A plain ValueError is never one, wherever it was raised: `int("abc")`, `zip(strict=True)` and a broadcast of NumPy raise it as well.
+    """
+
+
+def is_user_error(error: BaseException) -> bool:
+    """A UserError, the system's errors about files and connections, and S3's about keys and endpoints."""
     module = type(error).__module__
     if module.startswith("ray."):
-        return False  # a worker's OSError comes wrapped as one of Ray's that is an OSError, too, and says pages
-    if isinstance(error, OSError) or module == "botocore.exceptions":
-        return True
-    if not isinstance(error, ValueError) or error.__traceback__ is None:
-        return False
-    *_, (frame, _line) = traceback.walk_tb(error.__traceback__)
-    return str(frame.f_globals.get("__name__", "")).split(".")[0] in ROOMS
+        return False  # a worker's OSError comes wrapped as one of Ray's that is an OSError, too, and its text is pages of traceback
+    return isinstance(error, UserError | OSError) or module == "botocore.exceptions"

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from data.benchmarks import Answers, Question, QuestionId, record, records, text_field
+from data.errors import UserError
 from data.lines import BadRecord
 
 Kind = Literal["pair", "single"]
@@ -65,11 +66,11 @@ NAMES = tuple(
 
 
 def read_judge_prompts(uri: str) -> dict[str, JudgePrompt]:
-    """The prompts at `uri`, by name; others than the eight names that are used are left alone. Raises ValueError for a field that no match has."""
+    """The prompts at `uri`, by name; others than the eight names that are used are left alone. Raises UserError for a field that no match has."""
     found = {p.name: p for p in (record(line, _judge_prompt) for line in records(uri))}
     missing = [name for name in NAMES if name not in found]
     if missing:
-        raise ValueError(
+        raise UserError(
             f"{uri} has no prompt {', '.join(missing)}; take FastChat's judge_prompts.jsonl, or leave `prompts` empty for those that come with us"
         )
     return {name: found[name] for name in NAMES}

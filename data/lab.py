@@ -14,6 +14,7 @@ from pydantic import Field, model_validator
 
 from data.attributes import AttributeProblem, Values, shipped
 from data.conversation import Conversation, Message
+from data.errors import UserError
 from data.lab_words import FACTS, FILLER, FOLLOW_UPS, IMAGES, INSULTS, JOKES, OPENINGS, SAME_AGAIN
 from data.record import Record
 
@@ -72,14 +73,14 @@ class LabSettings(Record):
         for rule in self.held_out:
             _require_known(rule, "held_out")
             if not any(LOW < value <= HIGH for value in rule.values()) or max(rule.values()) > HIGH:
-                raise ValueError(
+                raise UserError(
                     f"held_out: {rule} must have a value from {LOW + 1} to {HIGH}, and none above; otherwise it leaves out every answer or none"
                 )
         for source, unrated in self.source_unrated.items():
             _require_known(unrated, f"source_unrated.{source}")
         never = set.intersection(*(set(unrated) for unrated in self.source_unrated.values()))
         if never:
-            raise ValueError(
+            raise UserError(
                 f"source_unrated: no source rates {', '.join(sorted(never))}; each attribute needs at least one source"
             )
         return self
@@ -99,7 +100,7 @@ def _require_known(names: Mapping[str, int] | Sequence[str], where: str) -> None
         try:
             SCHEMA[name]
         except AttributeProblem as unknown:
-            raise ValueError(f"{where}: {unknown}") from None
+            raise UserError(f"{where}: {unknown}") from None
 
 
 @dataclass(frozen=True)
@@ -269,7 +270,7 @@ class Lab:
         """The last assistant turn, against the last question before it."""
         last = max((i for i, message in enumerate(messages) if message.role == "assistant"), default=-1)
         if last < 0:
-            raise ValueError(
+            raise UserError(
                 f"nothing to measure: none of the {len(messages)} messages is an assistant's; pass a conversation with an answer"
             )
         question = next((message.content for message in reversed(messages[:last]) if message.role == "user"), "")

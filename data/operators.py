@@ -15,7 +15,7 @@ from typing import Any
 import pyarrow as pa
 
 from data.counters import counters_of, with_counters
-from data.errors import is_for_people
+from data.errors import is_user_error
 from data.shards import Output, Shard, packed, read, unpacked, write_piece
 
 Prepare = Callable[[pa.Table], pa.Table]
@@ -42,7 +42,7 @@ class Score:
         try:
             self._worker = worker(**arguments)
         except Exception as error:
-            if not is_for_people(error):
+            if not is_user_error(error):
                 raise
             # Ray Data would start the actor again and again, and bury the sentence; so it lives, and says why it cannot work.
             self._failure = str(error)
@@ -93,7 +93,7 @@ def _attempted(shard: Shard, failure: str, work: Callable[[], bytes], started: f
         try:
             payload = work()
         except Exception as error:
-            if not is_for_people(error):
+            if not is_user_error(error):
                 raise
             failure = str(error)
     return pa.table(

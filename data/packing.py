@@ -7,19 +7,21 @@ import bisect
 import itertools
 from collections.abc import Sequence
 
+from data.errors import UserError
+
 
 def best_fit(lengths: Sequence[int], budget: int) -> list[list[int]]:
     """Rows of indices into `lengths`, each row's lengths summing to at most `budget`.
 
     Micro-example: best_fit([5, 3, 4, 2], 7) -> [[0, 3], [2, 1]].
-    Raises ValueError if a length exceeds the budget.
+    Raises UserError if a length exceeds the budget.
     """
     rows: list[list[int]] = []
     room: list[tuple[int, int]] = []  # (free tokens, row), sorted
     for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
         length = lengths[index]
         if length > budget:
-            raise ValueError(
+            raise UserError(
                 f"sample {index} has {length} tokens, the row budget is {budget}; raise pack_tokens or lower max_tokens"
             )
         at = bisect.bisect_left(room, (length, -1))

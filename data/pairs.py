@@ -10,6 +10,7 @@ from typing import Any
 
 from data.attributes import AttributeSchema
 from data.conversation import Conversation, Rejected
+from data.errors import UserError
 from data.formats import hh_rlhf, messages
 from data.lines import BadRecord, Line, Row, column, files_of, lines, optional_text, text
 from data.sources import Parser
@@ -32,7 +33,7 @@ def pair_weights(
     """The weight of every attribute in the one score of an answer: as `given`, others 0; if nothing is, +1/n where higher is better, -1/n
     where lower is, 0 where neither, n being how many have a better end.
 
-    Raises AttributeProblem for a name that the schema does not have, ValueError if all weights are 0.
+    Raises AttributeProblem for a name that the schema does not have, UserError if all weights are 0.
     """
     signs = {a.name: {"higher": 1.0, "lower": -1.0, "neither": 0.0}[a.better] for a in schema.attributes}
     num_directed = sum(map(abs, signs.values()))
@@ -42,7 +43,7 @@ def pair_weights(
             schema[name].name: float(weight) for name, weight in given.items()
         }
     if not any(weights.values()):
-        raise ValueError(
+        raise UserError(
             f"{setting} leaves every attribute of schema {schema.name!r} at weight 0, so that all pairs would tie; "
             f"give at least one of {', '.join(schema.names)} a weight"
         )

@@ -17,6 +17,7 @@ import pyarrow as pa
 
 from data.attributes import AttributeSchema, Values
 from data.conversation import Conversation, Message
+from data.errors import UserError
 
 T = TypeVar("T")
 PROMPT_SCHEMA = pa.schema(
@@ -87,7 +88,7 @@ def combinations(
     """V of the paper: the attribute combinations seen where the `leading` attribute has its best value (or is `at_least` good).
 
     Values are rounded as a prompt would show them; combinations seen fewer than `min_count` times are left out. With `min_count` 0 those that were
-    never seen count as well, of values that each were seen somewhere. Sorted. Raises ValueError if none is left, with the counts that would have been.
+    never seen count as well, of values that each were seen somewhere. Sorted. Raises UserError if none is left, with the counts that would have been.
     """
     lead = schema[leading]
     bound = lead.best if at_least is None else at_least
@@ -112,7 +113,7 @@ def combinations(
             itertools.product(*(sorted(v for v in scales[name] if name != leading or good(v)) for name in schema.names))
         )
     if not found:
-        raise ValueError(
+        raise UserError(
             f"no attribute combination with {leading} at {bound} was seen {min_count} times in the annotated rows ({counts.total()} answers have it at all); "
             "lower bootstrap.min_count or set bootstrap.leading_at_least"
         )

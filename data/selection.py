@@ -13,6 +13,7 @@ from pydantic import Field, model_validator
 
 from data.attributes import AttributeSchema, Values
 from data.diversity import is_loop, is_refusal, shingles, words
+from data.errors import UserError
 from data.record import Record
 
 PERMUTATIONS = 128
@@ -46,7 +47,7 @@ class SelectionSettings(Record):
     @model_validator(mode="after")
     def _bounds(self) -> "SelectionSettings":
         if self.max_words is not None and self.max_words < self.min_words:
-            raise ValueError(
+            raise UserError(
                 f"max_words {self.max_words} is less than min_words {self.min_words}: no answer would be left; raise it"
             )
         return self
@@ -75,7 +76,7 @@ def verdicts(
 ) -> Iterator[str]:
     """For each of `samples()`, which is read twice where quantiles are asked for: why it is dropped, or "" if it is kept.
 
-    Raises AttributeProblem or ValueError for a quantile of an attribute that is unknown or has no better end.
+    Raises AttributeProblem or UserError for a quantile of an attribute that is unknown or has no better end.
     """
     floors = _floors(samples, settings.min_quantile, schema)
     seen: set[tuple[str, str]] = set()
@@ -92,10 +93,10 @@ def verdicts(
 
 
 def check_quantiles(min_quantile: Mapping[str, float], schema: AttributeSchema) -> None:
-    """Raises AttributeProblem for an unknown attribute, ValueError for one of which neither end is better."""
+    """Raises AttributeProblem for an unknown attribute, UserError for one of which neither end is better."""
     for name in min_quantile:
         if schema[name].better == "neither":
-            raise ValueError(
+            raise UserError(
                 f"selection.min_quantile has {name}, of which neither end is better: which samples would be the worst? Leave it out"
             )
 

@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from data.attributes import AttributeSchema
 from data.conversation import Conversation, Rejected, arrow_schema, from_table, problem, schema_of
+from data.errors import UserError
 from data.formats import (
     helpsteer,
     helpsteer3,
@@ -36,8 +37,8 @@ def read(uri: str, format: str, schema: AttributeSchema, source: str = "", limit
     """Rows of the file, folder or glob at `uri`, in order, streamed.
 
     `source` is the name the rows carry, and a part of their ids: by default the format's name. `limit` counts rows, rejected ones not
-    included; 0 means all. Raises ValueError for an unknown format and FileNotFoundError for a `uri` with nothing there, both at once;
-    while reading, SchemaMismatch (a ValueError) if rows of ours have another schema.
+    included; 0 means all. Raises UserError for an unknown format and FileNotFoundError for a `uri` with nothing there, both at once;
+    while reading, SchemaMismatch (a UserError) if rows of ours have another schema.
     """
     require_format(format)
     files = files_of(uri, (".parquet",)) if format == "steerlm" else files_of(uri)
@@ -45,10 +46,10 @@ def read(uri: str, format: str, schema: AttributeSchema, source: str = "", limit
 
 
 def require_format(format: str, *also: str) -> None:
-    """Raises ValueError, with the nearest name there is, if `format` is neither of ours nor one of `also`."""
+    """Raises UserError, with the nearest name there is, if `format` is neither of ours nor one of `also`."""
     known = (*FORMATS, *also)
     if format not in known:
-        raise ValueError(f"unknown format {format!r}{nearest(format, known)}; allowed: {', '.join(known)}")
+        raise UserError(f"unknown format {format!r}{nearest(format, known)}; allowed: {', '.join(known)}")
 
 
 def _limited(rows: Iterable[Row], limit: int) -> Iterator[Row]:
@@ -63,7 +64,7 @@ def _limited(rows: Iterable[Row], limit: int) -> Iterator[Row]:
 def read_texts(uri: str, limit: int = 0) -> Iterator[str]:
     """The column `text` of every record at `uri`, for language-model pre-training; texts of nothing but spaces are left out.
 
-    There are no rows to count here, so the first broken record raises ValueError with its file and line.
+    There are no rows to count here, so the first broken record raises UserError with its file and line.
     """
     return _texts(files_of(uri), limit)
 
@@ -85,8 +86,8 @@ def _texts(files: Iterable[str], limit: int) -> Iterator[str]:
                     return
 
 
-def _broken_text(rejected: Rejected) -> ValueError:
-    return ValueError(
+def _broken_text(rejected: Rejected) -> UserError:
+    return UserError(
         f"{rejected.file}, line {rejected.line}: {rejected.reason} ({rejected.detail}); a line is an object with a string `text`, mend or remove this one"
     )
 
@@ -114,7 +115,7 @@ def steerlm(file: str, schema: AttributeSchema, source: str) -> Iterator[Row]:
         schema.require_same(schema_of(found, file), "this run", file)
         missing = [name for name in arrow_schema(schema).names if name not in found.names]
         if missing:
-            raise ValueError(
+            raise UserError(
                 f"{file} lacks the columns {', '.join(missing)}; make it again with `python -m jobs.prepare`"
             )
 

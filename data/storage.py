@@ -20,6 +20,8 @@ import pyarrow.parquet
 from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
+from data.errors import UserError
+
 S3_OPTIONS: dict[str, Any] = {
     # A listing cache makes a resumed job see files that another worker has deleted.
     "use_listings_cache": False,
@@ -160,13 +162,13 @@ class Storage:
             return bytes(file.read()).decode()
 
     def read_json(self) -> Any:
-        """Raises FileNotFoundError, or ValueError naming the file if it is no JSON."""
+        """Raises FileNotFoundError, or UserError naming the file if it is no JSON."""
         with self.fs.open(self.path, "rb") as file:
             content = file.read()
         try:
             return json.loads(content)
         except ValueError as error:
-            raise ValueError(f"{self.uri} is no JSON ({error}); delete it to have it made again") from None
+            raise UserError(f"{self.uri} is no JSON ({error}); delete it to have it made again") from None
 
     def checksum(self) -> str:
         """16 hex digits of the content of the file, or of all files below: of every byte on a disk, elsewhere of what the store says of it (S3: the ETag).

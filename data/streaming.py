@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from data.errors import UserError
 from data.shards import Output, Shard, read
 from data.storage import Storage
 
@@ -33,14 +34,14 @@ class StreamingDataset:
         return Storage(f"{self.output.uri}.failed")
 
     def read(self, shard: Shard) -> pa.Table:
-        """The rows of a slice of a part, as soon as they are there. Raises ValueError if they will never be."""
+        """The rows of a slice of a part, as soon as they are there. Raises UserError if they will never be."""
         while True:
             # The part first: it is there before its pieces go.
             for found in (read, self._pieces):
                 with contextlib.suppress(FileNotFoundError):
                     return found(shard)
             if self.failed.exists():
-                raise ValueError(
+                raise UserError(
                     f"tokenising ended before rows {shard.start:,} to {shard.stop:,} of {shard.part}; its own message says why"
                 )
             time.sleep(POLL_S)

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 from data.attributes import AttributeSchema, Values
 from data.conversation import Message
+from data.errors import UserError
 
 SYSTEM_START, TURN_START, LABEL_START = CONTROL_TOKENS = ("<extra_id_0>", "<extra_id_1>", "<extra_id_2>")
 BREAK = "\u200b"
@@ -131,7 +132,7 @@ class WrappedTemplate:
     def pieces(
         self, system: str, messages: Sequence[Message], labels: Labels, attributes: Values | None = None
     ) -> list[Piece]:
-        """Raises ValueError if the base template rewrites earlier turns, so that a prompt is no prefix of the whole."""
+        """Raises UserError if the base template rewrites earlier turns, so that a prompt is no prefix of the whole."""
         chat = [{"role": "system", "content": neutralise(system, self.control_tokens)}] if system else []
         pieces: list[Piece] = []
         done = ""
@@ -157,14 +158,14 @@ class WrappedTemplate:
         tail = self._prefixed(whole, upto_content)
         ends = [tail.find(token) + len(token) for token in self.control_tokens if token in tail]
         if not ends:
-            raise ValueError(
+            raise UserError(
                 "the model's chat template ends an answer with no special token, so a model trained on it would never stop; set template: steerlm"
             )
         return tail[: min(ends)]
 
     def _prefixed(self, text: str, prefix: str) -> str:
         if not text.startswith(prefix):
-            raise ValueError(
+            raise UserError(
                 f"the model's chat template rewrites earlier turns (…{prefix[-40:]!r} is no prefix of …{text[max(0, len(prefix) - 40) : len(prefix)]!r}), "
                 "so training and serving would see different tokens; set template: steerlm"
             )

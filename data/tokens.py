@@ -11,6 +11,7 @@ import numpy as np
 
 from data.attributes import Values
 from data.conversation import Message
+from data.errors import UserError
 from data.template import Labels, Piece, Template
 
 Encode = Callable[[str], list[int]]
@@ -53,7 +54,7 @@ class Segment:
         return len(self.ids_T)
 
 
-class OverLong(ValueError):
+class OverLong(UserError):
     """Not even the last exchange fits."""
 
 
@@ -99,7 +100,7 @@ def prompt_ids(
 ) -> list[int]:
     """Ids to generate from: the conversation so far (user turn last) and the label line that asks for `attributes`."""
     if not messages or messages[-1].role != "user":
-        raise ValueError("a prompt ends with a user turn")
+        raise UserError("a prompt ends with a user turn")
     return [token for piece in template.pieces(system, messages, labels, attributes) for token in encode(piece.text)]
 
 

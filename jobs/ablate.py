@@ -9,6 +9,7 @@ training, the questions and the samples; rows, base model and predictor are the 
 
 from pydantic import Field, model_validator
 
+from data.errors import UserError
 from jobs import annotate, prepare, pretrain, train_predictor
 from jobs.ablation.arms import ARMS, NEEDS, arm_stages
 from jobs.ablation.report import report_stage
@@ -29,12 +30,12 @@ class Ablation(Preset):
     def _arms(self) -> "Ablation":
         unknown = [name for name in self.arms if name not in ARMS]
         if unknown or not self.arms:
-            raise ValueError(f"arms has {', '.join(unknown) or 'nothing'}; there are {', '.join(ARMS)}")
+            raise UserError(f"arms has {', '.join(unknown) or 'nothing'}; there are {', '.join(ARMS)}")
         for name, below in NEEDS.items():
             if name in self.arms and below not in self.arms:
-                raise ValueError(f"arms has {name}, which starts where {below} ends; add {below} to arms")
+                raise UserError(f"arms has {name}, which starts where {below} ends; add {below} to arms")
         if "bootstrap" in self.arms and not self.bootstrap.rounds:
-            raise ValueError(
+            raise UserError(
                 "arms has bootstrap, but bootstrap.rounds is 0; set it to 1 or more, or leave bootstrap and longer out of arms"
             )
         return self

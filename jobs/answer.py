@@ -18,6 +18,7 @@ from actors.generation.sampler import FINISH, TOO_LONG
 from data.attributes import AttributeProblem
 from data.benchmarks import Question, answer_line, jsonl, read_questions
 from data.conversation import Message, from_table
+from data.errors import UserError
 from data.prompts import Prompt, prompt, prompts_table
 from data.selection import CUT_OFF
 from data.storage import Storage
@@ -53,7 +54,7 @@ class Answering(Preset):
         try:
             self.schema_.checked(self.dials)
         except AttributeProblem as problem:
-            raise ValueError(f"dials: {problem}") from None
+            raise UserError(f"dials: {problem}") from None
 
     @property
     def requested(self) -> dict[str, float]:

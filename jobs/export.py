@@ -12,11 +12,12 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from cluster.settings.load import command_line
+from data.errors import UserError
 from data.storage import Storage
 from jobs.exporting.hub import push, require_token
 from jobs.exporting.models import WantedModel, write_model
 from jobs.exporting.rows import ValueKind, WantedRows, write_rows
-from jobs.runner.cli import print_last_line, user_errors_reported
+from jobs.runner.ending import print_last_line, user_errors_reported
 from jobs.runner.preset import Preset
 from jobs.runner.stage import Metrics, Run, StageError
 
@@ -54,17 +55,17 @@ class Export(Preset):
         rows = {"format": self.format, "values": self.values, "only_rated": self.only_rated or None}
         given = [name for name, value in rows.items() if value is not None]
         if self.what in MODELS and given:
-            raise ValueError(
+            raise UserError(
                 f"{', '.join(given)} would be ignored: what is {self.what}, and it is about rows; leave it out"
             )
         if self.format == "parquet" and given != ["format"]:
-            raise ValueError(
+            raise UserError(
                 f"{', '.join(given[1:])} would be ignored: format is parquet, which has all rows and all values; leave it out, or take messages"
             )
         if self.round is not None and self.what not in ("selected", "policy"):
-            raise ValueError(f"round would be ignored: what is {self.what}, of which a run has one; leave it out")
+            raise UserError(f"round would be ignored: what is {self.what}, of which a run has one; leave it out")
         if self.what == "selected" and self.round == 0:
-            raise ValueError("round is 0, before which nothing was sampled; set it to 1 or more")
+            raise UserError("round is 0, before which nothing was sampled; set it to 1 or more")
         return self
 
 

@@ -6,7 +6,6 @@
 Every reply is kept as it comes, by what was asked: a killed job goes on without asking twice. What cannot be read or failed is counted and kept, too.
 """
 
-import json
 import os
 import sys
 import threading
@@ -20,7 +19,7 @@ from cluster.progress import Progress
 from cluster.settings.load import command_line
 from data.benchmarks import jsonl, read_answers, read_questions
 from data.comparisons import Metrics, latest, models_of
-from data.errors import is_for_people
+from data.errors import UserError
 from data.judge_prompts import SHIPPED, Match, Setup, read_judge_prompts
 from data.storage import Storage
 from data.verdicts import Verdict, judgement_line, read_verdicts, verdict
@@ -28,6 +27,7 @@ from jobs.judging.endpoint import Failure, JudgeEndpoint, JudgeUnusable, Reply
 from jobs.judging.replies import Replies
 from jobs.judging.report import metrics_of, plot, table
 from jobs.judging.settings import Judging
+from jobs.runner.ending import print_last_line, user_errors_reported
 
 PROGRAM = "python -m jobs.judge"
 SHOWN_FAILURES = 10
@@ -54,16 +54,16 @@ class Cost:
 
 
 def setup(settings: Judging) -> Setup:
-    """Everything that is read; raises ValueError for what cannot be judged."""
+    """Everything that is read; raises UserError for what cannot be judged."""
     answers = [read_answers(uri) for uri in settings.answers]
     models = [a.model for a in answers]
     for model in models:
         if models.count(model) > 1:
-            raise ValueError(
+            raise UserError(
                 f"two answer files are of {model!r}; answers has one file a model (model_id of jobs.answer names them)"
             )
     if not settings.asked_kinds:
-        raise ValueError(
+        raise UserError(
             f"kinds is {', '.join(settings.kinds)}, but there is one answer file and pairs take two; add one to answers, or set kinds=[single]"
         )
     reference = _reference(settings, models)
@@ -85,7 +85,7 @@ def setup(settings: Judging) -> Setup:
 def _reference(settings: Judging, models: Sequence[str]) -> str:
     wanted = settings.reference_model or models[-1]
     if wanted not in models:
-        raise ValueError(f"reference_model is {wanted!r}; there are answers of {', '.join(models)}")
+        raise UserError(f"reference_model is {wanted!r}; there are answers of {', '.join(models)}")
     return wanted
 
 
@@ -182,7 +182,7 @@ def judged(settings: Judging, only_plan: bool = False) -> Metrics:
     )
     limit = settings.prices.max_cost
     if limit is not None and guess.dollars > limit:
-        raise ValueError(
+        raise UserError(
             f"asking {guess.requests} prompts would cost about {guess.dollars:.2f} dollars, prices.max_cost is {limit:g}; raise it, or set limit"
         )
     if only_plan:
@@ -239,7 +239,7 @@ def scored(settings: Judging) -> Metrics:
     judges = sorted({v.judge for v in found})
     if len(judges) != 1:
         whose = ", ".join(judges) or f"nobody{f' called {wanted}' if wanted else ''}"
-        raise ValueError(f"the stored judgements are by {whose}; name one judge in judge.model")
+        raise UserError(f"the stored judgements are by {whose}; name one judge in judge.model")
     verdicts, repeated = latest(found)
     if repeated:
         warn(f"{repeated} judgements are stored more than once; the last of each counts")
@@ -261,23 +261,13 @@ def _reported(settings: Judging, verdicts: Sequence[Verdict], models: Sequence[s
     return {"output": output.uri, **report}
 
 
-def main(argv: Sequence[str]) -> int:
+def main(argv: Sequence[str]) -> None:
     # The file is optional here: all settings have names of their own, and no run's preset is read.
     has_file = bool(argv) and argv[0].endswith((".yaml", ".yml"))
     settings, flags = command_line(Judging, [*([] if has_file else [os.devnull]), *argv], PROGRAM, __doc__ or "", FLAGS)
-    try:
-        result = scored(settings) if settings.judgements else judged(settings, "plan" in flags)
-    except Exception as error:
-        if not is_for_people(error):
-            raise
-        print(f"{PROGRAM}: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print(f"{PROGRAM}: stopped; the same command goes on where it was", file=sys.stderr)
-        return 130
-    print(json.dumps(result, ensure_ascii=False), flush=True)
-    return 0
+    with user_errors_reported(PROGRAM, "the same command goes on where it was"):
+        print_last_line(scored(settings) if settings.judgements else judged(settings, "plan" in flags))
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    main(sys.argv[1:])

@@ -5,12 +5,11 @@
 The stage `report` (`jobs.evaluate`, `jobs.run`) writes them at its end by itself.
 """
 
-import json
 import sys
 
 from cluster.settings.load import command_line
-from data.errors import is_for_people
 from jobs.reporting.page import HTML, MARKDOWN, PICTURES, write_pages
+from jobs.runner.ending import print_last_line, user_errors_reported
 from jobs.runner.preset import Preset
 from jobs.runner.stage import Metrics, Run, StageError
 
@@ -35,17 +34,11 @@ def render(run: Run) -> Metrics:
     }
 
 
-def main(argv: list[str]) -> int:
+def main(argv: list[str]) -> None:
     preset, _ = command_line(Preset, argv, PROGRAM, __doc__ or "")
-    try:
-        print(json.dumps(render(Run(preset)), ensure_ascii=False))
-    except Exception as error:
-        if not is_for_people(error):
-            raise
-        print(f"{PROGRAM}: {error}", file=sys.stderr)
-        return 1
-    return 0
+    with user_errors_reported(PROGRAM, "run it again for the pages"):
+        print_last_line(render(Run(preset)))
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    main(sys.argv[1:])

@@ -12,7 +12,9 @@ from pathlib import Path
 from types import FrameType
 
 from cluster.connect import connect
+from cluster.errors import ClusterError
 from cluster.settings.load import command_line
+from data.errors import UserError
 from serve.deploy import require_free_port, start, stop
 from serve.locate import Located, locate_all
 from serve.settings import LOOPBACK, ServeSettings
@@ -30,7 +32,7 @@ def main(argv: list[str]) -> int:
         models, predictor = locate_all(settings)
         keys = Keys(settings.teams, settings.keys, os.environ.get(KEYS_VARIABLE, ""))
         require_free_port(settings.host, settings.port)
-    except ValueError as problem:
+    except UserError as problem:
         return _said(problem, 2)
     for model in models:
         print(f"serve: model {model.name} from {model.uri}", flush=True)
@@ -43,7 +45,7 @@ def main(argv: list[str]) -> int:
     print(f"serve: {_reach(settings, keys)}", flush=True)
     try:
         return _serve(settings, models, predictor)
-    except (RuntimeError, ConnectionError, ValueError) as problem:
+    except (RuntimeError, ConnectionError, UserError, ClusterError) as problem:
         return _said(problem, 1)
     except KeyboardInterrupt:
         return 0

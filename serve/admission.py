@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from data.attributes import AttributeProblem, AttributeSchema, Values
+from data.errors import UserError
 from serve.models import Model, Models
 from serve.parser import attribute_problem, numbers
 from serve.profiles import find, resolve
@@ -75,7 +76,7 @@ def admitted(asked: ChatRequest, team: Team, models: Models, limits: Limits, can
 def _effective(model: Model, profile: str | None, requested: Mapping[str, Any]) -> dict[str, int]:
     try:
         chosen = None if profile is None else find(model.profiles, profile[:60])
-    except ValueError as problem:
+    except UserError as problem:
         raise ProtocolError(str(problem), "profile", "unknown_profile") from None
     try:
         return resolve(model.schema, chosen, requested)

@@ -13,6 +13,7 @@ from fastapi_offline import FastAPIOffline
 from starlette.exceptions import HTTPException
 
 from data.attributes import AttributeSchema
+from data.errors import UserError
 from serve import openapi
 from serve.admission import Limits
 from serve.answering import Generate, Score
@@ -43,7 +44,7 @@ class Backend:
     score: Score | None
     """None = no predictor is served."""
     swap: Callable[[str, str], Awaitable[Card]]
-    """Answer a model's requests from another checkpoint; raises ValueError if that cannot be."""
+    """Answer a model's requests from another checkpoint; raises UserError if that cannot be."""
     replicas: Callable[[], Awaitable[Mapping[str, int]]]
     """How many replicas of each model answer now."""
     keys: Keys
@@ -136,7 +137,7 @@ def _administration(app: FastAPI, backend: Backend) -> None:
         policy = parse_swap(await request.body())
         try:
             card = await backend.swap(name, policy)
-        except ValueError as problem:
+        except UserError as problem:
             raise ProtocolError(str(problem), "policy", "policy_refused", 409) from None
         return {"model": card.name, "policy": card.policy, "created": card.created}
 

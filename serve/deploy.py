@@ -15,6 +15,7 @@ from typing import Any
 import ray.serve
 import ray.serve.config
 
+from data.errors import UserError
 from serve.ingress import Ingress
 from serve.locate import Located, locate_all
 from serve.replica import ReplicaDeployment
@@ -116,20 +117,20 @@ def _threads(number: int) -> dict[str, Any]:
 
 
 def require_free_port(host: str, port: int) -> None:
-    """Raises ValueError if something listens there: Ray's proxy would fail in the background, long after the start."""
+    """Raises UserError if something listens there: Ray's proxy would fail in the background, long after the start."""
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
         # Lingering connections of an earlier server are no obstacle, a listener is.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))
         except OSError as error:
-            raise ValueError(
+            raise UserError(
                 f"port {port} on {host} cannot be used ({error.strerror}): stop what listens there, or set port to another"
             ) from None
 
 
 def start(settings: ServeSettings, models: Sequence[Located], predictor: str | None = None) -> str:
-    """Run the endpoint on the connected cluster; its URL, once it answers. Raises ValueError if the port is taken, RuntimeError if it does not come up."""
+    """Run the endpoint on the connected cluster; its URL, once it answers. Raises UserError if the port is taken, RuntimeError if it does not come up."""
     require_free_port(settings.host, settings.port)
     # Below ERROR, Serve says a line for every request that is turned away.
     quiet = {"log_level": "ERROR", "enable_access_log": False}

@@ -15,6 +15,7 @@ import ray.serve.handle
 from fastapi import FastAPI
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from data.errors import UserError, is_user_error
 from serve.admission import Limits
 from serve.app import Backend, application
 from serve.locate import locate
@@ -140,13 +141,13 @@ class Ingress:
             ) from None
 
     async def swap(self, model: str, policy: str) -> Card:
-        """Answer a model's requests from another checkpoint, on every replica; raises ValueError if one cannot: then all answer as before."""
+        """Answer a model's requests from another checkpoint, on every replica; raises UserError if one cannot: then all answer as before."""
         located = await asyncio.to_thread(locate, policy, self._settings.storage)
         before = self._models.named(model).card.policy
         try:
             cards = await self._told(model, located.uri)
-        except ValueError:
-            with contextlib.suppress(ValueError):  # the first problem is the one to tell
+        except UserError:
+            with contextlib.suppress(UserError):  # the first problem is the one to tell
                 await self._told(model, before)  # those that could
             raise
         self._models.put(cards[0])
@@ -160,13 +161,15 @@ class Ingress:
                 await self._handles[model].broadcast("swap", revision).results_async(timeout_s=timeout_s)
             )
         except ray.exceptions.RayTaskError as error:
-            raise ValueError(str(error.cause or error).splitlines()[-1]) from None
+            if not is_user_error(error.cause):
+                raise
+            raise UserError(str(error.cause)) from None
         except TimeoutError:
-            raise ValueError(
+            raise UserError(
                 f"the replicas did not load {policy} within {timeout_s:g} s: raise start_timeout_s"
             ) from None
         if not cards:
-            raise ValueError(f"no replica of {model} answers: wait until /readyz says so")
+            raise UserError(f"no replica of {model} answers: wait until /readyz says so")
         self._revisions[model] = revision
         return cards
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import PurePosixPath
 
+from data.errors import UserError
 from data.storage import Storage
 from serve.settings import FROM_THE_RUN, ServeSettings
 
@@ -23,7 +24,7 @@ class Located:
 
 
 def locate(policy: str, storage: str) -> Located:
-    """Raises ValueError, saying what to do, if there is no such policy."""
+    """Raises UserError, saying what to do, if there is no such policy."""
     if policy == NEWEST:
         return _of_run(_newest_run(Storage(storage)))
     folder = Storage(policy)
@@ -31,13 +32,13 @@ def locate(policy: str, storage: str) -> Located:
         return _of_run(folder)
     if (folder / "config.json").exists():
         return Located(folder.uri, _name(folder))
-    raise ValueError(
+    raise UserError(
         f"no policy at {folder.uri}: set policy to a folder with config.json, to a finished run, or to {NEWEST!r}"
     )
 
 
 def locate_all(settings: ServeSettings) -> tuple[list[Located], str | None]:
-    """The policies to serve, and the predictor that rates their answers, if any; raises ValueError, saying what to do, if one is not there."""
+    """The policies to serve, and the predictor that rates their answers, if any; raises UserError, saying what to do, if one is not there."""
     if settings.models:
         models = [replace(locate(m.policy, settings.storage), name=m.name, weight=m.weight) for m in settings.models]
     else:
@@ -45,7 +46,7 @@ def locate_all(settings: ServeSettings) -> tuple[list[Located], str | None]:
         models = [replace(found, name=settings.name or found.name)]
     predictor = models[0].predictor if settings.predictor == FROM_THE_RUN else settings.predictor
     if predictor is not None and not (Storage(predictor) / "config.json").exists():
-        raise ValueError(
+        raise UserError(
             f"no predictor at {predictor}: set predictor to a folder with config.json, to {FROM_THE_RUN!r}, or to null"
         )
     return models, predictor
@@ -61,7 +62,7 @@ def _newest_run(storage: Storage) -> Storage:
                 modified: datetime = manifest.fs.modified(manifest.path)
                 finished.append((modified, run.uri))
     if not finished:
-        raise ValueError(f"no finished run in {storage.uri}: run `make demo` first, or set policy to a policy folder")
+        raise UserError(f"no finished run in {storage.uri}: run `make demo` first, or set policy to a policy folder")
     return Storage(max(finished)[1])
 
 
@@ -70,7 +71,7 @@ def _of_run(run: Storage) -> Located:
     stage = (run / "report" / "manifest.json").read_json()["metrics"]["policy_stage"]
     folder = run / stage / "model"
     if not (folder / "config.json").exists():
-        raise ValueError(
+        raise UserError(
             f"run {run.uri} is finished but has no policy at {folder.uri}: run it again, or set policy to a policy folder"
         )
     predictor = run / "predictor" / "model"

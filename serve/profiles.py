@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import Field, model_validator
 
 from data.attributes import AttributeProblem, AttributeSchema
+from data.errors import UserError
 from data.record import Record
 
 
@@ -28,7 +29,7 @@ class Dial(Record):
     @model_validator(mode="after")
     def _range(self) -> "Dial":
         if not self.low <= self.default <= self.high:
-            raise ValueError(f"default {self.default} is outside {self.low}..{self.high}; move one of them")
+            raise UserError(f"default {self.default} is outside {self.low}..{self.high}; move one of them")
         return self
 
 
@@ -150,11 +151,11 @@ def _scaled(share: Share, low: int, high: int) -> Dial:
 
 
 def find(profiles: Mapping[str, Profile], name: str) -> Profile:
-    """Raises ValueError that lists them all."""
+    """Raises UserError that lists them all."""
     if name not in profiles:
         near = difflib.get_close_matches(name, profiles, n=1)
         hint = f" (did you mean {near[0]!r}?)" if near else ""
-        raise ValueError(f"unknown profile {name!r}{hint}; there are {', '.join(profiles)}")
+        raise UserError(f"unknown profile {name!r}{hint}; there are {', '.join(profiles)}")
     return profiles[name]
 
 

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from data.conversation import Message
+from data.errors import UserError
 from data.record import Record
 
 MAX_STOPS = 4
@@ -20,7 +21,7 @@ MAX_BEST_OF = 16
 SEED_LIMIT = 2**63
 
 
-class ProtocolError(ValueError):
+class ProtocolError(UserError):
     """A request we cannot answer; becomes OpenAI's error object with HTTP status `status`."""
 
     def __init__(
@@ -133,7 +134,7 @@ class ChatRequest(ProtocolRecord):
     @classmethod
     def _usable_stops(cls, stops: list[str]) -> list[str]:
         if not all(0 < len(stop) <= MAX_STOP_CHARS for stop in stops):
-            raise ValueError("a stop string is empty or too long")
+            raise UserError("a stop string is empty or too long")
         return stops
 
     @model_validator(mode="after")

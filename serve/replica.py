@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import ray.serve
 
+from data.errors import UserError
 from serve.detokenizer import Answer
 from serve.request import Card, Delta, Event, Failed, Job, Revision, Started
 from serve.settings import EngineSettings
@@ -82,7 +83,7 @@ class Replica:
             raise RuntimeError(f"the engine died: {error}")
 
     async def swap(self, revision: Revision) -> Card:
-        """Answer new jobs from another checkpoint; those that run end on the old one. Raises ValueError if it is no policy with the same schema."""
+        """Answer new jobs from another checkpoint; those that run end on the old one. Raises UserError if it is no policy with the same schema."""
         async with self._swapping:
             old = self._loaded
             if revision.policy == old.revision.policy:
@@ -93,7 +94,7 @@ class Replica:
                     old.text.schema.require_same(
                         new.text.schema, f"model {self._name!r}", f"the policy at {revision.policy}"
                     )
-                except ValueError:
+                except UserError:
                     new.engine.close()
                     raise
                 self._loaded = new
@@ -115,7 +116,7 @@ class Replica:
                 seed=None if job.seed is None else job.seed % 2**63,  # no sampler takes negative ones
             )
             request = loaded.engine.submit(prompt_ids, sampling, steps)
-        except ValueError as problem:
+        except UserError as problem:
             yield Failed(str(problem), 400, "messages", "context_length_exceeded")
             return
         except RuntimeError as problem:
@@ -177,7 +178,7 @@ class Replica:
     async def _swap_quietly(self, wanted: Revision) -> None:
         try:
             await self.swap(wanted)
-        except (ValueError, OSError) as problem:
+        except (UserError, OSError) as problem:
             logger.error("model %s stays at %s: %s", self._name, self._loaded.revision.policy, problem)
 
     async def _retire(self, old: _Loaded) -> None:
@@ -207,7 +208,7 @@ class Replica:
         """Tokens an answer may have; what is asked for must fit (the engine refuses it else), what is not is cut to the context."""
         room = context - prompt_tokens
         if room < 1:
-            raise ValueError(
+            raise UserError(
                 f"the conversation has {prompt_tokens} tokens, the policy's context {context}, and the answer needs room: shorten messages"
             )
         return min(self._max_new_tokens, room) if asked is None else asked

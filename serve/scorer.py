@@ -16,7 +16,7 @@ class Scorer:
     """One predictor. `ScorerDeployment` is the same for Ray Serve."""
 
     def __init__(self, predictor: str, dtype: str, pack_tokens: int, max_tokens: int, num_threads: int):
-        """Raises ValueError if there is no predictor at `predictor`."""
+        """Raises UserError if there is no predictor at `predictor`."""
         from actors.modeling.model_folder import load_format, local_folder
         from actors.scoring.annotator import Annotator
 

@@ -5,6 +5,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
+from data.errors import UserError
 from data.record import Record
 from serve.profiles import NAMES as PROFILES
 from serve.teams import KEYS_VARIABLE, Team
@@ -120,22 +121,22 @@ class ServeSettings(Record):
     @model_validator(mode="after")
     def _consistent(self) -> "ServeSettings":
         if self.host not in LOOPBACK and not self.has_keys:
-            raise ValueError(
+            raise UserError(
                 f"host is {self.host!r}, but without keys the endpoint is for this machine only: set teams and keys (`python -m serve.keys TEAM` makes one), "
                 "or set host to 127.0.0.1"
             )
         if self.max_replicas < self.min_replicas:
-            raise ValueError(f"max_replicas is {self.max_replicas}, below min_replicas {self.min_replicas}: raise it")
+            raise UserError(f"max_replicas is {self.max_replicas}, below min_replicas {self.min_replicas}: raise it")
         if self.models and (self.policy != "newest" or self.name is not None):
-            raise ValueError("models lists what is served, so policy and name are not read: leave them out")
+            raise UserError("models lists what is served, so policy and name are not read: leave them out")
         if self.models and not sum(model.weight for model in self.models):
-            raise ValueError("every model has weight 0, so a request that names none would get none: give one a weight")
+            raise UserError("every model has weight 0, so a request that names none would get none: give one a weight")
         _unique("models", [model.name for model in self.models])
         _unique("teams", [team.name for team in self.teams])
         for team in self.teams:
             for profile in team.profiles:
                 if profile not in PROFILES:
-                    raise ValueError(f"team {team.name} has profile {profile!r}; there are {', '.join(PROFILES)}")
+                    raise UserError(f"team {team.name} has profile {profile!r}; there are {', '.join(PROFILES)}")
         return self
 
     @property
@@ -147,4 +148,4 @@ class ServeSettings(Record):
 def _unique(setting: str, names: list[str]) -> None:
     for name in names:
         if names.count(name) > 1:
-            raise ValueError(f"{setting} names {name!r} more than once: names are unique")
+            raise UserError(f"{setting} names {name!r} more than once: names are unique")

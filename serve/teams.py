@@ -14,6 +14,7 @@ from contextlib import contextmanager
 
 from pydantic import Field
 
+from data.errors import UserError
 from data.record import Record
 from data.storage import Storage
 from serve.protocol import ProtocolError
@@ -73,7 +74,7 @@ def hashed(key: str) -> str:
 def read_keys(text: str, teams: Mapping[str, Team], where: str) -> list[tuple[bytes, Team]]:
     """The keys of a keys file: a line each, "TEAM SHA256", with "revoked" behind it if the key is no longer good; # starts a comment.
 
-    Raises ValueError naming the line.
+    Raises UserError naming the line.
     """
     keys = []
     for number, line in enumerate(text.splitlines(), start=1):
@@ -87,11 +88,11 @@ def read_keys(text: str, teams: Mapping[str, Team], where: str) -> list[tuple[by
             and words[2:] in ([], [REVOKED])
         )
         if not well_formed:
-            raise ValueError(
+            raise UserError(
                 f'{where}, line {number}: a line is "TEAM SHA256", or "TEAM SHA256 {REVOKED}"; `python -m serve.keys TEAM` makes one'
             )
         if words[0] not in teams:
-            raise ValueError(
+            raise UserError(
                 f"{where}, line {number}: there is no team {words[0]!r}; add it to `teams` ({', '.join(teams) or 'none yet'})"
             )
         if words[2:] != [REVOKED]:
@@ -110,7 +111,7 @@ class Keys:
         check_s: float = 5.0,
         clock: Callable[[], float] = time.monotonic,
     ):
-        """From the file at `uri`, or from `text` where there is none; neither = no keys. Raises ValueError for a line or a team that is wrong."""
+        """From the file at `uri`, or from `text` where there is none; neither = no keys. Raises UserError for a line or a team that is wrong."""
         self._teams = {team.name: team for team in teams}
         self._uri, self._check_s, self._clock = uri, check_s, clock
         self._text, self._looked = text, clock()
@@ -145,7 +146,7 @@ class Keys:
         self._looked = self._clock()
         try:
             self._keys = read_keys(_read(self._uri), self._teams, self._uri)
-        except ValueError as problem:
+        except UserError as problem:
             # A file that is being edited: the keys that were good stay good, but who revoked one must hear that it is not yet so.
             logger.error("the keys stay as they were: %s", problem)
 
@@ -154,7 +155,7 @@ def _read(uri: str) -> str:
     try:
         return Storage(uri).read_text()
     except OSError as error:
-        raise ValueError(
+        raise UserError(
             f"the keys file {uri} cannot be read ({type(error).__name__}): set keys to a file with a line for each key"
         ) from None
 

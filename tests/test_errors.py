@@ -1,10 +1,45 @@
-"""One sentence for people, a traceback for bugs."""
+"""One sentence for people, a traceback for bugs: by the error's type, wherever it was raised."""
 
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
 import pytest
 from ray.exceptions import RayTaskError
 
-from data.errors import is_for_people
+from actors.training import trainer
+from cluster.errors import ClusterError
+from data.attributes import shipped
+from data.errors import UserError, is_user_error
+from data.operators import Score
+from jobs.runner.ending import user_errors_reported
 from jobs.runner.stage import StageError
+
+
+def _no_number() -> None:
+    int("abc")
+
+
+def _unequal_lengths() -> None:
+    list(zip([1], [1, 2], strict=True))
+
+
+def _no_broadcast() -> None:
+    np.ones(2) + np.ones(3)
+
+
+def _no_unpacking() -> None:
+    _one, _two = [1]
+
+
+def _not_in_a_list() -> None:
+    [1].index(2)
+
+
+BUGS = [_no_number, _unequal_lengths, _no_broadcast, _no_unpacking, _not_in_a_list]
+"""ValueErrors whose innermost Python frame is ours, since C or NumPy raised them."""
 
 
 def _raised(error: Exception) -> Exception:
@@ -14,35 +49,79 @@ def _raised(error: Exception) -> Exception:
         return caught
 
 
-def _deep_in_a_library() -> Exception:
-    import json
-
-    try:
-        json.loads("{")
-    except ValueError as caught:
-        return caught
-    raise AssertionError
-
-
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), PermissionError("x"), ConnectionError("x")])
 def test_the_systems_errors_are_for_people(error: Exception) -> None:
-    assert is_for_people(_raised(error))
+    assert is_user_error(_raised(error))
 
 
-def test_our_own_sentences_are_for_people_and_a_librarys_are_not() -> None:
-    from data.attributes import shipped
-
-    with pytest.raises(ValueError, match="unknown attribute schema") as ours:
+def test_our_own_sentences_are_for_people() -> None:
+    with pytest.raises(UserError, match="unknown attribute schema") as ours:
         shipped("nothing")
-    assert is_for_people(ours.value)
-    assert not is_for_people(_deep_in_a_library())
-    assert not is_for_people(_raised(KeyError("x")))
-    assert not is_for_people(StageError("never raised, so nobody knows by whom"))
+    assert is_user_error(ours.value)
+    assert is_user_error(StageError("wherever it comes from"))
+    assert not is_user_error(KeyError("x"))
+
+
+@pytest.mark.parametrize("bug", BUGS)
+def test_a_value_error_that_nobody_raised_on_purpose_keeps_its_traceback(bug: Callable[[], None]) -> None:
+    with pytest.raises(ValueError) as caught, user_errors_reported("program", "again"):  # noqa: PT011 - any
+        bug()
+    assert not isinstance(caught.value, UserError)
+    assert bug.__name__ in "".join(traceback.format_exception(caught.value))
+
+
+@pytest.mark.parametrize("error", [UserError("mend it"), ClusterError("mend it"), FileNotFoundError("mend it")])
+def test_what_was_raised_on_purpose_is_one_sentence(error: Exception, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit), user_errors_reported("program", "again"):
+        raise error
+    assert capsys.readouterr().err == "program: mend it\n"
+
+
+@pytest.mark.parametrize("bug", BUGS)
+def test_a_bug_does_not_stop_ray_trains_retry(
+    bug: Callable[[], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The note that ends the workers started next is left for a UserError alone."""
+
+    class Training:
+        def __init__(self, assignment: object):
+            del assignment
+
+        def run(self) -> None:
+            bug()
+
+    class Given:
+        output_uri = str(tmp_path)
+
+    monkeypatch.setattr(trainer, "_Training", Training)
+    with pytest.raises(ValueError):  # noqa: PT011 - any
+        trainer.train_worker({"assignment": Given()})
+    assert not (tmp_path / trainer.USER_ERROR).exists()
+    monkeypatch.setattr(Training, "run", lambda self: (_ for _ in ()).throw(UserError("mend it")))
+    with pytest.raises(UserError):
+        trainer.train_worker({"assignment": Given()})
+    assert (tmp_path / trainer.USER_ERROR).read_text() == "mend it"
+
+
+@pytest.mark.parametrize("bug", BUGS)
+def test_a_bug_of_a_pipelines_worker_is_raised_and_a_user_error_travels_as_a_sentence(bug: Callable[[], None]) -> None:
+    class Worker:
+        def __call__(self, rows: pa.Table) -> pa.Table:
+            bug()
+            return rows
+
+    class Refusing:
+        def __init__(self) -> None:
+            raise UserError("no predictor there")
+
+    with pytest.raises(ValueError):  # noqa: PT011 - any
+        Score(Worker, {})._scored(pa.table({"id": ["a"]}))
+    assert Score(Refusing, {})._failure == "no predictor there"
 
 
 def test_a_workers_error_in_rays_wrapping_is_a_bug() -> None:
     """It is an OSError, too, but its text is a traceback."""
     wrapped = RayTaskError("f", "Traceback ...", FileNotFoundError(2, "x"), pid=1, ip="127.0.0.1").as_instanceof_cause()
     assert isinstance(wrapped, OSError)
-    assert not is_for_people(wrapped)
-    assert is_for_people(wrapped.cause)
+    assert not is_user_error(wrapped)
+    assert is_user_error(wrapped.cause)

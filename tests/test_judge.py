@@ -59,8 +59,9 @@ def run(capsys: pytest.CaptureFixture[str]) -> Any:
     """The command in this process: exit code, the last line's JSON, stdout and stderr."""
 
     def one(*words: str) -> Run:
+        code = 0
         try:
-            code = main(list(words))
+            main(list(words))
         except SystemExit as left:
             code = int(left.code or 0)
         out, err = capsys.readouterr()

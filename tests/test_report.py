@@ -168,7 +168,7 @@ def test_the_command_makes_the_very_same_pages_again_without_ray(
     written: tuple[str, str], run: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder, was_up = run.folder("report"), ray.is_initialized()
-    assert main([DEMO, f"storage={run.preset.storage}"]) == 0
+    main([DEMO, f"storage={run.preset.storage}"])
     assert ray.is_initialized() == was_up
     assert ((folder / "report.html").read_text(), (folder / "report.md").read_text()) == written
     assert "2026-11-22" in written[0], "dates of the run, and none of today"
@@ -182,7 +182,8 @@ def test_the_command_makes_the_very_same_pages_again_without_ray(
 
 
 def test_the_command_says_what_is_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([DEMO, f"storage={tmp_path}"]) == 1
+    with pytest.raises(SystemExit, match="1"):
+        main([DEMO, f"storage={tmp_path}"])
     said = f"python -m jobs.report: the report of {tmp_path}/demo is not finished; run `python -m jobs.run` with the same preset first\n"
     assert capsys.readouterr().err == said
 

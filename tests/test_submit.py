@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def refused(capsys: pytest.CaptureFixture[str], *words: str) -> str:
-    assert submit.main(words) == submit.MISTAKE
+    assert submit.main(words) == submit.USER_ERROR
     said = capsys.readouterr().err
     assert len(said.splitlines()) == 1
     return said

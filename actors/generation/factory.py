@@ -11,7 +11,7 @@ EngineKind = Literal["transformers", "vllm"]
 def load_engine(
     kind: EngineKind, policy: str, dtype: str, max_num_seqs: int, prefix_cache_tokens: int, memory_share: float
 ) -> tuple[PolicyText, Engine]:
-    """The policy at a folder or URI and an engine that runs it; raises ValueError if there is no such policy or engine.
+    """The policy at a folder or URI and an engine that runs it; raises UserError if there is no such policy or engine.
 
     `prefix_cache_tokens` bounds what the transformers engine keeps of earlier prompts, `memory_share` what vLLM takes of a GPU's memory.
     """

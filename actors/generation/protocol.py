@@ -9,10 +9,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from data.errors import UserError
+
 
 @dataclass(frozen=True)
 class Sampling:
-    """How the next token is chosen. Raises ValueError for values no sampler could follow."""
+    """How the next token is chosen. Raises UserError for values no sampler could follow."""
 
     max_tokens: int = 256
     temperature: float = 1.0
@@ -25,9 +27,9 @@ class Sampling:
 
     def __post_init__(self) -> None:
         if self.max_tokens < 1:
-            raise ValueError(f"max_tokens {self.max_tokens} must be at least 1")
+            raise UserError(f"max_tokens {self.max_tokens} must be at least 1")
         if not 0 <= self.temperature <= 100 or not 0 < self.top_p <= 1 or self.top_k < 0:
-            raise ValueError(
+            raise UserError(
                 f"temperature {self.temperature} (0..100), top_p {self.top_p} (0 < top_p <= 1) or top_k {self.top_k} (>= 0) is out of range"
             )
 
@@ -43,11 +45,11 @@ class Step:
 
 
 def require_fit(prompt_ids: Sequence[int], sampling: Sampling, context: int) -> None:
-    """Raises ValueError, with the numbers, unless prompt and answer fit into a context of `context` tokens."""
+    """Raises UserError, with the numbers, unless prompt and answer fit into a context of `context` tokens."""
     if not prompt_ids:
-        raise ValueError("the prompt is empty")
+        raise UserError("the prompt is empty")
     if len(prompt_ids) + sampling.max_tokens > context:
-        raise ValueError(
+        raise UserError(
             f"the prompt has {len(prompt_ids)} tokens and max_tokens is {sampling.max_tokens}: together they exceed the model's context of {context}"
         )
 
@@ -75,7 +77,7 @@ class Engine(Protocol):
     """What the endpoint and the sampler ask of an engine."""
 
     def submit(self, prompt_ids: Sequence[int], sampling: Sampling, listener: Listener) -> int:
-        """Queue a request and return its number; raises ValueError if prompt and max_tokens exceed the context."""
+        """Queue a request and return its number; raises UserError if prompt and max_tokens exceed the context."""
         ...
 
     def submit_all(self, requests: Sequence[tuple[Sequence[int], Sampling, Listener]]) -> list[int]:

@@ -14,6 +14,7 @@ from actors.modeling.policy import Policy
 from data.attributes import AttributeSchema
 from data.conversation import Conversation, Message, to_table
 from data.counters import with_counters
+from data.errors import UserError
 from data.prompts import Prompt, prompts_from
 from data.selection import CUT_OFF
 
@@ -73,7 +74,7 @@ class Sampler:
     def _fits(self, ids: list[int]) -> bool:
         try:
             require_fit(ids, self.sampling, self.policy.max_tokens)
-        except ValueError:
+        except UserError:
             return False
         return True
 

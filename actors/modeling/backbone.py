@@ -12,6 +12,7 @@ import torch
 from transformers import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.configuration_utils import PreTrainedConfig
 
+from data.errors import UserError
 from data.tokens import Reading
 
 Head = Callable[[Any, torch.Tensor], torch.Tensor]
@@ -67,7 +68,7 @@ def backbone_of(config: PreTrainedConfig) -> Backbone:
 
 
 def model_class(config: PreTrainedConfig) -> type[PreTrainedModel]:
-    """Its `...ForSequenceClassification` class; raises ValueError if there is none."""
+    """Its `...ForSequenceClassification` class; raises UserError if there is none."""
     if type(config) not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
         raise _no_predictor(config.model_type)
     found: type[PreTrainedModel] = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING[type(config)]
@@ -75,7 +76,7 @@ def model_class(config: PreTrainedConfig) -> type[PreTrainedModel]:
 
 
 def check(model: PreTrainedModel) -> None:
-    """Raise ValueError, with what works, unless the model has the head that its family's entry names."""
+    """Raise UserError, with what works, unless the model has the head that its family's entry names."""
     if any(not hasattr(model, name.split(".")[0]) for name in backbone_of(model.config).heads):
         raise _no_predictor(model.config.model_type)
 
@@ -97,19 +98,19 @@ def max_positions(config: PreTrainedConfig) -> int | None:
 
 
 def reading_of(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase) -> Reading:
-    """How the model of `config` reads a conversation; raises ValueError if an encoder's tokenizer has no [CLS] to read at."""
+    """How the model of `config` reads a conversation; raises UserError if an encoder's tokenizer has no [CLS] to read at."""
     if backbone_of(config).causal:
         return Reading()
     if tokenizer.cls_token_id is None:
-        raise ValueError(
+        raise UserError(
             f"the tokenizer of this {config.model_type} backbone names no cls_token, and an encoder is read there; set predictor.backbone to another"
         )
     after = () if tokenizer.sep_token_id is None else (int(tokenizer.sep_token_id),)
     return Reading(causal=False, before=(int(tokenizer.cls_token_id),), after=after)
 
 
-def _no_predictor(model_type: str) -> ValueError:
-    return ValueError(
+def _no_predictor(model_type: str) -> UserError:
+    return UserError(
         f"a model of type {model_type!r} cannot carry the attribute heads: a decoder with a `score` head can (Llama, Qwen, Mistral, Gemma, GPT-2, ...), "
         f"and these encoders: {', '.join(ENCODERS)}; set predictor.backbone (or base.model) to one of them"
     )

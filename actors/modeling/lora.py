@@ -12,6 +12,7 @@ from pydantic import Field
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from data.errors import UserError
 from data.record import Record
 
 ADAPTER = "default"
@@ -36,7 +37,7 @@ class LoraSettings(Record):
 
 
 def add_adapters(model: PreTrainedModel, settings: LoraSettings, heads: Sequence[str]) -> None:
-    """Freeze `model` but for new adapters and the modules named in `heads`; raises ValueError if no module has a name in `target_modules`."""
+    """Freeze `model` but for new adapters and the modules named in `heads`; raises UserError if no module has a name in `target_modules`."""
     import peft
 
     targets = _targets(model, settings, heads)
@@ -89,7 +90,7 @@ def _targets(model: PreTrainedModel, settings: LoraSettings, heads: Sequence[str
     wanted = [name for name in linear if any(name == t or name.endswith(f".{t}") for t in settings.target_modules)]
     if not wanted:
         kinds = sorted({re.sub(r".*\.", "", name) for name in linear})
-        raise ValueError(
+        raise UserError(
             f"no linear module of {type(model).__name__} is named {' or '.join(settings.target_modules)}; it has {', '.join(kinds)}; "
             "set learner.lora.target_modules to some of those, or to all-linear"
         )

@@ -17,6 +17,7 @@ from transformers.utils import logging
 from actors.modeling.backbone import reading_of
 from actors.modeling.tokenizer import TemplateKind, check_equality, make_template
 from data.attributes import AttributeSchema
+from data.errors import UserError
 from data.storage import Storage
 from data.template import SteerLMTemplate, Template, WrappedTemplate
 from data.tokens import Reading
@@ -68,11 +69,11 @@ def new_format(base: str, schema: AttributeSchema, kind: TemplateKind) -> Format
 
 
 def load_format(folder: str) -> Format:
-    """The format stored with a checkpoint; raises ValueError if the folder is no checkpoint of ours."""
+    """The format stored with a checkpoint; raises UserError if the folder is no checkpoint of ours."""
     config = load_config(folder)
     steerlm = getattr(config, "steerlm", None)
     if steerlm is None:
-        raise ValueError(
+        raise UserError(
             f"{folder} has no `steerlm` entry in config.json, so it was not written by this project; name a model folder of a run"
         )
     tokenizer = load_tokenizer(folder)
@@ -96,19 +97,19 @@ def _format(
 
 
 def load_config(folder: str) -> PreTrainedConfig:
-    """Raises ValueError naming the folder if there is no readable model there."""
+    """Raises UserError naming the folder if there is no readable model there."""
     try:
         return AutoConfig.from_pretrained(folder)
     except (OSError, ValueError) as error:
-        raise ValueError(f"no readable model at {folder}: {str(error).splitlines()[0]}") from None
+        raise UserError(f"no readable model at {folder}: {str(error).splitlines()[0]}") from None
 
 
 def load_tokenizer(folder: str) -> PreTrainedTokenizerBase:
-    """Raises ValueError naming the folder if there is no readable tokenizer there."""
+    """Raises UserError naming the folder if there is no readable tokenizer there."""
     try:
         return AutoTokenizer.from_pretrained(folder)
     except (OSError, ValueError) as error:
-        raise ValueError(f"no readable tokenizer at {folder}: {str(error).splitlines()[0]}") from None
+        raise UserError(f"no readable tokenizer at {folder}: {str(error).splitlines()[0]}") from None
 
 
 def steerlm_entry(format: Format) -> dict[str, Any]:

@@ -29,6 +29,7 @@ from actors.modeling.model_folder import (
 from actors.modeling.tokenizer import TemplateKind, encoder
 from data.attributes import AttributeSchema
 from data.conversation import Message
+from data.errors import UserError
 from data.examples import Example
 from data.template import Labels
 from data.tokens import prompt_ids
@@ -94,11 +95,11 @@ class PolicyTask:
 
 
 def load_causal_lm(folder: str, format: Format, attention: str, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
-    """Any HF causal LM with room for the format's control tokens; raises ValueError naming the folder if it cannot be read."""
+    """Any HF causal LM with room for the format's control tokens; raises UserError naming the folder if it cannot be read."""
     try:
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, attn_implementation=attention)
     except (OSError, ValueError, SafetensorError) as error:
-        raise ValueError(f"no readable causal language model at {folder}: {str(error).splitlines()[0]}") from None
+        raise UserError(f"no readable causal language model at {folder}: {str(error).splitlines()[0]}") from None
     fit_embeddings(model, format)
     return model
 
@@ -138,7 +139,7 @@ class PolicyText:
 
     @classmethod
     def load(cls, path: str) -> "PolicyText":
-        """From a local folder or any fsspec URI; raises ValueError if it is no policy of ours."""
+        """From a local folder or any fsspec URI; raises UserError if it is no policy of ours."""
         folder = local_folder(path)
         format, config = load_format(folder), load_config(folder)
         try:
@@ -186,7 +187,7 @@ class Policy(PolicyText):
     def load(
         cls, path: str, dtype: str = "float32", device: str | None = None, num_threads: int | None = None
     ) -> "Policy":
-        """From a local folder or any fsspec URI; raises ValueError if it is no policy of ours. `num_threads`: CPU threads of this process."""
+        """From a local folder or any fsspec URI; raises UserError if it is no policy of ours. `num_threads`: CPU threads of this process."""
         if num_threads:
             torch.set_num_threads(num_threads)
         folder = local_folder(path)

@@ -26,6 +26,7 @@ from actors.modeling.ridge_init import RidgeHeads
 from actors.modeling.tokenizer import TemplateKind
 from actors.modeling.warmup import Surface, WarmupHeads
 from data.attributes import AttributeSchema
+from data.errors import UserError
 from data.examples import Example
 
 LossKind = Literal["squared", "absolute"]
@@ -47,9 +48,9 @@ def in_range(values_SA: np.ndarray, schema: AttributeSchema) -> np.ndarray:
 
 
 def require_language_model(config: PreTrainedConfig) -> None:
-    """Raise ValueError unless a predictor on this backbone could go on as a language model: the saved one has no output layer but its embeddings."""
+    """Raise UserError unless a predictor on this backbone could go on as a language model: the saved one has no output layer but its embeddings."""
     if not (backbone_of(config).causal and config.get_text_config().tie_word_embeddings):
-        raise ValueError(
+        raise UserError(
             f"predictor.lm_loss_weight needs a decoder with tied embeddings, which this {config.model_type} backbone is not; "
             "set predictor.lm_loss_weight to 0"
         )
@@ -128,7 +129,7 @@ class PredictorTask:
     """Needed with a token weight."""
 
     def build(self) -> PredictorLoss:
-        """Raises ValueError as `load_regressor` and `require_language_model` do."""
+        """Raises UserError as `load_regressor` and `require_language_model` do."""
         folder = local_folder(self.base)
         model = load_regressor(folder, new_format(folder, self.schema, self.template), VARLEN)
         if self.token_weight:
@@ -188,14 +189,14 @@ def _packs(base: str) -> bool:
 def load_regressor(folder: str, format: Format, attention: str, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
     """Backbone in `dtype` and heads in fp32; heads the folder lacks are new.
 
-    Raises ValueError for an unreadable folder, and for a model type that cannot carry the heads.
+    Raises UserError for an unreadable folder, and for a model type that cannot carry the heads.
     """
     config = load_config(folder)
     cls, backbone = model_class(config), backbone_of(config)
     if not packs(cls):
         attention = "sdpa" if cls._supports_sdpa else "eager"
         if is_deepspeed_zero3_enabled():
-            raise ValueError(
+            raise UserError(
                 f"a {config.model_type} backbone reads one segment a forward, so under ZeRO stage 3 workers would wait for each other's layers for ever; "
                 "set predictor.learner.zero_stage to 2 or less"
             )
@@ -210,7 +211,7 @@ def load_regressor(folder: str, format: Format, attention: str, dtype: torch.dty
             **backbone.overrides,
         )
     except (OSError, ValueError, SafetensorError) as error:
-        raise ValueError(f"no readable backbone at {folder}: {str(error).splitlines()[0]}") from None
+        raise UserError(f"no readable backbone at {folder}: {str(error).splitlines()[0]}") from None
     check(model)
     fit_embeddings(model, format)
     for name in backbone.heads:

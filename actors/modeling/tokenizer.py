@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from data.attributes import AttributeSchema
 from data.conversation import Message
+from data.errors import UserError
 from data.template import CONTROL_TOKENS, LABEL_START, SteerLMTemplate, Template, WrappedTemplate
 from data.tokens import Encode, prompt_ids, tokenize
 
@@ -49,7 +50,7 @@ def make_template(
 ) -> Template:
     """Add the control tokens `kind` needs to `tokenizer`, and return its template; `base` is the model's own Jinja for kind "chat".
 
-    Raises ValueError if kind is "chat" and the model has no chat template of its own.
+    Raises UserError if kind is "chat" and the model has no chat template of its own.
     """
     needed = CONTROL_TOKENS if kind == "steerlm" else (LABEL_START,)
     missing = [token for token in needed if token not in tokenizer.get_added_vocab()]
@@ -66,7 +67,7 @@ def make_template(
         return SteerLMTemplate(schema, control, bos)
     base = base or tokenizer.chat_template
     if not isinstance(base, str):
-        raise ValueError(
+        raise UserError(
             "template: chat needs a model with one chat template of its own, and this tokenizer has none; set template: steerlm"
         )
 
@@ -81,7 +82,7 @@ def make_template(
 
 
 def check_equality(tokenizer: PreTrainedTokenizerBase, template: Template) -> None:
-    """Raise ValueError unless the exported Jinja gives the very ids that training builds piece by piece."""
+    """Raise UserError unless the exported Jinja gives the very ids that training builds piece by piece."""
     labels = [template.schema.best(), template.schema.defaults()]
     turns = [
         Message("user", "Hello."),
@@ -102,7 +103,7 @@ def check_equality(tokenizer: PreTrainedTokenizerBase, template: Template) -> No
     prompt = chat_ids(tokenizer, chat[:4], template.jinja(), attributes=labels[1], add_generation_prompt=True)
     # A chat template may add a newline after the last turn end; training does not need it.
     if theirs[: len(ours)] != ours or prompt != asked:
-        raise ValueError(
+        raise UserError(
             f"the exported chat template and training give different ids with this tokenizer ({type(tokenizer).__name__}): "
             f"{tokenizer.decode(ours)!r} against {tokenizer.decode(theirs)!r}; try the other `template` (steerlm or chat)"
         )

@@ -22,6 +22,7 @@ from actors.modeling.model_folder import load_config, local_folder, new_format
 from actors.modeling.policy import load_causal_lm, save_model
 from actors.modeling.tokenizer import TemplateKind
 from data.attributes import AttributeSchema
+from data.errors import UserError
 from data.examples import Example
 
 NUM_COUNTS = 14
@@ -194,9 +195,9 @@ class Surface:
 
 
 def require_decoder(config: PreTrainedConfig) -> None:
-    """Raise ValueError for an encoder."""
+    """Raise UserError for an encoder."""
     if not backbone_of(config).causal:
-        raise ValueError(
+        raise UserError(
             f"predictor.warmup goes on training a language model, which a {config.model_type} backbone is not; set predictor.warmup to null"
         )
 
@@ -211,7 +212,7 @@ class WarmupTask:
     surface: "Surface"
 
     def build(self) -> WarmupLoss:
-        """Raises ValueError if the backbone is no decoder."""
+        """Raises UserError if the backbone is no decoder."""
         folder = local_folder(self.base)
         require_decoder(load_config(folder))
         return WarmupLoss(load_causal_lm(folder, new_format(folder, self.schema, self.template), VARLEN))

@@ -35,7 +35,7 @@ class Annotator:
         num_threads: int,
         over_long: str = "keep_end",
     ):
-        """`predictor` is a model folder or URI; raises SchemaMismatch if its schema is not `schema`, ValueError if there is no predictor.
+        """`predictor` is a model folder or URI; raises SchemaMismatch if its schema is not `schema`, UserError if there is no predictor.
 
         `pack_tokens` and `max_tokens` bound a packed forward and a conversation; `over_long` ("keep_end" or "reject") is for longer ones.
         """

@@ -16,6 +16,7 @@ from actors.kernels.varlen import VARLEN, kernel_in_words, packed
 from actors.modeling.backbone import max_positions, packs
 from actors.modeling.model_folder import Format, load_format, local_folder
 from actors.modeling.regressor import PredictorLoss, load_regressor
+from data.errors import UserError
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +46,7 @@ class Predictor:
     def load(
         cls, path: str, dtype: str = "float32", device: str | None = None, num_threads: int | None = None
     ) -> "Predictor":
-        """From a local folder or any fsspec URI; raises ValueError if it is no predictor of ours. `num_threads`: CPU threads of this process."""
+        """From a local folder or any fsspec URI; raises UserError if it is no predictor of ours. `num_threads`: CPU threads of this process."""
         if num_threads:
             torch.set_num_threads(num_threads)
         folder = local_folder(path)
@@ -54,9 +55,9 @@ class Predictor:
         return cls(PredictorLoss(model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))), format)
 
     def require_room(self, num_tokens: int) -> None:
-        """Raise ValueError unless a segment of `num_tokens` can be read: an encoder has no positions beyond its longest."""
+        """Raise UserError unless a segment of `num_tokens` can be read: an encoder has no positions beyond its longest."""
         if not self.reading.causal and self.max_tokens and num_tokens > self.max_tokens:
-            raise ValueError(
+            raise UserError(
                 f"segments of {num_tokens} tokens are asked for, the predictor's backbone reads at most {self.max_tokens}; "
                 f"set annotate.max_tokens to at most {self.max_tokens}"
             )
@@ -65,7 +66,7 @@ class Predictor:
     def score(self, ids: Sequence[np.ndarray], reads: Sequence[np.ndarray]) -> list[np.ndarray]:
         """Scores of the segments of one packed row, one float32 array [S, A] each; `reads` are the positions the heads read in each.
 
-        Raises ValueError for a segment that an encoder has no positions for.
+        Raises UserError for a segment that an encoder has no positions for.
         """
         self.require_room(max(len(i) for i in ids))
         starts = np.cumsum([0, *(len(i) for i in ids)])

@@ -26,7 +26,7 @@ class AnnotatorInput:
     max_tokens: int
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        """The rows with columns `ids`, `turn_ends` (within those ids) and `whole_tokens` (before the cut); raises ValueError if there is no predictor."""
+        """The rows with columns `ids`, `turn_ends` (within those ids) and `whole_tokens` (before the cut); raises UserError if there is no predictor."""
         format = _format(self.predictor, self.fingerprint)
         encode = encoder(format.tokenizer)
         whole = [tokenize(format.template.pieces(row.system, row.messages, ()), encode) for row in from_table(batch)]

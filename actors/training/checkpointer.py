@@ -22,6 +22,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from actors.training.zero_shards import ZeroShard
+from data.errors import UserError
 from data.storage import Storage
 
 COMPLETE = "COMPLETE.json"
@@ -158,7 +159,7 @@ class Checkpoint:
     """A complete checkpoint; files are fetched as they are needed, and checked."""
 
     def __init__(self, folder: Storage, step: int):
-        """What is damaged shows, as a ValueError, when it is read."""
+        """What is damaged shows, as a UserError, when it is read."""
         self.folder = folder / f"{step:09d}"
         self.step = step
         described = (self.folder / COMPLETE).read_json()
@@ -169,7 +170,7 @@ class Checkpoint:
         self._scratch = tempfile.TemporaryDirectory(prefix="steerlm-resume-")
 
     def values(self, kind: str, name: str, start: int, num: int) -> torch.Tensor:
-        """Elements [start, start + num) of the flattened tensor `name`. Raises ValueError if they are not all there."""
+        """Elements [start, start + num) of the flattened tensor `name`. Raises UserError if they are not all there."""
         found = []
         at = start
         for first, length, file, key in self._shards_of(kind).get(name, []):
@@ -178,7 +179,7 @@ class Checkpoint:
                 found.append(self._open(file).get_slice(key)[at - first : stop - first])
                 at = stop
         if at < start + num:
-            raise ValueError(
+            raise UserError(
                 f"the checkpoint {self.folder.uri} lacks {kind} of {name} from element {at} on; delete it to go on from an earlier one"
             )
         return torch.cat(found)
@@ -212,7 +213,7 @@ class Checkpoint:
                 path = os.path.join(self._scratch.name, file)
                 remote.fs.get_file(remote.path, path)
             if not os.path.exists(path) or _sha256(path) != described["sha256"]:
-                raise ValueError(
+                raise UserError(
                     f"{remote.uri} is damaged or gone: delete the checkpoint {self.folder.uri} to go on from an earlier one"
                 )
             self._opened[file] = safe_open(path, framework="pt")

@@ -45,7 +45,7 @@ class Engine:
     """One worker's share of the model and of its optimizer."""
 
     def __init__(self, task: Task, settings: LearnerSettings, rank: int, world: int):
-        """Builds the module; raises ValueError as `task.build` does."""
+        """Builds the module; raises UserError as `task.build` does."""
         if not torch.cuda.is_available():
             os.environ["DS_ACCELERATOR"] = "cpu"  # read when deepspeed is imported
         import deepspeed

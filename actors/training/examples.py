@@ -19,6 +19,7 @@ from actors.modeling.tokenizer import TemplateKind, encoder
 from data.attributes import AttributeSchema, Values
 from data.calibration import Calibration
 from data.conversation import Conversation, from_table
+from data.errors import UserError
 from data.examples import EXAMPLE_SCHEMA, Origin, example_row
 from data.tokens import OverLong, Tokens, fitted, segments
 
@@ -44,14 +45,14 @@ class PredictorExamples:
     ROW_FOR_ROW = False
 
     def __init__(self, spec: ExampleSpec):
-        """Raises ValueError if the backbone has fewer positions than `max_tokens`."""
+        """Raises UserError if the backbone has fewer positions than `max_tokens`."""
         self.spec = spec
         folder = local_folder(spec.base)
         self.format = new_format(folder, spec.schema, spec.template)
         self.encode = encoder(self.format.tokenizer)
         limit = max_positions(load_config(folder))
         if limit is not None and spec.max_tokens > limit:
-            raise ValueError(
+            raise UserError(
                 f"max_tokens is {spec.max_tokens}, but {spec.base} reads at most {limit} tokens; set predictor.learner.max_tokens to at most {limit}"
             )
 

@@ -6,6 +6,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from actors.modeling.lora import LoraSettings
+from data.errors import UserError
 from data.record import Record
 
 
@@ -83,16 +84,16 @@ class LearnerSettings(Record):
 
     def model_post_init(self, _: Any) -> None:
         if self.packs_per_step < self.num_workers:
-            raise ValueError(
+            raise UserError(
                 f"packs_per_step {self.packs_per_step} is less than num_workers {self.num_workers}: a worker would have nothing to do; raise it"
             )
         least = {"none": 0, "optimizer": 1, "parameters": 3}[self.offload]
         if self.zero_stage < least:
-            raise ValueError(f"offload {self.offload} needs zero_stage {least} or more, it is {self.zero_stage}")
+            raise UserError(f"offload {self.offload} needs zero_stage {least} or more, it is {self.zero_stage}")
         if self.max_tokens > self.pack_tokens:
-            raise ValueError(f"max_tokens {self.max_tokens} must not exceed pack_tokens {self.pack_tokens}")
+            raise UserError(f"max_tokens {self.max_tokens} must not exceed pack_tokens {self.pack_tokens}")
         if self.patience and not self.validate_every:
-            raise ValueError(
+            raise UserError(
                 f"patience {self.patience} counts validations during training, and there are none; set validate_every above 0 (0.5 = twice an epoch)"
             )
 

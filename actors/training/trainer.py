@@ -23,13 +23,13 @@ from actors.training.preemption import Preemption
 from actors.training.save_model import save_trained_model
 from actors.training.settings import LearnerSettings, rate_factor
 from actors.training.train_state import TrainState
-from data.errors import is_for_people
+from data.errors import UserError
 from data.examples import Examples, digest_of
 from data.loader import DataLoader, Step
 from data.packing import dealt
 from data.storage import Storage
 
-MISTAKE = "mistake.txt"
+USER_ERROR = "user_error.txt"
 START_STEPS = 512
 """As many steps' examples a task is shown before the first step: enough for heads in closed form, and a small share of a long training."""
 LINES, STEPS_A_LINE = 30, 50
@@ -56,13 +56,13 @@ def train_worker(config: dict[str, Any]) -> None:
     After any failure Ray Train starts the workers again. A mistake that only people can mend would come back each time: it is noted for the driver
     (`MISTAKE`), and the workers that are started next end at once.
     """
-    noted = Storage(config["assignment"].output_uri) / MISTAKE
+    noted = Storage(config["assignment"].output_uri) / USER_ERROR
     if noted.exists():
         return
     try:
         metrics = _Training(config["assignment"]).run()
     except Exception as error:
-        if isinstance(error, ValueError) and is_for_people(error):
+        if isinstance(error, UserError):
             noted.write_bytes(str(error).encode())
         raise
     ray.train.report(metrics)
@@ -88,7 +88,7 @@ class _Training:
         )
         self.best = Checkpointer(self.output / "best", self.rank, self.world, keep=1, timing=self.checkpoints.timing)
         if not self.feed.corpus.shards:
-            raise ValueError(f"no examples to train on in {self.feed.corpus.uri}; check the rows and max_tokens")
+            raise UserError(f"no examples to train on in {self.feed.corpus.uri}; check the rows and max_tokens")
         self.engine = Engine(self.task, self.settings, self.rank, self.world)
         checkpoint = self._checkpoint()
         self.at = TrainState.of(checkpoint.state) if checkpoint else TrainState()
@@ -142,7 +142,7 @@ class _Training:
                 self.metrics_logger.log(f"told to stop: all that is needed to go on after step {self.at.step} is kept")
                 return self.metrics()
         if not self.at.step:
-            raise ValueError(
+            raise UserError(
                 f"no examples to train on in {self.feed.corpus.uri}: all are held out or rejected; lower validation_share, or check max_tokens"
             )
         self.log(loss, rate)
@@ -230,7 +230,7 @@ class _Training:
         self.engine.validating(False)
         total, weight = summed(total, weight)
         if not weight and self.settings.validate_every:
-            raise ValueError(
+            raise UserError(
                 f"validate_every is {self.settings.validate_every:g}, but no example is held out to validate on; "
                 "raise validation_share, or set validate_every and patience to 0"
             )

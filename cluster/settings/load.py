@@ -17,6 +17,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import to_jsonable_python
 
+from cluster.errors import ClusterError
 from cluster.settings.errors import Layer, coercions, did_you_mean, sentences
 from cluster.settings.help import example, help_text, only_record, shown
 
@@ -26,7 +27,7 @@ EXTENDS = "extends"
 """The one key of a preset that is ours and not the record's."""
 
 
-class SettingsError(ValueError):
+class SettingsError(ClusterError):
     """A preset or override that cannot be used; the message is for the person who wrote it."""
 
 

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
+from data.errors import UserError
+
 TIMEOUT_S = 300
 
 
@@ -72,20 +74,20 @@ def load(url: str, bodies: Sequence[dict[str, Any]], num_clients: int) -> Served
 
 
 def exchange(url: str, body: dict[str, Any]) -> tuple[int, float | None]:
-    """One streamed answer: its tokens, and the seconds to its first text (None for one of blanks alone). Raises ValueError if the server says anything else."""
+    """One streamed answer: its tokens, and the seconds to its first text (None for one of blanks alone). Raises UserError if the server says anything else."""
     connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=TIMEOUT_S)
     started, first_s, pieces, counted = time.monotonic(), None, 0, None
     try:
         connection.request("POST", "/v1/chat/completions", json.dumps(body), {"Content-Type": "application/json"})
         answer = connection.getresponse()
         if answer.status != 200:
-            raise ValueError(f"status {answer.status}: {answer.read(200)!r}")
+            raise UserError(f"status {answer.status}: {answer.read(200)!r}")
         for line in answer:
             if not line.startswith(b"data: {"):
                 continue
             chunk = json.loads(line.removeprefix(b"data: "))
             if "error" in chunk:
-                raise ValueError(str(chunk["error"]))
+                raise UserError(str(chunk["error"]))
             if chunk.get("usage"):
                 counted = chunk["usage"]["completion_tokens"]
             if chunk["choices"] and chunk["choices"][0]["delta"].get("content"):
@@ -94,5 +96,5 @@ def exchange(url: str, body: dict[str, Any]) -> tuple[int, float | None]:
     finally:
         connection.close()
     if not (counted or pieces):
-        raise ValueError("an answer without tokens")
+        raise UserError("an answer without tokens")
     return counted or pieces, first_s

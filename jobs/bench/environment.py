@@ -6,12 +6,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+from data.errors import UserError
 from jobs.runner.stage import log
 
 PIP = ("-m", "pip", "install", "--no-input", "--disable-pip-version-check", "--quiet")
 
 
-class NoEnvironment(ValueError):
+class NoEnvironment(UserError):
     """The peer could not be installed."""
 
 

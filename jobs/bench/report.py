@@ -11,13 +11,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
+from data.errors import UserError
 from data.record import Record
 from jobs.runner.stage import log
 
 T = TypeVar("T")
 
 
-class Disagreement(ValueError):
+class Disagreement(UserError):
     """The two sides of a bench did not compute the same thing, so that no ratio of theirs means anything."""
 
 

@@ -13,6 +13,7 @@ from actors.modeling.regressor import PredictorTask
 from actors.modeling.tiny_llama import SmallModel, make_small_model
 from data.attributes import AttributeSchema, shipped
 from data.conversation import Conversation
+from data.errors import UserError
 from data.sources import read
 from jobs.runner.stage import log
 
@@ -33,7 +34,7 @@ TOKENIZER_TEXTS = 4000
 """More texts change the tokenizer little and take longer than the bench."""
 
 
-class NoRealRows(ValueError):
+class NoRealRows(UserError):
     """The folder of real rows is not there."""
 
 

@@ -32,7 +32,7 @@ class WantedModel:
 
 
 def write_model(run: Run, wanted: WantedModel, folder: Storage) -> Metrics:
-    """Fill `folder`; returns what was copied. Raises StageError if the stage is not finished, ValueError if its folder is no model of ours."""
+    """Fill `folder`; returns what was copied. Raises StageError if the stage is not finished, UserError if its folder is no model of ours."""
     stage = _stage(run, wanted)
     model = run.folder(stage) / "model"
     names = [name for name in model.names() if name not in (CARD, GENERATION)]

@@ -15,6 +15,7 @@ from typing import Any
 import openai
 from openai.types.chat import ChatCompletion
 
+from data.errors import UserError
 from data.storage import Storage
 from jobs.judging.settings import JudgeSettings
 
@@ -28,7 +29,7 @@ LONGEST_DETAIL = 300
 """Of what an endpoint says of its error, in characters."""
 
 
-class JudgeUnusable(ValueError):
+class JudgeUnusable(UserError):
     """No request will be answered; the sentence says why and what mends it."""
 
 

@@ -5,6 +5,7 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator, model_validator
 
+from data.errors import UserError
 from data.judge_prompts import Kind
 from data.record import Record
 
@@ -44,9 +45,9 @@ class JudgeSettings(Record):
     def _plain(cls, url: str) -> str:
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ValueError("base_url is http://host/v1 or https://host/v1")
+            raise UserError("base_url is http://host/v1 or https://host/v1")
         if parts.username or parts.password or parts.query:
-            raise ValueError(
+            raise UserError(
                 "base_url holds a user, a password or a query, and it is written into the report; give the key by judge.key_variable or judge.key_file"
             )
         return url
@@ -55,7 +56,7 @@ class JudgeSettings(Record):
     def _no_key(self) -> "JudgeSettings":
         for name in self.extra:
             if name in ("messages", "model", "stream", "n"):
-                raise ValueError(f"extra.{name} is not for you to set: one whole reply is asked for each prompt")
+                raise UserError(f"extra.{name} is not for you to set: one whole reply is asked for each prompt")
         return self
 
     @property
@@ -82,7 +83,7 @@ class Prices(Record):
     @model_validator(mode="after")
     def _known(self) -> "Prices":
         if self.max_cost is not None and not (self.prompt_dollars or self.reply_dollars):
-            raise ValueError("max_cost is set, but no price: set prompt_dollars and reply_dollars")
+            raise UserError("max_cost is set, but no price: set prompt_dollars and reply_dollars")
         return self
 
     def cost(self, prompt_tokens: float, reply_tokens: float) -> float:
@@ -129,15 +130,15 @@ class Judging(Record):
     @model_validator(mode="after")
     def _what(self) -> "Judging":
         if self.judgements and (self.answers or self.references or self.prompts or self.limit):
-            raise ValueError(
+            raise UserError(
                 "judgements are stored ones, so answers, references, prompts and limit are not read: leave them out"
             )
         if not self.judgements and not (self.questions and self.answers):
-            raise ValueError("nothing to judge: set questions and answers, or judgements to score stored ones again")
+            raise UserError("nothing to judge: set questions and answers, or judgements to score stored ones again")
         if not self.judgements and not self.judge.model:
-            raise ValueError("nobody judges: set judge.model, and judge.base_url unless it is one of OpenAI's")
+            raise UserError("nobody judges: set judge.model, and judge.base_url unless it is one of OpenAI's")
         if not self.kinds:
-            raise ValueError("kinds is empty: pair, single or both")
+            raise UserError("kinds is empty: pair, single or both")
         return self
 
     @property

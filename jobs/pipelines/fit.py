@@ -17,7 +17,7 @@ from actors.training.examples import ExampleSpec
 from actors.training.metrics import Tracking
 from actors.training.preemption import STOP
 from actors.training.settings import LearnerSettings
-from actors.training.trainer import MISTAKE, Assignment, train_worker
+from actors.training.trainer import USER_ERROR, Assignment, train_worker
 from cluster.process_group import OwnAddressConfig
 from data.examples import Split
 from data.loader import Corpus, DataLoader
@@ -85,7 +85,7 @@ def fit(
         weights or {},
     )
     trainer = _trainer(Assignment(what, task, settings, feed, output.uri, tracking), output)
-    for mark in (MISTAKE, STOP):
+    for mark in (USER_ERROR, STOP):
         (output / mark).remove()
     try:
         with _stopping(output / STOP):
@@ -95,8 +95,8 @@ def fit(
         raise StageError(
             f"{what} failed: {'; '.join(sorted({str(c).strip().splitlines()[-1] for c in causes})) or error}"
         ) from error
-    if (output / MISTAKE).exists():
-        raise StageError(f"{what} failed: {(output / MISTAKE).read_text()}")
+    if (output / USER_ERROR).exists():
+        raise StageError(f"{what} failed: {(output / USER_ERROR).read_text()}")
     if (output / STOP).exists():
         raise StageError(f"{what} was told to stop; what it has is kept, and the same command goes on from there")
     return dict(finished.read_json())

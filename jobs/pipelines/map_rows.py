@@ -22,7 +22,7 @@ from cluster.pipeline_metrics import PipelineMetrics
 from cluster.preflight import Demand, preflight
 from cluster.progress import Progress
 from data.counters import Counters, added
-from data.errors import is_for_people
+from data.errors import is_user_error
 from data.operators import Prepare, Score, read_shard, write_shard
 from data.shards import Input, Output, Shard, inputs_of, merge, write
 from data.storage import Storage
@@ -151,7 +151,7 @@ class _Parts:
             try:
                 self._all_counters[self._merging.pop(ref)] = ray.get(ref)
             except RayTaskError as error:
-                if not is_for_people(error.cause):
+                if not is_user_error(error.cause):
                     raise
                 raise StageError(f"{self._what}: {error.cause}") from None
 

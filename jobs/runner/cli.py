@@ -3,17 +3,15 @@
 The last line of stdout is one JSON object; a mistake is one sentence on stderr and a non-zero exit code, without a traceback.
 """
 
-import contextlib
-import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 from cluster.checks import require_fit
 from cluster.connect import connect
-from cluster.events import finite, tell, write_events_as
+from cluster.events import tell, write_events_as
 from cluster.preflight import preflight
 from cluster.settings.load import command_line
-from data.errors import is_for_people
+from jobs.runner.ending import print_last_line, user_errors_reported
 from jobs.runner.needs import needs
 from jobs.runner.plan import print_plan, refuse_what_cannot_fit
 from jobs.runner.preset import Preset
@@ -53,25 +51,6 @@ def main(
         refuse_what_cannot_fit(preset)
         manifests = _perform_all(run, chosen)
     print_last_line((ending or _ending)(run, manifests))
-
-
-@contextlib.contextmanager
-def user_errors_reported(program: str, after_stop: str) -> Iterator[None]:
-    """A person's mistake in the block is one sentence on stderr and exit code 1; `after_stop` is said to who stops it."""
-    try:
-        yield
-    except Exception as error:
-        if not is_for_people(error):
-            raise
-        tell(f"{program}: {error}", "run.fail", "error")
-        raise SystemExit(1) from None
-    except KeyboardInterrupt:
-        tell(f"{program}: stopped; {after_stop}", "run.stop", "error")
-        raise SystemExit(130) from None
-
-
-def print_last_line(result: Metrics) -> None:
-    print(json.dumps(finite(result), ensure_ascii=False), flush=True)
 
 
 def _perform_all(run: Run, stages: Sequence[Stage]) -> dict[str, Metrics]:

@@ -13,6 +13,7 @@ from actors.training.metrics import Tracking
 from actors.training.settings import LearnerSettings
 from cluster.events import LogFormat
 from data.attributes import AttributeProblem, AttributeSchema, shipped
+from data.errors import UserError
 from data.lab import LabSettings
 from data.pairs import pair_weights
 from data.record import Record
@@ -57,9 +58,7 @@ class SourceSettings(Record):
     def _readable(self) -> "SourceSettings":
         require_format(self.format, LAB)
         if not self.uri and self.format != LAB:
-            raise ValueError(
-                f"source {self.name!r} of format {self.format} has no uri: name a file, a folder or a glob"
-            )
+            raise UserError(f"source {self.name!r} of format {self.format} has no uri: name a file, a folder or a glob")
         return self
 
 
@@ -95,7 +94,7 @@ class BaseSettings(Record):
     @model_validator(mode="after")
     def _either(self) -> "BaseSettings":
         if self.model and (self.pretrain or self.texts):
-            raise ValueError(
+            raise UserError(
                 f"base.model is {self.model}, so base.pretrain and base.texts would be ignored: they make the small model; remove them or base.model"
             )
         return self
@@ -151,7 +150,7 @@ class Preset(Record):
             try:
                 self.schema_[name]
             except AttributeProblem as problem:
-                raise ValueError(f"predictor.attribute_weights: {problem}") from None
+                raise UserError(f"predictor.attribute_weights: {problem}") from None
         if self.predictor.pairs:
             pair_weights(self.schema_, self.predictor.pair_weights)
         if self.benchmarks.pairs or self.benchmarks.judged:

@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 from actors.modeling.regressor import LossKind
 from actors.training.examples import LabelSource
 from actors.training.settings import LearnerSettings
+from data.errors import UserError
 from data.record import Record
 from data.selection import SelectionSettings
 
@@ -50,7 +51,7 @@ class BenchmarkSettings(Record):
     def _names(self) -> "BenchmarkSettings":
         names = [*(source.name for source in self.pairs), *(source.name for source in self.judged)]
         if len(set(names)) < len(names):
-            raise ValueError(f"benchmarks has the names {', '.join(names)}; each set needs a name of its own")
+            raise UserError(f"benchmarks has the names {', '.join(names)}; each set needs a name of its own")
         return self
 
 
@@ -87,7 +88,7 @@ class PredictorSettings(Record):
     def _pairs(self) -> "PredictorSettings":
         names = [source.name for source in self.pairs]
         if len(set(names)) < len(names):
-            raise ValueError(f"predictor.pairs has the names {', '.join(names)}; each set needs a name of its own")
+            raise UserError(f"predictor.pairs has the names {', '.join(names)}; each set needs a name of its own")
         return self
 
     @model_validator(mode="after")
@@ -101,7 +102,7 @@ class PredictorSettings(Record):
         for name, learner in asked.items():
             if learner and learner.zero_stage == 3:
                 where = "predictor.warmup" if name == "warmup" else "predictor.learner"
-                raise ValueError(
+                raise UserError(
                     f"predictor.{name} is set, but {where}.zero_stage is 3, where no worker holds whole weights; set that to 2 or less, or unset it"
                 )
         return self
@@ -109,7 +110,7 @@ class PredictorSettings(Record):
     @model_validator(mode="after")
     def _folds(self) -> "PredictorSettings":
         if self.folds == 1:
-            raise ValueError(
+            raise UserError(
                 "folds is 1: one fold would leave nothing to train on; set 0 (hold out validation_share) or at least 2"
             )
         return self
@@ -136,7 +137,7 @@ class WorkerPool(Record):
     @model_validator(mode="after")
     def _bounds(self) -> "WorkerPool":
         if self.min_actors is not None and self.min_actors > self.num_actors:
-            raise ValueError(
+            raise UserError(
                 f"min_actors is {self.min_actors}, num_actors {self.num_actors}: a pool grows from the one to the other; raise num_actors"
             )
         return self
@@ -157,7 +158,7 @@ class AnnotateSettings(Record):
     @model_validator(mode="after")
     def _fits(self) -> "AnnotateSettings":
         if self.max_tokens > self.pack_tokens:
-            raise ValueError(
+            raise UserError(
                 f"annotate.max_tokens {self.max_tokens} must not exceed annotate.pack_tokens {self.pack_tokens}"
             )
         return self

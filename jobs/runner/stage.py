@@ -17,6 +17,7 @@ from pydantic import BaseModel
 
 from cluster.events import tell
 from data.attributes import AttributeSchema
+from data.errors import UserError
 from data.storage import Storage
 from jobs.runner.preset import Preset
 
@@ -25,7 +26,7 @@ PACKAGES = ("ray", "torch", "transformers", "deepspeed", "pyarrow")
 Metrics = dict[str, Any]
 
 
-class StageError(ValueError):
+class StageError(UserError):
     """The run cannot go on; the sentence says why and what mends it."""
 
 

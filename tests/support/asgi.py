@@ -10,6 +10,7 @@ from fastapi import FastAPI
 from starlette.types import ASGIApp
 
 from data.attributes import SHIPPED
+from data.errors import UserError
 from serve.admission import Limits
 from serve.answering import Generate, Score
 from serve.app import Backend, application
@@ -83,7 +84,7 @@ def app_around(
 
     async def swap(model: str, policy: str) -> Card:
         if policy == "nowhere":
-            raise ValueError("no policy at nowhere")
+            raise UserError("no policy at nowhere")
         served.put(Card(model, LAB.model_dump_json(), 256, policy))
         return served.named(model).card
 

@@ -1,0 +1,29 @@
+"""How every job ends: one JSON object as the last line of stdout, or one sentence on stderr. Knows no stage, no Ray and no torch."""
+
+import contextlib
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from cluster.errors import ClusterError
+from cluster.events import finite, tell
+from data.errors import is_user_error
+
+
+@contextlib.contextmanager
+def user_errors_reported(program: str, after_stop: str) -> Iterator[None]:
+    """A person's mistake in the block is one sentence on stderr and exit code 1; `after_stop` is said to who stops it."""
+    try:
+        yield
+    except Exception as error:
+        if not (is_user_error(error) or isinstance(error, ClusterError)):
+            raise
+        tell(f"{program}: {error}", "run.fail", "error")
+        raise SystemExit(1) from None
+    except KeyboardInterrupt:
+        tell(f"{program}: stopped; {after_stop}", "run.stop", "error")
+        raise SystemExit(130) from None
+
+
+def print_last_line(result: Mapping[str, Any]) -> None:
+    print(json.dumps(finite(dict(result)), ensure_ascii=False), flush=True)
