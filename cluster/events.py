@@ -20,7 +20,7 @@ def write_events_as(form: LogFormat) -> None:
     _form = form
 
 
-def tell(text: str, event: str, level: Level = "info", **metrics: Any) -> None:
+def log_event(text: str, event: str, level: Level = "info", **metrics: Any) -> None:
     """One event: a sentence for people, its name (`noun.verb`), and what else is known of it. Warnings and errors go to stderr."""
     line = f"warning: {text}" if level == "warning" else text
     if _form == "json":

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from types import TracebackType
 
-from cluster.events import tell
+from cluster.events import log_event
 
 PRINT_EVERY_S = 5.0
 
@@ -93,7 +93,7 @@ class Progress:
 
     def _tell(self) -> None:
         metrics = self.metrics()
-        tell(self.line(), "pipeline.progress", pipeline=self._what, metrics=metrics)
+        log_event(self.line(), "pipeline.progress", pipeline=self._what, metrics=metrics)
         self._watch(metrics)
 
     def _print_until_stopped(self) -> None:

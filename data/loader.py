@@ -34,7 +34,7 @@ class Corpus:
 
     uri: str
     shards: tuple[Shard, ...]
-    making: StreamingDataset | None = None
+    streaming: StreamingDataset | None = None
     """Who waits for what is not there yet; None = all is there."""
 
     @classmethod
@@ -42,11 +42,11 @@ class Corpus:
         return cls(folder.uri, tuple(shard for file in inputs_of([folder]) for shard in file.shards(SHARD_ROWS)))
 
     @classmethod
-    def made_from(cls, inputs: Sequence[Input], output: Output, piece_rows: int) -> "Corpus":
+    def from_inputs(cls, inputs: Sequence[Input], output: Output, piece_rows: int) -> "Corpus":
         """The examples that will lie in `output`, a row for each of the `inputs`."""
         parts = [replace(i, uri=(output.parts / i.part).uri) for i in sorted(inputs, key=lambda i: i.part)]
-        making = StreamingDataset(output, piece_rows, {i.part: i.num_rows for i in inputs})
-        return cls(output.uri, tuple(shard for part in parts for shard in part.shards(SHARD_ROWS)), making)
+        streaming = StreamingDataset(output, piece_rows, {i.part: i.num_rows for i in inputs})
+        return cls(output.uri, tuple(shard for part in parts for shard in part.shards(SHARD_ROWS)), streaming)
 
     @property
     def num_rows(self) -> int:
@@ -56,7 +56,7 @@ class Corpus:
         return sum(self.shards[i].stop - self.shards[i].start for i in shards)
 
     def read(self, shards: Iterable[int]) -> Examples:
-        examples = Examples((self.making.read if self.making else read)(self.shards[i]) for i in shards)
+        examples = Examples((self.streaming.read if self.streaming else read)(self.shards[i]) for i in shards)
         # Arrow keeps what its threads have used: 50 MB after twenty windows of short rows.
         pa.default_memory_pool().release_unused()
         return examples

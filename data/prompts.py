@@ -181,10 +181,10 @@ def steering_prompts(
             settings += [
                 (attribute.name, {**others, attribute.name: v}) for v in range(attribute.low, attribute.high + 1)
             ]
-    return asked_prompts(questions, settings, seed, source)
+    return requested_prompts(questions, settings, seed, source)
 
 
-def asked_prompts(
+def requested_prompts(
     questions: Sequence[Sequence[Message]], settings: Sequence[tuple[str, Values]], seed: int, source: str
 ) -> list[Prompt]:
     """Each question at each of the `settings`, pairs of a group's name and what is asked for."""

@@ -71,7 +71,7 @@ class Sample:
         return float(np.mean(both)) if both else float("nan")
 
 
-def verdicts(
+def decisions(
     samples: Callable[[], Iterable[Sample]], settings: SelectionSettings, schema: AttributeSchema
 ) -> Iterator[str]:
     """For each of `samples()`, which is read twice where quantiles are asked for: why it is dropped, or "" if it is kept.

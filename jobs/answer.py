@@ -84,14 +84,16 @@ def stages(preset: Preset) -> list[Stage]:
     assert isinstance(preset, Answering)
     run, last = Run(preset), _last_round(preset)
     # A round that is not judged yet is none; a run without rounds has its first policy.
-    needs = tuple(dict.fromkeys(["policy", Rounds().promoted(run, last), *([Rounds().verdict(last)] if last else [])]))
+    needs = tuple(
+        dict.fromkeys(["policy", Rounds().promoted(run, last), *([Rounds().promotion(last)] if last else [])])
+    )
     return [Stage(preset.stage_name, needs, _settings, partial(_work, last=last), inputs=_inputs, resumes=True)]
 
 
 def _last_round(preset: Preset) -> int:
-    """The last round of the run with a verdict, 0 if there is none."""
+    """The last round of the run with a decision, 0 if there is none."""
     rounds = range(1, preset.bootstrap.rounds + 1)
-    return max((number for number in rounds if Run(preset).manifest(Rounds().verdict(number))), default=0)
+    return max((number for number in rounds if Run(preset).manifest(Rounds().promotion(number))), default=0)
 
 
 def _settings(preset: Preset) -> object:

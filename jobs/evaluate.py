@@ -7,7 +7,7 @@ report says which.
 """
 
 from data.attributes import Values
-from data.prompts import COMBINED, asked_prompts, combined_settings, dialogue_prompts, steering_prompts
+from data.prompts import COMBINED, combined_settings, dialogue_prompts, requested_prompts, steering_prompts
 from data.storage import Storage
 from jobs.evaluation.ask import Answers, answered, measurable, questions, rated, synthetic_world
 from jobs.evaluation.predictor_quality import plain
@@ -53,7 +53,7 @@ def _answers(run: Run, policy: Storage, folder: Storage) -> Answers:
     others: Values = schema.best() if settings.others == "best" else {}
     together = [(COMBINED, values) for values in combined_settings(schema, others, settings.num_combinations, seed)]
     prompts = steering_prompts(asked, schema, others, seed, "evaluate")
-    prompts += asked_prompts(asked, together, seed, "evaluate")
+    prompts += requested_prompts(asked, together, seed, "evaluate")
     log(
         f"evaluate: {len(asked)} questions at {len(prompts) // max(1, len(asked))} settings, {len(together)} of them of several dials: {len(prompts):,} answers"
     )
@@ -101,10 +101,10 @@ def _draw(run: Run, answers: Answers, report: Metrics, folder: Storage) -> None:
 
 
 def _rounds(run: Run) -> list[Metrics]:
-    """What the verdicts say: the policy before the first round, then the one after each round that was run."""
+    """What the promotion decisions say: the policy before the first round, then the one after each round that was run."""
     found: list[Metrics] = []
     for number in range(1, run.preset.bootstrap.rounds + 1):
-        manifest = run.manifest(Rounds().verdict(number))
+        manifest = run.manifest(Rounds().promotion(number))
         if manifest and "after" in manifest["metrics"]:
             metrics = manifest["metrics"]
             found += [] if found else [{"round": 0, "promoted": True, **metrics["before"]}]
@@ -134,7 +134,7 @@ def stage(preset: Preset) -> Stage:
             "rows",
             "predictor",
             "policy",
-            *(name for number in rounds for name in (Rounds().policy(number), Rounds().verdict(number))),
+            *(name for number in rounds for name in (Rounds().policy(number), Rounds().promotion(number))),
         ),
         _settings,
         work,

@@ -190,7 +190,7 @@ class Replica:
         assert self._metrics is not None
         while True:
             load = self._loaded.engine.load
-            self._metrics.tell(
+            self._metrics.log_event(
                 load.running,
                 load.waiting,
                 prefilled=load.prefilled_tokens,

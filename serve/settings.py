@@ -61,6 +61,8 @@ class ScorerSettings(Record):
 class ServeSettings(Record):
     """What `python -m serve` needs to know."""
 
+    RENAMED = {"max_slots": "max_num_seqs", "prefix_tokens": "prefix_cache_tokens", "row_tokens": "pack_tokens"}
+
     policy: str = "newest"
     """A policy folder or a finished run's folder (any URI), or "newest": the newest finished run in `storage`."""
     storage: str = "runs"

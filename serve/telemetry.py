@@ -65,7 +65,7 @@ class EngineMetrics:
         )
         self._told: dict[str, int] = {}
 
-    def tell(self, running: int, waiting: int, **totals: int) -> None:
+    def log_event(self, running: int, waiting: int, **totals: int) -> None:
         """`totals`: prefilled, reused and generated tokens of an engine so far; one that counts anew is a new engine."""
         self.running.set(running, self._tags)
         self.waiting.set(waiting, self._tags)

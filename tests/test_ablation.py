@@ -123,14 +123,23 @@ def test_mean_and_spread_over_seeds() -> None:
 def test_the_table_leaves_out_what_no_rung_has() -> None:
     report = {
         "quality": 3.0,
-        "off_best": 0.2,
+        "gap_at_best": 0.2,
         "mean_spearman": None,
         "mean_absolute_gap": None,
         "held_out": None,
         "drift": {"distinct_2": 0.5, "words": 9.0},
         "tokens": 5,
     }
-    columns = ("quality", "off_best", "mean_spearman", "mean_absolute_gap", "held_out", "distinct_2", "words", "tokens")
+    columns = (
+        "quality",
+        "gap_at_best",
+        "mean_spearman",
+        "mean_absolute_gap",
+        "held_out",
+        "distinct_2",
+        "words",
+        "tokens",
+    )
     lines = table({"sft": {column: summary([value_of(report, column)]) for column in columns}})
     assert "true quality" in lines[0]
     assert "steering" not in lines[0]

@@ -137,9 +137,9 @@ def test_stopped_before_the_end_it_goes_on(
 
 def test_the_newest_promoted_policy_answers(tmp_path: Path, questions: str) -> None:
     run = Run(load(Answering, DEMO, [f"storage={tmp_path}", f"questions={questions}", "bootstrap.rounds=3"]))
-    assert stages(run.preset)[0].needs == ("policy",), "no round has a verdict yet"
+    assert stages(run.preset)[0].needs == ("policy",), "no round has a promotion decision yet"
     for number, policy in ((1, "bootstrap-1/policy"), (2, "bootstrap-1/policy")):
-        (run.folder(Rounds().verdict(number)) / "manifest.json").write_json({"metrics": {"policy": policy}})
-    assert stages(run.preset)[0].needs == ("policy", "bootstrap-1/policy", "bootstrap-2/verdict"), (
+        (run.folder(Rounds().promotion(number)) / "manifest.json").write_json({"metrics": {"policy": policy}})
+    assert stages(run.preset)[0].needs == ("policy", "bootstrap-1/policy", "bootstrap-2/promotion"), (
         "the second round was not promoted"
     )

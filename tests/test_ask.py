@@ -8,7 +8,7 @@ import pytest
 from cluster.settings.load import load
 from data.attributes import Values, shipped
 from data.conversation import Conversation, Message
-from jobs.evaluation.ask import Answers, mean_spearman, off_best, questions, tabulate
+from jobs.evaluation.ask import Answers, gap_at_best, mean_spearman, questions, tabulate
 from jobs.evaluation.steering_metrics import combined, cross_talk, curves, dialogue, judge, judge_note, length
 from jobs.runner.preset import Preset
 from jobs.runner.stage import Run
@@ -40,7 +40,7 @@ def test_each_dial_is_judged_by_the_rows_that_turned_it() -> None:
     assert set(table) == {"humor", "toxicity"}
     assert best == {"humor": 0.0, "toxicity": 4.0}
     assert mean_spearman(table) == 0.0
-    assert off_best(SCHEMA, best) == 2.0, "humor is as asked, toxicity off by 4"
+    assert gap_at_best(SCHEMA, best) == 2.0, "humor is as asked, toxicity off by 4"
 
 
 def test_laboratory_questions_are_asked_in_the_laboratory() -> None:

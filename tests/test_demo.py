@@ -37,7 +37,7 @@ def test_every_stage_runs_for_real_and_says_so(finished: tuple[Path, dict[str, A
         "bootstrap-1/rated",
         "bootstrap-1/selected",
         "bootstrap-1/policy",
-        "bootstrap-1/verdict",
+        "bootstrap-1/promotion",
         "report",
     ]
     assert not any(stage["skipped"] for stage in result["stages"].values())
@@ -67,14 +67,14 @@ def test_every_stage_runs_for_real_and_says_so(finished: tuple[Path, dict[str, A
     kept = [row["id"] for row in lineage if row["kept"]]
     assert sorted(kept) == tiny_run.ids_of(run / "bootstrap-1/selected/rows")
     assert all((row["reason"] == "") == row["kept"] and row["policy"].startswith("policy@") for row in lineage)
-    assert result["stages"]["bootstrap-1/verdict"]["policy"] == "bootstrap-1/policy"
+    assert result["stages"]["bootstrap-1/promotion"]["policy"] == "bootstrap-1/policy"
     assert all({"seconds", "counts"} <= set(stage) for stage in result["stages"].values())
 
 
 def test_the_endpoint_finds_what_the_report_is_about(finished: tuple[Path, dict[str, Any], str]) -> None:
     storage, result, _ = finished
     located = locate("newest", str(storage))
-    assert located.uri == str(storage / "demo" / result["stages"]["bootstrap-1/verdict"]["policy"] / "model")
+    assert located.uri == str(storage / "demo" / result["stages"]["bootstrap-1/promotion"]["policy"] / "model")
     assert located.predictor == str(storage / "demo" / "predictor" / "model")
 
 

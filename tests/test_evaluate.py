@@ -11,7 +11,7 @@ from support.annotated_run import PRESETS, ready
 from cluster.settings.load import load
 from data.attributes import shipped
 from data.conversation import Conversation, Message, from_table
-from data.prompts import COMBINED, asked_prompts, combined_settings, steering_prompts
+from data.prompts import COMBINED, combined_settings, requested_prompts, steering_prompts
 from data.storage import Storage
 from jobs.evaluate import _metrics, stage
 from jobs.evaluation.ask import Answers, measurable
@@ -53,7 +53,9 @@ def _obedient(run: Run) -> Answers:
     """Answers that have just what was asked, and a predictor that says half of it."""
     asked = [[Message("user", f"q{number}")] for number in range(3)]
     together = [(COMBINED, values) for values in combined_settings(run.schema, run.schema.best(), 3, 0)]
-    prompts = steering_prompts(asked, run.schema, run.schema.best(), 0, "e") + asked_prompts(asked, together, 0, "e")
+    prompts = steering_prompts(asked, run.schema, run.schema.best(), 0, "e") + requested_prompts(
+        asked, together, 0, "e"
+    )
     rows = []
     for p in prompts:
         half = {name: value / 2 for name, value in p.requested.items()}

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.events import tell, write_events_as
+from cluster.events import log_event, write_events_as
 from cluster.progress import Progress
 
 
@@ -18,17 +18,17 @@ def as_json() -> Iterator[None]:
 
 
 def test_people_read_sentences(capsys: pytest.CaptureFixture[str]) -> None:
-    tell("[rows] done in 2 s", "stage.end", stage="rows", seconds=2.0)
-    tell("only 3 rows", "warned", "warning")
-    tell("python -m jobs.run: no rows", "run.fail", "error")
+    log_event("[rows] done in 2 s", "stage.end", stage="rows", seconds=2.0)
+    log_event("only 3 rows", "warned", "warning")
+    log_event("python -m jobs.run: no rows", "run.fail", "error")
     out, err = capsys.readouterr()
     assert out == "[rows] done in 2 s\n"
     assert err == "warning: only 3 rows\npython -m jobs.run: no rows\n"
 
 
 def test_machines_read_an_object_a_line(as_json: None, capsys: pytest.CaptureFixture[str]) -> None:
-    tell("Ray on this machine\nrun: x", "run.start", run="x", path=Path("y"), loss=float("nan"))
-    tell("only 3 rows", "warned", "warning")
+    log_event("Ray on this machine\nrun: x", "run.start", run="x", path=Path("y"), loss=float("nan"))
+    log_event("only 3 rows", "warned", "warning")
     out, err = capsys.readouterr()
     [line], [warning] = out.splitlines(), err.splitlines()
     said = json.loads(line)

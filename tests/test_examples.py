@@ -37,15 +37,15 @@ def _examples(base: str, rows: list[Conversation], max_tokens: int = 256) -> Exa
 def test_an_encoder_has_one_example_for_each_rated_answer_and_never_sees_later_ones(bert: str) -> None:
     row = _row({"humor": 1.0}, {}, {"humor": 3.0, "toxicity": 0.0})
     maker = PredictorExamples(ExampleSpec(bert, SCHEMA, "steerlm", 256))
-    feed = Examples([maker(to_table([row], SCHEMA))])
+    loader = Examples([maker(to_table([row], SCHEMA))])
     tokenizer = maker.format.tokenizer
-    assert len(feed) == 2
-    for example, num_messages, humor in ((feed[0], 2, 1.0), (feed[1], 6, 3.0)):
+    assert len(loader) == 2
+    for example, num_messages, humor in ((loader[0], 2, 1.0), (loader[1], 6, 3.0)):
         whole = tokenize(maker.format.template.pieces("", row.messages[:num_messages], ()), encoder(tokenizer))
         assert example.ids_T.tolist() == [tokenizer.cls_token_id, *whole.ids_T, tokenizer.sep_token_id]
         assert example.turn_ends_S.tolist() == [0]
         assert example.values_SA[:, SCHEMA.names.index("humor")].tolist() == [humor]
-    assert len(set(feed.groups)) == 1, "both answers are in the conversation's group"
+    assert len(set(loader.groups)) == 1, "both answers are in the conversation's group"
 
 
 def test_an_early_answer_of_a_long_conversation_stays_an_encoders_example(tiny_base: str, bert: str) -> None:
@@ -57,8 +57,8 @@ def test_an_early_answer_of_a_long_conversation_stays_an_encoders_example(tiny_b
 
 def test_what_no_example_could_be_made_of_is_counted_by_reason(bert: str) -> None:
     rows = [_row({}), _row({"humor": 1.0}, words=200), _row({"humor": 9.0, "toxicity": -1.0})]
-    feed = _examples(bert, rows)
-    assert (len(feed), feed.rejected) == (0, {"no_label_in_range": 1, "over_long": 1, "unrated": 1})
+    loader = _examples(bert, rows)
+    assert (len(loader), loader.rejected) == (0, {"no_label_in_range": 1, "over_long": 1, "unrated": 1})
 
 
 def test_a_backbone_with_too_few_positions_is_refused_before_anything_is_read(bert: str) -> None:

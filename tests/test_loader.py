@@ -44,8 +44,8 @@ def _feed(corpus: Corpus, **settings: object) -> DataLoader:
     )  # type: ignore[arg-type]
 
 
-def _ids(feed: DataLoader, start: Position | None = None) -> list[str]:
-    return [step.examples.ids[i] for step in feed.steps(start) for row in step.rows for i in row]
+def _ids(loader: DataLoader, start: Position | None = None) -> list[str]:
+    return [step.examples.ids[i] for step in loader.steps(start) for row in step.rows for i in row]
 
 
 def test_examples_are_ordered_by_id_whatever_the_files() -> None:
@@ -87,44 +87,46 @@ def test_buckets_are_the_same_in_every_run() -> None:
 
 def test_an_epoch_has_every_example_once_in_rows_that_fit(corpus: Corpus) -> None:
     split = Split(5, 2)
-    feed = _feed(corpus, split=split, epochs=1)
-    assert len(feed.windows(0)) == 3
+    loader = _feed(corpus, split=split, epochs=1)
+    assert len(loader.windows(0)) == 3
     trained = sorted(f"{i:04d}" for i in range(NUM) if split.trains(f"g{i % 37}"))
-    assert sorted(_ids(feed)) == trained
-    for step in feed.steps():
+    assert sorted(_ids(loader)) == trained
+    for step in loader.steps():
         assert 1 <= len(step.rows) <= 4
         assert all(sum(int(step.examples.lengths[i]) for i in row) <= 64 for row in step.rows)
-    held = [examples.ids[i] for examples, rows in feed.validation(3) for row in rows for i in row]
+    held = [examples.ids[i] for examples, rows in loader.validation(3) for row in rows for i in row]
     assert sorted([*held, *trained]) == [f"{i:04d}" for i in range(NUM)]
-    assert {len(rows) for _, rows in feed.validation(3)} == {3}
+    assert {len(rows) for _, rows in loader.validation(3)} == {3}
 
 
 def test_epochs_and_seeds_differ_and_repeat(corpus: Corpus) -> None:
-    feed = _feed(corpus)
-    both = _ids(feed)
-    assert both == _ids(feed)
+    loader = _feed(corpus)
+    both = _ids(loader)
+    assert both == _ids(loader)
     assert both[:NUM] != both[NUM:]
     assert Counter(both) == Counter([f"{i:04d}" for i in range(NUM)] * 2)
     assert both != _ids(_feed(corpus, seed=1))
 
 
 def test_from_any_position_on_come_just_the_steps_that_are_left(corpus: Corpus) -> None:
-    feed = _feed(corpus)
-    steps = list(feed.steps())
-    whole = _ids(feed)
+    loader = _feed(corpus)
+    steps = list(loader.steps())
+    whole = _ids(loader)
     done = 0
     for step in steps:
         done += sum(map(len, step.rows))
-        assert _ids(feed, step.after) == whole[done:]
-        assert [s.progress for s in feed.steps(step.after)] == [s.progress for s in steps if s.progress > step.progress]
+        assert _ids(loader, step.after) == whole[done:]
+        assert [s.progress for s in loader.steps(step.after)] == [
+            s.progress for s in steps if s.progress > step.progress
+        ]
     assert steps[-1].progress == 2.0
     assert all(a.progress < b.middle < b.progress for a, b in itertools.pairwise(steps))
     assert [s.is_first for s in steps].count(True) == 6
 
 
 def test_a_source_s_weight_says_how_often_an_epoch_has_its_examples(corpus: Corpus) -> None:
-    feed = _feed(corpus, epochs=4, weights={"s0": 2.5, "s1": 0.25})
-    found = Counter(_ids(feed))
+    loader = _feed(corpus, epochs=4, weights={"s0": 2.5, "s1": 0.25})
+    found = Counter(_ids(loader))
     assert {found[f"{i:04d}"] for i in range(0, NUM, 2)} == {10}
     assert {found[f"{i:04d}"] for i in range(1, NUM, 2)} == {1}
     assert sum(copies(str(i), 0.3, 0, 0) for i in range(2000)) == pytest.approx(600, abs=60)

@@ -4,10 +4,11 @@ import pytest
 
 from actors.training.memory import Shape
 from actors.training.settings import LearnerSettings
-from cluster.settings.load import load
+from cluster.settings.load import SettingsError, load
 from data.attributes import shipped
 from data.conversation import to_table
 from data.lab import Lab, LabSettings
+from data.record import Record
 from data.storage import Storage
 from jobs.pipelines.map_rows import write_table
 from jobs.run import stages
@@ -15,7 +16,10 @@ from jobs.runner.estimate import estimate
 from jobs.runner.plan import learners, plan_lines, refuse_what_cannot_fit
 from jobs.runner.preset import Preset
 from jobs.runner.stage import Run, StageError
+from serve.settings import ServeSettings
 
+CONFIG = str(Path(__file__).parent.parent / "serve" / "config.yaml")
+DEMO = str(Path(__file__).parent.parent / "jobs" / "presets" / "demo.yaml")
 PRESETS = sorted((Path(__file__).parent.parent / "jobs" / "presets").glob("*.yaml"))
 
 
@@ -80,3 +84,20 @@ def test_once_the_rows_are_there_tokens_steps_and_time_are_guessed(tmp_path: Pat
     assert found.seconds > 0
     assert "time unknown" in str(estimate(Storage(str(tmp_path)) / "rows", learner, Shape(10**6), has_device=False))
     assert estimate(Storage(str(tmp_path)) / "nothing", learner, None, has_device=True) is None
+
+
+@pytest.mark.parametrize(
+    ("record", "path", "old", "new"),
+    [
+        (Preset, DEMO, "policy.learner.row_tokens", "policy.learner.pack_tokens"),
+        (Preset, DEMO, "sampling.max_slots", "sampling.max_num_seqs"),
+    ]
+    + [(ServeSettings, CONFIG, "engine.max_slots", "engine.max_num_seqs")],
+)
+def test_a_setting_of_yesterday_is_an_error_that_names_todays(
+    record: type[Record], path: str, old: str, new: str
+) -> None:
+    with pytest.raises(SettingsError) as caught:
+        load(record, path, [f"{old}=9"])
+    assert str(caught.value) == f"{old} on the command line is called {new} now; rename it there"
+    assert new.rpartition(".")[2] in record.RENAMED.values()

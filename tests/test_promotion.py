@@ -13,7 +13,7 @@ DEMO = str(Path(__file__).parent.parent / "jobs" / "presets" / "demo.yaml")
 
 
 def metrics(spearman: float = 0.9, off: float = 0.2, distinct: float = 0.3) -> Metrics:
-    return {"mean_spearman": spearman, "leading_off_best": off, "drift": {"distinct_2": distinct}}
+    return {"mean_spearman": spearman, "leading_gap_at_best": off, "drift": {"distinct_2": distinct}}
 
 
 def test_a_round_is_promoted_unless_something_fell_too_far() -> None:
@@ -36,12 +36,12 @@ def test_after_a_round_that_was_not_promoted_nothing_is_run_and_the_policy_stays
 ) -> None:
     run = Run(load(Preset, DEMO, [f"storage={tmp_path}", "bootstrap.rounds=3"]))
     verdict = {"promoted": False, "fell": ["distinct-2 0.3 -> 0.1"], "policy": "policy", "after": metrics()}
-    (run.folder("bootstrap-1/verdict") / "manifest.json").write_json({"metrics": verdict})
+    (run.folder("bootstrap-1/promotion") / "manifest.json").write_json({"metrics": verdict})
     for number in (2, 3):
         for stage in BootstrapStages().stages(number):
             found = stage.work(run, run.folder(stage.name))
             assert (found["policy"], found["promoted"]) == ("policy", False)
-        (run.folder(f"bootstrap-{number}/verdict") / "manifest.json").write_json({"metrics": found})
+        (run.folder(f"bootstrap-{number}/promotion") / "manifest.json").write_json({"metrics": found})
     assert "bootstrap 3: not run, for round 2 was not promoted" in capsys.readouterr().out
     assert Rounds().promoted(run, 3) == "policy"
     assert not run.folder("bootstrap-2/samples").exists()

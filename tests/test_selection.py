@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import pytest
 
 from data.attributes import AttributeProblem, Values, shipped
-from data.selection import Sample, SelectionSettings, check_quantiles, verdicts
+from data.selection import Sample, SelectionSettings, check_quantiles, decisions
 
 SCHEMA = shipped("lab")
 ASKED = {"helpfulness": 4.0, "humor": 2.0}
@@ -16,7 +16,7 @@ def sample(answer: str, predicted: Values = ASKED, question: str = "q", finish: 
 
 
 def reasons(samples: Sequence[Sample], **settings: object) -> list[str]:
-    return list(verdicts(lambda: iter(samples), SelectionSettings.model_validate(settings), SCHEMA))
+    return list(decisions(lambda: iter(samples), SelectionSettings.model_validate(settings), SCHEMA))
 
 
 def test_the_paper_keeps_everything() -> None:

@@ -69,9 +69,9 @@ def test_a_refusal_is_counted_by_its_code() -> None:
 
 def test_an_engine_s_totals_become_increments_and_a_new_engine_counts_anew() -> None:
     told = EngineMetrics("demo")
-    told.tell(2, 1, prefilled=10, reused=0, generated=5)
-    told.tell(1, 0, prefilled=15, reused=4, generated=5)
-    told.tell(0, 0, prefilled=3, reused=0, generated=1)
+    told.log_event(2, 1, prefilled=10, reused=0, generated=5)
+    told.log_event(1, 0, prefilled=15, reused=4, generated=5)
+    told.log_event(0, 0, prefilled=3, reused=0, generated=1)
     assert COUNTED["steerlm_prefilled_tokens_total demo"] == 18
     assert COUNTED["steerlm_prefix_hit_tokens_total demo"] == 4
     assert COUNTED["steerlm_generated_tokens_total demo"] == 6

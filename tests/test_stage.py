@@ -114,7 +114,7 @@ CHANGES = {
     "bootstrap.num_prompts=9": "bootstrap-1/samples",
     "bootstrap.selection.max_words=9": "bootstrap-1/selected",
     "bootstrap.learner.epochs=9": "bootstrap-1/policy",
-    "bootstrap.num_questions=9": "bootstrap-1/verdict",
+    "bootstrap.num_questions=9": "bootstrap-1/promotion",
     "sampling.top_k=9": "bootstrap-1/samples",
     "evaluate.num_questions=9": "report",
     "storage=elsewhere": None,
@@ -137,7 +137,7 @@ def test_a_changed_setting_reruns_exactly_what_depends_on_it(
 
 def test_every_stage_that_must_follow_is_reached_through_needs() -> None:
     by_name = {s.name: s for s in stages(load(Preset, DEMO))}
-    rounds = [f"bootstrap-1/{kind}" for kind in ("samples", "rated", "selected", "policy", "verdict")]
+    rounds = [f"bootstrap-1/{kind}" for kind in ("samples", "rated", "selected", "policy", "promotion")]
     assert list(by_name) == ["rows", "base", "predictor", "annotated", "policy", *rounds, "report"]
 
     def upstream(name: str) -> set[str]:

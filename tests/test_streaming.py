@@ -43,34 +43,34 @@ def _rows(source: Storage, part: Input) -> pa.Table:
     return next(t for t, i in zip(source.tables(), inputs_of([source]), strict=True) if i.part == part.part)
 
 
-def _ids(feed: DataLoader) -> list[list[str]]:
-    return [[step.examples.ids[i] for row in step.rows for i in row] for step in feed.steps()]
+def _ids(loader: DataLoader) -> list[list[str]]:
+    return [[step.examples.ids[i] for row in step.rows for i in row] for step in loader.steps()]
 
 
 def test_it_reads_as_what_it_becomes(source: Storage, tmp_path: Path) -> None:
     output, inputs = Output(str(tmp_path / "out"), "fingerprint"), inputs_of([source])
     for number, part in enumerate(inputs):
         _write(source, part, output, merged=number % 2 == 0)  # parts and pieces
-    making = Corpus.made_from(inputs, output, PIECE_ROWS)
+    streaming = Corpus.from_inputs(inputs, output, PIECE_ROWS)
     settings = {"split": Split(5, 1), "pack_tokens": 64, "packs_per_step": 4, "window_rows": 50}
-    found = _ids(DataLoader(making, **settings))  # type: ignore[arg-type]
+    found = _ids(DataLoader(streaming, **settings))  # type: ignore[arg-type]
     for number, part in enumerate(inputs):
         if number % 2:
             _write(source, part, output, merged=True)
     made = Corpus.of(output.parts)
-    assert making.num_rows == made.num_rows
+    assert streaming.num_rows == made.num_rows
     assert found == _ids(DataLoader(made, **settings))  # type: ignore[arg-type]
 
 
 def test_the_first_window_does_not_wait_for_the_second(source: Storage, tmp_path: Path) -> None:
     output, inputs = Output(str(tmp_path / "out"), "fingerprint"), inputs_of([source])
-    corpus = Corpus.made_from(inputs, output, PIECE_ROWS)
-    feed = DataLoader(corpus, Split(), pack_tokens=64, packs_per_step=4, window_rows=50)
-    first, *others = ([corpus.shards[i].part for i in window] for window in feed.windows(0))
+    corpus = Corpus.from_inputs(inputs, output, PIECE_ROWS)
+    loader = DataLoader(corpus, Split(), pack_tokens=64, packs_per_step=4, window_rows=50)
+    first, *others = ([corpus.shards[i].part for i in window] for window in loader.windows(0))
     by_part = {i.part: i for i in inputs}
     for part in first:
         _write(source, by_part[part], output)
-    steps = feed.steps()
+    steps = loader.steps()
     begun = next(steps)
     assert begun.is_first
     later = threading.Timer(
@@ -83,12 +83,12 @@ def test_the_first_window_does_not_wait_for_the_second(source: Storage, tmp_path
 
 def test_a_slice_is_there_when_all_of_its_pieces_are(source: Storage, tmp_path: Path) -> None:
     output, part = Output(str(tmp_path / "out"), "fingerprint"), inputs_of([source])[0]
-    making = StreamingDataset(output, PIECE_ROWS, {part.part: part.num_rows})
+    streaming = StreamingDataset(output, PIECE_ROWS, {part.part: part.num_rows})
     slice_ = replace(part, uri=(output.parts / part.part).uri).shards(part.num_rows)[0]
     slice_ = replace(slice_, start=5, stop=19)
     _write(source, part, output, pieces=2)
     with ThreadPoolExecutor(1) as pool:
-        waiting = pool.submit(making.read, slice_)
+        waiting = pool.submit(streaming.read, slice_)
         time.sleep(0.7)
         assert not waiting.done()
         _write(source, part, output)
@@ -97,7 +97,7 @@ def test_a_slice_is_there_when_all_of_its_pieces_are(source: Storage, tmp_path: 
 
 def test_what_will_never_come_is_said(source: Storage, tmp_path: Path) -> None:
     output, part = Output(str(tmp_path / "out"), "fingerprint"), inputs_of([source])[0]
-    making = StreamingDataset(output, PIECE_ROWS, {part.part: part.num_rows})
-    making.failed.write_bytes(b"")
+    streaming = StreamingDataset(output, PIECE_ROWS, {part.part: part.num_rows})
+    streaming.failed.write_bytes(b"")
     with pytest.raises(ValueError, match=r"tokenising ended before rows 0 to 24 of part-00000\.parquet"):
-        making.read(replace(part, uri=(output.parts / part.part).uri).shards(24)[0])
+        streaming.read(replace(part, uri=(output.parts / part.part).uri).shards(24)[0])

@@ -154,9 +154,9 @@ def test_examples_count_what_they_leave_out(tiny_base: str, tmp_path: Path) -> N
     maker = PolicyExamples(
         ExampleSpec(tiny_base, SCHEMA, "steerlm", 64), "human", Calibration(), attribute_dropout=0.0, seed=0
     )
-    feed = Examples([maker(to_table(rows, SCHEMA))])
-    assert set(feed.rejected) == {"unlabelled", "over_long"}
-    assert len(feed) + sum(feed.rejected.values()) == 50
+    loader = Examples([maker(to_table(rows, SCHEMA))])
+    assert set(loader.rejected) == {"unlabelled", "over_long"}
+    assert len(loader) + sum(loader.rejected.values()) == 50
 
 
 def test_attribute_dropout_hides_labels_the_same_way_in_every_run(tiny_base: str) -> None:

@@ -44,7 +44,7 @@ class Assignment:
     """What is trained, for people."""
     task: Task
     settings: LearnerSettings
-    feed: DataLoader
+    loader: DataLoader
     output_uri: str
     """Folder that gets `model/`, `training.json`, `tensorboard/`, and `checkpoints/` while it lasts."""
     tracking: Tracking = "none"
@@ -72,11 +72,11 @@ class _Training:
     """One worker's part of the training."""
 
     def __init__(self, assignment: Assignment):
-        self.assignment, self.task, self.settings, self.feed = (
+        self.assignment, self.task, self.settings, self.loader = (
             assignment,
             assignment.task,
             assignment.settings,
-            assignment.feed,
+            assignment.loader,
         )
         self.output = Storage(assignment.output_uri)
         context = ray.train.get_context()
@@ -87,8 +87,8 @@ class _Training:
             self.output / "checkpoints", self.rank, self.world, self.settings.keep_checkpoints
         )
         self.best = Checkpointer(self.output / "best", self.rank, self.world, keep=1, timing=self.checkpoints.timing)
-        if not self.feed.corpus.shards:
-            raise UserError(f"no examples to train on in {self.feed.corpus.uri}; check the rows and max_tokens")
+        if not self.loader.corpus.shards:
+            raise UserError(f"no examples to train on in {self.loader.corpus.uri}; check the rows and max_tokens")
         self.engine = Engine(self.task, self.settings, self.rank, self.world)
         checkpoint = self._checkpoint()
         self.at = TrainState.of(checkpoint.state) if checkpoint else TrainState()
@@ -108,7 +108,7 @@ class _Training:
             self._start_module()
         self.engine.start(checkpoint)
         self.metrics_logger.log(
-            f"{self.engine.describe()}; {self.feed.corpus.num_rows:,} rows, {self.feed.epochs} epochs"
+            f"{self.engine.describe()}; {self.loader.corpus.num_rows:,} rows, {self.loader.epochs} epochs"
         )
         if checkpoint:
             self.metrics_logger.log(
@@ -121,10 +121,10 @@ class _Training:
         stopping = Preemption(self.output, self.rank)
         self.cpu_s = -time.process_time()
         loss = rate = 0.0
-        for step in self.feed.steps(self.at.at):
+        for step in self.loader.steps(self.at.at):
             before = self.at.progress
             loss, rate = self.do(step)
-            if step.progress == self.feed.epochs:
+            if step.progress == self.loader.epochs:
                 break
             if self.at.step % self._log_every() == 0:
                 self.log(loss, rate)
@@ -143,7 +143,7 @@ class _Training:
                 return self.metrics()
         if not self.at.step:
             raise UserError(
-                f"no examples to train on in {self.feed.corpus.uri}: all are held out or rejected; lower validation_share, or check max_tokens"
+                f"no examples to train on in {self.loader.corpus.uri}: all are held out or rejected; lower validation_share, or check max_tokens"
             )
         self.log(loss, rate)
         if self._validates:
@@ -158,10 +158,12 @@ class _Training:
         settings, examples = self.settings, step.examples
         weight = self._weight(examples, step.rows)
         assert weight > 0, "a step without a single target"
-        rate = settings.learning_rate * rate_factor(settings.schedule, step.middle / self.feed.epochs, settings.warmup)
+        rate = settings.learning_rate * rate_factor(
+            settings.schedule, step.middle / self.loader.epochs, settings.warmup
+        )
         if step.is_first:
             self.at.expected = (
-                self.at.expected + digest_of(examples.ids[i] for i in self.feed.drawn(examples, step.epoch))
+                self.at.expected + digest_of(examples.ids[i] for i in self.loader.drawn(examples, step.epoch))
             ) % 2**64
         loss = self.engine.step(list(self._share(examples, step.rows)), weight, rate)
         seconds = time.perf_counter() - started
@@ -192,18 +194,18 @@ class _Training:
 
     def _log_every(self) -> int:
         """In steps; all workers count alike."""
-        expected = self.at.step / self.at.progress * self.feed.epochs
+        expected = self.at.step / self.at.progress * self.loader.epochs
         return max(1, min(STEPS_A_LINE, int(expected / LINES)))
 
     def log(self, loss: float, rate: float) -> None:
         """Say and note where we are; every worker takes part."""
         [mean] = summed(loss)
-        self.metrics_logger.step(self.at, self.feed.epochs, mean, rate, self.engine.gradient_norm)
+        self.metrics_logger.step(self.at, self.loader.epochs, mean, rate, self.engine.gradient_norm)
         self.at.losses.append({"step": self.at.step, "loss": round(mean, 5), "learning_rate": rate})
 
     @property
     def _validates(self) -> bool:
-        return self.feed.split.has_validation
+        return self.loader.split.has_validation
 
     def validate(self, last: bool) -> None:
         """Mean loss over all targets to validate on; keeps the weights if it is the best so far. Every worker takes part."""
@@ -222,7 +224,7 @@ class _Training:
         """Every worker runs as many forwards as the others (ZeRO-3 needs that). None if chance held out nothing of a small set, and no step depends on it."""
         self.engine.validating(True)
         total = weight = 0.0
-        for examples, rows in self.feed.validation(self.world):
+        for examples, rows in self.loader.validation(self.world):
             mine = rows[self.rank]
             loss = self.engine.loss(self._inputs(examples, mine or rows[0]))
             total += loss if mine else 0.0
@@ -312,7 +314,7 @@ class _Training:
         module.to(device).eval()
 
         def mine() -> Iterator[dict[str, Any]]:
-            for step in itertools.islice(self.feed.steps(), START_STEPS):
+            for step in itertools.islice(self.loader.steps(), START_STEPS):
                 for row in dealt(step.rows, [len(r) for r in step.rows], self.world)[self.rank]:
                     yield self._inputs(step.examples, step.rows[row])
 

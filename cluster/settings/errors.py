@@ -36,6 +36,8 @@ def sentences(
         where = _where(layers, key)
         if error["type"] == "missing":
             said[key] = [f"{key} is missing {where}; add it there, or give {key}=VALUE"]
+        elif error["type"] == "extra_forbidden" and (now := renamed(record, key)):
+            said[key] = [f"{key} {where} is called {now} now; rename it there"]
         elif error["type"] == "extra_forbidden":
             siblings = _siblings(record, key)
             near = did_you_mean(key, [*siblings, *(k for k in keys(record) if k not in siblings)])
@@ -53,6 +55,13 @@ def sentences(
     for key, (got, expected_list) in allowed.items():
         said.setdefault(key, []).append(f"{got}; allowed: {' or '.join(dict.fromkeys(expected_list))}")
     return "\n".join(sentence for sentences in said.values() for sentence in sentences)
+
+
+def renamed(record: type[BaseModel], key: str) -> str:
+    """The new name of a setting that an older version had; empty if it never was one. `record.RENAMED`: old last word of a key -> new one."""
+    section, _, last = key.rpartition(".")
+    new = getattr(record, "RENAMED", {}).get(last)
+    return f"{section}.{new}".lstrip(".") if new else ""
 
 
 def coercions(written: Any, loaded: BaseModel, layers: Sequence[Layer]) -> str:

@@ -12,9 +12,9 @@ from actors.training.examples import LabelSource
 from data.attributes import AttributeSchema, Values
 from data.conversation import Conversation, from_table, to_table
 from data.lab import LabSettings
-from data.prompts import BEST, asked_prompts, drawn, steering_prompts
+from data.prompts import BEST, drawn, requested_prompts, steering_prompts
 from data.storage import Storage
-from jobs.evaluation.ask import Answers, ask, mean_spearman, off_best, questions, tabulate
+from jobs.evaluation.ask import Answers, ask, gap_at_best, mean_spearman, questions, tabulate
 from jobs.evaluation.selection import drift
 from jobs.pipelines.fit import base_uri
 from jobs.pipelines.map_rows import write_table
@@ -177,12 +177,12 @@ def _report(run: Run, folder: Storage, name: str, seed: int, trained: Sequence[s
     ]
     asked = questions(run, run.preset.evaluate.num_questions)
     if ARMS[name].labels == "none":
-        prompts = asked_prompts(asked, [(BEST, {})], seed, "ablation")
+        prompts = requested_prompts(asked, [(BEST, {})], seed, "ablation")
     else:
         held_out: list[tuple[str, Values]] = [
             (HELD_OUT, values) for values in held_out_settings(run.preset.rows.lab, run.schema)
         ]
-        prompts = steering_prompts(asked, run.schema, run.schema.best(), seed, "ablation") + asked_prompts(
+        prompts = steering_prompts(asked, run.schema, run.schema.best(), seed, "ablation") + requested_prompts(
             asked, held_out, seed, "ablation"
         )
     answers = ask(run, f"ablation: {name}, seed {seed}", run.folder(policies[-1]), prompts, folder)
@@ -195,7 +195,7 @@ def _report(run: Run, folder: Storage, name: str, seed: int, trained: Sequence[s
         },
         **{
             "quality": best.get(leading),
-            "off_best": off_best(run.schema, best),
+            "gap_at_best": gap_at_best(run.schema, best),
             "at_best_settings": best,
             "measured_by": answers.measured_by,
         },

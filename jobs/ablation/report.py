@@ -13,7 +13,7 @@ from jobs.runner.stage import Metrics, Run, Stage, log
 
 COLUMNS = {
     "quality": "true quality",
-    "off_best": "off best",
+    "gap_at_best": "gap at best",
     "mean_spearman": "steering",
     "mean_absolute_gap": "off target",
     "held_out": "unseen, off by",

@@ -1,4 +1,4 @@
-"""Does the dial turn? Questions asked at every setting, the answers measured, and the table they come to. Shared by report, verdicts and ablation.
+"""Does the dial turn? Questions asked at every setting, the answers measured, and the table they come to. Shared by report, promotion and ablation.
 
 In the laboratory answers are measured exactly, from their text; on real rows by the predictor, and `measured_by` says which.
 """
@@ -80,19 +80,19 @@ def synthetic_world(run: Run) -> Lab | None:
     return Lab(run.preset.rows.lab) if any(s.format == LAB for s in run.preset.rows.sources) else None
 
 
-def questions(run: Run, wanted: int, for_verdicts: bool = False) -> list[list[Message]]:
+def questions(run: Run, wanted: int, for_promotion: bool = False) -> list[list[Message]]:
     """What is asked: the laboratory's questions, or first questions of groups that the policy did not train on where there are enough.
 
     Those that judge a round are others than the report's, where there are enough.
     """
     if lab := synthetic_world(run):
-        return [[Message("user", q)] for q in lab.questions(wanted, run.preset.seed + for_verdicts)]
+        return [[Message("user", q)] for q in lab.questions(wanted, run.preset.seed + for_promotion)]
     buckets = buckets_for(run.preset.policy.validation_share)
     found: dict[str, tuple[bool, str]] = {}
     for table in (run.folder("rows") / "rows").tables():
         for row in from_table(table):
             found[row.messages[0].content] = (not (buckets and bucket(row.group, buckets) == 0), row.group)
-    ordered = sorted(found, key=lambda q: (found[q][1], q), reverse=for_verdicts)
+    ordered = sorted(found, key=lambda q: (found[q][1], q), reverse=for_promotion)
     ordered.sort(key=lambda q: found[q][0])
     return [[Message("user", q)] for q in ordered[:wanted]]
 
@@ -125,7 +125,7 @@ def mean_spearman(table: Metrics) -> float:
     return round(float(np.mean(values)), 4) if values else 0.0
 
 
-def off_best(schema: AttributeSchema, at_best: Values) -> float:
+def gap_at_best(schema: AttributeSchema, at_best: Values) -> float:
     """How far the means at best settings are from what was asked, mean over attributes, in points of the scale."""
     return (
         round(

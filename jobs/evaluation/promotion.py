@@ -1,28 +1,28 @@
-"""Stage `bootstrap-N/verdict`: the policies before and after a round, asked the same; is the new one promoted, and does another round follow?
+"""Stage `bootstrap-N/promotion`: the policies before and after a round, asked the same; is the new one promoted, and does another round follow?
 
 Judged are steering, the leading attribute at best settings and the variety of the answers. A policy that fell in one of them is not promoted.
 """
 
 from data.prompts import BEST, steering_prompts
 from data.storage import Storage
-from jobs.evaluation.ask import ask, mean_spearman, off_best, questions, tabulate
+from jobs.evaluation.ask import ask, gap_at_best, mean_spearman, questions, tabulate
 from jobs.evaluation.selection import drift
 from jobs.runner.settings import BootstrapSettings
 from jobs.runner.stage import Metrics, Run, log
 
 
-def verdict(run: Run, number: int, before: str, after: str, known: Metrics | None, folder: Storage) -> Metrics:
-    """Ask the policies of the stages `before` and `after`; `known`: what the last verdict found of the former.
+def decide_promotion(run: Run, number: int, before: str, after: str, known: Metrics | None, folder: Storage) -> Metrics:
+    """Ask the policies of the stages `before` and `after`; `known`: what the last decision found of the former.
 
     Returns both figures, `promoted`, why not (`fell`), and the `policy` to go on with, a stage.
     """
     settings = run.preset.bootstrap
-    old = known or judged(run, f"verdict {number}: before", before, folder / "before")
-    new = judged(run, f"verdict {number}: after", after, folder / "after")
+    old = known or measured_policy(run, f"promotion {number}: before", before, folder / "before")
+    new = measured_policy(run, f"promotion {number}: after", after, folder / "after")
     fell = falls(old, new, settings)
     for name, metrics in (("before", old), ("after", new)):
         log(
-            f"bootstrap {number}, {name}: steering {metrics['mean_spearman']:.3f}, {settings.leading} off its best by {metrics['leading_off_best']:.2f}, "
+            f"bootstrap {number}, {name}: steering {metrics['mean_spearman']:.3f}, {settings.leading} off its best by {metrics['leading_gap_at_best']:.2f}, "
             f"distinct-2 {metrics['drift']['distinct_2']:.3f}, {metrics['drift']['words']:.1f} words"
         )
     log(
@@ -41,10 +41,10 @@ def verdict(run: Run, number: int, before: str, after: str, known: Metrics | Non
     }
 
 
-def judged(run: Run, what: str, policy: str, folder: Storage) -> Metrics:
+def measured_policy(run: Run, what: str, policy: str, folder: Storage) -> Metrics:
     """What a policy is worth: its dials, its answers at best settings, and the variety of all answers."""
     schema, settings = run.schema, run.preset.bootstrap
-    asked = questions(run, settings.num_questions, for_verdicts=True)
+    asked = questions(run, settings.num_questions, for_promotion=True)
     # One seed for all rounds: the same draws for every policy.
     prompts = steering_prompts(asked, schema, schema.best(), run.preset.seed, "verdict")
     answers = ask(run, what, run.folder(policy), prompts, folder, rate=True)
@@ -54,7 +54,7 @@ def judged(run: Run, what: str, policy: str, folder: Storage) -> Metrics:
         "mean_spearman": mean_spearman(table),
         "spearman": {name: row["spearman"] for name, row in table.items()},
         "at_best_settings": best,
-        "leading_off_best": off_best(schema, leading),
+        "leading_gap_at_best": gap_at_best(schema, leading),
         "measured_by": answers.measured_by,
         "drift": drift(run, answers.rows),
         "best_drift": drift(run, (row for row in answers.rows if row.group == BEST)),
@@ -71,7 +71,7 @@ def falls(old: Metrics, new: Metrics, settings: BootstrapSettings) -> list[str]:
         )
 
     dials = old["mean_spearman"], new["mean_spearman"]
-    off = old["leading_off_best"], new["leading_off_best"]
+    off = old["leading_gap_at_best"], new["leading_gap_at_best"]
     variety = old["drift"]["distinct_2"], new["drift"]["distinct_2"]
     sentences = (
         sentence("mean Spearman", "max_steering_fall", *dials, dials[0] - dials[1]),

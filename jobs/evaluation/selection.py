@@ -16,7 +16,7 @@ from data.calibration import Calibration
 from data.conversation import Conversation, from_table, to_table
 from data.diversity import variety, words
 from data.prompts import prompts_from
-from data.selection import Sample, verdicts
+from data.selection import Sample, decisions
 from data.storage import Storage
 from jobs.evaluation.ask import synthetic_world
 from jobs.pipelines.annotation import calibration
@@ -66,7 +66,7 @@ class Round:
 def select(run: Run, round: Round, folder: Storage) -> Metrics:
     """Keep or drop every sample of the round, by the preset's rules; returns counts by reason and the drift figures of all samples."""
     as_label, settings = calibration(run), run.preset.bootstrap.selection
-    reasons = verdicts(
+    reasons = decisions(
         lambda: (_sample(c, as_label) for file in round.candidates() for c in file), settings, run.schema
     )
     counts: Counter[str] = Counter()

@@ -75,7 +75,7 @@ def fit(
     log(
         f"{what}: Ray Train, {settings.num_workers} workers, DeepSpeed ZeRO stage {settings.zero_stage}, {settings.precision}"
     )
-    feed = DataLoader(
+    loader = DataLoader(
         examples,
         split or Split(),
         settings.pack_tokens,
@@ -84,7 +84,7 @@ def fit(
         settings.seed,
         weights or {},
     )
-    trainer = _trainer(Assignment(what, task, settings, feed, output.uri, tracking), output)
+    trainer = _trainer(Assignment(what, task, settings, loader, output.uri, tracking), output)
     for mark in (USER_ERROR, STOP):
         (output / mark).remove()
     try:

@@ -63,13 +63,13 @@ class Tokenizing:
             self.all()
             yield Corpus.of(self.target)
             return
-        corpus = Corpus.made_from(inputs, output, POOL.batch_rows)
-        assert corpus.making is not None
-        corpus.making.failed.remove()
+        corpus = Corpus.from_inputs(inputs, output, POOL.batch_rows)
+        assert corpus.streaming is not None
+        corpus.streaming.failed.remove()
         log(f"{self.what}: tokenising while it trains")
         beside = Beside(cpus, _first_epoch(corpus, learner), threading.Event())
         with ThreadPoolExecutor(1, thread_name_prefix="tokenise") as pool:
-            work = pool.submit(self._or_mark, corpus.making.failed, beside)
+            work = pool.submit(self._or_mark, corpus.streaming.failed, beside)
             try:
                 yield corpus
             except BaseException:
@@ -89,8 +89,8 @@ class Tokenizing:
 
 def _first_epoch(corpus: Corpus, learner: LearnerSettings) -> Any:
     """A sort key: shards in the order in which the first epoch reads them."""
-    feed = DataLoader(corpus, Split(), learner.pack_tokens, learner.packs_per_step, seed=learner.seed)
-    order = [corpus.shards[i] for window in feed.windows(0) for i in window]
+    loader = DataLoader(corpus, Split(), learner.pack_tokens, learner.packs_per_step, seed=learner.seed)
+    order = [corpus.shards[i] for window in loader.windows(0) for i in window]
     place = {(shard.part, shard.start): number for number, shard in enumerate(order)}
 
     def key(piece: Shard) -> tuple[int, int]:

@@ -12,7 +12,7 @@ from functools import partial
 from data.conversation import Conversation, from_table, problem, to_table
 from data.prompts import bootstrap_prompts, bootstrap_source, combinations, drawn, prompts_table
 from data.storage import Storage
-from jobs.evaluation.promotion import verdict
+from jobs.evaluation.promotion import decide_promotion
 from jobs.evaluation.selection import Round, select
 from jobs.pipelines.annotation import annotate, calibration, predictor_weights
 from jobs.pipelines.fit import base_uri
@@ -33,7 +33,7 @@ class BootstrapStages:
     def stages(self, number: int) -> list[Stage]:
         """A round as five stages, so that a crash costs at most one of them."""
         before = self.rounds.policy(number - 1)
-        samples, rated, selected, policy, verdict = (self.rounds.stage(number, kind) for kind in KINDS)
+        samples, rated, selected, policy, promotion = (self.rounds.stage(number, kind) for kind in KINDS)
         stages = [
             Stage(
                 samples,
@@ -64,21 +64,24 @@ class BootstrapStages:
                 resumes=True,
             ),
             Stage(
-                verdict, (policy, before, "rows", "predictor"), _verdict_settings, partial(self._verdict, number=number)
+                promotion,
+                (policy, before, "rows", "predictor"),
+                _promotion_settings,
+                partial(self._promotion, number=number),
             ),
         ]
-        follows = (self.rounds.verdict(number - 1),) if number > 1 else ()
+        follows = (self.rounds.promotion(number - 1),) if number > 1 else ()
         return [
             replace(s, needs=(*s.needs, *follows), work=partial(self._unless_over, work=s.work, number=number))
             for s in stages
         ]
 
     def _unless_over(self, run: Run, folder: Storage, work: Callable[[Run, Storage], Metrics], number: int) -> Metrics:
-        last = (run.manifest(self.rounds.verdict(number - 1)) or {}).get("metrics", {})
+        last = (run.manifest(self.rounds.promotion(number - 1)) or {}).get("metrics", {})
         if not last or last["promoted"]:
             return work(run, folder)
         log(f"bootstrap {number}: not run, for round {number - 1} was not promoted")
-        # What a reader of the last verdict looks for: nothing has changed since.
+        # What a reader of the last decision looks for: nothing has changed since.
         return {"not_run": last["fell"], "promoted": False, "fell": last["fell"], "policy": last["policy"]}
 
     def _folder(self, run: Run, number: int, kind: str) -> Storage:
@@ -157,9 +160,9 @@ class BootstrapStages:
         metrics["counts"]["annotated_mixed_in"] = len(mixed)
         return metrics
 
-    def _verdict(self, run: Run, folder: Storage, number: int) -> Metrics:
-        last = run.manifest(self.rounds.verdict(number - 1)) if number > 1 else None
-        return verdict(
+    def _promotion(self, run: Run, folder: Storage, number: int) -> Metrics:
+        last = run.manifest(self.rounds.promotion(number - 1)) if number > 1 else None
+        return decide_promotion(
             run,
             number,
             self.rounds.policy(number - 1),
@@ -199,7 +202,7 @@ def _training_settings(preset: Preset) -> object:
     }
 
 
-def _verdict_settings(preset: Preset) -> object:
+def _promotion_settings(preset: Preset) -> object:
     bootstrap = preset.bootstrap.model_dump(
         include={"leading", "num_questions", "max_steering_fall", "max_quality_fall", "max_diversity_fall"}
     )

@@ -14,7 +14,7 @@ from jobs.reporting.blocks import Gallery, Part, Table, shown, without_secrets
 from jobs.reporting.markdown import markdown
 from jobs.reporting.rows import across_dials
 from jobs.reporting.sections_steering import answers_part, steering_parts
-from jobs.reporting.sections_training import making_parts
+from jobs.reporting.sections_training import training_parts
 from jobs.reporting.svg_figures import COLOURS, standing_alone
 from jobs.runner.stage import Metrics, Run
 
@@ -39,7 +39,7 @@ def write_pages(run: Run, report: Metrics, folder: Storage) -> None:
 def page_parts(run: Run, report: Metrics, folder: Storage) -> list[Part]:
     """All parts of which there is something to say: what the dials do first, how the model was made after."""
     steering = list(steering_parts(run.schema, report))
-    return [part for part in (*steering, _answers(run, folder), *making_parts(run, report)) if part]
+    return [part for part in (*steering, _answers(run, folder), *training_parts(run, report)) if part]
 
 
 def _answers(run: Run, folder: Storage) -> Part | None:

@@ -35,7 +35,7 @@ def steering_parts(schema: AttributeSchema, report: Metrics) -> Iterator[Part]:
             yield make(report[name])
 
 
-def verdict(row: Metrics) -> str:
+def does_it_turn(row: Metrics) -> str:
     """What a dial does, in a word."""
     correlation = finite(row.get("spearman"))
     if correlation is None or correlation < PARTLY:
@@ -45,7 +45,7 @@ def verdict(row: Metrics) -> str:
 
 def _headline(schema: AttributeSchema, report: Metrics) -> Part:
     table = report["steering"]
-    turning = [name for name, row in table.items() if verdict(row) == "yes"]
+    turning = [name for name, row in table.items() if does_it_turn(row) == "yes"]
     correlations = {name: finite(row.get("spearman")) or 0.0 for name, row in table.items()}
     tiles = [
         Tile("dials that turn", f"{len(turning)} of {len(table)}", f"Spearman of asked and measured at least {TURNS:g}")
@@ -107,7 +107,7 @@ def _dials(schema: AttributeSchema, table: Metrics) -> Table:
             [
                 name,
                 finite(row.get("spearman")),
-                verdict(row),
+                does_it_turn(row),
                 finite(low),
                 finite(high),
                 finite(row.get("mean_absolute_gap")),

@@ -21,7 +21,7 @@ def stage_names(run: Run) -> list[str]:
     return ["rows", "base", "predictor", "annotated", "policy", *bootstrap_stages(run.preset.bootstrap.rounds)]
 
 
-def making_parts(run: Run, report: Metrics) -> Iterator[Part | None]:
+def training_parts(run: Run, report: Metrics) -> Iterator[Part | None]:
     manifests = {name: found for name in stage_names(run) if (found := run.manifest(name))}
     quality = run.folder("predictor") / "quality.json"
     yield _rounds(run, report.get("rounds") or [], manifests)
@@ -46,7 +46,7 @@ def _rounds(run: Run, rounds: list[Metrics], manifests: dict[str, Metrics]) -> P
     verdicts: list[list[Cell]] = []
     for number in range(1, run.preset.bootstrap.rounds + 1):
         selected, judged = (
-            manifests.get(f"bootstrap-{number}/{kind}", {}).get("metrics", {}) for kind in ("selected", "verdict")
+            manifests.get(f"bootstrap-{number}/{kind}", {}).get("metrics", {}) for kind in ("selected", "promotion")
         )
         if counts := selected.get("counts"):
             samples += [
@@ -106,7 +106,7 @@ def _drift(rounds: list[Metrics]) -> Table:
     rows: list[list[Cell]] = []
     for r in rounds:
         d = r["drift"]
-        metrics = [finite(v) for v in (r["mean_spearman"], r.get("leading_off_best"), d["distinct_2"], d["words"])]
+        metrics = [finite(v) for v in (r["mean_spearman"], r.get("leading_gap_at_best"), d["distinct_2"], d["words"])]
         rows.append([f"round {r['round']}" if r["round"] else "before", *metrics, r["promoted"]])
     return Table(
         "The policies, asked the same",

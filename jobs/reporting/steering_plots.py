@@ -1,6 +1,6 @@
 """Pictures of the report: each dial's curve with its band, the cross-talk, the judge beside the truth, and what bootstrap rounds did.
 
-Draws figures of `jobs.evaluation.steering_metrics`, of answers and of verdicts; computes none of its own but what marks show.
+Draws figures of `jobs.evaluation.steering_metrics`, of answers and of promotion decisions; computes none of its own but what marks show.
 """
 
 import math

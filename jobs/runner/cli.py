@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 from cluster.checks import require_fit
 from cluster.connect import connect
-from cluster.events import tell, write_events_as
+from cluster.events import log_event, write_events_as
 from cluster.preflight import preflight
 from cluster.settings.load import command_line
 from jobs.runner.ending import print_last_line, user_errors_reported
@@ -57,7 +57,7 @@ def _perform_all(run: Run, stages: Sequence[Stage]) -> dict[str, Metrics]:
     ray_settings = run.preset.ray
     store = None if ray_settings.object_store_mb is None else ray_settings.object_store_mb * 2**20
     with connect(ray_settings.num_cpus, store, dashboard=True) as cluster:
-        tell(f"{cluster}\nrun: {run.root.uri}", "run.start", run=run.root.uri, ray=vars(cluster))
+        log_event(f"{cluster}\nrun: {run.root.uri}", "run.start", run=run.root.uri, ray=vars(cluster))
         asked = needs(run, [stage.name for stage in stages if run.manifest(stage.name) is None])
         if cluster.is_local:
             for demand in asked.demands:

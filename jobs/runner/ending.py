@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from cluster.errors import ClusterError
-from cluster.events import finite, tell
+from cluster.events import finite, log_event
 from data.errors import is_user_error
 
 
@@ -18,10 +18,10 @@ def user_errors_reported(program: str, after_stop: str) -> Iterator[None]:
     except Exception as error:
         if not (is_user_error(error) or isinstance(error, ClusterError)):
             raise
-        tell(f"{program}: {error}", "run.fail", "error")
+        log_event(f"{program}: {error}", "run.fail", "error")
         raise SystemExit(1) from None
     except KeyboardInterrupt:
-        tell(f"{program}: stopped; {after_stop}", "run.stop", "error")
+        log_event(f"{program}: stopped; {after_stop}", "run.stop", "error")
         raise SystemExit(130) from None
 
 

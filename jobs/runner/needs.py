@@ -31,10 +31,10 @@ def needs(run: Run, stage_names: Sequence[str]) -> Needs:
     }
     pools = (
         {"annotate.pool": preset.annotate.pool}
-        if kinds & {"annotated", "rated", "verdict", "report", "benchmarks"}
+        if kinds & {"annotated", "rated", "promotion", "report", "benchmarks"}
         else {}
     )
-    pools |= {"sampling.pool": preset.sampling.pool} if kinds & {"samples", "verdict", "report", "answers"} else {}
+    pools |= {"sampling.pool": preset.sampling.pool} if kinds & {"samples", "promotion", "report", "answers"} else {}
     return Needs(
         preset.run,
         Storage(preset.storage).uri,

@@ -75,7 +75,7 @@ def _needs(preset: Preset, name: str, shape: Shape | None) -> str:
         )
     if kind in ("annotated", "rated"):
         return _pool(preset.annotate.pool, shape)
-    if kind in ("samples", "verdict", "report", "answers") and name != "ablation/report":
+    if kind in ("samples", "promotion", "report", "answers") and name != "ablation/report":
         return _pool(preset.sampling.pool, shape)
     return "the driver alone"
 

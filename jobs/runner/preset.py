@@ -103,6 +103,15 @@ class BaseSettings(Record):
 class Preset(Record):
     """A run."""
 
+    RENAMED = {
+        "row_tokens": "pack_tokens",
+        "rows_per_step": "packs_per_step",
+        "max_slots": "max_num_seqs",
+        "prefix_tokens": "prefix_cache_tokens",
+        "stay_language_model": "lm_loss_weight",
+        "probe": "ridge_init",
+    }
+
     run: str = Field(pattern=r"^[A-Za-z0-9._-]+$")
     """Name; the run lives in {storage}/{run}/."""
     storage: str = "runs"

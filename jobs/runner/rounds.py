@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from jobs.runner.stage import Run
 
-KINDS = ("samples", "rated", "selected", "policy", "verdict")
+KINDS = ("samples", "rated", "selected", "policy", "promotion")
 """The stages of a round, in order."""
 
 
@@ -25,13 +25,13 @@ class Rounds:
         """The stage that leaves the policy of round `number`; round 0 is the one before the first."""
         return self.stage(number, "policy") if number else self.first
 
-    def verdict(self, number: int) -> str:
+    def promotion(self, number: int) -> str:
         """The stage whose figures say which `policy` is promoted after round `number`."""
-        return self.stage(number, "verdict")
+        return self.stage(number, "promotion")
 
     def promoted(self, run: Run, number: int) -> str:
         """The stage of the policy to use after round `number`."""
-        manifest = run.manifest(self.verdict(number)) if number else None
+        manifest = run.manifest(self.promotion(number)) if number else None
         return str(manifest["metrics"]["policy"]) if manifest else self.first
 
 

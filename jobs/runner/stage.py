@@ -15,7 +15,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from cluster.events import tell
+from cluster.events import log_event
 from data.attributes import AttributeSchema
 from data.errors import UserError
 from data.storage import Storage
@@ -76,10 +76,10 @@ def perform(run: Run, stage: Stage) -> Metrics:
     fingerprint = _digest(description)
     old = run.manifest(stage.name)
     if old and old["fingerprint"] == fingerprint:
-        tell(f"[{stage.name}] finished earlier, nothing changed: skipped", "stage.skip", stage=stage.name)
+        log_event(f"[{stage.name}] finished earlier, nothing changed: skipped", "stage.skip", stage=stage.name)
         return old | {"skipped": True}
     why = _why(old, description)
-    tell(f"[{stage.name}] running: {why}", "stage.start", stage=stage.name, why=why)
+    log_event(f"[{stage.name}] running: {why}", "stage.start", stage=stage.name, why=why)
     folder = run.folder(stage.name)
     _clear(run, stage, folder, fingerprint)
     started = time.monotonic()
@@ -95,7 +95,7 @@ def perform(run: Run, stage: Stage) -> Metrics:
     }
     (folder / "manifest.json").write_json(manifest)
     done = f"[{stage.name}] done in {manifest['seconds']} s -> {folder.uri}"
-    tell(
+    log_event(
         done,
         "stage.end",
         stage=stage.name,
@@ -109,7 +109,7 @@ def perform(run: Run, stage: Stage) -> Metrics:
 def _clear(run: Run, stage: Stage, folder: Storage, fingerprint: str) -> None:
     """Empty the stage's folder, unless what lies there was made from the same things and can be gone on with."""
     manifests = {name: run.manifest(name) or {} for name in stage.needs}
-    made_from = {
+    inputs = {
         "fingerprint": fingerprint,
         # A stage that ran again, if only with the same settings, may have come out otherwise.
         "needs": {
@@ -119,12 +119,12 @@ def _clear(run: Run, stage: Stage, folder: Storage, fingerprint: str) -> None:
         "contents": stage.contents(run),
     }
     progress = folder / PROGRESS
-    if stage.resumes and progress.exists() and progress.read_json()["made_from"] == made_from:
-        tell(f"[{stage.name}] goes on with what an earlier run left", "stage.resume", stage=stage.name)
+    if stage.resumes and progress.exists() and progress.read_json()["inputs"] == inputs:
+        log_event(f"[{stage.name}] goes on with what an earlier run left", "stage.resume", stage=stage.name)
         return
     folder.remove()
     if stage.resumes:
-        progress.write_json({"fingerprint": _digest(made_from), "made_from": made_from})
+        progress.write_json({"fingerprint": _digest(inputs), "inputs": inputs})
 
 
 def fingerprint_of(folder: Storage) -> str:
@@ -143,12 +143,12 @@ def require(run: Run, stage: Stage) -> None:
 
 def log(text: str) -> None:
     """A line of progress that is no event of its own."""
-    tell(text, "said")
+    log_event(text, "said")
 
 
 def warn(text: str) -> None:
     """What does not stop the run, but may not be what one wanted."""
-    tell(text, "warned", "warning")
+    log_event(text, "warned", "warning")
 
 
 def _description(run: Run, stage: Stage) -> Metrics:

@@ -69,7 +69,7 @@ def finished(storage: Path, *overrides: str) -> Run:
         _manifest(run, stage, {"counts": {"answers": 20}})
     _manifest(run, "bootstrap-1/selected", {"counts": {"samples": 40, "kept": 37, "duplicate": 3}})
     _manifest(
-        run, "bootstrap-1/verdict", {"promoted": False, "fell": ["mean Spearman 0.900 -> 0.700"], "policy": "policy"}
+        run, "bootstrap-1/promotion", {"promoted": False, "fell": ["mean Spearman 0.900 -> 0.700"], "policy": "policy"}
     )
     (run.folder("report") / "report.json").write_json(report(run))
     return run
@@ -155,7 +155,7 @@ def _round(number: int, promoted: bool) -> dict[str, Any]:
         "round": number,
         "promoted": promoted,
         "mean_spearman": 0.9 - 0.2 * number,
-        "leading_off_best": 0.1,
+        "leading_gap_at_best": 0.1,
         "drift": drift,
     }
 
