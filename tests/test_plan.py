@@ -91,8 +91,8 @@ def test_once_the_rows_are_there_tokens_steps_and_time_are_guessed(tmp_path: Pat
     [
         (Preset, DEMO, "policy.learner.row_tokens", "policy.learner.pack_tokens"),
         (Preset, DEMO, "sampling.max_slots", "sampling.max_num_seqs"),
-    ]
-    + [(ServeSettings, CONFIG, "engine.max_slots", "engine.max_num_seqs")],
+        (ServeSettings, CONFIG, "engine.max_slots", "engine.max_num_seqs"),
+    ],
 )
 def test_a_setting_of_yesterday_is_an_error_that_names_todays(
     record: type[Record], path: str, old: str, new: str
