@@ -6,14 +6,15 @@ Human and predicted values stand side by side in the output, raw. Killed anywher
 ids in and out, and a mismatch fails the stage.
 """
 
+from data.stage_metrics import AnnotationMetrics
 from data.storage import Storage
 from jobs.pipelines.annotation import annotate, predictor_weights
 from jobs.runner.cli import main
 from jobs.runner.preset import Preset
-from jobs.runner.stage import Metrics, Run, Stage, fingerprint_of
+from jobs.runner.stage import Run, Stage, fingerprint_of
 
 
-def work(run: Run, folder: Storage) -> Metrics:
+def work(run: Run, folder: Storage) -> AnnotationMetrics:
     return annotate(run, "annotate", [run.folder("rows") / "rows"], folder / "rows", fingerprint_of(folder))
 
 

@@ -12,11 +12,12 @@ from data.conversation import Conversation, Rejected, to_table
 from data.lab import SCHEMA as LAB_SCHEMA
 from data.lab import Lab
 from data.sources import files_of, read
+from data.stage_metrics import RowsMetrics
 from data.storage import Storage
 from jobs.pipelines.map_rows import write_table
 from jobs.runner.cli import main
 from jobs.runner.preset import LAB, Preset, RowsSettings, SourceSettings
-from jobs.runner.stage import Metrics, Run, Stage, StageError, log
+from jobs.runner.stage import Run, Stage, StageError, log
 
 
 def source_rows(
@@ -29,7 +30,7 @@ def source_rows(
     return read(source.uri, source.format, schema, source.name, source.limit)
 
 
-def work(run: Run, folder: Storage) -> Metrics:
+def work(run: Run, folder: Storage) -> RowsMetrics:
     """Write `rows/part-*.parquet` and `rejected.jsonl`; raises StageError if too many records are rejected."""
     settings = run.preset.rows
     seen: set[str] = set()
@@ -68,7 +69,7 @@ def work(run: Run, folder: Storage) -> Metrics:
     )
     _check(settings, counts, rejected, folder)
     log(f"rows: {json.dumps(counts)}")
-    return {"counts": {name: dict(count) for name, count in counts.items()}, "rows": len(seen)}
+    return RowsMetrics(counts={name: dict(count) for name, count in counts.items()}, rows=len(seen))
 
 
 def _check(settings: RowsSettings, counts: dict[str, Counter[str]], rejected: list[Rejected], folder: Storage) -> None:

@@ -15,6 +15,7 @@ from actors.training.examples import ConversationExamples, TextExamples
 from data.conversation import from_table
 from data.examples import Split
 from data.sources import files_of, read_texts
+from data.stage_metrics import BaseMetrics
 from data.storage import Storage
 from jobs.pipelines.fit import example_spec, fit
 from jobs.pipelines.map_rows import write_table
@@ -22,7 +23,7 @@ from jobs.pipelines.tokenize import Tokenizing
 from jobs.reporting.training_plots import draw_losses
 from jobs.runner.cli import main
 from jobs.runner.preset import Preset
-from jobs.runner.stage import Metrics, Run, Stage, fingerprint_of, log
+from jobs.runner.stage import Run, Stage, fingerprint_of, log
 
 
 def texts(run: Run) -> Iterator[str]:
@@ -36,21 +37,23 @@ def texts(run: Run) -> Iterator[str]:
             yield from (m.content for m in row.messages)
 
 
-def work(run: Run, folder: Storage) -> Metrics:
+def work(run: Run, folder: Storage) -> BaseMetrics:
     base = run.preset.base
     if base.model:
         log(f"base: {base.model}")
-        return {"model": base.model, "counts": {}}
+        return BaseMetrics(model=base.model, counts={})
     found = list(texts(run))
     with tempfile.TemporaryDirectory() as local:
-        metrics: Metrics = {"counts": {"texts": len(found)}} | make_small_model(
-            base.small, found, run.preset.seed, local
-        )
+        sizes = make_small_model(base.small, found, run.preset.seed, local)
         # Training replaces `model`; what it started from stays beside it.
         start = folder / ("start" if base.pretrain else "model")
         start.upload(local)
     log(
-        f"base: a Llama of {metrics['num_parameters']:,} parameters, vocabulary {metrics['vocab_size']}, from {len(found):,} texts"
+        f"base: a Llama of {sizes['num_parameters']:,} parameters, vocabulary {sizes['vocab_size']}, "
+        f"from {len(found):,} texts"
+    )
+    metrics = BaseMetrics(
+        counts={"texts": len(found)}, num_parameters=sizes["num_parameters"], vocab_size=sizes["vocab_size"]
     )
     if base.pretrain:
         spec = replace(example_spec(run, base.pretrain), base=start.uri)
@@ -73,7 +76,7 @@ def work(run: Run, folder: Storage) -> Metrics:
                 tracking=run.preset.tracking,
             )
         draw_losses({"base: pre-training": training}, folder / "loss.png")
-        metrics |= training
+        metrics = metrics.model_copy(update={"training": training.without_curve()})
     return metrics
 
 

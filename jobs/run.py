@@ -5,10 +5,13 @@
 A stage that is finished and whose settings and inputs have not changed is skipped; kill it anywhere and start it again.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 from jobs import annotate, bootstrap, evaluate, prepare, pretrain, train_policy, train_predictor
 from jobs.runner.cli import main, stage_line
 from jobs.runner.preset import Preset
-from jobs.runner.stage import Metrics, Run, Stage
+from jobs.runner.stage import Performed, Run, Stage
 
 
 def stages(preset: Preset) -> list[Stage]:
@@ -19,17 +22,18 @@ def stages(preset: Preset) -> list[Stage]:
     ]
 
 
-def ending(run: Run, manifests: dict[str, Metrics]) -> Metrics:
+def ending(run: Run, stages: Mapping[str, Performed]) -> dict[str, Any]:
     """The run's summary: what each stage took and counted, and what steering came to."""
-    report = manifests["report"]["metrics"]
+    report = stages["report"].manifest.metrics
+    lines = {name: stage_line(done) for name, done in stages.items()}
+    lines["report"] = {key: lines["report"][key] for key in ("seconds", "skipped", "counts")}
     return {
         "run": run.root.uri,
-        "stages": {name: stage_line(m) for name, m in manifests.items() if name != "report"}
-        | {"report": {k: manifests["report"][k] for k in ("seconds", "skipped")} | {"counts": report["counts"]}},
+        "stages": lines,
         "steering": report["steering"],
         "measured_by": report["measured_by"],
         "at_best_settings": report["at_best_settings"],
-        "predictor": manifests["predictor"]["metrics"].get("held_out"),
+        "predictor": stages["predictor"].manifest.metrics["held_out"],
         "report": (run.folder("report") / "report.json").uri,
         "plot": (run.folder("report") / "steering.png").uri,
     }

@@ -17,12 +17,14 @@ from actors.training.examples import ConversationExamples, PredictorExamples, la
 from actors.training.settings import LearnerSettings
 from data.conversation import Conversation, from_table, to_table
 from data.examples import Example, Split, bucket
-from data.lab import Lab
 from data.loader import Corpus, counts, some
 from data.pairs import pair_weights
 from data.ratings import Ratings, joined, ratings_of
+from data.run_layout import QUALITY
 from data.sources import files_of
+from data.stage_metrics import PredictorMetrics, TrainingMetrics
 from data.storage import Storage
+from jobs.evaluation.ask import synthetic_world
 from jobs.evaluation.predictor_pairs import judge_pairs, store_pairs
 from jobs.evaluation.predictor_quality import quality, summary
 from jobs.pipelines.annotation import annotator
@@ -34,14 +36,14 @@ from jobs.reporting.predictor_plots import draw_calibration, draw_collinearity
 from jobs.reporting.predictor_tables import pair_lines, quality_lines
 from jobs.reporting.training_plots import draw_losses
 from jobs.runner.cli import main
-from jobs.runner.preset import LAB, Preset
+from jobs.runner.preset import Preset
 from jobs.runner.stage import Metrics, Run, Stage, StageError, fingerprint_of, log
 
 MOMENTS_EXAMPLES = 500
 """Examples that the mean and spread of the counts are taken from."""
 
 
-def work(run: Run, folder: Storage) -> Metrics:
+def work(run: Run, folder: Storage) -> PredictorMetrics:
     """Train; say what the predictor is worth on answers it never saw, and whether it prefers what people prefer."""
     pairs = store_pairs(run, folder / "pairs", run.preset.predictor.pairs)
     found = examples(run, folder / "examples", fingerprint_of(folder))
@@ -49,16 +51,24 @@ def work(run: Run, folder: Storage) -> Metrics:
     require_labels(labels)
     final, held_out = train(run, folder)
     write_card(run, "predictor", run.preset.predictor.learner, final, folder / "model")
-    metrics = report(run, folder, held_out)
+    measured = report(run, folder, held_out)
     weights = pair_weights(run.schema, run.preset.predictor.pair_weights)
     agreement = judge_pairs(run, pairs, folder / "pairs", annotator(run, folder), weights)
     if agreement:
         log("\n".join(pair_lines(agreement)))
-    return {"training": final, "counts": found, "labels": labels, **metrics, "pairs": agreement}
+    return PredictorMetrics(
+        training=final.without_curve(),
+        counts=found,
+        labels=labels,
+        held_out=summary(measured),
+        calibration=measured["calibration"],
+        quality=(folder / QUALITY).uri,
+        pairs=agreement,
+    )
 
 
-def train(run: Run, folder: Storage) -> tuple[Metrics, Ratings]:
-    """The figures of the training, and the rated answers that were held out from it, scored.
+def train(run: Run, folder: Storage) -> tuple[TrainingMetrics, Ratings]:
+    """What the training came to, and the rated answers that were held out from it, scored.
 
     Without folds, those of one bucket of groups. With folds, all: each scored by a predictor trained without its bucket, and the final
     predictor trains on every group (but those that pick its best step).
@@ -73,7 +83,7 @@ def train(run: Run, folder: Storage) -> tuple[Metrics, Ratings]:
     # The best step is picked on groups of its own: one picked on the answers it is judged by would flatter it.
     validation_buckets = buckets_for(settings.validation_share) if settings.learner.validate_every else 0
 
-    def fitted(what: str, output: Storage, buckets: int, held_out: int) -> Metrics:
+    def fitted(what: str, output: Storage, buckets: int, held_out: int) -> TrainingMetrics:
         return fit_and_draw(
             run, what, task, settings.learner, folder / "examples", output, Split(buckets, held_out, validation_buckets)
         )
@@ -90,7 +100,7 @@ def train(run: Run, folder: Storage) -> tuple[Metrics, Ratings]:
 
 def fit_and_draw(
     run: Run, what: str, task: Task, learner: LearnerSettings, examples: Storage, output: Storage, split: Split
-) -> Metrics:
+) -> TrainingMetrics:
     """Train `task` on the `examples`; the model and the picture of its losses go to `output`."""
     training = fit(what, task, learner, Corpus.of(examples), output, split, tracking=run.preset.tracking)
     draw_losses({what: training}, output / "loss.png")
@@ -200,23 +210,23 @@ def rated_in(rows: Iterable[Conversation], buckets: int, held_out: int) -> Itera
 
 
 def ratings(run: Run, folder: Storage) -> Ratings:
-    """The numbers of all rated answers in the rows at `folder`; in the laboratory with the truth."""
-    lab = Lab(run.preset.rows.lab) if any(s.format == LAB for s in run.preset.rows.sources) else None
+    """The numbers of all rated answers in the rows at `folder`; in the synthetic world with the truth."""
+    world = synthetic_world(run)
     parts = (
-        ratings_of(from_table(table), run.schema.names, num_buckets(run), lab.truth if lab else None)
+        ratings_of(from_table(table), run.schema.names, num_buckets(run), world.truth if world else None)
         for table in folder.tables()
     )
     return joined(parts, len(run.schema.names))
 
 
 def report(run: Run, folder: Storage, held_out: Ratings) -> Metrics:
-    """Write and print what the predictor is worth; returns what of it belongs into the manifest."""
+    """Write, print and draw what the predictor is worth; returns all of it."""
     found = quality(run.schema, ratings(run, run.folder("rows") / "rows"), held_out)
-    (folder / "quality.json").write_json(found)
+    (folder / QUALITY).write_json(found)
     draw_calibration(run.schema, found, folder / "calibration.png")
     draw_collinearity(found["collinearity"], folder / "collinearity.png")
     log("\n".join(quality_lines(found)))
-    return {"held_out": summary(found), "calibration": found["calibration"], "quality": (folder / "quality.json").uri}
+    return found
 
 
 def _settings(preset: Preset) -> object:

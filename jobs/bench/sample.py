@@ -116,9 +116,8 @@ def _through_pool(policy: str, folder: str, settings: Settings) -> tuple[float, 
         "num_threads": 1,
     }
     pool = WorkerPool(num_actors=1, batch_rows=settings.rows)
-    counters = map_rows("sample", [Storage(folder) / "prompts"], Sampler, arguments, pool, Storage(folder) / "answers")[
-        "counters"
-    ]
+    prompts, answers = Storage(folder) / "prompts", Storage(folder) / "answers"
+    counters = map_rows("sample", [prompts], Sampler, arguments, pool, answers).counters
     return counters["tokens"], round(counters["cpu_seconds"], 3)
 
 

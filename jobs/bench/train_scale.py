@@ -51,7 +51,7 @@ def two_vs_one_worker(
         metrics = fit(
             what, PolicyTask(start, SCHEMA, "steerlm"), learner, Corpus.of(examples), Storage(str(folder / what))
         )
-        return float(metrics["tokens_per_s"])
+        return metrics.tokens_per_s
 
     found = by_turns({f"{workers} workers": partial(speed, workers) for workers in (1, 2)}, rounds)
     one, two = found.values()
@@ -88,11 +88,11 @@ def memory_growth(
                 examples,
                 Storage(str(where / "out")),
             )
-        assert metrics["examples"] == written, f"{written:,} rows were written, {metrics['examples']:,} trained on"
+        assert metrics.examples == written, f"{written:,} rows were written, {metrics.examples:,} trained on"
         runs[f"{written} rows"] = {
             "driver_peak_mb": round(own_peak_bytes() / 2**20, 1),
-            "worker_peak_mb": round(metrics["peak_memory_bytes"] / 2**20, 1),
-            "seconds": metrics["train_seconds"],
+            "worker_peak_mb": round(metrics.peak_memory_bytes / 2**20, 1),
+            "seconds": metrics.train_seconds,
         }
     print_table(
         ("epoch of", "driver peak MB", "worker peak MB", "seconds"),

@@ -104,8 +104,8 @@ def train_ours(inputs: Inputs, recipe: Recipe, precision: Literal["fp32", "bf16"
     metrics = fit(
         output.name, PolicyTask(inputs.start, SCHEMA, "steerlm"), learner, inputs.examples, Storage(str(output))
     )
-    assert metrics["target_weight"] == inputs.targets, "an example was lost"
-    return _judged(inputs, metrics, output)
+    assert metrics.target_weight == inputs.targets, "an example was lost"
+    return _judged(inputs, metrics.steps, metrics.cpu_seconds, output)
 
 
 def train_trl(inputs: Inputs, recipe: Recipe, arguments: dict[str, Any], python: Path, name: str, seed: int) -> Trained:
@@ -129,14 +129,10 @@ def train_trl(inputs: Inputs, recipe: Recipe, arguments: dict[str, Any], python:
     }
     (output / "settings.json").write_text(json.dumps(settings))
     call(python, PEER, str(output / "settings.json"))
-    return _judged(inputs, json.loads((output / "figures.json").read_text()), output)
+    metrics = json.loads((output / "figures.json").read_text())
+    return _judged(inputs, metrics["steps"], metrics["cpu_seconds"], output)
 
 
-def _judged(inputs: Inputs, metrics: dict[str, Any], output: Path) -> Trained:
+def _judged(inputs: Inputs, steps: int, cpu_seconds: float, output: Path) -> Trained:
     loss = mean_loss(str(output / "model"), inputs.held)
-    return Trained(
-        round(inputs.targets / metrics["cpu_seconds"], 1),
-        round(metrics["cpu_seconds"], 2),
-        metrics["steps"],
-        round(loss, 4),
-    )
+    return Trained(round(inputs.targets / cpu_seconds, 1), round(cpu_seconds, 2), steps, round(loss, 4))

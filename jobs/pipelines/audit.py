@@ -10,8 +10,9 @@ import ray
 
 from data.audit import FileAudit, audit_files, num_doubled
 from data.shards import Input, Output, inputs_of
+from data.stage_metrics import AuditMetrics
 from data.storage import Storage
-from jobs.runner.stage import Metrics, StageError, log
+from jobs.runner.stage import StageError, log
 
 IDS_PER_BUCKET = 1_000_000
 """Ids that one task compares among each other: about 100 MB of strings."""
@@ -21,7 +22,7 @@ CPUS_PER_TASK = 0.25
 """They read and compare; beside a pool's actors there is always one CPU."""
 
 
-def audit(what: str, sources: Sequence[Storage], target: Storage, fingerprint: str = "") -> Metrics:
+def audit(what: str, sources: Sequence[Storage], target: Storage, fingerprint: str = "") -> AuditMetrics:
     """Files, rows and a digest of all ids, in order; raises StageError with the counts of lost, doubled and unknown rows, and the file."""
     inputs, output = inputs_of(sources), Output(target.uri, fingerprint)
     num_rows = sum(i.num_rows for i in inputs)
@@ -38,7 +39,7 @@ def audit(what: str, sources: Sequence[Storage], target: Storage, fingerprint: s
     _require(what, files, sum(ray.get(doubled)), extra, fingerprint)
     digest = hashlib.sha256("".join(f.digest for f in files).encode()).hexdigest()[:16]
     log(f"{what}: audit: {num_rows:,} rows in, each of them out once, in {len(files)} files; ids {digest}")
-    return {"files": len(files), "rows": num_rows, "digest": digest}
+    return AuditMetrics(files=len(files), rows=num_rows, digest=digest)
 
 
 def _tasks(inputs: Sequence[Input], rows: int) -> list[list[Input]]:

@@ -21,8 +21,10 @@ from actors.training.trainer import USER_ERROR, Assignment, train_worker
 from cluster.process_group import OwnAddressConfig
 from data.examples import Split
 from data.loader import Corpus, DataLoader
+from data.run_layout import TRAINING, read_record
+from data.stage_metrics import TrainingMetrics
 from data.storage import Storage
-from jobs.runner.stage import Metrics, Run, StageError, log
+from jobs.runner.stage import Run, StageError, log
 
 
 def base_uri(run: Run) -> str:
@@ -58,16 +60,16 @@ def fit(
     split: Split | None = None,
     weights: Mapping[str, float] | None = None,
     tracking: Tracking = "none",
-) -> Metrics:
-    """Train `task` on `examples`; the model goes to `output`/model. Returns the figures of the training.
+) -> TrainingMetrics:
+    """Train `task` on `examples`; the model goes to `output`/model. Returns what it came to, with its loss curve.
 
     `weights`: source -> how often an epoch has each of its examples. What an earlier try left in `output` is kept: a finished training is not
     repeated, a checkpoint is gone on from. Raises StageError with the worker's own sentence if training fails, or if it was told to stop (SIGTERM).
     """
-    finished = output / "training.json"
+    finished = output / TRAINING
     if finished.exists():
         log(f"{what}: trained before")
-        return dict(finished.read_json())
+        return read_record(finished, TrainingMetrics)
     if tracking != "none" and importlib.util.find_spec(tracking) is None:
         raise StageError(
             f"tracking is {tracking}, which is not installed; pip install {tracking} on every node, or set tracking to none"
@@ -99,7 +101,7 @@ def fit(
         raise StageError(f"{what} failed: {(output / USER_ERROR).read_text()}")
     if (output / STOP).exists():
         raise StageError(f"{what} was told to stop; what it has is kept, and the same command goes on from there")
-    return dict(finished.read_json())
+    return read_record(finished, TrainingMetrics)
 
 
 def _trainer(assignment: Assignment, output: Storage) -> TorchTrainer:

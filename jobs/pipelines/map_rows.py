@@ -25,14 +25,24 @@ from data.counters import Counters, added
 from data.errors import is_user_error
 from data.operators import Prepare, Score, read_shard, write_shard
 from data.shards import Input, Output, Shard, inputs_of, merge, write
+from data.stage_metrics import PassMetrics
 from data.storage import Storage
 from jobs.runner.settings import WorkerPool
-from jobs.runner.stage import Metrics, StageError, log
+from jobs.runner.stage import StageError, log
 
 READ_CPUS, WRITE_CPUS, MERGE_CPUS = 0.5, 0.25, 0.25
 """One CPU beside the actors is enough for all three; `cluster.preflight` keeps it free."""
 WAVE_SHARDS = 4096
 """Shards of one Ray Data run: the driver keeps some 5 KB for each, and a million rows of 256 a shard are worth a restart of the pool."""
+
+
+@dataclass(frozen=True)
+class Pass:
+    """What came of one pass over rows."""
+
+    metrics: PassMetrics
+    counters: Counters
+    """The sum of what the workers counted."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +67,7 @@ def map_rows(
     fingerprint: str = "",
     setting: str = "",
     beside: Beside | None = None,
-) -> Metrics:
+) -> Pass:
     """Every row of the Parquet files in `sources` once through `worker`, into `target`, a part for each file and in its order.
 
     A `worker(**arguments)` takes and gives a table of a shard's rows; a static `companion(arguments)` of its class may give a function
@@ -88,14 +98,15 @@ def map_rows(
                 )
                 parts.piece_done(shard["part"])
         counters = parts.finish()
-    speed = round(progress.rows / progress.seconds, 1)
-    return {
-        "rows": parts.num_rows,
-        "rows_before": parts.rows_before,
-        "seconds": round(progress.seconds, 1),
-        "rows_per_s": speed,
-        "counters": counters,
-    }
+    return Pass(
+        PassMetrics(
+            rows=parts.num_rows,
+            rows_before=parts.rows_before,
+            seconds=round(progress.seconds, 1),
+            rows_per_s=round(progress.rows / progress.seconds, 1),
+        ),
+        counters,
+    )
 
 
 class _Parts:

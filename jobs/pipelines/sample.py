@@ -2,11 +2,12 @@
 
 from actors.generation.protocol import Sampling
 from actors.generation.sampler import Sampler
+from data.stage_metrics import SamplingMetrics
 from data.storage import Storage
 from jobs.pipelines.audit import audit
 from jobs.pipelines.map_rows import map_rows
 from jobs.runner.settings import SamplingSettings
-from jobs.runner.stage import Metrics, Run
+from jobs.runner.stage import Run
 
 
 def sample(
@@ -18,7 +19,7 @@ def sample(
     temperature: float,
     fingerprint: str = "",
     keep_too_long: bool = False,
-) -> Metrics:
+) -> SamplingMetrics:
     """Answer all `prompts` with `policy` into `target`; with a `fingerprint`, those that are not answered yet. `keep_too_long`: see `Sampler`."""
     settings = run.preset.sampling
     arguments = {
@@ -32,10 +33,13 @@ def sample(
         "num_threads": max(1, int(settings.pool.cpus_per_actor)),
         "keep_too_long": keep_too_long,
     }
-    metrics = map_rows(what, [prompts], Sampler, arguments, settings.pool, target, fingerprint, "sampling.pool")
-    counters = metrics.pop("counters")
-    tokens = {"tokens": int(counters["tokens"]), "cut_off": int(counters["cut_off"])}
-    return metrics | tokens | {"audit": audit(what, [prompts], target, fingerprint)}
+    done = map_rows(what, [prompts], Sampler, arguments, settings.pool, target, fingerprint, "sampling.pool")
+    return SamplingMetrics(
+        **dict(done.metrics),
+        tokens=int(done.counters["tokens"]),
+        cut_off=int(done.counters["cut_off"]),
+        audit=audit(what, [prompts], target, fingerprint),
+    )
 
 
 def sampling_settings(settings: SamplingSettings) -> object:

@@ -17,7 +17,7 @@ from data.shards import Output, Shard, inputs_of
 from data.storage import Storage
 from jobs.pipelines.map_rows import Beside, map_rows
 from jobs.runner.settings import WorkerPool
-from jobs.runner.stage import Metrics, log
+from jobs.runner.stage import log
 
 POOL = WorkerPool(num_actors=2, min_actors=1, batch_rows=512)
 """Tokenising needs CPUs only, and few."""
@@ -35,9 +35,9 @@ class Tokenizing:
     fingerprint: str
     """What is there under this stamp is kept."""
 
-    def all(self, beside: Beside | None = None) -> Metrics:
-        """Tokenise all rows."""
-        return map_rows(
+    def all(self, beside: Beside | None = None) -> None:
+        """Tokenize all rows."""
+        map_rows(
             f"{self.what}: tokenise",
             self.sources,
             self.maker,

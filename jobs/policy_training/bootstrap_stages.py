@@ -11,6 +11,15 @@ from functools import partial
 
 from data.conversation import Conversation, from_table, problem, to_table
 from data.prompts import bootstrap_prompts, bootstrap_source, combinations, drawn, prompts_table
+from data.stage_metrics import (
+    AnnotationMetrics,
+    NotRun,
+    PolicyMetrics,
+    PromotionMetrics,
+    SamplesMetrics,
+    SelectionMetrics,
+    StageMetrics,
+)
 from data.storage import Storage
 from jobs.evaluation.promotion import decide_promotion
 from jobs.evaluation.selection import Round, select
@@ -21,7 +30,7 @@ from jobs.pipelines.sample import sample, sampling_settings
 from jobs.policy_training.conditioned_sft import train_policy
 from jobs.runner.preset import Preset
 from jobs.runner.rounds import KINDS, Rounds
-from jobs.runner.stage import Metrics, Run, Stage, fingerprint_of, log
+from jobs.runner.stage import Run, Stage, fingerprint_of, log
 
 
 @dataclass(frozen=True)
@@ -76,18 +85,20 @@ class BootstrapStages:
             for s in stages
         ]
 
-    def _unless_over(self, run: Run, folder: Storage, work: Callable[[Run, Storage], Metrics], number: int) -> Metrics:
-        last = (run.manifest(self.rounds.promotion(number - 1)) or {}).get("metrics", {})
-        if not last or last["promoted"]:
+    def _unless_over(
+        self, run: Run, folder: Storage, work: Callable[[Run, Storage], StageMetrics], number: int
+    ) -> StageMetrics:
+        last = self.rounds.decision(run, number - 1)
+        if last is None or last.promoted:
             return work(run, folder)
         log(f"bootstrap {number}: not run, for round {number - 1} was not promoted")
         # What a reader of the last decision looks for: nothing has changed since.
-        return {"not_run": last["fell"], "promoted": False, "fell": last["fell"], "policy": last["policy"]}
+        return NotRun(not_run=last.fell, promoted=False, fell=last.fell, policy=last.policy)
 
     def _folder(self, run: Run, number: int, kind: str) -> Storage:
         return run.folder(self.rounds.stage(number, kind))
 
-    def _samples(self, run: Run, folder: Storage, number: int) -> Metrics:
+    def _samples(self, run: Run, folder: Storage, number: int) -> SamplesMetrics:
         """Plan the round and sample it; answers that are no turn (empty) are not rated, and counted."""
         settings, annotated = run.preset.bootstrap, run.folder("annotated") / "rows"
         values = (v for row in _rows(annotated) for v in map(calibration(run), row.predicted) if v)
@@ -121,9 +132,9 @@ class BootstrapStages:
                 if not reason:
                     kept.append(row)
             write_table(to_table(kept, run.schema), folder / "rows", f"part-{part:05d}.parquet")
-        return metrics | {"combinations": asked, "counts": {"prompts": len(prompts), **reasons}}
+        return SamplesMetrics(**dict(metrics), combinations=tuple(asked), counts={"prompts": len(prompts), **reasons})
 
-    def _rated(self, run: Run, folder: Storage, number: int) -> Metrics:
+    def _rated(self, run: Run, folder: Storage, number: int) -> AnnotationMetrics:
         return annotate(
             run,
             f"bootstrap {number}: rate",
@@ -132,7 +143,7 @@ class BootstrapStages:
             fingerprint_of(folder),
         )
 
-    def _selected(self, run: Run, folder: Storage, number: int) -> Metrics:
+    def _selected(self, run: Run, folder: Storage, number: int) -> SelectionMetrics:
         return select(
             run,
             Round(
@@ -144,7 +155,7 @@ class BootstrapStages:
             folder,
         )
 
-    def _train(self, run: Run, folder: Storage, number: int) -> Metrics:
+    def _train(self, run: Run, folder: Storage, number: int) -> PolicyMetrics:
         """Train on the selected samples, mixed with annotated rows."""
         settings = run.preset.bootstrap
         samples = self._folder(run, number, "selected") / "rows"
@@ -157,10 +168,9 @@ class BootstrapStages:
         metrics = train_policy(
             run, f"bootstrap {number}: policy", [samples, folder / "mixed"], start, settings.learner, folder
         )
-        metrics["counts"]["annotated_mixed_in"] = len(mixed)
-        return metrics
+        return metrics.model_copy(update={"counts": {**metrics.counts, "annotated_mixed_in": len(mixed)}})
 
-    def _promotion(self, run: Run, folder: Storage, number: int) -> Metrics:
+    def _promotion(self, run: Run, folder: Storage, number: int) -> PromotionMetrics:
         last = run.manifest(self.rounds.promotion(number - 1)) if number > 1 else None
         return decide_promotion(
             run,

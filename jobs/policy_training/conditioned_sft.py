@@ -5,18 +5,19 @@ from actors.training.examples import PolicyExamples
 from actors.training.settings import LearnerSettings
 from data.examples import Split
 from data.loader import counts
+from data.stage_metrics import PolicyMetrics
 from data.storage import Storage
 from jobs.pipelines.annotation import calibration
 from jobs.pipelines.fit import buckets_for, example_spec, fit
 from jobs.pipelines.tokenize import Tokenizing
 from jobs.reporting.model_card import write_card
 from jobs.reporting.training_plots import draw_losses
-from jobs.runner.stage import Metrics, Run, fingerprint_of
+from jobs.runner.stage import Run, fingerprint_of
 
 
 def train_policy(
     run: Run, what: str, rows: list[Storage], start: str, learner: LearnerSettings, folder: Storage
-) -> Metrics:
+) -> PolicyMetrics:
     """Conditioned SFT on `rows`, from the weights at `start`, into the stage's `folder`."""
     settings = run.preset.policy
     arguments = {
@@ -33,4 +34,4 @@ def train_policy(
         training = fit(what, task, learner, examples, folder, split, settings.source_weights, run.preset.tracking)
     draw_losses({what: training}, folder / "loss.png")
     write_card(run, "policy", learner, training, folder / "model")
-    return {"training": training, "counts": counts(folder / "examples")}
+    return PolicyMetrics(training=training.without_curve(), counts=counts(folder / "examples"))

@@ -4,7 +4,8 @@ The last line of stdout is one JSON object; a mistake is one sentence on stderr 
 """
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from cluster.checks import require_fit
 from cluster.connect import connect
@@ -15,7 +16,7 @@ from jobs.runner.ending import print_last_line, user_errors_reported
 from jobs.runner.needs import needs
 from jobs.runner.plan import print_plan, refuse_what_cannot_fit
 from jobs.runner.preset import Preset
-from jobs.runner.stage import Metrics, Run, Stage, StageError, perform, require, warn
+from jobs.runner.stage import Performed, Run, Stage, StageError, perform, require, warn
 
 FLAGS = {
     "plan": "print stages, resources and memory per worker, and end without starting Ray",
@@ -27,7 +28,7 @@ Stages = Sequence[Stage] | Callable[[Preset], Sequence[Stage]]
 def main(
     about: str | None,
     stages: Stages,
-    ending: Callable[[Run, dict[str, Metrics]], Metrics] | None = None,
+    ending: Callable[[Run, Mapping[str, Performed]], Mapping[str, Any]] | None = None,
     kind: type[Preset] = Preset,
 ) -> None:
     """Perform `stages` in order; `ending` makes the last line's JSON from their manifests. `kind`: a preset with settings of the job's own."""
@@ -49,11 +50,11 @@ def main(
         return
     with user_errors_reported(program, "the same command goes on where it was"):
         refuse_what_cannot_fit(preset)
-        manifests = _perform_all(run, chosen)
-    print_last_line((ending or _ending)(run, manifests))
+        done = _perform_all(run, chosen)
+    print_last_line((ending or _ending)(run, done))
 
 
-def _perform_all(run: Run, stages: Sequence[Stage]) -> dict[str, Metrics]:
+def _perform_all(run: Run, stages: Sequence[Stage]) -> dict[str, Performed]:
     ray_settings = run.preset.ray
     store = None if ray_settings.object_store_mb is None else ray_settings.object_store_mb * 2**20
     with connect(ray_settings.num_cpus, store, dashboard=True) as cluster:
@@ -65,24 +66,18 @@ def _perform_all(run: Run, stages: Sequence[Stage]) -> dict[str, Metrics]:
         else:
             for sentence in require_fit(asked):
                 warn(sentence)
-        manifests = {}
+        done = {}
         for stage in stages:
             require(run, stage)
-            manifests[stage.name] = perform(run, stage)
-        return manifests
+            done[stage.name] = perform(run, stage)
+        return done
 
 
-def _ending(run: Run, manifests: dict[str, Metrics]) -> Metrics:
-    return {"run": run.root.uri, "stages": {name: stage_line(m) for name, m in manifests.items()}}
+def _ending(run: Run, stages: Mapping[str, Performed]) -> dict[str, Any]:
+    return {"run": run.root.uri, "stages": {name: stage_line(done) for name, done in stages.items()}}
 
 
-def stage_line(manifest: Metrics) -> Metrics:
-    """Seconds and figures of a stage, without its loss curve."""
-    metrics = manifest["metrics"]
-    if "training" in metrics:
-        metrics = metrics | {"training": {k: v for k, v in metrics["training"].items() if k != "losses"}}
-    return {
-        "seconds": manifest["seconds"],
-        "skipped": manifest["skipped"],
-        **{k: v for k, v in metrics.items() if k not in ("losses", "combinations")},
-    }
+def stage_line(done: Performed) -> dict[str, Any]:
+    """Seconds and metrics of a stage, for the last line of stdout."""
+    metrics = {name: value for name, value in done.manifest.metrics.items() if name != "combinations"}
+    return {"seconds": done.manifest.seconds, "skipped": done.skipped, **metrics}

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from data.stage_metrics import Decision, NotRun, PromotionMetrics
 from jobs.runner.stage import Run
 
 KINDS = ("samples", "rated", "selected", "policy", "promotion")
@@ -26,13 +27,20 @@ class Rounds:
         return self.stage(number, "policy") if number else self.first
 
     def promotion(self, number: int) -> str:
-        """The stage whose figures say which `policy` is promoted after round `number`."""
+        """The stage whose metrics say which `policy` is promoted after round `number`."""
         return self.stage(number, "promotion")
 
     def promoted(self, run: Run, number: int) -> str:
         """The stage of the policy to use after round `number`."""
+        decision = self.decision(run, number)
+        return decision.policy if decision else self.first
+
+    def decision(self, run: Run, number: int) -> Decision | None:
+        """What was decided after round `number`; None if it is not finished. A `PromotionMetrics`, or a `NotRun`."""
         manifest = run.manifest(self.promotion(number)) if number else None
-        return str(manifest["metrics"]["policy"]) if manifest else self.first
+        if manifest is None:
+            return None
+        return manifest.read_as(NotRun if "not_run" in manifest.metrics else PromotionMetrics)
 
 
 def stage_names(num_rounds: int) -> list[str]:

@@ -1,8 +1,8 @@
 """A run and its stages: where they live, when one must run again, and the manifest it leaves.
 
-A stage clears its folder, does its work and writes `manifest.json` last and atomically: no manifest, no stage. A manifest whose
-fingerprint (settings, schema, inputs) still holds is skipped; any other says which setting or input changed. A stage that resumes keeps what
-a killed run left, if `progress.json` there says that it was made from the very same things. Knows no stage's content.
+A stage clears its folder, does its work and writes its manifest last and atomically: no manifest, no stage. A manifest whose fingerprint
+(settings, schema, inputs) still holds is skipped; for any other the log names the setting or input that changed. A stage that resumes keeps
+what a killed run left, if `progress.json` there names the very same inputs. Knows no stage's content.
 """
 
 import hashlib
@@ -18,6 +18,8 @@ from pydantic import BaseModel
 from cluster.events import log_event
 from data.attributes import AttributeSchema
 from data.errors import UserError
+from data.run_layout import MANIFEST, M, Manifest, as_json, read_manifest, write_record
+from data.stage_metrics import StageMetrics
 from data.storage import Storage
 from jobs.runner.preset import Preset
 
@@ -47,21 +49,26 @@ class Run:
     def folder(self, stage: str) -> Storage:
         return self.root / stage
 
-    def manifest(self, stage: str) -> Metrics | None:
-        path = self.folder(stage) / "manifest.json"
-        return path.read_json() if path.exists() else None
+    def manifest(self, stage: str) -> Manifest | None:
+        """None if the stage is not finished."""
+        return read_manifest(self.folder(stage))
+
+    def metrics(self, stage: str, kind: type[M]) -> M | None:
+        """What a stage left, as the record that it wrote; None if it is not finished, or had nothing to do."""
+        manifest = self.manifest(stage)
+        return None if manifest is None else manifest.read_as(kind)
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One step of a run. `work` fills the stage's folder and returns figures for the manifest."""
+    """One step of a run. `work` fills the stage's folder and returns the metrics for the manifest."""
 
     name: str
     needs: tuple[str, ...]
     """Stages whose output it reads."""
     settings: Callable[[Preset], Any]
     """The settings its result depends on; a change runs it again."""
-    work: Callable[[Run, Storage], Metrics]
+    work: Callable[[Run, Storage], StageMetrics]
     inputs: Callable[[Run], dict[str, str]] = field(default=lambda run: {})
     """Fingerprints of what it reads from outside the run."""
     resumes: bool = False
@@ -70,56 +77,56 @@ class Stage:
     """Checksums of what it reads from inside the run, so that a resumed one never mixes old output with new."""
 
 
-def perform(run: Run, stage: Stage) -> Metrics:
-    """Run the stage unless its manifest still holds; returns the manifest, with `skipped` added."""
+@dataclass(frozen=True)
+class Performed:
+    """A finished stage."""
+
+    manifest: Manifest
+    skipped: bool
+    """It had finished earlier, and nothing has changed."""
+
+
+def perform(run: Run, stage: Stage) -> Performed:
+    """Run the stage unless its manifest still holds."""
     description = _description(run, stage)
     fingerprint = _digest(description)
     old = run.manifest(stage.name)
-    if old and old["fingerprint"] == fingerprint:
+    if old and old.fingerprint == fingerprint:
         log_event(f"[{stage.name}] finished earlier, nothing changed: skipped", "stage.skip", stage=stage.name)
-        return old | {"skipped": True}
+        return Performed(old, True)
     why = _why(old, description)
     log_event(f"[{stage.name}] running: {why}", "stage.start", stage=stage.name, why=why)
     folder = run.folder(stage.name)
     _clear(run, stage, folder, fingerprint)
     started = time.monotonic()
-    metrics = stage.work(run, folder)
-    manifest = {
-        "stage": stage.name,
-        "fingerprint": fingerprint,
-        "description": description,
-        "metrics": metrics,
-        "seconds": round(time.monotonic() - started, 1),
-        "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
-    }
-    (folder / "manifest.json").write_json(manifest)
-    done = f"[{stage.name}] done in {manifest['seconds']} s -> {folder.uri}"
-    log_event(
-        done,
-        "stage.end",
+    metrics = as_json(stage.work(run, folder))
+    manifest = Manifest(
         stage=stage.name,
-        seconds=manifest["seconds"],
-        folder=folder.uri,
-        counts=metrics.get("counts", {}),
+        fingerprint=fingerprint,
+        description=description,
+        metrics=metrics,
+        seconds=round(time.monotonic() - started, 1),
+        finished=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        versions={name: importlib.metadata.version(name) for name in PACKAGES},
     )
-    return manifest | {"skipped": False}
+    write_record(folder / MANIFEST, manifest)
+    done = f"[{stage.name}] done in {manifest.seconds} s -> {folder.uri}"
+    counts = metrics.get("counts", {})
+    log_event(done, "stage.end", stage=stage.name, seconds=manifest.seconds, folder=folder.uri, counts=counts)
+    return Performed(manifest, False)
 
 
 def _clear(run: Run, stage: Stage, folder: Storage, fingerprint: str) -> None:
     """Empty the stage's folder, unless what lies there was made from the same things and can be gone on with."""
-    manifests = {name: run.manifest(name) or {} for name in stage.needs}
+    manifests = {name: run.manifest(name) for name in stage.needs}
     inputs = {
         "fingerprint": fingerprint,
         # A stage that ran again, if only with the same settings, may have come out otherwise.
-        "needs": {
-            name: {key: manifest.get(key) for key in ("fingerprint", "finished")}
-            for name, manifest in manifests.items()
-        },
+        "needs": {name: m and {"fingerprint": m.fingerprint, "finished": m.finished} for name, m in manifests.items()},
         "contents": stage.contents(run),
     }
     progress = folder / PROGRESS
-    if stage.resumes and progress.exists() and progress.read_json()["inputs"] == inputs:
+    if stage.resumes and progress.exists() and progress.read_json().get("inputs") == inputs:
         log_event(f"[{stage.name}] goes on with what an earlier run left", "stage.resume", stage=stage.name)
         return
     folder.remove()
@@ -151,13 +158,13 @@ def warn(text: str) -> None:
     log_event(text, "warned", "warning")
 
 
-def _description(run: Run, stage: Stage) -> Metrics:
+def _description(run: Run, stage: Stage) -> dict[str, Any]:
     """Everything the stage's result depends on."""
     upstream = {}
     for name in stage.needs:
         manifest = run.manifest(name)
         assert manifest is not None, f"{name} must be finished before {stage.name}"
-        upstream[name] = manifest["fingerprint"]
+        upstream[name] = manifest.fingerprint
     return {
         "settings": _plain(stage.settings(run.preset)),
         "schema": _plain(run.schema),
@@ -180,11 +187,11 @@ def _digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _why(old: Metrics | None, new: Metrics) -> str:
+def _why(old: Manifest | None, new: dict[str, Any]) -> str:
     """What differs from the manifest, in words: "policy.learner.epochs 2 -> 3"."""
     if old is None:
         return "no finished result yet"
-    changes = list(_changes("", old["description"], new))
+    changes = list(_changes("", old.description, new))
     shown = "; ".join(changes[:4]) + (f"; and {len(changes) - 4} more" if len(changes) > 4 else "")
     return f"changed: {shown}"
 

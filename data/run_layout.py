@@ -1,0 +1,76 @@
+"""Where things lie in a run's folder, and the manifest that each of its stages leaves: written and read here alone.
+
+A stage's folder holds `manifest.json`, written last: no manifest, no stage. Knows no stage's work and no settings.
+"""
+
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
+
+from data.errors import UserError
+from data.record import Record
+from data.stage_metrics import StageMetrics
+from data.storage import Storage
+
+MANIFEST = "manifest.json"
+MODEL, TRAINING, REPORT, QUALITY = "model", "training.json", "report.json", "quality.json"
+"""What a stage leaves beside its manifest: a model's folder, its loss curves, all metrics of the report, all metrics of the predictor."""
+
+M = TypeVar("M", bound=StageMetrics)
+R = TypeVar("R", bound=Record)
+
+
+class Manifest(Record):
+    """What a finished stage says of its result."""
+
+    stage: str
+    fingerprint: str
+    """16 hex digits of `description`: equal ones need no second run."""
+    description: dict[str, Any]
+    """Everything that the result depends on: settings, schema, inputs from outside, fingerprints of the stages it read."""
+    metrics: dict[str, Any]
+    """A `StageMetrics` record, as JSON; `read_as` gives it its type back."""
+    seconds: float
+    finished: str
+    """UTC, `2026-11-22T12:00:00Z`."""
+    versions: dict[str, str]
+    """Of the libraries that did the work."""
+
+    def read_as(self, kind: type[M]) -> M | None:
+        """The metrics as a record; None if the stage had nothing to do. Raises UserError if they are of another kind."""
+        if "not_run" in self.metrics and "not_run" not in kind.model_fields:
+            return None
+        return _valid(kind, self.metrics, f"the manifest of stage {self.stage}")
+
+
+def read_manifest(folder: Storage) -> Manifest | None:
+    """Of the stage in `folder`, None if it is not finished; raises UserError for what is no manifest of this version."""
+    file = folder / MANIFEST
+    return read_record(file, Manifest) if file.exists() else None
+
+
+def read_record(file: Storage, kind: type[R]) -> R:
+    """A record that a stage left as JSON; raises UserError for what is none of this version."""
+    return _valid(kind, file.read_json(), file.uri)
+
+
+def write_record(file: Storage, record: Record) -> None:
+    """As JSON, whole or not at all."""
+    file.write_json(as_json(record))
+
+
+def as_json(record: Record) -> dict[str, Any]:
+    """What was set in the record, with its defaults left out."""
+    return record.model_dump(mode="json", exclude_unset=True)
+
+
+def _valid(kind: type[R], content: Any, where: str) -> R:
+    try:
+        return kind.model_validate(content)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        key = ".".join(map(str, first["loc"])) or "the whole"
+        raise UserError(
+            f"{where} is not as this version writes it ({key}: {first['msg']}); "
+            "delete the stage's folder and run again, or use the version that wrote it"
+        ) from None

@@ -1,0 +1,217 @@
+"""What each stage of a run counts and measures: the records in its manifest, which report, endpoint and export read.
+
+Numbers in JSON: NaN is None wherever a record says `| None`. Knows no stage's work and no file (`data.run_layout` does).
+"""
+
+from typing import Any
+
+from data.calibration import Calibration
+from data.record import Record
+
+Counts = dict[str, int]
+Means = dict[str, float]
+"""Attribute -> mean."""
+
+
+class StageMetrics(Record):
+    """The base of what a stage leaves."""
+
+
+class RowsMetrics(StageMetrics):
+    """Stage `rows`."""
+
+    counts: dict[str, Counts]
+    """Of each source: records read, rows kept, their answers, duplicates and, by reason, rejections."""
+    rows: int
+
+
+class LossPoint(Record):
+    """A point of a loss curve: the mean over all targets."""
+
+    step: int
+    loss: float
+    learning_rate: float | None = None
+
+
+class CheckpointMetrics(Record):
+    """The checkpoints of a training, and what they cost."""
+
+    written: int
+    failed: int
+    blocked_s: float
+    """Seconds that the training waited for them."""
+    upload_s: float
+    """Seconds that their uploads took beside it."""
+
+
+class TrainingMetrics(Record):
+    """What a training came to, over all of its lives."""
+
+    zero_stage: int
+    num_workers: int
+    steps: int
+    epochs: float
+    examples: int
+    tokens: int
+    packs_filled: float
+    """Share of the packs' token budget that tokens took."""
+    target_weight: float
+    held_bytes: Counts
+    """On a worker: weights, gradients, optimizer."""
+    tokens_per_s: float
+    train_seconds: float
+    """Of steps, without validation and checkpoints."""
+    peak_memory_bytes: int
+    checkpoints: CheckpointMetrics
+    saved_step: int
+    """The step whose weights are saved: the best by validation loss, or the last."""
+    validation_loss: float | None
+    validations: tuple[LossPoint, ...]
+    cpu_seconds: float = 0.0
+    """Of the last life, over all workers, without building and validating."""
+    losses: tuple[LossPoint, ...] = ()
+
+    def without_curve(self) -> "TrainingMetrics":
+        """For a manifest: the curve stays in training.json."""
+        return self.model_copy(update={"losses": ()})
+
+
+class BaseMetrics(StageMetrics):
+    """Stage `base`."""
+
+    counts: Counts
+    model: str | None = None
+    """The named model; None = one that was made here."""
+    num_parameters: int | None = None
+    vocab_size: int | None = None
+    training: TrainingMetrics | None = None
+    """Of its pre-training."""
+
+
+class PredictorMetrics(StageMetrics):
+    """Stage `predictor`."""
+
+    training: TrainingMetrics
+    counts: Counts
+    labels: dict[str, Counts]
+    """Attribute -> labels that count (`valid`), that nobody gave (`missing`) and outside the scale (`out_of_range`)."""
+    held_out: dict[str, Any]
+    """Attribute -> its errors on answers that the predictor did not train on; all of `quality`, without the bins."""
+    calibration: Calibration
+    quality: str
+    """URI of the full metrics."""
+    pairs: dict[str, Any]
+    """Set of pairs -> how often the preferred answer scores higher."""
+
+
+class AuditMetrics(Record):
+    """The audit of a pass over rows."""
+
+    files: int
+    rows: int
+    digest: str
+    """Of all ids, in order."""
+
+
+class PassMetrics(StageMetrics):
+    """One pass of a pool of workers over rows."""
+
+    rows: int
+    rows_before: int
+    """Done by an earlier start of the same pass."""
+    seconds: float
+    rows_per_s: float
+
+
+class AnnotationMetrics(PassMetrics):
+    """Stage `annotated` and `bootstrap-N/rated`."""
+
+    counts: Counts
+    predicted_mean: Means
+    pack_fill: float
+    """Share of the packs' token budget that tokens took."""
+    audit: AuditMetrics
+
+
+class SamplingMetrics(PassMetrics):
+    """A pass that samples answers."""
+
+    tokens: int
+    cut_off: int
+    """Answers that reached the limit of tokens."""
+    audit: AuditMetrics
+
+
+class PolicyMetrics(StageMetrics):
+    """Stage `policy` and `bootstrap-N/policy`."""
+
+    training: TrainingMetrics
+    counts: Counts
+
+
+class Decision(StageMetrics):
+    """Which policy a run goes on with after a bootstrap round."""
+
+    promoted: bool
+    fell: tuple[str, ...]
+    """What fell by more than allowed; empty if promoted."""
+    policy: str
+    """The stage of the policy to go on with."""
+
+
+class NotRun(Decision):
+    """A stage of a round that does nothing, because the round before was not promoted."""
+
+    not_run: tuple[str, ...]
+    """What fell in that round."""
+
+
+class SamplesMetrics(SamplingMetrics):
+    """Stage `bootstrap-N/samples`."""
+
+    combinations: tuple[dict[str, int], ...]
+    """The attribute values that were requested."""
+    counts: Counts
+
+
+class Drift(Record):
+    """What answers are like on the whole."""
+
+    texts: int
+    words: float
+    distinct_1: float
+    distinct_2: float
+    requested: Means = {}
+    predicted: Means = {}
+    true: Means = {}
+    """Where the truth is known."""
+
+
+class SelectionMetrics(StageMetrics):
+    """Stage `bootstrap-N/selected`."""
+
+    counts: Counts
+    """Samples, `kept`, and dropped ones by reason."""
+    drift: Drift
+
+
+class PolicyMeasures(Record):
+    """What a policy is worth when a promotion is decided."""
+
+    mean_spearman: float
+    spearman: dict[str, float | None]
+    at_best_settings: Means
+    leading_gap_at_best: float | None
+    """Mean absolute gap of the leading attribute at best settings, in points of the scale."""
+    measured_by: str
+    drift: Drift
+    best_drift: Drift
+    """Of the answers at best settings."""
+
+
+class PromotionMetrics(Decision):
+    """Stage `bootstrap-N/promotion`: both policies, asked the same questions."""
+
+    before: PolicyMeasures
+    after: PolicyMeasures
+    counts: Counts
