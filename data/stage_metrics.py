@@ -3,12 +3,10 @@
 Numbers in JSON: NaN is None wherever a record says `| None`. Knows no stage's work and no file (`data.run_layout` does).
 """
 
-from typing import Any
-
 from data.calibration import Calibration
+from data.quality_metrics import AttributeQuality, Counts, JudgedMetrics, PairMetrics
 from data.record import Record
 
-Counts = dict[str, int]
 Means = dict[str, float]
 """Attribute -> mean."""
 
@@ -95,12 +93,12 @@ class PredictorMetrics(StageMetrics):
     counts: Counts
     labels: dict[str, Counts]
     """Attribute -> labels that count (`valid`), that nobody gave (`missing`) and outside the scale (`out_of_range`)."""
-    held_out: dict[str, Any]
-    """Attribute -> its errors on answers that the predictor did not train on; all of `quality`, without the bins."""
+    held_out: dict[str, AttributeQuality]
+    """Attribute -> its errors on answers that the predictor did not train on."""
     calibration: Calibration
     quality: str
     """URI of the full metrics."""
-    pairs: dict[str, Any]
+    pairs: dict[str, PairMetrics]
     """Set of pairs -> how often the preferred answer scores higher."""
 
 
@@ -215,3 +213,11 @@ class PromotionMetrics(Decision):
     before: PolicyMeasures
     after: PolicyMeasures
     counts: Counts
+
+
+class BenchmarkMetrics(StageMetrics):
+    """Stage `benchmarks`: the predictor on public tests, by the name of the set."""
+
+    weights: dict[str, float]
+    pairs: dict[str, PairMetrics]
+    judged: dict[str, JudgedMetrics]

@@ -1,0 +1,172 @@
+"""What answers at requested attribute values come to: the records of a report, which its pages and the model card read.
+
+Values are in points of the scale. None stands for NaN: no answer, or no correlation defined. Knows no policy and no file.
+"""
+
+from data.quality_metrics import Counts
+from data.record import Record
+from data.stage_metrics import Drift, Means, PolicyMeasures, StageMetrics
+
+
+class SteeringCurve(Record):
+    """One attribute's dose-response."""
+
+    requested: tuple[float, ...]
+    measured: tuple[float | None, ...]
+    """The mean at each requested value."""
+    low: tuple[float | None, ...] = ()
+    high: tuple[float | None, ...] = ()
+    """The 95 % band of these means, as other questions would have given others."""
+    n: int
+    spearman: float | None
+    slope: float | None
+    """Both over all single answers."""
+    monotonic: bool
+    """The means never fall."""
+    reached: tuple[float | None, ...]
+    """The lowest and the highest mean."""
+    mean_absolute_gap: float
+    """How far the other attributes move, mean over them."""
+
+
+class CrossTalk(Record):
+    """Slopes of all `measured` attributes, a line for each of the `attributes` that was set alone."""
+
+    attributes: tuple[str, ...]
+    measured: tuple[str, ...]
+    slope: tuple[tuple[float | None, ...], ...]
+
+
+class CombinedSetting(Record):
+    """Several attributes requested at once."""
+
+    requested: Means
+    measured: Means
+    mean_absolute_gap: float | None
+    n: int
+
+
+class DialogueCurve(Record):
+    """An attribute that changes to its other end in mid-conversation: from low to high, from high to low."""
+
+    first: tuple[float, ...]
+    second: tuple[float, ...]
+    measured_second: tuple[float | None, ...]
+    n: int
+
+
+class Trust(Record):
+    """The predictor against the truth."""
+
+    n: int | None
+    spearman: float | None
+    mae: float | None
+    slope: float | None
+
+
+class TrustEverywhere(Trust):
+    """The same over all answers, where nearly all have one true value."""
+
+    ceiling: float | None
+    """The Spearman of a perfect predictor."""
+
+
+class JudgeMetrics(Trust):
+    """Over the answers whose attribute was set."""
+
+    everywhere: TrustEverywhere
+
+
+class LengthMetrics(Record):
+    """Does an attribute go with the answer's length?"""
+
+    spearman_words: float | None
+    partial_spearman: float | None
+    """Among answers to the very same request."""
+
+
+class RoundMeasures(PolicyMeasures):
+    """The policy after a bootstrap round; round 0 is the one before the first."""
+
+    round: int
+    promoted: bool
+
+
+class ReportMetrics(StageMetrics):
+    """Stage `report`, and report.json."""
+
+    policy: str
+    """URI of the policy that was asked."""
+    policy_stage: str
+    """Its stage: the endpoint serves it, wherever the run lies by then."""
+    measured_by: str
+    steering: dict[str, SteeringCurve]
+    at_best_settings: Means
+    requested_best: Means
+    cross_talk: CrossTalk
+    combined: tuple[CombinedSetting, ...] = ()
+    dialogue: dict[str, DialogueCurve] = {}
+    length: dict[str, LengthMetrics] = {}
+    judge: dict[str, JudgeMetrics] = {}
+    """Where the truth is known."""
+    judge_note: str = ""
+    rounds: tuple[RoundMeasures, ...] = ()
+    counts: Counts = {}
+
+
+class HeldOutGap(Record):
+    """Combinations that no row had."""
+
+    answers: int
+    mean_absolute_gap: float
+    requested: Means
+    measured: Means
+
+
+class ArmMetrics(StageMetrics):
+    """One ablation arm with one seed."""
+
+    policy: str
+    tokens: int
+    """That all of its trainings read."""
+    quality: float | None
+    """The leading attribute with all attributes at best."""
+    gap_at_best: float | None
+    at_best_settings: Means
+    measured_by: str
+    spearman: dict[str, float | None]
+    mean_spearman: float | None
+    mean_absolute_gap: float | None
+    held_out: HeldOutGap | None
+    drift: Drift
+
+
+class SeedSpread(Record):
+    """Over seeds."""
+
+    mean: float
+    sd: float
+
+
+class AblationMetrics(StageMetrics):
+    """Stage `ablation/report`."""
+
+    seeds: int
+    measured_by: str
+    arms: dict[str, dict[str, SeedSpread | None]]
+    """Arm -> column of the table -> mean and standard deviation."""
+    spearman: dict[str, dict[str, SeedSpread | None]]
+    """Arm -> attribute -> the same."""
+
+
+class AnswersMetrics(StageMetrics):
+    """A benchmark's questions, answered."""
+
+    answers: str
+    """URI of the answer file."""
+    policy: str
+    model_id: str
+    requested: Means
+    counts: Counts
+    too_long: tuple[int | str, ...]
+    """Questions with a turn that did not fit."""
