@@ -133,7 +133,7 @@ def _compared(found: dict[str, list[Trained]]) -> tuple[dict[str, float], dict[s
 
 
 BENCH = Bench(
-    "our training against TRL's SFTTrainer: trained tokens per CPU second; two workers against one; memory as rows grow",
+    "our training against TRL's SFTTrainer: trained tokens per CPU second; two workers against one; memory growth",
     TrainBenchSettings,
     run,
 )
