@@ -37,8 +37,8 @@ class RaySettings(Record):
     """The local Ray. On a cluster (RAY_ADDRESS is set) the cluster's own sizes count instead."""
 
     num_cpus: int | None = None
-    """Logical CPUs of the local Ray; None = all. May exceed the machine's: Ray Data stalls if actors leave less than one
-    free."""
+    """Logical CPUs of the local Ray; None = all. May exceed the machine's. Ray Data stalls if actors leave less than
+    one free."""
     object_store_mb: int | None = None
     """Shared-memory object store of the local Ray, MiB; None = Ray's default."""
 

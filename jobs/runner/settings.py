@@ -78,12 +78,12 @@ class PredictorSettings(Record):
     median, which is nearer to the truth where most ratings are exact, because ratings at an end of the scale err to one
     side only."""
     ridge_init: float = Field(0.0, ge=0)
-    """Ridge penalty per example for fitting a decoder's heads to the frozen backbone before training; 0 = random heads. Not
-    with ZeRO-3."""
+    """Ridge penalty per example for fitting a decoder's heads to the frozen backbone before training; 0 = random heads.
+    Not with ZeRO-3."""
     lm_loss_weight: float = Field(0.0, ge=0)
     """Weight of the language model's losses (next token, counts of the answer, its own surprise; mean over tokens)
-    beside the loss of the ratings (mean over labels). It keeps a small backbone from forgetting what it knew. Needs a decoder
-    with tied embeddings; 0 = off. Not with ZeRO-3."""
+    beside the loss of the ratings (mean over labels). It keeps a small backbone from forgetting what it knew. Needs a
+    decoder with tied embeddings; 0 = off. Not with ZeRO-3."""
     warmup: LearnerSettings | None = None
     """Self-supervised training of the backbone on all rows, rated or not, before the ratings: it stays a language model
     and learns to count the answer so far (length, sentences, lines, ...). For small, barely trained decoders; None = no
@@ -195,8 +195,8 @@ class PolicySettings(Record):
     calibrate: bool = True
     """Stretch predicted values to the spread of human ratings (measured on held-out rows) before they become labels."""
     source_weights: dict[str, Annotated[float, Field(ge=0)]] = {}
-    """Source -> how often an epoch has each of its rows: 2 = twice, 0.5 = half of the rows in one epoch, the other half in
-    the next; 1 for all other sources."""
+    """Source -> how often an epoch has each of its rows: 2 = twice, 0.5 = half of the rows in one epoch, the other half
+    in the next; 1 for all other sources."""
     attribute_dropout: float = Field(0.0, ge=0, lt=1)
     """Share of the answers of which one to all labels are hidden in training, so that callers may set only some."""
     validation_share: float = Field(0.02, ge=0, lt=1)
@@ -244,8 +244,8 @@ class BootstrapSettings(Record):
     learner: LearnerSettings
     """How the round trains."""
     num_questions: int = Field(8, ge=1)
-    """Questions, other than the report's, that the policies before and after a round answer at every setting; they decide
-    the promotion."""
+    """Questions, other than the report's, that the policies before and after a round answer at every setting; they
+    decide the promotion."""
     max_steering_fall: float | None = Field(0.05, ge=0)
     """Largest fall of the Spearman correlation of requested and measured values (mean over attributes) with which a
     round is promoted; None = no limit."""
