@@ -73,8 +73,8 @@ def map_rows(
     """Every row of the Parquet files in `sources` once through `worker`, into `target`: a part per file, in its order.
 
     A `worker(**arguments)` takes and gives a table of a shard's rows; a static `companion(arguments)` of its class may
-    give a function that prepares the rows on a CPU elsewhere. `fingerprint` identifies the output: parts and pieces that
-    have it are kept, so a killed run resumes; without one the target is rebuilt. `setting`: the pool's path in a preset.
+    give a function that prepares the rows on a CPU elsewhere. `fingerprint` identifies the output: parts and pieces
+    with it are kept, so a killed run resumes; without one the target is rebuilt. `setting`: the pool's preset path.
     Raises StageError with the worker's own message, or if there are no rows; WouldHang if the pool can never start.
     """
     inputs, output = inputs_of(sources), Output(target.uri, fingerprint)
