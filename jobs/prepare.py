@@ -89,7 +89,8 @@ def _check(settings: RowsSettings, counts: dict[str, Counter[str]], rejected: li
     if len(rejected) > settings.max_rejected * num_read:
         share = f"{len(rejected) / num_read:.1%}), rows.max_rejected allows {settings.max_rejected:.1%}"
         raise StageError(
-            f"{len(rejected)} of {num_read} records were rejected ({share}: {where}; fix them or raise rows.max_rejected"
+            f"{len(rejected)} of {num_read} records were rejected ({share}: {where}; "
+            "fix them or raise rows.max_rejected"
         )
 
 

@@ -5,7 +5,6 @@ python -m jobs.pretrain PRESET.yaml [key.path=value ...]
 
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 
 import pyarrow as pa
 
@@ -66,11 +65,11 @@ def _pretrained(
     After conversations, a model only has to learn the meaning of the labels.
     """
     what, task = "base: pre-training", PolicyTask(start, run.schema, run.preset.template)
-    rows, maker = run.folder("rows") / "rows", ConversationExamples
-    if run.preset.base.texts:
-        rows, maker = folder / "texts", TextExamples
+    rows, from_texts = run.folder("rows") / "rows", bool(run.preset.base.texts)
+    if from_texts:
+        rows = folder / "texts"
         write_table(pa.table({"id": [f"{i:08d}" for i in range(len(found))], "text": found}), rows)
-    arguments = {"spec": replace(example_spec(run, learner), base=start)}
+    maker, arguments = TextExamples if from_texts else ConversationExamples, {"spec": example_spec(run, learner, start)}
     tokenizing = Tokenizing("base", [rows], maker, arguments, folder / "examples", fingerprint_of(folder))
     with tokenizing.meanwhile(learner) as examples:
         training = fit(what, task, learner, examples, folder, Split(buckets=50), tracking=run.preset.tracking)

@@ -1,4 +1,4 @@
-"""The stages of bootstrap rounds: sample from the policy at its best settings, rate, select, train, decide on promotion.
+"""The stages of bootstrap rounds: sample from the policy at its best settings, rate, select, train, decide.
 
 Combinations are drawn uniformly from those in the annotated rows at the best value of the leading attribute. The next
 policy is conditioned on the predicted values of the samples, not on the requested ones (arXiv 2310.05344, section 3.4).
@@ -33,8 +33,7 @@ from jobs.runner.preset import Preset
 from jobs.runner.rounds import KINDS, Rounds
 from jobs.runner.stage import Run, Stage, fingerprint_of, log
 
-
-Settings = Callable[[Preset], object]
+SettingsOf = Callable[[Preset], object]
 RoundWork = Callable[..., StageMetrics]
 """The work of a stage, given the run, its folder and, by name, the `number` of the round."""
 
@@ -50,7 +49,7 @@ class BootstrapStages:
         before, follows = self.rounds.policy(number - 1), (self.rounds.promotion(number - 1),) if number > 1 else ()
         samples, rated, selected, policy, promotion = (self.rounds.stage(number, kind) for kind in KINDS)
 
-        def stage(name: str, needs: tuple[str, ...], settings: Settings, work: RoundWork, **more: Any) -> Stage:
+        def stage(name: str, needs: tuple[str, ...], settings: SettingsOf, work: RoundWork, **more: Any) -> Stage:
             unless_over = partial(self._unless_over, work=partial(work, number=number), number=number)
             return Stage(name, needs + follows, settings, unless_over, **more)
 
@@ -128,8 +127,8 @@ class BootstrapStages:
 
     def _promotion(self, run: Run, folder: Storage, number: int) -> PromotionMetrics:
         last = run.manifest(self.rounds.promotion(number - 1)) if number > 1 else None
-        policies, last_after = [self.rounds.policy(n) for n in (number - 1, number)], last and last["metrics"]["after"]
-        return decide_promotion(run, number, *policies, last_after, folder)
+        before, after = self.rounds.policy(number - 1), self.rounds.policy(number)
+        return decide_promotion(run, number, before, after, last and last["metrics"]["after"], folder)
 
 
 def _rows(folder: Storage) -> Iterable[Conversation]:
