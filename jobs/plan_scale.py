@@ -103,7 +103,7 @@ class Machines(Record):
     storage_gbit: float = Field(25, gt=0)
     """Of a node to the object storage, 1e9 bits a second."""
     storage_requests: float = Field(3500, gt=0)
-    """Writes a second that the storage takes below one prefix (Amazon S3's documented figure)."""
+    """Writes a second that the storage takes below one prefix (Amazon S3's documented limit)."""
     cpus_beside: float = Field(8, gt=0)
     """CPUs beside each GPU, for reading, tokenizing and writing."""
 

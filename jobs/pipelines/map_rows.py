@@ -35,7 +35,7 @@ READ_CPUS, WRITE_CPUS, MERGE_CPUS = 0.5, 0.25, 0.25
 """One CPU beside the actors is enough for all three; `cluster.preflight` keeps it free."""
 WAVE_SHARDS = 4096
 """Shards of one Ray Data run; the pool restarts after it. The driver keeps some 5 KB for each shard, and a million rows
-(256 per shard) are worth a restart."""
+(256 per shard) justify a restart."""
 
 
 @dataclass(frozen=True)

@@ -72,7 +72,7 @@ class Stage:
     inputs: Callable[[Run], dict[str, str]] = field(default=lambda run: {})
     """Fingerprints of what it reads from outside the run."""
     resumes: bool = False
-    """Its work goes on where a killed run stopped; the others start over."""
+    """Its work resumes where a killed run stopped; the others start over."""
     contents: Callable[[Run], dict[str, str]] = field(default=lambda run: {})
     """Checksums of what it reads from inside the run, so that a resumed one never mixes old output with new."""
 
