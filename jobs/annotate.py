@@ -2,8 +2,8 @@
 
     python -m jobs.annotate PRESET.yaml [key.path=value ...]
 
-Human and predicted values stand side by side in the output, raw. Killed anywhere, it goes on with the pieces that are there; an audit compares the
-ids in and out, and a mismatch fails the stage.
+The output has human and predicted values side by side, raw. A killed stage resumes with the pieces that exist; an audit
+compares the ids in and out, and a mismatch fails the stage.
 """
 
 from data.stage_metrics import AnnotationMetrics

@@ -1,4 +1,4 @@
-"""Stages `bootstrap-N/*`, step 4 of SteerLM: sample from the policy at its best settings, rate the samples, train on them, see whether it helped.
+"""Stages `bootstrap-N/*`, step 4 of SteerLM: sample from the policy at its best settings, rate, train, decide.
 
 python -m jobs.bootstrap PRESET.yaml [key.path=value ...]
 """

@@ -1,4 +1,4 @@
-"""Stage `rows`: read every source, keep what is a conversation, keep and count what is not. Knows no model.
+"""Stage `rows`: read every source, write its conversations, count and write rejected records. Knows no model.
 
 python -m jobs.prepare PRESET.yaml [key.path=value ...]
 """
@@ -25,7 +25,7 @@ def source_rows(
 ) -> Iterator[Conversation | Rejected]:
     """The rows of one source, in a fixed order."""
     if source.format == LAB:
-        schema.require_same(LAB_SCHEMA, "the run", "the laboratory world")
+        schema.require_same(LAB_SCHEMA, "the run", "the synthetic world")
         return iter(Lab(settings.lab).rows())
     return read(source.uri, source.format, schema, source.name, source.limit)
 
@@ -64,9 +64,8 @@ def work(run: Run, folder: Storage) -> RowsMetrics:
                 flush()
                 log(f"rows: {source.name}: {count['read']:,} read, {count['rows']:,} kept")
     flush()
-    (folder / "rejected.jsonl").write_bytes(
-        "".join(json.dumps(vars(r), ensure_ascii=False) + "\n" for r in rejected).encode()
-    )
+    lines = (json.dumps(vars(r), ensure_ascii=False) + "\n" for r in rejected)
+    (folder / "rejected.jsonl").write_bytes("".join(lines).encode())
     _check(settings, counts, rejected, folder)
     log(f"rows: {json.dumps(counts)}")
     return RowsMetrics(counts={name: dict(count) for name, count in counts.items()}, rows=len(seen))
@@ -74,21 +73,24 @@ def work(run: Run, folder: Storage) -> RowsMetrics:
 
 def _check(settings: RowsSettings, counts: dict[str, Counter[str]], rejected: list[Rejected], folder: Storage) -> None:
     if torn := [r for r in rejected if r.reason == "broken_file"]:
-        # One rejection, but nobody knows how many rows it cost: no share of rejected records can allow for that.
+        # One rejection, but an unknown number of lost rows: `max_rejected` cannot allow for it.
         raise StageError(
             f"{torn[0].file} is broken from line {torn[0].line} on ({torn[0].detail}); get the whole file and run again"
         )
     num_read = sum(c["read"] for c in counts.values())
     worst = "; ".join(f"{r.file} line {r.line}: {r.reason} {r.detail}" for r in rejected[:3])
+    where = f"{worst}; all of them are in {folder.uri}/rejected.jsonl"
     if not sum(c["rows"] for c in counts.values()):
+        sources = ", ".join(s.uri or s.format for s in settings.sources)
         raise StageError(
-            f"no row could be read from {', '.join(s.uri or s.format for s in settings.sources)}: {num_read} records read, {len(rejected)} rejected"
-            + (f": {worst}; all of them are in {folder.uri}/rejected.jsonl" if rejected else "")
+            f"no row could be read from {sources}: {num_read} records read, {len(rejected)} rejected"
+            + (f": {where}" if rejected else "")
         )
     if len(rejected) > settings.max_rejected * num_read:
+        share = f"{len(rejected) / num_read:.1%}), rows.max_rejected allows {settings.max_rejected:.1%}"
         raise StageError(
-            f"{len(rejected)} of {num_read} records were rejected ({len(rejected) / num_read:.1%}), rows.max_rejected allows {settings.max_rejected:.1%}: "
-            f"{worst}; all of them are in {folder.uri}/rejected.jsonl; mend them or raise rows.max_rejected"
+            f"{len(rejected)} of {num_read} records were rejected ({share}: {where}; "
+            "fix them or raise rows.max_rejected"
         )
 
 

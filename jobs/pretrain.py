@@ -1,21 +1,21 @@
-"""Stage `base`: the model that predictor and policy start from: a named one, or a small one made and pre-trained here.
+"""Stage `base`: the model that predictor and policy start from, named in the preset or made and pre-trained here.
 
 python -m jobs.pretrain PRESET.yaml [key.path=value ...]
 """
 
 import tempfile
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
 
 import pyarrow as pa
 
 from actors.modeling.policy import PolicyTask
 from actors.modeling.tiny_llama import make_small_model
 from actors.training.examples import ConversationExamples, TextExamples
+from actors.training.settings import LearnerSettings
 from data.conversation import from_table
 from data.examples import Split
 from data.sources import files_of, read_texts
-from data.stage_metrics import BaseMetrics
+from data.stage_metrics import BaseMetrics, TrainingMetrics
 from data.storage import Storage
 from jobs.pipelines.fit import example_spec, fit
 from jobs.pipelines.map_rows import write_table
@@ -27,7 +27,7 @@ from jobs.runner.stage import Run, Stage, fingerprint_of, log
 
 
 def texts(run: Run) -> Iterator[str]:
-    """What tokenizer and language model learn from: the preset's texts, or everything the rows say."""
+    """The texts that tokenizer and language model learn from: the preset's, or all messages of the rows."""
     base = run.preset.base
     if base.texts:
         yield from read_texts(base.texts, base.text_limit)
@@ -45,39 +45,36 @@ def work(run: Run, folder: Storage) -> BaseMetrics:
     found = list(texts(run))
     with tempfile.TemporaryDirectory() as local:
         sizes = make_small_model(base.small, found, run.preset.seed, local)
-        # Training replaces `model`; what it started from stays beside it.
+        # Training replaces `model`; its start stays beside it.
         start = folder / ("start" if base.pretrain else "model")
         start.upload(local)
-    log(
-        f"base: a Llama of {sizes['num_parameters']:,} parameters, vocabulary {sizes['vocab_size']}, "
-        f"from {len(found):,} texts"
-    )
-    metrics = BaseMetrics(
-        counts={"texts": len(found)}, num_parameters=sizes["num_parameters"], vocab_size=sizes["vocab_size"]
-    )
-    if base.pretrain:
-        spec = replace(example_spec(run, base.pretrain), base=start.uri)
-        # Whole conversations are in the prompt format: what comes next then only has to learn what the labels mean.
-        rows, maker = (
-            (folder / "texts", TextExamples) if base.texts else (run.folder("rows") / "rows", ConversationExamples)
-        )
-        if base.texts:
-            write_table(pa.table({"id": [f"{i:08d}" for i in range(len(found))], "text": found}), rows)
-        tokenizing = Tokenizing("base", [rows], maker, {"spec": spec}, folder / "examples", fingerprint_of(folder))
-        task = PolicyTask(start.uri, run.schema, run.preset.template)
-        with tokenizing.meanwhile(base.pretrain) as examples:
-            training = fit(
-                "base: pre-training",
-                task,
-                base.pretrain,
-                examples,
-                folder,
-                Split(buckets=50),
-                tracking=run.preset.tracking,
-            )
-        draw_losses({"base: pre-training": training}, folder / "loss.png")
-        metrics = metrics.model_copy(update={"training": training.without_curve()})
-    return metrics
+    num_parameters, vocab_size = sizes["num_parameters"], sizes["vocab_size"]
+    log(f"base: a Llama of {num_parameters:,} parameters, vocabulary {vocab_size}, from {len(found):,} texts")
+    metrics = BaseMetrics(counts={"texts": len(found)}, num_parameters=num_parameters, vocab_size=vocab_size)
+    if not base.pretrain:
+        return metrics
+    training = _pretrained(run, base.pretrain, found, start.uri, folder)
+    return metrics.model_copy(update={"training": training.without_curve()})
+
+
+def _pretrained(
+    run: Run, learner: LearnerSettings, found: Sequence[str], start: str, folder: Storage
+) -> TrainingMetrics:
+    """Train the model at `start` on the texts; without texts in the preset, on whole conversations in prompt format.
+
+    After conversations, a model only has to learn the meaning of the labels.
+    """
+    what, task = "base: pre-training", PolicyTask(start, run.schema, run.preset.template)
+    rows, from_texts = run.folder("rows") / "rows", bool(run.preset.base.texts)
+    if from_texts:
+        rows = folder / "texts"
+        write_table(pa.table({"id": [f"{i:08d}" for i in range(len(found))], "text": found}), rows)
+    maker, arguments = TextExamples if from_texts else ConversationExamples, {"spec": example_spec(run, learner, start)}
+    tokenizing = Tokenizing("base", [rows], maker, arguments, folder / "examples", fingerprint_of(folder))
+    with tokenizing.meanwhile(learner) as examples:
+        training = fit(what, task, learner, examples, folder, Split(buckets=50), tracking=run.preset.tracking)
+    draw_losses({what: training}, folder / "loss.png")
+    return training
 
 
 def _inputs(run: Run) -> dict[str, str]:
@@ -86,11 +83,8 @@ def _inputs(run: Run) -> dict[str, str]:
 
 
 def _settings(preset: Preset) -> object:
-    return {
-        "base": preset.base.model_copy(update={"num_parameters": None}),
-        "template": preset.template,
-        "seed": preset.seed,
-    }
+    base = preset.base.model_copy(update={"num_parameters": None})
+    return {"base": base, "template": preset.template, "seed": preset.seed}
 
 
 STAGE = Stage("base", ("rows",), _settings, work, _inputs, resumes=True)

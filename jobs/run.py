@@ -23,7 +23,7 @@ def stages(preset: Preset) -> list[Stage]:
 
 
 def ending(run: Run, stages: Mapping[str, Performed]) -> dict[str, Any]:
-    """The run's summary: what each stage took and counted, and what steering came to."""
+    """The run's summary: seconds and counts of each stage, and the steering metrics."""
     report = stages["report"].manifest.metrics
     lines = {name: stage_line(done) for name, done in stages.items()}
     lines["report"] = {key: lines["report"][key] for key in ("seconds", "skipped", "counts")}

@@ -1,4 +1,4 @@
-"""Stage `policy`, step 3 of SteerLM: train a language model to answer at the attributes it is told.
+"""Stage `policy`, step 3 of SteerLM: train a language model to answer at requested attribute values.
 
 python -m jobs.train_policy PRESET.yaml [key.path=value ...]
 """
@@ -22,7 +22,8 @@ def work(run: Run, folder: Storage) -> PolicyMetrics:
         if name not in known:
             have = ", ".join(sorted(known))
             raise StageError(
-                f"policy.source_weights has {name!r}, from which no row comes{did_you_mean(name, sorted(known))}; there are {have}"
+                f"policy.source_weights has {name!r}, but no row has this source{did_you_mean(name, sorted(known))}; "
+                f"the sources are {have}"
             )
     return train_policy(run, "policy", [rows], base_uri(run), run.preset.policy.learner, folder)
 

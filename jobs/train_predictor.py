@@ -2,7 +2,8 @@
 
     python -m jobs.train_predictor PRESET.yaml [key.path=value ...]
 
-What it says of rows it never saw, beside what is to beat, lies next to the weights: `quality.json`, `calibration.png`, `collinearity.png`.
+Its metrics on held-out rows, beside baselines, are next to the weights: `quality.json`, `calibration.png`,
+`collinearity.png`.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -12,7 +13,6 @@ from actors.modeling.model_folder import load_config, local_folder, new_format
 from actors.modeling.regressor import PredictorTask, require_language_model
 from actors.modeling.train_task import Task
 from actors.modeling.warmup import Surface, WarmupTask, require_decoder
-from actors.scoring.annotator import Annotator
 from actors.training.examples import ConversationExamples, PredictorExamples, label_counts
 from actors.training.settings import LearnerSettings
 from data.conversation import Conversation, from_table, to_table
@@ -27,9 +27,9 @@ from data.storage import Storage
 from jobs.evaluation.ask import synthetic_world
 from jobs.evaluation.predictor_pairs import judge_pairs, store_pairs
 from jobs.evaluation.predictor_quality import quality, summary
-from jobs.pipelines.annotation import annotator
+from jobs.pipelines.annotation import annotator, score_rows
 from jobs.pipelines.fit import backbone_uri, buckets_for, example_spec, fit
-from jobs.pipelines.map_rows import map_rows, write_table
+from jobs.pipelines.map_rows import write_table
 from jobs.pipelines.tokenize import Tokenizing
 from jobs.reporting.model_card import write_card
 from jobs.reporting.predictor_plots import draw_calibration, draw_collinearity
@@ -40,11 +40,11 @@ from jobs.runner.preset import Preset
 from jobs.runner.stage import Metrics, Run, Stage, StageError, fingerprint_of, log
 
 MOMENTS_EXAMPLES = 500
-"""Examples that the mean and spread of the counts are taken from."""
+"""Examples for the mean and spread of the counts."""
 
 
 def work(run: Run, folder: Storage) -> PredictorMetrics:
-    """Train; say what the predictor is worth on answers it never saw, and whether it prefers what people prefer."""
+    """Train; measure the predictor on held-out answers and on pairs of which people preferred one."""
     pairs = store_pairs(run, folder / "pairs", run.preset.predictor.pairs)
     found = examples(run, folder / "examples", fingerprint_of(folder))
     labels = label_counts((folder / "examples").tables(), run.schema)
@@ -68,25 +68,19 @@ def work(run: Run, folder: Storage) -> PredictorMetrics:
 
 
 def train(run: Run, folder: Storage) -> tuple[TrainingMetrics, Ratings]:
-    """What the training came to, and the rated answers that were held out from it, scored.
+    """The metrics of the training, and the held-out rated answers with their scores.
 
-    Without folds, those of one bucket of groups. With folds, all: each scored by a predictor trained without its bucket, and the final
-    predictor trains on every group (but those that pick its best step).
+    Without folds: the answers of one bucket of groups. With folds: all answers, each scored by a predictor trained
+    without its bucket; the final predictor trains on every group (but those that pick its best step).
     """
     settings, buckets = run.preset.predictor, num_buckets(run)
-    backbone = (
-        warmed_up(run, settings.warmup, folder / "warmup", fingerprint_of(folder))
-        if settings.warmup
-        else backbone_uri(run)
-    )
-    task = predictor_task(run, backbone, folder / "examples")
-    # The best step is picked on groups of its own: one picked on the answers it is judged by would flatter it.
+    task = predictor_task(run, _backbone(run, folder), folder / "examples")
+    # The best step is picked on groups of its own: picked on the answers of the metrics, it would flatter them.
     validation_buckets = buckets_for(settings.validation_share) if settings.learner.validate_every else 0
 
     def fitted(what: str, output: Storage, buckets: int, held_out: int) -> TrainingMetrics:
-        return fit_and_draw(
-            run, what, task, settings.learner, folder / "examples", output, Split(buckets, held_out, validation_buckets)
-        )
+        split = Split(buckets, held_out, validation_buckets)
+        return fit_and_draw(run, what, task, settings.learner, folder / "examples", output, split)
 
     scored: list[Ratings] = []
     for fold in range(settings.folds):
@@ -96,6 +90,11 @@ def train(run: Run, folder: Storage) -> tuple[TrainingMetrics, Ratings]:
     if buckets and not settings.folds:
         scored.append(score_held_out(run, folder, 0))
     return final, joined(scored, len(run.schema.names))
+
+
+def _backbone(run: Run, folder: Storage) -> str:
+    warmup = run.preset.predictor.warmup
+    return warmed_up(run, warmup, folder / "warmup", fingerprint_of(folder)) if warmup else backbone_uri(run)
 
 
 def fit_and_draw(
@@ -108,20 +107,17 @@ def fit_and_draw(
 
 
 def predictor_task(run: Run, backbone: str, examples: Storage) -> PredictorTask:
-    """What is learned from the examples."""
-    settings = run.preset.predictor
-    task = PredictorTask(
-        backbone, run.schema, run.preset.template, settings.attribute_weights, settings.loss, settings.ridge_init
-    )
+    """The task of the training: the ratings, and with `lm_loss_weight` a language model's losses, too."""
+    settings, format = run.preset.predictor, (run.schema, run.preset.template)
+    task = PredictorTask(backbone, *format, settings.attribute_weights, settings.loss, settings.ridge_init)
     if not settings.lm_loss_weight:
         return task
     require_language_model(load_config(local_folder(backbone)))
     sampled = some(examples, MOMENTS_EXAMPLES)
-    # The learner's mean is over labels: so many labels come with each token of an answer.
+    # The learner's mean is over labels, the language model's over tokens of answers.
     labels_per_token = sum(map(task.target_weight, sampled)) / sum(int(e.trained_T.sum()) for e in sampled)
-    return replace(
-        task, token_weight=settings.lm_loss_weight * labels_per_token, surface=surface_of(run, backbone, sampled)
-    )
+    weight = settings.lm_loss_weight * labels_per_token
+    return replace(task, token_weight=weight, surface=surface_of(run, backbone, sampled))
 
 
 def surface_of(run: Run, base: str, examples: list[Example]) -> Surface:
@@ -130,7 +126,7 @@ def surface_of(run: Run, base: str, examples: list[Example]) -> Surface:
 
 
 def warmed_up(run: Run, learner: LearnerSettings, folder: Storage, fingerprint: str) -> str:
-    """Train the backbone on what all answers look like, without a single rating; returns its URI."""
+    """Train the backbone on all answers, without ratings; returns its URI."""
     spec = example_spec(run, learner, backbone_uri(run))
     require_decoder(load_config(local_folder(spec.base)))
     rows, arguments = [run.folder("rows") / "rows"], {"spec": spec, "answers_only": True}
@@ -138,44 +134,42 @@ def warmed_up(run: Run, learner: LearnerSettings, folder: Storage, fingerprint: 
     found = counts(folder / "examples")
     if not found["examples"]:
         raise StageError(
-            f"no conversation to warm up on ({found}); raise predictor.warmup.max_tokens or set predictor.warmup to null"
+            f"no conversation to warm up on ({found}); "
+            "raise predictor.warmup.max_tokens or set predictor.warmup to null"
         )
-    task = WarmupTask(
-        spec.base,
-        run.schema,
-        run.preset.template,
-        surface_of(run, spec.base, some(folder / "examples", MOMENTS_EXAMPLES)),
-    )
+    surface = surface_of(run, spec.base, some(folder / "examples", MOMENTS_EXAMPLES))
+    task = WarmupTask(spec.base, run.schema, run.preset.template, surface)
     split = Split(buckets_for(learner.validate_every and run.preset.predictor.validation_share))
     fit_and_draw(run, "predictor: warm-up", task, learner, folder / "examples", folder, split)
     return (folder / "model").uri
 
 
 def num_buckets(run: Run) -> int:
-    """Into how many buckets the groups are split, so that one of them can be held out; 0 = none is."""
+    """The number of buckets of groups of which one is held out; 0 = hold out nothing."""
     return run.preset.predictor.folds or buckets_for(run.preset.predictor.validation_share)
 
 
 def examples(run: Run, folder: Storage, fingerprint: str) -> dict[str, int]:
-    """Tokenise the conversations to learn from; returns their counts. Raises StageError if nobody rated any."""
+    """Tokenize the rated conversations; returns their counts. Raises StageError if there are none."""
     rows = run.folder("rows") / "rows"
     arguments = {"spec": example_spec(run, run.preset.predictor.learner, backbone_uri(run))}
     Tokenizing("predictor", [rows], PredictorExamples, arguments, folder, fingerprint).all()
     found = counts(folder)
     if not found["examples"]:
+        names = ", ".join(run.schema.names)
         raise StageError(
-            f"no rated conversation to learn from ({found}); rows.sources needs rows with ratings of {', '.join(run.schema.names)}"
+            f"no rated conversation to learn from ({found}); rows.sources needs rows with ratings of {names}"
         )
     return found
 
 
 def require_labels(labels: Mapping[str, Mapping[str, int]]) -> None:
-    """An attribute without a single label would get scores all the same, and they would mean nothing: StageError."""
+    """Raise StageError for an attribute without labels: its scores would mean nothing."""
     if unrated := [name for name, found in labels.items() if not found["valid"]]:
         others = ", ".join(f"{name}: {found['valid']:,}" for name, found in labels.items() if found["valid"])
         raise StageError(
-            f"no answer of any source is rated for {', '.join(unrated)} ({others}), so no predictor can learn it; rate some, mend the name in the data, "
-            "or take it out of `attributes`"
+            f"no answer of any source is rated for {', '.join(unrated)} ({others}), so no predictor can learn it; "
+            "rate some, fix the name in the data, or take it out of `attributes`"
         )
 
 
@@ -187,30 +181,19 @@ def score_held_out(run: Run, output: Storage, held_out: int) -> Ratings:
             write_table(to_table(rows, run.schema), output / "held_out", f"part-{part:05d}.parquet")
     if not (output / "held_out").exists():
         return ratings(run, output / "held_out")
-    pool, arguments = run.preset.annotate.pool, annotator(run, output)
-    map_rows(
-        "predictor: held-out rows",
-        [output / "held_out"],
-        Annotator,
-        arguments,
-        pool,
-        output / "scored",
-        setting="annotate.pool",
-    )
+    score_rows(run, "predictor: held-out rows", [output / "held_out"], output, output / "scored")
     scored = ratings(run, output / "scored")
-    assert set(scored.bucket_N.tolist()) <= {held_out}, (
-        "only the bucket that was held out may be judged and calibrated on"
-    )
+    assert set(scored.bucket_N.tolist()) <= {held_out}, "only held-out answers may be measured and calibrated on"
     return scored
 
 
 def rated_in(rows: Iterable[Conversation], buckets: int, held_out: int) -> Iterator[Conversation]:
-    """The rated rows in bucket `held_out` of `buckets`: those that `Split` keeps from training."""
+    """The rated rows in bucket `held_out` of `buckets`, which `Split` keeps from training."""
     return (row for row in rows if any(row.human) and bucket(row.group, buckets) == held_out)
 
 
 def ratings(run: Run, folder: Storage) -> Ratings:
-    """The numbers of all rated answers in the rows at `folder`; in the synthetic world with the truth."""
+    """The ratings of all rated answers in the rows at `folder`; in the synthetic world with the truth."""
     world = synthetic_world(run)
     parts = (
         ratings_of(from_table(table), run.schema.names, num_buckets(run), world.truth if world else None)
@@ -220,7 +203,7 @@ def ratings(run: Run, folder: Storage) -> Ratings:
 
 
 def report(run: Run, folder: Storage, held_out: Ratings) -> Metrics:
-    """Write, print and draw what the predictor is worth; returns all of it."""
+    """Write, log and draw the metrics of the predictor; returns them."""
     found = quality(run.schema, ratings(run, run.folder("rows") / "rows"), held_out)
     (folder / QUALITY).write_json(found)
     draw_calibration(run.schema, found, folder / "calibration.png")
@@ -230,15 +213,12 @@ def report(run: Run, folder: Storage, held_out: Ratings) -> Metrics:
 
 
 def _settings(preset: Preset) -> object:
-    return {
-        "predictor": preset.predictor,
-        "template": preset.template,
-        "scoring": preset.annotate.model_copy(update={"pool": None}),
-    }
+    scoring = preset.annotate.model_copy(update={"pool": None})
+    return {"predictor": preset.predictor, "template": preset.template, "scoring": scoring}
 
 
 def _inputs(run: Run) -> dict[str, str]:
-    """Checksums of the pair files; a file that is not there is missed now, not after hours of training."""
+    """Checksums of the pair files; a missing file is an error now, not after hours of training."""
     files = [Storage(file) for source in run.preset.predictor.pairs for file in files_of(source.uri)]
     return {file.uri: file.checksum() for file in files}
 

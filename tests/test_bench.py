@@ -61,7 +61,7 @@ WORDS = {
         pytest.param(name, marks=pytest.mark.slow if name in ("annotate_scale", "serve", "train") else ())
         for name in RATIOS
     ],
-)  # they start servers, install the peer, run the job seven times
+)  # they start servers, install TRL, run the job seven times
 def test_a_bench_ends_with_one_json_line_of_ratios(
     name: str, real_data: Path, ray_cluster: object, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -75,17 +75,17 @@ def test_a_bench_ends_with_one_json_line_of_ratios(
 
 
 @pytest.mark.parametrize(
-    ("words", "code", "said"),
+    ("words", "code", "message"),
     [
         (["anotate"], 2, "did you mean annotate"),
         (["annotate", "row=3"], 2, "rows"),
         (["annotate"], 1, "set STEERLM_REAL_DATA to the folder that holds oasst_model_eval_20k"),
     ],
 )
-def test_a_mistake_is_one_sentence(
+def test_a_user_error_is_one_sentence(
     words: list[str],
     code: int,
-    said: str,
+    message: str,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -94,7 +94,7 @@ def test_a_mistake_is_one_sentence(
     with pytest.raises(SystemExit) as stopped:
         main(words)
     assert stopped.value.code == code
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 def test_help_lists_benches_and_settings(capsys: pytest.CaptureFixture[str]) -> None:
@@ -112,7 +112,7 @@ def test_sides_that_differ_are_not_compared() -> None:
             require_equal(difference, 1e-5, "ours against theirs")
 
 
-def test_a_peer_that_is_not_there_is_said(tmp_path: Path) -> None:
+def test_an_environment_that_cannot_be_installed_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(NoEnvironment, match="no-such-package-at-all could not be installed into"):
         environment(tmp_path / "venv", "no-such-package-at-all")
 

@@ -111,7 +111,7 @@ def test_told_to_stop_a_training_keeps_what_it_has_and_goes_on_from_there(tmp_pa
             break
     said, told = process.communicate(timeout=180)
     assert process.returncode == 1, said
-    assert "told to stop; what it has is kept, and the same command goes on from there" in told
+    assert "was stopped; its checkpoint is kept, and the same command goes on from there" in told
     assert not (tmp_path / "stopped" / "demo" / "policy" / "model").exists()
     result, said = tiny_run.run(tmp_path / "stopped", longer)
     assert "goes on after step" in said

@@ -219,7 +219,7 @@ def test_a_pool_that_would_hang_is_refused(ray_cluster: object, tmp_path: Path) 
         (lambda t: t.sort_by([("id", "descending")]), "0 lost, 0 unknown, 0 doubled, rows in another order"),
         (
             lambda t: t.replace_schema_metadata({b"steerlm.stamp": b"other"}),
-            r"part-00000\.parquet is of another making \(other\)",
+            r"part-00000\.parquet has another fingerprint \(other\)",
         ),
         (None, "25 rows in, 0 out: 25 lost"),
     ],

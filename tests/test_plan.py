@@ -56,7 +56,7 @@ def test_what_cannot_fit_is_refused_with_the_numbers_and_what_mends_it() -> None
 def test_options_that_would_be_ignored_are_refused() -> None:
     demo = str(PRESETS[[p.stem for p in PRESETS].index("demo")])
     for override, sentence in {
-        "base.model=x/y": "base.pretrain and base.texts would be ignored",
+        "base.model=x/y": "base.pretrain and base.texts have no effect",
         "predictor.folds=1": "one fold would leave nothing",
         "annotate.max_tokens=9999": "must not exceed annotate.pack_tokens",
         "predictor={ridge_init: 1, learner: {zero_stage: 3}}": "predictor.ridge_init is set, but predictor.learner.zero_stage is 3",

@@ -1,4 +1,4 @@
-"""Training on examples that are tokenised at the same time is training on the same examples, and mistakes are told by who made them."""
+"""Tokenizing during the training changes nothing in it, and an error names the side that failed."""
 
 from pathlib import Path
 from typing import Any
@@ -49,7 +49,7 @@ def test_meanwhile_trains_as_before(
     with tokenizing(rows, tiny_base, folder / "meanwhile").meanwhile(SETTINGS) as examples:
         assert examples.making
         found = fit("test", task, SETTINGS, examples, folder / "other", Split(8))
-    assert "tokenising while it trains" in capsys.readouterr().out
+    assert "tokenizing while it trains" in capsys.readouterr().out
     assert found["losses"] == expected["losses"]
     assert found["validation_loss"] == expected["validation_loss"]
     assert counts(folder / "meanwhile") == counts(folder / "first")
@@ -59,7 +59,7 @@ def test_meanwhile_trains_as_before(
 
 
 @pytest.mark.ray
-def test_without_room_all_are_tokenised_first(
+def test_without_spare_cpus_all_are_tokenized_first(
     ray_cluster: object, tiny_base: str, rows: Storage, tmp_path: Path
 ) -> None:
     with tokenizing(rows, tiny_base, Storage(str(tmp_path / "out"))).meanwhile(
@@ -71,7 +71,7 @@ def test_without_room_all_are_tokenised_first(
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_a_mistake_in_the_rows_ends_both(ray_cluster: object, tiny_base: str, rows: Storage, tmp_path: Path) -> None:
+def test_a_user_error_in_the_rows_ends_both(ray_cluster: object, tiny_base: str, rows: Storage, tmp_path: Path) -> None:
     class Refusing(ConversationExamples):  # in a function, so that it travels by value
         def __call__(self, batch: pa.Table) -> pa.Table:
             raise OSError("row 7 is upside down")
@@ -86,7 +86,7 @@ def test_a_mistake_in_the_rows_ends_both(ray_cluster: object, tiny_base: str, ro
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_a_mistake_in_training_ends_both(ray_cluster: object, tiny_base: str, rows: Storage, tmp_path: Path) -> None:
+def test_a_user_error_in_training_ends_both(ray_cluster: object, tiny_base: str, rows: Storage, tmp_path: Path) -> None:
     folder = Storage(str(tmp_path))
     picky = SETTINGS.model_copy(update={"validate_every": 1.0})
     with (

@@ -1,12 +1,11 @@
-"""One measurement, side by side with what a user would pick instead: a table, and one JSON object as the last line of stdout.
+"""One measurement beside what a user would pick instead: a table, and one JSON object as the last line of stdout.
 
     python -m jobs.bench NAME [key=value ...]
 
-Both sides run on the same machine in the same run, by turns; figures are medians. Ratios above 1 mean that ours is ahead, unless the name says growth.
-Exit code 1 if the two sides do not agree, or if the real rows are absent.
+Both sides run by turns in one run on one machine; metrics are medians. A ratio above 1 means that ours is ahead,
+except where its name has "growth". Exit code 1: the two sides do not agree, or the real rows are absent.
 """
 
-import json
 import os
 import sys
 from collections.abc import Sequence
@@ -20,6 +19,7 @@ from jobs.bench.environment import NoEnvironment
 from jobs.bench.report import Bench, Disagreement, machine
 from jobs.bench.rows import NoRealRows
 from jobs.bench.servers import NotServed
+from jobs.runner.ending import print_last_line
 
 BENCHES: dict[str, Bench] = {
     "annotate": annotate.BENCH,
@@ -53,13 +53,7 @@ def main(argv: Sequence[str]) -> None:
         outcome = bench.run(settings)
     except (NoRealRows, NoEnvironment, NotServed, Disagreement) as error:
         _fail(str(error), code=1)
-    print(
-        json.dumps(
-            {"bench": name, "machine": machine(), "ratios": outcome.ratios, "figures": outcome.metrics},
-            ensure_ascii=False,
-        ),
-        flush=True,
-    )
+    print_last_line({"bench": name, "machine": machine(), "ratios": outcome.ratios, "figures": outcome.metrics})
 
 
 def _fail(message: str, code: int) -> NoReturn:

@@ -2,6 +2,7 @@
 
 import statistics
 import tempfile
+from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -10,7 +11,7 @@ from pydantic import Field
 from actors.baselines.pipelines import PipelineScorer
 from actors.modeling.tiny_llama import SmallModel
 from actors.scoring.annotator import Annotator
-from data.conversation import from_table, to_table
+from data.conversation import Conversation, from_table, to_table
 from data.record import Record
 from jobs.bench.report import Bench, Outcome, cpu_seconds_by_turns, print_table, ratio_of, require_equal
 from jobs.bench.rows import MEDIUM, SCHEMA, random_predictor, real_rows
@@ -19,13 +20,13 @@ EXACT = 1e-5
 OURS, HALF, BATCHED, SINGLE = "ours fp32", "ours bf16", "pipeline, batches", "pipeline, one by one"
 
 
-class Settings(Record):
+class AnnotateBenchSettings(Record):
     """What is scored, how often, with which model."""
 
     rows: int = Field(128, ge=1)
     """Answers of oasst_model_eval_20k, single-turn, in file order."""
     rounds: int = Field(3, ge=1)
-    """Alternating rounds; figures are medians over them."""
+    """Alternating rounds; metrics are medians over them."""
     batch_size: int = Field(16, ge=1)
     """Texts in a batch of the batched pipeline."""
     pack_tokens: int = Field(2048, ge=2)
@@ -36,9 +37,30 @@ class Settings(Record):
     """Shape of the random-weight Llama."""
 
 
-def run(settings: Settings) -> Outcome:
-    """Tokens per CPU second of four ways to score the same texts; tokenisation counts on all sides, loading on none."""
+def run(settings: AnnotateBenchSettings) -> Outcome:
+    """Tokens per CPU second of four ways to score the same texts; tokenizing counts, loading does not."""
     rows = real_rows("oasst_model_eval_20k", "prompt_output", settings.rows)
+    seconds, scores, tokens = _measured(settings, rows)
+    difference = {name: float(np.abs(scores[name] - scores[SINGLE]).max()) for name in seconds}
+    speed = {name: round(tokens / statistics.median(s), 1) for name, s in seconds.items()}
+    print_table(
+        ("way", "tokens / CPU s", "ours is faster by", "largest difference"),
+        [(name, speed[name], ratio_of(seconds, OURS, name), f"{difference[name]:.1e}") for name in seconds],
+    )
+    require_equal(difference[OURS], EXACT, f"{OURS} against {SINGLE}")
+    ratios = {
+        "vs_pipeline_batched": ratio_of(seconds, OURS, BATCHED),
+        "vs_pipeline_single": ratio_of(seconds, OURS, SINGLE),
+        "bf16_vs_fp32": ratio_of(seconds, HALF, OURS),
+    }
+    metrics = {"rows": len(rows), "tokens": tokens, "rounds": settings.rounds}
+    return Outcome(ratios, metrics | {"tokens_per_cpu_s": speed, "largest_difference": difference})
+
+
+def _measured(
+    settings: AnnotateBenchSettings, rows: Sequence[Conversation]
+) -> tuple[dict[str, list[float]], dict[str, np.ndarray], int]:
+    """CPU seconds of each round and scores [B, A] of each way; and the tokens of all rows."""
     with tempfile.TemporaryDirectory() as folder:
         predictor = random_predictor(folder, settings.model, real_rows("oasst_model_eval_20k", "prompt_output", 2000))
         fp32, bf16 = (
@@ -57,27 +79,7 @@ def run(settings: Settings) -> Outcome:
         }
         seconds = cpu_seconds_by_turns(ways, settings.rounds)
     scores |= {name: _scores(scored) for name, scored in tables.items()}
-    difference = {name: float(np.abs(scores[name] - scores[SINGLE]).max()) for name in ways}
-    tokens = sum(tables[OURS].column("tokens").to_pylist())
-    speed = {name: round(tokens / statistics.median(s), 1) for name, s in seconds.items()}
-    header = ("way", "tokens / CPU s", "ours is faster by", "largest difference")
-    print_table(
-        header, [(name, speed[name], ratio_of(seconds, OURS, name), f"{difference[name]:.1e}") for name in ways]
-    )
-    require_equal(difference[OURS], EXACT, f"{OURS} against {SINGLE}")
-    ratios = {
-        "vs_pipeline_batched": ratio_of(seconds, OURS, BATCHED),
-        "vs_pipeline_single": ratio_of(seconds, OURS, SINGLE),
-        "bf16_vs_fp32": ratio_of(seconds, HALF, OURS),
-    }
-    metrics = {
-        "rows": len(rows),
-        "tokens": tokens,
-        "rounds": settings.rounds,
-        "tokens_per_cpu_s": speed,
-        "largest_difference": difference,
-    }
-    return Outcome(ratios, metrics)
+    return seconds, scores, sum(tables[OURS].column("tokens").to_pylist())
 
 
 def _scores(table: pa.Table) -> np.ndarray:
@@ -86,5 +88,7 @@ def _scores(table: pa.Table) -> np.ndarray:
 
 
 BENCH = Bench(
-    "our scorer against transformers' text-classification pipeline: tokens per CPU second, one thread", Settings, run
+    "our scorer against transformers' text-classification pipeline: tokens per CPU second, one thread",
+    AnnotateBenchSettings,
+    run,
 )

@@ -15,9 +15,9 @@ _loaded: list[Annotator] = []
 
 
 def bare_seconds(arguments: dict[str, Any], tables: Sequence[pa.Table], num_processes: int) -> float:
-    """Wall-clock seconds to score `tables`, that are in memory, with processes that have loaded the model and scored a row each."""
+    """Wall-clock seconds to score `tables`, which are in memory. Each process has loaded the model and scored a row."""
     with ProcessPoolExecutor(num_processes, get_context("spawn"), _load, (arguments, tables[0][:1])) as pool:
-        # A process starts when a task asks for it, and takes none before it has loaded: with so many waiting, all start.
+        # A process starts when a task needs it, and takes none before it has loaded: so many naps start them all.
         list(pool.map(_nap, [1.0] * num_processes))
         started = time.perf_counter()
         list(pool.map(_score, tables))

@@ -1,4 +1,7 @@
-"""Clients of a chat endpoint that speak OpenAI's wire: so many at a time, streaming. Knows no server; the standard library alone, so that it costs little."""
+"""Streaming clients of a chat endpoint with OpenAI's protocol, a given number at a time. Knows no server.
+
+Uses the standard library alone, so that it costs little.
+"""
 
 import http.client
 import json
@@ -16,8 +19,8 @@ TIMEOUT_S = 300
 
 
 @dataclass
-class Served:
-    """What the clients saw."""
+class LoadResult:
+    """What the clients measured."""
 
     tokens: int = 0
     """As the server counts them; where it counts none, pieces of text."""
@@ -37,15 +40,16 @@ class Served:
 
     def __str__(self) -> str:
         failed = f", {len(self.failures)} failed: {self.failures[0]}" if self.failures else ""
-        return f"{self.tokens_per_s} tokens/s, first text {self.percentile_s(0.5)} s (p95 {self.percentile_s(0.95)} s){failed}"
+        first = f"first text {self.percentile_s(0.5)} s (p95 {self.percentile_s(0.95)} s)"
+        return f"{self.tokens_per_s} tokens/s, {first}{failed}"
 
 
-def load(url: str, bodies: Sequence[dict[str, Any]], num_clients: int) -> Served:
+def load(url: str, bodies: Sequence[dict[str, Any]], num_clients: int) -> LoadResult:
     """Send all bodies to /v1/chat/completions, `num_clients` at a time, each client on one connection after another."""
     waiting: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
     for body in bodies:
         waiting.put({**body, "stream": True, "stream_options": {"include_usage": True}})
-    served, lock = Served(), threading.Lock()
+    result, lock = LoadResult(), threading.Lock()
 
     def client() -> None:
         while True:
@@ -57,11 +61,11 @@ def load(url: str, bodies: Sequence[dict[str, Any]], num_clients: int) -> Served
                 tokens, first_s = exchange(url, body)
             except (OSError, http.client.HTTPException, ValueError) as problem:
                 with lock:
-                    served.failures.append(str(problem)[:200])
+                    result.failures.append(str(problem)[:200])
                 continue
             with lock:
-                served.tokens += tokens
-                served.first_text_s += [] if first_s is None else [first_s]
+                result.tokens += tokens
+                result.first_text_s += [] if first_s is None else [first_s]
 
     threads = [threading.Thread(target=client) for _ in range(num_clients)]
     started = time.monotonic()
@@ -69,12 +73,15 @@ def load(url: str, bodies: Sequence[dict[str, Any]], num_clients: int) -> Served
         thread.start()
     for thread in threads:
         thread.join()
-    served.seconds = time.monotonic() - started
-    return served
+    result.seconds = time.monotonic() - started
+    return result
 
 
 def exchange(url: str, body: dict[str, Any]) -> tuple[int, float | None]:
-    """One streamed answer: its tokens, and the seconds to its first text (None for one of blanks alone). Raises UserError if the server says anything else."""
+    """One streamed answer: its tokens, and the seconds to its first text (None for an answer of blanks alone).
+
+    Raises UserError for any other answer of the server.
+    """
     connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=TIMEOUT_S)
     started, first_s, pieces, counted = time.monotonic(), None, 0, None
     try:

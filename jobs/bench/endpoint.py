@@ -1,4 +1,4 @@
-"""Bench `serve`: the endpoint over HTTP, streaming, against its own bare engine, against `transformers serve`, and, on vLLM's engine, against vLLM's server."""
+"""Bench `serve`: the endpoint, streaming over HTTP, against its bare engine, `transformers serve` and vLLM's server."""
 
 import statistics
 import sys
@@ -17,8 +17,8 @@ from actors.modeling.policy import Policy
 from actors.modeling.tiny_llama import SmallModel
 from data.conversation import Conversation, Message
 from data.record import Record
-from jobs.bench.clients import Served, load
-from jobs.bench.report import Bench, Outcome, by_turns, print_table
+from jobs.bench.clients import LoadResult, load
+from jobs.bench.report import Bench, Outcome, by_turns, print_table, ratio_of
 from jobs.bench.rows import MEDIUM, SCHEMA, random_policy, real_rows
 from jobs.bench.servers import VLLM, ours, server, transformers_serve, vllm_server
 from jobs.runner.stage import log
@@ -35,8 +35,8 @@ SETTINGS = 5
 """Of the same question, for the prefill that they share."""
 
 
-class Settings(Record):
-    """Who asks what, how often, of which model."""
+class ServeBenchSettings(Record):
+    """How many clients and requests, how often, to which model."""
 
     clients: int = Field(16, ge=1)
     """Clients at the same time, each streaming one answer after another."""
@@ -47,14 +47,14 @@ class Settings(Record):
     answer_tokens: int = Field(64, ge=2)
     """Tokens of every answer."""
     rounds: int = Field(3, ge=1)
-    """Alternating rounds; figures are medians over them."""
+    """Alternating rounds; metrics are medians over them."""
     vllm: str = ".venv-vllm"
-    """Environment with vLLM (`make test-vllm` makes it); if it is not there, that part is left out."""
+    """Environment with vLLM (`make test-vllm` makes it); without it, that part is left out."""
     model: SmallModel = MEDIUM
     """Shape of the random-weight Llama."""
 
 
-def run(settings: Settings) -> Outcome:
+def run(settings: ServeBenchSettings) -> Outcome:
     """Tokens per second of wall clock, one thread for the weights of each side, fp32, greedy."""
     rows = real_rows("oasst_model_eval_20k", "prompt_output", 2000)
     with tempfile.TemporaryDirectory() as folder:
@@ -68,21 +68,23 @@ def run(settings: Settings) -> Outcome:
 
 
 def _main_sides(
-    policy: str, loaded: Policy, questions: Sequence[Message], bodies: list[dict[str, Any]], settings: Settings
-) -> dict[str, list[Served]]:
+    policy: str,
+    loaded: Policy,
+    questions: Sequence[Message],
+    bodies: list[dict[str, Any]],
+    settings: ServeBenchSettings,
+) -> dict[str, list[LoadResult]]:
     with ExitStack() as stack:
         python = Path(sys.executable)
-        endpoint = stack.enter_context(
-            server(ENDPOINT, ours(python, policy, "transformers", settings.clients), "/readyz")
-        )
+        command = ours(python, policy, "transformers", settings.clients)
+        endpoint = stack.enter_context(server(ENDPOINT, command, "/readyz"))
         continuous = stack.enter_context(server(CONTINUOUS, transformers_serve(policy, True), "/health"))
         single = stack.enter_context(server(SINGLE, transformers_serve(policy, False), "/health"))
-        bare = TransformersEngine(
-            loaded, settings.clients, prefix_cache_tokens=4096
-        )  # one for all rounds: the endpoint's knows the prompts from the last one, too
+        # One for all rounds: the endpoint's engine has the prompts of the last round in its prefix cache, too.
+        bare = TransformersEngine(loaded, settings.clients, prefix_cache_tokens=4096)
         stack.callback(bare.close)
-        theirs = [{k: v for k, v in body.items() if k != "attributes"} | {"model": policy} for body in bodies]
-        ways: dict[str, Callable[[int], Served]] = {
+        theirs = [_without_attributes(body) | {"model": policy} for body in bodies]
+        ways: dict[str, Callable[[int], LoadResult]] = {
             ENDPOINT: lambda _: load(endpoint, bodies, settings.clients),
             BARE: lambda _: _bare(bare, loaded, questions, settings),
             CONTINUOUS: lambda _: load(continuous, theirs, settings.clients),
@@ -93,23 +95,18 @@ def _main_sides(
         return by_turns(ways, settings.rounds)
 
 
-def _vllm_sides(policy: str, bodies: list[dict[str, Any]], settings: Settings) -> dict[str, list[Served]]:
+def _vllm_sides(policy: str, bodies: list[dict[str, Any]], settings: ServeBenchSettings) -> dict[str, list[LoadResult]]:
     python = ROOT / settings.vllm / "bin" / "python"
     if not python.exists():
         log(f"no vLLM at {python}: `make test-vllm` installs it; left out")
         return {}
     with ExitStack() as stack:
-        endpoint = stack.enter_context(
-            server(OURS_VLLM, ours(python, policy, "vllm", settings.clients), "/readyz", VLLM)
-        )
-        theirs = stack.enter_context(
-            server(VLLM_SERVER, vllm_server(python, policy, settings.model.max_tokens), "/health", VLLM)
-        )
-        plain = [
-            {k: v for k, v in body.items() if k != "attributes"}
-            | {"chat_template_kwargs": {"attributes": body["attributes"]}}
-            for body in bodies
-        ]
+        command = ours(python, policy, "vllm", settings.clients)
+        endpoint = stack.enter_context(server(OURS_VLLM, command, "/readyz", VLLM))
+        command = vllm_server(python, policy, settings.model.max_tokens)
+        theirs = stack.enter_context(server(VLLM_SERVER, command, "/health", VLLM))
+        attributes = [{"chat_template_kwargs": {"attributes": body["attributes"]}} for body in bodies]
+        plain = [_without_attributes(body) | a for body, a in zip(bodies, attributes, strict=True)]
         ways = {
             OURS_VLLM: lambda _: load(endpoint, bodies, settings.clients),
             VLLM_SERVER: lambda _: load(theirs, plain, settings.clients),
@@ -119,31 +116,34 @@ def _vllm_sides(policy: str, bodies: list[dict[str, Any]], settings: Settings) -
         return by_turns(ways, settings.rounds)
 
 
-def _questions(policy: Policy, rows: Sequence[Conversation], settings: Settings) -> list[Message]:
-    short = [
-        r.messages[0]
-        for r in rows
-        if not r.system and len(policy.prompt("", r.messages[:1], SCHEMA.best())) <= settings.prompt_tokens
-    ]
+def _questions(policy: Policy, rows: Sequence[Conversation], settings: ServeBenchSettings) -> list[Message]:
+    plain = [r.messages[0] for r in rows if not r.system]
+    short = [m for m in plain if len(policy.prompt("", [m], SCHEMA.best())) <= settings.prompt_tokens]
     return short[: settings.requests]
 
 
-def _body(question: Message, settings: Settings) -> dict[str, Any]:
-    asked = {"messages": [{"role": "user", "content": question.content}], "attributes": SCHEMA.best()}
-    return {"model": "bench", "max_tokens": settings.answer_tokens, "temperature": 0, **asked}
+def _body(question: Message, settings: ServeBenchSettings) -> dict[str, Any]:
+    requested = {"messages": [{"role": "user", "content": question.content}], "attributes": SCHEMA.best()}
+    return {"model": "bench", "max_tokens": settings.answer_tokens, "temperature": 0, **requested}
 
 
-def _bare(engine: TransformersEngine, policy: Policy, questions: Sequence[Message], settings: Settings) -> Served:
+def _without_attributes(body: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in body.items() if key != "attributes"}
+
+
+def _bare(
+    engine: TransformersEngine, policy: Policy, questions: Sequence[Message], settings: ServeBenchSettings
+) -> LoadResult:
     """The engine alone, in this process: no HTTP, no Ray, no text."""
     started = time.monotonic()
     prompts = [policy.prompt("", [q], SCHEMA.best()) for q in questions]
     answers = complete(engine, [(ids, Sampling(settings.answer_tokens, temperature=0)) for ids in prompts])
     seconds = time.monotonic() - started
-    return Served(sum(len(ids) for ids, _ in answers), seconds)
+    return LoadResult(sum(len(ids) for ids, _ in answers), seconds)
 
 
 def _shared_prefill(policy: Policy, questions: Sequence[Message]) -> float:
-    """Prompt tokens that go through the model for a question at five settings, for each of it at one."""
+    """Prompt tokens that go through the model for a question at SETTINGS settings, over those for it at one."""
     engine, alone = TransformersEngine(policy, 16, prefix_cache_tokens=4096), 0
     for question in questions:
         prompts = [policy.prompt("", [question], SCHEMA.best() | {"verbosity": value}) for value in range(SETTINGS)]
@@ -153,39 +153,28 @@ def _shared_prefill(policy: Policy, questions: Sequence[Message]) -> float:
     return engine.load.prefilled_tokens / alone
 
 
-def _outcome(found: dict[str, list[Served]], prefill: float, settings: Settings) -> Outcome:
-    def ratio(one: str, other: str) -> float:
-        return round(
-            statistics.median(a.tokens_per_s / b.tokens_per_s for a, b in zip(found[one], found[other], strict=True)), 3
-        )
-
+def _outcome(found: dict[str, list[LoadResult]], prefill: float, settings: ServeBenchSettings) -> Outcome:
+    speeds = {name: [result.tokens_per_s for result in rounds] for name, rounds in found.items()}
     ratios = {
-        "endpoint_vs_engine": ratio(ENDPOINT, BARE),
-        "vs_transformers_serve": ratio(ENDPOINT, CONTINUOUS),
-        "vs_single": ratio(ENDPOINT, SINGLE),
+        "endpoint_vs_engine": ratio_of(speeds, BARE, ENDPOINT),
+        "vs_transformers_serve": ratio_of(speeds, CONTINUOUS, ENDPOINT),
+        "vs_single": ratio_of(speeds, SINGLE, ENDPOINT),
         "five_settings_prefill": round(prefill, 3),
     }
     if OURS_VLLM in found:
-        ratios["vllm_vs_vllm_server"] = ratio(OURS_VLLM, VLLM_SERVER)
+        ratios["vllm_vs_vllm_server"] = ratio_of(speeds, VLLM_SERVER, OURS_VLLM)
     metrics = {name: _metrics(rounds) for name, rounds in found.items()}
     print_table(
         ("side", "tokens/s", "first text p50", "p95", "failed"),
-        [(name, *("-" if v is None else v for v in figure.values())) for name, figure in metrics.items()],
+        [(name, *("-" if v is None else v for v in side.values())) for name, side in metrics.items()],
     )
     log(f"prefill of a question at {SETTINGS} settings: {prefill:.2f} of one")
-    return Outcome(
-        ratios,
-        {
-            "clients": settings.clients,
-            "requests": settings.requests,
-            "answer_tokens": settings.answer_tokens,
-            "sides": metrics,
-        },
-    )
+    sizes = settings.model_dump(include={"clients", "requests", "answer_tokens"})
+    return Outcome(ratios, sizes | {"sides": metrics})
 
 
-def _metrics(rounds: Sequence[Served]) -> dict[str, float | None]:
-    def middle(of: Callable[[Served], float | None]) -> float | None:
+def _metrics(rounds: Sequence[LoadResult]) -> dict[str, float | None]:
+    def middle(of: Callable[[LoadResult], float | None]) -> float | None:
         values = [value for value in map(of, rounds) if value is not None]
         return round(statistics.median(values), 3) if values else None
 
@@ -198,7 +187,7 @@ def _metrics(rounds: Sequence[Served]) -> dict[str, float | None]:
 
 
 BENCH = Bench(
-    "the endpoint over HTTP against its bare engine, `transformers serve` and vLLM's server: tokens per second, streaming, fp32",
-    Settings,
+    "the endpoint, streaming, against its bare engine, `transformers serve` and vLLM's server: tokens per second, fp32",
+    ServeBenchSettings,
     run,
 )

@@ -1,4 +1,4 @@
-"""An environment of its own for a peer that is measured against: made once, with pip, and called as a program."""
+"""An environment of its own for the program that is measured against: made once, with pip, and called as a program."""
 
 import importlib.metadata
 import os
@@ -9,31 +9,32 @@ from pathlib import Path
 from data.errors import UserError
 from jobs.runner.stage import log
 
+ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
 PIP = ("-m", "pip", "install", "--no-input", "--disable-pip-version-check", "--quiet")
 
 
 class NoEnvironment(UserError):
-    """The peer could not be installed."""
+    """The environment could not be installed."""
 
 
 def environment(folder: Path, requirement: str) -> Path:
-    """The Python of an environment in `folder` that has `requirement`, and our torch; made if it is not there.
+    """The Python of an environment in `folder` that has `requirement` and our torch; made if it is not there.
 
     Raises NoEnvironment with pip's last lines.
     """
     python, done = folder / "bin" / "python", folder / "installed.txt"
     # The same kernels on both sides: what is compared is what is done with them.
     torch = f"torch=={importlib.metadata.version('torch').partition('+')[0]}"
-    wanted = f"{torch} {requirement}"
-    if done.exists() and done.read_text() == wanted:
+    required = f"{torch} {requirement}"
+    if done.exists() and done.read_text() == required:
         return python
-    log(f"installing {wanted} into {folder} (minutes)")
+    log(f"installing {required} into {folder} (minutes)")
     for command in ([sys.executable, "-m", "venv", "--clear", str(folder)], [str(python), *PIP, torch, requirement]):
         ended = subprocess.run(command, capture_output=True, text=True, check=False)
         if ended.returncode:
             last = "\n".join((ended.stderr or ended.stdout).splitlines()[-5:])
             raise NoEnvironment(f"{requirement} could not be installed into {folder}:\n{last}")
-    done.write_text(wanted)
+    done.write_text(required)
     return python
 
 
@@ -46,13 +47,8 @@ def version(python: Path, package: str) -> str:
 
 
 def call(python: Path, script: Path, *arguments: str) -> None:
-    """Run a script by that Python, one thread, its output beside ours; raises RuntimeError with its last lines if it fails."""
-    environ = os.environ | {
-        "OMP_NUM_THREADS": "1",
-        "MKL_NUM_THREADS": "1",
-        "HF_HUB_OFFLINE": "1",
-        "TOKENIZERS_PARALLELISM": "false",
-    }
+    """Run a script by that Python on one thread; raises RuntimeError with its last lines if it fails."""
+    environ = os.environ | ONE_THREAD
     ended = subprocess.run(
         [str(python), str(script), *arguments], capture_output=True, text=True, check=False, env=environ
     )

@@ -1,7 +1,7 @@
 """Peak memory of this process and of annotation's actors, as Linux counts it. Knows nothing of what uses it.
 
-What is a process's own (anonymous pages and files) and what it shares are told apart: every process that reads from Ray's object store is charged
-for each page of it that it ever touched, the same pages to all of them, until the whole store (whose size is a setting) is charged to each.
+A process's own memory (anonymous pages and files) and its shared memory are counted apart. Linux charges every page
+of Ray's object store to each process that ever touched it, in the end the whole store to each of them.
 """
 
 import os
@@ -21,24 +21,23 @@ RESET = "5"
 
 
 @dataclass(frozen=True)
-class Memory:
+class ResidentBytes:
     """Resident bytes of this process."""
 
     own: int
     shared: int
 
 
-def memory() -> Memory:
+def memory() -> ResidentBytes:
     """Now."""
-    found = dict(
-        line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("Rss")
-    )
+    lines = Path("/proc/self/status").read_text().splitlines()
+    found = dict(line.split(":", 1) for line in lines if line.startswith("Rss"))
     anonymous, files, shared = (int(found[name].split()[0]) * 1024 for name in ("RssAnon", "RssFile", "RssShmem"))
-    return Memory(anonymous + files, shared)
+    return ResidentBytes(anonymous + files, shared)
 
 
 class Peak:
-    """The largest `memory().own` and `.shared` since it was made, sampled by a thread; it costs a thousandth of a core."""
+    """The largest `memory().own` and `.shared` since this object was made, sampled by a thread (0.1 % of a core)."""
 
     def __init__(self) -> None:
         self._own = self._shared = 0
@@ -54,11 +53,11 @@ class Peak:
         now = memory()
         self._own, self._shared = max(self._own, now.own), max(self._shared, now.shared)
 
-    def so_far(self) -> Memory:
+    def so_far(self) -> ResidentBytes:
         self._look()
-        return Memory(self._own, self._shared)
+        return ResidentBytes(self._own, self._shared)
 
-    def end(self) -> Memory:
+    def end(self) -> ResidentBytes:
         self._over.set()
         return self.so_far()
 
@@ -68,13 +67,13 @@ def reset_own_peak() -> None:
 
 
 def own_peak_bytes() -> int:
-    """Largest resident set of this process since it started, or since `reset_own_peak`; shared memory it has touched counts."""
+    """Largest resident set of this process since its start or `reset_own_peak`, with the shared memory it touched."""
     line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM:"))
     return int(line.split()[1]) * 1024
 
 
 class PeakRecorded(Annotator):
-    """An Annotator that leaves its process's peak of own memory, in bytes, in a file of the folder `peaks` after every batch."""
+    """An Annotator that writes its process's peak of own memory, in bytes, to a file in `peaks` after every batch."""
 
     def __init__(self, peaks: str, **arguments: Any):
         self._peak = Peak()

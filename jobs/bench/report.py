@@ -5,7 +5,7 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -27,7 +27,7 @@ class Outcome:
     """What a bench found."""
 
     ratios: dict[str, float]
-    """Names are fixed, so that figures can be compared over time."""
+    """Names are fixed, so that ratios can be compared over time."""
     metrics: dict[str, Any]
 
 
@@ -41,7 +41,10 @@ class Bench:
 
 
 def by_turns(ways: Mapping[str, Callable[[int], T]], rounds: int) -> dict[str, list[T]]:
-    """What each way gives in each round, whose number it is told; every other round goes through the ways backwards, so that a drift hits all of them."""
+    """The result of each way in each round; a way gets the round's number.
+
+    Every other round runs the ways in reverse order, so that a drift of the machine hits all of them.
+    """
     found: dict[str, list[T]] = {name: [] for name in ways}
     for number in range(rounds):
         for name in [*ways] if number % 2 == 0 else [*ways][::-1]:
@@ -61,20 +64,27 @@ def cpu_seconds_by_turns(ways: Mapping[str, Callable[[], object]], rounds: int) 
     return by_turns({name: partial(timed, way) for name, way in ways.items()}, rounds)
 
 
-def ratio_of(seconds: Mapping[str, list[float]], ours: str, theirs: str) -> float:
-    """Median over the rounds of how much longer `theirs` took; in a round both met the same machine."""
-    return round(statistics.median(t / o for o, t in zip(seconds[ours], seconds[theirs], strict=True)), 3)
+def ratio_of(values: Mapping[str, Sequence[float]], below: str, above: str) -> float:
+    """Median over the rounds of `above` / `below`; in a round both met the same machine."""
+    return round(statistics.median(a / b for a, b in zip(values[above], values[below], strict=True)), 3)
+
+
+def growth(runs: Mapping[str, Mapping[str, float]], names: Sequence[str]) -> float:
+    """How much larger the second run is than the first, in the metric of `names` that grew most."""
+    small, large = runs.values()
+    return round(max(large[name] / small[name] for name in names), 3)
 
 
 def require_equal(difference: float, limit: float, sides: str) -> None:
     """Raise Disagreement if the largest difference of two sides is above `limit`."""
     if not difference <= limit:  # NaN is no agreement
         raise Disagreement(
-            f"{sides}: scores differ by {difference:.2e}, allowed is {limit:.0e}: one of them is wrong, so there is nothing to compare"
+            f"{sides}: scores differ by {difference:.2e}, allowed is {limit:.0e}: "
+            "one of them is wrong, so there is nothing to compare"
         )
 
 
-def print_table(header: tuple[str, ...], rows: Iterable[tuple[object, ...]]) -> None:
+def print_table(header: Sequence[str], rows: Iterable[tuple[object, ...]]) -> None:
     """Columns as wide as they need; the first is text, the others numbers."""
     cells = [header, *(tuple(str(c) for c in row) for row in rows)]
     widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
@@ -83,12 +93,9 @@ def print_table(header: tuple[str, ...], rows: Iterable[tuple[object, ...]]) -> 
 
 
 def machine() -> str:
-    """Processor, cores this process may use, and the versions that figures depend on."""
+    """Processor, cores this process may use, and the versions that metrics depend on."""
     info = Path("/proc/cpuinfo")
-    names = (
-        [line.partition(":")[2].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
-        if info.exists()
-        else []
-    )
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("torch", "transformers", "ray"))
     return f"{names[0] if names else platform.machine()}, {len(os.sched_getaffinity(0))} cores, {versions}"

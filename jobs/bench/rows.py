@@ -1,22 +1,28 @@
-"""What benches run on: real rows from one folder, and a random-weight predictor or policy with a tokenizer trained on their texts.
+"""What benches run on: real rows, and a random-weight predictor or policy with a tokenizer trained on their texts.
 
 Weights do not matter for speed, and two ways must agree on any weights.
 """
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
+from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from actors.modeling.policy import PolicyTask
 from actors.modeling.regressor import PredictorTask
 from actors.modeling.tiny_llama import SmallModel, make_small_model
 from data.attributes import AttributeSchema, shipped
-from data.conversation import Conversation
+from data.conversation import Conversation, to_table
 from data.errors import UserError
 from data.sources import read
+from data.storage import Storage
+from jobs.pipelines.map_rows import write_table
 from jobs.runner.stage import log
 
+R = TypeVar("R")
 SCHEMA = shipped("helpsteer")
 MEDIUM = SmallModel(
     hidden_size=512, num_layers=8, num_heads=8, num_kv_heads=4, intermediate_size=1408, vocab_size=8192, max_tokens=2048
@@ -50,6 +56,23 @@ def real_rows(name: str, format: str, limit: int = 0, schema: AttributeSchema = 
             if limit and len(found) == limit:
                 break
     return list(found.values())
+
+
+def write_repeated(rows: Sequence[Conversation], times: int, rows_per_file: int, folder: Path) -> int:
+    """The rows `times` times under new ids, as Parquet files in `folder`/rows; returns how many rows those are."""
+    target = Storage(str(folder / "rows"))
+    for repeated in range(times):
+        for first in range(0, len(rows), rows_per_file):
+            part = [replace(r, id=f"{r.id}-{repeated}") for r in rows[first : first + rows_per_file]]
+            write_table(to_table(part, SCHEMA), target, f"part-{repeated:03d}-{first:07d}.parquet")
+    log(f"{len(rows) * times:,} rows written")
+    return len(rows) * times
+
+
+def in_own_process(function: Callable[..., R], *arguments: Any) -> R:
+    """The result of a function that runs in a process of its own: what it holds never counts as memory of this one."""
+    with ProcessPoolExecutor(1, get_context("spawn")) as apart:
+        return apart.submit(function, *arguments).result()
 
 
 def random_predictor(folder: str, model: SmallModel, rows: Iterable[Conversation]) -> str:

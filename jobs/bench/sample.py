@@ -1,8 +1,10 @@
-"""Bench `sample`: offline generation through the actor pool, against transformers' `generate`, one by one and in padded static batches."""
+"""Bench `sample`: generation through the actor pool against transformers' `generate`, one by one and in batches."""
 
 import json
 import statistics
 import tempfile
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +19,7 @@ from cluster.connect import connect
 from data.prompts import Prompt, prompt, prompts_table
 from data.record import Record
 from data.storage import Storage
-from jobs.bench.report import Bench, Disagreement, Outcome, by_turns, print_table
+from jobs.bench.report import Bench, Disagreement, Outcome, by_turns, print_table, ratio_of
 from jobs.bench.rows import MEDIUM, SCHEMA, random_policy, real_rows
 from jobs.pipelines.map_rows import map_rows, write_table
 from jobs.runner.settings import WorkerPool
@@ -28,70 +30,64 @@ TEMPERATURE, TOP_K = 1.0, 50
 """The paper's sampling (arXiv 2310.05344, section 3.4)."""
 
 
-class Settings(Record):
-    """What is asked, how often, of which model."""
+class SampleBenchSettings(Record):
+    """How many questions, how often, to which model."""
 
     rows: int = Field(64, ge=1)
     """Questions of oasst_model_eval_20k that have at most prompt_tokens, in file order."""
     prompt_tokens: int = Field(256, ge=1)
     """Longer prompts are left out and counted."""
     mean_tokens: int = Field(80, ge=2)
-    """Mean length of an answer. Answers end as a trained model's do, by a token that ends a turn: here every so-manieth token of the vocabulary is one."""
+    """Mean length of an answer: one in so many tokens of the vocabulary ends it, as the end of a turn does in a trained
+    model."""
     max_tokens: int = Field(256, ge=2)
     """Longest answer."""
     in_flight: int = Field(16, ge=1)
     """Answers in flight in ours, and prompts in a static batch."""
     rounds: int = Field(3, ge=1)
-    """Alternating rounds; figures are medians over them."""
+    """Alternating rounds; metrics are medians over them."""
     model: SmallModel = MEDIUM
     """Shape of the random-weight Llama."""
 
 
-def run(settings: Settings) -> Outcome:
+def run(settings: SampleBenchSettings) -> Outcome:
     """Tokens per CPU second of the process that generates, one thread, fp32; loading counts on no side."""
     rows = real_rows("oasst_model_eval_20k", "prompt_output", 2000)
     with tempfile.TemporaryDirectory() as folder, connect(4, None) as _:
         policy = random_policy(folder, settings.model, rows)
         ends = _end_often(policy, settings)
-        peer = GenerateSampler(policy, SCHEMA.best())
+        baseline = GenerateSampler(policy, SCHEMA.best())
         every = [prompt("bench", r.id, r.system, r.messages[:-1], SCHEMA.best(), 0, 0) for r in rows]
-        short = [p for p in every if len(peer.ids(p)) <= settings.prompt_tokens]
-        asked = short[: settings.rows]
-        write_table(prompts_table(asked), Storage(folder) / "prompts")
-        _require_equal(policy, peer, asked[: settings.in_flight], settings)
-        ways = {
-            OURS: lambda number: _through_pool(policy, folder, settings),
-            STATIC: lambda number: peer.sampled(
-                asked, settings.in_flight, settings.max_tokens, number, TEMPERATURE, TOP_K
-            ),
-            SINGLE: lambda number: peer.sampled(asked, 1, settings.max_tokens, number, TEMPERATURE, TOP_K),
+        short = [p for p in every if len(baseline.ids(p)) <= settings.prompt_tokens]
+        prompts = short[: settings.rows]
+        write_table(prompts_table(prompts), Storage(folder) / "prompts")
+        _require_equal(policy, baseline, prompts[: settings.in_flight], settings)
+
+        def generate(number: int, batch_size: int) -> tuple[float, float]:
+            return baseline.sampled(prompts, batch_size, settings.max_tokens, number, TEMPERATURE, TOP_K)
+
+        ways: dict[str, Callable[[int], tuple[float, float]]] = {
+            OURS: lambda _: _through_pool(policy, folder, settings),
+            STATIC: partial(generate, batch_size=settings.in_flight),
+            SINGLE: partial(generate, batch_size=1),
         }
         found = by_turns(ways, settings.rounds)
     speeds = {name: [tokens / seconds for tokens, seconds in rounds] for name, rounds in found.items()}
     speed = {name: round(statistics.median(values), 1) for name, values in speeds.items()}
-    lengths = {
-        name: round(statistics.mean(tokens for tokens, _ in rounds) / len(asked), 1) for name, rounds in found.items()
-    }
-    ratios = {
-        name: round(statistics.median(o / t for o, t in zip(speeds[OURS], theirs, strict=True)), 3)
-        for name, theirs in speeds.items()
-    }
+    num_tokens = {name: statistics.mean(tokens for tokens, _ in rounds) for name, rounds in found.items()}
+    lengths = {name: round(tokens / len(prompts), 1) for name, tokens in num_tokens.items()}
+    ratios = {name: ratio_of(speeds, name, OURS) for name in speeds}
     print_table(
         ("way", "tokens / CPU s", "ours is faster by", "tokens an answer"),
         [(name, speed[name], ratios[name], lengths[name]) for name in speeds],
     )
-    metrics = {
-        "rows": len(asked),
-        "too_long": len(every) - len(short),
-        "end_tokens": ends,
-        "tokens_an_answer": lengths,
-        "tokens_per_cpu_s": speed,
-    }
+    metrics: dict[str, object] = {"rows": len(prompts), "too_long": len(every) - len(short), "end_tokens": ends}
+    metrics |= {"tokens_an_answer": lengths, "tokens_per_cpu_s": speed}
     return Outcome({"vs_single": ratios[SINGLE], "vs_static": ratios[STATIC]}, metrics)
 
 
-def _end_often(policy: str, settings: Settings) -> int:
-    """Let so many tokens of the random model end an answer that answers have their mean length; returns how many."""
+def _end_often(policy: str, settings: SampleBenchSettings) -> int:
+    """Choose how many tokens end an answer, so that answers have their mean length; returns that number."""
     path = Path(policy) / "generation_config.json"
     config = json.loads(path.read_text())
     vocabulary = settings.model.vocab_size
@@ -104,38 +100,35 @@ def _end_often(policy: str, settings: Settings) -> int:
     return len(ends)
 
 
-def _through_pool(policy: str, folder: str, settings: Settings) -> tuple[float, float]:
+def _through_pool(policy: str, folder: str, settings: SampleBenchSettings) -> tuple[float, float]:
     """Tokens, and CPU seconds of the actor."""
     sampling = Sampling(max_tokens=settings.max_tokens, temperature=TEMPERATURE, top_k=TOP_K)
-    arguments = {
-        "policy": policy,
-        "schema": SCHEMA,
-        "sampling": sampling,
-        "max_num_seqs": settings.in_flight,
-        "dtype": "float32",
-        "num_threads": 1,
-    }
+    limits = {"max_num_seqs": settings.in_flight, "dtype": "float32", "num_threads": 1}
+    arguments = {"policy": policy, "schema": SCHEMA, "sampling": sampling} | limits
     pool = WorkerPool(num_actors=1, batch_rows=settings.rows)
     prompts, answers = Storage(folder) / "prompts", Storage(folder) / "answers"
     counters = map_rows("sample", [prompts], Sampler, arguments, pool, answers).counters
     return counters["tokens"], round(counters["cpu_seconds"], 3)
 
 
-def _require_equal(policy: str, peer: GenerateSampler, asked: list[Prompt], settings: Settings) -> None:
-    """Greedily, both say the same."""
+def _require_equal(
+    policy: str, baseline: GenerateSampler, prompts: list[Prompt], settings: SampleBenchSettings
+) -> None:
+    """Raise Disagreement unless both give the same greedy answers."""
     greedy = Sampling(max_tokens=32, temperature=0.0)
-    ours = Sampler(policy, SCHEMA, greedy, settings.in_flight, "float32", 1)(prompts_table(asked))
-    theirs = peer.greedy(asked, 32)
+    ours = Sampler(policy, SCHEMA, greedy, settings.in_flight, "float32", 1)(prompts_table(prompts))
+    theirs = baseline.greedy(prompts, 32)
     same = sum(row["messages"][-1]["content"] == text for row, text in zip(ours.to_pylist(), theirs, strict=True))
-    log(f"greedy answers that are the same: {same} of {len(asked)}")
-    if same < len(asked):
+    log(f"greedy answers that are the same: {same} of {len(prompts)}")
+    if same < len(prompts):
         raise Disagreement(
-            f"only {same} of {len(asked)} greedy answers are those of generate(): one of the two is wrong, so there is nothing to compare"
+            f"only {same} of {len(prompts)} greedy answers are those of generate(): "
+            "one of the two is wrong, so there is nothing to compare"
         )
 
 
 BENCH = Bench(
     "offline generation through the actor pool against transformers' generate: tokens per CPU second, one thread, fp32",
-    Settings,
+    SampleBenchSettings,
     run,
 )

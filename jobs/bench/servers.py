@@ -1,4 +1,4 @@
-"""Servers that a bench measures, each as its own documentation starts it: a process, a port, and when it is ready. Knows nothing of what is asked."""
+"""Servers that a bench measures, each started as its own documentation does it. Knows no requests."""
 
 import os
 import signal
@@ -12,17 +12,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from jobs.bench.environment import ONE_THREAD
 from jobs.runner.stage import log
 
-ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
 START_TIMEOUT_S = 300.0
-# Memory of keys and values, threads that are not pinned and do not spin: what vLLM needs on a CPU that others use too.
 VLLM = {
     "VLLM_CPU_KVCACHE_SPACE": "1",
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
     "KMP_BLOCKTIME": "0",
     "VLLM_NO_USAGE_STATS": "1",
 }
+"""A small KV cache, and threads that are not pinned and do not spin: the CPU has other users."""
 
 
 class NotServed(RuntimeError):
@@ -31,7 +31,10 @@ class NotServed(RuntimeError):
 
 @contextmanager
 def server(name: str, command: Sequence[str], ready: str, environ: Mapping[str, str] | None = None) -> Iterator[str]:
-    """Its URL while it runs; `command` has {port}, `ready` is the path that answers 200 once it serves. Raises NotServed with its last lines."""
+    """Its URL while it runs. `command` has {port}; `ready` is the path that answers 200 once it serves.
+
+    Raises NotServed with the server's last lines.
+    """
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     url, log_file = f"http://127.0.0.1:{port}", Path(f"/tmp/steerlm-bench-{os.getpid()}-{port}.log")
@@ -56,64 +59,26 @@ def server(name: str, command: Sequence[str], ready: str, environ: Mapping[str, 
         log_file.unlink(missing_ok=True)
 
 
-def ours(python: Path, policy: str, kind: str, slots: int) -> list[str]:
+def ours(python: Path, policy: str, kind: str, max_num_seqs: int) -> list[str]:
     """`python -m serve`."""
     words = ["policy=" + policy, "name=bench", "predictor=null", "access_log=false", "port={port}", "num_cpus=0.5"]
-    return [
-        str(python),
-        "-m",
-        "serve",
-        *words,
-        f"engine.kind={kind}",
-        f"engine.max_num_seqs={slots}",
-        f"max_queued_requests={16 * slots}",
-    ]
+    engine = [f"engine.kind={kind}", f"engine.max_num_seqs={max_num_seqs}", f"max_queued_requests={16 * max_num_seqs}"]
+    return [str(python), "-m", "serve", *words, *engine]
 
 
 def transformers_serve(policy: str, continuous: bool) -> list[str]:
-    """`transformers serve`; with continuous batching, at the sizes that suit a CPU: by default it would take most of the memory of the machine."""
-    batching = (
-        ["--continuous-batching", "--cb-num-blocks", "512", "--cb-block-size", "32", "--cb-max-batch-tokens", "512"]
-        if continuous
-        else []
-    )
-    return [
-        str(Path(sys.executable).parent / "transformers"),
-        "serve",
-        policy,
-        "--port",
-        "{port}",
-        "--dtype",
-        "float32",
-        "--device",
-        "cpu",
-        *batching,
-    ]
+    """`transformers serve`. The sizes of continuous batching suit a CPU: its defaults take most of the memory."""
+    program = str(Path(sys.executable).parent / "transformers")
+    words = [program, "serve", policy, "--port", "{port}", "--dtype", "float32", "--device", "cpu"]
+    sizes = ["--cb-num-blocks", "512", "--cb-block-size", "32", "--cb-max-batch-tokens", "512"]
+    return [*words, "--continuous-batching", *sizes] if continuous else words
 
 
 def vllm_server(python: Path, policy: str, max_tokens: int) -> list[str]:
     """vLLM's own OpenAI server."""
-    words = [
-        "--model",
-        policy,
-        "--served-model-name",
-        "bench",
-        "--enforce-eager",
-        "--dtype",
-        "float32",
-        "--max-model-len",
-        str(max_tokens),
-    ]
-    return [
-        str(python),
-        "-m",
-        "vllm.entrypoints.openai.api_server",
-        *words,
-        "--port",
-        "{port}",
-        "--generation-config",
-        "vllm",
-    ]
+    program = [str(python), "-m", "vllm.entrypoints.openai.api_server", "--port", "{port}"]
+    model = ["--model", policy, "--served-model-name", "bench", "--generation-config", "vllm"]
+    return [*program, *model, "--enforce-eager", "--dtype", "float32", "--max-model-len", str(max_tokens)]
 
 
 def _wait(name: str, url: str, process: subprocess.Popen[bytes], log_file: Path) -> None:

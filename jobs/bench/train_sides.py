@@ -1,4 +1,4 @@
-"""The same examples through our training and through TRL's, both judged by transformers alone. Knows no rounds and no ratios."""
+"""The same examples through our training and TRL's, both judged by transformers alone. Knows no rounds, no ratios."""
 
 import json
 from dataclasses import dataclass
@@ -18,13 +18,14 @@ from data.conversation import Conversation, to_table
 from data.examples import Example, Examples
 from data.loader import Corpus
 from data.record import Record
+from data.stage_metrics import TrainingMetrics
 from data.storage import Storage
 from jobs.bench.environment import call
 from jobs.bench.rows import SCHEMA, random_policy
 from jobs.pipelines.fit import fit
 from jobs.pipelines.map_rows import write_table
 
-PEER = REPOSITORY / "actors" / "trl_peer.py"
+TRL_SFT = REPOSITORY / "actors" / "baselines" / "trl_sft.py"
 TRL_ROWS = "trl.parquet"
 
 
@@ -32,7 +33,7 @@ class Recipe(Record):
     """What both sides do alike."""
 
     learning_rate: float
-    """The same for all steps: two schedules that are alike in name differ in their first step."""
+    """The same for all steps: schedules of the same name differ in their first step."""
     pack_tokens: int
     packs_per_step: int
     max_tokens: int
@@ -45,7 +46,7 @@ class Inputs:
     start: str
     """A policy folder: weights, tokenizer."""
     folder: Path
-    """Has `examples/`, as our tokenise step leaves them, and the same for TRL in `trl.parquet`."""
+    """Has `examples/`, as `Tokenizing` leaves them, and the same for TRL in `trl.parquet`."""
     num_examples: int
     tokens: int
     targets: int
@@ -58,7 +59,7 @@ class Inputs:
 
 @dataclass(frozen=True)
 class Trained:
-    """What came of one training."""
+    """The result of one training."""
 
     tokens_per_cpu_s: float
     """Of the trained ones."""
@@ -87,6 +88,11 @@ def make_inputs(
     return Inputs(start, folder, len(found), int(train.lengths.sum()), targets, [judged[i] for i in range(len(judged))])
 
 
+def fit_policy(start: str, learner: LearnerSettings, examples: Corpus, output: Path) -> TrainingMetrics:
+    """Our training, from the policy at `start`; `output` names it and receives the model."""
+    return fit(output.name, PolicyTask(start, SCHEMA, "steerlm"), learner, examples, Storage(str(output)))
+
+
 def train_ours(inputs: Inputs, recipe: Recipe, precision: Literal["fp32", "bf16"], seed: int) -> Trained:
     """One Ray Train worker, DeepSpeed, one thread."""
     output = inputs.folder / f"ours-{precision}-{seed}"
@@ -96,14 +102,9 @@ def train_ours(inputs: Inputs, recipe: Recipe, precision: Literal["fp32", "bf16"
         seed=seed,
         schedule="constant_with_warmup",
         warmup=0,
-        learning_rate=recipe.learning_rate,
-        pack_tokens=recipe.pack_tokens,
-        packs_per_step=recipe.packs_per_step,
-        max_tokens=recipe.max_tokens,
+        **recipe.model_dump(),
     )
-    metrics = fit(
-        output.name, PolicyTask(inputs.start, SCHEMA, "steerlm"), learner, inputs.examples, Storage(str(output))
-    )
+    metrics = fit_policy(inputs.start, learner, inputs.examples, output)
     assert metrics.target_weight == inputs.targets, "an example was lost"
     return _judged(inputs, metrics.steps, metrics.cpu_seconds, output)
 
@@ -121,14 +122,10 @@ def train_trl(inputs: Inputs, recipe: Recipe, arguments: dict[str, Any], python:
         "seed": seed,
     }
     output.mkdir()
-    settings = {
-        "model": inputs.start,
-        "rows": str(inputs.folder / TRL_ROWS),
-        "output": str(output),
-        "arguments": alike | arguments,
-    }
+    paths = {"model": inputs.start, "rows": str(inputs.folder / TRL_ROWS), "output": str(output)}
+    settings = paths | {"arguments": alike | arguments}
     (output / "settings.json").write_text(json.dumps(settings))
-    call(python, PEER, str(output / "settings.json"))
+    call(python, TRL_SFT, str(output / "settings.json"))
     metrics = json.loads((output / "figures.json").read_text())
     return _judged(inputs, metrics["steps"], metrics["cpu_seconds"], output)
 

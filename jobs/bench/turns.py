@@ -1,8 +1,9 @@
-"""Bench `turns`: all answers of a conversation from one forward, against one forward per prefix, with the same packed kernel."""
+"""Bench `turns`: all answers of a conversation from one forward, against one forward per prefix; one packed kernel."""
 
 import tempfile
 from collections import defaultdict
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 from pydantic import Field
@@ -24,64 +25,64 @@ MANY = 4
 SETS = {"hh_rlhf_harmless_test": "hh_rlhf", "oasst1_en_labelled": "oasst_messages"}
 
 
-class Settings(Record):
+class TurnsBenchSettings(Record):
     """What is scored, how often, with which model."""
 
     rows: int = Field(24, ge=1)
-    """Conversations for each number of answers, half from each set as far as both have them; the longest kind is "4 or more"."""
+    """Conversations for each number of answers (1, 2, 3, 4 or more), half from each set as far as both have them."""
     rounds: int = Field(3, ge=1)
-    """Alternating rounds; figures are medians over them."""
+    """Alternating rounds; metrics are medians over them."""
     pack_tokens: int = Field(2048, ge=2)
     """Token budget of one packed forward; conversations that are longer are left out and counted."""
     model: SmallModel = MEDIUM
     """Shape of the random-weight Llama."""
 
 
-def run(settings: Settings) -> Outcome:
-    """CPU seconds of both ways by number of answers; tokenised before the clock starts, on one thread."""
+def run(settings: TurnsBenchSettings) -> Outcome:
+    """CPU seconds of both ways by number of answers, on one thread; tokenized before the clock starts."""
     sets = {name: real_rows(name, format) for name, format in SETS.items()}
     with tempfile.TemporaryDirectory() as folder:
-        predictor = Predictor.load(
-            random_predictor(folder, settings.model, [r for rows in sets.values() for r in rows]), num_threads=1
-        )
-    encode = encoder(predictor.format.tokenizer)
-    seconds, metrics, table, worst = {}, {}, [], 0.0
-    for kind, rows in _kinds(sets, settings.rows).items():
-        whole = [tokenize(predictor.format.template.pieces(r.system, r.messages, ()), encode) for r in rows]
-        kept = [t for t in whole if len(t) <= settings.pack_tokens]
-        found: dict[str, np.ndarray] = {}
-        at_once, prefixes = _at_once(kept), _prefixes(kept)
-        ways = {
-            "one forward": lambda at_once=at_once, found=found: found.update(
-                {"one": _scored(predictor, at_once, settings.pack_tokens)}
-            ),
-            "prefixes": lambda prefixes=prefixes, found=found: found.update(
-                {"prefixes": _scored(predictor, prefixes, settings.pack_tokens)}
-            ),
-        }
-        seconds[kind] = cpu_seconds_by_turns(ways, settings.rounds)
-        difference = float(np.abs(found["one"] - found["prefixes"]).max())
-        worst = max(worst, difference)
-        gain = ratio_of(seconds[kind], "one forward", "prefixes")
-        answers, tokens = sum(len(t.turn_ends_S) for t in kept), sum(map(len, kept))
-        metrics[kind] = {
-            "rows": len(kept),
-            "too_long": len(rows) - len(kept),
-            "answers": answers,
-            "tokens": tokens,
-            "vs_prefixes": gain,
-        }
-        table.append((kind, len(kept), answers, tokens, gain, f"{difference:.1e}"))
+        every = [r for rows in sets.values() for r in rows]
+        predictor = Predictor.load(random_predictor(folder, settings.model, every), num_threads=1)
+    measured = {kind: _measured(predictor, rows, settings) for kind, rows in _kinds(sets, settings.rows).items()}
+    columns = ("rows", "answers", "tokens", "vs_prefixes")
     print_table(
-        ("answers", "conversations", "all answers", "tokens", "one forward is faster by", "largest difference"), table
+        ("answers", "conversations", "all answers", "tokens", "one forward is faster by", "largest difference"),
+        [(kind, *(m[name] for name in columns), f"{gap:.1e}") for kind, (m, gap) in measured.items()],
     )
+    worst = max(gap for _, gap in measured.values())
     require_equal(worst, EXACT, "one forward against a forward per prefix")
     found_many = {name: sum(r.num_answers >= MANY for r in rows) for name, rows in sets.items()}
     log(f"conversations with {MANY} or more answers: {', '.join(f'{n} in {name}' for name, n in found_many.items())}")
+    metrics = {kind: m for kind, (m, _) in measured.items()}
     return Outcome(
         {"vs_prefixes": metrics[f"{MANY}+"]["vs_prefixes"]},
         {"by_answers": metrics, "with_4_or_more": found_many, "largest_difference": worst},
     )
+
+
+def _measured(
+    predictor: Predictor, rows: Sequence[Conversation], settings: TurnsBenchSettings
+) -> tuple[dict[str, float], float]:
+    """Metrics of the conversations of one kind, and the largest difference of the two ways' scores."""
+    encode = encoder(predictor.format.tokenizer)
+    whole = [tokenize(predictor.format.template.pieces(r.system, r.messages, ()), encode) for r in rows]
+    kept = [t for t in whole if len(t) <= settings.pack_tokens]
+    scores: dict[str, np.ndarray] = {}
+
+    def score(way: str, segments: Sequence[Segment]) -> None:
+        scores[way] = _scored(predictor, segments, settings.pack_tokens)
+
+    segments = {"one forward": _at_once(kept), "prefixes": _prefixes(kept)}
+    seconds = cpu_seconds_by_turns({way: partial(score, way, s) for way, s in segments.items()}, settings.rounds)
+    metrics = {
+        "rows": len(kept),
+        "too_long": len(rows) - len(kept),
+        "answers": sum(len(t.turn_ends_S) for t in kept),
+        "tokens": sum(map(len, kept)),
+        "vs_prefixes": ratio_of(seconds, "one forward", "prefixes"),
+    }
+    return metrics, float(np.abs(scores["one forward"] - scores["prefixes"]).max())
 
 
 def _kinds(sets: dict[str, list[Conversation]], limit: int) -> dict[str, list[Conversation]]:
@@ -113,13 +114,13 @@ def _scored(predictor: Predictor, segments: Sequence[Segment], pack_tokens: int)
     """Scores of all reads of all segments, in order, [S, A]."""
     scores: dict[int, np.ndarray] = {}
     for members in best_fit([len(s) for s in segments], pack_tokens):
-        row = predictor.score([segments[i].ids_T for i in members], [segments[i].reads_S for i in members])
-        scores.update(zip(members, row, strict=True))
+        scored = predictor.score([segments[i].ids_T for i in members], [segments[i].reads_S for i in members])
+        scores.update(zip(members, scored, strict=True))
     return np.concatenate([scores[i] for i in range(len(segments))])
 
 
 BENCH = Bench(
     "all answers of a conversation in one forward against one forward per prefix: CPU seconds, the same packed kernel",
-    Settings,
+    TurnsBenchSettings,
     run,
 )

@@ -1,4 +1,4 @@
-"""Rating rows with the run's predictor: what the workers are given, what they counted, and how raw values become labels.
+"""Rating rows with the run's predictor: the workers' arguments and counters, and how raw values become labels.
 
 Shared by every stage that rates answers or trains on predicted values.
 """
@@ -15,16 +15,29 @@ COUNTS = ("answers", "rated_answers", "answers_cut_off", "truncated", "over_long
 
 
 def annotate(run: Run, what: str, sources: list[Storage], target: Storage, fingerprint: str = "") -> AnnotationMetrics:
-    """Rate all rows of `sources` into `target` (with a `fingerprint`: those that are not rated yet); returns counts and the mean of each attribute."""
+    """Rate all rows of `sources` into `target` (with a `fingerprint`: those that are not rated yet)."""
     manifest = run.manifest("predictor")
     assert manifest is not None, "the predictor must be finished"
-    arguments = annotator(run, run.folder("predictor"), manifest.fingerprint)
-    done = map_rows(what, sources, Annotator, arguments, run.preset.annotate.pool, target, fingerprint, "annotate.pool")
+    done = score_rows(run, what, sources, run.folder("predictor"), target, manifest.fingerprint, fingerprint)
     return summary(done, run.schema.names, audit(what, sources, target, fingerprint))
 
 
+def score_rows(
+    run: Run,
+    what: str,
+    sources: list[Storage],
+    predictor: Storage,
+    target: Storage,
+    predictor_fingerprint: str = "",
+    fingerprint: str = "",
+) -> Pass:
+    """All rows of `sources` into `target`, with the scores of the predictor in the folder `predictor`."""
+    arguments, pool = annotator(run, predictor, predictor_fingerprint), run.preset.annotate.pool
+    return map_rows(what, sources, Annotator, arguments, pool, target, fingerprint, "annotate.pool")
+
+
 def summary(done: Pass, names: tuple[str, ...], audited: AuditMetrics) -> AnnotationMetrics:
-    """A pass of annotation, with counts, means and the packs' fill from what the workers counted."""
+    """The metrics of a pass of annotation, from the workers' counters."""
     counters = done.counters
     rated = max(1, counters["rated_answers"])
     return AnnotationMetrics(
@@ -37,12 +50,12 @@ def summary(done: Pass, names: tuple[str, ...], audited: AuditMetrics) -> Annota
 
 
 def predictor_weights(run: Run) -> dict[str, str]:
-    """A checksum of the predictor's folder: weights that changed under the same manifest must not go on with old output."""
+    """A checksum of the predictor's folder: if the weights changed, a resumed stage must not keep its old output."""
     return {"predictor": (run.folder("predictor") / "model").checksum()}
 
 
 def annotator(run: Run, predictor: Storage, fingerprint: str = "") -> dict[str, object]:
-    """What an Annotator is given."""
+    """The arguments of an Annotator."""
     settings = run.preset.annotate
     return {
         "predictor": (predictor / "model").uri,
@@ -57,7 +70,7 @@ def annotator(run: Run, predictor: Storage, fingerprint: str = "") -> dict[str, 
 
 
 def calibration(run: Run) -> Calibration:
-    """How predicted values become labels: as the predictor's held-out rows say, or as they are."""
+    """How predicted values become labels: calibrated on the predictor's held-out rows, or unchanged."""
     predictor = run.metrics("predictor", PredictorMetrics)
     assert predictor is not None, "the predictor must be finished"
     return predictor.calibration if run.preset.policy.calibrate else Calibration()

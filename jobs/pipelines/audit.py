@@ -1,6 +1,6 @@
-"""The last word on a pipeline: every row of its sources is in its target once. Ray tasks read the files; the driver sees counts.
+"""The audit of a pipeline: each row of its sources is in its target once. Ray tasks read files; the driver gets counts.
 
-Knows nothing of how the target was made (`data.audit` says what is compared, and why that proves it).
+Knows nothing of how the target was made. `data.audit` explains what is compared, and why that is a proof.
 """
 
 import hashlib
@@ -17,24 +17,23 @@ from jobs.runner.stage import StageError, log
 IDS_PER_BUCKET = 1_000_000
 """Ids that one task compares among each other: about 100 MB of strings."""
 ROWS_PER_TASK, ROWS_PER_TASK_AND_BUCKET = 50_000, 5_000
-"""A task reads files until it has so many rows: Ray keeps results under 100 KB in the driver's own memory, so a task for each file would fill it with ids."""
+"""A task reads files until it has so many rows. Ray keeps results under 100 KB in the driver's own memory: a task for
+each file would fill it with ids."""
 CPUS_PER_TASK = 0.25
 """They read and compare; beside a pool's actors there is always one CPU."""
 
 
 def audit(what: str, sources: Sequence[Storage], target: Storage, fingerprint: str = "") -> AuditMetrics:
-    """Files, rows and a digest of all ids, in order; raises StageError with the counts of lost, doubled and unknown rows, and the file."""
+    """Raises StageError, with counts of lost, doubled and unknown rows and the file, unless each row is there once."""
     inputs, output = inputs_of(sources), Output(target.uri, fingerprint)
     num_rows = sum(i.num_rows for i in inputs)
     num_buckets = max(1, -(-num_rows // IDS_PER_BUCKET))
     read = ray.remote(num_cpus=CPUS_PER_TASK, max_retries=-1, num_returns=1 + num_buckets)(audit_files)
     compare = ray.remote(num_cpus=CPUS_PER_TASK, max_retries=-1)(num_doubled)
-    refs = [
-        read.remote(files, output, num_buckets)
-        for files in _tasks(inputs, max(ROWS_PER_TASK, ROWS_PER_TASK_AND_BUCKET * num_buckets))
-    ]
+    rows_per_task = max(ROWS_PER_TASK, ROWS_PER_TASK_AND_BUCKET * num_buckets)
+    refs = [read.remote(files, output, num_buckets) for files in _tasks(inputs, rows_per_task)]
     doubled = [compare.remote(*bucket) for bucket in zip(*(r[1:] for r in refs), strict=True)]
-    files: list[FileAudit] = [file for verdicts in ray.get([r[0] for r in refs]) for file in verdicts]
+    files: list[FileAudit] = [file for audited in ray.get([r[0] for r in refs]) for file in audited]
     extra = sorted(set(target.names(".parquet")) - {i.part for i in inputs})
     _require(what, files, sum(ray.get(doubled)), extra, fingerprint)
     digest = hashlib.sha256("".join(f.digest for f in files).encode()).hexdigest()[:16]
@@ -43,7 +42,7 @@ def audit(what: str, sources: Sequence[Storage], target: Storage, fingerprint: s
 
 
 def _tasks(inputs: Sequence[Input], rows: int) -> list[list[Input]]:
-    """Neighbouring files, together just over `rows` rows."""
+    """Neighboring files, together just over `rows` rows."""
     tasks: list[list[Input]] = [[]]
     for file in inputs:
         if sum(i.num_rows for i in tasks[-1]) >= rows:
@@ -59,17 +58,12 @@ def _require(what: str, files: Sequence[FileAudit], doubled: int, extra: Sequenc
     lost, unknown = (sum(getattr(f, name) for f in files) for name in ("lost", "unknown"))
     names = [f.part for f in bad] + list(extra)
     reasons = ["rows in another order" for f in bad if not f.in_order and not (f.lost or f.unknown)][:1]
-    reasons += [
-        f"{f.part} is of another making ({f.fingerprint or 'unstamped'})"
-        for f in bad
-        if f.fingerprint != fingerprint and f.found
-    ][:1]
-    where = (
-        f"; see {', '.join(names[:3])}{' and others' if len(names) > 3 else ''}"
-        if names
-        else "; the same id is in two files of the input"
-    )
+    others = [f for f in bad if f.fingerprint != fingerprint and f.found]
+    reasons += [f"{f.part} has another fingerprint ({f.fingerprint or 'none'})" for f in others][:1]
+    where = f"see {', '.join(names[:3])}{' and others' if len(names) > 3 else ''}"
+    num_in, num_out = sum(f.rows for f in files), sum(f.found for f in files)
+    counts = [f"{lost} lost", f"{unknown} unknown", f"{doubled} doubled", *reasons]
     raise StageError(
-        f"{what}: {sum(f.rows for f in files)} rows in, {sum(f.found for f in files)} out: {lost} lost, {unknown} unknown, {doubled} doubled"
-        f"{''.join(f', {r}' for r in reasons)}{where}; delete the stage's folder and run again"
+        f"{what}: {num_in} rows in, {num_out} out: {', '.join(counts)}; "
+        f"{where if names else 'the same id is in two files of the input'}; delete the stage's folder and run again"
     )

@@ -36,7 +36,7 @@ def base_uri(run: Run) -> str:
 
 
 def _absolute(model: str) -> str:
-    # Workers run in folders of their own: a relative path must become absolute here; a hub name is none.
+    # Workers run in other folders, so a relative path must become absolute here; a hub name is no path.
     return os.path.abspath(model) if os.path.isdir(model) else model
 
 
@@ -61,10 +61,11 @@ def fit(
     weights: Mapping[str, float] | None = None,
     tracking: Tracking = "none",
 ) -> TrainingMetrics:
-    """Train `task` on `examples`; the model goes to `output`/model. Returns what it came to, with its loss curve.
+    """Train `task` on `examples`; the model goes to `output`/model. Returns the metrics, with the loss curve.
 
-    `weights`: source -> how often an epoch has each of its examples. What an earlier try left in `output` is kept: a finished training is not
-    repeated, a checkpoint is gone on from. Raises StageError with the worker's own sentence if training fails, or if it was told to stop (SIGTERM).
+    `weights`: source -> how often an epoch has each of its examples. What an earlier run left in `output` is kept: a
+    finished training is not repeated, and a checkpoint is resumed. Raises StageError with the worker's own message if
+    training fails, or after SIGTERM.
     """
     finished = output / TRAINING
     if finished.exists():
@@ -72,21 +73,21 @@ def fit(
         return read_record(finished, TrainingMetrics)
     if tracking != "none" and importlib.util.find_spec(tracking) is None:
         raise StageError(
-            f"tracking is {tracking}, which is not installed; pip install {tracking} on every node, or set tracking to none"
+            f"tracking is {tracking}, which is not installed; "
+            f"pip install {tracking} on every node, or set tracking to none"
         )
     log(
-        f"{what}: Ray Train, {settings.num_workers} workers, DeepSpeed ZeRO stage {settings.zero_stage}, {settings.precision}"
+        f"{what}: Ray Train, {settings.num_workers} workers, "
+        f"DeepSpeed ZeRO stage {settings.zero_stage}, {settings.precision}"
     )
-    loader = DataLoader(
-        examples,
-        split or Split(),
-        settings.pack_tokens,
-        settings.packs_per_step,
-        settings.epochs,
-        settings.seed,
-        weights or {},
-    )
-    trainer = _trainer(Assignment(what, task, settings, loader, output.uri, tracking), output)
+    sizes = (settings.pack_tokens, settings.packs_per_step, settings.epochs, settings.seed)
+    loader = DataLoader(examples, split or Split(), *sizes, weights or {})
+    _run(what, _trainer(Assignment(what, task, settings, loader, output.uri, tracking), output), output)
+    return read_record(finished, TrainingMetrics)
+
+
+def _run(what: str, trainer: TorchTrainer, output: Storage) -> None:
+    """Raises StageError unless the training ends by itself, without a user error."""
     for mark in (USER_ERROR, STOP):
         (output / mark).remove()
     try:
@@ -94,14 +95,12 @@ def fit(
             trainer.fit()
     except TrainingFailedError as error:
         causes = getattr(error, "worker_failures", {}).values()
-        raise StageError(
-            f"{what} failed: {'; '.join(sorted({str(c).strip().splitlines()[-1] for c in causes})) or error}"
-        ) from error
+        reasons = sorted({str(c).strip().splitlines()[-1] for c in causes})
+        raise StageError(f"{what} failed: {'; '.join(reasons) or error}") from error
     if (output / USER_ERROR).exists():
         raise StageError(f"{what} failed: {(output / USER_ERROR).read_text()}")
     if (output / STOP).exists():
-        raise StageError(f"{what} was told to stop; what it has is kept, and the same command goes on from there")
-    return read_record(finished, TrainingMetrics)
+        raise StageError(f"{what} was stopped; its checkpoint is kept, and the same command goes on from there")
 
 
 def _trainer(assignment: Assignment, output: Storage) -> TorchTrainer:
@@ -109,7 +108,7 @@ def _trainer(assignment: Assignment, output: Storage) -> TorchTrainer:
     return TorchTrainer(
         train_worker,
         train_loop_config={"assignment": assignment},
-        # Weights and gradients go over NCCL, what the learner adds up on the host (losses, moments) over gloo; Ray's own default on GPUs has no gloo.
+        # Weights and gradients go over NCCL; sums on the host (losses, moments) over gloo, absent in Ray's default.
         torch_config=OwnAddressConfig(backend="cpu:gloo,cuda:nccl" if settings.use_gpu else "gloo"),
         scaling_config=ray.train.ScalingConfig(
             num_workers=settings.num_workers,
@@ -128,13 +127,13 @@ def _trainer(assignment: Assignment, output: Storage) -> TorchTrainer:
 
 @contextlib.contextmanager
 def _stopping(mark: Storage) -> Iterator[None]:
-    """While it lasts, SIGTERM (`ray job stop`, a pod's end) leaves the mark that makes the workers keep a checkpoint and end."""
+    """In the block, SIGTERM (`ray job stop`, a pod's end) writes the mark; workers then keep a checkpoint and end."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
     def leave_mark(*_: object) -> None:
-        log("told to stop: keeping a checkpoint first")
+        log("SIGTERM: keeping a checkpoint before the end")
         mark.write_bytes(b"")
 
     before = signal.signal(signal.SIGTERM, leave_mark)
@@ -145,5 +144,5 @@ def _stopping(mark: Storage) -> Iterator[None]:
 
 
 def buckets_for(share: float) -> int:
-    """Into how many buckets to split the groups, so that one of them is `share` of all; 0 = hold out nothing."""
+    """The number of buckets of groups of which one is `share` of all; 0 = hold out nothing."""
     return round(1 / share) if share else 0

@@ -1,6 +1,6 @@
-"""Ray Data over a stage's rows: shards of Parquet files through a pool of actors, each row exactly once, resumed where it was killed.
+"""Ray Data over a stage's rows: shards of Parquet files through a pool of actors, each row exactly once, resumable.
 
-What a shard, a piece and a part are: `data.shards`. Knows no model: the worker class and what it is given come from the caller.
+`data.shards` defines shard, piece and part. Knows no model: the caller gives the worker class and its arguments.
 """
 
 import contextlib
@@ -19,7 +19,7 @@ from ray.data import ExecutionResources
 from ray.exceptions import RayTaskError
 
 from cluster.pipeline_metrics import PipelineMetrics
-from cluster.preflight import Demand, preflight
+from cluster.preflight import preflight
 from cluster.progress import Progress
 from data.counters import Counters, added
 from data.errors import is_user_error
@@ -30,15 +30,17 @@ from data.storage import Storage
 from jobs.runner.settings import WorkerPool
 from jobs.runner.stage import StageError, log
 
+TOKEN_COUNTERS = ("tokens", "filled_tokens", "budget_tokens")
 READ_CPUS, WRITE_CPUS, MERGE_CPUS = 0.5, 0.25, 0.25
 """One CPU beside the actors is enough for all three; `cluster.preflight` keeps it free."""
 WAVE_SHARDS = 4096
-"""Shards of one Ray Data run: the driver keeps some 5 KB for each, and a million rows of 256 a shard are worth a restart of the pool."""
+"""Shards of one Ray Data run; the pool restarts after it. The driver keeps some 5 KB for each shard, and a million rows
+(256 per shard) justify a restart."""
 
 
 @dataclass(frozen=True)
 class Pass:
-    """What came of one pass over rows."""
+    """The result of one pass over rows."""
 
     metrics: PassMetrics
     counters: Counters
@@ -47,10 +49,10 @@ class Pass:
 
 @dataclass(frozen=True)
 class Beside:
-    """How a pipeline gives way to what runs at the same time."""
+    """How a pipeline gives way to a training that runs at the same time."""
 
     cpus: float
-    """So many are for it."""
+    """CPUs of the cluster that the training keeps."""
     order: Callable[[Shard], Any]
     """Which shards come first."""
     ended: threading.Event
@@ -68,13 +70,12 @@ def map_rows(
     setting: str = "",
     beside: Beside | None = None,
 ) -> Pass:
-    """Every row of the Parquet files in `sources` once through `worker`, into `target`, a part for each file and in its order.
+    """Every row of the Parquet files in `sources` once through `worker`, into `target`: a part per file, in its order.
 
-    A `worker(**arguments)` takes and gives a table of a shard's rows; a static `companion(arguments)` of its class may give a function
-    that prepares the rows on a CPU elsewhere. `fingerprint` says what the output depends on: parts and pieces that bear it are kept, so a killed run goes on
-    where it was; without a stamp the target is made anew. `setting` names the pool in a preset. `beside`: others work at the same time.
-    Returns rows, seconds, rows/s and the workers' tally. Raises StageError with the worker's own sentence, or if there is nothing to read;
-    WouldHang if the pool can never start.
+    A `worker(**arguments)` takes and gives a table of a shard's rows; a static `companion(arguments)` of its class may
+    give a function that prepares the rows on a CPU elsewhere. `fingerprint` identifies the output: parts and pieces
+    with it are kept, so a killed run resumes; without one the target is rebuilt. `setting`: the pool's preset path.
+    Raises StageError with the worker's own message, or if there are no rows; WouldHang if the pool can never start.
     """
     inputs, output = inputs_of(sources), Output(target.uri, fingerprint)
     if not inputs:
@@ -84,33 +85,24 @@ def map_rows(
         output.all_pieces.remove()
     parts = _Parts(what, inputs, output, pool.batch_rows, beside.order if beside else None)
     if missing := parts.num_missing:
-        log(preflight(_demand(what, pool, missing, setting)))
+        log(preflight(pool.demand(what, setting, missing)))
     prepare = worker.companion(arguments) if hasattr(worker, "companion") else None
-    with Progress(
-        what, parts.num_rows, parts.num_pieces, parts.rows_before, parts.num_pieces - missing, PipelineMetrics(what)
-    ) as progress:
+    pipeline = _Pipeline(what, worker, dict(arguments), prepare, pool, output, beside)
+    done = parts.num_pieces - missing
+    with Progress(what, parts.num_rows, parts.num_pieces, parts.rows_before, done, PipelineMetrics(what)) as progress:
         for shards in _waves(parts.missing()):
-            for shard in _finished(what, shards, worker, arguments, prepare, pool, output, beside):
+            for shard in pipeline.finished(shards):
                 counters = json.loads(shard["counters"])
-                progress.add(
-                    int(counters["rows"]),
-                    *(counters.get(name, 0) for name in ("tokens", "filled_tokens", "budget_tokens")),
-                )
+                progress.add(int(counters["rows"]), *(counters.get(name, 0) for name in TOKEN_COUNTERS))
                 parts.piece_done(shard["part"])
         counters = parts.finish()
-    return Pass(
-        PassMetrics(
-            rows=parts.num_rows,
-            rows_before=parts.rows_before,
-            seconds=round(progress.seconds, 1),
-            rows_per_s=round(progress.rows / progress.seconds, 1),
-        ),
-        counters,
-    )
+    seconds, rows_per_s = round(progress.seconds, 1), round(progress.rows / progress.seconds, 1)
+    metrics = PassMetrics(rows=parts.num_rows, rows_before=parts.rows_before, seconds=seconds, rows_per_s=rows_per_s)
+    return Pass(metrics, counters)
 
 
 class _Parts:
-    """Which pieces are there, which parts are whole; a part's pieces are merged by a Ray task as soon as the last is there."""
+    """Finished pieces and parts; a Ray task merges a part's pieces as soon as all are there."""
 
     def __init__(
         self, what: str, inputs: Sequence[Input], output: Output, batch_rows: int, order: Callable[[Shard], Any] | None
@@ -130,13 +122,8 @@ class _Parts:
 
     def missing(self) -> Iterator[Shard]:
         """The shards to do, in order."""
-        missing = (
-            s
-            for i in self._inputs
-            if i.part not in self._all_counters
-            for s in self._shards(i)
-            if s.piece not in self._pieces
-        )
+        inputs = (i for i in self._inputs if i.part not in self._all_counters)
+        missing = (s for i in inputs for s in self._shards(i) if s.piece not in self._pieces)
         return iter(sorted(missing, key=self._order)) if self._order else missing
 
     def _shards(self, file: Input) -> list[Shard]:
@@ -153,12 +140,9 @@ class _Parts:
         self._merging[self._merge.remote(part, pieces, self._output)] = part
 
     def _collect(self, timeout_s: float | None) -> None:
-        done, _ = (
-            ray.wait(list(self._merging), num_returns=len(self._merging), timeout=timeout_s)
-            if self._merging
-            else ([], [])
-        )
-        for ref in done:
+        if not self._merging:
+            return
+        for ref in ray.wait(list(self._merging), num_returns=len(self._merging), timeout=timeout_s)[0]:
             try:
                 self._all_counters[self._merging.pop(ref)] = ray.get(ref)
             except RayTaskError as error:
@@ -167,26 +151,13 @@ class _Parts:
                 raise StageError(f"{self._what}: {error.cause}") from None
 
     def finish(self) -> Counters:
-        """Wait for the last merges and remove what is left over; returns the sum of all parts' tallies."""
+        """Wait for the last merges and remove leftover pieces; returns the sum of all parts' counters."""
         for part in [name for name in self._names if not self._left[name]]:
-            self._start_merge(part)  # all of its pieces were there before
+            self._start_merge(part)  # an earlier run wrote all of its pieces
         self._collect(timeout_s=None)
         assert not self._names, f"every shard was done, but no merge was started for {sorted(self._names)[:3]}"
         self._output.all_pieces.remove()
         return added(self._all_counters[i.part] for i in self._inputs)
-
-
-def _demand(what: str, pool: WorkerPool, num_shards: int, setting: str) -> Demand:
-    most = min(pool.num_actors, num_shards)
-    return Demand(
-        what,
-        min(pool.min_actors or most, most),
-        most,
-        pool.cpus_per_actor,
-        pool.gpus_per_actor,
-        setting,
-        labels=pool.labels,
-    )
 
 
 def _waves(shards: Iterable[Shard]) -> Iterator[list[Shard]]:
@@ -194,50 +165,58 @@ def _waves(shards: Iterable[Shard]) -> Iterator[list[Shard]]:
         yield wave
 
 
-def _finished(
-    what: str,
-    shards: list[Shard],
-    worker: type[Any],
-    arguments: Mapping[str, Any],
-    prepare: Prepare | None,
-    pool: WorkerPool,
-    output: Output,
-    beside: Beside | None,
-) -> Iterator[dict[str, Any]]:
-    """The shards as they are written, each a record of a few bytes."""
-    demand = _demand(what, pool, len(shards), "")
-    whole = {"batch_size": 1, "batch_format": "pyarrow"}
-    with _leaving(beside.cpus if beside else 0.0):
-        dataset = (
-            ray.data.from_items([vars(s) for s in shards], override_num_blocks=len(shards))
-            .map_batches(read_shard, fn_kwargs={"prepare": prepare}, num_cpus=READ_CPUS, **whole)
-            .map_batches(
-                Score,
-                fn_constructor_args=(worker, dict(arguments)),
-                compute=ray.data.ActorPoolStrategy(min_size=demand.min_actors, max_size=demand.max_actors),
-                num_cpus=pool.cpus_per_actor,
-                num_gpus=pool.gpus_per_actor,
-                label_selector=pool.labels or None,
-                **whole,
+@dataclass(frozen=True)
+class _Pipeline:
+    """The operators of Ray Data: read and prepare a shard, score it, write it."""
+
+    what: str
+    worker: type[Any]
+    arguments: dict[str, Any]
+    prepare: Prepare | None
+    pool: WorkerPool
+    output: Output
+    beside: Beside | None
+
+    def finished(self, shards: list[Shard]) -> Iterator[dict[str, Any]]:
+        """The shards as they are written, each a record of a few bytes."""
+        dataset = self._dataset(shards)
+        for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+            for shard in batch.to_pylist():
+                if shard["failure"]:
+                    raise StageError(f"{self.what}: {shard['failure']}")
+                if self.beside and self.beside.ended.is_set():
+                    raise StageError(f"{self.what}: nobody needs the rest")
+                yield shard
+        statistics = dataset.stats()
+        Storage(f"{self.output.uri}.ray_data.txt").write_bytes(statistics.encode())
+        operators = "; ".join(line for line in statistics.splitlines() if line.startswith("Operator"))
+        log(f"{self.what}: Ray Data: {operators}")
+
+    def _dataset(self, shards: list[Shard]) -> ray.data.Dataset:
+        pool, demand = self.pool, self.pool.demand(self.what, "", len(shards))
+        whole = {"batch_size": 1, "batch_format": "pyarrow"}
+        with _leaving(self.beside.cpus if self.beside else 0.0):
+            dataset = (
+                ray.data.from_items([vars(s) for s in shards], override_num_blocks=len(shards))
+                .map_batches(read_shard, fn_kwargs={"prepare": self.prepare}, num_cpus=READ_CPUS, **whole)
+                .map_batches(
+                    Score,
+                    fn_constructor_args=(self.worker, self.arguments),
+                    compute=ray.data.ActorPoolStrategy(min_size=demand.min_actors, max_size=demand.max_actors),
+                    num_cpus=pool.cpus_per_actor,
+                    num_gpus=pool.gpus_per_actor,
+                    label_selector=pool.labels or None,
+                    **whole,
+                )
+                .map_batches(write_shard, fn_kwargs={"output": self.output}, num_cpus=WRITE_CPUS, **whole)
             )
-            .map_batches(write_shard, fn_kwargs={"output": output}, num_cpus=WRITE_CPUS, **whole)
-        )
-    dataset.set_name(what)  # as the dashboard shows it
-    for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
-        for shard in batch.to_pylist():
-            if shard["failure"]:
-                raise StageError(f"{what}: {shard['failure']}")
-            if beside and beside.ended.is_set():
-                raise StageError(f"{what}: nobody needs the rest")
-            yield shard
-    statistics = dataset.stats()
-    Storage(f"{output.uri}.ray_data.txt").write_bytes(statistics.encode())
-    log(f"{what}: Ray Data: {'; '.join(line for line in statistics.splitlines() if line.startswith('Operator'))}")
+        dataset.set_name(self.what)  # the dashboard shows it
+        return dataset
 
 
 @contextlib.contextmanager
 def _leaving(cpus: float) -> Iterator[None]:
-    """Data sets that are made in the block leave so many CPUs of the cluster alone."""
+    """Datasets that are created in the block do not use so many CPUs of the cluster."""
     context = ray.data.DataContext.get_current()
     if cpus:
         context = context.copy()

@@ -1,4 +1,4 @@
-"""Answers of a policy to many prompts, on a Ray Data actor pool. Shared by every stage that asks a policy something."""
+"""Answers of a policy to many prompts, on a Ray Data actor pool. Shared by every stage that samples."""
 
 from actors.generation.protocol import Sampling
 from actors.generation.sampler import Sampler
@@ -20,14 +20,16 @@ def sample(
     fingerprint: str = "",
     keep_too_long: bool = False,
 ) -> SamplingMetrics:
-    """Answer all `prompts` with `policy` into `target`; with a `fingerprint`, those that are not answered yet. `keep_too_long`: see `Sampler`."""
+    """Answer all `prompts` with `policy` into `target` (with a `fingerprint`: those that are not answered yet).
+
+    `keep_too_long`: see `Sampler`.
+    """
     settings = run.preset.sampling
+    sampling = Sampling(settings.max_tokens, temperature=temperature, top_k=settings.top_k, top_p=settings.top_p)
     arguments = {
         "policy": (policy / "model").uri,
         "schema": run.schema,
-        "sampling": Sampling(
-            max_tokens=settings.max_tokens, temperature=temperature, top_k=settings.top_k, top_p=settings.top_p
-        ),
+        "sampling": sampling,
         "max_num_seqs": settings.max_num_seqs,
         "dtype": settings.pool.dtype,
         "num_threads": max(1, int(settings.pool.cpus_per_actor)),
@@ -43,5 +45,5 @@ def sample(
 
 
 def sampling_settings(settings: SamplingSettings) -> object:
-    """What changes an answer: all but the pool's size and batches."""
+    """The settings that change an answer: all but the pool's size and batches."""
     return {"sampling": settings.model_copy(update={"pool": None}), "dtype": settings.pool.dtype}

@@ -1,4 +1,4 @@
-"""From rows to tokenised examples, with Ray Data: before a training, or while it runs. Shared by every stage that trains."""
+"""From rows to tokenized examples, with Ray Data: before a training, or while it runs. Shared by all that train."""
 
 import contextlib
 import threading
@@ -20,12 +20,15 @@ from jobs.runner.settings import WorkerPool
 from jobs.runner.stage import log
 
 POOL = WorkerPool(num_actors=2, min_actors=1, batch_rows=512)
-"""Tokenising needs CPUs only, and few."""
+"""Tokenizing needs few CPUs and no GPU."""
 
 
 @dataclass(frozen=True)
 class Tokenizing:
-    """What becomes examples, and where. A `maker(**arguments)` of `actors.training.examples` takes a table of rows and gives one of EXAMPLE_SCHEMA."""
+    """Which rows become examples, and where.
+
+    A `maker(**arguments)` of `actors.training.examples` takes a table of rows and gives one of EXAMPLE_SCHEMA.
+    """
 
     what: str
     sources: list[Storage]
@@ -33,48 +36,40 @@ class Tokenizing:
     arguments: dict[str, Any]
     target: Storage
     fingerprint: str
-    """What is there under this stamp is kept."""
+    """Examples in `target` with this fingerprint are kept."""
 
     def all(self, beside: Beside | None = None) -> None:
         """Tokenize all rows."""
-        map_rows(
-            f"{self.what}: tokenise",
-            self.sources,
-            self.maker,
-            self.arguments,
-            POOL,
-            self.target,
-            self.fingerprint,
-            beside=beside,
-        )
+        what, output = f"{self.what}: tokenize", (self.target, self.fingerprint)
+        map_rows(what, self.sources, self.maker, self.arguments, POOL, *output, beside=beside)
 
     @contextlib.contextmanager
     def meanwhile(self, learner: LearnerSettings) -> Iterator[Corpus]:
-        """The examples to train on in the block, which tokenises them at the same time, in the order of the first epoch; all are there after it.
+        """The examples to train on in the block. They are tokenized at the same time, in the order of the first epoch.
 
-        All are tokenised first where the cluster has no CPUs beside those of the training, or where a row becomes several examples. Raises
-        StageError if rows could not be tokenised, whatever the training says of it.
+        All are tokenized before the block if the cluster has no CPUs beside those of the training, or if a row becomes
+        several examples. Raises StageError if rows could not be tokenized, whatever error the training raises.
         """
         inputs = inputs_of(self.sources)
         output = Output(self.target.uri, self.fingerprint)
         cpus = learner.num_workers * learner.cpus_per_worker
-        no_room = ray.cluster_resources().get("CPU", 0.0) < cpus + POOL.cpus_per_actor + FREE_CPUS
-        if no_room or not self.maker.ROW_FOR_ROW or len(output.finished(inputs)) == len(inputs):
+        no_cpus = ray.cluster_resources().get("CPU", 0.0) < cpus + POOL.cpus_per_actor + FREE_CPUS
+        if no_cpus or not self.maker.ROW_FOR_ROW or len(output.finished(inputs)) == len(inputs):
             self.all()
             yield Corpus.of(self.target)
             return
         corpus = Corpus.from_inputs(inputs, output, POOL.batch_rows)
         assert corpus.streaming is not None
         corpus.streaming.failed.remove()
-        log(f"{self.what}: tokenising while it trains")
+        log(f"{self.what}: tokenizing while it trains")
         beside = Beside(cpus, _first_epoch(corpus, learner), threading.Event())
-        with ThreadPoolExecutor(1, thread_name_prefix="tokenise") as pool:
+        with ThreadPoolExecutor(1, thread_name_prefix="tokenize") as pool:
             work = pool.submit(self._or_mark, corpus.streaming.failed, beside)
             try:
                 yield corpus
             except BaseException:
                 if work.done():
-                    work.result()  # its own mistake says more than that of the training which waited for it
+                    work.result()  # its own error explains more than that of the training that waited for it
                 beside.ended.set()
                 raise
             work.result()

@@ -1,13 +1,14 @@
-"""The stages of bootstrap rounds: sample from the policy at its best settings, rate the samples, select, train on them, see whether it helped.
+"""The stages of bootstrap rounds: sample from the policy at its best settings, rate, select, train, decide.
 
-Combinations are those seen in the annotated rows at the best value of the leading attribute, drawn uniformly; the next policy is
-conditioned on what the predictor says the samples *got*, not on what was asked (arXiv 2310.05344, section 3.4).
+Combinations are drawn uniformly from those in the annotated rows at the best value of the leading attribute. The next
+policy is conditioned on the predicted values of the samples, not on the requested ones (arXiv 2310.05344, section 3.4).
 """
 
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 from data.conversation import Conversation, from_table, problem, to_table
 from data.prompts import bootstrap_prompts, bootstrap_source, combinations, drawn, prompts_table
@@ -32,57 +33,34 @@ from jobs.runner.preset import Preset
 from jobs.runner.rounds import KINDS, Rounds
 from jobs.runner.stage import Run, Stage, fingerprint_of, log
 
+SettingsOf = Callable[[Preset], object]
+RoundWork = Callable[..., StageMetrics]
+"""The work of a stage, given the run, its folder and, by name, the `number` of the round."""
+
 
 @dataclass(frozen=True)
 class BootstrapStages:
-    """The rounds that follow one policy. Once a round is not promoted, the stages of those after it do nothing but say so."""
+    """The rounds that follow one policy. After a round that is not promoted, the stages of later rounds do nothing."""
 
     rounds: Rounds = field(default_factory=Rounds)
 
     def stages(self, number: int) -> list[Stage]:
         """A round as five stages, so that a crash costs at most one of them."""
-        before = self.rounds.policy(number - 1)
+        before, follows = self.rounds.policy(number - 1), (self.rounds.promotion(number - 1),) if number > 1 else ()
         samples, rated, selected, policy, promotion = (self.rounds.stage(number, kind) for kind in KINDS)
-        stages = [
-            Stage(
-                samples,
-                ("predictor", "annotated", before),
-                _sampling_settings,
-                partial(self._samples, number=number),
-                resumes=True,
-            ),
-            Stage(
-                rated,
-                (samples, "predictor"),
-                lambda preset: {},
-                partial(self._rated, number=number),
-                resumes=True,
-                contents=predictor_weights,
-            ),
-            Stage(
-                selected,
-                (samples, rated, "predictor", before),
-                _selection_settings,
-                partial(self._selected, number=number),
-            ),
-            Stage(
-                policy,
-                (selected, "predictor", "annotated", before, "base"),
-                _training_settings,
-                partial(self._train, number=number),
-                resumes=True,
-            ),
-            Stage(
-                promotion,
-                (policy, before, "rows", "predictor"),
-                _promotion_settings,
-                partial(self._promotion, number=number),
-            ),
-        ]
-        follows = (self.rounds.promotion(number - 1),) if number > 1 else ()
+
+        def stage(name: str, needs: tuple[str, ...], settings: SettingsOf, work: RoundWork, **more: Any) -> Stage:
+            unless_over = partial(self._unless_over, work=partial(work, number=number), number=number)
+            return Stage(name, needs + follows, settings, unless_over, **more)
+
+        sampled, trained = ("predictor", "annotated", before), (selected, "predictor", "annotated", before, "base")
+        rates = {"resumes": True, "contents": predictor_weights}
         return [
-            replace(s, needs=(*s.needs, *follows), work=partial(self._unless_over, work=s.work, number=number))
-            for s in stages
+            stage(samples, sampled, _sampling_settings, self._samples, resumes=True),
+            stage(rated, (samples, "predictor"), lambda preset: {}, self._rated, **rates),
+            stage(selected, (samples, rated, "predictor", before), _selection_settings, self._selected),
+            stage(policy, trained, _training_settings, self._train, resumes=True),
+            stage(promotion, (policy, before, "rows", "predictor"), _promotion_settings, self._promotion),
         ]
 
     def _unless_over(
@@ -92,37 +70,27 @@ class BootstrapStages:
         if last is None or last.promoted:
             return work(run, folder)
         log(f"bootstrap {number}: not run, for round {number - 1} was not promoted")
-        # What a reader of the last decision looks for: nothing has changed since.
+        # The decision of the last promoted round still holds.
         return NotRun(not_run=last.fell, promoted=False, fell=last.fell, policy=last.policy)
 
     def _folder(self, run: Run, number: int, kind: str) -> Storage:
         return run.folder(self.rounds.stage(number, kind))
 
     def _samples(self, run: Run, folder: Storage, number: int) -> SamplesMetrics:
-        """Plan the round and sample it; answers that are no turn (empty) are not rated, and counted."""
+        """Plan the round and sample it; answers that are no turn (empty) are counted, not rated."""
         settings, annotated = run.preset.bootstrap, run.folder("annotated") / "rows"
         values = (v for row in _rows(annotated) for v in map(calibration(run), row.predicted) if v)
-        asked = combinations(values, run.schema, settings.leading, settings.min_count, settings.leading_at_least)
-        log(f"bootstrap {number}: {len(asked)} attribute combinations with {settings.leading} at its best")
-        source = bootstrap_source(number)
-        prompts = bootstrap_prompts(
-            _rows(annotated), asked, settings.num_prompts, settings.samples_per_prompt, run.preset.seed + number, source
-        )
+        requested = combinations(values, run.schema, settings.leading, settings.min_count, settings.leading_at_least)
+        log(f"bootstrap {number}: {len(requested)} attribute combinations with {settings.leading} at its best")
+        sizes, seed = (settings.num_prompts, settings.samples_per_prompt), run.preset.seed + number
+        prompts = bootstrap_prompts(_rows(annotated), requested, *sizes, seed, bootstrap_source(number))
         size = run.preset.rows.rows_per_file
-        for start in range(0, len(prompts), size):
-            write_table(
-                prompts_table(prompts[start : start + size]), folder / "prompts", f"part-{start // size:05d}.parquet"
-            )
-        policy, temperature = run.folder(self.rounds.policy(number - 1)), run.preset.sampling.temperature
-        metrics = sample(
-            run,
-            f"bootstrap {number}: sample",
-            policy,
-            folder / "prompts",
-            folder / "answers",
-            temperature,
-            fingerprint_of(folder),
-        )
+        for part, start in enumerate(range(0, len(prompts), size)):
+            table = prompts_table(prompts[start : start + size])
+            write_table(table, folder / "prompts", f"part-{part:05d}.parquet")
+        what, policy = f"bootstrap {number}: sample", run.folder(self.rounds.policy(number - 1))
+        folders, temperature = (folder / "prompts", folder / "answers"), run.preset.sampling.temperature
+        metrics = sample(run, what, policy, *folders, temperature, fingerprint_of(folder))
         reasons: Counter[str] = Counter()
         for part, table in enumerate((folder / "answers").tables()):
             kept = []
@@ -132,54 +100,35 @@ class BootstrapStages:
                 if not reason:
                     kept.append(row)
             write_table(to_table(kept, run.schema), folder / "rows", f"part-{part:05d}.parquet")
-        return SamplesMetrics(**dict(metrics), combinations=tuple(asked), counts={"prompts": len(prompts), **reasons})
+        return SamplesMetrics(
+            **dict(metrics), combinations=tuple(requested), counts={"prompts": len(prompts), **reasons}
+        )
 
     def _rated(self, run: Run, folder: Storage, number: int) -> AnnotationMetrics:
-        return annotate(
-            run,
-            f"bootstrap {number}: rate",
-            [self._folder(run, number, "samples") / "rows"],
-            folder / "rows",
-            fingerprint_of(folder),
-        )
+        samples = self._folder(run, number, "samples") / "rows"
+        return annotate(run, f"bootstrap {number}: rate", [samples], folder / "rows", fingerprint_of(folder))
 
     def _selected(self, run: Run, folder: Storage, number: int) -> SelectionMetrics:
-        return select(
-            run,
-            Round(
-                number,
-                self._folder(run, number, "samples"),
-                self._folder(run, number, "rated"),
-                self.rounds.policy(number - 1),
-            ),
-            folder,
-        )
+        samples, rated = (self._folder(run, number, kind) for kind in ("samples", "rated"))
+        return select(run, Round(number, samples, rated, self.rounds.policy(number - 1)), folder)
 
     def _train(self, run: Run, folder: Storage, number: int) -> PolicyMetrics:
         """Train on the selected samples, mixed with annotated rows."""
         settings = run.preset.bootstrap
         samples = self._folder(run, number, "selected") / "rows"
-        wanted = round(settings.annotated_per_sample * sum(table.num_rows for table in samples.tables()))
-        mixed = drawn(_rows(run.folder("annotated") / "rows"), wanted, f"mix/{run.preset.seed}/{number}")
+        num_mixed = round(settings.annotated_per_sample * sum(table.num_rows for table in samples.tables()))
+        mixed = drawn(_rows(run.folder("annotated") / "rows"), num_mixed, f"mix/{run.preset.seed}/{number}")
         write_table(to_table(mixed, run.schema), folder / "mixed")
-        start = (
-            base_uri(run) if settings.start == "base" else (run.folder(self.rounds.policy(number - 1)) / "model").uri
-        )
-        metrics = train_policy(
-            run, f"bootstrap {number}: policy", [samples, folder / "mixed"], start, settings.learner, folder
-        )
+        before = run.folder(self.rounds.policy(number - 1)) / "model"
+        start = base_uri(run) if settings.start == "base" else before.uri
+        what, rows = f"bootstrap {number}: policy", [samples, folder / "mixed"]
+        metrics = train_policy(run, what, rows, start, settings.learner, folder)
         return metrics.model_copy(update={"counts": {**metrics.counts, "annotated_mixed_in": len(mixed)}})
 
     def _promotion(self, run: Run, folder: Storage, number: int) -> PromotionMetrics:
         last = run.manifest(self.rounds.promotion(number - 1)) if number > 1 else None
-        return decide_promotion(
-            run,
-            number,
-            self.rounds.policy(number - 1),
-            self.rounds.policy(number),
-            last and last["metrics"]["after"],
-            folder,
-        )
+        before, after = self.rounds.policy(number - 1), self.rounds.policy(number)
+        return decide_promotion(run, number, before, after, last and last["metrics"]["after"], folder)
 
 
 def _rows(folder: Storage) -> Iterable[Conversation]:
@@ -187,11 +136,9 @@ def _rows(folder: Storage) -> Iterable[Conversation]:
 
 
 def _sampling_settings(preset: Preset) -> object:
-    bootstrap = preset.bootstrap.model_dump(
-        include={"leading", "leading_at_least", "min_count", "num_prompts", "samples_per_prompt"}
-    )
+    names = {"leading", "leading_at_least", "min_count", "num_prompts", "samples_per_prompt"}
     return {
-        "bootstrap": bootstrap,
+        "bootstrap": preset.bootstrap.model_dump(include=names),
         "calibrate": preset.policy.calibrate,
         "sampling": sampling_settings(preset.sampling),
         "seed": preset.seed,
@@ -213,13 +160,11 @@ def _training_settings(preset: Preset) -> object:
 
 
 def _promotion_settings(preset: Preset) -> object:
-    bootstrap = preset.bootstrap.model_dump(
-        include={"leading", "num_questions", "max_steering_fall", "max_quality_fall", "max_diversity_fall"}
-    )
-    asking = {
+    names = {"leading", "num_questions", "max_steering_fall", "max_quality_fall", "max_diversity_fall"}
+    return {
+        "bootstrap": preset.bootstrap.model_dump(include=names),
         "temperature": preset.evaluate.temperature,
         "sampling": sampling_settings(preset.sampling),
         "seed": preset.seed,
         "lab": preset.rows.lab,
     }
-    return {"bootstrap": bootstrap, **asking}

@@ -1,4 +1,7 @@
-"""Attribute-conditioned SFT (arXiv 2310.05344, section 3.3): rows in, a policy's model folder out. Shared by stage `policy`, rounds and ablation."""
+"""Attribute-conditioned SFT (arXiv 2310.05344, section 3.3): rows in, a policy's model folder out.
+
+Shared by stage `policy`, the bootstrap rounds and the ablation.
+"""
 
 from actors.modeling.policy import PolicyTask
 from actors.training.examples import PolicyExamples

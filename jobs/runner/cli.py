@@ -1,6 +1,6 @@
-"""What every job's command line does: read the preset, meet Ray, perform stages, say how it ended.
+"""What every job's command line does: read the preset, connect to Ray, perform stages, print how it ended.
 
-The last line of stdout is one JSON object; a mistake is one sentence on stderr and a non-zero exit code, without a traceback.
+The last line of stdout is one JSON object; a user error is one sentence on stderr and a non-zero exit code.
 """
 
 import sys
@@ -19,8 +19,8 @@ from jobs.runner.preset import Preset
 from jobs.runner.stage import Performed, Run, Stage, StageError, perform, require, warn
 
 FLAGS = {
-    "plan": "print stages, resources and memory per worker, and end without starting Ray",
-    "needs": "print what the stages need of a cluster as one JSON object, for cluster.doctor and cluster.submit, and end without starting Ray",
+    "plan": "print stages, resources and memory per worker, without starting Ray",
+    "needs": "print the stages' needs as JSON, for cluster.doctor and cluster.submit, without starting Ray",
 }
 Stages = Sequence[Stage] | Callable[[Preset], Sequence[Stage]]
 
@@ -31,19 +31,22 @@ def main(
     ending: Callable[[Run, Mapping[str, Performed]], Mapping[str, Any]] | None = None,
     kind: type[Preset] = Preset,
 ) -> None:
-    """Perform `stages` in order; `ending` makes the last line's JSON from their manifests. `kind`: a preset with settings of the job's own."""
+    """Perform `stages` in order; `ending` makes the last line's JSON of their manifests.
+
+    `kind`: the type of the preset, where a job has settings of its own.
+    """
     module = sys.modules["__main__"].__spec__
     program = f"python -m {module.name if module else 'jobs.run'}"
     preset, flags = command_line(kind, sys.argv[1:], program, about or "", FLAGS)
     write_events_as(preset.log)
     chosen = stages(preset) if callable(stages) else stages
-    run = Run(preset)
+    run, names = Run(preset), [stage.name for stage in chosen]
     if "needs" in flags:
-        print(needs(run, [stage.name for stage in chosen]).to_json())
+        print(needs(run, names).to_json())
         return
     if "plan" in flags:
         try:
-            print_plan(run, [stage.name for stage in chosen])
+            print_plan(run, names)
         except StageError as error:
             print(f"{program}: {error}", file=sys.stderr)
             raise SystemExit(1) from None
@@ -59,12 +62,12 @@ def _perform_all(run: Run, stages: Sequence[Stage]) -> dict[str, Performed]:
     store = None if ray_settings.object_store_mb is None else ray_settings.object_store_mb * 2**20
     with connect(ray_settings.num_cpus, store, dashboard=True) as cluster:
         log_event(f"{cluster}\nrun: {run.root.uri}", "run.start", run=run.root.uri, ray=vars(cluster))
-        asked = needs(run, [stage.name for stage in stages if run.manifest(stage.name) is None])
+        unfinished = needs(run, [stage.name for stage in stages if run.manifest(stage.name) is None])
         if cluster.is_local:
-            for demand in asked.demands:
+            for demand in unfinished.demands:
                 preflight(demand)
         else:
-            for sentence in require_fit(asked):
+            for sentence in require_fit(unfinished):
                 warn(sentence)
         done = {}
         for stage in stages:

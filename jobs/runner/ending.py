@@ -1,4 +1,4 @@
-"""How every job ends: one JSON object as the last line of stdout, or one sentence on stderr. Knows no stage, no Ray and no torch."""
+"""How every job ends: one JSON object as the last line of stdout, or one sentence on stderr. Knows no stage, no Ray."""
 
 import contextlib
 import json
@@ -12,7 +12,7 @@ from data.errors import is_user_error
 
 @contextlib.contextmanager
 def user_errors_reported(program: str, after_stop: str) -> Iterator[None]:
-    """A person's mistake in the block is one sentence on stderr and exit code 1; `after_stop` is said to who stops it."""
+    """A user error in the block is one sentence on stderr and exit code 1; `after_stop` is the advice after Ctrl-C."""
     try:
         yield
     except Exception as error:

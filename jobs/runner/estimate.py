@@ -1,4 +1,4 @@
-"""How many tokens, steps and minutes a training will take, before it starts: a guess from the sizes of files and the speed of this machine."""
+"""Tokens, steps and minutes of a training before it starts, guessed from file sizes and this machine's speed."""
 
 import math
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from data.storage import Storage
 BYTES_PER_TOKEN = 4.0
 """Of a conversation's columns, uncompressed; English text under a vocabulary of tens of thousands."""
 SHARE_OF_PEAK = 0.4
-"""What of the speed of bare matrix products a training is expected to reach."""
+"""Share of the speed of bare matrix products that a training is expected to reach."""
 
 
 @dataclass(frozen=True)
@@ -26,18 +26,15 @@ class Estimate:
     """None = this machine has no device of the kind."""
 
     def __str__(self) -> str:
-        time = (
-            "time unknown on this machine"
-            if self.seconds is None
-            else f"{self.seconds / 60:,.0f} min"
-            if self.seconds > 90
-            else f"{self.seconds:,.0f} s"
-        )
+        if self.seconds is None:
+            time = "time unknown on this machine"
+        else:
+            time = f"{self.seconds / 60:,.0f} min" if self.seconds > 90 else f"{self.seconds:,.0f} s"
         return f"about {self.tokens:,} tokens, {self.steps:,} steps, {time}"
 
 
 def estimate(rows: Storage, learner: LearnerSettings, shape: Shape | None, has_device: bool) -> Estimate | None:
-    """For a training on all of `rows`; None if they are not there yet. Reads footers, and multiplies matrices for a fifth of a second."""
+    """For a training on all of `rows`; None if there are none yet. Reads footers; times matrix products for 0.2 s."""
     files = rows.files(".parquet")
     if not files:
         return None

@@ -20,11 +20,12 @@ from jobs.runner.stage import Run, StageError
 
 
 def plan_lines(run: Run, stage_names: Sequence[str]) -> Iterator[str]:
-    """One line a stage: workers, resources, memory per worker; then tokens, steps and time of the trainings, once the rows are there."""
+    """One line a stage: workers, resources, memory per worker; then, once rows exist, each training's size and time."""
     preset = run.preset
     shape = shape_of(preset.base.model, preset.base.num_parameters, preset.base.small)
     size = f"{shape.num_parameters:,} parameters" if shape else "size unknown (set base.num_parameters)"
-    yield f"run {preset.run}: {preset.storage}/{preset.run}, attributes {', '.join(preset.schema_.names)}, base {preset.base.model or 'made here'}, {size}"
+    base = f"base {preset.base.model or 'made here'}, {size}"
+    yield f"run {preset.run}: {preset.storage}/{preset.run}, attributes {', '.join(preset.schema_.names)}, {base}"
     for name in stage_names:
         yield f"  {name:22} {_needs(preset, name, shape)}"
     for path, learner in learners(preset).items():
@@ -39,7 +40,7 @@ def print_plan(run: Run, stage_names: Sequence[str]) -> None:
 
 
 def refuse_what_cannot_fit(preset: Preset) -> None:
-    """Raise StageError, naming the settings that mend it, if a worker needs more memory than its device has."""
+    """Raise StageError, with the settings to change, if a worker needs more memory than its device has."""
     shape = shape_of(preset.base.model, preset.base.num_parameters, preset.base.small)
     for path, learner in learners(preset).items():
         own = shape if not (preset.predictor.backbone and path.startswith("predictor")) else None
@@ -66,13 +67,10 @@ def _needs(preset: Preset, name: str, shape: Shape | None) -> str:
     if kind == "policy" and ("bootstrap-" in name or "/longer/" in name):
         return _training(preset.bootstrap.learner, shape)
     if preset.predictor.backbone and kind in ("predictor", "annotated", "rated"):
-        shape = None  # the base model's size says nothing about another backbone
+        shape = None  # the size of another backbone is unknown
     if learner := stages.get(kind):
-        return _training(learner, shape) + (
-            f"; {preset.predictor.folds} times more for the folds"
-            if kind == "predictor" and preset.predictor.folds
-            else ""
-        )
+        folds = preset.predictor.folds if kind == "predictor" else 0
+        return _training(learner, shape) + (f"; {folds} times more for the folds" if folds else "")
     if kind in ("annotated", "rated"):
         return _pool(preset.annotate.pool, shape)
     if kind in ("samples", "promotion", "report", "answers") and name != "ablation/report":
@@ -85,16 +83,17 @@ def _training(learner: LearnerSettings, shape: Shape | None) -> str:
     memory = _memory(training_memory(shape, learner)) if shape else "memory unknown"
     offload = "" if learner.offload == "none" else f", {learner.offload} on the CPU"
     return (
-        f"{learner.num_workers} Ray Train workers x {learner.cpus_per_worker:g} CPU{gpus}; ZeRO {learner.zero_stage}{offload}, {learner.precision}; "
-        f"{memory}; {learner.packs_per_step * learner.pack_tokens:,} tokens per step at most, {learner.epochs} epochs"
+        f"{learner.num_workers} Ray Train workers x {learner.cpus_per_worker:g} CPU{gpus}; "
+        f"ZeRO {learner.zero_stage}{offload}, {learner.precision}; {memory}; "
+        f"{learner.packs_per_step * learner.pack_tokens:,} tokens per step at most, {learner.epochs} epochs"
     )
 
 
 def _memory(memory: Memory) -> str:
     activations = "unknown" if memory.activations is None else _gib(memory.activations)
     return (
-        f"GiB each: weights {_gib(memory.weights)}, gradients {_gib(memory.gradients)}, optimizer {_gib(memory.optimizer)}, "
-        f"activations {activations}, together {_gib(memory.total)}"
+        f"GiB each: weights {_gib(memory.weights)}, gradients {_gib(memory.gradients)}, "
+        f"optimizer {_gib(memory.optimizer)}, activations {activations}, together {_gib(memory.total)}"
         + (f" (and {_gib(memory.host)} in the CPU's memory)" if memory.host else "")
     )
 

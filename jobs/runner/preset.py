@@ -1,6 +1,6 @@
-"""The type of a run: every setting of every stage, with its meaning, unit and default. Knows no YAML (`cluster.settings.load` does).
+"""The type of a run: every setting of every stage, with its meaning, unit and default. Any job's `--help` prints them.
 
-`--help` of any job prints this file's records as a list.
+Knows no YAML (`cluster.settings.load` does).
 """
 
 from typing import Any
@@ -30,16 +30,17 @@ from jobs.runner.settings import (
 )
 
 LAB = "lab"
-"""The format that is made, not read."""
+"""The format whose rows are generated, not read."""
 
 
 class RaySettings(Record):
-    """How we meet Ray. On a cluster (RAY_ADDRESS set) only the cluster's own sizes count."""
+    """The local Ray. On a cluster (RAY_ADDRESS is set) the cluster's own sizes count instead."""
 
     num_cpus: int | None = None
-    """Logical CPUs of the local Ray; None = all. More than the machine has is fine: actors that leave less than one free stall Ray Data."""
+    """Logical CPUs of the local Ray; None = all. May exceed the machine's. Ray Data stalls if actors leave less than
+    one free."""
     object_store_mb: int | None = None
-    """Shared-memory object store of the local Ray in MiB; None = Ray's default."""
+    """Shared-memory object store of the local Ray, MiB; None = Ray's default."""
 
 
 class SourceSettings(Record):
@@ -48,11 +49,11 @@ class SourceSettings(Record):
     name: str
     """Written into every row's `source`."""
     format: str
-    """A format of `data.sources`, or "lab" for the laboratory world."""
+    """A format of `data.sources`, or "lab" for the synthetic world."""
     uri: str = ""
-    """File, folder or glob on any fsspec filesystem; empty for the laboratory."""
+    """File, folder or glob on any fsspec filesystem; empty for the synthetic world."""
     limit: int = Field(0, ge=0)
-    """At most so many rows; 0 = all."""
+    """Largest number of rows; 0 = all."""
 
     @model_validator(mode="after")
     def _readable(self) -> "SourceSettings":
@@ -63,12 +64,12 @@ class SourceSettings(Record):
 
 
 class RowsSettings(Record):
-    """Which conversations the run is about."""
+    """The conversations of the run."""
 
     sources: tuple[SourceSettings, ...] = Field(min_length=1)
     """Rated and unrated ones alike: the predictor learns from the rated, all are annotated."""
     lab: LabSettings = LabSettings()
-    """The laboratory world, for sources of format "lab"."""
+    """The synthetic world, for sources of format "lab"."""
     max_rejected: float = Field(0.01, ge=0, le=1)
     """Share of rejected records above which the stage fails."""
     rows_per_file: int = Field(2000, ge=1)
@@ -87,7 +88,7 @@ class BaseSettings(Record):
     texts: str = ""
     """JSON lines with `text` to train tokenizer and language model on; empty = the rows themselves, without labels."""
     text_limit: int = Field(0, ge=0)
-    """At most so many texts; 0 = all."""
+    """Largest number of texts; 0 = all."""
     pretrain: LearnerSettings | None = None
     """Language-model training of `small` on the texts; None = start from random weights."""
 
@@ -95,7 +96,8 @@ class BaseSettings(Record):
     def _either(self) -> "BaseSettings":
         if self.model and (self.pretrain or self.texts):
             raise UserError(
-                f"base.model is {self.model}, so base.pretrain and base.texts would be ignored: they make the small model; remove them or base.model"
+                f"base.model is {self.model}, so base.pretrain and base.texts have no effect: "
+                "they make the small model; remove them or base.model"
             )
         return self
 
@@ -125,9 +127,10 @@ class Preset(Record):
     ray: RaySettings = RaySettings()
     """The local Ray."""
     log: LogFormat = "text"
-    """What the job says as it goes: text, or one JSON object per event. What actors print is text either way."""
+    """Format of the job's own log: text, or one JSON object per event. Actors always print text."""
     tracking: Tracking = "none"
-    """Where training curves go beside the console, Ray's metrics and TensorBoard's files: mlflow or wandb, set up by their own environment variables."""
+    """Where training curves go, beside the console, Ray's metrics and TensorBoard's files: mlflow or wandb, which read
+    their own environment variables."""
     rows: RowsSettings
     """What is read."""
     base: BaseSettings = BaseSettings()
@@ -149,7 +152,7 @@ class Preset(Record):
 
     @property
     def schema_(self) -> AttributeSchema:
-        """The attribute schema, looked up if it was named."""
+        """The attribute schema, looked up if the preset names it."""
         return shipped(self.attributes) if isinstance(self.attributes, str) else self.attributes
 
     def model_post_init(self, _: Any) -> None:
@@ -166,5 +169,5 @@ class Preset(Record):
             self.benchmark_weights()
 
     def benchmark_weights(self) -> dict[str, float]:
-        """The weight of every attribute in the one score of an answer, as `jobs.evaluate_predictor` has it."""
+        """The weight of every attribute in the one score of an answer in `jobs.evaluate_predictor`."""
         return pair_weights(self.schema_, self.benchmarks.weights or self.predictor.pair_weights, "benchmarks.weights")

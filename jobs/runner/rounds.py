@@ -1,4 +1,4 @@
-"""The names of a run's bootstrap rounds: which stage leaves the policy of a round, and which says whether it is promoted. Knows no stage's work."""
+"""The names of the stages of a run's bootstrap rounds, and the decision that each round left. Knows no stage's work."""
 
 from dataclasses import dataclass
 
@@ -27,7 +27,7 @@ class Rounds:
         return self.stage(number, "policy") if number else self.first
 
     def promotion(self, number: int) -> str:
-        """The stage whose metrics say which `policy` is promoted after round `number`."""
+        """The stage that decides which policy is promoted after round `number`."""
         return self.stage(number, "promotion")
 
     def promoted(self, run: Run, number: int) -> str:
@@ -36,7 +36,7 @@ class Rounds:
         return decision.policy if decision else self.first
 
     def decision(self, run: Run, number: int) -> Decision | None:
-        """What was decided after round `number`; None if it is not finished. A `PromotionMetrics`, or a `NotRun`."""
+        """The decision after round `number`, a `PromotionMetrics` or a `NotRun`; None if the round is not finished."""
         manifest = run.manifest(self.promotion(number)) if number else None
         if manifest is None:
             return None

@@ -1,6 +1,6 @@
-"""What every step of SteerLM can be told, with its meaning, unit and default: predictor, annotation, policy, sampling, bootstrap, evaluation.
+"""The settings of every step of SteerLM, each with its meaning, unit and default.
 
-`jobs.runner.preset` puts them together. Knows no YAML (`cluster.settings.load` does).
+`jobs.runner.preset` collects them. Knows no YAML (`cluster.settings.load` does).
 """
 
 from typing import Annotated, Literal
@@ -10,35 +10,38 @@ from pydantic import Field, model_validator
 from actors.modeling.regressor import LossKind
 from actors.training.examples import LabelSource
 from actors.training.settings import LearnerSettings
+from cluster.preflight import Demand
 from data.errors import UserError
 from data.record import Record
 from data.selection import SelectionSettings
 
 
 class PairSource(Record):
-    """Pairs of answers of which people preferred one, to see whether the predictor agrees; nothing is trained on them."""
+    """Pairs of answers of which people preferred one, to test whether the predictor agrees; no model trains on them."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9._-]+$")
-    """What the figures call it."""
+    """Name in the metrics."""
     uri: str
-    """File, folder or glob of records with `chosen` and `rejected`: hh-rlhf text or message lists, or answers beside a `prompt`; RewardBench's `subset`."""
+    """File, folder or glob of records with `chosen` and `rejected`: hh-rlhf text, message lists, or answers to a
+    `prompt`; `subset` is RewardBench's."""
     limit: int = Field(0, ge=0)
-    """At most so many pairs; 0 = all."""
+    """Largest number of pairs; 0 = all."""
 
 
 class JudgedSource(Record):
-    """Answers that a judge gave one number."""
+    """Answers that a judge scored with one number."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9._-]+$")
-    """What the figures call it."""
+    """Name in the metrics."""
     uri: str
-    """File, folder or glob of conversations (`messages`, or `prompt` and `response`) with a `score`; or FastChat's single judgements of MT-bench."""
+    """File, folder or glob of conversations (`messages`, or `prompt` and `response`) with a `score`, or of FastChat's
+    single judgements of MT-bench."""
     limit: int = Field(0, ge=0)
-    """At most so many answers; 0 = all."""
+    """Largest number of answers; 0 = all."""
 
 
 class BenchmarkSettings(Record):
-    """What `jobs.evaluate_predictor` holds a trained predictor against; nothing is trained again for it."""
+    """The sets that `jobs.evaluate_predictor` tests a trained predictor on; no stage runs again because of them."""
 
     pairs: tuple[PairSource, ...] = ()
     """Preferences: accuracy on each set, on each of its subsets, and RewardBench's sections."""
@@ -51,7 +54,7 @@ class BenchmarkSettings(Record):
     def _names(self) -> "BenchmarkSettings":
         names = [*(source.name for source in self.pairs), *(source.name for source in self.judged)]
         if len(set(names)) < len(names):
-            raise UserError(f"benchmarks has the names {', '.join(names)}; each set needs a name of its own")
+            raise UserError(f"benchmarks has the names {', '.join(names)}; give each set a different name")
         return self
 
 
@@ -61,49 +64,57 @@ class PredictorSettings(Record):
     learner: LearnerSettings
     """How it is trained."""
     folds: int = Field(0, ge=0)
-    """k > 1: also train k predictors, each without one k-th of the groups, and report their scores on what they never saw."""
+    """k > 1: also train k predictors, each without one k-th of the groups, and report their scores on that part."""
     validation_share: float = Field(0.1, ge=0, lt=1)
-    """With folds = 0: share of groups held out for the figures. With learner.validate_every: also the share of the other groups that picks the best step."""
+    """With folds = 0: share of groups held out for the metrics. With learner.validate_every: also the share of the
+    other groups that picks the best step."""
     backbone: str | None = None
-    """Model to start from, hub name, folder or URI: a decoder, or an encoder (BERT, RoBERTa, ModernBERT, ...); None = the base model."""
+    """Model to start from (hub name, folder or URI): a decoder or an encoder (BERT, ModernBERT, ...); None = the base
+    model."""
     attribute_weights: dict[str, Annotated[float, Field(gt=0)]] = {}
-    """Attribute -> weight of its labels in the loss, over the sum of the weights of all labels of a step; 1 for those not named."""
+    """Attribute -> weight of its labels in the loss (a weighted mean over the labels of a step); 1 for all others."""
     loss: LossKind = "squared"
-    """What is averaged over the labels: squared errors (scores are the mean of what raters say), or absolute ones (the median: nearer to the truth
-    where most raters are right, because ratings at the ends of a scale err to one side only)."""
+    """Error that the loss averages over the labels. squared: scores approach the mean of the ratings. absolute: their
+    median, which is nearer to the truth where most ratings are exact, because ratings at an end of the scale err to one
+    side only."""
     ridge_init: float = Field(0.0, ge=0)
-    """Ridge penalty per example with which a decoder's heads are fitted to the frozen backbone before training; 0 = heads start at random. Not under ZeRO-3."""
+    """Ridge penalty per example for fitting a decoder's heads to the frozen backbone before training; 0 = random heads.
+    Not with ZeRO-3."""
     lm_loss_weight: float = Field(0.0, ge=0)
-    """Weight of the losses of a language model (and of counts and of its own surprise at the answer), mean over tokens, beside the ratings' loss, mean
-    over labels. What a small backbone knew before the ratings, it forgets without; needs a decoder with tied embeddings; 0 = off. Not under ZeRO-3."""
+    """Weight of the language model's losses (next token, counts of the answer, its own surprise; mean over tokens)
+    beside the loss of the ratings (mean over labels). It keeps a small backbone from forgetting what it knew. Needs a
+    decoder with tied embeddings; 0 = off. Not with ZeRO-3."""
     warmup: LearnerSettings | None = None
-    """Self-supervised training of the backbone on all rows, rated or not, before the ratings: it stays a language model and learns to keep count of the
-    answer so far (length, sentences, lines, ...). For small decoders that start from next to nothing; None = none. Not under ZeRO-3."""
+    """Self-supervised training of the backbone on all rows, rated or not, before the ratings: it stays a language model
+    and learns to count the answer so far (length, sentences, lines, ...). For small, barely trained decoders; None = no
+    warm-up. Not with ZeRO-3."""
     pairs: tuple[PairSource, ...] = ()
-    """Preferences to test the predictor on, each set by itself."""
+    """Preferences to test the predictor on, set by set."""
     pair_weights: dict[str, float] = {}
-    """Attribute -> weight in the one score that decides a pair; empty = +1/n where higher is better, -1/n where lower is, n being how many those are."""
+    """Attribute -> weight in the one score that decides a pair; empty = 1/n for the attributes where higher is better,
+    -1/n where lower is; n is the number of both."""
 
     @model_validator(mode="after")
     def _pairs(self) -> "PredictorSettings":
         names = [source.name for source in self.pairs]
         if len(set(names)) < len(names):
-            raise UserError(f"predictor.pairs has the names {', '.join(names)}; each set needs a name of its own")
+            raise UserError(f"predictor.pairs has the names {', '.join(names)}; give each set a different name")
         return self
 
     @model_validator(mode="after")
     def _whole_weights(self) -> "PredictorSettings":
-        """What reads weights outside the engine's own forward cannot have them sharded."""
-        asked = {
+        """Code that reads weights outside the engine's forward needs them whole."""
+        found = {
             "ridge_init": self.ridge_init and self.learner,
             "lm_loss_weight": self.lm_loss_weight and self.learner,
             "warmup": self.warmup,
         }
-        for name, learner in asked.items():
+        for name, learner in found.items():
             if learner and learner.zero_stage == 3:
                 where = "predictor.warmup" if name == "warmup" else "predictor.learner"
                 raise UserError(
-                    f"predictor.{name} is set, but {where}.zero_stage is 3, where no worker holds whole weights; set that to 2 or less, or unset it"
+                    f"predictor.{name} is set, but {where}.zero_stage is 3, where no worker holds whole weights; "
+                    f"set {where}.zero_stage to 2 or less, or unset predictor.{name}"
                 )
         return self
 
@@ -120,25 +131,33 @@ class WorkerPool(Record):
     """A pool of Ray Data actors that hold weights."""
 
     num_actors: int = Field(2, ge=1)
-    """Actors of the pool; with min_actors, the most it grows to."""
+    """Actors of the pool; with min_actors, its largest size."""
     min_actors: int | None = Field(None, ge=1)
-    """Actors the pool starts with and never falls below; None = a fixed pool of num_actors."""
+    """Smallest size of the pool, and its first; None = a fixed pool of num_actors."""
     cpus_per_actor: float = Field(1, ge=0)
     """CPUs, and CPU threads, per actor."""
     gpus_per_actor: float = Field(0, ge=0)
     """GPUs per actor; a fraction shares one."""
     labels: dict[str, str] = {}
-    """Only on nodes with these labels, e.g. {role: annotate} (`ray start --labels`, ray_cluster.yaml); empty = anywhere."""
+    """Only nodes with these labels, e.g. {role: annotate} (`ray start --labels`, ray_cluster.yaml); empty = any."""
     batch_rows: int = Field(256, ge=1)
-    """Rows handed to an actor at a time, and done again after a crash; sorting and packing happen inside. Files are read in groups of 256."""
+    """Rows that an actor takes at a time, sorts and packs; a crash repeats at most these. Files are read in groups of
+    256 rows."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Arithmetic of the weights."""
+
+    def demand(self, what: str, setting: str, num_shards: int | None = None) -> Demand:
+        """What the pool takes of a cluster if there are `num_shards` to do. `setting`: its path in a preset."""
+        most = self.num_actors if num_shards is None else min(self.num_actors, num_shards)
+        least = min(self.min_actors or most, most)
+        return Demand(what, least, most, self.cpus_per_actor, self.gpus_per_actor, setting, labels=self.labels)
 
     @model_validator(mode="after")
     def _bounds(self) -> "WorkerPool":
         if self.min_actors is not None and self.min_actors > self.num_actors:
             raise UserError(
-                f"min_actors is {self.min_actors}, num_actors {self.num_actors}: a pool grows from the one to the other; raise num_actors"
+                f"min_actors {self.min_actors} is above num_actors {self.num_actors}; "
+                "a pool grows from min_actors to num_actors: raise num_actors"
             )
         return self
 
@@ -151,9 +170,10 @@ class AnnotateSettings(Record):
     pack_tokens: int = Field(2048, ge=2)
     """Token budget of one packed forward."""
     max_tokens: int = Field(1024, ge=2)
-    """Longer conversations are flagged `truncated` and counted; over_long says what becomes of them."""
+    """Longer conversations are marked `truncated`, counted and treated as over_long requires."""
     over_long: Literal["keep_end", "reject"] = "keep_end"
-    """keep_end = the predictor reads the last max_tokens, answers before them stay unrated; reject = none of the row's answers is rated."""
+    """keep_end = the predictor reads the last max_tokens, and earlier answers stay unrated; reject = all answers of the
+    row stay unrated."""
 
     @model_validator(mode="after")
     def _fits(self) -> "AnnotateSettings":
@@ -170,16 +190,17 @@ class PolicySettings(Record):
     learner: LearnerSettings
     """How it is trained."""
     labels: LabelSource = "predicted"
-    """Which values an answer is conditioned on; the paper's best are the predicted ones (arXiv 2310.05344, table 3). none = plain
-    fine-tuning without label lines, which leaves nothing to steer."""
+    """Values that an answer is conditioned on; predicted ones are best in the paper (arXiv 2310.05344, table 3). none =
+    plain fine-tuning without label lines: the model cannot be steered."""
     calibrate: bool = True
-    """Stretch predicted values to the spread of people's ratings (on rows the predictor never saw) before they become labels."""
+    """Stretch predicted values to the spread of human ratings (measured on held-out rows) before they become labels."""
     source_weights: dict[str, Annotated[float, Field(ge=0)]] = {}
-    """Source -> how often an epoch has each of its rows: 2 = twice, 0.5 = half of them in one epoch and the others in the next; 1 for those not named."""
+    """Source -> how often an epoch has each of its rows: 2 = twice, 0.5 = half of the rows in one epoch, the other half
+    in the next; 1 for all other sources."""
     attribute_dropout: float = Field(0.0, ge=0, lt=1)
-    """Share of the answers of which some labels, from one to all, are hidden in training, so that callers may set only some."""
+    """Share of the answers of which one to all labels are hidden in training, so that callers may set only some."""
     validation_share: float = Field(0.02, ge=0, lt=1)
-    """Share of groups held out to validate on."""
+    """Share of groups held out for validation."""
 
 
 class SamplingSettings(Record):
@@ -194,56 +215,60 @@ class SamplingSettings(Record):
     temperature: float = Field(1.0, ge=0)
     """0 = greedy."""
     top_k: int = Field(50, ge=0)
-    """50 is the paper's; 0 = off."""
+    """Sample from the k most likely tokens; 50 as in the paper, 0 = off."""
     top_p: float = Field(1.0, gt=0, le=1)
     """Nucleus sampling; 1 = off."""
 
 
 class BootstrapSettings(Record):
-    """Step 4: sample at the best settings, rate, select, train again, and see whether it helped."""
+    """Step 4: sample at the best settings, rate, select, train again, and decide whether it helped."""
 
     rounds: int = Field(1, ge=0)
-    """Rounds; 0 = none. A round that makes things worse (max_steering_fall and so on) is not promoted, and is the last."""
+    """Rounds; 0 = none. A round that makes things worse (see max_steering_fall) is not promoted, and is the last."""
     leading: str
-    """The attribute that must be at its best in the combinations asked for."""
+    """The attribute that must be at its best in the requested combinations."""
     leading_at_least: int | None = None
-    """Take combinations from this value of `leading` on; None = only its best."""
+    """Least value of `leading` in a requested combination; None = only its best."""
     min_count: int = Field(1, ge=0)
-    """How often a combination must have been seen in the annotated rows; 0 = ask for those too that were never seen, of values that were."""
+    """How often a combination must occur in the annotated rows; 0 = also new combinations of values that occur."""
     num_prompts: int = Field(500, ge=1)
     """Prompts per round, drawn from the annotated rows."""
     samples_per_prompt: int = Field(4, ge=1)
-    """Answers per prompt, each at a combination of its own."""
+    """Answers per prompt, each at another combination."""
     selection: SelectionSettings = SelectionSettings()
     """Which samples are trained on."""
     annotated_per_sample: float = Field(1.0, ge=0)
-    """Annotated rows mixed in for each sample that is kept."""
+    """Annotated rows mixed in per selected sample."""
     start: Literal["policy", "base"] = "policy"
     """Weights to start from: the last policy, or the base model."""
     learner: LearnerSettings
     """How the round trains."""
     num_questions: int = Field(8, ge=1)
-    """Questions, other than the report's, that the policies before and after a round are asked at every setting, to judge the round."""
+    """Questions, other than the report's, that the policies before and after a round answer at every setting; they
+    decide the promotion."""
     max_steering_fall: float | None = Field(0.05, ge=0)
-    """Largest fall of the Spearman correlation of asked and measured, mean over dials, with which a round is promoted; None = not asked."""
+    """Largest fall of the Spearman correlation of requested and measured values (mean over attributes) with which a
+    round is promoted; None = no limit."""
     max_quality_fall: float | None = Field(0.3, ge=0)
-    """The same for the leading attribute with all dials at best: how much farther from its best it may come out, in points of the scale."""
+    """The same for the leading attribute with all attributes at best: how much farther from its best it may be, in
+    points of the scale."""
     max_diversity_fall: float | None = Field(0.2, ge=0)
-    """The same for distinct-2, the share of different pairs of words in the answers, as a share of what it was."""
+    """The same for distinct-2, the share of different pairs of words in the answers, as a share of its value before."""
 
 
 class EvaluateSettings(Record):
-    """The report: each dial turned over its scale, several at once, and in mid-conversation."""
+    """The report: each attribute varied over its scale, several at once, and in mid-conversation."""
 
     num_questions: int = Field(20, ge=1)
-    """Questions asked at every setting."""
+    """Questions that the policy answers at every setting."""
     num_combinations: int = Field(6, ge=0)
-    """Settings of all dials at once, drawn from their scales, at which every question is asked too; 0 = none."""
+    """Settings of all attributes at once, drawn from their scales, at which it answers every question too; 0 = none."""
     num_dialogues: int = Field(8, ge=0)
-    """Questions whose answers at the ends of each dial are gone on with at the dial's other end, not more than there are; 0 = none."""
+    """Questions whose answers at each end of a scale are continued at its other end, at most all; 0 = none."""
     num_resamples: int = Field(2000, ge=100)
-    """Draws of the questions (bootstrap) that the 95 % bands of the means are taken from."""
+    """Resamples of the questions (bootstrap) for the 95 % bands of the means."""
     others: Literal["best", "unset"] = "best"
-    """What is asked of the dials that are not turned: their best, or nothing, as by callers who set one dial alone (see policy.attribute_dropout)."""
+    """Values of the attributes that are not varied: their best, or none, as from callers who set one attribute (see
+    policy.attribute_dropout)."""
     temperature: float = Field(0.3, ge=0)
-    """Sampling temperature of the evaluation; the paper answers greedily (0), a little more shows what callers will see."""
+    """Sampling temperature of the evaluation; the paper's is 0 (greedy); a little more shows what callers see."""

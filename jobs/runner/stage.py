@@ -1,8 +1,8 @@
 """A run and its stages: where they live, when one must run again, and the manifest it leaves.
 
-A stage clears its folder, does its work and writes its manifest last and atomically: no manifest, no stage. A manifest whose fingerprint
-(settings, schema, inputs) still holds is skipped; for any other the log names the setting or input that changed. A stage that resumes keeps
-what a killed run left, if `progress.json` there names the very same inputs. Knows no stage's content.
+A stage clears its folder, does its work and writes its manifest last and atomically: no manifest, no stage. A stage
+whose fingerprint (settings, schema, inputs) is unchanged is skipped; for any other the log names what changed. A stage
+that resumes keeps what a killed run left, if `progress.json` there names the same inputs. Knows no stage's content.
 """
 
 import hashlib
@@ -29,7 +29,7 @@ Metrics = dict[str, Any]
 
 
 class StageError(UserError):
-    """The run cannot go on; the sentence says why and what mends it."""
+    """The run cannot go on; the message says why and how to fix it."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Run:
         return read_manifest(self.folder(stage))
 
     def metrics(self, stage: str, kind: type[M]) -> M | None:
-        """What a stage left, as the record that it wrote; None if it is not finished, or had nothing to do."""
+        """The record that a stage left; None if it is not finished, or had nothing to do."""
         manifest = self.manifest(stage)
         return None if manifest is None else manifest.read_as(kind)
 
@@ -72,7 +72,7 @@ class Stage:
     inputs: Callable[[Run], dict[str, str]] = field(default=lambda run: {})
     """Fingerprints of what it reads from outside the run."""
     resumes: bool = False
-    """Its work goes on where a killed run stopped; the others start over."""
+    """Its work resumes where a killed run stopped; the others start over."""
     contents: Callable[[Run], dict[str, str]] = field(default=lambda run: {})
     """Checksums of what it reads from inside the run, so that a resumed one never mixes old output with new."""
 
@@ -117,11 +117,11 @@ def perform(run: Run, stage: Stage) -> Performed:
 
 
 def _clear(run: Run, stage: Stage, folder: Storage, fingerprint: str) -> None:
-    """Empty the stage's folder, unless what lies there was made from the same things and can be gone on with."""
+    """Empty the stage's folder, unless its content comes from the same inputs and the stage resumes."""
     manifests = {name: run.manifest(name) for name in stage.needs}
     inputs = {
         "fingerprint": fingerprint,
-        # A stage that ran again, if only with the same settings, may have come out otherwise.
+        # A stage that ran again, even with the same settings, may have another result.
         "needs": {name: m and {"fingerprint": m.fingerprint, "finished": m.finished} for name, m in manifests.items()},
         "contents": stage.contents(run),
     }
@@ -135,7 +135,7 @@ def _clear(run: Run, stage: Stage, folder: Storage, fingerprint: str) -> None:
 
 
 def fingerprint_of(folder: Storage) -> str:
-    """What the output of a resuming stage's folder depends on, as 16 hex digits."""
+    """16 hex digits of everything that the output of a resuming stage depends on."""
     return str((folder / PROGRESS).read_json()["fingerprint"])
 
 
@@ -144,18 +144,19 @@ def require(run: Run, stage: Stage) -> None:
     for name in stage.needs:
         if run.manifest(name) is None:
             raise StageError(
-                f"stage {stage.name} needs {name}, which is not finished in {run.root.uri}; run `python -m jobs.run` with the same preset first"
+                f"stage {stage.name} needs {name}, which is not finished in {run.root.uri}; "
+                "run `python -m jobs.run` with the same preset first"
             )
 
 
 def log(text: str) -> None:
     """A line of progress that is no event of its own."""
-    log_event(text, "said")
+    log_event(text, "log")
 
 
 def warn(text: str) -> None:
-    """What does not stop the run, but may not be what one wanted."""
-    log_event(text, "warned", "warning")
+    """A line about what does not stop the run, but may be unintended."""
+    log_event(text, "warning", "warning")
 
 
 def _description(run: Run, stage: Stage) -> dict[str, Any]:
@@ -175,7 +176,7 @@ def _description(run: Run, stage: Stage) -> dict[str, Any]:
 
 def _plain(value: Any) -> Any:
     if isinstance(value, BaseModel):
-        # What only says where a stage runs is no reason to run it again.
+        # A setting of where a stage runs does not change its result.
         placement = getattr(type(value), "PLACEMENT", ())
         return {name: _plain(getattr(value, name)) for name in type(value).model_fields if name not in placement}
     if isinstance(value, dict):
@@ -198,9 +199,6 @@ def _why(old: Manifest | None, new: dict[str, Any]) -> str:
 
 def _changes(path: str, old: Any, new: Any) -> Sequence[str]:
     if isinstance(old, dict) and isinstance(new, dict):
-        return [
-            c
-            for key in sorted(old.keys() | new.keys())
-            for c in _changes(f"{path}.{key}".lstrip("."), old.get(key), new.get(key))
-        ]
+        keys = sorted(old.keys() | new.keys())
+        return [c for key in keys for c in _changes(f"{path}.{key}".lstrip("."), old.get(key), new.get(key))]
     return [] if old == new else [f"{path} {json.dumps(old)[:60]} -> {json.dumps(new)[:60]}"]
