@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import ray.serve
 
 from data.conversation import Conversation, Message
-from serve.request import Job
+from serve.request import GenerationRequest
 
 MAX_BATCH = 16
 BATCH_WAIT_S = 0.01
@@ -29,7 +29,7 @@ class Scorer:
         return self._schema_json
 
     @ray.serve.batch(max_batch_size=MAX_BATCH, batch_wait_timeout_s=BATCH_WAIT_S)
-    async def score(self, asked: Sequence[tuple[Job, str]]) -> list[Mapping[str, float]]:
+    async def score(self, asked: Sequence[tuple[GenerationRequest, str]]) -> list[Mapping[str, float]]:
         """What each answer is worth on the predictor's scales; an empty answer, which nothing can be said of, gives no values."""
         rows = [conversation(job, answer, number) for number, (job, answer) in enumerate(asked)]
         written = [row for row in rows if row.messages[-1].content]
@@ -37,7 +37,7 @@ class Scorer:
         return [{name: round(float(value), 4) for name, value in predicted.get(row.id, {}).items()} for row in rows]
 
 
-def conversation(job: Job, answer: str, number: int) -> Conversation:
+def conversation(job: GenerationRequest, answer: str, number: int) -> Conversation:
     """A job and its answer as a row; `number` tells equal ones apart."""
     messages = (*job.messages, Message("assistant", answer))
     return Conversation(source="served", system=job.system, messages=messages, id=str(number))

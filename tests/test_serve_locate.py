@@ -1,4 +1,4 @@
-"""Which policy is served: the newest finished run's last one, a run's, or a folder's; and what is said when there is none."""
+"""Which policy is served: the newest finished run's last one, a run's, or a folder's; and the error without one."""
 
 import json
 import os
@@ -93,12 +93,12 @@ def test_no_policy_is_a_clear_sentence(tmp_path: Path) -> None:
         locate(str(run(tmp_path, "empty", [], 1e9)), "runs")
 
 
-def test_the_command_says_what_is_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_prints_what_is_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([f"storage={tmp_path}"]) == 2
     assert "run `make demo` first" in capsys.readouterr().err
 
 
-def test_a_taken_port_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_taken_port_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = run(tmp_path, "one", ["policy"], 1e9)
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]

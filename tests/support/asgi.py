@@ -11,12 +11,12 @@ from starlette.types import ASGIApp
 
 from data.attributes import SHIPPED
 from data.errors import UserError
-from serve.admission import Limits
+from serve.admission import RequestLimits
 from serve.answering import Generate, Score
 from serve.app import Backend, application
-from serve.models import Model, Models
-from serve.request import Card, Delta, Event, Job, Started
-from serve.teams import Keys, Team, hashed
+from serve.auth import Keys, Team, hashed
+from serve.models import ServedPolicies, ServedPolicy
+from serve.request import Delta, Event, GenerationRequest, PolicyInfo, Started
 from serve.telemetry import Telemetry
 
 LAB = SHIPPED["lab"]
@@ -25,17 +25,17 @@ USER = {"role": "user", "content": "Why?"}
 
 @dataclass
 class Scripted:
-    """Generates the events it was given; remembers the jobs, and how many were closed."""
+    """Generates the events it was given; remembers the requests, and how many were closed."""
 
     events: tuple[Event, ...] = (Started(7), Delta("It ", 1), Delta("is.", 2), Delta("", 2, "stop"))
-    jobs: list[Job] = field(default_factory=list)
+    requests: list[GenerationRequest] = field(default_factory=list)
     models: list[str] = field(default_factory=list)
     num_closed: int = 0
     stalls: bool = False
 
-    async def generate(self, model: str, job: Job) -> AsyncGenerator[Event, None]:
+    async def generate(self, model: str, request: GenerationRequest) -> AsyncGenerator[Event, None]:
         self.models.append(model)
-        self.jobs.append(job)
+        self.requests.append(request)
         try:
             for event in self.events:
                 yield event
@@ -62,7 +62,7 @@ class Answered:
         return [event if event == "data: [DONE]" else json.loads(event.removeprefix("data: ")) for event in events]
 
 
-CARD = Card("demo", LAB.model_dump_json(), 256, "runs/demo")
+POLICY_INFO = PolicyInfo("demo", LAB.model_dump_json(), 256, "runs/demo")
 TEAMS = [
     Team(name="games", profiles=("gaming",), max_concurrent=2),
     Team(name="all"),
@@ -77,16 +77,16 @@ def app_around(
     score: Score | None = None,
     keys_text: str = "",
     lines: list[str] | None = None,
-    models: Models | None = None,
+    models: ServedPolicies | None = None,
 ) -> FastAPI:
-    served = models or Models([Model(CARD)])
+    served = models or ServedPolicies([ServedPolicy(POLICY_INFO)])
     log: list[str] = [] if lines is None else lines
 
-    async def swap(model: str, policy: str) -> Card:
+    async def swap(model: str, policy: str) -> PolicyInfo:
         if policy == "nowhere":
             raise UserError("no policy at nowhere")
-        served.put(Card(model, LAB.model_dump_json(), 256, policy))
-        return served.named(model).card
+        served.put(PolicyInfo(model, LAB.model_dump_json(), 256, policy))
+        return served.named(model).info
 
     async def replicas() -> dict[str, int]:
         return {"demo": 1, "dead": 0}
@@ -98,7 +98,7 @@ def app_around(
         swap=swap,
         replicas=replicas,
         keys=Keys(TEAMS, None, keys_text),
-        limits=Limits(max_new_tokens=64, max_body_bytes=2000),
+        limits=RequestLimits(max_new_tokens=64, max_body_bytes=2000),
         telemetry=Telemetry(None, True, write=log.append),
         page="<!doctype html><title>page</title>",
     )
@@ -114,9 +114,9 @@ async def exchanged(
     key: str | None = None,
     cancelled: Exception | None = None,
 ) -> Answered:
-    """One request over ASGI; with `gone_after`, the client leaves after so many pieces of the answer, or with 0 in the middle of its own body.
+    """One request over ASGI; with `gone_after`, the client leaves after so many pieces of the answer.
 
-    `cancelled` is what the server raises then, instead of saying so.
+    0 is in the middle of the client's own body. `cancelled` is what the server raises then, instead of a message.
     """
     answered = Answered(0, {}, b"")
     gone = asyncio.Event()
@@ -190,11 +190,11 @@ def ask(app: FastAPI, key: str | None = None, path: str = "/v1/chat/completions"
 
 @dataclass
 class Counting(Scripted):
-    """The i-th job of a request writes i + 1 letters."""
+    """The i-th generation of a request writes i + 1 letters."""
 
-    async def generate(self, model: str, job: Job) -> AsyncGenerator[Event, None]:
-        self.jobs.append(job)
-        length = 1 + (job.seed or 0)
+    async def generate(self, model: str, request: GenerationRequest) -> AsyncGenerator[Event, None]:
+        self.requests.append(request)
+        length = 1 + (request.seed or 0)
         try:
             yield Started(7)
             for count in range(1, length + 1):
