@@ -168,7 +168,7 @@ def _errors(app: FastAPI) -> None:
 
     @app.exception_handler(Exception)
     async def broken(_: Request, __: Exception) -> JSONResponse:
-        message = "the server failed on this request; its log says why"
+        message = "the server failed on this request; see its log"
         return _error(ProtocolError(message, code="internal_error", status=500, kind="server_error"))
 
 

@@ -6,6 +6,7 @@ Knows no Ray and no policy.
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
 
 from fastapi import Request
 from fastapi.responses import Response, StreamingResponse
@@ -26,24 +27,20 @@ CLIENT_LEFT = (499, "client_left")
 """Status as nginx has it: the caller went away before the answer was whole."""
 
 
+@dataclass
 class Chat:
     """The route and what it needs."""
 
-    def __init__(
-        self,
-        models: ServedPolicies,
-        generate: Generate,
-        score: Score | None,
-        keys: Keys,
-        limits: RequestLimits,
-        telemetry: Telemetry,
-    ):
-        self._models, self._generate, self._score = models, generate, score
-        self._keys, self._limits, self._telemetry = keys, limits, telemetry
-        self._rate_limiter = RateLimiter()
+    models: ServedPolicies
+    generate: Generate
+    score: Score | None
+    keys: Keys
+    limits: RequestLimits
+    telemetry: Telemetry
+    rate_limiter: RateLimiter = field(default_factory=RateLimiter)
 
     async def __call__(self, request: Request) -> Response:
-        context = self._telemetry.arrived()
+        context = self.telemetry.arrived()
         try:
             return await self._answered(request, context)
         except ProtocolError as problem:
@@ -60,10 +57,10 @@ class Chat:
             raise
 
     async def _answered(self, request: Request, context: RequestContext) -> Response:
-        team = self._keys.team_of(request.headers.get("authorization"))
+        team = self.keys.team_of(request.headers.get("authorization"))
         context.team = team.name
-        chat = parse(await _body(request, self._limits.max_body_bytes))
-        accepted = admitted(chat, team, self._models, self._limits, self._score is not None)
+        chat = parse(await _body(request, self.limits.max_body_bytes))
+        accepted = admitted(chat, team, self.models, self.limits, self.score is not None)
         context.model, context.profile = accepted.model.name, accepted.profile or ""
         context.stream, context.answers = accepted.stream, len(accepted.generations)
         async with AsyncExitStack() as stack:
@@ -82,17 +79,17 @@ class Chat:
         self, accepted: AdmittedRequest, team: Team, context: RequestContext
     ) -> AsyncGenerator[RunningAnswers, None]:
         """The answers, inside the team's limits; both are released at the end, however it ends."""
-        with self._rate_limiter.answers(team, len(accepted.generations)):
-            self._telemetry.admitted(context, +1)
-            answers = RunningAnswers(accepted, self._generate, self._score)
+        with self.rate_limiter.answers(team, len(accepted.generations)):
+            self.telemetry.admitted(context, +1)
+            answers = RunningAnswers(accepted, self.generate, self.score)
             try:
                 yield answers
             finally:
                 await answers.aclose()
                 usage = answers.usage
                 context.prompt_tokens, context.completion_tokens = usage.prompt_tokens, usage.completion_tokens
-                self._rate_limiter.spend(team, usage.total_tokens)
-                self._telemetry.admitted(context, -1)
+                self.rate_limiter.spend(team, usage.total_tokens)
+                self.telemetry.admitted(context, -1)
 
     async def _events(
         self, answers: RunningAnswers, accepted: AdmittedRequest, context: RequestContext

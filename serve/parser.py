@@ -61,7 +61,8 @@ ALLOWED = {
 """Field -> what it may be, for error messages; [] stands for any index."""
 
 NEUTRAL: dict[str, tuple[object, ...]] = {
-    "audio": (),
+    **dict.fromkeys(("audio", "moderation", "parallel_tool_calls", "prediction", "prompt_cache_key"), ()),
+    **dict.fromkeys(("prompt_cache_retention", "reasoning_effort", "safety_identifier", "verbosity"), ()),
     "frequency_penalty": (0,),
     "function_call": ("none",),
     "functions": ([],),
@@ -69,32 +70,20 @@ NEUTRAL: dict[str, tuple[object, ...]] = {
     "logprobs": (False,),
     "metadata": ({},),
     "modalities": (["text"],),
-    "moderation": (),
-    "parallel_tool_calls": (),
-    "prediction": (),
     "presence_penalty": (0,),
-    "prompt_cache_key": (),
-    "prompt_cache_retention": (),
-    "reasoning_effort": (),
     "response_format": ({"type": "text"},),
-    "safety_identifier": (),
     "service_tier": ("auto", "default"),
     "store": (False,),
     "tool_choice": ("none",),
     "tools": ([],),
     "top_logprobs": (0,),
-    "verbosity": (),
     "web_search_options": (),
 }
 """Fields of OpenAI's API that we do not support -> values (besides null) that ask for nothing and so are no error."""
 
 NEUTRAL_IN_MESSAGE: dict[str, tuple[object, ...]] = {
-    "annotations": ([],),
-    "audio": (),
-    "function_call": (),
-    "name": (),
-    "refusal": (),
-    "tool_calls": ([],),
+    **dict.fromkeys(("audio", "function_call", "name", "refusal"), ()),
+    **dict.fromkeys(("annotations", "tool_calls"), ([],)),
 }
 """The same inside a message: clients send an earlier reply back as it came, with its empty fields."""
 

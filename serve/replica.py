@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import ray.serve
 
+from actors.generation.protocol import Engine, Sampling
 from data.errors import UserError
 from serve.detokenizer import AnswerText
 from serve.request import Delta, Event, Failed, GenerationRequest, PolicyInfo, Revision, Started
@@ -22,7 +23,6 @@ from serve.telemetry import EngineMetrics
 from serve.token_stream import Pace, TokenStream
 
 if TYPE_CHECKING:
-    from actors.generation.protocol import Engine
     from actors.modeling.policy import PolicyText
 
 logger = logging.getLogger("ray.serve")
@@ -42,7 +42,7 @@ class _Loaded:
     """A policy and the engine that runs it."""
 
     text: "PolicyText"
-    engine: "Engine"
+    engine: Engine
     revision: Revision
 
 
@@ -50,9 +50,6 @@ class Replica:
     """One policy and one engine."""
 
     def __init__(self, name: str, revision: Revision, settings: EngineSettings, max_new_tokens: int):
-        from actors.generation.protocol import Sampling
-
-        self._sampling = Sampling
         self._name, self._settings, self._max_new_tokens = name, settings, max_new_tokens
         self._loaded = self._load(revision)
         self._pace = Pace(settings.stream_every_s)
@@ -110,7 +107,7 @@ class Replica:
         steps, loaded = TokenStream(self._pace), self._loaded
         try:
             prompt_ids = loaded.text.prompt(request.system, request.messages, request.attributes, request.labels)
-            sampling = self._sampling(
+            sampling = Sampling(
                 max_tokens=self._max_tokens(loaded.text.max_tokens, len(prompt_ids), request.max_tokens),
                 temperature=request.temperature,
                 top_p=request.top_p,

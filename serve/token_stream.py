@@ -8,10 +8,8 @@ import asyncio
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from actors.generation.protocol import Engine, Step
+from actors.generation.protocol import Engine, Step
 
 ENGINE_CHECK_S = 5.0
 """How often an answer that has not begun checks whether the engine is alive."""
@@ -53,14 +51,14 @@ class TokenStream:
         self._steps: deque[Step] = deque()
         self._loop, self._ready, self._begun = asyncio.get_running_loop(), asyncio.Event(), False
 
-    def __call__(self, step: "Step") -> None:
+    def __call__(self, step: Step) -> None:
         """From the engine's thread."""
         self._steps.append(step)
         if step.finish is not None or not self._begun:
             self._begun = True
             self._loop.call_soon_threadsafe(self._ready.set)
 
-    async def take(self, engine: "Engine") -> "list[Step]":
+    async def take(self, engine: Engine) -> list[Step]:
         """At least one step, and all that have come meanwhile. Raises RuntimeError if none will come."""
         while True:
             begun = self._begun

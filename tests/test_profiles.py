@@ -1,4 +1,4 @@
-"""Profiles: shipped ones fit every shipped schema; resolving says which profile limits or locks."""
+"""Profiles: shipped ones fit every shipped schema; an error names the profile that limits or locks."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The routes without Ray: who may use them, what they say, and how mistakes look."""
+"""The routes without Ray: who may use them, what they return, and how errors look."""
 
 import asyncio
 import json

@@ -81,7 +81,7 @@ def test_everything_reaches_the_generation_request() -> None:
 
 
 @pytest.mark.parametrize(
-    ("fields", "param", "says"),
+    ("fields", "param", "part"),
     [
         ({"attributes": {"humor": 5}}, "attributes.humor", "0 to 4"),
         ({"attributes": {"humor": "3"}}, "attributes.humor", "0 to 4"),
@@ -104,10 +104,10 @@ def test_everything_reaches_the_generation_request() -> None:
         ),
     ],
 )
-def test_a_mistake_names_field_and_range(fields: dict[str, Any], param: str, says: str) -> None:
+def test_an_error_names_field_and_range(fields: dict[str, Any], param: str, part: str) -> None:
     error = refused(**fields)
     assert error["param"] == param
-    assert says in error["message"]
+    assert part in error["message"]
 
 
 def test_another_model_is_not_here() -> None:

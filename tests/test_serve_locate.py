@@ -69,7 +69,7 @@ def test_several_models_and_the_predictor_of_the_first_one_s_run(tmp_path: Path)
 
 
 @pytest.mark.parametrize(
-    ("settings", "says"),
+    ("settings", "part"),
     [
         ({"models": [{"name": "a", "policy": "x"}], "policy": "y"}, "leave them out"),
         ({"models": [{"name": "a", "policy": "x"}, {"name": "a", "policy": "y"}]}, "more than once"),
@@ -79,8 +79,8 @@ def test_several_models_and_the_predictor_of_the_first_one_s_run(tmp_path: Path)
         ({"min_replicas": 2}, "raise it"),
     ],
 )
-def test_settings_that_contradict_each_other(settings: dict[str, object], says: str) -> None:
-    with pytest.raises(ValueError, match=says):
+def test_settings_that_contradict_each_other(settings: dict[str, object], part: str) -> None:
+    with pytest.raises(ValueError, match=part):
         ServeSettings.model_validate(settings)
 
 

@@ -107,7 +107,7 @@ def test_several_turns_and_several_answers(client: openai.OpenAI) -> None:
 
 
 def test_the_client_s_own_second_turn(client: openai.OpenAI) -> None:
-    """People append the message object they got."""
+    """People append the message object of the reply."""
     first = client.chat.completions.create(model="stable", messages=QUESTION, max_tokens=5, seed=3).choices[0].message
     assert answer_of(client, messages=[*QUESTION, first, *QUESTION]) is not None
 

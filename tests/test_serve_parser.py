@@ -1,4 +1,4 @@
-"""The parser: what a request may hold, and that every mistake is a 400 that names the field and what is allowed."""
+"""The parser: what a request may hold, and that every error is a 400 that names the field and what is allowed."""
 
 import json
 from typing import Any

@@ -158,7 +158,7 @@ def other_policy(tiny_base: str, tmp_path_factory: pytest.TempPathFactory) -> st
 
 
 def turned_policy(base: str, folder: str, schema: str = "lab") -> str:
-    """A policy whose embeddings are turned round, so that it says other things."""
+    """A policy whose embeddings are turned round, so that it writes other things."""
     task = PolicyTask(base, shipped(schema), "steerlm")
     module = task.build()
     state = {

@@ -185,7 +185,7 @@ def test_an_agent_of_a_node_tells_strangers_nothing_but_figures(served: ServedRu
     refused = {status for (port, _, _), (status, _) in answers.items() if port not in metrics}
     assert refused
     assert refused <= {401, 403}
-    # The port of the metrics says them under every path, and takes nothing.
+    # The port of the metrics serves them under every path, and takes nothing.
     assert all(
         status == 405 or METRICS.match(body) for (port, _, _), (status, body) in answers.items() if port in metrics
     )

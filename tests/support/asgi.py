@@ -105,6 +105,40 @@ def app_around(
     return application(backend)
 
 
+class Client:
+    """The client's side of one request over ASGI."""
+
+    def __init__(self, body: bytes, gone_after: int | None, cancelled: Exception | None):
+        self.answered = Answered(0, {}, b"")
+        self._gone_after, self._cancelled, self._num_pieces = gone_after, cancelled, 0
+        self._gone = asyncio.Event()
+        self._incoming = [
+            {"type": "http.request", "body": body[:500], "more_body": True},
+            {"type": "http.request", "body": body[500:], "more_body": False},
+        ]
+        if gone_after == 0:
+            del self._incoming[1:]
+            self._gone.set()
+
+    async def receive(self) -> dict[str, Any]:
+        if self._incoming:
+            return self._incoming.pop(0)
+        await self._gone.wait()
+        if self._cancelled:
+            raise self._cancelled
+        return {"type": "http.disconnect"}
+
+    async def send(self, message: Any) -> None:
+        if message["type"] == "http.response.start":
+            self.answered.status = message["status"]
+            self.answered.headers = {name.decode(): value.decode() for name, value in message["headers"]}
+            return
+        self.answered.body += message.get("body", b"")
+        self._num_pieces += 1
+        if self._num_pieces == self._gone_after:
+            self._gone.set()
+
+
 async def exchanged(
     app: ASGIApp,
     method: str,
@@ -118,36 +152,7 @@ async def exchanged(
 
     0 is in the middle of the client's own body. `cancelled` is what the server raises then, instead of a message.
     """
-    answered = Answered(0, {}, b"")
-    gone = asyncio.Event()
-    incoming = [
-        {"type": "http.request", "body": body[:500], "more_body": True},
-        {"type": "http.request", "body": body[500:], "more_body": False},
-    ]
-    num_pieces = 0
-    if gone_after == 0:
-        del incoming[1:]
-        gone.set()
-
-    async def receive() -> dict[str, Any]:
-        if incoming:
-            return incoming.pop(0)
-        await gone.wait()
-        if cancelled:
-            raise cancelled
-        return {"type": "http.disconnect"}
-
-    async def send(message: Any) -> None:
-        nonlocal num_pieces
-        if message["type"] == "http.response.start":
-            answered.status = message["status"]
-            answered.headers = {name.decode(): value.decode() for name, value in message["headers"]}
-        else:
-            answered.body += message.get("body", b"")
-            num_pieces += 1
-            if num_pieces == gone_after:
-                gone.set()
-
+    client = Client(body, gone_after, cancelled)
     scope = {
         "type": "http",
         "asgi": {"version": "3.0"},
@@ -155,8 +160,6 @@ async def exchanged(
         "method": method,
         "path": path,
         "raw_path": path.encode(),
-    }
-    scope |= {
         "query_string": b"",
         "headers": [] if key is None else [(b"authorization", f"Bearer {key}".encode())],
         "scheme": "http",
@@ -164,8 +167,8 @@ async def exchanged(
         "client": ("127.0.0.1", 2),
         "root_path": "",
     }
-    await asyncio.wait_for(app(scope, receive, send), 10)
-    return answered
+    await asyncio.wait_for(app(scope, client.receive, client.send), 10)
+    return client.answered
 
 
 def get(path: str) -> Answered:
