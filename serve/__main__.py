@@ -40,11 +40,11 @@ def main(argv: list[str]) -> int:
         require_free_port(settings.host, settings.port)
     except UserError as problem:
         return _failed_with(problem, 2)
-    for model in models:
-        print(f"serve: model {model.name} from {model.uri}", flush=True)
     rated = f"answers can be rated by {predictor}"
     unrated = "no predictor, so answers cannot be rated (score, best_of)"
-    print(f"serve: {rated if predictor else unrated}\nserve: {_reach(settings, keys)}", flush=True)
+    facts = [f"model {model.name} from {model.uri}" for model in models]
+    for fact in (*facts, rated if predictor else unrated, _reach(settings, keys)):
+        print(f"serve: {fact}", flush=True)
     try:
         return _serve(settings, models, predictor)
     except (RuntimeError, ConnectionError, UserError, ClusterError) as problem:

@@ -134,7 +134,7 @@ def _health(app: FastAPI, backend: Backend) -> None:
         missing = [policy.name for policy in backend.models if not replicas.get(policy.name)]
         if missing:
             message = f"no replica of {', '.join(missing)} answers"
-            raise ProtocolError(message, code="not_ready", status=503, kind="server_error", retry_after_s=5)
+            raise ProtocolError(message, code="not_ready", status=503, retry_after_s=5)
         return {"status": "ready", "replicas": dict(replicas)}
 
 
@@ -169,7 +169,7 @@ def _errors(app: FastAPI) -> None:
     @app.exception_handler(Exception)
     async def broken(_: Request, __: Exception) -> JSONResponse:
         message = "the server failed on this request; see its log"
-        return _error(ProtocolError(message, code="internal_error", status=500, kind="server_error"))
+        return _error(ProtocolError(message, code="internal_error", status=500))
 
 
 def _error(problem: ProtocolError, headers: Mapping[str, str] | None = None) -> JSONResponse:

@@ -147,4 +147,4 @@ def _read(uri: str) -> str:
 
 
 def _unauthorized(message: str) -> ProtocolError:
-    return ProtocolError(message, code="invalid_api_key", status=401, kind="authentication_error")
+    return ProtocolError(message, code="invalid_api_key", status=401)

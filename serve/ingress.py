@@ -134,7 +134,7 @@ class Ingress:
         except (ray.exceptions.RayError, ray.serve.exceptions.RayServeException) as error:
             logger.error("an answer was not rated: %s", error)
             message = "the attribute predictor failed on this answer: send it again, or without score"
-            raise ProtocolError(message, code="scorer_failed", status=503, kind="server_error") from None
+            raise ProtocolError(message, code="scorer_failed", status=503) from None
 
     async def swap(self, model: str, policy: str) -> PolicyInfo:
         """Answer a model's requests from another checkpoint; raises UserError if a replica cannot: then all stay."""

@@ -19,6 +19,8 @@ MAX_TOP_K = 1000
 MAX_CHOICES = 8
 MAX_BEST_OF = 16
 SEED_LIMIT = 2**63
+ERROR_KINDS = {401: "authentication_error", 429: "rate_limit_error", 500: "server_error", 503: "server_error"}
+"""HTTP status -> OpenAI's `type` of an error; of all others "invalid_request_error"."""
 
 AttributeValues: TypeAlias = Annotated[
     dict[str, int | float | str],
@@ -57,11 +59,12 @@ class ProtocolError(UserError):
         param: str | None = None,
         code: str | None = None,
         status: int = 400,
-        kind: str = "invalid_request_error",
+        kind: str | None = None,
         retry_after_s: int | None = None,
     ):
         super().__init__(message)
-        self.param, self.code, self.status, self.kind, self.retry_after_s = param, code, status, kind, retry_after_s
+        self.param, self.code, self.status, self.retry_after_s = param, code, status, retry_after_s
+        self.kind = kind or ERROR_KINDS.get(status, "invalid_request_error")
 
     def body(self) -> ErrorBody:
         """Printable whatever the caller sent."""

@@ -57,6 +57,4 @@ class RateLimiter:
 
 
 def _limited(message: str, retry_after_s: int) -> ProtocolError:
-    return ProtocolError(
-        message, code="rate_limit_exceeded", status=429, kind="rate_limit_error", retry_after_s=retry_after_s
-    )
+    return ProtocolError(message, code="rate_limit_exceeded", status=429, retry_after_s=retry_after_s)

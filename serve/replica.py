@@ -33,8 +33,7 @@ PROGRESS_S = 1.0
 """How often a request without stream reports its tokens: what its team is charged if the caller leaves."""
 RETIRE_CHECK_S = 0.2
 """How often a replaced engine is checked: is its last answer written?"""
-
-ENGINE_FAILED = "the policy failed while it worked on this request: send it again"
+ENGINE_FAILED = Failed("the policy failed while it worked on this request: send it again", 503, code="engine_failed")
 
 
 @dataclass(frozen=True)
@@ -58,13 +57,7 @@ class Replica:
         self._metrics: EngineMetrics | None = None
 
     async def info(self) -> PolicyInfo:
-        text = self._loaded.text
-        return PolicyInfo(
-            name=self._name,
-            schema_json=text.schema.model_dump_json(),
-            context_tokens=text.max_tokens,
-            policy=self._loaded.revision.policy,
-        )
+        return PolicyInfo(self._name, self._loaded.text.schema.model_dump_json(), self._loaded.revision.policy)
 
     async def num_running(self) -> int:
         """Answers that are being written right now."""
@@ -121,7 +114,7 @@ class Replica:
         except RuntimeError as problem:
             logger.error("a request was not taken: %s", problem)
             self._failed(loaded)
-            yield Failed(ENGINE_FAILED, 503, code="engine_failed")
+            yield ENGINE_FAILED
             return
         try:
             yield Started(len(prompt_ids))
@@ -142,7 +135,7 @@ class Replica:
                 if step.finish in ("error", "cancelled"):
                     logger.error("a request ended with %s; engine: %s", step.finish, loaded.engine.error or "alive")
                     self._failed(loaded)
-                    yield Failed(ENGINE_FAILED, 503, code="engine_failed")
+                    yield ENGINE_FAILED
                     return
                 num_tokens += len(step.token_ids)
                 text += answer.push(step.token_ids, last=step.finish is not None)
@@ -188,13 +181,7 @@ class Replica:
     async def _update_metrics(self) -> None:
         assert self._metrics is not None
         while True:
-            load = self._loaded.engine.load
-            counts = {
-                "prefilled": load.prefilled_tokens,
-                "reused": load.reused_tokens,
-                "generated": load.generated_tokens,
-            }
-            self._metrics.update(load.running, load.waiting, **counts)
+            self._metrics.update(self._loaded.engine.load)
             await asyncio.sleep(METRICS_S)
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:

@@ -19,7 +19,6 @@ class PolicyInfo:
 
     name: str
     schema_json: str
-    context_tokens: int
     policy: str = ""
     """Where its weights came from."""
     created: int = field(default_factory=lambda: int(time.time()))
@@ -84,8 +83,7 @@ class Failed:
     retry_after_s: int | None = None
 
     def problem(self) -> ProtocolError:
-        kind = {400: "invalid_request_error", 429: "rate_limit_error"}.get(self.status, "server_error")
-        return ProtocolError(self.message, self.param, self.code, self.status, kind, self.retry_after_s)
+        return ProtocolError(self.message, self.param, self.code, self.status, retry_after_s=self.retry_after_s)
 
 
 Event = Started | Delta | Failed

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 
 from ray.util.metrics import Counter, Gauge, Histogram
 
+from actors.generation.protocol import Load
+
 MODEL = ("model",)
 CALLER = ("model", "team", "profile")
 SECONDS = [0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 60]
@@ -59,21 +61,27 @@ class EngineMetrics:
         self.running = Gauge("steerlm_engine_requests_running", "Answers that are being written.", MODEL)
         self.waiting = Gauge("steerlm_engine_requests_waiting", "Answers that wait in an engine.", MODEL)
         self._counters = {
-            "prefilled": Counter("steerlm_prefill_tokens_total", "Prompt tokens that went through the model.", MODEL),
-            "reused": Counter("steerlm_prefix_cache_hit_tokens_total", "Prompt tokens in the prefix cache.", MODEL),
-            "generated": Counter("steerlm_generated_tokens_total", "Tokens written, discarded ones included.", MODEL),
+            "prefilled_tokens": Counter(
+                "steerlm_prefill_tokens_total", "Prompt tokens that went through the model.", MODEL
+            ),
+            "reused_tokens": Counter(
+                "steerlm_prefix_cache_hit_tokens_total", "Prompt tokens in the prefix cache.", MODEL
+            ),
+            "generated_tokens": Counter(
+                "steerlm_generated_tokens_total", "Tokens written, discarded ones included.", MODEL
+            ),
         }
         self._counted = dict.fromkeys(self._counters, 0)
 
-    def update(self, running: int, waiting: int, **totals: int) -> None:
-        """`totals`: prefilled, reused and generated tokens so far; a lower total comes from a new engine."""
-        self.running.set(running, self._tags)
-        self.waiting.set(waiting, self._tags)
-        for name, total in totals.items():
-            before = self._counted[name]
+    def update(self, load: Load) -> None:
+        """Its totals become increments; a total lower than the last one comes from a new engine."""
+        self.running.set(load.running, self._tags)
+        self.waiting.set(load.waiting, self._tags)
+        for name, counter in self._counters.items():
+            total, before = getattr(load, name), self._counted[name]
             new = total - before if total >= before else total
             if new:
-                self._counters[name].inc(new, self._tags)
+                counter.inc(new, self._tags)
             self._counted[name] = total
 
 

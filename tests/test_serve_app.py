@@ -103,8 +103,8 @@ def test_several_models_side_by_side() -> None:
     models = ServedPolicies(
         [
             ServedPolicy(POLICY_INFO, 9),
-            ServedPolicy(PolicyInfo("canary", LAB.model_dump_json(), 256), 1),
-            ServedPolicy(PolicyInfo("named", LAB.model_dump_json(), 256), 0),
+            ServedPolicy(PolicyInfo("canary", LAB.model_dump_json()), 1),
+            ServedPolicy(PolicyInfo("named", LAB.model_dump_json()), 0),
         ],
         lambda: next(draws),
     )

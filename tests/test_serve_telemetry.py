@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from actors.generation.protocol import Load
 from serve import telemetry
 from serve.telemetry import EndpointMetrics, EngineMetrics, Telemetry
 
@@ -69,9 +70,9 @@ def test_a_refusal_is_counted_by_its_code() -> None:
 
 def test_an_engine_s_totals_become_increments_and_a_new_engine_counts_anew() -> None:
     metrics = EngineMetrics("demo")
-    metrics.update(2, 1, prefilled=10, reused=0, generated=5)
-    metrics.update(1, 0, prefilled=15, reused=4, generated=5)
-    metrics.update(0, 0, prefilled=3, reused=0, generated=1)
+    metrics.update(Load(2, 1, prefilled_tokens=10, reused_tokens=0, generated_tokens=5))
+    metrics.update(Load(1, 0, prefilled_tokens=15, reused_tokens=4, generated_tokens=5))
+    metrics.update(Load(0, 0, prefilled_tokens=3, reused_tokens=0, generated_tokens=1))
     assert COUNTED["steerlm_prefill_tokens_total demo"] == 18
     assert COUNTED["steerlm_prefix_cache_hit_tokens_total demo"] == 4
     assert COUNTED["steerlm_generated_tokens_total demo"] == 6

@@ -62,7 +62,7 @@ class Answered:
         return [event if event == "data: [DONE]" else json.loads(event.removeprefix("data: ")) for event in events]
 
 
-POLICY_INFO = PolicyInfo("demo", LAB.model_dump_json(), 256, "runs/demo")
+POLICY_INFO = PolicyInfo("demo", LAB.model_dump_json(), "runs/demo")
 TEAMS = [
     Team(name="games", profiles=("gaming",), max_concurrent=2),
     Team(name="all"),
@@ -85,7 +85,7 @@ def app_around(
     async def swap(model: str, policy: str) -> PolicyInfo:
         if policy == "nowhere":
             raise UserError("no policy at nowhere")
-        served.put(PolicyInfo(model, LAB.model_dump_json(), 256, policy))
+        served.put(PolicyInfo(model, LAB.model_dump_json(), policy))
         return served.named(model).info
 
     async def replicas() -> dict[str, int]:
