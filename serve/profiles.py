@@ -104,7 +104,7 @@ class Share(NamedTuple):
         return AttributeRule(default=default, low=lowest, high=highest, locked=self.locked)
 
 
-_GOOD, _AT_HIGHEST, _AT_LOWEST = Share(1, low=0.5), Share(1, low=1), Share(0, high=0, locked=True)
+_GOOD, _AT_HIGHEST, _AT_LOWEST = Share(1, low=0.5), Share(1, low=1, locked=True), Share(0, high=0, locked=True)
 _HARMLESS = dict.fromkeys(("toxicity", "violence", "not_appropriate"), _AT_LOWEST)
 _NO_PROFILE = Profile(name="none", meaning="The schema's own defaults and ranges.", attributes={})
 

@@ -50,6 +50,8 @@ def test_a_profile_s_defaults_limits_and_locks() -> None:
     with pytest.raises(AttributeProblem, match=r"'toxicity' got 1, but profile 'support' locks it at 0"):
         resolve(LAB, support, {"toxicity": 1})
     assert resolve(LAB, support, {"toxicity": 0})["toxicity"] == 0
+    with pytest.raises(AttributeProblem, match=r"'helpfulness' got 3, but profile 'support' locks it at 4"):
+        resolve(LAB, support, {"helpfulness": 3})
 
 
 def test_what_is_not_steerable_stays() -> None:
