@@ -1,4 +1,7 @@
-"""`python -m serve [CONFIG.yaml] [key=value ...]`: serve a policy until Ctrl-C. Knows the terminal; `serve.deploy` knows Ray Serve."""
+"""`python -m serve [CONFIG.yaml] [key=value ...]`: serve a policy until Ctrl-C.
+
+Knows the terminal; `serve.deploy` knows Ray Serve.
+"""
 
 import json
 import math
@@ -15,17 +18,20 @@ from cluster.connect import connect
 from cluster.errors import ClusterError
 from cluster.settings.load import command_line
 from data.errors import UserError
+from serve.auth import KEYS_VARIABLE, Keys
 from serve.deploy import require_free_port, start, stop
 from serve.locate import Located, locate_all
 from serve.settings import LOOPBACK, ServeSettings
-from serve.teams import KEYS_VARIABLE, Keys
 
 CONFIG = str(Path(__file__).with_name("config.yaml"))
-ABOUT = "Serve a policy: OpenAI's chat completions with `attributes` at /v1/chat/completions, a playground at /. Stops on Ctrl-C or SIGTERM."
+ABOUT = (
+    "Serve a policy: OpenAI's chat completions with `attributes` at /v1/chat/completions, a playground at /. "
+    "Stops on Ctrl-C or SIGTERM."
+)
 
 
 def main(argv: list[str]) -> int:
-    """The exit code: 0 after Ctrl-C or SIGTERM, 2 for a mistake in the settings, 1 if the endpoint does not come up."""
+    """The exit code: 0 after Ctrl-C or SIGTERM, 2 for an error in the settings, 1 if the endpoint does not come up."""
     own_config = bool(argv) and argv[0].endswith((".yaml", ".yml"))
     settings, _ = command_line(ServeSettings, argv if own_config else [CONFIG, *argv], "python -m serve", ABOUT)
     try:
@@ -33,20 +39,16 @@ def main(argv: list[str]) -> int:
         keys = Keys(settings.teams, settings.keys, os.environ.get(KEYS_VARIABLE, ""))
         require_free_port(settings.host, settings.port)
     except UserError as problem:
-        return _said(problem, 2)
-    for model in models:
-        print(f"serve: model {model.name} from {model.uri}", flush=True)
-    print(
-        f"serve: answers can be rated by {predictor}"
-        if predictor
-        else "serve: no predictor, so answers cannot be rated (score, best_of)",
-        flush=True,
-    )
-    print(f"serve: {_reach(settings, keys)}", flush=True)
+        return _failed_with(problem, 2)
+    rated = f"answers can be rated by {predictor}"
+    unrated = "no predictor, so answers cannot be rated (score, best_of)"
+    facts = [f"model {model.name} from {model.uri}" for model in models]
+    for fact in (*facts, rated if predictor else unrated, _reach(settings, keys)):
+        print(f"serve: {fact}", flush=True)
     try:
         return _serve(settings, models, predictor)
     except (RuntimeError, ConnectionError, UserError, ClusterError) as problem:
-        return _said(problem, 1)
+        return _failed_with(problem, 1)
     except KeyboardInterrupt:
         return 0
 
@@ -55,12 +57,9 @@ def _reach(settings: ServeSettings, keys: Keys) -> str:
     """Who can call, in a sentence."""
     if not keys.any:
         return f"no keys are set, so only this machine can call it ({settings.host})"
-    where = (
-        "this machine"
-        if settings.host in LOOPBACK
-        else f"every machine that reaches {settings.host}:{settings.port}, without TLS"
-    )
-    return f"callers need a key of {', '.join(t.name for t in settings.teams)}; reachable from {where}"
+    where = f"every machine that reaches {settings.host}:{settings.port}, without TLS"
+    teams = ", ".join(team.name for team in settings.teams)
+    return f"callers need a key of {teams}; reachable from {'this machine' if settings.host in LOOPBACK else where}"
 
 
 def _serve(settings: ServeSettings, models: Sequence[Located], predictor: str | None) -> int:
@@ -73,10 +72,8 @@ def _serve(settings: ServeSettings, models: Sequence[Located], predictor: str | 
         _on_signals(_interrupt)
         url = start(settings, models, predictor)
         try:
-            print(
-                f"serve: ready after {time.monotonic() - started:.0f} s at {url} (playground) - try: {example(url)}",
-                flush=True,
-            )
+            ready = f"ready after {time.monotonic() - started:.0f} s at {url} (playground)"
+            print(f"serve: {ready} - try: {example(url)}", flush=True)
             threading.Event().wait()
         finally:
             _on_signals(signal.SIG_IGN)  # a second Ctrl-C would leave half of it running
@@ -100,7 +97,7 @@ def example(url: str) -> str:
     return f"curl -s {url}/v1/chat/completions -H 'Content-Type: application/json' -d '{body}'"
 
 
-def _said(problem: BaseException, code: int) -> int:
+def _failed_with(problem: BaseException, code: int) -> int:
     print(f"serve: {problem}", file=sys.stderr)
     return code
 

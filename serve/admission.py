@@ -1,22 +1,23 @@
-"""A parsed request in, the jobs that answer it out: the model, the profile, the dials and the limits. Knows no HTTP and no Ray."""
+"""A parsed request in, a typed one out: model, profile, checked attributes, and what the policy is to generate.
+
+Knows no HTTP and no Ray.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
-from data.attributes import AttributeProblem, AttributeSchema, Values
+from data.attributes import AttributeProblem, Values
 from data.errors import UserError
-from serve.models import Model, Models
-from serve.parser import attribute_problem, numbers
+from serve.auth import Team
+from serve.models import ServedPolicies, ServedPolicy
 from serve.profiles import find, resolve
-from serve.protocol import ChatRequest, ProtocolError, Steering
-from serve.reply import Reply
-from serve.request import Job
-from serve.teams import Team
+from serve.protocol import ChatRequest, ProtocolError
+from serve.reply import ChatReply, Steering
+from serve.request import GenerationRequest
 
 
 @dataclass(frozen=True)
-class Limits:
+class RequestLimits:
     """What one request may cost."""
 
     max_new_tokens: int
@@ -24,68 +25,91 @@ class Limits:
 
 
 @dataclass(frozen=True)
-class Admitted:
-    """A request that will be answered."""
+class AdmittedRequest:
+    """A request that will be answered. After admission nothing is read from what the caller sent."""
 
-    asked: ChatRequest
-    model: Model
+    model: ServedPolicy
     profile: str | None
-    jobs: tuple[Job, ...]
-    reply: Reply
+    generations: tuple[GenerationRequest, ...]
+    """One for each answer; they differ in the seed."""
+    reply: ChatReply
+    score: bool
+    """Return what the predictor measures?"""
+    best_of: bool
+    """Return only the nearest of the answers?"""
+    include_usage: bool
+    """End a stream with the token counts?"""
 
     @property
-    def measures(self) -> bool:
-        """Are the answers to be rated?"""
-        return self.asked.score or self.asked.best_of is not None
+    def effective(self) -> Mapping[str, int]:
+        return self.generations[0].attributes
+
+    @property
+    def stream(self) -> bool:
+        return self.generations[0].stream
 
 
-def admitted(asked: ChatRequest, team: Team, models: Models, limits: Limits, can_score: bool) -> Admitted:
-    """Raises WireProblem naming the field to mend."""
-    model = models.pick(asked.model)
-    field, max_tokens = asked.answer_limit
+def admitted(
+    chat: ChatRequest, team: Team, models: ServedPolicies, limits: RequestLimits, can_score: bool
+) -> AdmittedRequest:
+    """Raises ProtocolError that names the field to fix."""
+    model = models.pick(chat.model)
+    field, max_tokens = chat.answer_limit
     if max_tokens is not None and max_tokens > limits.max_new_tokens:
-        raise ProtocolError(
-            f"{field} is {max_tokens}; allowed: a whole number from 1 to {limits.max_new_tokens}", field
-        )
-    if (asked.score or asked.best_of) and not can_score:
-        what = "score" if asked.score else "best_of"
-        raise ProtocolError(
-            f"{what} needs an attribute predictor, and none is served here: leave it out, or start the endpoint with one (predictor=URI)",
-            what,
-        )
-    profile = team.profile(asked.profile)
-    requested = numbers(asked.attributes)
-    effective = _effective(model, profile, requested)
-    job = Job(
-        system=asked.system,
-        messages=asked.turns,
-        labels=tuple(_label(model.schema, field, given) for field, given in asked.answers),
-        attributes=effective,
+        allowed = f"a whole number from 1 to {limits.max_new_tokens}"
+        raise ProtocolError(f"{field} is {max_tokens}; allowed: {allowed}", field)
+    if (chat.score or chat.best_of) and not can_score:
+        what = "score" if chat.score else "best_of"
+        remedy = "leave it out, or start the endpoint with one (predictor=URI)"
+        raise ProtocolError(f"{what} needs an attribute predictor, and none is served here: {remedy}", what)
+    profile = team.profile(chat.profile)
+    steering, labels = _steering(model, profile, chat), _labels(model, chat)
+    generation = GenerationRequest(
+        system=chat.system,
+        messages=chat.turns,
+        labels=labels,
+        attributes=steering.effective,
         max_tokens=max_tokens,
-        temperature=asked.temperature,
-        top_p=asked.top_p,
-        top_k=asked.top_k,
-        seed=asked.seed,
-        stop=tuple(asked.stop),
-        stream=asked.stream,
+        temperature=chat.temperature,
+        top_p=chat.top_p,
+        top_k=chat.top_k,
+        seed=chat.seed,
+        stop=tuple(chat.stop),
+        stream=chat.stream,
     )
-    jobs = tuple(replace(job, seed=None if job.seed is None else job.seed + i) for i in range(asked.best_of or asked.n))
-    return Admitted(asked, model, profile, jobs, Reply(model.name, Steering(requested=requested, effective=effective)))
+    seeds = (None if chat.seed is None else chat.seed + i for i in range(chat.best_of or chat.n))
+    return AdmittedRequest(
+        model=model,
+        profile=profile,
+        generations=tuple(replace(generation, seed=seed) for seed in seeds),
+        reply=ChatReply(model.name, steering),
+        score=chat.score,
+        best_of=chat.best_of is not None,
+        include_usage=chat.stream_options is not None and chat.stream_options.include_usage,
+    )
 
 
-def _effective(model: Model, profile: str | None, requested: Mapping[str, Any]) -> dict[str, int]:
+def _steering(model: ServedPolicy, profile: str | None, chat: ChatRequest) -> Steering:
     try:
         chosen = None if profile is None else find(model.profiles, profile[:60])
     except UserError as problem:
         raise ProtocolError(str(problem), "profile", "unknown_profile") from None
     try:
-        return resolve(model.schema, chosen, requested)
+        requested = model.schema.checked(chat.attributes)
+        return Steering(requested=requested, effective=resolve(model.schema, chosen, requested))
     except AttributeProblem as problem:
-        raise attribute_problem(problem) from None
+        raise _wrong_attribute("attributes", problem) from None
 
 
-def _label(schema: AttributeSchema, field: str, given: Mapping[str, Any] | None) -> Values | None:
-    try:
-        return None if given is None else schema.checked(numbers(given))
-    except AttributeProblem as problem:
-        raise attribute_problem(problem, field) from None
+def _labels(model: ServedPolicy, chat: ChatRequest) -> tuple[Values | None, ...]:
+    labels = []
+    for field, values in chat.answers:
+        try:
+            labels.append(None if values is None else model.schema.checked(values))
+        except AttributeProblem as problem:
+            raise _wrong_attribute(field, problem) from None
+    return tuple(labels)
+
+
+def _wrong_attribute(field: str, problem: AttributeProblem) -> ProtocolError:
+    return ProtocolError(f"{field}: {problem}", f"{field}.{problem.attribute}", "invalid_attribute")

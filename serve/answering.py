@@ -1,46 +1,44 @@
-"""The answers to one admitted request: its jobs side by side, rated if that was asked for, the nearest chosen if several compete.
+"""The answers to one admitted request: generated side by side, rated on request, the nearest chosen with best_of.
 
-Knows no HTTP: it is given a way to generate and a way to rate.
+Knows no HTTP: it is given a function that generates and one that rates.
 """
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
-from typing import Any
 
 from data.attributes import AttributeSchema
-from serve.admission import Admitted
-from serve.protocol import Candidate, Usage
-from serve.reply import Answer, usage
-from serve.request import Delta, Event, Failed, Job, Started
+from serve.admission import AdmittedRequest
+from serve.reply import BestOfCandidate, ChatCompletion, FinishedAnswer, Usage
+from serve.request import Delta, Event, Failed, GenerationRequest, Started
 
-Generate = Callable[[str, Job], AsyncGenerator[Event, None]]
-"""Runs a job on the model of a name; closing the generator cancels it."""
-Score = Callable[[Job, str], Awaitable[dict[str, float]]]
-"""What the predictor says of an answer to a job: attribute -> value."""
+Generate = Callable[[str, GenerationRequest], AsyncGenerator[Event, None]]
+"""Generates with the model of a name; closing the generator cancels it."""
+Score = Callable[[GenerationRequest, str], Awaitable[dict[str, float]]]
+"""The predictor's values of an answer to a request: attribute -> value."""
 
 
-class Answers:
-    """Started jobs. Whoever makes one closes it."""
+class RunningAnswers:
+    """The started generations of a request. The owner calls `aclose`."""
 
-    def __init__(self, admitted: Admitted, generate: Generate, score: Score | None):
+    def __init__(self, admitted: AdmittedRequest, generate: Generate, score: Score | None):
         self._admitted, self._score = admitted, score
-        self._events = [generate(admitted.model.name, job) for job in admitted.jobs]
+        self._events = [generate(admitted.model.name, generation) for generation in admitted.generations]
         self._texts = [""] * len(self._events)
         self._finished: dict[int, Delta] = {}
         self._counts = [0] * len(self._events)
         self.prompt_tokens = 0
 
     async def start(self) -> None:
-        """Returns when every job has a slot or waits for one; raises WireProblem if one was refused."""
+        """Returns when every generation runs or waits in an engine; raises ProtocolError if one was refused."""
         for first in await asyncio.gather(*(anext(events) for events in self._events)):
             if isinstance(first, Failed):
                 raise first.problem()
-            assert isinstance(first, Started), f"a job began with {first}"
+            assert isinstance(first, Started), f"a generation began with {first}"
             self.prompt_tokens = first.prompt_tokens
 
     async def deltas(self) -> AsyncIterator[tuple[int, Delta]]:
-        """(index of the answer, what is new), as it comes; raises WireProblem if a job fails."""
+        """(index of the answer, new text), as it comes; raises ProtocolError if a generation fails."""
         async with aclosing(_merged(self._events)) as merged:
             async for index, event in merged:
                 if isinstance(event, Failed):
@@ -52,59 +50,54 @@ class Answers:
                         self._finished[index] = event
                     yield index, event
 
-    async def whole(self) -> dict[str, Any]:
+    async def whole(self) -> ChatCompletion:
         """The reply to a request without stream."""
         async for _ in self.deltas():
             pass
         answers = await asyncio.gather(*(self._answer(index) for index in range(len(self._events))))
-        reply, candidates = self._admitted.reply, None
-        if self._admitted.asked.best_of is not None:
-            answers, candidates = nearest(answers, self._admitted.model.schema, self._admitted.jobs[0].attributes)
-        return reply.whole(answers, self.used, candidates)
+        candidates = None
+        if self._admitted.best_of:
+            answers, candidates = nearest(answers, self._admitted.model.schema, self._admitted.effective)
+        return self._admitted.reply.whole(answers, self.usage, candidates)
 
-    async def measured(self) -> dict[str, float]:
-        """What the predictor says of the first answer, which is whole."""
-        assert self._score is not None
-        return await self._score(self._admitted.jobs[0], self._texts[0])
-
-    @property
-    def completion_tokens(self) -> int:
-        return sum(self._counts)
+    async def measured(self, index: int = 0) -> dict[str, float]:
+        """The predictor's values of an answer that is whole."""
+        assert self._score is not None, "admission refuses to measure where there is no predictor"
+        return await self._score(self._admitted.generations[index], self._texts[index])
 
     @property
-    def used(self) -> Usage:
+    def usage(self) -> Usage:
         """As OpenAI counts: the prompt once, all answers."""
-        return usage(self.prompt_tokens, self.completion_tokens)
+        prompt, completion = self.prompt_tokens, sum(self._counts)
+        return Usage(prompt_tokens=prompt, completion_tokens=completion, total_tokens=prompt + completion)
 
     async def aclose(self) -> None:
-        """Frees the slots of whatever still runs."""
+        """Cancels what still runs."""
         await asyncio.gather(*(events.aclose() for events in self._events), return_exceptions=True)
 
-    async def _answer(self, index: int) -> Answer:
-        last = self._finished[index]
-        assert last.finish is not None
-        measured = None
-        if self._admitted.measures:
-            assert self._score is not None, "admission refuses to measure where there is no predictor"
-            measured = await self._score(self._admitted.jobs[index], self._texts[index])
-        return Answer(self._texts[index], last.finish, last.completion_tokens, measured)
+    async def _answer(self, index: int) -> FinishedAnswer:
+        finish = self._finished[index].finish
+        assert finish is not None
+        rated = self._admitted.score or self._admitted.best_of
+        return FinishedAnswer(self._texts[index], finish, await self.measured(index) if rated else None)
 
 
 def nearest(
-    answers: Sequence[Answer], schema: AttributeSchema, asked: Mapping[str, int]
-) -> tuple[list[Answer], list[Candidate]]:
-    """The answer whose measured attributes are nearest to what was asked for, alone, and what it was chosen from."""
-    distances = [distance(schema, asked, answer.measured or {}) for answer in answers]
+    answers: Sequence[FinishedAnswer], schema: AttributeSchema, effective: Mapping[str, int]
+) -> tuple[list[FinishedAnswer], list[BestOfCandidate]]:
+    """The answer whose measured attributes are nearest to the effective ones, alone, and all candidates."""
+    distances = [distance(schema, effective, answer.measured or {}) for answer in answers]
     best = min(range(len(answers)), key=distances.__getitem__)
     return [answers[best]], [
-        Candidate(measured=answer.measured or {}, distance=far, chosen=i == best)
+        BestOfCandidate(measured=answer.measured or {}, distance=far, chosen=i == best)
         for i, (answer, far) in enumerate(zip(answers, distances, strict=True))
     ]
 
 
-def distance(schema: AttributeSchema, asked: Mapping[str, int], measured: Mapping[str, float]) -> float:
-    """Mean over the attributes of |measured - asked| / range."""
-    parts = [abs(measured[a.name] - asked[a.name]) / (a.high - a.low) for a in schema.attributes if a.name in measured]
+def distance(schema: AttributeSchema, effective: Mapping[str, int], measured: Mapping[str, float]) -> float:
+    """Mean over the attributes of |measured - effective| / range."""
+    rated = [a for a in schema.attributes if a.name in measured]
+    parts = [abs(measured[a.name] - effective[a.name]) / (a.high - a.low) for a in rated]
     return sum(parts) / len(parts) if parts else 1.0
 
 
@@ -114,27 +107,27 @@ async def _merged(sources: Sequence[AsyncGenerator[Event, None]]) -> AsyncGenera
         async for event in sources[0]:
             yield 0, event
         return
-    arrived: asyncio.Queue[tuple[int, Event | BaseException | None]] = asyncio.Queue(maxsize=4 * len(sources))
+    queue: asyncio.Queue[tuple[int, Event | BaseException | None]] = asyncio.Queue(maxsize=4 * len(sources))
 
     async def pump(index: int) -> None:
         try:
             async for event in sources[index]:
-                await arrived.put((index, event))
-            await arrived.put((index, None))
+                await queue.put((index, event))
+            await queue.put((index, None))
         except Exception as error:
-            await arrived.put((index, error))
+            await queue.put((index, error))
 
     pumps = [asyncio.create_task(pump(i)) for i in range(len(sources))]
     try:
         still_open = len(sources)
         while still_open:
-            index, news = await arrived.get()
-            if isinstance(news, BaseException):
-                raise news
-            if news is None:
+            index, item = await queue.get()
+            if isinstance(item, BaseException):
+                raise item
+            if item is None:
                 still_open -= 1
             else:
-                yield index, news
+                yield index, item
     finally:
         for task in pumps:
             task.cancel()

@@ -5,31 +5,28 @@ Knows no Ray, no engine and no weights: `serve.ingress` puts it on a cluster.
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.responses import HTMLResponse, JSONResponse, Response
 from fastapi_offline import FastAPIOffline
 from starlette.exceptions import HTTPException
 
-from data.attributes import AttributeSchema
 from data.errors import UserError
 from serve import openapi
-from serve.admission import Limits
+from serve.admission import RequestLimits
 from serve.answering import Generate, Score
+from serve.auth import Keys, Team
 from serve.chat import Chat
-from serve.models import Models
+from serve.models import ServedPolicies, ServedPolicy
 from serve.parser import parse_swap
-from serve.profiles import Profile
 from serve.protocol import ProtocolError
-from serve.request import Card
-from serve.teams import Keys
+from serve.request import PolicyInfo
 from serve.telemetry import Telemetry
 
 PAGE_HEADERS = {
     # The page is one file: nothing may be loaded from anywhere, and it may talk to nobody but us.
-    "Content-Security-Policy": "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data:; connect-src 'self'; "
-    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "Content-Security-Policy": "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; "
+    "img-src data:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     "Cache-Control": "no-cache",
 }
 NO_ADMIN = "the /admin routes need a key of a team with admin: true"
@@ -39,23 +36,27 @@ NO_ADMIN = "the /admin routes need a key of a team with admin: true"
 class Backend:
     """What stands behind the routes."""
 
-    models: Models
+    models: ServedPolicies
     generate: Generate
     score: Score | None
     """None = no predictor is served."""
-    swap: Callable[[str, str], Awaitable[Card]]
+    swap: Callable[[str, str], Awaitable[PolicyInfo]]
     """Answer a model's requests from another checkpoint; raises UserError if that cannot be."""
     replicas: Callable[[], Awaitable[Mapping[str, int]]]
     """How many replicas of each model answer now."""
     keys: Keys
-    limits: Limits
+    limits: RequestLimits
     telemetry: Telemetry
     page: str
+
+    def team(self, request: Request) -> Team:
+        """Of the caller; raises ProtocolError (401) if its key is nobody's."""
+        return self.keys.team_of(request.headers.get("authorization"))
 
 
 def application(backend: Backend) -> FastAPI:
     """The endpoint as an ASGI application."""
-    # Offline: /docs with assets of our own; a page that loads scripts from a CDN is blank on a closed network, and trusts a stranger on an open one.
+    # Offline: /docs with our own assets. With scripts from a CDN it is blank on a closed network, and trusts the CDN.
     app = FastAPIOffline(
         title="SteerLM on Ray",
         summary="A steerable language model: OpenAI's chat completions with attributes.",
@@ -65,12 +66,17 @@ def application(backend: Backend) -> FastAPI:
 
     @app.post("/v1/chat/completions", **openapi.CHAT)
     async def chat_completions(request: Request) -> Response:
-        """Answer a conversation at the attributes that are asked for."""
+        """Answer a conversation at the requested attributes."""
         return await chat(request)
 
     _information(app, backend)
+    _health(app, backend)
     _administration(app, backend)
-    _pages(app, backend.page)
+
+    @app.get("/", include_in_schema=False)
+    async def playground() -> HTMLResponse:
+        return HTMLResponse(backend.page, headers=PAGE_HEADERS)
+
     _errors(app)
     openapi.describe(app)
     return app
@@ -78,74 +84,73 @@ def application(backend: Backend) -> FastAPI:
 
 def _information(app: FastAPI, backend: Backend) -> None:
     @app.get("/v1/models", **openapi.KEYED)
-    async def models(request: Request) -> dict[str, Any]:
+    async def models(request: Request) -> dict[str, object]:
         """The policies that are served."""
-        backend.keys.team_of(request.headers.get("authorization"))
-        cards = [model.card for model in backend.models]
+        backend.team(request)
+        infos = [policy.info for policy in backend.models]
         return {
             "object": "list",
-            "data": [{"id": c.name, "object": "model", "created": c.created, "owned_by": "steerlm"} for c in cards],
+            "data": [{"id": i.name, "object": "model", "created": i.created, "owned_by": "steerlm"} for i in infos],
         }
 
     @app.get("/v1/attributes", **openapi.KEYED)
-    async def attributes(request: Request, model: str | None = None) -> dict[str, Any]:
-        """The dials of a model (the first one if none is named), and the profiles that the caller may use."""
-        team = backend.keys.team_of(request.headers.get("authorization"))
-        asked = backend.models.first if model is None else backend.models.named(model)
+    async def attributes(request: Request, model: str | None = None) -> dict[str, object]:
+        """The attributes of a model (the first one if none is named), and the profiles that the caller may use."""
+        team = backend.team(request)
+        policy = backend.models.first if model is None else backend.models.named(model)
         return {
-            "model": asked.name,
-            "schema": asked.schema.name,
-            "fingerprint": asked.schema.fingerprint,
+            "model": policy.name,
+            "schema": policy.schema.name,
+            "fingerprint": policy.schema.fingerprint,
             "max_new_tokens": backend.limits.max_new_tokens,
             "measures": backend.score is not None,
-            "attributes": [a.model_dump() for a in asked.schema.attributes],
-            "profiles": [
-                _shown(profile, asked.schema)
-                for name, profile in asked.profiles.items()
-                if not team.profiles or name in team.profiles
-            ],
+            "attributes": [a.model_dump() for a in policy.schema.attributes],
+            "profiles": _profiles(policy, team),
         }
 
+
+def _profiles(policy: ServedPolicy, team: Team) -> list[dict[str, object]]:
+    return [
+        {
+            "name": profile.name,
+            "meaning": profile.meaning,
+            "attributes": {a.name: profile.rule(a).model_dump() for a in policy.schema.attributes},
+        }
+        for profile in policy.profiles.values()
+        if not team.profiles or profile.name in team.profiles
+    ]
+
+
+def _health(app: FastAPI, backend: Backend) -> None:
     @app.get("/healthz")
     async def healthz() -> dict[str, str]:
         """Is the endpoint's HTTP side alive?"""
         return {"status": "ok", "model": backend.models.first.name}
 
     @app.get("/readyz", responses={503: openapi.ERROR})
-    async def readyz() -> dict[str, Any]:
+    async def readyz() -> dict[str, object]:
         """Does at least one replica of every model answer?"""
         replicas = await backend.replicas()
-        missing = [model.name for model in backend.models if not replicas.get(model.name)]
+        missing = [policy.name for policy in backend.models if not replicas.get(policy.name)]
         if missing:
-            raise ProtocolError(
-                f"no replica of {', '.join(missing)} answers",
-                code="not_ready",
-                status=503,
-                kind="server_error",
-                retry_after_s=5,
-            )
+            message = f"no replica of {', '.join(missing)} answers"
+            raise ProtocolError(message, code="not_ready", status=503, retry_after_s=5)
         return {"status": "ready", "replicas": dict(replicas)}
 
 
 def _administration(app: FastAPI, backend: Backend) -> None:
     @app.post("/admin/models/{name}", **openapi.SWAP)
-    async def swap(request: Request, name: str) -> dict[str, Any]:
+    async def swap(request: Request, name: str) -> dict[str, object]:
         """Answer a model's requests from another checkpoint; those that run end on the old one."""
-        if not backend.keys.any or not backend.keys.team_of(request.headers.get("authorization")).admin:
+        if not backend.keys.any or not backend.team(request).admin:
             raise ProtocolError(NO_ADMIN, code="admin_only", status=403, kind="permission_error")
         backend.models.named(name)
         policy = parse_swap(await request.body())
         try:
-            card = await backend.swap(name, policy)
+            info = await backend.swap(name, policy)
         except UserError as problem:
             raise ProtocolError(str(problem), "policy", "policy_refused", 409) from None
-        return {"model": card.name, "policy": card.policy, "created": card.created}
-
-
-def _pages(app: FastAPI, page: str) -> None:
-    @app.get("/", include_in_schema=False)
-    async def playground() -> HTMLResponse:
-        return HTMLResponse(page, headers=PAGE_HEADERS)
+        return {"model": info.name, "policy": info.policy, "created": info.created}
 
 
 def _errors(app: FastAPI) -> None:
@@ -154,26 +159,18 @@ def _errors(app: FastAPI) -> None:
         headers = {} if problem.retry_after_s is None else {"Retry-After": str(problem.retry_after_s)}
         if problem.status == 401:
             headers["WWW-Authenticate"] = "Bearer"
-        return JSONResponse(problem.body(), problem.status, headers)
+        return _error(problem, headers)
 
     @app.exception_handler(HTTPException)
     async def no_such_route(request: Request, error: HTTPException) -> JSONResponse:
-        problem = ProtocolError(
-            f"{request.method} {request.url.path[:100]}: {error.detail}", code="not_found", status=error.status_code
-        )
-        return JSONResponse(problem.body(), problem.status, error.headers)
+        message = f"{request.method} {request.url.path[:100]}: {error.detail}"
+        return _error(ProtocolError(message, code="not_found", status=error.status_code), error.headers)
 
     @app.exception_handler(Exception)
     async def broken(_: Request, __: Exception) -> JSONResponse:
-        problem = ProtocolError(
-            "the server failed on this request; its log says why",
-            code="internal_error",
-            status=500,
-            kind="server_error",
-        )
-        return JSONResponse(problem.body(), problem.status)
+        message = "the server failed on this request; see its log"
+        return _error(ProtocolError(message, code="internal_error", status=500))
 
 
-def _shown(profile: Profile, schema: AttributeSchema) -> dict[str, Any]:
-    dials = {name: profile.dial(schema, name).model_dump() for name in schema.names}
-    return {"name": profile.name, "meaning": profile.meaning, "attributes": dials}
+def _error(problem: ProtocolError, headers: Mapping[str, str] | None = None) -> JSONResponse:
+    return JSONResponse(problem.body().model_dump(), problem.status, headers)

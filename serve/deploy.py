@@ -1,6 +1,6 @@
-"""The endpoint on a Ray cluster: an ingress that speaks HTTP, replicas that hold the policies, started and stopped as one application.
+"""The endpoint as one Ray Serve application: an ingress that speaks HTTP, and replicas that hold the policies.
 
-Knows how Ray Serve is told what to run; knows neither the wire's fields nor the engine.
+Knows neither the protocol's fields nor the engine.
 """
 
 import os
@@ -16,13 +16,13 @@ import ray.serve
 import ray.serve.config
 
 from data.errors import UserError
+from serve.auth import KEYS_VARIABLE
 from serve.ingress import Ingress
 from serve.locate import Located, locate_all
 from serve.replica import ReplicaDeployment
 from serve.request import Revision
 from serve.scorer import ScorerDeployment
 from serve.settings import ServeSettings
-from serve.teams import KEYS_VARIABLE
 
 APPLICATION = "steerlm"
 PAGE = Path(__file__).with_name("playground.html")
@@ -30,22 +30,21 @@ PAGE = Path(__file__).with_name("playground.html")
 HEALTH_CHECK_PERIOD_S = 3
 """Serve replaces a replica after three failed checks in a row, so a dead engine is gone in about ten seconds."""
 SPARE_INGRESS_REQUESTS = 1000
-"""Room in the ingress beyond what the replicas take: for the page and the schema, and for turning callers away in OpenAI's error shape rather than Ray's."""
+"""What the ingress takes beyond the replicas: for the page, and to refuse callers in OpenAI's error shape."""
 
 
 def deployment_name(model: str) -> str:
-    """What the Ray dashboard calls the replicas of a model."""
+    """Name of a model's replicas in the Ray dashboard."""
     return f"policy-{model}"
 
 
 def bound(settings: ServeSettings, models: Sequence[Located], predictor: str | None) -> Any:
     """The application as Ray Serve takes it."""
+    in_replicas = len(models) * settings.max_replicas * settings.max_ongoing_requests
     ingress = ray.serve.deployment(Ingress).options(
         name="ingress",
         ray_actor_options={"num_cpus": 0},
-        max_ongoing_requests=len(models) * settings.max_replicas * settings.max_ongoing_requests
-        + settings.max_queued_requests
-        + SPARE_INGRESS_REQUESTS,
+        max_ongoing_requests=in_replicas + settings.max_queued_requests + SPARE_INGRESS_REQUESTS,
         graceful_shutdown_timeout_s=settings.drain_s,
     )
     return ingress.bind(
@@ -59,20 +58,17 @@ def bound(settings: ServeSettings, models: Sequence[Located], predictor: str | N
 
 
 def application(settings: ServeSettings) -> Any:
-    """The application for Serve's own configuration files (`import_path: serve.deploy:application`, cluster/kuberay/rayservice.yaml), whose `args` are the
-    settings, checked as strictly as everywhere. Host and port are those of the file's `http_options`."""
-    models, predictor = locate_all(settings)
-    return bound(settings, models, predictor)
+    """The application for Serve's own configuration files (`import_path: serve.deploy:application`).
+
+    Their `args` are the settings; host and port are those of `http_options`. Example: cluster/kuberay/rayservice.yaml.
+    """
+    return bound(settings, *locate_all(settings))
 
 
 def _policy(settings: ServeSettings, model: Located) -> Any:
     return ReplicaDeployment.options(
         name=deployment_name(model.name),
-        ray_actor_options={
-            "num_cpus": settings.num_cpus,
-            "num_gpus": settings.num_gpus,
-            "runtime_env": _threads(settings.threads),
-        },
+        ray_actor_options=_actor_options(settings.num_cpus, settings.num_gpus, settings.threads),
         autoscaling_config={
             "min_replicas": settings.min_replicas,
             "max_replicas": settings.max_replicas,
@@ -96,11 +92,7 @@ def _policy(settings: ServeSettings, model: Located) -> Any:
 def _scorer(settings: ServeSettings, predictor: str) -> Any:
     return ScorerDeployment.options(
         name="predictor",
-        ray_actor_options={
-            "num_cpus": settings.scorer.num_cpus,
-            "num_gpus": settings.scorer.num_gpus,
-            "runtime_env": _threads(settings.threads),
-        },
+        ray_actor_options=_actor_options(settings.scorer.num_cpus, settings.scorer.num_gpus, settings.threads),
         max_ongoing_requests=settings.scorer.max_ongoing_requests,
         health_check_period_s=HEALTH_CHECK_PERIOD_S,
     ).bind(
@@ -112,8 +104,9 @@ def _scorer(settings: ServeSettings, predictor: str) -> Any:
     )
 
 
-def _threads(number: int) -> dict[str, Any]:
-    return {"env_vars": {"OMP_NUM_THREADS": str(number)}}  # torch reads it when it is imported
+def _actor_options(num_cpus: float, num_gpus: float, threads: int) -> dict[str, Any]:
+    runtime_env = {"env_vars": {"OMP_NUM_THREADS": str(threads)}}  # torch reads it when it is imported
+    return {"num_cpus": num_cpus, "num_gpus": num_gpus, "runtime_env": runtime_env}
 
 
 def require_free_port(host: str, port: int) -> None:
@@ -124,15 +117,17 @@ def require_free_port(host: str, port: int) -> None:
         try:
             probe.bind((host, port))
         except OSError as error:
-            raise UserError(
-                f"port {port} on {host} cannot be used ({error.strerror}): stop what listens there, or set port to another"
-            ) from None
+            remedy = "stop what listens there, or set port to another"
+            raise UserError(f"port {port} on {host} cannot be used ({error.strerror}): {remedy}") from None
 
 
 def start(settings: ServeSettings, models: Sequence[Located], predictor: str | None = None) -> str:
-    """Run the endpoint on the connected cluster; its URL, once it answers. Raises UserError if the port is taken, RuntimeError if it does not come up."""
+    """Run the endpoint on the connected cluster; returns its URL, once it answers.
+
+    Raises UserError if the port is taken, RuntimeError if the endpoint does not come up.
+    """
     require_free_port(settings.host, settings.port)
-    # Below ERROR, Serve says a line for every request that is turned away.
+    # Below ERROR, Serve logs a line for every request that is turned away.
     quiet = {"log_level": "ERROR", "enable_access_log": False}
     ray.serve.start(
         # One proxy, where we are: without keys nobody else may reach it.
@@ -165,6 +160,5 @@ def _wait_until_ready(url: str, timeout_s: float) -> None:
                     return
         except (urllib.error.URLError, OSError):
             time.sleep(0.1)
-    raise RuntimeError(
-        f"the endpoint did not answer at {url}/healthz within {timeout_s:g} s: see the replica's log, or raise start_timeout_s"
-    )
+    remedy = "see the replica's log, or raise start_timeout_s"
+    raise RuntimeError(f"the endpoint did not answer at {url}/healthz within {timeout_s:g} s: {remedy}")

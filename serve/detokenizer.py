@@ -1,11 +1,14 @@
-"""Token ids in, settled text out: never half a character, never a stop string or a part of one. Knows no tokenizer: it is given `decode`."""
+"""Token ids in, settled text out: never half a character, never a stop string or a part of one.
+
+Knows no tokenizer: it is given `decode`.
+"""
 
 from collections.abc import Callable, Sequence
 
 REPLACEMENT = "\ufffd"
 """What `decode` gives for bytes that are no character, or not yet."""
 MAX_HELD_IDS = 32
-"""After so many ids that make no character, none is coming: one has at most four bytes, and ids arrive a few at a time."""
+"""After so many ids without a character, none is coming: one has at most four bytes."""
 
 
 class Detokenizer:
@@ -18,26 +21,26 @@ class Detokenizer:
         self._decode = decode
         self._context: list[int] = []  # settled ids: some tokenizers write a token otherwise where it stands first
         self._window: list[int] = []  # ids whose text is not settled
-        self._told = 0  # characters of the window that were given out already
+        self._num_sent = 0  # characters of the window that were returned already
 
     def push(self, ids: Sequence[int], last: bool = False) -> str:
         """The text that `ids` settle; with `last`, all that is left."""
         self._window += ids
         before = len(self._decode(self._context)) if self._context else 0
         text = self._decode(self._context + self._window)[before:]
-        # The whole run of them waits: with byte-fallback tokenizers one byte too few spoils its whole neighbours for the moment.
+        # The whole run of them waits: with byte fallback one missing byte spoils its whole neighbours for the moment.
         settled = text if last or len(self._window) > MAX_HELD_IDS else text.rstrip(REPLACEMENT)
-        new = settled[self._told :]
-        self._told = max(self._told, len(settled))
+        new = settled[self._num_sent :]
+        self._num_sent = max(self._num_sent, len(settled))
         if new and settled == text:
-            self._context, self._window, self._told = self._window, [], 0
+            self._context, self._window, self._num_sent = self._window, [], 0
         return new
 
 
-class Answer:
+class AnswerText:
     """The text of one answer as a caller may see it: characters whole, ended before the first stop string, trimmed.
 
-    Answers are trained trimmed, with the template's own line break before the turn end: trailing space belongs to the template.
+    Answers are trained trimmed, before the template's own line break: trailing space belongs to the template.
     """
 
     def __init__(self, decode: Callable[[list[int]], str], stops: Sequence[str] = ()):
@@ -52,7 +55,7 @@ class Answer:
         if self.stopped:
             return ""
         text = self._held + self._detokenizer.push(ids, last)
-        # The stop string that is complete first counts, so that the answer does not depend on how the text was cut into pieces.
+        # The stop string that is complete first counts, so that the answer does not depend on how the text was cut.
         found = [(at + len(stop), at) for stop in self._stops if (at := text.find(stop)) >= 0]
         if found:
             self.stopped = True

@@ -1,4 +1,7 @@
-"""HTTP on one side, handles to the policies and the predictor on the other: queues, retries, swaps. Knows neither the wire's fields nor the engine."""
+"""HTTP on one side, handles to the policies and the predictor on the other: queues, retries, swaps.
+
+Knows neither the protocol's fields nor the engine.
+"""
 
 import asyncio
 import contextlib
@@ -16,20 +19,20 @@ from fastapi import FastAPI
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from data.errors import UserError, is_user_error
-from serve.admission import Limits
+from serve.admission import RequestLimits
 from serve.app import Backend, application
+from serve.auth import Keys
 from serve.locate import locate
-from serve.models import Model, Models
+from serve.models import ServedPolicies, ServedPolicy
 from serve.protocol import ProtocolError
-from serve.request import Card, Delta, Event, Failed, Job, Revision, Started
+from serve.request import Delta, Event, Failed, GenerationRequest, PolicyInfo, Revision, Started
 from serve.settings import ServeSettings
-from serve.teams import Keys
 from serve.telemetry import EndpointMetrics, Telemetry
 
 logger = logging.getLogger("ray.serve")
 
 RETRIES = 3
-"""How often a job whose replica died before it had sent any text is given to another one."""
+"""How often a request whose replica died before it had sent any text is given to another one."""
 READY_TIMEOUT_S = 3.0
 POLICY_LOST = Failed("the policy was lost while it worked on this request: send it again", 503, code="policy_lost")
 
@@ -37,7 +40,7 @@ Handle: TypeAlias = ray.serve.handle.DeploymentHandle
 
 
 class DisconnectsOfRay:
-    """ASGI middleware. Of a caller who leaves just as the application listens, Ray Serve tells by an exception, which would be logged as our failure."""
+    """ASGI middleware: Ray Serve may raise an exception when a caller leaves, which would be logged as our failure."""
 
     def __init__(self, app: ASGIApp):
         self._app = app
@@ -66,9 +69,9 @@ class Ingress:
         page: str,
     ):
         self._settings, self._page = settings, page
-        cards: list[Card] = list(await asyncio.gather(*(handle.card.remote() for handle in policies)))
-        self._models = Models([Model(card, weight) for card, weight in zip(cards, weights, strict=True)])
-        self._handles = {card.name: handle for card, handle in zip(cards, policies, strict=True)}
+        infos: list[PolicyInfo] = list(await asyncio.gather(*(handle.info.remote() for handle in policies)))
+        self._models = ServedPolicies([ServedPolicy(info, weight) for info, weight in zip(infos, weights, strict=True)])
+        self._handles = {info.name: handle for info, handle in zip(infos, policies, strict=True)}
         self._revisions: dict[str, Revision] = {}
         self._scorer = scorer
         self._keys = Keys(settings.teams, settings.keys, keys_text)
@@ -82,7 +85,7 @@ class Ingress:
             swap=self.swap,
             replicas=self.replicas,
             keys=self._keys,
-            limits=Limits(self._settings.max_new_tokens, self._settings.max_body_bytes),
+            limits=RequestLimits(self._settings.max_new_tokens, self._settings.max_body_bytes),
             telemetry=Telemetry(EndpointMetrics(), self._settings.access_log),
             page=self._page,
         )
@@ -90,98 +93,89 @@ class Ingress:
         app.add_middleware(DisconnectsOfRay)
         return app
 
-    async def generate(self, model: str, job: Job) -> AsyncGenerator[Event, None]:
-        """The events of a job, whichever replica it takes; closing the generator cancels it there."""
-        job, jobs = (
-            replace(job, revision=self._revisions.get(model)),
-            self._handles[model].generate.options(stream=True),
-        )
-        started = spoke = False
+    async def generate(self, model: str, request: GenerationRequest) -> AsyncGenerator[Event, None]:
+        """The events of a request, whichever replica takes it; closing the generator cancels it there."""
+        request = replace(request, revision=self._revisions.get(model))
+        policy = self._handles[model].generate.options(stream=True)
+        started = has_text = False
         for _ in range(RETRIES + 1):
-            events = jobs.remote(job)
+            events = policy.remote(request)
             try:
                 async for event in events:
-                    if not (started and isinstance(event, Started)):  # a second replica starts the job again
+                    if not (started and isinstance(event, Started)):  # a second replica starts again
                         yield event
                     started = True
-                    spoke = spoke or (isinstance(event, Delta) and bool(event.text))
+                    has_text = has_text or (isinstance(event, Delta) and bool(event.text))
                 return
             except (GeneratorExit, asyncio.CancelledError):
                 events.cancel()  # the caller is gone
                 raise
             except ray.serve.exceptions.BackPressureError:
                 wait_s = self._settings.retry_after_s
-                lost = Failed(
-                    f"all replicas are busy: try again in {wait_s} s", 429, code="overloaded", retry_after_s=wait_s
-                )
+                busy = f"all replicas are busy: try again in {wait_s} s"
+                lost = Failed(busy, 429, code="overloaded", retry_after_s=wait_s)
                 break
             except ray.exceptions.RayActorError as error:
-                logger.error("a replica died during a job: %s", type(error).__name__)
+                logger.error("a replica died during a request: %s", type(error).__name__)
                 lost = POLICY_LOST
-                if spoke:
+                if has_text:
                     break
             except (ray.exceptions.RayTaskError, ray.serve.exceptions.RayServeException) as error:
-                logger.error("a job failed: %s", error)
+                logger.error("a request failed: %s", error)
                 lost = POLICY_LOST
                 break
         yield lost
 
-    async def score(self, job: Job, answer: str) -> dict[str, float]:
-        """What the predictor says of an answer; raises WireProblem (503) if it is not there."""
+    async def score(self, request: GenerationRequest, answer: str) -> dict[str, float]:
+        """The predictor's values of an answer; raises ProtocolError (503) if the predictor fails."""
         assert self._scorer is not None
         try:
-            return dict(await self._scorer.score.remote((job, answer)))
+            return dict(await self._scorer.score.remote((request, answer)))
         except (ray.exceptions.RayError, ray.serve.exceptions.RayServeException) as error:
             logger.error("an answer was not rated: %s", error)
-            raise ProtocolError(
-                "the attribute predictor failed on this answer: send it again, or without score",
-                code="scorer_failed",
-                status=503,
-                kind="server_error",
-            ) from None
+            message = "the attribute predictor failed on this answer: send it again, or without score"
+            raise ProtocolError(message, code="scorer_failed", status=503) from None
 
-    async def swap(self, model: str, policy: str) -> Card:
-        """Answer a model's requests from another checkpoint, on every replica; raises UserError if one cannot: then all answer as before."""
+    async def swap(self, model: str, policy: str) -> PolicyInfo:
+        """Answer a model's requests from another checkpoint; raises UserError if a replica cannot: then all stay."""
         located = await asyncio.to_thread(locate, policy, self._settings.storage)
-        before = self._models.named(model).card.policy
+        before = self._models.named(model).info.policy
         try:
-            cards = await self._told(model, located.uri)
+            info = await self._swap_replicas(model, located.uri)
         except UserError:
-            with contextlib.suppress(UserError):  # the first problem is the one to tell
-                await self._told(model, before)  # those that could
+            with contextlib.suppress(UserError):  # the first problem is the one to report
+                await self._swap_replicas(model, before)  # those that could
             raise
-        self._models.put(cards[0])
-        return self._models.named(model).card
+        self._models.put(info)
+        return info
 
-    async def _told(self, model: str, policy: str) -> list[Card]:
-        """Every replica of a model answers from `policy` from now on, those to come too."""
+    async def _swap_replicas(self, model: str, policy: str) -> PolicyInfo:
+        """Every replica of a model answers from `policy` from now on, future ones too; what one of them reports."""
         revision, timeout_s = Revision(policy, time.time_ns()), self._settings.start_timeout_s
+        replies = self._handles[model].broadcast("swap", revision)
         try:
-            cards: list[Card] = (
-                await self._handles[model].broadcast("swap", revision).results_async(timeout_s=timeout_s)
-            )
+            infos: list[PolicyInfo] = await replies.results_async(timeout_s=timeout_s)
         except ray.exceptions.RayTaskError as error:
             if not is_user_error(error.cause):
                 raise
             raise UserError(str(error.cause)) from None
         except TimeoutError:
-            raise UserError(
-                f"the replicas did not load {policy} within {timeout_s:g} s: raise start_timeout_s"
-            ) from None
-        if not cards:
-            raise UserError(f"no replica of {model} answers: wait until /readyz says so")
+            message = f"the replicas did not load {policy} within {timeout_s:g} s: raise start_timeout_s"
+            raise UserError(message) from None
+        if not infos:
+            raise UserError(f"no replica of {model} answers: wait until /readyz reports one")
         self._revisions[model] = revision
-        return cards
+        return infos[0]
 
     async def replicas(self) -> Mapping[str, int]:
         """How many replicas of each model answer within a moment."""
 
         async def answering(handle: Handle) -> int:
             try:
-                found = await handle.broadcast("card").results_async(timeout_s=READY_TIMEOUT_S, return_exceptions=True)
+                found = await handle.broadcast("info").results_async(timeout_s=READY_TIMEOUT_S, return_exceptions=True)
             except (TimeoutError, ray.exceptions.RayError):
                 return 0
-            return sum(isinstance(card, Card) for card in found)
+            return sum(isinstance(info, PolicyInfo) for info in found)
 
         counts = await asyncio.gather(*map(answering, self._handles.values()))
         return dict(zip(self._handles, counts, strict=True))

@@ -1,9 +1,9 @@
-"""`python -m serve.keys TEAM`: make a key for a team. Prints the key, which is shown this once, and the line for the keys file."""
+"""`python -m serve.keys TEAM`: make a key for a team. Prints the key, this once, and the line for the keys file."""
 
 import argparse
 import sys
 
-from serve.teams import hashed, new_key
+from serve.auth import hashed, new_key
 
 
 def main(argv: list[str]) -> int:

@@ -1,4 +1,4 @@
-"""Which policy to serve: a folder, a finished run, or the newest finished run. Knows the layout of a run, not what is in a model."""
+"""Which policy to serve: a folder, a finished run, or the newest finished run. Knows a run's layout, no model."""
 
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -24,7 +24,7 @@ class Located:
 
 
 def locate(policy: str, storage: str) -> Located:
-    """Raises UserError, saying what to do, if there is no such policy."""
+    """Raises UserError with the remedy if there is no such policy."""
     if policy == NEWEST:
         return _of_run(_newest_run(Storage(storage)))
     folder = Storage(policy)
@@ -32,13 +32,12 @@ def locate(policy: str, storage: str) -> Located:
         return _of_run(folder)
     if (folder / "config.json").exists():
         return Located(folder.uri, _name(folder))
-    raise UserError(
-        f"no policy at {folder.uri}: set policy to a folder with config.json, to a finished run, or to {NEWEST!r}"
-    )
+    remedy = f"set policy to a folder with config.json, to a finished run, or to {NEWEST!r}"
+    raise UserError(f"no policy at {folder.uri}: {remedy}")
 
 
 def locate_all(settings: ServeSettings) -> tuple[list[Located], str | None]:
-    """The policies to serve, and the predictor that rates their answers, if any; raises UserError, saying what to do, if one is not there."""
+    """The policies to serve, and the predictor of their answers, if any; raises UserError if one is missing."""
     if settings.models:
         models = [replace(locate(m.policy, settings.storage), name=m.name, weight=m.weight) for m in settings.models]
     else:
@@ -46,9 +45,8 @@ def locate_all(settings: ServeSettings) -> tuple[list[Located], str | None]:
         models = [replace(found, name=settings.name or found.name)]
     predictor = models[0].predictor if settings.predictor == FROM_THE_RUN else settings.predictor
     if predictor is not None and not (Storage(predictor) / "config.json").exists():
-        raise UserError(
-            f"no predictor at {predictor}: set predictor to a folder with config.json, to {FROM_THE_RUN!r}, or to null"
-        )
+        remedy = f"set predictor to a folder with config.json, to {FROM_THE_RUN!r}, or to null"
+        raise UserError(f"no predictor at {predictor}: {remedy}")
     return models, predictor
 
 
@@ -71,9 +69,8 @@ def _of_run(run: Storage) -> Located:
     stage = (run / "report" / "manifest.json").read_json()["metrics"]["policy_stage"]
     folder = run / stage / "model"
     if not (folder / "config.json").exists():
-        raise UserError(
-            f"run {run.uri} is finished but has no policy at {folder.uri}: run it again, or set policy to a policy folder"
-        )
+        remedy = "run it again, or set policy to a policy folder"
+        raise UserError(f"run {run.uri} is finished but has no policy at {folder.uri}: {remedy}")
     predictor = run / "predictor" / "model"
     return Located(folder.uri, _name(run), predictor=predictor.uri if (predictor / "config.json").exists() else None)
 

@@ -1,24 +1,28 @@
-"""What /openapi.json says of our routes: bodies are parsed by `serve.parser`, so FastAPI cannot know them by itself."""
+"""Our routes in /openapi.json: bodies are parsed by `serve.parser`, so FastAPI cannot know them by itself."""
 
 from typing import Any
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
-from serve.protocol import ChatCompletion, ChatRequest, Chunk, ErrorBody, SwapRequest
+from serve.protocol import ChatRequest, ErrorBody, SwapRequest
+from serve.reply import ChatCompletion, Chunk
 
 _REFERENCE = "#/components/schemas/{model}"
 
 
-def _ref(record: type) -> dict[str, str]:
-    return {"$ref": _REFERENCE.format(model=record.__name__)}
+def _content(record: type) -> dict[str, Any]:
+    return {"schema": {"$ref": _REFERENCE.format(model=record.__name__)}}
 
 
-def _json(record: type, description: str) -> dict[str, Any]:
-    return {"description": description, "content": {"application/json": {"schema": _ref(record)}}}
+def _body(record: type) -> dict[str, Any]:
+    return {"requestBody": {"required": True, "content": {"application/json": _content(record)}}}
 
 
-ERROR = _json(ErrorBody, "Why not, in OpenAI's error shape.")
+ERROR: dict[str, Any] = {
+    "description": "Why not, in OpenAI's error shape.",
+    "content": {"application/json": _content(ErrorBody)},
+}
 _BEARER: dict[str, Any] = {"security": [{"bearer": []}]}
 
 KEYED: dict[str, Any] = {"responses": dict.fromkeys((401, 404, 422), ERROR), "openapi_extra": _BEARER}
@@ -27,20 +31,15 @@ CHAT: dict[str, Any] = {
     "responses": {
         200: {
             "description": "The answer; with stream, server-sent events: one chunk each, then [DONE].",
-            "content": {
-                "application/json": {"schema": _ref(ChatCompletion)},
-                "text/event-stream": {"schema": _ref(Chunk)},
-            },
+            "content": {"application/json": _content(ChatCompletion), "text/event-stream": _content(Chunk)},
         },
         **dict.fromkeys((400, 401, 403, 404, 413, 429, 503), ERROR),
     },
-    "openapi_extra": _BEARER
-    | {"requestBody": {"required": True, "content": {"application/json": {"schema": _ref(ChatRequest)}}}},
+    "openapi_extra": _BEARER | _body(ChatRequest),
 }
 SWAP: dict[str, Any] = {
     "responses": dict.fromkeys((400, 401, 403, 404, 409, 422), ERROR),
-    "openapi_extra": _BEARER
-    | {"requestBody": {"required": True, "content": {"application/json": {"schema": _ref(SwapRequest)}}}},
+    "openapi_extra": _BEARER | _body(SwapRequest),
 }
 
 

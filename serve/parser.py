@@ -1,6 +1,6 @@
-"""A request's bytes in, a checked `ChatRequest` out, or a `ProtocolError`: one sentence with the field, what it got and what is allowed.
+"""A request's bytes in, a checked `ChatRequest` out, or a `ProtocolError` that names field, value and what is allowed.
 
-Knows no schema of attributes, no profile, no HTTP server and no model.
+The only place where JSON is untyped. Knows no schema of attributes, no profile, no HTTP server and no model.
 """
 
 import difflib
@@ -11,7 +11,6 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from data.attributes import AttributeProblem
 from serve.protocol import (
     MAX_BEST_OF,
     MAX_CHOICES,
@@ -20,6 +19,7 @@ from serve.protocol import (
     MAX_TOP_K,
     SEED_LIMIT,
     AssistantMessage,
+    AttributeValues,
     ChatRequest,
     ProtocolError,
     ProtocolRecord,
@@ -61,7 +61,8 @@ ALLOWED = {
 """Field -> what it may be, for error messages; [] stands for any index."""
 
 NEUTRAL: dict[str, tuple[object, ...]] = {
-    "audio": (),
+    **dict.fromkeys(("audio", "moderation", "parallel_tool_calls", "prediction", "prompt_cache_key"), ()),
+    **dict.fromkeys(("prompt_cache_retention", "reasoning_effort", "safety_identifier", "verbosity"), ()),
     "frequency_penalty": (0,),
     "function_call": ("none",),
     "functions": ([],),
@@ -69,41 +70,27 @@ NEUTRAL: dict[str, tuple[object, ...]] = {
     "logprobs": (False,),
     "metadata": ({},),
     "modalities": (["text"],),
-    "moderation": (),
-    "parallel_tool_calls": (),
-    "prediction": (),
     "presence_penalty": (0,),
-    "prompt_cache_key": (),
-    "prompt_cache_retention": (),
-    "reasoning_effort": (),
     "response_format": ({"type": "text"},),
-    "safety_identifier": (),
     "service_tier": ("auto", "default"),
     "store": (False,),
     "tool_choice": ("none",),
     "tools": ([],),
     "top_logprobs": (0,),
-    "verbosity": (),
     "web_search_options": (),
 }
-"""Fields of OpenAI's API that we do not support -> values (besides null) that ask for nothing, so that sending them is no mistake."""
+"""Fields of OpenAI's API that we do not support -> values (besides null) that ask for nothing and so are no error."""
 
 NEUTRAL_IN_MESSAGE: dict[str, tuple[object, ...]] = {
-    "annotations": ([],),
-    "audio": (),
-    "function_call": (),
-    "name": (),
-    "refusal": (),
-    "tool_calls": ([],),
+    **dict.fromkeys(("audio", "function_call", "name", "refusal"), ()),
+    **dict.fromkeys(("annotations", "tool_calls"), ([],)),
 }
-"""The same inside a message: clients send an earlier reply back as they got it, with its empty fields."""
+"""The same inside a message: clients send an earlier reply back as it came, with its empty fields."""
 
 
 def parse(body: bytes) -> ChatRequest:
-    """The request in `body`; raises WireProblem naming the field and what is allowed."""
-    raw = _as_object(body)
-    _check_texts(raw)
-    raw = _supported(raw, ChatRequest.model_fields, NEUTRAL, "")
+    """The request in `body`; raises ProtocolError that names the field and what is allowed."""
+    raw = _supported(_as_object(body), ChatRequest.model_fields, NEUTRAL, "")
     if isinstance(raw.get("messages"), list):
         raw["messages"] = [_message(message, f"messages[{i}]") for i, message in enumerate(raw["messages"])]
     try:
@@ -113,54 +100,56 @@ def parse(body: bytes) -> ChatRequest:
 
 
 def parse_swap(body: bytes) -> str:
-    """The policy that the body of an /admin/models request names; raises WireProblem."""
-    raw = _as_object(body)
-    _check_texts(raw)
+    """The policy that the body of an /admin/models request names; raises ProtocolError."""
     try:
-        return SwapRequest.model_validate(raw).policy
+        return SwapRequest.model_validate(_as_object(body)).policy
     except ValidationError:
         raise ProtocolError('the body is {"policy": a policy or run folder, or "newest"}', "policy") from None
 
 
 def _as_object(body: bytes) -> dict[str, Any]:
     def refuse(constant: str) -> None:
-        raise ProtocolError(f"the body holds {constant}, which is no JSON: send a finite number", code="invalid_json")
+        raise _no_json(f"the body holds {constant}, which is no JSON: send a finite number")
 
     try:
         value = json.loads(body.decode(), parse_constant=refuse)
     except ProtocolError:
         raise
     except RecursionError:
-        raise ProtocolError("the body is nested too deeply to be a chat request", code="invalid_json") from None
+        raise _no_json("the body is nested too deeply to be a chat request") from None
     except UnicodeDecodeError as error:
-        raise ProtocolError(
-            f"the body is no UTF-8 (byte {error.start}): send JSON in UTF-8", code="invalid_json"
-        ) from None
+        raise _no_json(f"the body is no UTF-8 (byte {error.start}): send JSON in UTF-8") from None
     except ValueError as error:
-        raise ProtocolError(f"the body is no JSON: {error}", code="invalid_json") from None
+        raise _no_json(f"the body is no JSON: {error}") from None
     if not isinstance(value, dict):
-        raise ProtocolError(f"the body is {_shown(value)}: send a JSON object with messages", code="invalid_json")
+        raise _no_json(f"the body is {_shown(value)}: send a JSON object with messages")
+    _check_texts(value)
     return value
+
+
+def _no_json(message: str) -> ProtocolError:
+    return ProtocolError(message, code="invalid_json")
 
 
 def _supported(
     raw: Mapping[str, Any], known: Container[str], neutral: Mapping[str, tuple[object, ...]], where: str
 ) -> dict[str, Any]:
-    """`raw` without nulls and without fields that ask for nothing; raises WireProblem for a field that asks for what we do not do."""
+    """`raw` without nulls and without unsupported fields that ask for nothing; one that asks raises ProtocolError."""
     kept = {}
     for name, value in raw.items():
         if value is None and (name in known or name in neutral):
             continue
-        if name in neutral:
-            if any(
-                value == allowed and isinstance(value, bool) == isinstance(allowed, bool) for allowed in neutral[name]
-            ):
-                continue
-            raise ProtocolError(
-                f"{where}{name} is not supported here: leave it out", f"{where}{name}", "unsupported_parameter"
-            )
-        kept[name] = value
+        if name not in neutral:
+            kept[name] = value
+        elif not any(value == n and isinstance(value, bool) == isinstance(n, bool) for n in neutral[name]):
+            raise _unsupported(f"{where}{name}", f"{where}{name} is not supported here: leave it out")
+    if isinstance(kept.get("attributes"), dict):
+        kept["attributes"] = numbers(kept["attributes"])
     return kept
+
+
+def _unsupported(where: str, message: str) -> ProtocolError:
+    return ProtocolError(message, where, "unsupported_parameter")
 
 
 def _message(message: object, where: str) -> object:
@@ -168,11 +157,8 @@ def _message(message: object, where: str) -> object:
     if not isinstance(message, dict):
         return message
     if message.get("role") in ("tool", "function"):
-        raise ProtocolError(
-            f"{where}.role {message['role']!r} is not supported here: send user and assistant messages",
-            f"{where}.role",
-            "unsupported_parameter",
-        )
+        remedy = "is not supported here: send user and assistant messages"
+        raise _unsupported(f"{where}.role", f"{where}.role {message['role']!r} {remedy}")
     kept = _supported(message, AssistantMessage.model_fields, NEUTRAL_IN_MESSAGE, f"{where}.")
     if isinstance(kept.get("content"), list):
         kept["content"] = "".join(_text(part, f"{where}.content[{i}]") for i, part in enumerate(kept["content"]))
@@ -180,24 +166,17 @@ def _message(message: object, where: str) -> object:
 
 
 def _text(part: object, where: str) -> str:
-    if isinstance(part, dict) and part.get("type") in ("image_url", "input_audio", "file"):
-        raise ProtocolError(
-            f"{where} is of type {part['type']!r}, which is not supported here: only text is",
-            where,
-            "unsupported_parameter",
-        )
-    if (
-        isinstance(part, dict)
-        and part.keys() == {"type", "text"}
-        and part["type"] == "text"
-        and isinstance(part["text"], str)
-    ):
-        return part["text"]
+    if isinstance(part, dict):
+        if part.get("type") in ("image_url", "input_audio", "file"):
+            remedy = "which is not supported here: only text is"
+            raise _unsupported(where, f"{where} is of type {part['type']!r}, {remedy}")
+        if part.keys() == {"type", "text"} and part["type"] == "text" and isinstance(part["text"], str):
+            return part["text"]
     raise ProtocolError(f'{where} is {_shown(part)}: a part is {{"type": "text", "text": string}}', where)
 
 
 def _explained(error: ValidationError) -> ProtocolError:
-    """The first mistake as one sentence: the field, what it got, what is allowed."""
+    """The first error as one sentence: the field, its value, what is allowed."""
     first = error.errors(include_url=False)[0]
     cause = first.get("ctx", {}).get("error")
     if isinstance(cause, ProtocolError):
@@ -208,17 +187,18 @@ def _explained(error: ValidationError) -> ProtocolError:
     plain = "".join("[]" if isinstance(step, int) else f".{step}" for step in steps).removeprefix(".")
     if first["type"] == "extra_forbidden":
         return _unknown_field(path, first["loc"])
+    roles = ALLOWED["messages[].role"]
     if first["type"] == "missing":
-        return ProtocolError(f"{path} is missing: send {ALLOWED.get(plain, 'it')}", path, "missing_required_parameter")
+        return _missing(path, ALLOWED.get(plain, "it"))
     if first["type"] == "union_tag_not_found":
-        return ProtocolError(
-            f"{path}.role is missing: send {ALLOWED['messages[].role']}", f"{path}.role", "missing_required_parameter"
-        )
+        return _missing(f"{path}.role", roles)
     if first["type"] == "union_tag_invalid":
-        role = first["input"].get("role")
-        return ProtocolError(f"{path}.role is {_shown(role)}; allowed: {ALLOWED['messages[].role']}", f"{path}.role")
-    allowed = ALLOWED.get(plain)
-    return ProtocolError(f"{path} is {_shown(first['input'])}; allowed: {allowed or first['msg']}", path)
+        return ProtocolError(f"{path}.role is {_shown(first['input'].get('role'))}; allowed: {roles}", f"{path}.role")
+    return ProtocolError(f"{path} is {_shown(first['input'])}; allowed: {ALLOWED.get(plain, first['msg'])}", path)
+
+
+def _missing(path: str, allowed: str) -> ProtocolError:
+    return ProtocolError(f"{path} is missing: send {allowed}", path, "missing_required_parameter")
 
 
 def _unknown_field(path: str, loc: Sequence[int | str]) -> ProtocolError:
@@ -234,18 +214,12 @@ def _unknown_field(path: str, loc: Sequence[int | str]) -> ProtocolError:
     known = list(record.model_fields)
     near = difflib.get_close_matches(name[:_SHOWN_CHARS], known, n=1)
     hint = f" (did you mean {near[0]!r}?)" if near else ""
-    return ProtocolError(
-        f"unknown field {_shown(path)}{hint}; known here: {', '.join(known)}", path[:200], "unknown_parameter"
-    )
+    message = f"unknown field {_shown(path)}{hint}; known here: {', '.join(known)}"
+    return ProtocolError(message, path[:200], "unknown_parameter")
 
 
-def attribute_problem(problem: AttributeProblem, where: str = "attributes") -> ProtocolError:
-    """A wrong attribute as a wire problem of the field that holds it."""
-    return ProtocolError(f"{where}: {problem}", f"{where}.{problem.attribute}", "invalid_attribute")
-
-
-def numbers(values: Mapping[str, Any]) -> dict[str, Any]:
-    """`values` fit to be checked and quoted: an overlong name or a value that is no usable number becomes a short text, which no schema accepts."""
+def numbers(values: Mapping[str, Any]) -> AttributeValues:
+    """`values` fit to be checked and quoted: an unusable number or an overlong name becomes a short text."""
     return {
         name if len(name) <= _SHOWN_CHARS else name[:_SHOWN_CHARS] + "…": value if _usable(value) else _shown(value)
         for name, value in values.items()
@@ -258,16 +232,14 @@ def _usable(value: object) -> bool:
 
 
 def _check_texts(value: object) -> None:
-    """Refuses half a surrogate pair, which JSON can spell and no tokenizer can read, and nesting that no field of ours has."""
+    """Refuses half a surrogate pair, which no tokenizer can read, and nesting deeper than any field of ours."""
     rest: list[tuple[str, int, object]] = [("", 0, value)]
     while rest:
         path, depth, value = rest.pop()
         name = path.removeprefix(".")
         if depth > MAX_DEPTH:
-            raise ProtocolError(
-                f"{_shown(name)} is nested deeper than {MAX_DEPTH} levels, which no field of a chat request is",
-                code="invalid_json",
-            )
+            deepest = f"{MAX_DEPTH} levels, which no field of a chat request is"
+            raise _no_json(f"{_shown(name)} is nested deeper than {deepest}")
         if isinstance(value, str) and re.search("[\ud800-\udfff]", value):
             raise ProtocolError(f"{name} holds half of a surrogate pair: send whole Unicode characters", name)
         if isinstance(value, dict):

@@ -1,82 +1,122 @@
-"""Named dial settings for an audience: per attribute a default, an allowed range, a lock; and what a request's dials come to under one.
+"""Profiles: for an audience, each attribute's default, its allowed range, and whether it is locked.
 
-Knows no keys and no teams: it is told which profile a request is under.
+`resolve` applies one to a request: a locked attribute cannot be set. Knows no keys and no teams.
 """
 
 import difflib
 from collections.abc import Mapping
-from typing import Any
+from typing import NamedTuple
 
 from pydantic import Field, model_validator
 
-from data.attributes import AttributeProblem, AttributeSchema
+from data.attributes import Attribute, AttributeProblem, AttributeSchema
 from data.errors import UserError
 from data.record import Record
 
 
-class Dial(Record):
+class AttributeRule(Record):
     """One attribute under a profile, in the units of the schema."""
 
     default: int
-    """What is asked for when the caller says nothing."""
+    """Value where the request sets none."""
     low: int
     """Smallest value a caller may set."""
     high: int
     """Largest value a caller may set."""
     locked: bool = False
-    """If so, it stays at its default whatever the caller says."""
+    """A locked attribute cannot be set: it stays at its default."""
 
     @model_validator(mode="after")
-    def _range(self) -> "Dial":
+    def _range(self) -> "AttributeRule":
         if not self.low <= self.default <= self.high:
             raise UserError(f"default {self.default} is outside {self.low}..{self.high}; move one of them")
         return self
 
 
 class Profile(Record):
-    """Dials for an audience; an attribute that is not named keeps the schema's default and range."""
+    """Rules for an audience; an attribute that is not named keeps the schema's default and range."""
 
     name: str = Field(pattern=r"^[a-z][a-z0-9_-]*$")
     """As callers write it."""
     meaning: str
     """One sentence for people who choose one."""
-    dials: dict[str, Dial]
-    """Attribute name -> its dial."""
+    attributes: dict[str, AttributeRule]
+    """Attribute name -> its rule."""
 
-    def dial(self, schema: AttributeSchema, name: str) -> Dial:
-        """The dial of any attribute of `schema`; one that callers may not steer is locked."""
-        attribute = schema[name]
-        if not attribute.steerable:
-            return Dial(default=attribute.default, low=attribute.low, high=attribute.high, locked=True)
-        return self.dials.get(name) or Dial(default=attribute.default, low=attribute.low, high=attribute.high)
+    def rule(self, attribute: Attribute) -> AttributeRule:
+        """The rule of any attribute of the schema; one that callers may not steer is locked."""
+        plain = AttributeRule(
+            default=attribute.default, low=attribute.low, high=attribute.high, locked=not attribute.steerable
+        )
+        return self.attributes.get(attribute.name, plain) if attribute.steerable else plain
 
 
-class Share(Record):
-    """A dial of a shipped profile, as shares of an attribute's range, so that it fits a 0-4 schema and a 0-9 one."""
+def resolve(schema: AttributeSchema, profile: Profile | None, requested: Mapping[str, float]) -> dict[str, int]:
+    """The effective value of every attribute, rounded: `requested`, else the profile's or the schema's default.
 
-    default: float = Field(ge=0, le=1)
-    """0 = the attribute's lowest value, 1 = its highest."""
-    low: float = Field(0, ge=0, le=1)
-    """Smallest share a caller may set."""
-    high: float = Field(1, ge=0, le=1)
-    """Largest share a caller may set."""
+    `requested` has passed `schema.checked`. Raises AttributeProblem if the profile locks an attribute or allows less.
+    """
+    profile = profile or _NO_PROFILE
+    effective = {}
+    for attribute in schema.attributes:
+        name, rule = attribute.name, profile.rule(attribute)
+        value = requested.get(name, rule.default)
+        if rule.locked:
+            _require_default(attribute, value, rule, profile)
+        elif not rule.low <= value <= rule.high:
+            allowed = f"profile {profile.name!r} allows a number from {rule.low} to {rule.high}"
+            raise AttributeProblem(name, f"attribute {name!r} got {value:g}, but {allowed}")
+        effective[name] = attribute.rounded(value)
+    return effective
+
+
+def _require_default(attribute: Attribute, value: float, rule: AttributeRule, profile: Profile) -> None:
+    """A locked attribute cannot be set. Its own value is no error: a page that sends all its sliders sends that one."""
+    if value != rule.default:
+        reason = "it is not for callers to set and stays"
+        if attribute.steerable:
+            reason = f"profile {profile.name!r} locks it"
+        message = f"attribute {attribute.name!r} got {value:g}, but {reason} at {rule.default}: leave it out"
+        raise AttributeProblem(attribute.name, message)
+
+
+def find(profiles: Mapping[str, Profile], name: str) -> Profile:
+    """The profile called `name`; raises UserError that lists them all."""
+    if name not in profiles:
+        near = difflib.get_close_matches(name, profiles, n=1)
+        hint = f" (did you mean {near[0]!r}?)" if near else ""
+        raise UserError(f"unknown profile {name!r}{hint}; there are {', '.join(profiles)}")
+    return profiles[name]
+
+
+class Share(NamedTuple):
+    """A rule of a shipped profile, as shares of an attribute's range, so that it fits a 0-4 schema and a 0-9 one."""
+
+    default: float
+    low: float = 0
+    high: float = 1
     locked: bool = False
-    """See Dial."""
+
+    def rule(self, attribute: Attribute) -> AttributeRule:
+        """Micro-example: Share(0.75, low=0.25) of 0..4 -> default 3, allowed 1..4; of 0..9 -> 7, 2..9."""
+        low, width = attribute.low, attribute.high - attribute.low
+        default, lowest, highest = (low + round(share * width) for share in (self.default, self.low, self.high))
+        return AttributeRule(default=default, low=lowest, high=highest, locked=self.locked)
 
 
-_AT_LOWEST = Share(default=0, high=0, locked=True)
-_AT_HIGHEST = Share(default=1, low=1, locked=True)
-_GOOD = Share(default=1, low=0.5)
+_GOOD, _AT_HIGHEST, _AT_LOWEST = Share(1, low=0.5), Share(1, low=1, locked=True), Share(0, high=0, locked=True)
+_HARMLESS = dict.fromkeys(("toxicity", "violence", "not_appropriate"), _AT_LOWEST)
+_NO_PROFILE = Profile(name="none", meaning="The schema's own defaults and ranges.", attributes={})
 
 _SHIPPED: dict[str, tuple[str, dict[str, Share]]] = {
     "gaming": (
         "Characters in a game: playful and inventive, a little rude at most.",
         {
-            "humor": Share(default=0.75, low=0.25),
-            "creativity": Share(default=0.75, low=0.25),
-            "toxicity": Share(default=0, high=0.25),
-            "violence": Share(default=0, high=0.5),
-            "verbosity": Share(default=0.25, high=0.75),
+            "humor": Share(0.75, low=0.25),
+            "creativity": Share(0.75, low=0.25),
+            "toxicity": Share(0, high=0.25),
+            "violence": Share(0, high=0.5),
+            "verbosity": Share(0.25, high=0.75),
         },
     ),
     "education": (
@@ -86,12 +126,10 @@ _SHIPPED: dict[str, tuple[str, dict[str, Share]]] = {
             "correctness": _AT_HIGHEST,
             "quality": _GOOD,
             "coherence": _GOOD,
-            "complexity": Share(default=0.25, high=0.75),
-            "verbosity": Share(default=0.5),
-            "humor": Share(default=0.25, high=0.75),
-            "toxicity": _AT_LOWEST,
-            "violence": _AT_LOWEST,
-            "not_appropriate": _AT_LOWEST,
+            "complexity": Share(0.25, high=0.75),
+            "verbosity": Share(0.5),
+            "humor": Share(0.25, high=0.75),
+            **_HARMLESS,
         },
     ),
     "accessibility": (
@@ -99,13 +137,11 @@ _SHIPPED: dict[str, tuple[str, dict[str, Share]]] = {
         {
             "helpfulness": _GOOD,
             "coherence": _AT_HIGHEST,
-            "complexity": Share(default=0, high=0.25),
-            "verbosity": Share(default=0.25, high=0.5),
-            "creativity": Share(default=0, high=0.25),
-            "humor": Share(default=0, high=0.5),
-            "toxicity": _AT_LOWEST,
-            "violence": _AT_LOWEST,
-            "not_appropriate": _AT_LOWEST,
+            "complexity": Share(0, high=0.25),
+            "verbosity": Share(0.25, high=0.5),
+            "creativity": Share(0, high=0.25),
+            "humor": Share(0, high=0.5),
+            **_HARMLESS,
         },
     ),
     "support": (
@@ -114,77 +150,24 @@ _SHIPPED: dict[str, tuple[str, dict[str, Share]]] = {
             "helpfulness": _AT_HIGHEST,
             "correctness": _AT_HIGHEST,
             "quality": _GOOD,
-            "verbosity": Share(default=0.25, high=0.75),
-            "creativity": Share(default=0, high=0.25),
-            "humor": Share(default=0, high=0.25),
-            "toxicity": _AT_LOWEST,
-            "violence": _AT_LOWEST,
-            "not_appropriate": _AT_LOWEST,
+            "verbosity": Share(0.25, high=0.75),
+            "creativity": Share(0, high=0.25),
+            "humor": Share(0, high=0.25),
+            **_HARMLESS,
         },
     ),
 }
-
-
 NAMES = tuple(_SHIPPED)
 """Of the shipped profiles."""
 
 
 def shipped(schema: AttributeSchema) -> dict[str, Profile]:
-    """The shipped profiles, cut to the attributes of `schema` and scaled to their ranges.
-
-    Micro-example: humor 0-4 in gaming -> default 3, allowed 1..4; humor 0-9 -> default 7, allowed 2..9.
-    """
-    profiles = {}
-    for name, (meaning, shares) in _SHIPPED.items():
-        dials = {
-            a.name: _scaled(shares[a.name], a.low, a.high)
-            for a in schema.attributes
-            if a.steerable and a.name in shares
-        }
-        profiles[name] = Profile(name=name, meaning=meaning, dials=dials)
-    return profiles
-
-
-def _scaled(share: Share, low: int, high: int) -> Dial:
-    default, lowest, highest = (low + round(part * (high - low)) for part in (share.default, share.low, share.high))
-    return Dial(default=default, low=lowest, high=highest, locked=share.locked)
-
-
-def find(profiles: Mapping[str, Profile], name: str) -> Profile:
-    """Raises UserError that lists them all."""
-    if name not in profiles:
-        near = difflib.get_close_matches(name, profiles, n=1)
-        hint = f" (did you mean {near[0]!r}?)" if near else ""
-        raise UserError(f"unknown profile {name!r}{hint}; there are {', '.join(profiles)}")
-    return profiles[name]
-
-
-def resolve(schema: AttributeSchema, profile: Profile | None, requested: Mapping[str, Any]) -> dict[str, int]:
-    """What stands in the prompt: every attribute of the schema, rounded; `requested` where given, else the profile's or the schema's default.
-
-    Raises AttributeProblem naming the attribute, what is allowed, and the profile if it is the profile that forbids.
-    """
-    values = schema.checked(requested)
-    effective = {}
-    for attribute in schema.attributes:
-        name = attribute.name
-        dial = (profile or _NO_PROFILE).dial(schema, name)
-        value = values.get(name, dial.default)
-        # Asking for the locked value is no harm: a page that sends all its sliders does so.
-        if dial.locked and value != dial.default:
-            by = (
-                f"profile {profile.name!r} locks it"
-                if profile is not None and attribute.steerable
-                else "it is not for callers to set and stays"
-            )
-            raise AttributeProblem(name, f"attribute {name!r} got {value:g}, but {by} at {dial.default}: leave it out")
-        if not dial.locked and not dial.low <= value <= dial.high:
-            who = f"profile {profile.name!r}" if profile is not None else "the schema"
-            raise AttributeProblem(
-                name, f"attribute {name!r} got {value:g}, but {who} allows a number from {dial.low} to {dial.high}"
-            )
-        effective[name] = attribute.rounded(value)
-    return effective
-
-
-_NO_PROFILE = Profile(name="none", meaning="The schema's own defaults and ranges.", dials={})
+    """The shipped profiles, with the attributes of `schema` and scaled to their ranges."""
+    return {
+        name: Profile(
+            name=name,
+            meaning=meaning,
+            attributes={a.name: shares[a.name].rule(a) for a in schema.attributes if a.steerable and a.name in shares},
+        )
+        for name, (meaning, shares) in _SHIPPED.items()
+    }

@@ -1,11 +1,11 @@
-"""What callers send and get: OpenAI's chat completions with our `attributes`, `profile`, `score` and `best_of`.
+"""What callers send: OpenAI's chat completions with our `attributes`, `profile`, `score` and `best_of`; and its errors.
 
-Knows no JSON, no schema of attributes, no HTTP server, no Ray and no model.
+Knows no JSON, no schema of attributes, no HTTP server, no Ray and no model. Replies: `serve.reply`.
 """
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal, TypeAlias
 
-from pydantic import ConfigDict, Field, field_validator, model_validator
+from pydantic import ConfigDict, Field, WithJsonSchema, field_validator, model_validator
 
 from data.conversation import Message
 from data.errors import UserError
@@ -19,6 +19,35 @@ MAX_TOP_K = 1000
 MAX_CHOICES = 8
 MAX_BEST_OF = 16
 SEED_LIMIT = 2**63
+ERROR_KINDS = {401: "authentication_error", 429: "rate_limit_error", 500: "server_error", 503: "server_error"}
+"""HTTP status -> OpenAI's `type` of an error; of all others "invalid_request_error"."""
+
+AttributeValues: TypeAlias = Annotated[
+    dict[str, int | float | str],
+    WithJsonSchema({"type": "object", "additionalProperties": {"type": "number"}}),
+]
+"""Attribute name -> number. Text stands for a value that is no number: the schema refuses it and quotes it."""
+
+
+class ProtocolRecord(Record):
+    """A record of the protocol: as strict about types as JSON is ("1" is no number, true is no 1)."""
+
+    model_config = ConfigDict(strict=True)
+
+
+class ErrorDetail(ProtocolRecord):
+    """What is wrong."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class ErrorBody(ProtocolRecord):
+    """OpenAI's error shape."""
+
+    error: ErrorDetail
 
 
 class ProtocolError(UserError):
@@ -30,29 +59,21 @@ class ProtocolError(UserError):
         param: str | None = None,
         code: str | None = None,
         status: int = 400,
-        kind: str = "invalid_request_error",
+        kind: str | None = None,
         retry_after_s: int | None = None,
     ):
         super().__init__(message)
-        self.param, self.code, self.status, self.kind, self.retry_after_s = param, code, status, kind, retry_after_s
+        self.param, self.code, self.status, self.retry_after_s = param, code, status, retry_after_s
+        self.kind = kind or ERROR_KINDS.get(status, "invalid_request_error")
 
-    def body(self) -> dict[str, Any]:
-        """OpenAI's error shape; printable whatever the caller sent."""
+    def body(self) -> ErrorBody:
+        """Printable whatever the caller sent."""
         param = None if self.param is None else _printable(self.param)
-        return {"error": {"message": _printable(str(self)), "type": self.kind, "param": param, "code": self.code}}
+        return ErrorBody(error=ErrorDetail(message=_printable(str(self)), type=self.kind, param=param, code=self.code))
 
 
 def _printable(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode()
-
-
-# ---- what a caller sends
-
-
-class ProtocolRecord(Record):
-    """A record of the wire: as strict about types as JSON is ("1" is no number, true is no 1)."""
-
-    model_config = ConfigDict(strict=True)
 
 
 class SystemMessage(ProtocolRecord):
@@ -74,8 +95,8 @@ class AssistantMessage(ProtocolRecord):
 
     role: Literal["assistant"]
     content: str
-    attributes: dict[str, Any] | None = None
-    """What this answer was asked for, or rated at; without it the answer stands in the prompt without a label line."""
+    attributes: AttributeValues | None = None
+    """What was requested of this answer, or how it was rated; without it the prompt has no label for it."""
 
 
 class StreamOptions(ProtocolRecord):
@@ -94,7 +115,7 @@ class ChatRequest(ProtocolRecord):
     """The conversation: system first (optional), then user and assistant in turn, the user last."""
     model: str | None = None
     """Which policy; None = the one that is served."""
-    attributes: dict[str, Any] = Field({})
+    attributes: AttributeValues = Field({})
     """Attribute name -> number in its range; what is left out takes the profile's or the schema's default."""
     profile: str | None = None
     """A named set of defaults, limits and locks, see GET /v1/attributes."""
@@ -119,9 +140,9 @@ class ChatRequest(ProtocolRecord):
     n: int = Field(1, ge=1, le=MAX_CHOICES)
     """Answers per request; with a seed, choice i is the answer to seed + i."""
     score: bool = False
-    """Rate each answer with the attribute predictor and say what was measured?"""
+    """Rate each answer with the attribute predictor and return what was measured?"""
     best_of: int | None = Field(None, ge=2, le=MAX_BEST_OF)
-    """Write so many answers and return the one whose measured attributes are nearest to what was asked for."""
+    """Write so many answers and return the one whose measured attributes are nearest to the effective ones."""
     user: str | None = None
     """The caller's own name for its user; changes nothing in the answer."""
 
@@ -138,35 +159,32 @@ class ChatRequest(ProtocolRecord):
         return stops
 
     @model_validator(mode="after")
-    def _consistent(self) -> "ChatRequest":
+    def _turns(self) -> "ChatRequest":
         first = 1 if isinstance(self.messages[0], SystemMessage) else 0
         for i, message in enumerate(self.messages[first:], start=first):
             expected = ("user", "assistant")[(i - first) % 2]
             if message.role != expected:
-                raise ProtocolError(
-                    f"messages[{i}].role is {message.role!r} where {expected!r} is expected: a system message may stand first, "
-                    "then user and assistant take turns, beginning with user",
-                    f"messages[{i}].role",
-                )
+                order = "a system message may stand first, then user and assistant take turns, beginning with user"
+                wrong = f"messages[{i}].role is {message.role!r} where {expected!r} is expected"
+                raise ProtocolError(f"{wrong}: {order}", f"messages[{i}].role")
             if message.role == "user" and not message.content.strip():
                 raise ProtocolError(f"messages[{i}].content is empty: write a question", f"messages[{i}].content")
-        if self.messages[-1].role != "user":
-            raise ProtocolError(
-                f"messages ends with a {self.messages[-1].role} message: the last one must be the user's", "messages"
-            )
+        last = self.messages[-1].role
+        if last != "user":
+            raise ProtocolError(f"messages ends with a {last} message: the last one must be the user's", "messages")
+        return self
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "ChatRequest":
+        limits = f"max_tokens is {self.max_tokens} but max_completion_tokens is {self.max_completion_tokens}"
         if None not in (self.max_tokens, self.max_completion_tokens) and self.max_tokens != self.max_completion_tokens:
-            raise ProtocolError(
-                f"max_tokens is {self.max_tokens} but max_completion_tokens is {self.max_completion_tokens}: they mean the same, send one",
-                "max_tokens",
-            )
+            raise ProtocolError(f"{limits}: they mean the same, send one", "max_tokens")
         if self.best_of is not None and self.n != 1:
-            raise ProtocolError(
-                f"best_of is {self.best_of} and n is {self.n}: best_of returns one answer, so leave n out", "best_of"
-            )
+            wrong = f"best_of is {self.best_of} and n is {self.n}"
+            raise ProtocolError(f"{wrong}: best_of returns one answer, so leave n out", "best_of")
         if self.best_of is not None and self.stream:
-            raise ProtocolError(
-                "best_of needs every answer whole before it can choose one: leave stream out", "best_of"
-            )
+            wrong = "best_of needs every answer whole before it can choose one"
+            raise ProtocolError(f"{wrong}: leave stream out", "best_of")
         if self.stream_options is not None and not self.stream:
             raise ProtocolError("stream_options is only allowed with stream: true", "stream_options")
         return self
@@ -181,22 +199,16 @@ class ChatRequest(ProtocolRecord):
         return tuple(Message(m.role, m.content) for m in self.messages if not isinstance(m, SystemMessage))
 
     @property
-    def answers(self) -> list[tuple[str, dict[str, Any] | None]]:
+    def answers(self) -> list[tuple[str, AttributeValues | None]]:
         """(field, attributes) of each earlier answer."""
-        return [
-            (f"messages[{i}].attributes", m.attributes)
-            for i, m in enumerate(self.messages)
-            if isinstance(m, AssistantMessage)
-        ]
+        messages = enumerate(self.messages)
+        return [(f"messages[{i}].attributes", m.attributes) for i, m in messages if isinstance(m, AssistantMessage)]
 
     @property
     def answer_limit(self) -> tuple[str, int | None]:
-        """(field, longest answer asked for)."""
-        return (
-            ("max_tokens", self.max_tokens)
-            if self.max_completion_tokens is None
-            else ("max_completion_tokens", self.max_completion_tokens)
-        )
+        """(field, longest answer requested)."""
+        name = "max_tokens" if self.max_completion_tokens is None else "max_completion_tokens"
+        return name, getattr(self, name)
 
 
 class SwapRequest(ProtocolRecord):
@@ -204,111 +216,3 @@ class SwapRequest(ProtocolRecord):
 
     policy: str = Field(min_length=1)
     """A policy folder or a finished run's folder (any URI), or "newest": the newest finished run."""
-
-
-# ---- what the caller gets
-
-
-class Usage(ProtocolRecord):
-    """Token counts."""
-
-    prompt_tokens: int
-    completion_tokens: int
-    total_tokens: int
-
-
-class Candidate(ProtocolRecord):
-    """One of the answers that best_of chose from."""
-
-    measured: dict[str, float]
-    distance: float
-    """Mean over the attributes of |measured - asked for| / range: 0 = just as asked."""
-    chosen: bool
-
-
-class Steering(ProtocolRecord):
-    """Ours: what the caller asked for, what stood in the prompt, and what came out."""
-
-    requested: dict[str, float]
-    """By the caller."""
-    effective: dict[str, int]
-    """After the profile's and the schema's defaults, rounded."""
-    measured: dict[str, float] | None = None
-    """By the predictor, of the first choice; with score or best_of only."""
-    candidates: list[Candidate] | None = None
-    """All answers that best_of chose from."""
-
-
-class AnswerMessage(ProtocolRecord):
-    """The answer."""
-
-    role: Literal["assistant"] = "assistant"
-    content: str
-
-
-class Choice(ProtocolRecord):
-    """One answer."""
-
-    index: int
-    message: AnswerMessage
-    finish_reason: Literal["stop", "length"]
-    logprobs: None = None
-    measured: dict[str, float] | None = None
-    """Ours: what the predictor says of this answer; with score or best_of only."""
-
-
-class ChatCompletion(ProtocolRecord):
-    """Reply to a request without stream."""
-
-    id: str
-    object: Literal["chat.completion"] = "chat.completion"
-    created: int
-    model: str
-    choices: list[Choice]
-    usage: Usage
-    steering: Steering
-
-
-class ChunkDelta(ProtocolRecord):
-    """What this chunk adds."""
-
-    role: Literal["assistant"] | None = None
-    content: str | None = None
-
-
-class ChunkChoice(ProtocolRecord):
-    """One answer's part of a chunk."""
-
-    index: int
-    delta: ChunkDelta
-    finish_reason: Literal["stop", "length"] | None = None
-    logprobs: None = None
-
-
-class Chunk(ProtocolRecord):
-    """One server-sent event of a streamed reply."""
-
-    id: str
-    object: Literal["chat.completion.chunk"] = "chat.completion.chunk"
-    created: int
-    model: str
-    choices: list[ChunkChoice]
-    usage: Usage | None = None
-    """In the last chunk only, and only with stream_options.include_usage."""
-    steering: Steering | None = None
-    """In the first chunk; once more, with what was measured, after the answers if score was asked for."""
-
-
-class ErrorDetail(ProtocolRecord):
-    """What is wrong."""
-
-    message: str
-    type: str
-    param: str | None
-    code: str | None
-
-
-class ErrorBody(ProtocolRecord):
-    """OpenAI's error shape."""
-
-    error: ErrorDetail

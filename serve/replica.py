@@ -1,6 +1,6 @@
-"""A copy of the policy on a Ray Serve replica: jobs in, text as it is written out.
+"""A copy of the policy on a Ray Serve replica: generation requests in, text out as it is written.
 
-Knows no HTTP and no profiles. Imports the weights' libraries only where the replica starts, so that the ingress stays free of them.
+Knows no HTTP and no profiles. Imports torch and transformers only when the replica starts: the ingress has neither.
 """
 
 import asyncio
@@ -14,27 +14,26 @@ from typing import TYPE_CHECKING, Any
 
 import ray.serve
 
+from actors.generation.protocol import Engine, Sampling
 from data.errors import UserError
-from serve.detokenizer import Answer
-from serve.request import Card, Delta, Event, Failed, Job, Revision, Started
+from serve.detokenizer import AnswerText
+from serve.request import Delta, Event, Failed, GenerationRequest, PolicyInfo, Revision, Started
 from serve.settings import EngineSettings
 from serve.telemetry import EngineMetrics
 from serve.token_stream import Pace, TokenStream
 
 if TYPE_CHECKING:
-    from actors.generation.protocol import Engine
     from actors.modeling.policy import PolicyText
 
 logger = logging.getLogger("ray.serve")
 
-TELL_S = 5.0
-"""How often the engine's metrics are told."""
+METRICS_S = 5.0
+"""How often the engine's metrics are updated."""
 PROGRESS_S = 1.0
-"""How often a job that does not stream says how many tokens it has written: what its team is charged if the caller leaves."""
-RETIRE_LOOK_S = 0.2
-"""How often an engine that was replaced is looked at: is its last answer written?"""
-
-ENGINE_FAILED = "the policy failed while it worked on this request: send it again"
+"""How often a request without stream reports its tokens: what its team is charged if the caller leaves."""
+RETIRE_CHECK_S = 0.2
+"""How often a replaced engine is checked: is its last answer written?"""
+ENGINE_FAILED = Failed("the policy failed while it worked on this request: send it again", 503, code="engine_failed")
 
 
 @dataclass(frozen=True)
@@ -42,7 +41,7 @@ class _Loaded:
     """A policy and the engine that runs it."""
 
     text: "PolicyText"
-    engine: "Engine"
+    engine: Engine
     revision: Revision
 
 
@@ -50,9 +49,6 @@ class Replica:
     """One policy and one engine."""
 
     def __init__(self, name: str, revision: Revision, settings: EngineSettings, max_new_tokens: int):
-        from actors.generation.protocol import Sampling
-
-        self._sampling = Sampling
         self._name, self._settings, self._max_new_tokens = name, settings, max_new_tokens
         self._loaded = self._load(revision)
         self._pace = Pace(settings.stream_every_s)
@@ -60,14 +56,8 @@ class Replica:
         self._tasks: set[asyncio.Task[None]] = set()
         self._metrics: EngineMetrics | None = None
 
-    async def card(self) -> Card:
-        text = self._loaded.text
-        return Card(
-            name=self._name,
-            schema_json=text.schema.model_dump_json(),
-            context_tokens=text.max_tokens,
-            policy=self._loaded.revision.policy,
-        )
+    async def info(self) -> PolicyInfo:
+        return PolicyInfo(self._name, self._loaded.text.schema.model_dump_json(), self._loaded.revision.policy)
 
     async def num_running(self) -> int:
         """Answers that are being written right now."""
@@ -77,89 +67,91 @@ class Replica:
         """Raises if the engine is dead; Ray Serve then starts another replica."""
         if self._metrics is None:  # here, because Ray Serve calls it in the replica's own loop, and often
             self._metrics = EngineMetrics(self._name)
-            self._start(self._tell())
+            self._start(self._update_metrics())
         error = self._loaded.engine.error
         if error is not None:
             raise RuntimeError(f"the engine died: {error}")
 
-    async def swap(self, revision: Revision) -> Card:
-        """Answer new jobs from another checkpoint; those that run end on the old one. Raises UserError if it is no policy with the same schema."""
+    async def swap(self, revision: Revision) -> PolicyInfo:
+        """Answer new requests from another checkpoint; running ones end on the old one.
+
+        Raises UserError if it is no policy with the same schema.
+        """
         async with self._swapping:
             old = self._loaded
             if revision.policy == old.revision.policy:
                 self._loaded = replace(old, revision=max(old.revision, revision, key=lambda r: r.number))
             elif revision.number > old.revision.number:
                 new = await asyncio.to_thread(self._load, revision)
+                ours, theirs = f"model {self._name!r}", f"the policy at {revision.policy}"
                 try:
-                    old.text.schema.require_same(
-                        new.text.schema, f"model {self._name!r}", f"the policy at {revision.policy}"
-                    )
+                    old.text.schema.require_same(new.text.schema, ours, theirs)
                 except UserError:
                     new.engine.close()
                     raise
                 self._loaded = new
                 self._start(self._retire(old))
                 logger.info("model %s now answers from %s", self._name, revision.policy)
-        return await self.card()
+        return await self.info()
 
-    async def generate(self, job: Job) -> AsyncGenerator[Event, None]:
-        """Started, then text; closing the generator frees the slot."""
-        self._catch_up(job.revision)
+    async def generate(self, request: GenerationRequest) -> AsyncGenerator[Event, None]:
+        """Started, then text; closing the generator cancels the request in the engine."""
+        self._catch_up(request.revision)
         steps, loaded = TokenStream(self._pace), self._loaded
         try:
-            prompt_ids = loaded.text.prompt(job.system, job.messages, job.attributes, job.labels)
-            sampling = self._sampling(
-                max_tokens=self._room(loaded.text.max_tokens, len(prompt_ids), job.max_tokens),
-                temperature=job.temperature,
-                top_p=job.top_p,
-                top_k=job.top_k,
-                seed=None if job.seed is None else job.seed % 2**63,  # no sampler takes negative ones
+            prompt_ids = loaded.text.prompt(request.system, request.messages, request.attributes, request.labels)
+            sampling = Sampling(
+                max_tokens=self._max_tokens(loaded.text.max_tokens, len(prompt_ids), request.max_tokens),
+                temperature=request.temperature,
+                top_p=request.top_p,
+                top_k=request.top_k,
+                seed=None if request.seed is None else request.seed % 2**63,  # no sampler takes negative ones
             )
-            request = loaded.engine.submit(prompt_ids, sampling, steps)
+            handle = loaded.engine.submit(prompt_ids, sampling, steps)
         except UserError as problem:
             yield Failed(str(problem), 400, "messages", "context_length_exceeded")
             return
         except RuntimeError as problem:
-            logger.error("a job was not taken: %s", problem)
+            logger.error("a request was not taken: %s", problem)
             self._failed(loaded)
-            yield Failed(ENGINE_FAILED, 503, code="engine_failed")
+            yield ENGINE_FAILED
             return
         try:
             yield Started(len(prompt_ids))
-            with self._pace.stream() if job.stream else nullcontext():
-                async for event in self._text(steps, Answer(loaded.text.decode, job.stop), loaded, job.stream):
+            with self._pace.stream() if request.stream else nullcontext():
+                text = AnswerText(loaded.text.decode, request.stop)
+                async for event in self._text(steps, text, loaded, request.stream):
                     yield event
         finally:
-            loaded.engine.cancel(request)
+            loaded.engine.cancel(handle)
 
     async def _text(
-        self, steps: TokenStream, answer: Answer, loaded: _Loaded, stream: bool
+        self, steps: TokenStream, answer: AnswerText, loaded: _Loaded, stream: bool
     ) -> AsyncGenerator[Event, None]:
-        """Text as it settles; without `stream` all of it at the end, and every so often how many tokens there are."""
-        num_tokens, text, told_s = 0, "", time.monotonic()
+        """Text as it settles; without `stream` all of it at the end, and the number of tokens every PROGRESS_S."""
+        num_tokens, text, sent_s = 0, "", time.monotonic()
         while True:
             for step in await steps.take(loaded.engine):
                 if step.finish in ("error", "cancelled"):
-                    logger.error("a job ended with %s; engine: %s", step.finish, loaded.engine.error or "alive")
+                    logger.error("a request ended with %s; engine: %s", step.finish, loaded.engine.error or "alive")
                     self._failed(loaded)
-                    yield Failed(ENGINE_FAILED, 503, code="engine_failed")
+                    yield ENGINE_FAILED
                     return
                 num_tokens += len(step.token_ids)
                 text += answer.push(step.token_ids, last=step.finish is not None)
                 if answer.stopped or step.finish is not None:
-                    yield Delta(
-                        text, num_tokens, "length" if step.finish == "length" and not answer.stopped else "stop"
-                    )
+                    at_limit = step.finish == "length" and not answer.stopped
+                    yield Delta(text, num_tokens, "length" if at_limit else "stop")
                     return
             if stream and text:
                 yield Delta(text, num_tokens)
                 text = ""
-            elif not stream and time.monotonic() - told_s > PROGRESS_S:
+            elif not stream and time.monotonic() - sent_s > PROGRESS_S:
                 yield Delta("", num_tokens)
-                told_s = time.monotonic()
+                sent_s = time.monotonic()
 
     def _failed(self, loaded: _Loaded) -> None:
-        """A job failed on this engine."""
+        """A request failed on this engine."""
 
     def _load(self, revision: Revision) -> _Loaded:
         from actors.generation.factory import load_engine
@@ -171,7 +163,7 @@ class Replica:
         return _Loaded(text, engine, revision)
 
     def _catch_up(self, wanted: Revision | None) -> None:
-        """A replica that came up after a swap was told of it by nobody; the first job does."""
+        """A replica that came up after a swap learns of it from its first request."""
         if wanted is not None and wanted.number > self._loaded.revision.number and not self._swapping.locked():
             self._start(self._swap_quietly(wanted))
 
@@ -183,42 +175,34 @@ class Replica:
 
     async def _retire(self, old: _Loaded) -> None:
         while old.engine.error is None and (old.engine.load.running or old.engine.load.waiting):
-            await asyncio.sleep(RETIRE_LOOK_S)
+            await asyncio.sleep(RETIRE_CHECK_S)
         await asyncio.to_thread(old.engine.close)
 
-    async def _tell(self) -> None:
+    async def _update_metrics(self) -> None:
         assert self._metrics is not None
         while True:
-            load = self._loaded.engine.load
-            self._metrics.log_event(
-                load.running,
-                load.waiting,
-                prefilled=load.prefilled_tokens,
-                reused=load.reused_tokens,
-                generated=load.generated_tokens,
-            )
-            await asyncio.sleep(TELL_S)
+            self._metrics.update(self._loaded.engine.load)
+            await asyncio.sleep(METRICS_S)
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
         self._tasks.add(task)  # the loop itself forgets a task that nobody holds
         task.add_done_callback(self._tasks.discard)
 
-    def _room(self, context: int, prompt_tokens: int, asked: int | None) -> int:
-        """Tokens an answer may have; what is asked for must fit (the engine refuses it else), what is not is cut to the context."""
-        room = context - prompt_tokens
-        if room < 1:
-            raise UserError(
-                f"the conversation has {prompt_tokens} tokens, the policy's context {context}, and the answer needs room: shorten messages"
-            )
-        return min(self._max_new_tokens, room) if asked is None else asked
+    def _max_tokens(self, context: int, prompt_tokens: int, requested: int | None) -> int:
+        """Longest answer. A requested one must fit, or the engine refuses it; otherwise it is cut to the context."""
+        space = context - prompt_tokens
+        if space < 1:
+            sizes = f"the conversation has {prompt_tokens} tokens, the policy's context {context}"
+            raise UserError(f"{sizes}, and the answer needs room: shorten messages")
+        return min(self._max_new_tokens, space) if requested is None else requested
 
 
 class ServedReplica(Replica):
     """The replica in a process of its own, which ends with its engine.
 
-    A replica that only fails its jobs is the fastest of all, so the router sends it the jobs of the others too, until the health check has
-    failed three times. One that is gone loses nothing: what had not yet begun to answer is sent to another one, and Serve starts a new one.
+    A replica that only fails is the fastest of all, so the router would send it all requests until the health check has
+    failed three times. A replica that is gone loses nothing: requests without text yet go to another one.
     """
 
     def _failed(self, loaded: _Loaded) -> None:

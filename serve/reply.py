@@ -1,4 +1,4 @@
-"""The replies to one request in OpenAI's shape: the whole at once, or chunk by chunk.
+"""The reply to one request in OpenAI's shape: its records, and what builds them, whole or chunk by chunk.
 
 Knows no HTTP, no server-sent events and no policy: it is given the texts and the counts.
 """
@@ -7,100 +7,157 @@ import time
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal, TypeAlias
 
-from serve.protocol import (
-    AnswerMessage,
-    Candidate,
-    ChatCompletion,
-    Choice,
-    Chunk,
-    ChunkChoice,
-    ChunkDelta,
-    Steering,
-    Usage,
-)
+from pydantic import Field
 
-Finish = Literal["stop", "length"]
+from serve.protocol import ProtocolRecord
+
+Finish: TypeAlias = Literal["stop", "length"]
+
+
+def _absent(value: object) -> bool:
+    """As OpenAI does it: nothing instead of null, except where clients look for the null."""
+    return value is None
+
+
+class Usage(ProtocolRecord):
+    """Token counts."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+
+
+class BestOfCandidate(ProtocolRecord):
+    """One of the answers that best_of chose from."""
+
+    measured: dict[str, float]
+    distance: float
+    """Mean over the attributes of |measured - effective| / range: 0 = exactly as requested."""
+    chosen: bool
+
+
+class Steering(ProtocolRecord):
+    """Ours: what the caller requested, what the prompt held, and what the answer has."""
+
+    requested: dict[str, float]
+    """By the caller."""
+    effective: dict[str, int]
+    """After the profile's and the schema's defaults, rounded."""
+    measured: dict[str, float] | None = Field(None, exclude_if=_absent)
+    """By the predictor, of the first choice; with score or best_of only."""
+    candidates: list[BestOfCandidate] | None = Field(None, exclude_if=_absent)
+    """All answers that best_of chose from."""
+
+
+class AnswerMessage(ProtocolRecord):
+    """The answer."""
+
+    role: Literal["assistant"] = "assistant"
+    content: str
+
+
+class Choice(ProtocolRecord):
+    """One answer."""
+
+    index: int
+    message: AnswerMessage
+    finish_reason: Finish
+    logprobs: None = None
+    measured: dict[str, float] | None = Field(None, exclude_if=_absent)
+    """Ours: the predictor's values of this answer; with score or best_of only."""
+
+
+class ChatCompletion(ProtocolRecord):
+    """Reply to a request without stream."""
+
+    id: str
+    object: Literal["chat.completion"] = "chat.completion"
+    created: int
+    model: str
+    choices: list[Choice]
+    usage: Usage
+    steering: Steering
+
+
+class ChunkDelta(ProtocolRecord):
+    """What this chunk adds."""
+
+    role: Literal["assistant"] | None = Field(None, exclude_if=_absent)
+    content: str | None = Field(None, exclude_if=_absent)
+
+
+class ChunkChoice(ProtocolRecord):
+    """One answer's part of a chunk."""
+
+    index: int
+    delta: ChunkDelta
+    finish_reason: Finish | None = None
+    logprobs: None = None
+
+
+class Chunk(ProtocolRecord):
+    """One server-sent event of a streamed reply."""
+
+    id: str
+    object: Literal["chat.completion.chunk"] = "chat.completion.chunk"
+    created: int
+    model: str
+    choices: list[ChunkChoice]
+    usage: Usage | None = Field(None, exclude_if=_absent)
+    """In the last chunk only, and only with stream_options.include_usage."""
+    steering: Steering | None = Field(None, exclude_if=_absent)
+    """In the first chunk; with score once more, after the answers, with the measured values."""
 
 
 @dataclass(frozen=True)
-class Answer:
+class FinishedAnswer:
     """One whole answer."""
 
     text: str
     finish: Finish
-    completion_tokens: int
     measured: dict[str, float] | None = None
 
 
-def usage(prompt_tokens: int, completion_tokens: int) -> Usage:
-    return Usage(
-        prompt_tokens=prompt_tokens, completion_tokens=completion_tokens, total_tokens=prompt_tokens + completion_tokens
-    )
-
-
-class Reply:
-    """The replies to one request: the whole, or chunk by chunk, all with one id."""
+class ChatReply:
+    """The reply to one request; the whole and all chunks have one id."""
 
     def __init__(self, model: str, steering: Steering):
-        self.id = f"chatcmpl-{uuid.uuid4().hex}"
-        self.created = int(time.time())
-        self.model = model
-        self.steering = steering
+        self.id, self.created = f"chatcmpl-{uuid.uuid4().hex}", int(time.time())
+        self.model, self.steering = model, steering
 
     def whole(
-        self, answers: Sequence[Answer], used: Usage, candidates: list[Candidate] | None = None
-    ) -> dict[str, Any]:
+        self, answers: Sequence[FinishedAnswer], usage: Usage, candidates: list[BestOfCandidate] | None = None
+    ) -> ChatCompletion:
         choices = [
-            Choice(
-                index=i,
-                message=AnswerMessage(content=answer.text),
-                finish_reason=answer.finish,
-                measured=answer.measured,
-            )
-            for i, answer in enumerate(answers)
+            Choice(index=i, message=AnswerMessage(content=a.text), finish_reason=a.finish, measured=a.measured)
+            for i, a in enumerate(answers)
         ]
         steering = self.steering.model_copy(update={"measured": answers[0].measured, "candidates": candidates})
-        reply = ChatCompletion(
-            id=self.id, created=self.created, model=self.model, choices=choices, usage=used, steering=steering
-        ).model_dump()
-        for choice in reply["choices"]:
-            _drop_nones(choice, "measured")
-        _drop_nones(reply["steering"], "measured", "candidates")
-        return reply
-
-    def opening(self, index: int) -> dict[str, Any]:
-        """The first chunk of an answer: the role, and what was asked."""
-        return self._chunk(
-            [ChunkChoice(index=index, delta=ChunkDelta(role="assistant", content=""))], steering=self.steering
+        return ChatCompletion(
+            id=self.id, created=self.created, model=self.model, choices=choices, usage=usage, steering=steering
         )
 
-    def piece(self, index: int, text: str) -> dict[str, Any]:
+    def opening(self, index: int) -> Chunk:
+        """The first chunk of an answer: the role, and what was requested."""
+        choice = ChunkChoice(index=index, delta=ChunkDelta(role="assistant", content=""))
+        return self._chunk([choice], steering=self.steering)
+
+    def piece(self, index: int, text: str) -> Chunk:
         return self._chunk([ChunkChoice(index=index, delta=ChunkDelta(content=text))])
 
-    def closing(self, index: int, finish: Finish) -> dict[str, Any]:
+    def closing(self, index: int, finish: Finish) -> Chunk:
         return self._chunk([ChunkChoice(index=index, delta=ChunkDelta(), finish_reason=finish)])
 
-    def measured(self, measured: dict[str, float]) -> dict[str, Any]:
-        """What the predictor says of the first answer, once it is whole."""
+    def measured(self, measured: dict[str, float]) -> Chunk:
+        """The predictor's values of the first answer, once it is whole."""
         return self._chunk([], steering=self.steering.model_copy(update={"measured": measured}))
 
-    def counts(self, used: Usage) -> dict[str, Any]:
-        return self._chunk([], usage=used)
+    def counts(self, usage: Usage) -> Chunk:
+        return self._chunk([], usage=usage)
 
-    def _chunk(self, choices: list[ChunkChoice], **more: Any) -> dict[str, Any]:
-        chunk = Chunk(id=self.id, created=self.created, model=self.model, choices=choices, **more).model_dump()
-        # As OpenAI does it: nothing instead of null, except where clients look for the null.
-        _drop_nones(chunk, "usage", "steering")
-        if "steering" in chunk:
-            _drop_nones(chunk["steering"], "measured", "candidates")
-        for choice in chunk["choices"]:
-            _drop_nones(choice["delta"], "role", "content")
-        return chunk
-
-
-def _drop_nones(record: dict[str, Any], *names: str) -> None:
-    for name in names:
-        if record[name] is None:
-            del record[name]
+    def _chunk(self, choices: list[ChunkChoice], usage: Usage | None = None, steering: Steering | None = None) -> Chunk:
+        return Chunk(
+            id=self.id, created=self.created, model=self.model, choices=choices, usage=usage, steering=steering
+        )

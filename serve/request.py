@@ -14,12 +14,11 @@ from serve.protocol import ProtocolError
 
 
 @dataclass(frozen=True)
-class Card:
-    """What a policy says of itself."""
+class PolicyInfo:
+    """What a replica reports about its policy."""
 
     name: str
     schema_json: str
-    context_tokens: int
     policy: str = ""
     """Where its weights came from."""
     created: int = field(default_factory=lambda: int(time.time()))
@@ -27,43 +26,45 @@ class Card:
 
 @dataclass(frozen=True)
 class Revision:
-    """Which checkpoint a model is to be answered from; the higher number counts, whoever hears of it first."""
+    """Which checkpoint a model is to be answered from; of two, the higher number counts."""
 
     policy: str
     number: int
 
 
 @dataclass(frozen=True)
-class Job:
-    """A checked request on its way to a policy."""
+class GenerationRequest:
+    """One answer to generate: all values are checked."""
 
     system: str
     messages: tuple[Message, ...]
     labels: tuple[Values | None, ...]
+    """Attributes of each earlier answer."""
     attributes: Mapping[str, int]
+    """Effective value of every attribute of the schema."""
     max_tokens: int | None
-    """None = as many as the context and the server's limit leave room for."""
+    """None = as many as the context and the server's limit allow."""
     temperature: float
     top_p: float
     top_k: int
     seed: int | None
     stop: tuple[str, ...]
     stream: bool = False
-    """Does somebody read along? If not, all text comes in the last event, so that a job whose replica dies can begin again unnoticed."""
+    """If not, all text comes in the last event, so that the request can start again unnoticed if its replica dies."""
     revision: Revision | None = None
     """What the ingress wants served; a replica that came up with an older one changes over."""
 
 
 @dataclass(frozen=True)
 class Started:
-    """The job has a slot or waits for one; always the first event, unless it is a `Failed`."""
+    """The request is running or waiting in an engine; always the first event, unless it is a `Failed`."""
 
     prompt_tokens: int
 
 
 @dataclass(frozen=True)
 class Delta:
-    """More text, or of a job that does not stream only how far it is. The last one has `finish`."""
+    """More text, or without stream only the number of tokens so far. The last one has `finish`."""
 
     text: str
     completion_tokens: int
@@ -82,8 +83,7 @@ class Failed:
     retry_after_s: int | None = None
 
     def problem(self) -> ProtocolError:
-        kind = {400: "invalid_request_error", 429: "rate_limit_error"}.get(self.status, "server_error")
-        return ProtocolError(self.message, self.param, self.code, self.status, kind, self.retry_after_s)
+        return ProtocolError(self.message, self.param, self.code, self.status, retry_after_s=self.retry_after_s)
 
 
 Event = Started | Delta | Failed

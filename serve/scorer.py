@@ -1,11 +1,19 @@
-"""The attribute predictor on a Ray Serve replica: rates answers, several requests' answers in one packed forward. Knows no HTTP."""
+"""The attribute predictor on a Ray Serve replica: rates the answers of several requests in one packed forward.
 
-from collections.abc import Mapping, Sequence
+Knows no HTTP.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import ray.serve
 
 from data.conversation import Conversation, Message
-from serve.request import Job
+from serve.request import GenerationRequest
+
+if TYPE_CHECKING:
+    from actors.scoring.rater import Rater
 
 MAX_BATCH = 16
 BATCH_WAIT_S = 0.01
@@ -17,30 +25,29 @@ class Scorer:
 
     def __init__(self, predictor: str, dtype: str, pack_tokens: int, max_tokens: int, num_threads: int):
         """Raises UserError if there is no predictor at `predictor`."""
-        from actors.modeling.model_folder import load_format, local_folder
-        from actors.scoring.annotator import Annotator
+        from actors.scoring.predictor import Predictor
+        from actors.scoring.rater import Rater
 
-        schema = load_format(local_folder(predictor)).schema
-        self._annotator = Annotator(predictor, schema, "", pack_tokens, max_tokens, dtype, num_threads)
-        self._schema_json = schema.model_dump_json()
-
-    async def schema_json(self) -> str:
-        """Of the values it gives."""
-        return self._schema_json
+        self._rater = Rater(Predictor.load(predictor, dtype, num_threads=num_threads), pack_tokens, max_tokens)
 
     @ray.serve.batch(max_batch_size=MAX_BATCH, batch_wait_timeout_s=BATCH_WAIT_S)
-    async def score(self, asked: Sequence[tuple[Job, str]]) -> list[Mapping[str, float]]:
-        """What each answer is worth on the predictor's scales; an empty answer, which nothing can be said of, gives no values."""
-        rows = [conversation(job, answer, number) for number, (job, answer) in enumerate(asked)]
-        written = [row for row in rows if row.messages[-1].content]
-        predicted = {row.id: row.predicted[-1] for row in (self._annotator.annotated(written) if written else [])}
-        return [{name: round(float(value), 4) for name, value in predicted.get(row.id, {}).items()} for row in rows]
+    async def score(self, answers: Sequence[tuple[GenerationRequest, str]]) -> list[dict[str, float]]:
+        return rate_answers(self._rater, answers)
 
 
-def conversation(job: Job, answer: str, number: int) -> Conversation:
-    """A job and its answer as a row; `number` tells equal ones apart."""
-    messages = (*job.messages, Message("assistant", answer))
-    return Conversation(source="served", system=job.system, messages=messages, id=str(number))
+def rate_answers(rater: "Rater", answers: Sequence[tuple[GenerationRequest, str]]) -> list[dict[str, float]]:
+    """The predictor's values of each answer; none for an empty answer, which cannot be rated."""
+    conversations = [
+        Conversation("served", request.system, (*request.messages, Message("assistant", answer)), id="served")
+        for request, answer in answers
+        if answer
+    ]
+    last = (values_SA[-1] for values_SA in rater.rate(conversations))
+    names = rater.predictor.schema.names
+    return [
+        {n: round(float(v), 4) for n, v in zip(names, next(last), strict=True) if not math.isnan(v)} if answer else {}
+        for _, answer in answers
+    ]
 
 
 ScorerDeployment = ray.serve.deployment(Scorer)

@@ -1,4 +1,4 @@
-"""The settings of the endpoint, each with its reason. Knows no YAML and no command line (`cluster.settings.load` does)."""
+"""The settings of the endpoint, each with its reason. Knows no YAML and no command line (`cluster.settings.load`)."""
 
 import os
 from typing import Literal
@@ -7,8 +7,8 @@ from pydantic import Field, model_validator
 
 from data.errors import UserError
 from data.record import Record
+from serve.auth import KEYS_VARIABLE, Team
 from serve.profiles import NAMES as PROFILES
-from serve.teams import KEYS_VARIABLE, Team
 
 LOOPBACK = ("127.0.0.1", "localhost")
 FROM_THE_RUN = "run"
@@ -35,12 +35,12 @@ class EngineSettings(Record):
     max_num_seqs: int = Field(16, ge=1)
     """Answers that a replica writes at the same time."""
     prefix_cache_tokens: int = Field(4096, ge=0)
-    """Prompt tokens whose keys and values the transformers engine keeps for prompts that begin alike; 0 = none. vLLM sees to it by itself."""
+    """Prefix cache of the transformers engine, for prompts that begin alike; 0 = none. vLLM has its own."""
     stream_every_s: float = Field(0.1, gt=0)
-    """A stream's first text is sent at once, what follows at most so often: a message for every token would take a core from the engine. With more than
-    four streams in a replica proportionally less often, down to a fifth."""
+    """A stream's first text is sent at once, the rest at most so often: a message for every token would take a core.
+    With more than four streams in a replica proportionally less often, down to a fifth."""
     gpu_memory_share: float = Field(0.45, gt=0, le=1)
-    """What vLLM takes of a GPU's memory; above 0.5 there is no room for a second engine, and with it none for a swap without a gap."""
+    """What vLLM takes of a GPU's memory; above 0.5 a second engine does not fit, so a swap leaves a gap."""
 
 
 class ScorerSettings(Record):
@@ -72,13 +72,13 @@ class ServeSettings(Record):
     models: tuple[ServedModel, ...] = ()
     """Several policies side by side, instead of `policy` and `name`."""
     predictor: str | None = FROM_THE_RUN
-    """What rates answers for `score` and `best_of`: a predictor folder (any URI), "run" = the one of the first policy's run if it has one, null = none."""
+    """Rates answers for `score` and `best_of`: a folder (any URI), "run" = the first policy's run's, null = none."""
     teams: tuple[Team, ...] = ()
     """Who may call; each key of `keys` belongs to one of them."""
     keys: str | None = None
-    """File (any URI) with a line for each key, see `python -m serve.keys`; null = the environment variable STEERLM_KEYS, or no keys at all."""
+    """File (any URI) with a line for each key, see `python -m serve.keys`; null = $STEERLM_KEYS, or no keys at all."""
     access_log: bool = True
-    """Write one JSON line per request to the log? What was said is never in it."""
+    """Write one JSON line per request to the log? Its texts are never in it."""
     host: str = "127.0.0.1"
     """Address to listen on; without keys only this machine's own is allowed."""
     port: int = Field(8000, ge=1, le=65535)
@@ -100,7 +100,7 @@ class ServeSettings(Record):
     drain_s: float = Field(30, ge=0)
     """How long a replica that is to go may finish the answers it is writing."""
     num_cpus: float = Field(0.5, ge=0)
-    """CPUs that Ray sets aside for a replica; a share, so that a small machine has room for Ray's own."""
+    """CPUs that Ray sets aside for a replica; a share, so that a small machine has some left for Ray itself."""
     num_gpus: float = Field(0, ge=0)
     """GPUs that Ray sets aside for a replica; 0 = it runs on the CPU."""
     threads: int = Field(1, ge=1)
@@ -108,7 +108,7 @@ class ServeSettings(Record):
     max_new_tokens: int = Field(512, ge=1)
     """Longest answer, in tokens; a request may ask for less."""
     max_ongoing_requests: int = Field(32, ge=1)
-    """Requests in a replica, waiting for a slot included; twice engine.max_num_seqs keeps the slots full."""
+    """Requests in a replica, waiting ones included; twice engine.max_num_seqs keeps its batch full."""
     max_queued_requests: int = Field(64, ge=1)
     """Requests that wait for a replica; one more is turned away with 429."""
     retry_after_s: int = Field(3, ge=1)
@@ -123,10 +123,8 @@ class ServeSettings(Record):
     @model_validator(mode="after")
     def _consistent(self) -> "ServeSettings":
         if self.host not in LOOPBACK and not self.has_keys:
-            raise UserError(
-                f"host is {self.host!r}, but without keys the endpoint is for this machine only: set teams and keys (`python -m serve.keys TEAM` makes one), "
-                "or set host to 127.0.0.1"
-            )
+            remedy = "set teams and keys (`python -m serve.keys TEAM` makes one), or set host to 127.0.0.1"
+            raise UserError(f"host is {self.host!r}, but without keys the endpoint is for this machine only: {remedy}")
         if self.max_replicas < self.min_replicas:
             raise UserError(f"max_replicas is {self.max_replicas}, below min_replicas {self.min_replicas}: raise it")
         if self.models and (self.policy != "newest" or self.name is not None):
@@ -143,7 +141,7 @@ class ServeSettings(Record):
 
     @property
     def has_keys(self) -> bool:
-        """Is every caller asked for a key?"""
+        """Does every caller need a key?"""
         return self.keys is not None or bool(os.environ.get(KEYS_VARIABLE, "").strip())
 
 

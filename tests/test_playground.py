@@ -1,7 +1,7 @@
-"""The playground in a real Chromium: a slider is moved, both sides stream, what was measured appears; at desktop and at phone width, with a key.
+"""The playground in a real Chromium, at desktop and at phone width: a slider is moved, both sides stream, bars appear.
 
-Screenshots go to the folder STEERLM_SCREENSHOTS, if it is set. If STEERLM_DEMO_RUN is set, a finished run, its model answers instead of one that has
-learned nothing (`make pictures`).
+Screenshots go to the folder STEERLM_SCREENSHOTS, if it is set. If STEERLM_DEMO_RUN is set, a finished run, its model
+answers instead of one that has learned nothing (`make pictures`).
 """
 
 import os
@@ -16,8 +16,8 @@ from selenium.webdriver.support.ui import WebDriverWait
 from support.chromium import DESKTOP, PHONE, chromium, resize, screenshot
 from support.endpoint import Endpoint, running
 
+from serve.auth import Team, hashed
 from serve.locate import Located, locate
-from serve.teams import Team, hashed
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.filterwarnings("ignore::ResourceWarning")]
 
@@ -43,7 +43,7 @@ def browser() -> Iterator[WebDriver]:
         yield browser
 
 
-def visit(browser: WebDriver, endpoint: Endpoint, size: tuple[int, int]) -> None:
+def open_page(browser: WebDriver, endpoint: Endpoint, size: tuple[int, int]) -> None:
     resize(browser, size)
     browser.get(endpoint.url)
     until(browser, lambda: browser.find_element(By.ID, "key").is_displayed(), "the page asks for a key")
@@ -69,9 +69,11 @@ def answers(browser: WebDriver) -> list[str]:
 def test_a_slider_is_moved_both_sides_answer_and_the_bars_appear(
     endpoint: Endpoint, browser: WebDriver, name: str, size: tuple[int, int]
 ) -> None:
-    visit(browser, endpoint, size)
+    open_page(browser, endpoint, size)
     open_with(browser, "wrong")
-    until(browser, lambda: "unknown or revoked" in browser.find_element(By.ID, "broken").text, "a wrong key is told")
+    until(
+        browser, lambda: "unknown or revoked" in browser.find_element(By.ID, "broken").text, "a wrong key is an error"
+    )
     open_with(browser, "open-sesame")
     until(browser, lambda: len(browser.find_elements(By.CSS_SELECTOR, ".side")) == 2, "two settings")
     slider = browser.find_element(By.ID, "A-verbosity")
@@ -88,10 +90,10 @@ def test_a_slider_is_moved_both_sides_answer_and_the_bars_appear(
         lambda: all(bars.is_displayed() for bars in browser.find_elements(By.CSS_SELECTOR, ".bars")),
         "both are measured",
     )
-    said = browser.find_elements(By.CSS_SELECTOR, ".side.a .bars td:last-child")
-    assert [cell.get_attribute("aria-label").startswith("asked ") for cell in said] == [True] * 5
-    assert "asked 4, measured" in said[-1].get_attribute("aria-label")
-    assert browser.find_element(By.CSS_SELECTOR, ".side.a .figures").text.endswith("s")
+    cells = browser.find_elements(By.CSS_SELECTOR, ".side.a .bars td:last-child")
+    assert [cell.get_attribute("aria-label").startswith("requested ") for cell in cells] == [True] * 5
+    assert "requested 4, measured" in cells[-1].get_attribute("aria-label")
+    assert browser.find_element(By.CSS_SELECTOR, ".side.a .metrics").text.endswith("s")
     assert browser.execute_script("return document.documentElement.scrollWidth <= window.innerWidth"), (
         "nothing sticks out"
     )
@@ -102,7 +104,7 @@ def test_a_slider_is_moved_both_sides_answer_and_the_bars_appear(
 
 
 def test_every_control_has_a_name_and_the_code_to_copy_runs(endpoint: Endpoint, browser: WebDriver) -> None:
-    visit(browser, endpoint, DESKTOP)
+    open_page(browser, endpoint, DESKTOP)
     open_with(browser, "open-sesame")
     until(browser, lambda: len(browser.find_elements(By.CSS_SELECTOR, ".side")) == 2, "two settings")
     for control in browser.find_elements(By.CSS_SELECTOR, "input, select, textarea, button"):
@@ -117,8 +119,8 @@ def test_every_control_has_a_name_and_the_code_to_copy_runs(endpoint: Endpoint, 
     os.environ["STEERLM_KEY"] = "open-sesame"
     try:
         exec(compile(python, "copied", "exec"), scope)
-        said = subprocess.run(["bash", "-c", curl], check=True, capture_output=True, text=True).stdout
+        printed = subprocess.run(["bash", "-c", curl], check=True, capture_output=True, text=True).stdout
     finally:
         del os.environ["STEERLM_KEY"]
     assert scope["answer"].choices[0].message.content is not None  # type: ignore[attr-defined]
-    assert '"chat.completion"' in said
+    assert '"chat.completion"' in printed

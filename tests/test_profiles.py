@@ -1,9 +1,9 @@
-"""Profiles: shipped ones fit every shipped schema; resolving says which profile limits or locks."""
+"""Profiles: shipped ones fit every shipped schema; an error names the profile that limits or locks."""
 
 import pytest
 
 from data.attributes import SHIPPED, Attribute, AttributeProblem, AttributeSchema
-from serve.profiles import Dial, Profile, find, resolve, shipped
+from serve.profiles import AttributeRule, Profile, find, resolve, shipped
 
 LAB = SHIPPED["lab"]
 
@@ -13,16 +13,16 @@ def test_shipped_profiles_fit_every_schema(schema: AttributeSchema) -> None:
     profiles = shipped(schema)
     assert list(profiles) == ["gaming", "education", "accessibility", "support"]
     for profile in profiles.values():
-        assert profile.dials
-        assert set(profile.dials) <= set(schema.names)
-        for name, dial in profile.dials.items():
-            assert schema[name].low <= dial.low <= dial.default <= dial.high <= schema[name].high
+        assert profile.attributes
+        assert set(profile.attributes) <= set(schema.names)
+        for name, rule in profile.attributes.items():
+            assert schema[name].low <= rule.low <= rule.default <= rule.high <= schema[name].high
         assert set(resolve(schema, profile, {})) == set(schema.names)
 
 
 def test_a_profile_scales_to_the_range() -> None:
-    assert shipped(LAB)["gaming"].dials["humor"] == Dial(default=3, low=1, high=4)
-    assert shipped(SHIPPED["steerlm_paper"])["gaming"].dials["humor"] == Dial(default=7, low=2, high=9)
+    assert shipped(LAB)["gaming"].attributes["humor"] == AttributeRule(default=3, low=1, high=4)
+    assert shipped(SHIPPED["steerlm_paper"])["gaming"].attributes["humor"] == AttributeRule(default=7, low=2, high=9)
 
 
 def test_without_a_profile_the_schema_decides() -> None:
@@ -37,7 +37,7 @@ def test_without_a_profile_the_schema_decides() -> None:
 )
 def test_the_schema_s_own_limits(requested: dict[str, object], attribute: str) -> None:
     with pytest.raises(AttributeProblem) as caught:
-        resolve(LAB, None, requested)
+        resolve(LAB, None, LAB.checked(requested))
     assert caught.value.attribute == attribute
     assert "0 to 4" in str(caught.value) or "did you mean 'humor'" in str(caught.value)
 
@@ -50,6 +50,8 @@ def test_a_profile_s_defaults_limits_and_locks() -> None:
     with pytest.raises(AttributeProblem, match=r"'toxicity' got 1, but profile 'support' locks it at 0"):
         resolve(LAB, support, {"toxicity": 1})
     assert resolve(LAB, support, {"toxicity": 0})["toxicity"] == 0
+    with pytest.raises(AttributeProblem, match=r"'helpfulness' got 3, but profile 'support' locks it at 4"):
+        resolve(LAB, support, {"helpfulness": 3})
 
 
 def test_what_is_not_steerable_stays() -> None:
@@ -59,7 +61,7 @@ def test_what_is_not_steerable_stays() -> None:
     assert resolve(schema, None, {}) == {"safety": 4}
     with pytest.raises(AttributeProblem, match="not for callers"):
         resolve(schema, None, {"safety": 1})
-    assert shipped(schema)["gaming"].dials == {}
+    assert shipped(schema)["gaming"].attributes == {}
 
 
 def test_an_unknown_profile_lists_them() -> None:
@@ -69,6 +71,6 @@ def test_an_unknown_profile_lists_them() -> None:
         find(shipped(LAB), "gamin")
 
 
-def test_a_dial_outside_itself_is_refused() -> None:
+def test_a_rule_outside_itself_is_refused() -> None:
     with pytest.raises(ValueError, match=r"default 5 is outside 0\.\.4"):
-        Profile(name="p", meaning="m", dials={"humor": Dial(default=5, low=0, high=4)})
+        Profile(name="p", meaning="m", attributes={"humor": AttributeRule(default=5, low=0, high=4)})

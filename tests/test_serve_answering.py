@@ -7,10 +7,10 @@ import pytest
 from support.asgi import USER, Counting, app_around, ask, refused
 
 from serve.protocol import ProtocolError
-from serve.request import Event, Failed, Job
+from serve.request import Event, Failed, GenerationRequest
 
 
-async def by_length(job: Job, answer: str) -> dict[str, float]:
+async def by_length(request: GenerationRequest, answer: str) -> dict[str, float]:
     """A predictor that finds an answer as humorous as it is long."""
     return {"humor": float(len(answer))}
 
@@ -24,7 +24,7 @@ def test_n_answers_are_those_of_the_seeds_that_follow() -> None:
         (2, "xxx", {"humor": 3.0}),
     ]
     assert answered.json["usage"] == {"prompt_tokens": 7, "completion_tokens": 6, "total_tokens": 13}
-    assert [job.seed for job in script.jobs] == [0, 1, 2]
+    assert [request.seed for request in script.requests] == [0, 1, 2]
     assert script.num_closed == 3
 
 
@@ -78,12 +78,12 @@ def test_what_cannot_be_chosen_from_is_refused(fields: dict[str, Any], param: st
 
 
 def test_without_a_predictor_nothing_can_be_measured() -> None:
-    for asked in ({"score": True}, {"best_of": 2}):
-        assert "needs an attribute predictor" in refused(**asked)["message"]
+    for fields in ({"score": True}, {"best_of": 2}):
+        assert "needs an attribute predictor" in refused(**fields)["message"]
 
 
-def test_a_predictor_that_fails_is_told() -> None:
-    async def broken(job: Job, answer: str) -> dict[str, float]:
+def test_a_predictor_that_fails_is_an_error() -> None:
+    async def broken(request: GenerationRequest, answer: str) -> dict[str, float]:
         raise ProtocolError("the attribute predictor failed", code="scorer_failed", status=503)
 
     app = app_around(Counting().generate, broken)
@@ -94,11 +94,11 @@ def test_a_predictor_that_fails_is_told() -> None:
 def test_one_of_n_that_fails_ends_them_all() -> None:
     script = Counting()
 
-    async def generate(model: str, job: Job) -> AsyncGenerator[Event, None]:
-        if job.seed == 1:
+    async def generate(model: str, request: GenerationRequest) -> AsyncGenerator[Event, None]:
+        if request.seed == 1:
             yield Failed("busy", 429, retry_after_s=3)
             return
-        async for event in script.generate(model, job):
+        async for event in script.generate(model, request):
             yield event
 
     assert ask(app_around(generate), messages=[USER], n=3, seed=0).status == 429

@@ -1,4 +1,4 @@
-"""The routes without Ray: who may use them, what they say, and how mistakes look."""
+"""The routes without Ray: who may use them, what they return, and how errors look."""
 
 import asyncio
 import json
@@ -9,14 +9,14 @@ from collections.abc import AsyncGenerator
 from typing import Any
 
 import pytest
-from support.asgi import CARD, KEYS_TEXT, LAB, USER, Scripted, app_around, ask, exchanged, get
+from support.asgi import KEYS_TEXT, LAB, POLICY_INFO, USER, Scripted, app_around, ask, exchanged, get
 
-from serve.models import Model, Models
-from serve.request import Card, Event, Job, Started
+from serve.models import ServedPolicies, ServedPolicy
+from serve.request import Event, GenerationRequest, PolicyInfo, Started
 
 
 def test_a_bug_is_no_traceback() -> None:
-    async def broken(model: str, job: Job) -> AsyncGenerator[Event, None]:
+    async def broken(model: str, request: GenerationRequest) -> AsyncGenerator[Event, None]:
         yield Started(1)
         raise KeyError("secret")
 
@@ -77,7 +77,7 @@ def test_a_team_is_under_its_profile_and_no_other() -> None:
     script = Scripted()
     app = app_around(script.generate, keys_text=KEYS_TEXT)
     assert ask(app, "key-games", messages=[USER]).status == 200
-    assert script.jobs[0].attributes["humor"] == 3, "the first profile of the team is its default"
+    assert script.requests[0].attributes["humor"] == 3, "the first profile of the team is its default"
     answered = ask(app, "key-games", messages=[USER], profile="education")
     assert (answered.status, answered.json["error"]["code"]) == (403, "profile_forbidden")
     answered = ask(app, "key-games", messages=[USER], attributes={"toxicity": 4})
@@ -100,11 +100,11 @@ def test_limits_of_a_team() -> None:
 def test_several_models_side_by_side() -> None:
     script = Scripted()
     draws = iter([0.0, 0.89, 0.91])
-    models = Models(
+    models = ServedPolicies(
         [
-            Model(CARD, 9),
-            Model(Card("canary", LAB.model_dump_json(), 256), 1),
-            Model(Card("named", LAB.model_dump_json(), 256), 0),
+            ServedPolicy(POLICY_INFO, 9),
+            ServedPolicy(PolicyInfo("canary", LAB.model_dump_json()), 1),
+            ServedPolicy(PolicyInfo("named", LAB.model_dump_json()), 0),
         ],
         lambda: next(draws),
     )

@@ -26,8 +26,8 @@ def test_a_whole_answer() -> None:
     assert answered.json["usage"] == {"prompt_tokens": 7, "completion_tokens": 2, "total_tokens": 9}
     assert answered.json["steering"] == {"requested": {"humor": 2.5}, "effective": {**LAB.defaults(), "humor": 2}}
     assert answered.json["model"] == "demo"
-    assert script.jobs[0].attributes == {**LAB.defaults(), "humor": 2}
-    assert script.jobs[0].max_tokens is None
+    assert script.requests[0].attributes == {**LAB.defaults(), "humor": 2}
+    assert script.requests[0].max_tokens is None
     assert script.num_closed == 1
 
 
@@ -45,7 +45,7 @@ def test_a_streamed_answer() -> None:
     assert script.num_closed == 1
 
 
-def test_everything_reaches_the_job() -> None:
+def test_everything_reaches_the_generation_request() -> None:
     script = Scripted()
     messages = [
         {"role": "system", "content": "Brief."},
@@ -65,12 +65,12 @@ def test_everything_reaches_the_job() -> None:
         stop=["x", "y"],
         model="demo",
     )
-    job = script.jobs[0]
-    assert job.system == "Brief."
-    assert job.messages == (Message("user", "Why?"), Message("assistant", "So."), Message("user", "Why?"))
-    assert job.labels == ({"humor": 4.0},)
-    assert job.attributes["humor"] == 3
-    assert (job.max_tokens, job.temperature, job.top_p, job.top_k, job.seed, job.stop) == (
+    request = script.requests[0]
+    assert request.system == "Brief."
+    assert request.messages == (Message("user", "Why?"), Message("assistant", "So."), Message("user", "Why?"))
+    assert request.labels == ({"humor": 4.0},)
+    assert request.attributes["humor"] == 3
+    assert (request.max_tokens, request.temperature, request.top_p, request.top_k, request.seed, request.stop) == (
         9,
         0.0,
         0.5,
@@ -81,7 +81,7 @@ def test_everything_reaches_the_job() -> None:
 
 
 @pytest.mark.parametrize(
-    ("fields", "param", "says"),
+    ("fields", "param", "part"),
     [
         ({"attributes": {"humor": 5}}, "attributes.humor", "0 to 4"),
         ({"attributes": {"humor": "3"}}, "attributes.humor", "0 to 4"),
@@ -104,10 +104,10 @@ def test_everything_reaches_the_job() -> None:
         ),
     ],
 )
-def test_a_mistake_names_field_and_range(fields: dict[str, Any], param: str, says: str) -> None:
+def test_an_error_names_field_and_range(fields: dict[str, Any], param: str, part: str) -> None:
     error = refused(**fields)
     assert error["param"] == param
-    assert says in error["message"]
+    assert part in error["message"]
 
 
 def test_another_model_is_not_here() -> None:
@@ -121,7 +121,7 @@ def test_a_long_body_is_refused_before_it_is_read() -> None:
     assert "2000 bytes" in error["message"]
 
 
-def test_a_job_that_cannot_start_is_an_error_even_when_streamed() -> None:
+def test_a_generation_that_cannot_start_is_an_error_even_when_streamed() -> None:
     for stream in (False, True):
         answered = chat(Scripted((Failed("busy", 429, retry_after_s=3),)), stream=stream)
         assert answered.status == 429
@@ -129,7 +129,7 @@ def test_a_job_that_cannot_start_is_an_error_even_when_streamed() -> None:
         assert answered.json["error"]["type"] == "rate_limit_error"
 
 
-def test_a_job_that_breaks_off() -> None:
+def test_a_generation_that_breaks_off() -> None:
     events = (Started(1), Delta("a", 1), Failed("lost", 503))
     assert chat(Scripted(events)).status == 503
     chunks = chat(Scripted(events), stream=True).chunks
@@ -137,13 +137,13 @@ def test_a_job_that_breaks_off() -> None:
     assert "data: [DONE]" not in chunks
 
 
-def test_a_client_that_leaves_ends_the_job() -> None:
+def test_a_client_that_leaves_ends_the_generation() -> None:
     script = Scripted((Started(1), Delta("a", 1)), stalls=True)
     chat(script, stream=True, gone_after=2)
     assert script.num_closed == 1
 
 
-def test_each_request_is_one_line_in_the_log_without_what_was_said() -> None:
+def test_each_request_is_one_line_in_the_log_without_its_texts() -> None:
     lines: list[str] = []
     app = app_around(Scripted().generate, keys_text=KEYS_TEXT, lines=lines)
     secret = {"role": "user", "content": "my password is hunter2"}

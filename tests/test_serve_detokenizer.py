@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from serve.detokenizer import Answer, Detokenizer
+from serve.detokenizer import AnswerText, Detokenizer
 
 
 def decode(ids: list[int]) -> str:
@@ -15,7 +15,7 @@ def decode(ids: list[int]) -> str:
 
 
 def byte_fallback(ids: list[int]) -> str:
-    """As SentencePiece's byte fallback does it: one byte missing makes every byte of the run a replacement character."""
+    """As SentencePiece's byte fallback: one missing byte makes every byte of the run a replacement character."""
     text = ""
     for plain, run in itertools.groupby(ids, lambda i: i < 128):
         raw = bytes(run)
@@ -32,7 +32,7 @@ def first_token_without_space(ids: list[int]) -> str:
     return "".join(f" w{i}" for i in ids).removeprefix(" ")
 
 
-def pushed(answer: Answer | Detokenizer, pieces: list[list[int]]) -> list[str]:
+def pushed(answer: AnswerText | Detokenizer, pieces: list[list[int]]) -> list[str]:
     return [answer.push(piece, last=i == len(pieces) - 1) for i, piece in enumerate(pieces)]
 
 
@@ -83,27 +83,27 @@ def test_only_a_window_is_decoded() -> None:
 
 
 def test_a_stop_string_across_token_borders() -> None:
-    answer = Answer(decode, ["STOP"])
+    answer = AnswerText(decode, ["STOP"])
     assert pushed(answer, [list(b"ab S"), list(b"TO"), list(b"P cd")]) == ["ab", "", " "]
     assert answer.stopped
     assert answer.push(list(b"more"), last=True) == ""
 
 
 def test_what_only_looked_like_a_stop_string_is_given_out() -> None:
-    answer = Answer(decode, ["STOP"])
+    answer = AnswerText(decode, ["STOP"])
     assert pushed(answer, [list(b"ST"), list(b"AR"), list(b"S")]) == ["", "STAR", "S"]
     assert not answer.stopped
 
 
 def test_the_stop_string_that_is_complete_first_counts() -> None:
     for pieces in ([list(b"xabcd")], [[b] for b in b"xabcd"]):
-        answer = Answer(decode, ["abcd", "bc"])
+        answer = AnswerText(decode, ["abcd", "bc"])
         assert "".join(pushed(answer, pieces)) == "xa"
 
 
 def test_trailing_space_belongs_to_the_template() -> None:
-    assert pushed(Answer(decode), [list(b"one \n"), list(b"two\n"), []]) == ["one", " \ntwo", ""]
-    assert "".join(pushed(Answer(decode, ["\n\n"]), [list(b"a \n"), list(b"\nb"), []])) == "a "
+    assert pushed(AnswerText(decode), [list(b"one \n"), list(b"two\n"), []]) == ["one", " \ntwo", ""]
+    assert "".join(pushed(AnswerText(decode, ["\n\n"]), [list(b"a \n"), list(b"\nb"), []])) == "a "
 
 
 def test_answers_do_not_depend_on_the_cuts() -> None:
@@ -116,4 +116,4 @@ def test_answers_do_not_depend_on_the_cuts() -> None:
         ([" three"], "One 😀. Two\n\nUser:"),
     ):
         for _ in range(100):
-            assert "".join(pushed(Answer(decode, stops), pieces_of(list(text.encode()), rng))) == expected
+            assert "".join(pushed(AnswerText(decode, stops), pieces_of(list(text.encode()), rng))) == expected

@@ -1,4 +1,4 @@
-"""The endpoint under load while things break: replicas killed, engines dead, more callers than it can serve, callers that leave.
+"""The endpoint under load while things break: replicas killed, engines dead, too many callers, callers that leave.
 
 Prints what happened to every request.
 """
@@ -80,9 +80,9 @@ def under_load(endpoint: Endpoint, meanwhile: Callable[[], None]) -> Counter[str
 
     def client() -> None:
         while (number := next(numbers)) < REQUESTS:
-            said = outcome(endpoint, number)
+            result = outcome(endpoint, number)
             with lock:
-                found[said] += 1
+                found[result] += 1
 
     with ThreadPoolExecutor(CLIENTS) as pool:
         clients = [pool.submit(client) for _ in range(CLIENTS)]
@@ -113,7 +113,7 @@ def test_a_killed_replica_costs_no_request_that_had_not_begun(endpoint: Endpoint
     assert sum(found.values()) == REQUESTS
     assert set(found) <= {"whole 200", "200", "cut with an error event"}, "nothing hangs, nothing ends without a word"
     assert found["whole 200"] == REQUESTS // 2, "of an answer that does not stream the caller has seen nothing yet"
-    # Of what a replica was streaming when it died the caller can only be told: at most all its slots, three times.
+    # Of what a replica was streaming when it died the caller can only get an error: at most a full batch, three times.
     assert found["cut with an error event"] <= 3 * 8
 
 
@@ -131,7 +131,7 @@ def test_a_dead_engine_is_replaced_within_30_seconds(endpoint: Endpoint) -> None
     assert seconds[0] < 30
     assert set(found) <= {"whole 200", "200", "cut with an error event"}
     assert found["whole 200"] == REQUESTS // 2
-    # Of what it was streaming when it died the caller can only be told: at most all its slots.
+    # Of what it was streaming when it died the caller can only get an error: at most a full batch.
     assert found["cut with an error event"] <= 8
     assert endpoint.chat(max_tokens=3)[0] == 200
 
@@ -158,7 +158,8 @@ def test_ten_times_too_many_callers_are_turned_away_and_the_others_served(endpoi
         found = Counter(pool.map(ask, range(1600)))
     grown = sum(p.memory_info().rss for p in replicas()) / memory
     print(
-        f"\n1600 requests of 160 callers on 16 places: {dict(found)}; slowest admitted {max(latencies):.1f} s; memory {grown:.2f}"
+        f"\n1600 requests of 160 callers on 16 places: {dict(found)}; "
+        f"slowest admitted {max(latencies):.1f} s; memory {grown:.2f}"
     )
     assert set(found) == {200, 429}
     assert grown < 1.3
@@ -196,7 +197,7 @@ def test_replicas_come_and_go_with_the_load(endpoint: Endpoint) -> None:
 
 
 @pytest.mark.parametrize("endpoint", [{"min_replicas": 1, "max_replicas": 1}], indirect=True)
-def test_callers_that_leave_free_their_slots_and_memory_stays(endpoint: Endpoint) -> None:
+def test_callers_that_leave_are_cancelled_and_memory_stays(endpoint: Endpoint) -> None:
     handle = ray.serve.get_deployment_handle(deployment_name(MODEL), APPLICATION)
 
     def leave(number: int) -> None:
@@ -219,11 +220,12 @@ def test_callers_that_leave_free_their_slots_and_memory_stays(endpoint: Endpoint
         list(pool.map(finish, range(2000, 12_000)))
         grown = replica.memory_info().rss / before
     print(
-        f"\n500 callers left in mid-stream: all slots free after {freed_s:.1f} s; memory after 10,000 more requests: {grown:.3f} of before"
+        f"\n500 callers left in mid-stream: all cancelled after {freed_s:.1f} s; "
+        f"memory after 10,000 more requests: {grown:.3f} of before"
     )
     assert grown < 1.05
-    told = {
+    written = {
         path.name: path.read_text() for path in logs.glob("*ingress*.log") if path.stat().st_mtime > first.create_time()
     }
-    assert told, "the ingress has a log"
-    assert [name for name, text in told.items() if "Traceback" in text] == []
+    assert written, "the ingress has a log"
+    assert [name for name, text in written.items() if "Traceback" in text] == []

@@ -1,4 +1,4 @@
-"""Which policy is served: the newest finished run's last one, a run's, or a folder's; and what is said when there is none."""
+"""Which policy is served: the newest finished run's last one, a run's, or a folder's; and the error without one."""
 
 import json
 import os
@@ -69,7 +69,7 @@ def test_several_models_and_the_predictor_of_the_first_one_s_run(tmp_path: Path)
 
 
 @pytest.mark.parametrize(
-    ("settings", "says"),
+    ("settings", "part"),
     [
         ({"models": [{"name": "a", "policy": "x"}], "policy": "y"}, "leave them out"),
         ({"models": [{"name": "a", "policy": "x"}, {"name": "a", "policy": "y"}]}, "more than once"),
@@ -79,8 +79,8 @@ def test_several_models_and_the_predictor_of_the_first_one_s_run(tmp_path: Path)
         ({"min_replicas": 2}, "raise it"),
     ],
 )
-def test_settings_that_contradict_each_other(settings: dict[str, object], says: str) -> None:
-    with pytest.raises(ValueError, match=says):
+def test_settings_that_contradict_each_other(settings: dict[str, object], part: str) -> None:
+    with pytest.raises(ValueError, match=part):
         ServeSettings.model_validate(settings)
 
 
@@ -93,12 +93,12 @@ def test_no_policy_is_a_clear_sentence(tmp_path: Path) -> None:
         locate(str(run(tmp_path, "empty", [], 1e9)), "runs")
 
 
-def test_the_command_says_what_is_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_prints_what_is_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([f"storage={tmp_path}"]) == 2
     assert "run `make demo` first" in capsys.readouterr().err
 
 
-def test_a_taken_port_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_taken_port_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = run(tmp_path, "one", ["policy"], 1e9)
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]

@@ -10,8 +10,8 @@ import pytest
 from support.endpoint import QUESTION, Endpoint, running
 from test_serve_replica import turned_policy
 
+from serve.auth import Team, hashed
 from serve.locate import Located
-from serve.teams import Team, hashed
 
 pytestmark = [
     pytest.mark.ray,
@@ -58,7 +58,7 @@ def client_of(endpoint: Endpoint, key: str) -> openai.OpenAI:
     return openai.OpenAI(base_url=f"{endpoint.url}/v1", api_key=key, max_retries=0, timeout=60)
 
 
-def asked(client: openai.OpenAI, **more: object) -> str:
+def answer_of(client: openai.OpenAI, **more: object) -> str:
     fields = {"model": "stable", "messages": QUESTION, "max_tokens": 12, "seed": 3, **more}
     return str(client.chat.completions.create(**fields).choices[0].message.content)  # type: ignore[call-overload]
 
@@ -87,7 +87,7 @@ def test_stream(client: openai.OpenAI) -> None:
             stream_options={"include_usage": True},
         )
     )
-    assert "".join(c.choices[0].delta.content or "" for c in chunks if c.choices) == asked(client)
+    assert "".join(c.choices[0].delta.content or "" for c in chunks if c.choices) == answer_of(client)
     assert chunks[-1].usage is not None
     with client.chat.completions.create(model="stable", messages=QUESTION, stream=True) as left:
         next(iter(left))
@@ -107,14 +107,14 @@ def test_several_turns_and_several_answers(client: openai.OpenAI) -> None:
 
 
 def test_the_client_s_own_second_turn(client: openai.OpenAI) -> None:
-    """People append the message object they got."""
+    """People append the message object of the reply."""
     first = client.chat.completions.create(model="stable", messages=QUESTION, max_tokens=5, seed=3).choices[0].message
-    assert asked(client, messages=[*QUESTION, first, *QUESTION]) is not None
+    assert answer_of(client, messages=[*QUESTION, first, *QUESTION]) is not None
 
 
 def test_models(client: openai.OpenAI) -> None:
     assert [m.id for m in client.models.list()] == ["stable", "canary"]
-    assert asked(client) != asked(client, model="canary")
+    assert answer_of(client) != answer_of(client, model="canary")
 
 
 @pytest.mark.parametrize(
@@ -135,16 +135,16 @@ def test_errors_are_the_client_s_own(
     endpoint: Endpoint, key: str, fields: dict[str, object], error: type[openai.APIStatusError]
 ) -> None:
     with client_of(endpoint, key) as client, pytest.raises(error) as caught:
-        asked(client, **fields)
+        answer_of(client, **fields)
     assert caught.value.message
     assert caught.value.code
 
 
 def test_over_the_limit_is_429(endpoint: Endpoint) -> None:
     with client_of(endpoint, "slow") as client:
-        asked(client)
+        answer_of(client)
         with pytest.raises(openai.RateLimitError) as caught:
-            asked(client)
+            answer_of(client)
         assert int(caught.value.response.headers["retry-after"]) >= 1
 
 
@@ -157,25 +157,25 @@ def test_a_swap_under_load_fails_no_request(
         with client_of(endpoint, "free") as own:
             while not over.is_set():
                 try:
-                    answers.add(asked(own))
+                    answers.add(answer_of(own))
                 except openai.OpenAIError as problem:
                     failures.append(problem)
 
     threads = [threading.Thread(target=load) for _ in range(4)]
     for thread in threads:
         thread.start()
-    before, canary = asked(client), asked(client, model="canary")
+    before, canary = answer_of(client), answer_of(client, model="canary")
     status, _ = ops.post(f'{{"policy": "{other_policy}"}}'.encode(), "/admin/models/stable")
-    after = asked(client)
-    refused, said = ops.post(b'{"policy": "/nowhere"}', "/admin/models/stable")
-    still = asked(client)
+    after = answer_of(client)
+    refused, reply = ops.post(b'{"policy": "/nowhere"}', "/admin/models/stable")
+    still = answer_of(client)
     over.set()
     for thread in threads:
         thread.join()
     assert failures == []
     assert (status, refused) == (200, 409)
-    assert "/nowhere" in said["error"]["message"]
+    assert "/nowhere" in reply["error"]["message"]
     assert before != after == still == canary
     assert answers == {before, after}
     assert ops.post(f'{{"policy": "{tiny_policy}"}}'.encode(), "/admin/models/stable")[0] == 200
-    assert asked(client) == before
+    assert answer_of(client) == before

@@ -1,4 +1,4 @@
-"""The parser: what a request may hold, and that every mistake is a 400 that names the field and what is allowed."""
+"""The parser: what a request may hold, and that every error is a 400 that names the field and what is allowed."""
 
 import json
 from typing import Any
@@ -23,8 +23,8 @@ def problem(**fields: Any) -> ProtocolError:
 
 
 def test_the_smallest_request_takes_openai_s_defaults() -> None:
-    asked = request()
-    assert (asked.temperature, asked.top_p, asked.top_k, asked.seed, asked.stream, asked.stop) == (
+    chat = request()
+    assert (chat.temperature, chat.top_p, chat.top_k, chat.seed, chat.stream, chat.stop) == (
         1.0,
         1.0,
         0,
@@ -32,13 +32,13 @@ def test_the_smallest_request_takes_openai_s_defaults() -> None:
         False,
         [],
     )
-    assert asked.system == ""
-    assert asked.attributes == {}
-    assert [m.content for m in asked.turns] == ["Why is the sky blue?"]
+    assert chat.system == ""
+    assert chat.attributes == {}
+    assert [m.content for m in chat.turns] == ["Why is the sky blue?"]
 
 
 def test_a_whole_conversation() -> None:
-    asked = request(
+    chat = request(
         messages=[
             {"role": "system", "content": "Be brief."},
             {"role": "user", "content": [{"type": "text", "text": "Why "}, {"type": "text", "text": "so?"}]},
@@ -58,15 +58,15 @@ def test_a_whole_conversation() -> None:
         n=1,
         user="me",
     )
-    assert asked.system == "Be brief."
-    assert [(m.role, m.content) for m in asked.turns] == [
+    assert chat.system == "Be brief."
+    assert [(m.role, m.content) for m in chat.turns] == [
         ("user", "Why so?"),
         ("assistant", "Well."),
         ("user", USER["content"]),
     ]
-    assert asked.answers == [("messages[2].attributes", {"humor": 3})]
-    assert asked.stop == ["\n"]
-    assert asked.answer_limit == ("max_completion_tokens", 5)
+    assert chat.answers == [("messages[2].attributes", {"humor": 3})]
+    assert chat.stop == ["\n"]
+    assert chat.answer_limit == ("max_completion_tokens", 5)
 
 
 @pytest.mark.parametrize(
@@ -107,7 +107,7 @@ def test_null_is_as_good_as_nothing(field: str) -> None:
         ({"messages": "hello"}, "messages"),
     ],
 )
-def test_a_wrong_value_is_told_with_what_is_allowed(fields: dict[str, Any], param: str) -> None:
+def test_a_wrong_value_is_named_with_what_is_allowed(fields: dict[str, Any], param: str) -> None:
     wrong = problem(**fields)
     assert wrong.param == param
     assert param in str(wrong)
@@ -194,7 +194,7 @@ def test_no_body_breaks_the_parser(body: bytes) -> None:
     with pytest.raises(ProtocolError) as caught:
         parse(body)
     assert caught.value.status == 400
-    error = json.loads(json.dumps(caught.value.body(), ensure_ascii=False).encode())["error"]
+    error = json.loads(json.dumps(caught.value.body().model_dump(), ensure_ascii=False).encode())["error"]
     assert set(error) == {"message", "type", "param", "code"}
     assert len(error["message"]) < 500
 

@@ -1,4 +1,4 @@
-"""A replica without Ray: its text is the policy's own at the dials asked for; leaving frees the slot; a dead engine is told."""
+"""A replica without Ray: its text is the policy's own at the requested attributes; leaving cancels."""
 
 import asyncio
 import time
@@ -13,10 +13,10 @@ from actors.modeling.policy import PolicyTask
 from data.attributes import shipped
 from data.conversation import Message
 from serve.replica import Replica
-from serve.request import Delta, Event, Failed, Job, Revision, Started
+from serve.request import Delta, Event, Failed, GenerationRequest, Revision, Started
 from serve.settings import EngineSettings
 
-JOB = Job(
+REQUEST = GenerationRequest(
     system="",
     messages=(Message("user", "Tell me about the moon."),),
     labels=(),
@@ -41,19 +41,19 @@ def replica_of(policy: str) -> Replica:
     return Replica("tiny", Revision(policy, 0), EngineSettings(max_num_seqs=2), max_new_tokens=40)
 
 
-async def collected(replica: Replica, job: Job) -> list[Event]:
-    return [event async for event in replica.generate(job)]
+async def collected(replica: Replica, request: GenerationRequest) -> list[Event]:
+    return [event async for event in replica.generate(request)]
 
 
 def text_of(events: list[Event]) -> str:
     return "".join(event.text for event in events if isinstance(event, Delta))
 
 
-def test_the_text_is_the_policy_s_at_the_dials_asked_for(replica: Replica) -> None:
+def test_the_text_is_the_policy_s_at_the_effective_attributes(replica: Replica) -> None:
     policy = replica._loaded.text
     for attributes in policy.schema.best(), policy.schema.defaults():
-        events = asyncio.run(collected(replica, replace(JOB, attributes=attributes)))
-        prompt_ids = policy.prompt("", JOB.messages, attributes)
+        events = asyncio.run(collected(replica, replace(REQUEST, attributes=attributes)))
+        prompt_ids = policy.prompt("", REQUEST.messages, attributes)
         [(ids, finish)] = complete(replica._loaded.engine, [(prompt_ids, Sampling(max_tokens=24, seed=3))])
         assert events[0] == Started(len(prompt_ids))
         assert text_of(events) == policy.decode(ids).rstrip() != ""
@@ -62,10 +62,10 @@ def test_the_text_is_the_policy_s_at_the_dials_asked_for(replica: Replica) -> No
         assert (last.finish, last.completion_tokens) == (finish, len(ids))
 
 
-def test_a_stop_string_ends_the_answer_and_frees_the_slot(replica: Replica) -> None:
-    whole = text_of(asyncio.run(collected(replica, JOB)))
+def test_a_stop_string_ends_the_answer_and_the_request(replica: Replica) -> None:
+    whole = text_of(asyncio.run(collected(replica, REQUEST)))
     stop = whole[len(whole) // 2 :][:2]
-    events = asyncio.run(collected(replica, replace(JOB, stop=(stop,))))
+    events = asyncio.run(collected(replica, replace(REQUEST, stop=(stop,))))
     assert text_of(events) == whole[: whole.index(stop)]
     assert isinstance(events[-1], Delta)
     assert events[-1].finish == "stop"
@@ -73,7 +73,7 @@ def test_a_stop_string_ends_the_answer_and_frees_the_slot(replica: Replica) -> N
 
 
 def test_without_max_tokens_the_server_s_limit_holds(replica: Replica) -> None:
-    last = asyncio.run(collected(replica, replace(JOB, max_tokens=None, temperature=0.0)))[-1]
+    last = asyncio.run(collected(replica, replace(REQUEST, max_tokens=None, temperature=0.0)))[-1]
     assert isinstance(last, Delta)
     assert (last.completion_tokens, last.finish) == (40, "length")
 
@@ -85,15 +85,15 @@ def test_who_reads_along_gets_pieces_and_who_does_not_all_at_the_end(
     replica = Replica(
         "tiny", Revision(tiny_policy, 0), EngineSettings(max_num_seqs=2, stream_every_s=0.001), max_new_tokens=200
     )
-    long = replace(JOB, max_tokens=200)
+    long = replace(REQUEST, max_tokens=200)
     pieces, whole = (asyncio.run(collected(replica, replace(long, stream=stream)))[1:] for stream in (True, False))
     replica._loaded.engine.close()
     assert len(pieces) > 2
     assert text_of(pieces) == text_of(whole) != ""
     assert [bool(event.text) for event in whole if isinstance(event, Delta)] == [False] * (len(whole) - 1) + [True]
-    told = [event.completion_tokens for event in whole if isinstance(event, Delta)]
-    assert len(told) > 2, "it says how far it is"
-    assert told == sorted(told)
+    counts = [event.completion_tokens for event in whole if isinstance(event, Delta)]
+    assert len(counts) > 2, "it reports how far it is"
+    assert counts == sorted(counts)
 
 
 def test_who_reads_along_slows_the_others_down_and_who_does_not_does_not(
@@ -104,12 +104,12 @@ def test_who_reads_along_slows_the_others_down_and_who_does_not_does_not(
 
     async def paces() -> list[float]:
         found = []
-        async with aclosing(replica.generate(replace(JOB, max_tokens=400, stream=True))) as one:
+        async with aclosing(replica.generate(replace(REQUEST, max_tokens=400, stream=True))) as one:
             async with (
-                aclosing(replica.generate(replace(JOB, max_tokens=400, stream=True))) as two,
-                aclosing(replica.generate(JOB)) as quiet,
+                aclosing(replica.generate(replace(REQUEST, max_tokens=400, stream=True))) as two,
+                aclosing(replica.generate(REQUEST)) as quiet,
             ):
-                for events in (quiet, one, one, two, two):  # the first event of a job is sent before its first text
+                for events in (quiet, one, one, two, two):  # the first event is sent before its first text
                     await anext(events)
                     found.append(replica._pace.every_s)
             found.append(replica._pace.every_s)
@@ -119,9 +119,9 @@ def test_who_reads_along_slows_the_others_down_and_who_does_not_does_not(
     wait_until_idle(replica)
 
 
-def test_leaving_frees_the_slot(replica: Replica) -> None:
+def test_leaving_cancels_the_request(replica: Replica) -> None:
     async def leave() -> None:
-        async with aclosing(replica.generate(replace(JOB, max_tokens=400, temperature=0.0))) as events:
+        async with aclosing(replica.generate(replace(REQUEST, max_tokens=400, temperature=0.0))) as events:
             assert isinstance(await anext(events), Started)
 
     for _ in range(5):
@@ -130,26 +130,26 @@ def test_leaving_frees_the_slot(replica: Replica) -> None:
 
 
 def test_what_does_not_fit_is_refused(replica: Replica) -> None:
-    for job in (
-        replace(JOB, max_tokens=10**6),
-        replace(JOB, max_tokens=None, messages=(Message("user", "moon " * 5000),)),
+    for request in (
+        replace(REQUEST, max_tokens=10**6),
+        replace(REQUEST, max_tokens=None, messages=(Message("user", "moon " * 5000),)),
     ):
-        [event] = asyncio.run(collected(replica, job))
+        [event] = asyncio.run(collected(replica, request))
         assert isinstance(event, Failed)
         assert (event.status, event.code) == (400, "context_length_exceeded")
         assert "context" in event.message
 
 
-def test_a_dead_engine_fails_the_health_check_and_its_jobs(tiny_policy: str) -> None:
+def test_a_dead_engine_fails_the_health_check_and_its_requests(tiny_policy: str) -> None:
     replica = replica_of(tiny_policy)
     asyncio.run(replica.check_health())
     replica._loaded.engine._stop_ids = None  # type: ignore[assignment]  # the next step of its thread breaks on it
-    events = asyncio.run(collected(replica, JOB))
+    events = asyncio.run(collected(replica, REQUEST))
     assert isinstance(events[-1], Failed)
     assert events[-1].status == 503
     with pytest.raises(RuntimeError, match="the engine died"):
         asyncio.run(replica.check_health())
-    assert isinstance(asyncio.run(collected(replica, JOB))[-1], Failed)
+    assert isinstance(asyncio.run(collected(replica, REQUEST))[-1], Failed)
 
 
 @pytest.fixture(scope="module")
@@ -158,7 +158,7 @@ def other_policy(tiny_base: str, tmp_path_factory: pytest.TempPathFactory) -> st
 
 
 def turned_policy(base: str, folder: str, schema: str = "lab") -> str:
-    """A policy whose embeddings are turned round, so that it says other things."""
+    """A policy whose embeddings are turned round, so that it writes other things."""
     task = PolicyTask(base, shipped(schema), "steerlm")
     module = task.build()
     state = {
@@ -169,10 +169,12 @@ def turned_policy(base: str, folder: str, schema: str = "lab") -> str:
     return folder
 
 
-def test_a_swap_changes_what_new_jobs_get_and_running_ones_end_on_the_old(tiny_policy: str, other_policy: str) -> None:
+def test_a_swap_changes_what_new_requests_get_and_running_ones_end_on_the_old(
+    tiny_policy: str, other_policy: str
+) -> None:
     replica = replica_of(tiny_policy)
     old_engine = replica._loaded.engine
-    sampled = replace(JOB, max_tokens=40)
+    sampled = replace(REQUEST, max_tokens=40)
 
     async def go() -> tuple[str, str, str]:
         before = text_of(await collected(replica, sampled))
@@ -192,16 +194,16 @@ def test_a_swap_changes_what_new_jobs_get_and_running_ones_end_on_the_old(tiny_p
     replica._loaded.engine.close()
 
 
-def test_a_job_tells_a_late_replica_what_is_served_now(tiny_policy: str, other_policy: str) -> None:
+def test_a_request_brings_a_late_replica_up_to_date(tiny_policy: str, other_policy: str) -> None:
     replica = replica_of(tiny_policy)
 
     async def go() -> str:
-        await collected(replica, replace(JOB, revision=Revision(other_policy, 5)))
+        await collected(replica, replace(REQUEST, revision=Revision(other_policy, 5)))
         for _ in range(100):
             await asyncio.sleep(0.05)
-            if (await replica.card()).policy == other_policy:
+            if (await replica.info()).policy == other_policy:
                 break
-        return (await replica.card()).policy
+        return (await replica.info()).policy
 
     assert asyncio.run(go()) == other_policy
     replica._loaded.engine.close()
@@ -216,13 +218,13 @@ def test_a_policy_that_cannot_take_over_changes_nothing(
         asyncio.run(replica.swap(Revision(stranger, 1)))
     with pytest.raises(ValueError, match="no readable"):
         asyncio.run(replica.swap(Revision("/nowhere", 2)))
-    assert asyncio.run(replica.card()).policy == tiny_policy
-    assert isinstance(asyncio.run(collected(replica, JOB))[0], Started)
+    assert asyncio.run(replica.info()).policy == tiny_policy
+    assert isinstance(asyncio.run(collected(replica, REQUEST))[0], Started)
     replica._loaded.engine.close()
 
 
 def wait_until_idle(replica: Replica) -> None:
     deadline = time.monotonic() + 10
     while asyncio.run(replica.num_running()):
-        assert time.monotonic() < deadline, "a slot was not freed"
+        assert time.monotonic() < deadline, "a request was not cancelled"
         time.sleep(0.01)

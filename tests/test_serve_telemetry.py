@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from actors.generation.protocol import Load
 from serve import telemetry
 from serve.telemetry import EndpointMetrics, EngineMetrics, Telemetry
 
@@ -12,10 +13,10 @@ COUNTED: dict[str, float] = defaultdict(float)
 
 
 class Fake:
-    """A metric of Ray's that remembers what it was told."""
+    """A metric of Ray's that remembers its calls."""
 
     def __init__(self, name: str, description: str = "", *rest: Any) -> None:
-        assert description.endswith("."), "every metric says what it is"
+        assert description.endswith("."), "every metric has a description"
         self.name = name
 
     def inc(self, value: float, tags: dict[str, str]) -> None:
@@ -34,21 +35,21 @@ def metrics(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(telemetry, kind, Fake)
 
 
-def test_a_visit_is_counted_once_with_its_tokens_times_and_gaps() -> None:
+def test_a_request_is_counted_once_with_its_tokens_times_and_gaps() -> None:
     now = [100.0]
     book = Telemetry(EndpointMetrics(), access_log=False, clock=lambda: now[0])
-    visit = book.visit()
-    visit.model, visit.team, visit.profile = "demo", "games", "gaming"
-    book.admitted(visit, +1)
+    context = book.arrived()
+    context.model, context.team, context.profile = "demo", "games", "gaming"
+    book.admitted(context, +1)
     assert COUNTED["steerlm_open_requests demo"] == 1
     now[0] = 100.25
-    visit.heard_text()
+    context.record_first_text()
     now[0] = 101.0
-    visit.heard_text()
-    visit.prompt_tokens, visit.completion_tokens, visit.gaps = 7, 3, {"humor": 1.5}
-    book.admitted(visit, -1)
-    visit.end(200)
-    visit.end(499, "client_left")
+    context.record_first_text()
+    context.prompt_tokens, context.completion_tokens, context.gaps = 7, 3, {"humor": 1.5}
+    book.admitted(context, -1)
+    context.end(200)
+    context.end(499, "client_left")
     assert COUNTED == {
         "steerlm_open_requests demo": 0,
         "steerlm_requests_total demo games gaming 200": 1,
@@ -62,17 +63,17 @@ def test_a_visit_is_counted_once_with_its_tokens_times_and_gaps() -> None:
 
 def test_a_refusal_is_counted_by_its_code() -> None:
     book = Telemetry(EndpointMetrics(), access_log=False)
-    book.visit().end(401, "invalid_api_key")
+    book.arrived().end(401, "invalid_api_key")
     assert COUNTED["steerlm_refused_total    invalid_api_key"] == 1
     assert not [name for name in COUNTED if "tokens" in name]
 
 
 def test_an_engine_s_totals_become_increments_and_a_new_engine_counts_anew() -> None:
-    told = EngineMetrics("demo")
-    told.log_event(2, 1, prefilled=10, reused=0, generated=5)
-    told.log_event(1, 0, prefilled=15, reused=4, generated=5)
-    told.log_event(0, 0, prefilled=3, reused=0, generated=1)
-    assert COUNTED["steerlm_prefilled_tokens_total demo"] == 18
-    assert COUNTED["steerlm_prefix_hit_tokens_total demo"] == 4
+    metrics = EngineMetrics("demo")
+    metrics.update(Load(2, 1, prefilled_tokens=10, reused_tokens=0, generated_tokens=5))
+    metrics.update(Load(1, 0, prefilled_tokens=15, reused_tokens=4, generated_tokens=5))
+    metrics.update(Load(0, 0, prefilled_tokens=3, reused_tokens=0, generated_tokens=1))
+    assert COUNTED["steerlm_prefill_tokens_total demo"] == 18
+    assert COUNTED["steerlm_prefix_cache_hit_tokens_total demo"] == 4
     assert COUNTED["steerlm_generated_tokens_total demo"] == 6
-    assert COUNTED["steerlm_slots_running demo"] == 0
+    assert COUNTED["steerlm_engine_requests_running demo"] == 0

@@ -1,4 +1,4 @@
-"""Steps cross from the engine's thread to the loop: none lost, in order, the first and the last at once, those between together."""
+"""Steps cross from the engine's thread to the loop: none lost, in order, the first and the last at once."""
 
 import asyncio
 import threading
@@ -16,12 +16,12 @@ from serve.token_stream import Pace, TokenStream
 ALIVE: Any = SimpleNamespace(error=None)
 
 
-def taken(every_s: float, engine: Any, log_event: Any) -> list[list[Step]]:
-    """What `take` gives, call by call, while `tell` runs in a thread."""
+def taken(every_s: float, engine: Any, send: Any) -> list[list[Step]]:
+    """What `take` gives, call by call, while `send` runs in a thread."""
 
     async def main() -> list[list[Step]]:
         arrived = TokenStream(Pace(every_s))
-        threading.Thread(target=log_event, args=(arrived,)).start()
+        threading.Thread(target=send, args=(arrived,)).start()
         found = [await arrived.take(engine)]
         while found[-1][-1].finish is None:
             found.append(await arrived.take(engine))
@@ -31,25 +31,25 @@ def taken(every_s: float, engine: Any, log_event: Any) -> list[list[Step]]:
 
 
 def test_none_is_lost_and_few_messages_carry_many_steps() -> None:
-    def log_event(arrived: TokenStream) -> None:
+    def send(arrived: TokenStream) -> None:
         for i in range(300):
             arrived(Step([i], "stop" if i == 299 else None))
             time.sleep(0.001)
 
-    calls = taken(0.05, ALIVE, log_event)
+    calls = taken(0.05, ALIVE, send)
     assert [i for call in calls for step in call for i in step.token_ids] == list(range(300))
     assert len(calls[0]) < 30, "the first does not wait for others"
     assert len(calls) < 30
 
 
 def test_the_last_step_does_not_wait() -> None:
-    def log_event(arrived: TokenStream) -> None:
+    def send(arrived: TokenStream) -> None:
         arrived(Step([1], None))
         time.sleep(0.2)
         arrived(Step([2], "length"))
 
     started = time.monotonic()
-    assert [len(call) for call in taken(15.0, ALIVE, log_event)] == [1, 1]
+    assert [len(call) for call in taken(15.0, ALIVE, send)] == [1, 1]
     assert time.monotonic() - started < 10
 
 

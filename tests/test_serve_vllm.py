@@ -1,4 +1,4 @@
-"""The endpoint on either engine, and stock vLLM, on what `jobs.export` makes of a policy: all say the same. Run by `make test-vllm`, where vLLM is."""
+"""The endpoint on either engine, and stock vLLM, on an exported policy: all answer the same. `make test-vllm`."""
 
 import importlib.util
 import json
@@ -33,7 +33,7 @@ pytestmark = [
 QUESTIONS = [
     [{"role": "user", "content": f"Tell me about {subject}."}] for subject in ("bees", "the moon", "lighthouses")
 ]
-DIALS = [{"humor": 0}, {"humor": 4, "verbosity": 3}]
+SETTINGS = [{"humor": 0}, {"humor": 4, "verbosity": 3}]
 ON_A_CPU = {
     "VLLM_CPU_KVCACHE_SPACE": "1",
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
@@ -47,17 +47,17 @@ def answers_of_ours(policy: str, kind: str) -> list[str]:
     engine = EngineSettings(kind=kind, max_num_seqs=4)  # type: ignore[arg-type]
     with running([Located(policy, "loud")], engine=engine, start_timeout_s=300) as endpoint:
         return [
-            endpoint.chat(messages=question, attributes=dials, temperature=0, max_tokens=24)[1]["choices"][0][
+            endpoint.chat(messages=question, attributes=attributes, temperature=0, max_tokens=24)[1]["choices"][0][
                 "message"
             ]["content"]
             for question in QUESTIONS
-            for dials in DIALS
+            for attributes in SETTINGS
         ]
 
 
 @pytest.fixture
 def loud_policy(wide_policy: str, tmp_path: Path) -> str:
-    """Random weights say line breaks at temperature 0; six times as large they say all kinds of things."""
+    """Random weights write line breaks at temperature 0; six times as large they write all kinds of things."""
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -106,17 +106,17 @@ def stock_vllm(policy: str, log: Path) -> Iterator[str]:
         process.wait(60)
 
 
-def test_ours_on_either_engine_and_stock_vllm_say_the_same(
+def test_ours_on_either_engine_and_stock_vllm_answer_the_same(
     ray_cluster: object, loud_policy: str, tmp_path: Path
 ) -> None:
     on_transformers = answers_of_ours(loud_policy, "transformers")
-    assert len(set(on_transformers)) > 1, "the dials and the questions make a difference"
+    assert len(set(on_transformers)) > 1, "the attributes and the questions make a difference"
     assert answers_of_ours(loud_policy, "vllm") == on_transformers
 
-    def ask(url: str, question: list[dict[str, str]], dials: dict[str, int]) -> str:
+    def ask(url: str, question: list[dict[str, str]], attributes: dict[str, int]) -> str:
         # Stock vLLM knows no defaults of ours: the schema's stand in the exported chat template.
         body: dict[str, Any] = {"model": "stock", "messages": question, "temperature": 0, "max_tokens": 24}
-        body["chat_template_kwargs"] = {"attributes": effective(dials)}
+        body["chat_template_kwargs"] = {"attributes": effective(attributes)}
         request = urllib.request.Request(
             f"{url}/v1/chat/completions", json.dumps(body).encode(), {"Content-Type": "application/json"}
         )
@@ -124,12 +124,12 @@ def test_ours_on_either_engine_and_stock_vllm_say_the_same(
             return str(json.loads(answer.read())["choices"][0]["message"]["content"])
 
     with stock_vllm(loud_policy, tmp_path / "vllm.log") as url:
-        stock = [ask(url, question, dials) for question in QUESTIONS for dials in DIALS]
+        stock = [ask(url, question, attributes) for question in QUESTIONS for attributes in SETTINGS]
     # Stock vLLM leaves out bytes at the very end that are no character (yet).
     assert [text.strip().rstrip("\ufffd") for text in stock] == [text.rstrip("\ufffd") for text in on_transformers]
 
 
-def effective(dials: dict[str, int]) -> dict[str, int]:
+def effective(attributes: dict[str, int]) -> dict[str, int]:
     from data.attributes import SHIPPED
 
-    return {**SHIPPED["lab"].defaults(), **dials}
+    return {**SHIPPED["lab"].defaults(), **attributes}

@@ -1,4 +1,4 @@
-"""The demo, run and served on a cluster with a token: what it tells a real Prometheus, what listens where, and what strangers are told.
+"""The demo on a cluster with a token: its metrics in a real Prometheus, what listens where, what strangers may read.
 
 `make cluster-test`; needs Debian's `prometheus` for the first of these.
 """
@@ -111,14 +111,14 @@ def serving(cluster: JobCluster, run: Path) -> Iterator[Endpoint]:
 
 
 @dataclass(frozen=True)
-class Served:
+class ServedRun:
     cluster: JobCluster
     endpoint: Endpoint
     prometheus: str | None
 
 
 @pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServedRun]:
     folder = tmp_path_factory.mktemp("served")
     with (
         JobCluster(folder) as cluster,
@@ -137,10 +137,10 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
         done = subprocess.run(words, cwd=tiny_run.REPOSITORY, env=environ, capture_output=True, text=True, timeout=1200)
         assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
         with serving(cluster, folder / "demo") as endpoint:
-            yield Served(cluster, endpoint, url)
+            yield ServedRun(cluster, endpoint, url)
 
 
-def test_every_metric_that_is_asked_for_is_there(served: Served) -> None:
+def test_every_metric_that_is_asked_for_is_there(served: ServedRun) -> None:
     if (url := served.prometheus) is None:
         pytest.skip("no `prometheus` here: apt-get install prometheus")
     for seed in range(20):
@@ -163,7 +163,7 @@ def test_every_metric_that_is_asked_for_is_there(served: Served) -> None:
     assert all(metadata[name][0]["help"] for name in metadata if name.startswith("ray_steerlm"))
 
 
-def test_what_listens_where_is_what_the_page_on_security_says(served: Served) -> None:
+def test_what_listens_where_is_what_the_page_on_security_says(served: ServedRun) -> None:
     found = listening(served.cluster.processes())
     print("\n" + "\n".join(f"{kind:18} {where}" for kind, where in sorted(found)))
     written = {
@@ -173,19 +173,19 @@ def test_what_listens_where_is_what_the_page_on_security_says(served: Served) ->
     assert written - found <= NOT_ALWAYS, "SECURITY.md lists what is not there"
 
 
-def test_an_agent_of_a_node_tells_strangers_nothing_but_figures(served: Served) -> None:
+def test_an_agent_of_a_node_tells_strangers_nothing_but_figures(served: ServedRun) -> None:
     agents = [p for p in served.cluster.processes() if kind(p) == "DashboardAgent"]
     assert agents
     metrics = {port for port in ports(agents) if METRICS.match((answered(port, "GET", "/metrics") or (0, b""))[1])}
     every = (
         (port, method, path) for port in ports(agents) for path in AGENT_PATHS for method in ("GET", "POST", "DELETE")
     )
-    answers = {where: said for where in every if (said := answered(*where))}
-    print("\n" + "\n".join(f"{method:6} {port} {path}: {said}" for (port, method, path), said in answers.items()))
+    answers = {where: reply for where in every if (reply := answered(*where))}
+    print("\n" + "\n".join(f"{method:6} {port} {path}: {reply}" for (port, method, path), reply in answers.items()))
     refused = {status for (port, _, _), (status, _) in answers.items() if port not in metrics}
     assert refused
     assert refused <= {401, 403}
-    # The port of the metrics says them under every path, and takes nothing.
+    # The port of the metrics serves them under every path, and takes nothing.
     assert all(
         status == 405 or METRICS.match(body) for (port, _, _), (status, body) in answers.items() if port in metrics
     )

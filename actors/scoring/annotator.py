@@ -1,7 +1,7 @@
 """The Ray Data worker of annotation: rows in, the same rows with raw predicted values out.
 
-It holds a predictor; sorting and packing by token budget happen inside each batch, so order and batch size do not change a score.
-Text has become ids before it comes here (`actors.scoring.preprocessor`), on a CPU of its own.
+It is a `Rater` between Arrow tables. Text has become ids before it comes here (`actors.scoring.preprocessor`), on a CPU
+of its own.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,11 +14,11 @@ import pyarrow.compute as pc
 from actors.modeling.model_folder import local_folder
 from actors.scoring.predictor import Predictor
 from actors.scoring.preprocessor import AnnotatorInput
+from actors.scoring.rater import Rater
 from data.attributes import AttributeSchema
 from data.conversation import Conversation, arrow_schema, from_table, schema_of, to_table
 from data.counters import Counters, with_counters
-from data.packing import best_fit
-from data.tokens import Segment, Tokens, segments
+from data.tokens import Tokens
 
 
 class Annotator:
@@ -39,10 +39,10 @@ class Annotator:
 
         `pack_tokens` and `max_tokens` bound a packed forward and a conversation; `over_long` ("keep_end" or "reject") is for longer ones.
         """
-        self.predictor = Predictor.load(predictor, dtype, num_threads=num_threads)
-        schema.require_same(self.predictor.schema, "the run", f"the predictor at {local_folder(predictor)}")
-        self.predictor.require_room(max_tokens)
-        self.schema, self.fingerprint, self.pack_tokens, self.over_long = schema, fingerprint, pack_tokens, over_long
+        loaded = Predictor.load(predictor, dtype, num_threads=num_threads)
+        schema.require_same(loaded.schema, "the run", f"the predictor at {local_folder(predictor)}")
+        self.rater = Rater(loaded, pack_tokens, max_tokens)
+        self.schema, self.fingerprint, self.over_long = schema, fingerprint, over_long
         self.input = AnnotatorInput(predictor, fingerprint, max_tokens)
 
     @staticmethod
@@ -60,7 +60,7 @@ class Annotator:
             batch = self.input(batch)
         tokens, truncated_B = AnnotatorInput.tokens_of(batch)
         unread_B = truncated_B & (self.over_long == "reject")
-        scores, packing = self._scores(
+        scores, packing = self.rater.rate_tokens(
             [
                 Tokens(t.ids_T[:0], t.trained_T, t.turn_ends_S[:0]) if no else t
                 for t, no in zip(tokens, unread_B, strict=True)
@@ -86,39 +86,11 @@ class Annotator:
         """The same for rows in memory."""
         return list(from_table(self(to_table(rows, self.schema))))
 
-    def _scores(self, tokens: Sequence[Tokens]) -> tuple[list[np.ndarray], Counters]:
-        """Of each conversation the scores of the turns that were read [S, A], and how full the packed rows were."""
-        cut = [segments(t, self.predictor.reading) if len(t.turn_ends_S) else [] for t in tokens]
-        flat = [(owner, segment) for owner, own in enumerate(cut) for segment in own]
-        found: dict[tuple[int, int], np.ndarray] = {}
-        rows = best_fit([len(segment) for _, segment in flat], self.pack_tokens)
-        for members in rows:
-            chosen: list[Segment] = [flat[i][1] for i in members]
-            for i, values_SA in zip(
-                members, self.predictor.score([s.ids_T for s in chosen], [s.reads_S for s in chosen]), strict=True
-            ):
-                found[flat[i][0], i] = values_SA
-        nothing_SA = np.zeros((0, len(self.schema.names)), np.float32)
-        scores = [[nothing_SA] for _ in tokens]
-        for owner, i in sorted(found):
-            scores[owner].append(found[owner, i])
-        filled = sum(len(segment) for _, segment in flat)
-        return [np.concatenate(s) for s in scores], {
-            "filled_tokens": filled,
-            "budget_tokens": len(rows) * self.pack_tokens,
-        }
-
     def _predicted(self, batch: pa.Table, scores: Sequence[np.ndarray]) -> pa.Array:
         """One entry per assistant turn, NaN for those before the first that was read."""
         num_answers_B = pc.list_value_length(batch.column("human")).to_numpy()
-        unrated = [
-            np.full((n - len(s), len(self.schema.names)), np.nan, np.float32)
-            for n, s in zip(num_answers_B, scores, strict=True)
-        ]
-        values_SA = np.concatenate(
-            [part for pair in zip(unrated, scores, strict=True) for part in pair]
-            or [np.zeros((0, len(self.schema.names)), np.float32)]
-        )
+        whole = [self.rater.whole(s, n) for s, n in zip(scores, num_answers_B, strict=True)]
+        values_SA = np.concatenate([np.zeros((0, len(self.schema.names)), np.float32), *whole])
         values = pa.StructArray.from_arrays(
             [pa.array(values_SA[:, a]) for a in range(len(self.schema.names))], names=list(self.schema.names)
         )

@@ -1,6 +1,7 @@
 """The CPU side of annotation: rows in, the same rows with their token ids out, so that who holds weights only computes. Loads no weights."""
 
 import functools
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,7 +9,7 @@ import pyarrow as pa
 
 from actors.modeling.model_folder import Format, load_format, local_folder
 from actors.modeling.tokenizer import encoder
-from data.conversation import from_table
+from data.conversation import Conversation, from_table
 from data.tokens import Tokens, tokenize
 
 COLUMNS = ("ids", "turn_ends", "whole_tokens")
@@ -27,15 +28,11 @@ class AnnotatorInput:
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         """The rows with columns `ids`, `turn_ends` (within those ids) and `whole_tokens` (before the cut); raises UserError if there is no predictor."""
-        format = _format(self.predictor, self.fingerprint)
-        encode = encoder(format.tokenizer)
-        whole = [tokenize(format.template.pieces(row.system, row.messages, ()), encode) for row in from_table(batch)]
-        room = self.max_tokens - len(format.reading.before) - len(format.reading.after)
-        kept = [kept_end(tokens, room) for tokens in whole]
+        kept, whole_tokens = read(from_table(batch), _format(self.predictor, self.fingerprint), self.max_tokens)
         columns = (
             pa.array([t.ids_T for t in kept], pa.list_(pa.int32())),
             pa.array([t.turn_ends_S for t in kept], pa.list_(pa.int32())),
-            pa.array([len(t) for t in whole], pa.int32()),
+            pa.array(whole_tokens, pa.int32()),
         )
         for name, column in zip(COLUMNS, columns, strict=True):
             batch = batch.append_column(name, column)
@@ -53,6 +50,14 @@ class AnnotatorInput:
             for ids, ends in zip(batch.column("ids"), batch.column("turn_ends"), strict=True)
         ]
         return tokens, batch.column("whole_tokens").to_numpy() > np.array([len(t) for t in tokens], np.int64)
+
+
+def read(conversations: Iterable[Conversation], format: Format, max_tokens: int) -> tuple[list[Tokens], list[int]]:
+    """The tokens of each conversation, of an over-long one the last `max_tokens`; and how many it has."""
+    encode = encoder(format.tokenizer)
+    whole = [tokenize(format.template.pieces(c.system, c.messages, ()), encode) for c in conversations]
+    room = max_tokens - len(format.reading.before) - len(format.reading.after)
+    return [kept_end(tokens, room) for tokens in whole], [len(tokens) for tokens in whole]
 
 
 def kept_end(tokens: Tokens, room: int) -> Tokens:

@@ -11,12 +11,12 @@ from starlette.types import ASGIApp
 
 from data.attributes import SHIPPED
 from data.errors import UserError
-from serve.admission import Limits
+from serve.admission import RequestLimits
 from serve.answering import Generate, Score
 from serve.app import Backend, application
-from serve.models import Model, Models
-from serve.request import Card, Delta, Event, Job, Started
-from serve.teams import Keys, Team, hashed
+from serve.auth import Keys, Team, hashed
+from serve.models import ServedPolicies, ServedPolicy
+from serve.request import Delta, Event, GenerationRequest, PolicyInfo, Started
 from serve.telemetry import Telemetry
 
 LAB = SHIPPED["lab"]
@@ -25,17 +25,17 @@ USER = {"role": "user", "content": "Why?"}
 
 @dataclass
 class Scripted:
-    """Generates the events it was given; remembers the jobs, and how many were closed."""
+    """Generates the events it was given; remembers the requests, and how many were closed."""
 
     events: tuple[Event, ...] = (Started(7), Delta("It ", 1), Delta("is.", 2), Delta("", 2, "stop"))
-    jobs: list[Job] = field(default_factory=list)
+    requests: list[GenerationRequest] = field(default_factory=list)
     models: list[str] = field(default_factory=list)
     num_closed: int = 0
     stalls: bool = False
 
-    async def generate(self, model: str, job: Job) -> AsyncGenerator[Event, None]:
+    async def generate(self, model: str, request: GenerationRequest) -> AsyncGenerator[Event, None]:
         self.models.append(model)
-        self.jobs.append(job)
+        self.requests.append(request)
         try:
             for event in self.events:
                 yield event
@@ -62,7 +62,7 @@ class Answered:
         return [event if event == "data: [DONE]" else json.loads(event.removeprefix("data: ")) for event in events]
 
 
-CARD = Card("demo", LAB.model_dump_json(), 256, "runs/demo")
+POLICY_INFO = PolicyInfo("demo", LAB.model_dump_json(), "runs/demo")
 TEAMS = [
     Team(name="games", profiles=("gaming",), max_concurrent=2),
     Team(name="all"),
@@ -77,16 +77,16 @@ def app_around(
     score: Score | None = None,
     keys_text: str = "",
     lines: list[str] | None = None,
-    models: Models | None = None,
+    models: ServedPolicies | None = None,
 ) -> FastAPI:
-    served = models or Models([Model(CARD)])
+    served = models or ServedPolicies([ServedPolicy(POLICY_INFO)])
     log: list[str] = [] if lines is None else lines
 
-    async def swap(model: str, policy: str) -> Card:
+    async def swap(model: str, policy: str) -> PolicyInfo:
         if policy == "nowhere":
             raise UserError("no policy at nowhere")
-        served.put(Card(model, LAB.model_dump_json(), 256, policy))
-        return served.named(model).card
+        served.put(PolicyInfo(model, LAB.model_dump_json(), policy))
+        return served.named(model).info
 
     async def replicas() -> dict[str, int]:
         return {"demo": 1, "dead": 0}
@@ -98,11 +98,45 @@ def app_around(
         swap=swap,
         replicas=replicas,
         keys=Keys(TEAMS, None, keys_text),
-        limits=Limits(max_new_tokens=64, max_body_bytes=2000),
+        limits=RequestLimits(max_new_tokens=64, max_body_bytes=2000),
         telemetry=Telemetry(None, True, write=log.append),
         page="<!doctype html><title>page</title>",
     )
     return application(backend)
+
+
+class Client:
+    """The client's side of one request over ASGI."""
+
+    def __init__(self, body: bytes, gone_after: int | None, cancelled: Exception | None):
+        self.answered = Answered(0, {}, b"")
+        self._gone_after, self._cancelled, self._num_pieces = gone_after, cancelled, 0
+        self._gone = asyncio.Event()
+        self._incoming = [
+            {"type": "http.request", "body": body[:500], "more_body": True},
+            {"type": "http.request", "body": body[500:], "more_body": False},
+        ]
+        if gone_after == 0:
+            del self._incoming[1:]
+            self._gone.set()
+
+    async def receive(self) -> dict[str, Any]:
+        if self._incoming:
+            return self._incoming.pop(0)
+        await self._gone.wait()
+        if self._cancelled:
+            raise self._cancelled
+        return {"type": "http.disconnect"}
+
+    async def send(self, message: Any) -> None:
+        if message["type"] == "http.response.start":
+            self.answered.status = message["status"]
+            self.answered.headers = {name.decode(): value.decode() for name, value in message["headers"]}
+            return
+        self.answered.body += message.get("body", b"")
+        self._num_pieces += 1
+        if self._num_pieces == self._gone_after:
+            self._gone.set()
 
 
 async def exchanged(
@@ -114,40 +148,11 @@ async def exchanged(
     key: str | None = None,
     cancelled: Exception | None = None,
 ) -> Answered:
-    """One request over ASGI; with `gone_after`, the client leaves after so many pieces of the answer, or with 0 in the middle of its own body.
+    """One request over ASGI; with `gone_after`, the client leaves after so many pieces of the answer.
 
-    `cancelled` is what the server raises then, instead of saying so.
+    0 is in the middle of the client's own body. `cancelled` is what the server raises then, instead of a message.
     """
-    answered = Answered(0, {}, b"")
-    gone = asyncio.Event()
-    incoming = [
-        {"type": "http.request", "body": body[:500], "more_body": True},
-        {"type": "http.request", "body": body[500:], "more_body": False},
-    ]
-    num_pieces = 0
-    if gone_after == 0:
-        del incoming[1:]
-        gone.set()
-
-    async def receive() -> dict[str, Any]:
-        if incoming:
-            return incoming.pop(0)
-        await gone.wait()
-        if cancelled:
-            raise cancelled
-        return {"type": "http.disconnect"}
-
-    async def send(message: Any) -> None:
-        nonlocal num_pieces
-        if message["type"] == "http.response.start":
-            answered.status = message["status"]
-            answered.headers = {name.decode(): value.decode() for name, value in message["headers"]}
-        else:
-            answered.body += message.get("body", b"")
-            num_pieces += 1
-            if num_pieces == gone_after:
-                gone.set()
-
+    client = Client(body, gone_after, cancelled)
     scope = {
         "type": "http",
         "asgi": {"version": "3.0"},
@@ -155,8 +160,6 @@ async def exchanged(
         "method": method,
         "path": path,
         "raw_path": path.encode(),
-    }
-    scope |= {
         "query_string": b"",
         "headers": [] if key is None else [(b"authorization", f"Bearer {key}".encode())],
         "scheme": "http",
@@ -164,8 +167,8 @@ async def exchanged(
         "client": ("127.0.0.1", 2),
         "root_path": "",
     }
-    await asyncio.wait_for(app(scope, receive, send), 10)
-    return answered
+    await asyncio.wait_for(app(scope, client.receive, client.send), 10)
+    return client.answered
 
 
 def get(path: str) -> Answered:
@@ -190,11 +193,11 @@ def ask(app: FastAPI, key: str | None = None, path: str = "/v1/chat/completions"
 
 @dataclass
 class Counting(Scripted):
-    """The i-th job of a request writes i + 1 letters."""
+    """The i-th generation of a request writes i + 1 letters."""
 
-    async def generate(self, model: str, job: Job) -> AsyncGenerator[Event, None]:
-        self.jobs.append(job)
-        length = 1 + (job.seed or 0)
+    async def generate(self, model: str, request: GenerationRequest) -> AsyncGenerator[Event, None]:
+        self.requests.append(request)
+        length = 1 + (request.seed or 0)
         try:
             yield Started(7)
             for count in range(1, length + 1):

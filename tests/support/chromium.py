@@ -15,7 +15,7 @@ DESKTOP, PHONE = (1280, 1000), (390, 844)
 
 @contextmanager
 def chromium() -> Iterator[WebDriver]:
-    """It logs what the console says and what is asked of the network."""
+    """It logs the console and the network requests."""
     binary, driver = shutil.which("chromium"), shutil.which("chromedriver")
     if binary is None or driver is None:
         pytest.skip("needs Debian's chromium and chromium-driver")

@@ -1,21 +1,15 @@
-"""Keys, teams and their limits, without HTTP."""
+"""Keys and teams, without HTTP."""
 
 from pathlib import Path
 
 import pytest
+from support.manual_clock import ManualClock
 
+from serve.auth import EVERYONE, Keys, Team, hashed, new_key, read_keys
 from serve.keys import main
 from serve.protocol import ProtocolError
-from serve.teams import EVERYONE, Allowance, Keys, Team, hashed, new_key, read_keys
 
 TEAMS = [Team(name="games"), Team(name="school")]
-
-
-class Clock:
-    now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 def status(keys: Keys, key: str | None) -> int | str:
@@ -47,7 +41,7 @@ def test_when_all_keys_are_revoked_nobody_comes_in() -> None:
 
 
 def test_a_keys_file_without_keys_lets_nobody_in(tmp_path: Path) -> None:
-    clock, file = Clock(), tmp_path / "keys.txt"
+    clock, file = ManualClock(), tmp_path / "keys.txt"
     file.write_text("")
     assert status(Keys(TEAMS, str(file)), None) == 401
     file.write_text(f"games {hashed('k')}")
@@ -59,7 +53,7 @@ def test_a_keys_file_without_keys_lets_nobody_in(tmp_path: Path) -> None:
 
 
 def test_a_key_can_be_revoked_while_the_endpoint_runs(tmp_path: Path) -> None:
-    clock, file = Clock(), tmp_path / "keys.txt"
+    clock, file = ManualClock(), tmp_path / "keys.txt"
     file.write_text(f"games {hashed('k')}")
     keys = Keys(TEAMS, str(file), check_s=5, clock=clock)
     file.write_text(f"games {hashed('k')} revoked\nschool {hashed('new')}")
@@ -86,38 +80,7 @@ def test_a_missing_file_is_a_sentence() -> None:
 
 def test_the_command_makes_a_key_that_opens(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["games"]) == 0
-    said = capsys.readouterr()
-    key = said.err.split("key, shown only now:")[1].split()[0]
-    assert status(Keys(TEAMS, None, said.out), key) == "games"
-    assert key not in said.out
-
-
-def test_answers_at_the_same_time_are_limited() -> None:
-    allowance, team = Allowance(), Team(name="games", max_concurrent=3)
-    with allowance.answers(team, 2):
-        with (
-            pytest.raises(ProtocolError, match="has 2 answers running and asks for 2 more; its limit is 3"),
-            allowance.answers(team, 2),
-        ):
-            pass
-        with allowance.answers(team, 1), allowance.answers(Team(name="other", max_concurrent=1), 1):
-            pass
-    with allowance.answers(team, 3):
-        pass
-
-
-def test_tokens_per_minute_come_back_after_a_minute() -> None:
-    clock = Clock()
-    allowance, team = Allowance(clock), Team(name="games", tokens_per_minute=100)
-    for now, tokens in ((0, 60), (30, 50)):
-        clock.now = now
-        with allowance.answers(team, 1):
-            allowance.spend(team, tokens)
-    with pytest.raises(ProtocolError, match="tokens per minute") as refused, allowance.answers(team, 1):
-        pass
-    assert refused.value.status == 429
-    assert refused.value.retry_after_s is not None
-    assert 30 <= refused.value.retry_after_s <= 31
-    clock.now = 30 + refused.value.retry_after_s
-    with allowance.answers(team, 1):
-        pass
+    printed = capsys.readouterr()
+    key = printed.err.split("key, shown only now:")[1].split()[0]
+    assert status(Keys(TEAMS, None, printed.out), key) == "games"
+    assert key not in printed.out
