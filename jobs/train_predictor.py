@@ -10,8 +10,8 @@ from dataclasses import replace
 
 from actors.modeling.model_folder import load_config, local_folder, new_format
 from actors.modeling.regressor import PredictorTask, require_language_model
-from actors.modeling.train_task import Task
-from actors.modeling.warmup import Surface, WarmupTask, require_decoder
+from actors.modeling.train_task import TrainTask
+from actors.modeling.warmup import AnswerFeatures, WarmupTask, require_decoder
 from actors.scoring.annotator import Annotator
 from actors.training.examples import ConversationExamples, PredictorExamples, label_counts
 from actors.training.settings import LearnerSettings
@@ -89,7 +89,7 @@ def train(run: Run, folder: Storage) -> tuple[Metrics, Ratings]:
 
 
 def fit_and_draw(
-    run: Run, what: str, task: Task, learner: LearnerSettings, examples: Storage, output: Storage, split: Split
+    run: Run, what: str, task: TrainTask, learner: LearnerSettings, examples: Storage, output: Storage, split: Split
 ) -> Metrics:
     """Train `task` on the `examples`; the model and the picture of its losses go to `output`."""
     training = fit(what, task, learner, Corpus.of(examples), output, split, tracking=run.preset.tracking)
@@ -110,13 +110,15 @@ def predictor_task(run: Run, backbone: str, examples: Storage) -> PredictorTask:
     # The learner's mean is over labels: so many labels come with each token of an answer.
     labels_per_token = sum(map(task.target_weight, sampled)) / sum(int(e.trained_T.sum()) for e in sampled)
     return replace(
-        task, token_weight=settings.lm_loss_weight * labels_per_token, surface=surface_of(run, backbone, sampled)
+        task,
+        token_weight=settings.lm_loss_weight * labels_per_token,
+        answer_features=answer_features(run, backbone, sampled),
     )
 
 
-def surface_of(run: Run, base: str, examples: list[Example]) -> Surface:
+def answer_features(run: Run, base: str, examples: list[Example]) -> AnswerFeatures:
     """How the answers look to the tokenizer of `base`."""
-    return Surface.of(new_format(local_folder(base), run.schema, run.preset.template).tokenizer, examples)
+    return AnswerFeatures.of(new_format(local_folder(base), run.schema, run.preset.template).tokenizer, examples)
 
 
 def warmed_up(run: Run, learner: LearnerSettings, folder: Storage, fingerprint: str) -> str:
@@ -134,7 +136,7 @@ def warmed_up(run: Run, learner: LearnerSettings, folder: Storage, fingerprint: 
         spec.base,
         run.schema,
         run.preset.template,
-        surface_of(run, spec.base, some(folder / "examples", MOMENTS_EXAMPLES)),
+        answer_features(run, spec.base, some(folder / "examples", MOMENTS_EXAMPLES)),
     )
     split = Split(buckets_for(learner.validate_every and run.preset.predictor.validation_share))
     fit_and_draw(run, "predictor: warm-up", task, learner, folder / "examples", folder, split)

@@ -14,7 +14,7 @@ from actors.modeling.backbone import ENCODERS
 from actors.modeling.model_folder import new_format
 from actors.modeling.regressor import PredictorTask
 from actors.modeling.tokenizer import encoder
-from actors.modeling.warmup import Surface
+from actors.modeling.warmup import AnswerFeatures
 from actors.scoring.annotator import Annotator
 from actors.scoring.predictor import Predictor
 from data.attributes import shipped
@@ -233,8 +233,8 @@ def test_a_predictor_may_stay_a_language_model_and_is_saved_without_what_that_to
     example = Example(
         np.arange(4, 24, dtype=np.int32), answers, np.array([19]), np.array([[1, 2, 3, 4, 0]], np.float32)
     )
-    surface = Surface.of(new_format(tiny_base, SCHEMA, "steerlm").tokenizer, [example])
-    task = PredictorTask(tiny_base, SCHEMA, "steerlm", token_weight=0.1, surface=surface)
+    features = AnswerFeatures.of(new_format(tiny_base, SCHEMA, "steerlm").tokenizer, [example])
+    task = PredictorTask(tiny_base, SCHEMA, "steerlm", token_weight=0.1, answer_features=features)
     module = task.build()
     with torch.no_grad():
         alone = plain.build()
@@ -247,7 +247,7 @@ def test_a_predictor_may_stay_a_language_model_and_is_saved_without_what_that_to
     assert task.target_weight(example) == plain.target_weight(example)
     task.save(module, module.state_dict(), str(tmp_path / "saved"))
     saved = AutoModelForSequenceClassification.from_pretrained(tmp_path / "saved")
-    assert not [name for name, _ in saved.named_parameters() if "surface" in name]
+    assert not [name for name, _ in saved.named_parameters() if "warmup_heads" in name]
 
 
 def test_staying_a_language_model_needs_tied_embeddings(tmp_path: Path) -> None:

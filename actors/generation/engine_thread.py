@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from actors.generation.protocol import Listener, Load, Sampling, Step, require_fit
+from actors.generation.protocol import Listener, Load, Sampling, GenerationStep, require_fit
 
 
 @dataclass
@@ -28,7 +28,7 @@ class Request:
         """Tell the listener. One that fails ends its own request, never the engine."""
         self.finish = finish
         try:
-            self.listener(Step(token_ids, finish))
+            self.listener(GenerationStep(token_ids, finish))
         except Exception:
             self.finish = "cancelled"
 

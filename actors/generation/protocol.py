@@ -35,7 +35,7 @@ class Sampling:
 
 
 @dataclass(frozen=True)
-class Step:
+class GenerationStep:
     """What one engine step brought one request."""
 
     token_ids: list[int]
@@ -54,7 +54,7 @@ def require_fit(prompt_ids: Sequence[int], sampling: Sampling, context: int) -> 
         )
 
 
-Listener = Callable[[Step], None]
+Listener = Callable[[GenerationStep], None]
 """Called from the engine's thread; must not block."""
 
 
@@ -109,7 +109,7 @@ def complete(engine: Engine, requests: Sequence[tuple[Sequence[int], Sampling]])
     lock = threading.Lock()
 
     def listener(index: int) -> Listener:
-        def listen(step: Step) -> None:
+        def listen(step: GenerationStep) -> None:
             nonlocal open_requests
             answers[index] += step.token_ids
             if step.finish:

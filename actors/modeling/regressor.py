@@ -24,7 +24,7 @@ from actors.modeling.model_folder import Format, load_config, local_folder, new_
 from actors.modeling.policy import fit_embeddings, save_model
 from actors.modeling.ridge_init import RidgeHeads
 from actors.modeling.tokenizer import TemplateKind
-from actors.modeling.warmup import Surface, WarmupHeads
+from actors.modeling.warmup import AnswerFeatures, WarmupHeads
 from data.attributes import AttributeSchema
 from data.errors import UserError
 from data.examples import Example
@@ -63,7 +63,9 @@ class PredictorLoss(torch.nn.Module):
         """`token_weight` > 0: what an answer's token weighs beside a label; then the losses of a language model and of SurfaceHeads stay on."""
         super().__init__()
         self.model, self.loss, self.token_weight = model, loss, token_weight
-        self.surface = WarmupHeads(model.config.get_text_config().hidden_size, surprise=True) if token_weight else None
+        self.warmup_heads = (
+            WarmupHeads(model.config.get_text_config().hidden_size, surprise=True) if token_weight else None
+        )
         self.backbone = backbone_of(model.config)
         self.heads = self.backbone.heads
         """Modules trained in full even where the backbone only gets adapters."""
@@ -104,9 +106,9 @@ class PredictorLoss(torch.nn.Module):
         """`weights_SA` is 0 where there is no label; `values_SA` must be finite there too. `answers` is what SurfaceHeads is given."""
         hidden_TD = self._hidden(row)
         loss = (label_losses(self._scored(hidden_TD[reads_S]) - values_SA, self.loss) * weights_SA).sum()
-        if self.surface is None:
+        if self.warmup_heads is None:
             return loss
-        return loss + self.token_weight * self.surface(
+        return loss + self.token_weight * self.warmup_heads(
             hidden_TD, self.model.get_input_embeddings().weight, row["input_ids"][0], **answers
         )
 
@@ -124,8 +126,8 @@ class PredictorTask:
     ridge_init: float = 0.0
     """Ridge penalty per example with which the heads are fitted before training; 0 = they start at random."""
     token_weight: float = 0.0
-    """What an answer's token weighs beside a label in the losses of PredictorLoss.surface; 0 = there are none."""
-    surface: Surface | None = None
+    """What an answer's token weighs beside a label in the losses of PredictorLoss.warmup_heads; 0 = there are none."""
+    answer_features: AnswerFeatures | None = None
     """Needed with a token weight."""
 
     def build(self) -> PredictorLoss:
@@ -163,7 +165,7 @@ class PredictorTask:
             "reads_S": torch.from_numpy(reads_S.astype(np.int64)).to(device),
             "values_SA": torch.from_numpy(values_SA).to(device),
             "weights_SA": torch.from_numpy(weights_SA).to(device),
-        } | (self.surface.inputs(examples, device) if self.surface else {})
+        } | (self.answer_features.inputs(examples, device) if self.answer_features else {})
 
     def target_weight(self, example: Example) -> float:
         return float(self._weights(example).sum(dtype=np.float64))

@@ -8,7 +8,7 @@ import torch
 from data.examples import Example
 
 
-class Task(Protocol):
+class TrainTask(Protocol):
     """What is trained. Travels to the workers."""
 
     def build(self) -> torch.nn.Module:

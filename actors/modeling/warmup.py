@@ -34,7 +34,7 @@ constant, the more exactly it is learned."""
 
 
 @dataclass(frozen=True)
-class Letters:
+class TokenFeatures:
     """What each token of a vocabulary looks like, [V] each."""
 
     characters_V: np.ndarray
@@ -48,7 +48,7 @@ class Letters:
     first_person_V: np.ndarray
 
     @classmethod
-    def of(cls, tokenizer: PreTrainedTokenizerBase) -> "Letters":
+    def of(cls, tokenizer: PreTrainedTokenizerBase) -> "TokenFeatures":
         texts = [tokenizer.decode([i]) for i in range(len(tokenizer))]
         columns = (
             [len(t) for t in texts],
@@ -124,11 +124,11 @@ class WarmupLoss(torch.nn.Module):
     def __init__(self, model: PreTrainedModel):
         super().__init__()
         self.model = model
-        self.surface = WarmupHeads(model.config.get_text_config().hidden_size, mean_state=True)
+        self.warmup_heads = WarmupHeads(model.config.get_text_config().hidden_size, mean_state=True)
 
     def forward(self, row: dict[str, Any], **answers: torch.Tensor) -> torch.Tensor:
         hidden_TD = getattr(self.model, self.model.base_model_prefix)(**row).last_hidden_state[0]
-        loss: torch.Tensor = self.surface(
+        loss: torch.Tensor = self.warmup_heads(
             hidden_TD, self.model.get_output_embeddings().weight, row["input_ids"][0], **answers
         )
         return loss
@@ -161,19 +161,19 @@ def _running_mean(hidden_ND: torch.Tensor, answers_N: torch.Tensor) -> torch.Ten
 
 
 @dataclass(frozen=True)
-class Surface:
+class AnswerFeatures:
     """The counts of a corpus: what each token looks like to this tokenizer, and how the counts are spread."""
 
-    letters: Letters
+    letters: TokenFeatures
     mean_F: np.ndarray
     """Mean of each count, 0 for the constant."""
     spread_F: np.ndarray
     """Standard deviation of each count, 1 for the constant."""
 
     @classmethod
-    def of(cls, tokenizer: PreTrainedTokenizerBase, examples: Sequence[Example]) -> "Surface":
+    def of(cls, tokenizer: PreTrainedTokenizerBase, examples: Sequence[Example]) -> AnswerFeatures:
         """`examples` are a sample of what will be trained on."""
-        letters = Letters.of(tokenizer)
+        letters = TokenFeatures.of(tokenizer)
         counts_NF = np.concatenate([_counts(letters, example) for example in examples])
         mean_F, spread_F = counts_NF.mean(0), counts_NF.std(0) + 1e-6
         mean_F[-1], spread_F[-1] = 0, 1
@@ -209,7 +209,7 @@ class WarmupTask:
     base: str
     schema: AttributeSchema
     template: TemplateKind
-    surface: "Surface"
+    answer_features: AnswerFeatures
 
     def build(self) -> WarmupLoss:
         """Raises UserError if the backbone is no decoder."""
@@ -224,7 +224,7 @@ class WarmupTask:
         """Forward arguments for one packed row."""
         return {
             "row": packed([e.ids_T for e in examples], device, pack_multiple(device, pack_tokens))
-        } | self.surface.inputs(examples, device)
+        } | self.answer_features.inputs(examples, device)
 
     def target_weight(self, example: Example) -> float:
         return float(example.trained_T.sum())
@@ -241,7 +241,7 @@ def _answer_of(example: Example) -> np.ndarray:
     return np.searchsorted(example.turn_ends_S, np.flatnonzero(example.trained_T)).astype(np.int64)
 
 
-def _counts(letters: Letters, example: Example) -> np.ndarray:
+def _counts(letters: TokenFeatures, example: Example) -> np.ndarray:
     """Of all answers of an example; what stands between an answer and the one before it is its question."""
     counts, begin = [], 0
     for end in example.turn_ends_S + 1:

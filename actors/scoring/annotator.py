@@ -41,7 +41,7 @@ class Annotator:
         """
         self.predictor = Predictor.load(predictor, dtype, num_threads=num_threads)
         schema.require_same(self.predictor.schema, "the run", f"the predictor at {local_folder(predictor)}")
-        self.predictor.require_room(max_tokens)
+        self.predictor.require_segment_fits(max_tokens)
         self.schema, self.fingerprint, self.pack_tokens, self.over_long = schema, fingerprint, pack_tokens, over_long
         self.input = AnnotatorInput(predictor, fingerprint, max_tokens)
 

@@ -12,7 +12,7 @@ import torch
 
 from actors.kernels.last_layer import only_read
 from actors.kernels.onednn import pack_multiple, use_onednn
-from actors.kernels.varlen import VARLEN, kernel_in_words, packed
+from actors.kernels.varlen import VARLEN, kernel_name, packed
 from actors.modeling.backbone import max_positions, packs
 from actors.modeling.model_folder import Format, load_format, local_folder
 from actors.modeling.regressor import PredictorLoss, load_regressor
@@ -39,7 +39,7 @@ class Predictor:
             "scoring in %s on %s; attention: %s",
             str(weights).removeprefix("torch."),
             self.device,
-            kernel_in_words(module.model.config, self.device, weights),
+            kernel_name(module.model.config, self.device, weights),
         )
 
     @classmethod
@@ -54,7 +54,7 @@ class Predictor:
         model = load_regressor(folder, format, VARLEN, getattr(torch, dtype))
         return cls(PredictorLoss(model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))), format)
 
-    def require_room(self, num_tokens: int) -> None:
+    def require_segment_fits(self, num_tokens: int) -> None:
         """Raise UserError unless a segment of `num_tokens` can be read: an encoder has no positions beyond its longest."""
         if not self.reading.causal and self.max_tokens and num_tokens > self.max_tokens:
             raise UserError(
@@ -68,7 +68,7 @@ class Predictor:
 
         Raises UserError for a segment that an encoder has no positions for.
         """
-        self.require_room(max(len(i) for i in ids))
+        self.require_segment_fits(max(len(i) for i in ids))
         starts = np.cumsum([0, *(len(i) for i in ids)])
         reads_S = np.concatenate([r + start for r, start in zip(reads, starts, strict=False)]).astype(np.int64)
         device_reads_S = torch.from_numpy(reads_S).to(self.device)

@@ -14,7 +14,7 @@ import torch.distributed as dist
 
 from actors.kernels.onednn import train_with_onednn
 from actors.modeling.lora import add_adapters
-from actors.modeling.train_task import Task
+from actors.modeling.train_task import TrainTask
 from actors.training.checkpointer import Checkpoint
 from actors.training.flops import Arithmetic
 from actors.training.settings import LearnerSettings, deepspeed_config
@@ -31,7 +31,7 @@ from actors.training.zero_shards import (
 
 
 @dataclass(frozen=True)
-class Row:
+class Pack:
     """One forward."""
 
     inputs: dict[str, Any]
@@ -41,10 +41,10 @@ class Row:
     """False = only so that every worker runs as many."""
 
 
-class Engine:
+class TrainingEngine:
     """One worker's share of the model and of its optimizer."""
 
-    def __init__(self, task: Task, settings: LearnerSettings, rank: int, world: int):
+    def __init__(self, task: TrainTask, settings: LearnerSettings, rank: int, world: int):
         """Builds the module; raises UserError as `task.build` does."""
         if not torch.cuda.is_available():
             os.environ["DS_ACCELERATOR"] = "cpu"  # read when deepspeed is imported
@@ -120,7 +120,7 @@ class Engine:
             f"{self.world} workers on {self.device}, {self.settings.precision}, {total:,} parameters, {of_these:,} of them trained"
         )
 
-    def step(self, rows: Sequence[Row], weight: float, rate: float) -> float:
+    def step(self, rows: Sequence[Pack], weight: float, rate: float) -> float:
         """One optimizer step over this worker's rows; returns their summed loss over `weight`.
 
         `weight` is that of the targets of all workers' rows; `rate` is the learning rate. Every worker must give as many rows.

@@ -34,7 +34,7 @@ class Shape:
 
 
 @dataclass(frozen=True)
-class Memory:
+class TrainingMemory:
     """Bytes of one worker."""
 
     weights: float
@@ -83,7 +83,7 @@ def _shape(num_parameters: int, layers: int, width: int, feed_forward: int, voca
     )
 
 
-def training_memory(shape: Shape, learner: LearnerSettings) -> Memory:
+def training_memory(shape: Shape, learner: LearnerSettings) -> TrainingMemory:
     """What one worker holds at most, in bytes; stage 1 shards the optimizer, 2 the gradients too, 3 the weights too."""
     trained = (
         min(shape.num_parameters, learner.lora.rank * shape.adapted)
@@ -100,7 +100,7 @@ def training_memory(shape: Shape, learner: LearnerSettings) -> Memory:
     if learner.offload == "parameters":
         # One layer at a time comes to the device.
         host, weights = host + weights, WEIGHTS * shape.num_parameters / max(shape.layers, 1)
-    return Memory(weights, gradients, optimizer, _activations(shape, learner), host)
+    return TrainingMemory(weights, gradients, optimizer, _activations(shape, learner), host)
 
 
 def _activations(shape: Shape, learner: LearnerSettings) -> float | None:
@@ -134,7 +134,7 @@ def device_bytes(learner: LearnerSettings) -> int | None:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // learner.num_workers
 
 
-def too_large(path: str, learner: LearnerSettings, memory: Memory, limit: int) -> str | None:
+def too_large(path: str, learner: LearnerSettings, memory: TrainingMemory, limit: int) -> str | None:
     """Why a training cannot fit and which settings mend it; None if it can."""
     if memory.total <= limit:
         return None

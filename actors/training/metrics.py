@@ -25,7 +25,7 @@ METRICS = {
     "gradient_norm": "Norm of the gradient before clipping.",
     "tokens_per_s": "Tokens trained a second, all workers together.",
     "share_of_peak": "Arithmetic done over what matrix products alone reach on the same device, 0 to 1.",
-    "rows_filled": "Tokens over what the packed rows could hold, 0 to 1; the rest is padding waste.",
+    "packs_filled": "Tokens over what the packed rows could hold, 0 to 1; the rest is padding waste.",
     "memory_bytes": "Peak memory of the first worker: of the GPU where there is one, else resident.",
     "progress": "Share of the training that is done, 0 to 1.",
 }
@@ -59,14 +59,14 @@ class MetricsLogger:
             "gradient_norm": norm,
             "tokens_per_s": speed,
             "share_of_peak": share,
-            "rows_filled": at.tokens / at.budget_tokens,
+            "packs_filled": at.tokens / at.budget_tokens,
             "memory_bytes": peak_memory_bytes(),
             "progress": at.progress / epochs,
         }
         eta_s = at.seconds / at.progress * (epochs - at.progress)
         self.log(
             f"step {at.step}  {values['progress']:.0%}  loss {loss:.4f}  lr {rate:.2e}  gradient {norm:.2f}  {speed:,.0f} tokens/s "
-            f"({values['share_of_peak']:.0%} of peak)  rows {values['rows_filled']:.0%} full  {values['memory_bytes'] / 2**30:.1f} GiB  ETA {eta_s:.0f} s"
+            f"({values['share_of_peak']:.0%} of peak)  rows {values['packs_filled']:.0%} full  {values['memory_bytes'] / 2**30:.1f} GiB  ETA {eta_s:.0f} s"
         )
         self._write(at.step, values)
 

@@ -8,13 +8,13 @@ from collections.abc import Mapping
 import torch
 
 from actors.modeling.lora import merged
-from actors.modeling.train_task import Task
+from actors.modeling.train_task import TrainTask
 from actors.training.checkpointer import Checkpoint
-from actors.training.deepspeed_engine import Engine
+from actors.training.deepspeed_engine import TrainingEngine
 from data.storage import Storage
 
 
-def save_trained_model(task: Task, engine: Engine, kept: Checkpoint | None, target: Storage) -> None:
+def save_trained_model(task: TrainTask, engine: TrainingEngine, kept: Checkpoint | None, target: Storage) -> None:
     """Save the live weights, or with `kept` the trained ones of an earlier step, at `target`. Every worker takes part; the first one writes."""
     state = engine.gathered(trained=False) | (_of(engine, kept) if kept else engine.gathered(trained=True))
     if engine.rank:
@@ -25,7 +25,7 @@ def save_trained_model(task: Task, engine: Engine, kept: Checkpoint | None, targ
     state = cast(state, getattr(torch, dtype))
     with tempfile.TemporaryDirectory() as folder:
         task.save(engine.module, state, folder)
-        _say_dtype(os.path.join(folder, "config.json"), dtype)
+        _set_dtype(os.path.join(folder, "config.json"), dtype)
         target.upload(folder)
 
 
@@ -38,7 +38,7 @@ def cast(state: Mapping[str, torch.Tensor], dtype: torch.dtype) -> dict[str, tor
     }
 
 
-def _say_dtype(path: str, dtype: str) -> None:
+def _set_dtype(path: str, dtype: str) -> None:
     """transformers notes the dtype of the live model, not of the weights that it is given to save."""
     with open(path) as file:
         config = json.load(file)
@@ -46,7 +46,7 @@ def _say_dtype(path: str, dtype: str) -> None:
         json.dump(config | {"dtype": dtype}, file, indent=2)
 
 
-def _of(engine: Engine, kept: Checkpoint) -> dict[str, torch.Tensor]:
+def _of(engine: TrainingEngine, kept: Checkpoint) -> dict[str, torch.Tensor]:
     if engine.rank:
         return {}
     shapes = {name: getattr(p, "ds_shape", p.shape) for name, p in engine.module.named_parameters()}

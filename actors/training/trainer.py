@@ -14,9 +14,9 @@ from typing import Any
 import ray.train
 import torch
 
-from actors.modeling.train_task import Task
+from actors.modeling.train_task import TrainTask
 from actors.training.checkpointer import Checkpoint, Checkpointer, complete_steps, sweep
-from actors.training.deepspeed_engine import Engine, Row, from_first, summed, summed_modulo
+from actors.training.deepspeed_engine import TrainingEngine, Pack, from_first, summed, summed_modulo
 from actors.training.early_stopping import EarlyStopping
 from actors.training.metrics import MetricsLogger, Tracking, peak_memory_bytes
 from actors.training.preemption import Preemption
@@ -42,7 +42,7 @@ class Assignment:
 
     what: str
     """What is trained, for people."""
-    task: Task
+    task: TrainTask
     settings: LearnerSettings
     loader: DataLoader
     output_uri: str
@@ -89,7 +89,7 @@ class _Training:
         self.best = Checkpointer(self.output / "best", self.rank, self.world, keep=1, timing=self.checkpoints.timing)
         if not self.loader.corpus.shards:
             raise UserError(f"no examples to train on in {self.loader.corpus.uri}; check the rows and max_tokens")
-        self.engine = Engine(self.task, self.settings, self.rank, self.world)
+        self.engine = TrainingEngine(self.task, self.settings, self.rank, self.world)
         checkpoint = self._checkpoint()
         self.at = TrainState.of(checkpoint.state) if checkpoint else TrainState()
         self.validations = EarlyStopping(self.settings.patience, **self.at.validations)
@@ -174,17 +174,17 @@ class _Training:
         )
         return loss, rate
 
-    def _share(self, examples: Examples, rows: list[list[int]]) -> Iterator[Row]:
+    def _share(self, examples: Examples, rows: list[list[int]]) -> Iterator[Pack]:
         """This worker's rows of a step; one that has fewer than others runs the shortest example for nothing."""
         # Attention grows with the square of each example's length: what a row costs is not its tokens alone.
         costs = [sum(int(examples.lengths[i]) + int(examples.lengths[i]) ** 2 / 4096 for i in row) for row in rows]
         shares = dealt(rows, costs, self.world)
         for row in shares[self.rank]:
             self.ran += digest_of(examples.ids[i] for i in rows[row])
-            yield Row(self._inputs(examples, rows[row]), seed=hash((self.settings.seed, self.at.step, row)) % 2**63)
+            yield Pack(self._inputs(examples, rows[row]), seed=hash((self.settings.seed, self.at.step, row)) % 2**63)
         shortest = min((i for row in rows for i in row), key=lambda i: int(examples.lengths[i]))
         for _ in range(max(map(len, shares)) - len(shares[self.rank])):
-            yield Row(self._inputs(examples, [shortest]), seed=0, counts=False)
+            yield Pack(self._inputs(examples, [shortest]), seed=0, counts=False)
 
     def _inputs(self, examples: Examples, row: list[int]) -> dict[str, Any]:
         return self.task.inputs([examples[i] for i in row], self.engine.device, self.settings.pack_tokens)
@@ -273,7 +273,7 @@ class _Training:
             "epochs": round(at.progress, 4),
             "examples": at.examples,
             "tokens": at.tokens,
-            "rows_filled": round(at.tokens / at.budget_tokens, 4),
+            "packs_filled": round(at.tokens / at.budget_tokens, 4),
             "target_weight": round(at.target_weight, 3),
             "held_bytes": self.engine.held,
             "tokens_per_s": round(at.tokens / at.seconds, 1),

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 
 from actors.training.memory import (
     GIB,
-    Memory,
+    TrainingMemory,
     Shape,
     device_bytes,
     shape_of,
@@ -90,7 +90,7 @@ def _training(learner: LearnerSettings, shape: Shape | None) -> str:
     )
 
 
-def _memory(memory: Memory) -> str:
+def _memory(memory: TrainingMemory) -> str:
     activations = "unknown" if memory.activations is None else _gib(memory.activations)
     return (
         f"GiB each: weights {_gib(memory.weights)}, gradients {_gib(memory.gradients)}, optimizer {_gib(memory.optimizer)}, "
