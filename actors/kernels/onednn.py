@@ -54,7 +54,7 @@ def train_with_onednn(model: torch.nn.Module) -> int:
 
 
 def generate_with_onednn(model: torch.nn.Module) -> int:
-    """The same for a few rows at a time, as in generation: a second copy of the weights makes it 2 to 3 times faster."""
+    """The same for a few rows at a time, as in generation: a second copy of the weights is 2 to 3 times faster."""
     replaced = _replace(model, _packed_forward)
     for linear in model.modules() if replaced else ():
         if type(linear) is torch.nn.Linear and "forward" in vars(linear):
