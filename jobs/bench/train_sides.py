@@ -24,7 +24,7 @@ from jobs.bench.rows import SCHEMA, random_policy
 from jobs.pipelines.fit import fit
 from jobs.pipelines.map_rows import write_table
 
-PEER = REPOSITORY / "actors" / "trl_peer.py"
+PEER = REPOSITORY / "actors" / "baselines" / "trl_sft.py"
 TRL_ROWS = "trl.parquet"
 
 
@@ -129,7 +129,7 @@ def train_trl(inputs: Inputs, recipe: Recipe, arguments: dict[str, Any], python:
     }
     (output / "settings.json").write_text(json.dumps(settings))
     call(python, PEER, str(output / "settings.json"))
-    return _judged(inputs, json.loads((output / "figures.json").read_text()), output)
+    return _judged(inputs, json.loads((output / "metrics.json").read_text()), output)
 
 
 def _judged(inputs: Inputs, metrics: dict[str, Any], output: Path) -> Trained:
