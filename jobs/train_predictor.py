@@ -11,8 +11,8 @@ from dataclasses import replace
 
 from actors.modeling.model_folder import load_config, local_folder, new_format
 from actors.modeling.regressor import PredictorTask, require_language_model
-from actors.modeling.train_task import Task
-from actors.modeling.warmup import Surface, WarmupTask, require_decoder
+from actors.modeling.train_task import TrainTask
+from actors.modeling.warmup import AnswerFeatures, WarmupTask, require_decoder
 from actors.training.examples import ConversationExamples, PredictorExamples, label_counts
 from actors.training.settings import LearnerSettings
 from data.conversation import Conversation, from_table, to_table
@@ -98,7 +98,7 @@ def _backbone(run: Run, folder: Storage) -> str:
 
 
 def fit_and_draw(
-    run: Run, what: str, task: Task, learner: LearnerSettings, examples: Storage, output: Storage, split: Split
+    run: Run, what: str, task: TrainTask, learner: LearnerSettings, examples: Storage, output: Storage, split: Split
 ) -> TrainingMetrics:
     """Train `task` on the `examples`; the model and the picture of its losses go to `output`."""
     training = fit(what, task, learner, Corpus.of(examples), output, split, tracking=run.preset.tracking)
@@ -117,12 +117,12 @@ def predictor_task(run: Run, backbone: str, examples: Storage) -> PredictorTask:
     # The learner's mean is over labels, the language model's over tokens of answers.
     labels_per_token = sum(map(task.target_weight, sampled)) / sum(int(e.trained_T.sum()) for e in sampled)
     weight = settings.lm_loss_weight * labels_per_token
-    return replace(task, token_weight=weight, surface=surface_of(run, backbone, sampled))
+    return replace(task, token_weight=weight, answer_features=answer_features(run, backbone, sampled))
 
 
-def surface_of(run: Run, base: str, examples: list[Example]) -> Surface:
+def answer_features(run: Run, base: str, examples: list[Example]) -> AnswerFeatures:
     """How the answers look to the tokenizer of `base`."""
-    return Surface.of(new_format(local_folder(base), run.schema, run.preset.template).tokenizer, examples)
+    return AnswerFeatures.of(new_format(local_folder(base), run.schema, run.preset.template).tokenizer, examples)
 
 
 def warmed_up(run: Run, learner: LearnerSettings, folder: Storage, fingerprint: str) -> str:
@@ -137,8 +137,8 @@ def warmed_up(run: Run, learner: LearnerSettings, folder: Storage, fingerprint: 
             f"no conversation to warm up on ({found}); "
             "raise predictor.warmup.max_tokens or set predictor.warmup to null"
         )
-    surface = surface_of(run, spec.base, some(folder / "examples", MOMENTS_EXAMPLES))
-    task = WarmupTask(spec.base, run.schema, run.preset.template, surface)
+    features = answer_features(run, spec.base, some(folder / "examples", MOMENTS_EXAMPLES))
+    task = WarmupTask(spec.base, run.schema, run.preset.template, features)
     split = Split(buckets_for(learner.validate_every and run.preset.predictor.validation_share))
     fit_and_draw(run, "predictor: warm-up", task, learner, folder / "examples", folder, split)
     return (folder / "model").uri

@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from actors.generation.protocol import Engine, Step
+from actors.generation.protocol import Engine, GenerationStep
 
 ENGINE_CHECK_S = 5.0
 """How often an answer that has not begun checks whether the engine is alive."""
@@ -48,17 +48,17 @@ class TokenStream:
     def __init__(self, pace: Pace):
         """`pace`: how long steps that are neither the first nor the last may wait here."""
         self._pace = pace
-        self._steps: deque[Step] = deque()
+        self._steps: deque[GenerationStep] = deque()
         self._loop, self._ready, self._begun = asyncio.get_running_loop(), asyncio.Event(), False
 
-    def __call__(self, step: Step) -> None:
+    def __call__(self, step: GenerationStep) -> None:
         """From the engine's thread."""
         self._steps.append(step)
         if step.finish is not None or not self._begun:
             self._begun = True
             self._loop.call_soon_threadsafe(self._ready.set)
 
-    async def take(self, engine: Engine) -> list[Step]:
+    async def take(self, engine: Engine) -> list[GenerationStep]:
         """At least one step, and all that have come meanwhile. Raises RuntimeError if none will come."""
         while True:
             begun = self._begun

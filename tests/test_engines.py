@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from actors.generation.factory import EngineKind, load_engine
-from actors.generation.protocol import Engine, Sampling, Step, complete
+from actors.generation.protocol import Engine, GenerationStep, Sampling, complete
 from actors.generation.transformers_engine import TransformersEngine
 from actors.modeling.policy import Policy
 from data.conversation import Message
@@ -55,10 +55,10 @@ class Heard:
     """A listener that remembers."""
 
     def __init__(self) -> None:
-        self.steps: list[Step] = []
+        self.steps: list[GenerationStep] = []
         self.started, self.ended = threading.Event(), threading.Event()
 
-    def __call__(self, step: Step) -> None:
+    def __call__(self, step: GenerationStep) -> None:
         self.steps.append(step)
         self.started.set()
         if step.finish:
@@ -128,7 +128,7 @@ def test_cancel_frees_the_slot_within_one_step(engine: Engine, policy: Policy, p
     for number in numbers:
         engine.cancel(number)
     assert all(h.ended.wait(30) for h in heard)
-    assert all(h.steps[-1] == Step([], "cancelled") or h.steps[-1].finish == "stop" for h in heard)
+    assert all(h.steps[-1] == GenerationStep([], "cancelled") or h.steps[-1].finish == "stop" for h in heard)
     # The step that was on its way when the cancel came, those that ran while the four cancels were said, and the one that tells of the end.
     assert all(len(h.steps) - n <= 2 + SLOTS for h, n in zip(heard, before, strict=True))
     assert complete(engine, [(prompts[1], Sampling(3, temperature=0))])[0][0] == _greedy(policy, prompts[1], 3)
@@ -156,7 +156,7 @@ def test_a_request_that_waits_may_be_cancelled(engine: Engine, prompts: list[lis
     waiting = Heard()
     engine.cancel(engine.submit(prompts[1], Sampling(5), waiting))
     assert waiting.ended.wait(30)
-    assert waiting.steps[-1] == Step([], "cancelled")
+    assert waiting.steps[-1] == GenerationStep([], "cancelled")
     for number in running:
         engine.cancel(number)
     _idle(engine)
@@ -165,7 +165,7 @@ def test_a_request_that_waits_may_be_cancelled(engine: Engine, prompts: list[lis
 def test_a_listener_that_fails_ends_only_its_own_request(
     engine: Engine, policy: Policy, prompts: list[list[int]]
 ) -> None:
-    def broken(_: Step) -> None:
+    def broken(_: GenerationStep) -> None:
         raise RuntimeError("Event loop is closed")
 
     engine.submit(prompts[0], Sampling(300, temperature=1.0, seed=1), broken)

@@ -7,7 +7,7 @@ import torch
 from transformers import DynamicCache
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from actors.generation.kv_cache import ROOM, KVCache, decode
+from actors.generation.kv_cache import FREE_COLUMNS, KVCache, decode
 
 HEADS, WIDTH = 2, 4
 
@@ -52,7 +52,7 @@ def test_a_long_life_in_bounded_memory() -> None:
     """As an engine uses it, against lists."""
     draw, kv_cache, rows, number = random.Random(0), KVCache(5), [], 0
     widest = 0
-    for _ in range(6 * ROOM):
+    for _ in range(6 * FREE_COLUMNS):
         if len(rows) < 5 and draw.random() < 0.1:
             length = draw.randint(1, 60)
             rows.append([number + i for i in range(length)])
@@ -69,7 +69,7 @@ def test_a_long_life_in_bounded_memory() -> None:
             rows = [rows[i] for i in kv_cache.leave(over)]
         widest = max(widest, kv_cache.num_columns)
         number %= 10**6
-    assert widest <= 2 * ROOM, "the longest row and its room, not the sum of all"
+    assert widest <= 2 * FREE_COLUMNS, "the longest row and its room, not the sum of all"
 
 
 def test_the_last_row_leaves_nothing_behind() -> None:

@@ -23,7 +23,7 @@ from transformers import (
     Qwen3Model,
 )
 
-from actors.kernels.last_layer import _say_once, last_layer, only_read
+from actors.kernels.last_layer import _log_once, last_layer, only_read
 from actors.kernels.varlen import READS, VARLEN, packed
 
 SIZE = {"vocab_size": 300, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4}
@@ -87,7 +87,7 @@ def test_a_model_built_otherwise_is_left_as_it_is_and_the_log_says_so(
         "gpt2": lambda: GPT2Model(GPT2Config(vocab_size=300, n_embd=32, n_layer=2, n_head=4)),
         "mixtral": lambda: MixtralModel(MixtralConfig(**GROUPED, num_local_experts=2)),
     }
-    _say_once.cache_clear()
+    _log_once.cache_clear()
     model = _ready(made[name]())
     row, reads_S = _row()
     with caplog.at_level(logging.INFO), only_read(model, reads_S, sum(LENGTHS)):

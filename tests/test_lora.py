@@ -14,7 +14,7 @@ from actors.modeling.policy import PolicyTask
 from actors.modeling.regressor import PredictorTask
 from actors.training.examples import ExampleSpec, PolicyExamples, PredictorExamples
 from actors.training.settings import LearnerSettings
-from actors.training.trainer import Task
+from actors.training.trainer import TrainTask
 from data.attributes import shipped
 from data.calibration import Calibration
 from data.conversation import to_table
@@ -106,7 +106,7 @@ def test_two_workers_train_adapters_and_export_the_model_they_validated(
     )
     examples, output = Storage(str(tmp_path)) / "examples", Storage(str(tmp_path)) / "out"
     write_table(maker(rows), examples)
-    task: Task = (PredictorTask if kind == "predictor" else PolicyTask)(base, SCHEMA, "steerlm")
+    task: TrainTask = (PredictorTask if kind == "predictor" else PolicyTask)(base, SCHEMA, "steerlm")
     settings = LearnerSettings(
         num_workers=2,
         zero_stage=zero_stage,

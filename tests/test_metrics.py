@@ -27,20 +27,20 @@ def test_a_step_is_said_and_written(
     uri: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     output = Storage(str(tmp_path) if uri == "disk" else f"memory://{tmp_path.name}")
-    meter = MetricsLogger("policy", output, "none", world=2, precision="fp32", speaks=True)
+    logger = MetricsLogger("policy", output, "none", world=2, precision="fp32", enabled=True)
     monkeypatch.setattr("actors.training.metrics.peak_flops", lambda precision: 5e8)
     at = TrainState(step=10, progress=0.5, tokens=900, budget_tokens=1000, seconds=30.0)
-    meter.did(500, 4e8, 1.0)
-    meter.did(500, 4e8, 1.0)
-    meter.step(at, 2, loss=1.25, rate=1e-3, norm=0.5)
-    meter.validated(at, 1.5, improved=True)
-    meter.close()
+    logger.count(500, 4e8, 1.0)
+    logger.count(500, 4e8, 1.0)
+    logger.step(at, 2, loss=1.25, rate=1e-3, norm=0.5)
+    logger.validated(at, 1.5, improved=True)
+    logger.close()
     said = capsys.readouterr().out
     for part in (
         "step 10  25%",
         "loss 1.2500",
         "500 tokens/s (40% of peak)",
-        "rows 90% full",
+        "packs 90% full",
         "ETA 90 s",
         "validation loss 1.50000, the best so far",
     ):
@@ -57,10 +57,10 @@ def test_a_step_is_said_and_written(
 
 
 def test_the_other_workers_are_silent(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    meter = MetricsLogger("policy", Storage(str(tmp_path)), "none", world=2, precision="fp32", speaks=False)
-    meter.did(10, 1.0, 1.0)
-    meter.step(TrainState(step=1, progress=1.0, tokens=1, budget_tokens=1, seconds=1.0), 1, 1.0, 1.0, 1.0)
-    meter.close()
+    logger = MetricsLogger("policy", Storage(str(tmp_path)), "none", world=2, precision="fp32", enabled=False)
+    logger.count(10, 1.0, 1.0)
+    logger.step(TrainState(step=1, progress=1.0, tokens=1, budget_tokens=1, seconds=1.0), 1, 1.0, 1.0, 1.0)
+    logger.close()
     assert capsys.readouterr().out == ""
     assert not list(tmp_path.iterdir())
 

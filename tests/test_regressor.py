@@ -14,7 +14,7 @@ from actors.modeling.backbone import ENCODERS
 from actors.modeling.model_folder import new_format
 from actors.modeling.regressor import PredictorTask
 from actors.modeling.tokenizer import encoder
-from actors.modeling.warmup import Surface
+from actors.modeling.warmup import AnswerFeatures
 from actors.scoring.annotator import Annotator
 from actors.scoring.predictor import Predictor
 from data.attributes import shipped
@@ -170,7 +170,7 @@ def test_labels_that_are_missing_or_out_of_range_carry_no_loss(tiny_base: str) -
     nothing, one = _example([nan, -1, 4.01, inf, -inf]), _example([nan, 2, -3, 1e30, nan])
     assert (task.target_weight(nothing), task.target_weight(one)) == (0, 1)
     assert module(**task.inputs([nothing], "cpu")).item() == 0.0
-    score = module.scores(task.inputs([one], "cpu")["row"], torch.tensor([19]))[0, 1]
+    score = module.scores(task.inputs([one], "cpu")["pack"], torch.tensor([19]))[0, 1]
     loss = module(**task.inputs([one], "cpu"))
     assert loss.item() == pytest.approx((score - 2).item() ** 2, rel=1e-5)
     loss.backward()
@@ -184,7 +184,7 @@ def test_attribute_weights_weigh_the_mean_over_valid_labels(tiny_base: str) -> N
     )
     module = plain.build()
     example = _example([1, float("nan"), 4, 0, 2])  # helpfulness, creativity, humor, toxicity, verbosity
-    scores_A = module.scores(plain.inputs([example], "cpu")["row"], torch.tensor([19]))[0].detach().numpy()
+    scores_A = module.scores(plain.inputs([example], "cpu")["pack"], torch.tensor([19]))[0].detach().numpy()
     weights = {"helpfulness": 1.0, "humor": 3.0, "toxicity": 0.5, "verbosity": 1.0}
     by_hand = sum(
         w * (scores_A[SCHEMA.names.index(n)] - example.values_SA[0, SCHEMA.names.index(n)]) ** 2
@@ -198,7 +198,7 @@ def test_attribute_weights_weigh_the_mean_over_valid_labels(tiny_base: str) -> N
 def test_absolute_errors_are_those_of_the_scores(tiny_base: str) -> None:
     task = PredictorTask(tiny_base, SCHEMA, "steerlm", loss="absolute")
     module, example = task.build(), _example([1, 2, 3, 4, float("nan")])
-    scores_A = module.scores(task.inputs([example], "cpu")["row"], torch.tensor([19]))[0].detach().numpy()
+    scores_A = module.scores(task.inputs([example], "cpu")["pack"], torch.tensor([19]))[0].detach().numpy()
     assert module(**task.inputs([example], "cpu")).item() == pytest.approx(
         np.abs(scores_A[:4] - [1, 2, 3, 4]).sum(), rel=1e-5
     )
@@ -233,21 +233,21 @@ def test_a_predictor_may_stay_a_language_model_and_is_saved_without_what_that_to
     example = Example(
         np.arange(4, 24, dtype=np.int32), answers, np.array([19]), np.array([[1, 2, 3, 4, 0]], np.float32)
     )
-    surface = Surface.of(new_format(tiny_base, SCHEMA, "steerlm").tokenizer, [example])
-    task = PredictorTask(tiny_base, SCHEMA, "steerlm", token_weight=0.1, surface=surface)
+    features = AnswerFeatures.of(new_format(tiny_base, SCHEMA, "steerlm").tokenizer, [example])
+    task = PredictorTask(tiny_base, SCHEMA, "steerlm", token_weight=0.1, answer_features=features)
     module = task.build()
     with torch.no_grad():
         alone = plain.build()
         alone.model.load_state_dict(module.model.state_dict())
         more = module(**task.inputs([example], "cpu")) - alone(**plain.inputs([example], "cpu"))
-        row = task.inputs([example], "cpu")["row"]
-        logits = torch.nn.functional.linear(module._hidden(row), module.model.get_input_embeddings().weight)
-        nats = torch.nn.functional.cross_entropy(logits[9:19], row["input_ids"][0, 10:20], reduction="sum")
+        pack = task.inputs([example], "cpu")["pack"]
+        logits = torch.nn.functional.linear(module._hidden(pack), module.model.get_input_embeddings().weight)
+        nats = torch.nn.functional.cross_entropy(logits[9:19], pack["input_ids"][0, 10:20], reduction="sum")
     assert more.item() > 0.1 * nats.item(), "the language model's loss is in it, and more"
     assert task.target_weight(example) == plain.target_weight(example)
     task.save(module, module.state_dict(), str(tmp_path / "saved"))
     saved = AutoModelForSequenceClassification.from_pretrained(tmp_path / "saved")
-    assert not [name for name, _ in saved.named_parameters() if "surface" in name]
+    assert not [name for name, _ in saved.named_parameters() if "warmup_heads" in name]
 
 
 def test_staying_a_language_model_needs_tied_embeddings(tmp_path: Path) -> None:

@@ -9,17 +9,17 @@ from typing import Any
 
 import pytest
 
-from actors.generation.protocol import Step
+from actors.generation.protocol import GenerationStep
 from serve import token_stream
 from serve.token_stream import Pace, TokenStream
 
 ALIVE: Any = SimpleNamespace(error=None)
 
 
-def taken(every_s: float, engine: Any, send: Any) -> list[list[Step]]:
+def taken(every_s: float, engine: Any, send: Any) -> list[list[GenerationStep]]:
     """What `take` gives, call by call, while `send` runs in a thread."""
 
-    async def main() -> list[list[Step]]:
+    async def main() -> list[list[GenerationStep]]:
         arrived = TokenStream(Pace(every_s))
         threading.Thread(target=send, args=(arrived,)).start()
         found = [await arrived.take(engine)]
@@ -33,7 +33,7 @@ def taken(every_s: float, engine: Any, send: Any) -> list[list[Step]]:
 def test_none_is_lost_and_few_messages_carry_many_steps() -> None:
     def send(arrived: TokenStream) -> None:
         for i in range(300):
-            arrived(Step([i], "stop" if i == 299 else None))
+            arrived(GenerationStep([i], "stop" if i == 299 else None))
             time.sleep(0.001)
 
     calls = taken(0.05, ALIVE, send)
@@ -44,9 +44,9 @@ def test_none_is_lost_and_few_messages_carry_many_steps() -> None:
 
 def test_the_last_step_does_not_wait() -> None:
     def send(arrived: TokenStream) -> None:
-        arrived(Step([1], None))
+        arrived(GenerationStep([1], None))
         time.sleep(0.2)
-        arrived(Step([2], "length"))
+        arrived(GenerationStep([2], "length"))
 
     started = time.monotonic()
     assert [len(call) for call in taken(15.0, ALIVE, send)] == [1, 1]
@@ -56,7 +56,7 @@ def test_the_last_step_does_not_wait() -> None:
 def test_steps_that_come_as_fast_as_they_can_all_arrive() -> None:
     for _ in range(50):
         calls = taken(
-            0.001, ALIVE, lambda arrived: [arrived(Step([i], "stop" if i == 40 else None)) for i in range(41)]
+            0.001, ALIVE, lambda arrived: [arrived(GenerationStep([i], "stop" if i == 40 else None)) for i in range(41)]
         )
         assert [i for call in calls for step in call for i in step.token_ids] == list(range(41))
 
@@ -64,7 +64,7 @@ def test_steps_that_come_as_fast_as_they_can_all_arrive() -> None:
 def test_a_dead_engine_is_noticed_before_and_after_the_first_step(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(token_stream, "ENGINE_CHECK_S", 0.05)
     dead: Any = SimpleNamespace(error="out of memory")
-    for first in ([], [Step([1], None)]):
+    for first in ([], [GenerationStep([1], None)]):
         with pytest.raises(RuntimeError, match="the engine died: out of memory"):
             taken(0.05, dead, lambda arrived, first=first: [arrived(step) for step in first])
 

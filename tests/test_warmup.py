@@ -13,8 +13,8 @@ from actors.modeling.tokenizer import encoder
 from actors.modeling.warmup import (
     CONSTANT,
     NUM_COUNTS,
-    Letters,
-    Surface,
+    AnswerFeatures,
+    TokenFeatures,
     WarmupLoss,
     WarmupTask,
     _running_mean,
@@ -36,13 +36,13 @@ def examples(base: str, num_rows: int = 12) -> list[Example]:
     return [Example(t.ids_T, t.trained_T, t.turn_ends_S, np.zeros((len(t.turn_ends_S), 0), np.float32)) for t in tokens]
 
 
-def surface_task(base: str, some: list[Example]) -> WarmupTask:
-    return WarmupTask(base, SCHEMA, "steerlm", Surface.of(new_format(base, SCHEMA, "steerlm").tokenizer, some))
+def warmup_task(base: str, some: list[Example]) -> WarmupTask:
+    return WarmupTask(base, SCHEMA, "steerlm", AnswerFeatures.of(new_format(base, SCHEMA, "steerlm").tokenizer, some))
 
 
 def test_running_counts_are_those_of_the_text_so_far(tiny_base: str) -> None:
     tokenizer = new_format(tiny_base, SCHEMA, "steerlm").tokenizer
-    letters = Letters.of(tokenizer)
+    letters = TokenFeatures.of(tokenizer)
     ids = np.array(tokenizer.encode("Bees dance, I say. Bees make 12 jars!\nYes?", add_special_tokens=False))
     question = np.array(tokenizer.encode("Do bees make honey?", add_special_tokens=False))
     counts = letters.counts(ids, question)
@@ -76,7 +76,7 @@ def test_surprise_is_a_tokens_loss_with_its_answers_mean_and_maximum_so_far() ->
 
 def test_a_packed_row_has_the_loss_of_its_examples_one_by_one(tiny_base: str) -> None:
     some = examples(tiny_base)
-    task = surface_task(tiny_base, some)
+    task = warmup_task(tiny_base, some)
     torch.manual_seed(0)
     module = task.build()
     with torch.no_grad():
@@ -87,7 +87,7 @@ def test_a_packed_row_has_the_loss_of_its_examples_one_by_one(tiny_base: str) ->
 
 def test_training_teaches_the_counts_and_saves_a_language_model(tiny_base: str, tmp_path: Path) -> None:
     some = examples(tiny_base)
-    task = surface_task(tiny_base, some)
+    task = warmup_task(tiny_base, some)
     torch.manual_seed(0)
     module = task.build()
     assert isinstance(module, WarmupLoss)
@@ -110,7 +110,10 @@ def test_training_teaches_the_counts_and_saves_a_language_model(tiny_base: str, 
 def test_an_encoder_is_not_warmed_up(tmp_path: Path) -> None:
     base = save_backbone("bert", str(tmp_path))
     task = WarmupTask(
-        base, SCHEMA, "steerlm", Surface(Letters(*(np.zeros(1),) * 9), np.zeros(NUM_COUNTS), np.ones(NUM_COUNTS))
+        base,
+        SCHEMA,
+        "steerlm",
+        AnswerFeatures(TokenFeatures(*(np.zeros(1),) * 9), np.zeros(NUM_COUNTS), np.ones(NUM_COUNTS)),
     )
     with pytest.raises(ValueError, match=r"set predictor\.warmup to null"):
         task.build()

@@ -1,4 +1,4 @@
-"""What a user would do with transformers alone, as its documentation says. Benches measure and judge by it, nothing else uses it."""
+"""Baselines of scoring and sampling: transformers' own pipeline and `generate`, as documented. For benches only."""
 
 import itertools
 import time
@@ -15,10 +15,10 @@ from data.prompts import Prompt
 
 
 class PipelineScorer:
-    """`pipeline("text-classification")` on a predictor folder, used as its documentation says. Scores the last answer of a conversation."""
+    """`pipeline("text-classification")` on a predictor folder. Scores the last answer of a conversation."""
 
     def __init__(self, folder: str, max_tokens: int):
-        """`max_tokens`: longer conversations keep their end, as ours do."""
+        """`max_tokens`: longer conversations keep their end, as in our annotator."""
         self.tokenizer = AutoTokenizer.from_pretrained(folder, truncation_side="left")
         self.pipe = pipeline(
             "text-classification", model=folder, tokenizer=self.tokenizer, device="cpu", dtype=torch.float32
@@ -27,7 +27,7 @@ class PipelineScorer:
         self.limits = {"truncation": True, "max_length": max_tokens, "padding": True}
 
     def texts(self, rows: Sequence[Conversation]) -> list[str]:
-        """The conversations as the saved chat template writes them: the very text that ours reads."""
+        """The conversations as the saved chat template writes them: the text that our predictor reads."""
         return [self.tokenizer.apply_chat_template(_chat(row), tokenize=False) for row in rows]
 
     def scores(self, texts: Sequence[str], batch_size: int) -> np.ndarray:
@@ -38,7 +38,7 @@ class PipelineScorer:
 
 
 class GenerateSampler:
-    """`generate` on a policy folder, used as its documentation says: prompts by the chat template, padded on the left."""
+    """`generate` on a policy folder: prompts by the chat template, padded on the left."""
 
     def __init__(self, folder: str, attributes: Mapping[str, float]):
         self.tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")
@@ -55,34 +55,27 @@ class GenerateSampler:
     def sampled(
         self, prompts: Sequence[Prompt], batch_size: int, max_tokens: int, seed: int, temperature: float, top_k: int
     ) -> tuple[float, float]:
-        """Tokens of all answers, and CPU seconds of this process, on one thread. Each batch runs until its longest answer ends."""
+        """Tokens of all answers, and CPU seconds on one thread. Each batch runs until its longest answer ends."""
         torch.manual_seed(seed)
         threads = torch.get_num_threads()
         torch.set_num_threads(1)
         started, tokens = time.process_time(), 0
+        options = {"max_new_tokens": max_tokens, "do_sample": True, "temperature": temperature, "top_k": top_k}
         for start in range(0, len(prompts), batch_size):
-            answers = self._generate(
-                prompts[start : start + batch_size],
-                max_new_tokens=max_tokens,
-                do_sample=True,
-                temperature=temperature,
-                top_k=top_k,
-            )
-            tokens += sum(len(a) for a in answers)
+            tokens += sum(map(len, self._generate(prompts[start : start + batch_size], **options)))
         seconds = time.process_time() - started
         torch.set_num_threads(threads)
         return tokens, round(seconds, 3)
 
     def greedy(self, prompts: Sequence[Prompt], max_tokens: int) -> list[str]:
+        """The text of the most likely answer to each prompt."""
         answers = [self._generate([p], max_new_tokens=max_tokens, do_sample=False)[0] for p in prompts]
-        return [
-            self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False).strip()
-            for ids in answers
-        ]
+        options = {"skip_special_tokens": True, "clean_up_tokenization_spaces": False}
+        return [self.tokenizer.decode(ids, **options).strip() for ids in answers]
 
     @torch.inference_mode()
     def _generate(self, prompts: Sequence[Prompt], **options: Any) -> list[list[int]]:
-        """The new ids of each, without the one that ends it."""
+        """The new ids of each answer, without the one that ends it."""
         batch = self.tokenizer.pad({"input_ids": [self.ids(p) for p in prompts]}, return_tensors="pt")
         ends = set(self.model.generation_config.eos_token_id)
         new_BT = self.model.generate(**batch, **options)[:, batch["input_ids"].shape[1] :]
@@ -96,7 +89,7 @@ def _chat(row: Conversation) -> list[dict[str, str]]:
 
 @torch.inference_mode()
 def mean_loss(folder: str, examples: Iterable[Example]) -> float:
-    """Of the trained tokens of all examples, in nats, in fp32: a forward each, nothing packed and nothing padded."""
+    """Mean loss of the trained tokens of all examples, in nats, in fp32: one forward each, no packing, no padding."""
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     total, targets = 0.0, 0
     for example in examples:

@@ -1,6 +1,6 @@
-"""What a user would train with instead of ours: TRL's SFTTrainer. Run by the Python of an environment that has TRL; imports nothing of ours.
+"""The baseline of training: TRL's SFTTrainer. Runs in an environment that has TRL; imports nothing of ours.
 
-python trl_peer.py SETTINGS.json       writes `figures.json` and `model/` into the folder that the settings name
+python trl_sft.py SETTINGS.json       writes `metrics.json` and `model/` into the folder `output` of the settings
 """
 
 import json
@@ -16,7 +16,7 @@ from datasets import load_dataset
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 
 
-class Clock(TrainerCallback):  # type: ignore[misc]
+class Clock(TrainerCallback):
     """CPU and wall-clock seconds from the first step to the end of the last."""
 
     def on_train_begin(self, *_: Any, **__: Any) -> None:
@@ -41,8 +41,7 @@ def main(path: str) -> None:
             num_train_epochs=1,
             completion_only_loss=True,
             bf16=False,
-            # Its default computes every layer twice; ours does not either.
-            gradient_checkpointing=False,
+            gradient_checkpointing=False,  # as in our training; TRL's default computes every layer twice
             report_to="none",
             save_strategy="no",
             disable_tqdm=True,
@@ -63,7 +62,7 @@ def main(path: str) -> None:
         "targets": targets,
         "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
     }
-    Path(output, "figures.json").write_text(json.dumps(metrics))
+    Path(output, "metrics.json").write_text(json.dumps(metrics))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
-"""What both engines are: one thread that holds the weights, an inbox that any thread may fill, and how all who wait are told when it ends.
+"""The common half of both engines: one thread that holds the weights, and an inbox that any thread may fill.
 
-Knows no model. A subclass says how requests are admitted, stepped and aborted (`actors.generation.transformers_engine`, `actors.generation.vllm_engine`).
+Every request gets a last step when the thread ends. Knows no model: a subclass admits, steps and aborts requests
+(`actors.generation.transformers_engine`, `actors.generation.vllm_engine`).
 """
 
 import itertools
@@ -10,34 +11,34 @@ from collections import deque
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from actors.generation.protocol import Listener, Load, Sampling, Step, require_fit
+from actors.generation.protocol import GenerationStep, Listener, Load, Sampling, require_fit
 
 
 @dataclass
 class Request:
-    """What was submitted, and whether it is over."""
+    """What was submitted, and how it ended."""
 
     number: int
     prompt_ids: Sequence[int]
     sampling: Sampling
     listener: Listener
     finish: str | None = None
-    """As its listener was told; None while it waits or runs."""
+    """The last step's `finish`; None while the request waits or runs."""
 
     def emit(self, token_ids: list[int], finish: str | None) -> None:
-        """Tell the listener. One that fails ends its own request, never the engine."""
+        """Call the listener. If it raises, only its own request ends."""
         self.finish = finish
         try:
-            self.listener(Step(token_ids, finish))
+            self.listener(GenerationStep(token_ids, finish))
         except Exception:
             self.finish = "cancelled"
 
 
 class EngineThread(ABC):
-    """The engine contract's outer half; see `actors.generation.protocol.Engine` for what each method promises."""
+    """The public methods of an engine; `actors.generation.protocol.Engine` documents them."""
 
     def __init__(self, name: str, context: int):
-        """`context`: tokens that prompt and answer may have together. The subclass calls `start` when it is ready to step."""
+        """`context`: most tokens of prompt and answer together. The subclass calls `start` when it is ready to step."""
         self._context = context
         self._numbers = itertools.count()
         self._wake = threading.Condition()
@@ -57,7 +58,7 @@ class EngineThread(ABC):
 
     @property
     def load(self) -> Load:
-        # A request that ended keeps its place until the step is over, though its listener has heard already.
+        # A request that has ended keeps its place until the step is over.
         running = sum(request.finish is None for request in self._running())
         return Load(running, len(self._inbox), self._generated_tokens, self._prefilled_tokens, self._reused_tokens)
 
@@ -67,7 +68,7 @@ class EngineThread(ABC):
     def submit_all(self, requests: Sequence[tuple[Sequence[int], Sampling, Listener]]) -> list[int]:
         for prompt_ids, sampling, _ in requests:
             require_fit(prompt_ids, sampling, self._context)
-        with self._wake:  # the thread sees none of them, or all
+        with self._wake:  # the thread sees all of them or none
             if self._error or self._closed:
                 raise RuntimeError(f"the engine is down: {self._error or 'closed'}")
             new = [Request(next(self._numbers), *request) for request in requests]
@@ -91,13 +92,13 @@ class EngineThread(ABC):
             while self._wait():
                 self._drop_cancelled()
                 self._step()
-        except Exception as error:  # the thread is the engine: whatever ends it must be told to everyone who waits
+        except Exception as error:  # whatever ends the thread ends every request
             self._error = f"{type(error).__name__}: {error}"
-        with self._wake:  # whoever comes later is refused
+        with self._wake:  # later requests are refused
             self._closed = True
-            told = [*self._running(), *self._inbox]
+            unfinished = [*self._running(), *self._inbox]
             self._inbox.clear()
-        for request in told:
+        for request in unfinished:
             if request.finish is None:
                 request.emit([], "error" if self._error else "cancelled")
 
@@ -109,27 +110,27 @@ class EngineThread(ABC):
     def _drop_cancelled(self) -> None:
         with self._wake:
             cancelled, self._cancelled = self._cancelled, set()
-            gone = [r for r in self._inbox if r.number in cancelled]
+            waiting = [r for r in self._inbox if r.number in cancelled]
             self._inbox = deque(r for r in self._inbox if r.number not in cancelled)
         aborted = [r for r in self._running() if r.number in cancelled]
-        for request in [*gone, *aborted]:
+        for request in [*waiting, *aborted]:
             request.emit([], "cancelled")
         if aborted:
             self._abort(aborted)
 
     def _next_new(self) -> Request | None:
-        """The oldest request of the inbox, taken out of it; one at a time, so that a failure of one leaves the others where they are told."""
+        """Takes the oldest request from the inbox. One at a time: if it fails, `_run` still finds the others there."""
         with self._wake:
             return self._inbox.popleft() if self._inbox else None
 
     @abstractmethod
     def _running(self) -> Collection[Request]:
-        """What has left the inbox and still has a place in the engine."""
+        """Requests that have left the inbox and still have a place in the engine."""
 
     @abstractmethod
     def _step(self) -> None:
-        """Admit what there is room for, and bring every running request on by a token or more."""
+        """Admit as many requests as fit, and generate a token or more for every running one."""
 
     @abstractmethod
     def _abort(self, requests: list[Request]) -> None:
-        """Free the places of running requests whose listeners have been told."""
+        """Free the places of running requests that have ended."""

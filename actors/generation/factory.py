@@ -1,4 +1,4 @@
-"""Which engine answers for a policy. Knows how to make each, nothing of how they work."""
+"""Make the engine of a policy by its kind. Knows nothing of how engines work."""
 
 from typing import Literal
 
@@ -13,7 +13,7 @@ def load_engine(
 ) -> tuple[PolicyText, Engine]:
     """The policy at a folder or URI and an engine that runs it; raises UserError if there is no such policy or engine.
 
-    `prefix_cache_tokens` bounds what the transformers engine keeps of earlier prompts, `memory_share` what vLLM takes of a GPU's memory.
+    `prefix_cache_tokens` bounds the prompts that the transformers engine keeps; `memory_share` is vLLM's of a GPU.
     """
     if kind == "vllm":
         from actors.generation.vllm_engine import VllmEngine

@@ -1,8 +1,8 @@
-"""Keys and values of the answers that are being written, in place: a row a request, aligned at their right end, with room for what comes next.
+"""A KV cache that is updated in place: a row for each running request, aligned at the right, with free columns.
 
-transformers' own cache copies all keys and values for every token, and its attention repeats them for every query head; for a small batch
-both cost more than the model's products do. Rows are aligned at the right, so that distances between columns are those between tokens
-and models with sliding windows see what they should. Knows no engine and no sampling.
+transformers' own cache copies all keys and values for every token, and its attention repeats them for every query head;
+for a small batch both cost more than the model's products. Rows are aligned at the right, so that distances between
+columns are those between tokens, as sliding windows need them. Knows no engine and no sampling.
 """
 
 from collections.abc import Sequence
@@ -15,8 +15,8 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 DECODE = "decode"
-ROOM = 256
-"""Columns at the right that are free when rows are put in order: after so many tokens they are put in order again."""
+FREE_COLUMNS = 256
+"""Free columns at the right after rows are realigned: after so many tokens they are realigned again."""
 
 
 def decode(
@@ -29,9 +29,9 @@ def decode(
     scaling: float | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Attention of one new token a row, [B, heads, 1, d] on [B, kv_heads, L, d] -> [B, 1, heads, d], without copying keys or values.
+    """Attention of one new token per row, [B, heads, 1, d] on [B, kv_heads, L, d] -> [B, 1, heads, d], without copies.
 
-    More tokens than one (a prompt) go to transformers' own.
+    transformers' own attention runs a prompt (several tokens).
     """
     rows, heads, tokens, width = query.shape
     if tokens != 1 or query.is_cuda:
@@ -41,11 +41,10 @@ def decode(
     grouped_BKGd = query.view(rows, key.shape[1], heads // key.shape[1], width)
     scores_BKGL = torch.matmul(grouped_BKGd, key.transpose(2, 3)) * (width**-0.5 if scaling is None else scaling)
     if attention_mask is not None:
-        scores_BKGL = (
-            scores_BKGL.masked_fill(~attention_mask, -torch.inf)
-            if attention_mask.dtype == torch.bool
-            else scores_BKGL + attention_mask
-        )
+        if attention_mask.dtype == torch.bool:
+            scores_BKGL = scores_BKGL.masked_fill(~attention_mask, -torch.inf)
+        else:
+            scores_BKGL = scores_BKGL + attention_mask
     weights_BKGL = scores_BKGL.float().softmax(dim=-1).to(value.dtype)
     return torch.matmul(weights_BKGL, value).view(rows, 1, heads, width), None
 
@@ -55,7 +54,7 @@ AttentionMaskInterface.register(DECODE, sdpa_mask)
 
 
 class _Layer(CacheLayerMixin):
-    """One layer's keys and values, [rows, kv_heads, columns, d]; only columns [first, end) of the rows in use mean anything."""
+    """One layer's keys and values, [rows, kv_heads, columns, d]; only columns [first, end) of used rows are valid."""
 
     is_sliding = False
 
@@ -87,7 +86,7 @@ class _Layer(CacheLayerMixin):
 
 
 class KVCache(Cache):
-    """The cache of a model that writes one token for every row at a time."""
+    """The cache of a model that generates one token for every row at a time."""
 
     def __init__(self, max_rows: int):
         super().__init__(layers=[])
@@ -101,11 +100,11 @@ class KVCache(Cache):
         return self._mask_BC.shape[1]
 
     def join(self, prefilled: DynamicCache, length: int) -> None:
-        """Another row, whose prompt of `length` tokens is in `prefilled`."""
+        """Add a row, whose prompt of `length` tokens is in `prefilled`."""
         if not self.num_rows:
-            self._make(prefilled, length + ROOM)
+            self._allocate(prefilled, length + FREE_COLUMNS)
         elif length > self.end:
-            self._put_in_order(length)
+            self._realign(length)
         row, start = self.num_rows, self.end - length
         for mine, new in zip(self.layers, prefilled.layers, strict=True):
             mine.keys[row, :, start : self.end] = new.keys[0]
@@ -116,9 +115,9 @@ class KVCache(Cache):
         self.first = min(self.first, start)
 
     def begin_step(self) -> torch.Tensor:
-        """Make room for a token of every row; the attention mask [B, L] that goes with it."""
+        """Prepare a column for a token of every row; returns the attention mask [B, L] for it."""
         if self.end == self.num_columns:
-            self._put_in_order(self.end - self.first)
+            self._realign(self.end - self.first)
         self._mask_BC[: self.num_rows, self.end] = True
         return self._mask_BC[: self.num_rows, self.first : self.end + 1]
 
@@ -126,7 +125,7 @@ class KVCache(Cache):
         self.end += 1
 
     def leave(self, rows: Sequence[int]) -> list[int]:
-        """Free these rows; returns for each place which row stands there now."""
+        """Free these rows; returns the earlier place of the row that is now at each place."""
         order = list(range(self.num_rows))
         for row in sorted(rows, reverse=True):
             last = order.pop()
@@ -141,13 +140,13 @@ class KVCache(Cache):
         self.num_rows = len(order)
         if order:
             self.first = int(self._mask_BC[: self.num_rows].any(dim=0).nonzero()[0])
-        else:  # nothing is kept for nobody
+        else:  # free the memory
             self.layers, self.first, self.end = [], 0, 0
             self._mask_BC = self._mask_BC[:, :0]
         return order
 
-    def _make(self, like: DynamicCache, columns: int) -> None:
-        self.first = self.end = columns - ROOM
+    def _allocate(self, like: DynamicCache, columns: int) -> None:
+        self.first = self.end = columns - FREE_COLUMNS
         self._mask_BC = torch.zeros(self._max_rows, columns, dtype=torch.bool, device=like.layers[0].keys.device)
         self.layers = [_Layer(self) for _ in like.layers]
         for mine, their in zip(self.layers, like.layers, strict=True):
@@ -156,21 +155,20 @@ class KVCache(Cache):
             mine.values = their.values.new_zeros(self._max_rows, heads, columns, their.values.shape[3])
             mine.is_initialized = True
 
-    def _put_in_order(self, end: int) -> None:
-        """Move all rows so that they end at column `end`, with ROOM behind it."""
-        width, columns = self.end - self.first, max(self.num_columns, end + ROOM)
+    def _realign(self, end: int) -> None:
+        """Move all rows so that they end at column `end`, with FREE_COLUMNS behind it."""
+        width, columns = self.end - self.first, max(self.num_columns, end + FREE_COLUMNS)
         start, old = end - width, slice(self.first, self.end)
         for layer in self.layers:
-            layer.keys, layer.values = (
-                _moved(tensor, old, start, columns, self.num_rows) for tensor in (layer.keys, layer.values)
-            )
+            layer.keys = _moved(layer.keys, old, start, columns, self.num_rows)
+            layer.values = _moved(layer.values, old, start, columns, self.num_rows)
         mask_BC = self._mask_BC.new_zeros(self._max_rows, columns)
         mask_BC[:, start:end] = self._mask_BC[:, old]
         self._mask_BC, self.first, self.end = mask_BC, start, end
 
 
 def _moved(tensor: torch.Tensor, old: slice, start: int, columns: int, rows: int) -> torch.Tensor:
-    """[B, H, C, d] with the columns `old` of the first rows moved to `start`; a larger one if it has too few columns."""
+    """[B, H, C, d] with the columns `old` of the first rows moved to `start`; widened if it has too few columns."""
     kept = tensor[:rows, :, old].clone()
     if tensor.shape[2] != columns:
         tensor = tensor.new_zeros(*tensor.shape[:2], columns, tensor.shape[3])

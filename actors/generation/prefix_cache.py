@@ -1,6 +1,6 @@
-"""Keys and values of prompts that were prefilled lately, so that a prompt that begins alike runs only what is its own through the model.
+"""Keys and values of recent prompts: a prompt that begins like one runs only its other tokens through the model.
 
-The same question at five settings shares everything up to the label line, and the next turn of a conversation all that was asked before.
+The same question at five settings shares everything up to the label line; the next turn shares the conversation so far.
 Knows no engine and no text.
 """
 
@@ -23,16 +23,16 @@ class _Prompt:
 
 
 class PrefixCache:
-    """At most `max_tokens` tokens of prompts, the least recently used forgotten first; 0 = keeps nothing."""
+    """At most `max_tokens` tokens of prompts; removes the least recently used first; 0 = keeps nothing."""
 
     def __init__(self, max_tokens: int):
         self._max_tokens = max_tokens
         self._prompts: OrderedDict[bytes, _Prompt] = OrderedDict()
         self.num_tokens = 0
-        """Tokens that are kept."""
+        """Tokens in the cache."""
 
     def start(self, ids: Sequence[int]) -> tuple[int, DynamicCache]:
-        """(how many of `ids` are known, a cache that holds them); the last one never is, because its logits are wanted."""
+        """(number of `ids` that are cached, a cache that holds them); never the last one, as its logits are needed."""
         cache = DynamicCache()
         ids_T = np.asarray(ids)
         best, shared = None, 0
@@ -47,24 +47,24 @@ class PrefixCache:
         return shared, cache
 
     def keep(self, ids: Sequence[int], cache: DynamicCache) -> None:
-        """Remember the prompt `ids` whose keys and values `cache` holds; its tensors must not be written to later."""
+        """Add the prompt `ids`, whose keys and values are in `cache`; its tensors must not change later."""
         ids_T = np.asarray(ids, np.int64)
         if len(ids_T) > self._max_tokens:
             return
-        # A prompt that is the beginning of this one is known with it.
+        # A prompt that is the beginning of this one is cached with it.
         for key in [k for k, p in self._prompts.items() if _common(p.ids_T, ids_T) == len(p.ids_T)]:
-            self._forget(key)
+            self._remove(key)
         self._prompts[ids_T.tobytes()] = _Prompt(ids_T, [(layer.keys, layer.values) for layer in cache.layers])
         self.num_tokens += len(ids_T)
         while self.num_tokens > self._max_tokens:
-            self._forget(next(iter(self._prompts)))
+            self._remove(next(iter(self._prompts)))
 
-    def _forget(self, key: bytes) -> None:
+    def _remove(self, key: bytes) -> None:
         self.num_tokens -= len(self._prompts.pop(key).ids_T)
 
 
 def _common(one_T: np.ndarray, other_T: np.ndarray) -> int:
-    """How many tokens both begin with."""
+    """Number of tokens that both begin with."""
     length = min(len(one_T), len(other_T))
     different = np.flatnonzero(one_T[:length] != other_T[:length])
     return int(different[0]) if len(different) else length

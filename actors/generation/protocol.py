@@ -1,7 +1,7 @@
 """The engine contract: token ids in, token ids out as they come. Knows no text, no HTTP, no Ray and no engine.
 
-Two engines keep it (tests/test_engines.py holds both to it): `actors.generation.transformers_engine`, over any Hugging Face causal LM, and
-`actors.generation.vllm_engine`, over vLLM.
+Two engines implement it (tests/test_engines.py tests both): `actors.generation.transformers_engine`, over any Hugging
+Face causal LM, and `actors.generation.vllm_engine`, over vLLM.
 """
 
 import threading
@@ -14,7 +14,7 @@ from data.errors import UserError
 
 @dataclass(frozen=True)
 class Sampling:
-    """How the next token is chosen. Raises UserError for values no sampler could follow."""
+    """How the next token is chosen. Raises UserError for values out of range."""
 
     max_tokens: int = 256
     temperature: float = 1.0
@@ -23,20 +23,21 @@ class Sampling:
     top_k: int = 0
     """0 = off."""
     seed: int | None = None
-    """Same seed, same draws, whatever runs beside it; None = a fresh one."""
+    """The same seed gives the same draws, whatever else runs; None = a random one."""
 
     def __post_init__(self) -> None:
         if self.max_tokens < 1:
             raise UserError(f"max_tokens {self.max_tokens} must be at least 1")
         if not 0 <= self.temperature <= 100 or not 0 < self.top_p <= 1 or self.top_k < 0:
             raise UserError(
-                f"temperature {self.temperature} (0..100), top_p {self.top_p} (0 < top_p <= 1) or top_k {self.top_k} (>= 0) is out of range"
+                f"temperature {self.temperature} (0..100), top_p {self.top_p} (0 < top_p <= 1) or "
+                f"top_k {self.top_k} (>= 0) is out of range"
             )
 
 
 @dataclass(frozen=True)
-class Step:
-    """What one engine step brought one request."""
+class GenerationStep:
+    """The result of one engine step for one request."""
 
     token_ids: list[int]
     """New ids; the one that ended the answer is not among them."""
@@ -50,43 +51,43 @@ def require_fit(prompt_ids: Sequence[int], sampling: Sampling, context: int) -> 
         raise UserError("the prompt is empty")
     if len(prompt_ids) + sampling.max_tokens > context:
         raise UserError(
-            f"the prompt has {len(prompt_ids)} tokens and max_tokens is {sampling.max_tokens}: together they exceed the model's context of {context}"
+            f"the prompt has {len(prompt_ids)} tokens and max_tokens is {sampling.max_tokens}: "
+            f"together they exceed the model's context of {context}"
         )
 
 
-Listener = Callable[[Step], None]
+Listener = Callable[[GenerationStep], None]
 """Called from the engine's thread; must not block."""
 
 
 @dataclass(frozen=True)
 class Load:
-    """What an engine does at the moment, and what it has done since it started."""
+    """Requests in an engine at the moment, and tokens since it started."""
 
     running: int = 0
-    """Requests in a slot."""
     waiting: int = 0
-    """Requests without one yet."""
+    """Requests in the queue."""
     generated_tokens: int = 0
     prefilled_tokens: int = 0
     """Prompt tokens that went through the model."""
     reused_tokens: int = 0
-    """Prompt tokens that did not have to, because an earlier request began with the same ones."""
+    """Prompt tokens from the prefix cache: an earlier request began with the same ones."""
 
 
 class Engine(Protocol):
-    """What the endpoint and the sampler ask of an engine."""
+    """The methods that the endpoint and the sampler call."""
 
     def submit(self, prompt_ids: Sequence[int], sampling: Sampling, listener: Listener) -> int:
         """Queue a request and return its number; raises UserError if prompt and max_tokens exceed the context."""
         ...
 
     def submit_all(self, requests: Sequence[tuple[Sequence[int], Sampling, Listener]]) -> list[int]:
-        """Queue requests that start together. On an engine that was idle they always run in the same company, so that their
-        numbers are equal to the last bit and with them the draws of equal seeds."""
+        """Queue requests that start together. On an idle engine they always run beside the same ones: their numbers are
+        equal to the last bit, and so are the draws of equal seeds."""
         ...
 
     def cancel(self, request: int) -> None:
-        """Stop it; its slot is free at the next step, and its listener gets finish "cancelled"."""
+        """Stop it; its place is free at the next step, and its listener gets finish "cancelled"."""
         ...
 
     @property
@@ -109,7 +110,7 @@ def complete(engine: Engine, requests: Sequence[tuple[Sequence[int], Sampling]])
     lock = threading.Lock()
 
     def listener(index: int) -> Listener:
-        def listen(step: Step) -> None:
+        def listen(step: GenerationStep) -> None:
             nonlocal open_requests
             answers[index] += step.token_ids
             if step.finish:

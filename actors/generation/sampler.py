@@ -19,9 +19,9 @@ from data.prompts import Prompt, prompts_from
 from data.selection import CUT_OFF
 
 FINISH = "finish"
-"""The column that says how an answer ended: "stop", or "length" where it was cut off."""
+"""The column with the end of an answer: "stop", or "length" if it was cut off."""
 TOO_LONG = "too_long"
-"""In that column, where the prompt left no room for an answer: it is empty."""
+"""The value of that column if the prompt left no space for an answer: the answer is empty."""
 
 
 class Sampler:
@@ -37,9 +37,9 @@ class Sampler:
         num_threads: int,
         keep_too_long: bool = False,
     ):
-        """`sampling` without its seed, which comes from each row; raises SchemaMismatch if the policy has another schema.
+        """`sampling` has no seed: it comes from the row. Raises SchemaMismatch if the policy has another schema.
 
-        `keep_too_long`: a prompt that leaves no room gets an empty answer instead of an error.
+        `keep_too_long`: a prompt that leaves no space gets an empty answer instead of an error.
         """
         self.policy = Policy.load(policy, dtype, num_threads=num_threads)
         schema.require_same(self.policy.schema, "the run", f"the policy at {policy}")
@@ -48,22 +48,18 @@ class Sampler:
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         prompts, started = list(prompts_from(batch)), time.process_time()
-        asked = [(self._ids(p), self._sampling(p)) for p in prompts]
-        fits = [not self.keep_too_long or self._fits(ids) for ids, _ in asked]
-        found = iter(complete(self.engine, [request for request, fit in zip(asked, fits, strict=True) if fit]))
+        requests = [(self._ids(p), replace(self.sampling, seed=p.seed)) for p in prompts]
+        fits = [not self.keep_too_long or self._fits(ids) for ids, _ in requests]
+        found = iter(complete(self.engine, [request for request, fit in zip(requests, fits, strict=True) if fit]))
         answers = [next(found) if fit else ([], TOO_LONG) for fit in fits]
         finishes = [finish for _, finish in answers]
-        table = to_table(
-            [self._row(p, ids) for p, (ids, _) in zip(prompts, answers, strict=True)], self.schema
-        ).append_column(FINISH, pa.array(finishes))
-        seconds = time.process_time() - started
-        return with_counters(
-            table,
-            {"tokens": sum(len(ids) for ids, _ in answers), "cut_off": finishes.count(CUT_OFF), "cpu_seconds": seconds},
-        )
+        rows = [self._row(prompt, ids) for prompt, (ids, _) in zip(prompts, answers, strict=True)]
+        table = to_table(rows, self.schema).append_column(FINISH, pa.array(finishes))
+        tokens, seconds = sum(len(ids) for ids, _ in answers), time.process_time() - started
+        return with_counters(table, {"tokens": tokens, "cut_off": finishes.count(CUT_OFF), "cpu_seconds": seconds})
 
     def _ids(self, prompt: Prompt) -> list[int]:
-        """The prompt's ids; the oldest exchanges are cut if they leave no room for an answer."""
+        """The prompt's ids; the oldest exchanges are cut if they leave no space for an answer."""
         messages = prompt.messages
         while True:
             ids = self.policy.prompt(prompt.system, messages, prompt.requested)
@@ -77,9 +73,6 @@ class Sampler:
         except UserError:
             return False
         return True
-
-    def _sampling(self, prompt: Prompt) -> Sampling:
-        return replace(self.sampling, seed=prompt.seed)
 
     def _row(self, prompt: Prompt, ids: list[int]) -> Conversation:
         messages = (*prompt.messages, Message("assistant", self.policy.decode(ids).strip()))

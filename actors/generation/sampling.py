@@ -1,4 +1,4 @@
-"""One token a row from its logits, each row by its own rule and its own random numbers. Knows no model and no engine."""
+"""Sample one token for each row of logits, by the row's own rule and random numbers. Knows no model and no engine."""
 
 from collections.abc import Sequence
 
@@ -9,9 +9,10 @@ from actors.generation.protocol import Sampling
 
 
 def sample(logits_BV: torch.Tensor, samplings: Sequence[Sampling], rngs: Sequence[np.random.Generator]) -> list[int]:
-    """One token a row: temperature, then top-k, then top-p, then inverse-CDF sampling by the row's own random numbers.
+    """One token per row: temperature, then top-k, then top-p, then inverse-CDF sampling by the row's random number.
 
-    A row's token does not depend on the other rows. Only what has to be ranked is: a vocabulary takes longer to sort than a small model to run.
+    A row's token does not depend on the other rows. Only rows with top-k or top-p are ranked: sorting a vocabulary
+    takes longer than a small model's forward.
     """
     tokens = logits_BV.argmax(dim=-1).tolist()
     drawn = [i for i, s in enumerate(samplings) if s.temperature > 0]
@@ -36,11 +37,8 @@ def _drawn(
         scaled_RV, order_RC = scaled_RV.topk(most, dim=-1)
     probs_RC = _allowed(scaled_RV, samplings) if rank else scaled_RV.softmax(dim=-1)
     cumulative_RC = probs_RC.cumsum(dim=-1)
-    draws_R1 = (
-        torch.tensor([[rng.random()] for rng in rngs], device=logits_RV.device, dtype=cumulative_RC.dtype)
-        * cumulative_RC[:, -1:]
-    )
-    places_R1 = torch.searchsorted(cumulative_RC, draws_R1, right=True)
+    uniform_R1 = torch.tensor([[rng.random()] for rng in rngs], device=logits_RV.device, dtype=cumulative_RC.dtype)
+    places_R1 = torch.searchsorted(cumulative_RC, uniform_R1 * cumulative_RC[:, -1:], right=True)
     # Rounding may put a draw behind the last token that has any probability.
     last_R1 = probs_RC.shape[-1] - 1 - (probs_RC.flip(-1) > 0).int().argmax(dim=-1, keepdim=True)
     places_R1 = places_R1.minimum(last_R1)

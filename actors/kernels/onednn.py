@@ -1,7 +1,7 @@
-"""fp32 matrix products on a CPU with oneDNN in place of MKL, for inference and for training. Knows no model: any module's `Linear`s will do.
+"""Multiply fp32 matrices on a CPU with oneDNN in place of MKL, in inference and training. Knows no model.
 
-PyTorch multiplies fp32 matrices with MKL, which leaves AMD's AVX-512 unused: on a Zen 5 core 107 GFLOP/s against oneDNN's 250.
-bf16 goes to oneDNN by itself. The products are true fp32, summed in another order.
+PyTorch takes MKL for fp32, which leaves AMD's AVX-512 unused: on a Zen 5 core 107 GFLOP/s against oneDNN's 250.
+It already takes oneDNN for bf16. The products are true fp32, summed in another order.
 """
 
 import functools
@@ -13,21 +13,22 @@ from typing import Any
 import torch
 
 ROWS = 64
-"""oneDNN compiles a product for each number of rows and keeps it, in bf16 too, about 1 MB each for some 2,000 rows: 500 lengths took 590 MB. So rows of
-tokens are filled to multiples of this."""
+"""A matrix is padded to a multiple of this many rows.
+
+oneDNN compiles a product for each number of rows and keeps it, in bf16 too: 500 lengths took 590 MB."""
 DECODED = 16
-"""Rows for which the weights of a generating model are laid out."""
+"""The weights of a generating model are laid out for this many rows."""
 TOLERANCE = 1e-5
-"""Of the largest value; fp32 sums of a thousand products differ by about 1e-6 when their order does."""
+"""Share of the largest value; two orders of summing a thousand fp32 products differ by about 1e-6."""
 
 log = logging.getLogger(__name__)
 
 
 def pack_multiple(device: torch.device | str, pack_tokens: int = 0) -> int:
-    """What the tokens of a packed row on this device should be a multiple of.
+    """The number of tokens of a pack on this device should be a multiple of this.
 
-    With `pack_tokens`, the budget of all rows of a training: that. All rows then have one length; with all multiples of 64 a training kept compiling
-    products, 8 MB for each new length, as long as it met new lengths.
+    With `pack_tokens`, the budget of a training's packs, all packs get this one length: with any multiple of 64 a
+    training compiled products, 8 MB each, for every new length.
     """
     if torch.device(device).type != "cpu":
         return 1
@@ -35,26 +36,25 @@ def pack_multiple(device: torch.device | str, pack_tokens: int = 0) -> int:
 
 
 def target_multiple(multiple: int) -> int:
-    """The same for what is read of a row, which is a part of it: an eighth of the row's multiple."""
+    """The same for the positions read of a pack: an eighth of the pack's multiple."""
     return multiple if multiple == 1 else max(ROWS, multiple // 8 // ROWS * ROWS)
 
 
 def use_onednn(model: torch.nn.Module) -> int:
-    """Let the fp32 `Linear`s of `model` that lie on a CPU multiply with oneDNN, these instances only; returns how many do.
+    """Let the fp32 `Linear`s of `model` on a CPU multiply with oneDNN; returns their number. No gradient flows.
 
-    They do where the input has a multiple of ROWS rows. For inference: no gradient flows through them. Where oneDNN is missing or wrong nothing
-    changes, and the log says so.
+    Inputs whose rows are no multiple of ROWS still go to MKL. If oneDNN is missing or wrong, this only logs it.
     """
     return _replace(model, _forward)
 
 
 def train_with_onednn(model: torch.nn.Module) -> int:
-    """The same for training, whatever the number of rows: all three products of a layer, that of the forward pass and those of the backward pass."""
+    """The same for training and any number of rows: the product of the forward pass and both of the backward pass."""
     return _replace(model, _trained_forward)
 
 
 def generate_with_onednn(model: torch.nn.Module) -> int:
-    """The same for generation, a few rows at a time: with a second copy of the weights, in the order in which oneDNN reads them (2 to 3 times MKL's speed)."""
+    """The same for a few rows at a time, as in generation: a second copy of the weights is 2 to 3 times faster."""
     replaced = _replace(model, _packed_forward)
     for linear in model.modules() if replaced else ():
         if type(linear) is torch.nn.Linear and "forward" in vars(linear):
@@ -63,17 +63,18 @@ def generate_with_onednn(model: torch.nn.Module) -> int:
 
 
 def multiply(x_NI: torch.Tensor, weight_OI: torch.Tensor) -> torch.Tensor:
-    """[N, O], as a layer without bias gives it: with oneDNN where that is what layers use."""
-    ours = x_NI.device.type == "cpu" and x_NI.dtype == torch.float32 and works()
-    return _product(x_NI, weight_OI, None) if ours else torch.nn.functional.linear(x_NI, weight_OI)
+    """[N, O], as a layer without bias gives it: with oneDNN where layers use it."""
+    if _is_fp32_on_cpu(x_NI) and works():
+        return _product(x_NI, weight_OI, None)
+    return torch.nn.functional.linear(x_NI, weight_OI)
+
+
+def _is_fp32_on_cpu(tensor: torch.Tensor) -> bool:
+    return tensor.device.type == "cpu" and tensor.dtype == torch.float32
 
 
 def _replace(model: torch.nn.Module, forward: Callable[[torch.nn.Linear, torch.Tensor], torch.Tensor]) -> int:
-    linears = [
-        m
-        for m in model.modules()
-        if type(m) is torch.nn.Linear and m.weight.device.type == "cpu" and m.weight.dtype == torch.float32
-    ]
+    linears = [m for m in model.modules() if type(m) is torch.nn.Linear and _is_fp32_on_cpu(m.weight)]
     if not linears or not works():
         return 0
     for linear in linears:
@@ -83,7 +84,7 @@ def _replace(model: torch.nn.Module, forward: Callable[[torch.nn.Linear, torch.T
 
 @functools.cache
 def works() -> bool:
-    """Does this build multiply with oneDNN, and right? Tried once on random numbers."""
+    """Does this PyTorch multiply with oneDNN, and right? Tried once on random numbers."""
     if not torch.backends.mkldnn.is_available() or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
         log.info("linear layers: MKL, this PyTorch has no oneDNN product for fp32")
         return False
@@ -109,7 +110,7 @@ def _forward(self: torch.nn.Linear, x: torch.Tensor) -> torch.Tensor:
 def _packed_forward(self: torch.nn.Linear, x: torch.Tensor) -> torch.Tensor:
     if x.dtype != torch.float32 or not x.numel():
         return torch.nn.functional.linear(x, self.weight, self.bias)
-    if x.numel() // self.in_features <= ROWS:  # tokens of running answers: as many products are kept as there are slots
+    if x.numel() // self.in_features <= ROWS:  # tokens of running answers: at most `max_num_seqs` products are kept
         return _product(x, self.packed, self.bias)
     return _product(_filled(x), self.packed, self.bias)[: x.numel() // self.in_features].view(*x.shape[:-1], -1)
 

@@ -1,7 +1,7 @@
-"""Packed rows for any transformers model: several conversations in one row, none seeing another, no padding computed.
+"""Packs for any transformers model: several conversations in one sequence, none sees another, no padding is computed.
 
-Knows no model and no loss. The trap it exists for: transformers finds the segments of a packed row by itself only if
-`attention_mask` and the cache are both absent; otherwise segments silently see each other.
+Knows no model and no loss. The trap it avoids: transformers finds the segments of a pack only if `attention_mask` and
+the cache are both absent; otherwise segments silently see each other.
 """
 
 import functools
@@ -20,7 +20,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 VARLEN = "varlen"
 READS = "reads"
-"""Attribute of an attention module of which only some positions are wanted (`actors.kernels.last_layer`): those positions, int64 [S] on the host."""
+"""Attribute of an attention module: the only positions wanted (`actors.kernels.last_layer`), int64 [S] on the host."""
 
 CHECK_LENGTHS = (1, 17, 130, 64)
 CHECK_TOLERANCE = 0.03
@@ -29,7 +29,8 @@ CHECK_TOLERANCE = 0.03
 Window = int | None
 """Tokens closer than this see each other; None = all."""
 Fused = Callable[..., torch.Tensor]
-"""query [T, heads, d], key and value [T, kv_heads, d], cu_seq_lens on the device, longest segment, causal, scale, window -> [T, heads, d]."""
+"""(query [T, heads, d], key and value [T, kv_heads, d], cu_seq_lens on the device, longest segment, causal, scale,
+window) -> [T, heads, d]."""
 
 log = logging.getLogger(__name__)
 
@@ -49,9 +50,9 @@ def varlen(
     sliding_window: Window = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Attention inside each segment [cu[i], cu[i+1]) of the one row; shapes [1, heads, T, head_dim] -> [1, T, heads, head_dim].
+    """Attention inside each segment [cu[i], cu[i+1]) of a pack; [1, heads, T, head_dim] -> [1, T, heads, head_dim].
 
-    No T x T mask is ever built, and a segment's numbers do not depend on its neighbours. Key and value may have fewer heads.
+    Builds no T x T mask, and a segment's numbers do not depend on its neighbors. Key and value may have fewer heads.
     """
     if cu_seq_lens_q is None:
         kwargs |= {"is_causal": is_causal, "sliding_window": sliding_window}
@@ -62,10 +63,9 @@ def varlen(
     if query.is_cuda and not dropout and query.dtype in (torch.bfloat16, torch.float16):
         fused = fused_kernel(query.device, query.dtype, query.shape[1], key.shape[1], query.shape[3])
         if fused:
-            query_THd, key_THd, value_THd = (t[0].transpose(0, 1) for t in (query, key, value))
-            return fused(query_THd, key_THd, value_THd, cu_seq_lens_k, max_length_q, causal, scaling, sliding_window)[
-                None
-            ], None
+            qkv_THd = [t[0].transpose(0, 1) for t in (query, key, value)]
+            out_THd = fused(*qkv_THd, cu_seq_lens_k, max_length_q, causal, scaling, sliding_window)
+            return out_THd[None], None
     bounds = cu_seq_lens_q.tolist()
     reads_S = getattr(module, READS, None)
     if reads_S is not None and not sliding_window:
@@ -86,23 +86,14 @@ def per_segment(
     window: Window,
     dropout: float,
 ) -> torch.Tensor:
-    """One SDPA call a segment, on any device: the reference, and what a CPU runs."""
+    """One SDPA call for each segment, on any device: the reference, and what a CPU runs."""
     parts = []
+    grouped = query.shape[1] != key.shape[1]
     for a, b in itertools.pairwise(bounds):
         mask = _window_mask(b - a, window, causal, query.device) if window and b - a > window else None
-        q, k, v = query[:, :, a:b], key[:, :, a:b], value[:, :, a:b]
-        parts.append(
-            scaled_dot_product_attention(
-                q,
-                k,
-                v,
-                attn_mask=mask,
-                dropout_p=dropout,
-                is_causal=causal and mask is None,
-                scale=scale,
-                enable_gqa=q.shape[1] != k.shape[1],
-            )
-        )
+        q, k, v = (t[:, :, a:b] for t in (query, key, value))
+        own = causal and mask is None
+        parts.append(scaled_dot_product_attention(q, k, v, mask, dropout, own, scale=scale, enable_gqa=grouped))
     return torch.cat(parts, dim=2).transpose(1, 2).contiguous()
 
 
@@ -115,7 +106,7 @@ def _of_reads(
     causal: bool,
     scale: float | None,
 ) -> torch.Tensor:
-    """As `per_segment`, for the queries at `reads_S` alone; the other positions are zero."""
+    """`per_segment` for the queries at `reads_S` only; the other positions are zero."""
     reads = reads_S.numpy()
     out = query.new_zeros(1, query.shape[2], query.shape[1], query.shape[3])
     for read, segment in zip(reads.tolist(), (np.searchsorted(bounds, reads, side="right") - 1).tolist(), strict=True):
@@ -126,15 +117,15 @@ def _of_reads(
 
 
 def _window_mask(length: int, window: int, causal: bool, device: torch.device) -> torch.Tensor:
-    """Who sees whom, bool [length, length]; the same as transformers' `masking_utils`."""
+    """Which token sees which, bool [length, length]; the same as transformers' `masking_utils`."""
     distance = torch.arange(length, device=device)[:, None] - torch.arange(length, device=device)
     return (distance >= 0) & (distance < window) if causal else distance.abs() < window
 
 
-def kernel_in_words(config: Any, device: torch.device, dtype: torch.dtype) -> str:
-    """What attention of a model of `config` will run on `device`, in words."""
+def kernel_name(config: Any, device: torch.device, dtype: torch.dtype) -> str:
+    """The attention kernel of a model of `config` on `device`, for a log line."""
     if config._attn_implementation != VARLEN:
-        return f"{config._attn_implementation}, one segment a forward"
+        return f"{config._attn_implementation}, one segment per forward"
     if device.type == "cuda" and dtype in (torch.bfloat16, torch.float16):
         text = config.get_text_config()
         num_heads = text.num_attention_heads
@@ -148,16 +139,12 @@ def kernel_in_words(config: Any, device: torch.device, dtype: torch.dtype) -> st
 def fused_kernel(
     device: torch.device, dtype: torch.dtype, num_heads: int, num_kv_heads: int, head_dim: int
 ) -> Fused | None:
-    """The variable-length kernel for this shape of heads, or None for SDPA a segment; checked against SDPA on random segments, logged once."""
+    """The variable-length kernel for these heads, checked against SDPA and logged once; None = one SDPA per segment."""
     shape = f"{num_heads}/{num_kv_heads} heads of {head_dim}, {dtype}, {device}"
     for name, kernel in _installed():
         try:
             error = _difference(kernel, device, dtype, num_heads, num_kv_heads, head_dim)
-        except (
-            RuntimeError,
-            ValueError,
-            NotImplementedError,
-        ) as refusal:  # what a kernel raises for an architecture or shape it lacks
+        except (RuntimeError, ValueError, NotImplementedError) as refusal:  # an architecture or shape it lacks
             log.warning("attention: %s refuses %s: %s", name, shape, str(refusal).splitlines()[0])
             continue
         if error <= CHECK_TOLERANCE:
@@ -168,47 +155,32 @@ def fused_kernel(
 
 
 def _installed() -> list[tuple[str, Fused]]:
-    """flash-attn first: where somebody installed it, it is the newer kernel for their GPU."""
-    found: list[tuple[str, Fused]] = []
-    if importlib.util.find_spec("flash_attn"):
-        flash_attn_varlen_func = importlib.import_module("flash_attn").flash_attn_varlen_func
+    """flash-attn first: where a user installed it, it is the newer kernel for their GPU."""
+    modules = {"flash_attn": _flash_attn, "torch.nn.attention.varlen": _torch_varlen}
+    return [(name, kernel) for name, kernel in modules.items() if importlib.util.find_spec(name)]
 
-        def flash(
-            q: Any, k: Any, v: Any, cu: Any, longest: int, causal: bool, scale: float | None, window: Window
-        ) -> torch.Tensor:
-            sides = _sides(window, False)
-            out: torch.Tensor = flash_attn_varlen_func(
-                q, k, v, cu, cu, longest, longest, softmax_scale=scale, causal=causal, window_size=sides
-            )
-            return out
 
-        found.append(("flash_attn", flash))
-    if importlib.util.find_spec("torch.nn.attention.varlen"):
-        from torch.nn.attention.varlen import varlen_attn
+def _flash_attn(
+    q: Any, k: Any, v: Any, cu: Any, longest: int, causal: bool, scale: float | None, window: Window
+) -> torch.Tensor:
+    flash = importlib.import_module("flash_attn").flash_attn_varlen_func
+    options = {"softmax_scale": scale, "causal": causal, "window_size": _sides(window, False)}
+    out: torch.Tensor = flash(q, k, v, cu, cu, longest, longest, **options)
+    return out
 
-        def torch_varlen(
-            q: Any, k: Any, v: Any, cu: Any, longest: int, causal: bool, scale: float | None, window: Window
-        ) -> torch.Tensor:
-            out: torch.Tensor = varlen_attn(
-                q,
-                k,
-                v,
-                cu,
-                cu,
-                longest,
-                longest,
-                scale=scale,
-                window_size=_sides(window, causal),
-                enable_gqa=q.shape[1] != k.shape[1],
-            )
-            return out
 
-        found.append(("torch varlen_attn", torch_varlen))
-    return found
+def _torch_varlen(
+    q: Any, k: Any, v: Any, cu: Any, longest: int, causal: bool, scale: float | None, window: Window
+) -> torch.Tensor:
+    from torch.nn.attention.varlen import varlen_attn
+
+    options: Any = {"scale": scale, "window_size": _sides(window, causal), "enable_gqa": q.shape[1] != k.shape[1]}
+    out: torch.Tensor = varlen_attn(q, k, v, cu, cu, longest, longest, **options)
+    return out
 
 
 def _sides(window: Window, causal: bool) -> tuple[int, int]:
-    """Tokens to the left and to the right that are seen, both kernels' convention: -1 = all."""
+    """Tokens to the left and to the right that are seen, by the convention of both kernels: -1 = all."""
     reach = -1 if not window else window - 1
     return reach, 0 if causal else reach
 
@@ -228,17 +200,17 @@ def _difference(
     worst = 0.0
     for causal in (True, False):
         expected = per_segment(q, k, v, bounds.tolist(), causal, None, None, 0.0)[0].float()
-        got = kernel(*(t[0].transpose(0, 1) for t in (q, k, v)), cu, max(CHECK_LENGTHS), causal, None, None).float()
-        worst = max(worst, ((got - expected).abs().max() / expected.abs().max()).item())
+        found = kernel(*(t[0].transpose(0, 1) for t in (q, k, v)), cu, max(CHECK_LENGTHS), causal, None, None).float()
+        worst = max(worst, ((found - expected).abs().max() / expected.abs().max()).item())
     return worst
 
 
 FILLER = 64
-"""Tokens of a segment that only fills up: short, because attention is quadratic, and no model has fewer positions."""
+"""Tokens of a padding segment: short, because attention is quadratic, and no model has fewer positions."""
 
 
 def packed(segments: Sequence[np.ndarray], device: torch.device | str = "cpu", multiple: int = 1) -> dict[str, Any]:
-    """Model inputs for one row that holds `segments` one after the other, and short ones of id 0 that fill it to a multiple of `multiple` tokens.
+    """Model inputs for one pack of `segments`, one after the other, padded with short segments of id 0 to `multiple`.
 
     Micro-example: lengths 3, 2 -> position_ids [0, 1, 2, 0, 1], cu_seq_lens [0, 3, 5].
     """
@@ -251,7 +223,7 @@ def packed(segments: Sequence[np.ndarray], device: torch.device | str = "cpu", m
         "position_ids": torch.from_numpy(np.concatenate([np.arange(n) for n in lengths]))[None].to(device),
         "attention_mask": None,
         "use_cache": False,
-        # The same bounds twice, one transfer a forward: on the host for the loop over segments, on the device for a fused kernel.
+        # On the host for the loop over segments, on the device for a fused kernel: one transfer per forward.
         "cu_seq_lens_q": bounds,
         "cu_seq_lens_k": bounds.to(device),
         "max_length_q": max(lengths),

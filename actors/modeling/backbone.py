@@ -1,7 +1,7 @@
-"""Backbones of the attribute predictor: which model classes can carry it, how each reads a conversation, and where its heads sit.
+"""Backbones of the attribute predictor: supported model classes, how each reads a conversation, where its heads are.
 
-A decoder is read at every turn's end; an encoder at its first token, through the head its own `...ForSequenceClassification`
-class has, so that plain transformers gives the same score. Knows no loss and no rows.
+A decoder is read at every turn's end. An encoder is read at its first token, through the head of its own
+`...ForSequenceClassification` class, so that plain transformers gives the same score. Knows no loss and no rows.
 """
 
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from data.errors import UserError
 from data.tokens import Reading
 
 Head = Callable[[Any, torch.Tensor], torch.Tensor]
-"""Model and hidden states [S, 1, D] of the tokens that are read -> scores [S, A]."""
+"""(model, hidden states [S, 1, D] of the tokens that are read) -> scores [S, A]."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ ENCODERS: dict[str, Backbone] = {
         lambda model, hidden_S1D: model.classifier(model.dropout(torch.relu(model.pre_classifier(hidden_S1D[:, 0])))),
         ("pre_classifier", "classifier"),
     ),
-    # Its default is the mean over all tokens, for which a packed row has no place.
+    # Its default is the mean over all tokens, which does not work on a pack.
     "modernbert": Backbone(
         lambda model, hidden_S1D: model.classifier(model.drop(model.head(hidden_S1D[:, 0]))),
         ("head", "classifier"),
@@ -76,13 +76,13 @@ def model_class(config: PreTrainedConfig) -> type[PreTrainedModel]:
 
 
 def check(model: PreTrainedModel) -> None:
-    """Raise UserError, with what works, unless the model has the head that its family's entry names."""
+    """Raise UserError, with the supported types, unless the model has the head that its family's entry names."""
     if any(not hasattr(model, name.split(".")[0]) for name in backbone_of(model.config).heads):
         raise _no_predictor(model.config.model_type)
 
 
 def packs(cls: type[PreTrainedModel]) -> bool:
-    """Can several segments share a row? Only where attention goes through transformers' interface; otherwise each gets a forward of its own."""
+    """Can segments share a pack? Only if attention uses transformers' interface; otherwise each has its forward."""
     return bool(cls._supports_attention_backend)
 
 
@@ -98,12 +98,13 @@ def max_positions(config: PreTrainedConfig) -> int | None:
 
 
 def reading_of(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase) -> Reading:
-    """How the model of `config` reads a conversation; raises UserError if an encoder's tokenizer has no [CLS] to read at."""
+    """How the model of `config` reads a conversation; raises UserError for an encoder whose tokenizer has no [CLS]."""
     if backbone_of(config).causal:
         return Reading()
     if tokenizer.cls_token_id is None:
         raise UserError(
-            f"the tokenizer of this {config.model_type} backbone names no cls_token, and an encoder is read there; set predictor.backbone to another"
+            f"the tokenizer of this {config.model_type} backbone names no cls_token, where an encoder is read; "
+            "set predictor.backbone to another"
         )
     after = () if tokenizer.sep_token_id is None else (int(tokenizer.sep_token_id),)
     return Reading(causal=False, before=(int(tokenizer.cls_token_id),), after=after)
@@ -111,6 +112,7 @@ def reading_of(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase) -> 
 
 def _no_predictor(model_type: str) -> UserError:
     return UserError(
-        f"a model of type {model_type!r} cannot carry the attribute heads: a decoder with a `score` head can (Llama, Qwen, Mistral, Gemma, GPT-2, ...), "
-        f"and these encoders: {', '.join(ENCODERS)}; set predictor.backbone (or base.model) to one of them"
+        f"a model of type {model_type!r} cannot carry the attribute heads: a decoder with a `score` head can "
+        f"(Llama, Qwen, Mistral, Gemma, GPT-2, ...), and these encoders: {', '.join(ENCODERS)}; "
+        "set predictor.backbone (or base.model) to one of them"
     )

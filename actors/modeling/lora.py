@@ -22,8 +22,8 @@ ADAPTER = "default"
 class LoraSettings(Record):
     """Low-rank adapters instead of full training.
 
-    Heads are trained in full; everything else keeps the base model's weights. That includes the embeddings, so the rows that control tokens
-    unknown to the base model added to them stay as they were drawn: train in full where the new tokens' own meaning matters.
+    Heads are trained in full; everything else keeps the base model's weights. The embeddings of new control tokens keep
+    their random values too: train all weights where their meaning matters.
     """
 
     rank: int = Field(16, ge=1)
@@ -33,11 +33,12 @@ class LoraSettings(Record):
     dropout: float = Field(0.0, ge=0, lt=1)
     """Dropout on an adapter's input."""
     target_modules: Literal["all-linear"] | tuple[str, ...] = "all-linear"
-    """Names (or their ends) of the linear modules that get an adapter, e.g. [q_proj, v_proj]; all-linear = every one outside heads and vocabulary."""
+    """Names (or their ends) of the linear modules that get an adapter, e.g. [q_proj, v_proj]; all-linear = every one
+    outside heads and vocabulary."""
 
 
 def add_adapters(model: PreTrainedModel, settings: LoraSettings, heads: Sequence[str]) -> None:
-    """Freeze `model` but for new adapters and the modules named in `heads`; raises UserError if no module has a name in `target_modules`."""
+    """Freeze `model` except new adapters and `heads`; raises UserError if `target_modules` names no module."""
     import peft
 
     targets = _targets(model, settings, heads)
@@ -55,9 +56,9 @@ def add_adapters(model: PreTrainedModel, settings: LoraSettings, heads: Sequence
 
 
 def merged(module: torch.nn.Module, state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """`state` of a module with adapters as the plain model's: W + alpha / rank * B A under the plain names, one weight at a time.
+    """`state` of a module with adapters as the plain model's: W + alpha / rank * B A under the plain names.
 
-    Works on gathered tensors, so it does not matter how the module itself is sharded.
+    Works on gathered tensors, one weight at a time, so it does not matter how the module itself is sharded.
     """
     plain = {}
     for name, value in state.items():
@@ -68,11 +69,8 @@ def merged(module: torch.nn.Module, state: Mapping[str, torch.Tensor]) -> dict[s
             continue
         owner = name.removesuffix(".base_layer.weight")
         layer = module.get_submodule(owner)
-        delta = (
-            state[f"{owner}.lora_B.{ADAPTER}.weight"].float()
-            @ state[f"{owner}.lora_A.{ADAPTER}.weight"].float()
-            * layer.scaling[ADAPTER]
-        )
+        a, b = (state[f"{owner}.lora_{side}.{ADAPTER}.weight"].float() for side in "AB")
+        delta = b @ a * layer.scaling[ADAPTER]
         plain[f"{owner}.weight"] = (value.float() + (delta.T if layer.fan_in_fan_out else delta)).to(value.dtype)
     return plain
 
@@ -91,7 +89,7 @@ def _targets(model: PreTrainedModel, settings: LoraSettings, heads: Sequence[str
     if not wanted:
         kinds = sorted({re.sub(r".*\.", "", name) for name in linear})
         raise UserError(
-            f"no linear module of {type(model).__name__} is named {' or '.join(settings.target_modules)}; it has {', '.join(kinds)}; "
-            "set learner.lora.target_modules to some of those, or to all-linear"
+            f"no linear module of {type(model).__name__} is named {' or '.join(settings.target_modules)}; "
+            f"it has {', '.join(kinds)}; set learner.lora.target_modules to some of those, or to all-linear"
         )
     return wanted

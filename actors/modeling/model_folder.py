@@ -1,16 +1,17 @@
-"""What lies in a model folder: Hugging Face weights, config and tokenizer, with schema and template in `config.json`.
+"""A model folder: Hugging Face weights, config and tokenizer, with schema and template as `steerlm` in `config.json`.
 
-Any tool that reads Hugging Face folders can load it; `steerlm` in the config is what we need on top. Knows no training.
+Any tool that reads Hugging Face folders can load it. Knows no training.
 """
 
 import hashlib
 import os
 import shutil
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
-from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
+import torch
+from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.utils import logging
 
@@ -22,7 +23,7 @@ from data.storage import Storage
 from data.template import SteerLMTemplate, Template, WrappedTemplate
 from data.tokens import Reading
 
-logging.disable_progress_bar()  # workers load weights often, and a bar per load buries the lines that say how far a job is
+logging.disable_progress_bar()  # workers load weights often, and a bar per load would bury a job's progress lines
 
 
 @dataclass(frozen=True)
@@ -46,12 +47,11 @@ def local_folder(path: str) -> str:
         return path
     storage = Storage(path)
     content = "".join(f"{file} {storage.fs.checksum(file)}" for file in storage.files())
-    target = os.path.join(
-        tempfile.gettempdir(), "steerlm-models", hashlib.sha256(f"{path} {content}".encode()).hexdigest()[:24]
-    )
+    digest = hashlib.sha256(f"{path} {content}".encode()).hexdigest()[:24]
+    target = os.path.join(tempfile.gettempdir(), "steerlm-models", digest)
     if not os.path.isdir(target):
         os.makedirs(os.path.dirname(target), exist_ok=True)
-        # Several processes of a node may want it at once: each downloads beside, the first rename wins.
+        # Several processes of a node may need it at once: each downloads to its own folder, the first rename wins.
         beside = storage.download(tempfile.mkdtemp(dir=os.path.dirname(target)))
         try:
             os.rename(beside, target)
@@ -61,7 +61,7 @@ def local_folder(path: str) -> str:
 
 
 def new_format(base: str, schema: AttributeSchema, kind: TemplateKind) -> Format:
-    """The format of a run that starts from `base`, checked: what other engines will see is what we train."""
+    """The format of a run that starts from `base`; raises UserError as `check_equality` does."""
     tokenizer = load_tokenizer(base)
     format = _format(load_config(base), tokenizer, make_template(tokenizer, schema, kind), kind)
     check_equality(tokenizer, format.template)
@@ -74,16 +74,13 @@ def load_format(folder: str) -> Format:
     steerlm = getattr(config, "steerlm", None)
     if steerlm is None:
         raise UserError(
-            f"{folder} has no `steerlm` entry in config.json, so it was not written by this project; name a model folder of a run"
+            f"{folder} has no `steerlm` entry in config.json, so it was not written by this project; "
+            "name a model folder of a run"
         )
     tokenizer = load_tokenizer(folder)
     schema = AttributeSchema.model_validate(steerlm["schema"])
-    return _format(
-        config,
-        tokenizer,
-        make_template(tokenizer, schema, steerlm["template"], steerlm["base_chat_template"]),
-        steerlm["template"],
-    )
+    kind = steerlm["template"]
+    return _format(config, tokenizer, make_template(tokenizer, schema, kind, steerlm["base_chat_template"]), kind)
 
 
 def _format(
@@ -91,7 +88,7 @@ def _format(
 ) -> Format:
     reading = reading_of(config, tokenizer)
     if not reading.causal and isinstance(template, SteerLMTemplate):
-        # [CLS] frames every segment anew, also where the front of the conversation was cut: it is the reading's, not the template's.
+        # `reading` puts [CLS] before every segment, also where the front of the conversation was cut.
         template = replace(template, bos="")
     return Format(tokenizer, template, kind, reading)
 
@@ -112,14 +109,27 @@ def load_tokenizer(folder: str) -> PreTrainedTokenizerBase:
         raise UserError(f"no readable tokenizer at {folder}: {str(error).splitlines()[0]}") from None
 
 
-def steerlm_entry(format: Format) -> dict[str, Any]:
-    """What goes into `config.steerlm`."""
+def fit_embeddings(model: PreTrainedModel, format: Format) -> None:
+    """Give the embeddings a vector for every token of the tokenizer; never shrinks them."""
+    if len(format.tokenizer) > model.config.get_text_config().vocab_size:
+        model.resize_token_embeddings(len(format.tokenizer))
+
+
+def save_model(
+    model: PreTrainedModel, state: Mapping[str, torch.Tensor], format: Format, folder: str, labels: bool
+) -> None:
+    """Save the weights in `state` (keys start with "model."), the config with schema and template, and the tokenizer.
+
+    `labels=False`: the exported chat template writes no label lines, and frames a segment as an encoder reads it.
+    """
+    os.makedirs(folder, exist_ok=True)
     base = format.template.base if isinstance(format.template, WrappedTemplate) else None
-    return {"schema": format.schema.model_dump(mode="json"), "template": format.kind, "base_chat_template": base}
-
-
-def save_format(format: Format, folder: str, labels: bool) -> None:
-    """Save the tokenizer with the exported chat template; `labels=False` (the predictor) leaves the label lines out and frames as an encoder reads."""
+    schema = format.schema.model_dump(mode="json")
+    model.config.steerlm = {"schema": schema, "template": format.kind, "base_chat_template": base}
+    model.config.pad_token_id = format.tokenizer.pad_token_id
+    model.config.use_cache = True
+    weights = {k.removeprefix("model."): v for k, v in state.items() if k.startswith("model.")}
+    model.save_pretrained(folder, state_dict=weights)
     source = format.template.jinja()
     if not labels:
         before, after = (_literal(format.tokenizer, ids) for ids in (format.reading.before, format.reading.after))

@@ -1,11 +1,11 @@
-"""The policy: a causal language model that answers at the attributes it is asked for; its loss, its prompts, its folder.
+"""The policy: a causal language model that answers at requested attributes; its loss, its prompts, its folder.
 
 Knows no training loop (`actors.training.trainer`) and no sampling (`actors.generation.transformers_engine`).
 """
 
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,17 +17,9 @@ from transformers.configuration_utils import PreTrainedConfig
 
 from actors.kernels.onednn import generate_with_onednn, pack_multiple, target_multiple
 from actors.kernels.varlen import VARLEN, packed
-from actors.modeling.model_folder import (
-    Format,
-    load_config,
-    load_format,
-    local_folder,
-    new_format,
-    save_format,
-    steerlm_entry,
-)
-from actors.modeling.tokenizer import TemplateKind, encoder
-from data.attributes import AttributeSchema
+from actors.modeling.model_folder import Format, fit_embeddings, load_config, load_format, local_folder
+from actors.modeling.tokenizer import encoder
+from actors.modeling.train_task import TrainTask
 from data.conversation import Message
 from data.errors import UserError
 from data.examples import Example
@@ -35,67 +27,50 @@ from data.template import Labels
 from data.tokens import prompt_ids
 
 IGNORED = -100
-"""A target that only fills up."""
+"""The target of a padding position."""
 
 
 class PolicyLoss(torch.nn.Module):
-    """`forward` gives the summed negative log-likelihood of a packed row's trained tokens, in nats."""
+    """`forward` gives the summed negative log-likelihood of a pack's trained tokens, in nats."""
 
     heads: tuple[str, ...] = ()
-    """Modules trained in full even where the rest only gets adapters: a policy has none."""
+    """Modules trained in full beside adapters: a policy has none."""
 
     def __init__(self, model: PreTrainedModel):
         super().__init__()
         self.model = model
 
-    def forward(self, row: dict[str, Any], positions_N: torch.Tensor, targets_N: torch.Tensor) -> torch.Tensor:
-        # Only the positions that predict a trained token reach the vocabulary: masked logits are never made.
-        logits_1NV = self.model(**row, logits_to_keep=positions_N).logits
-        return torch.nn.functional.cross_entropy(
-            logits_1NV[0].float(), targets_N, reduction="sum", ignore_index=IGNORED
-        )
+    def forward(self, pack: dict[str, Any], positions_N: torch.Tensor, targets_N: torch.Tensor) -> torch.Tensor:
+        # Only the positions that predict a trained token reach the vocabulary: masked logits are never computed.
+        logits_NV = self.model(**pack, logits_to_keep=positions_N).logits[0].float()
+        return torch.nn.functional.cross_entropy(logits_NV, targets_N, reduction="sum", ignore_index=IGNORED)
 
 
 @dataclass(frozen=True)
-class PolicyTask:
-    """What the learner needs to train a policy from `base` (a folder of ours, or any Hugging Face causal LM)."""
+class PolicyTask(TrainTask):
+    """Trains a policy, or any causal language model, from `base`."""
 
-    base: str
-    schema: AttributeSchema
-    template: TemplateKind
+    LABELS = True
 
     def build(self) -> PolicyLoss:
-        format = new_format(local_folder(self.base), self.schema, self.template)
-        return PolicyLoss(load_causal_lm(local_folder(self.base), format, VARLEN))
-
-    def start(self, module: torch.nn.Module, rows: Iterable[dict[str, Any]]) -> str:
-        return ""
+        return PolicyLoss(load_causal_lm(local_folder(self.base), self.format(), VARLEN))
 
     def inputs(self, examples: Sequence[Example], device: torch.device | str, pack_tokens: int = 0) -> dict[str, Any]:
-        """Forward arguments for one packed row; the token at position p + 1 is predicted at p."""
+        """Forward arguments for one pack; position p predicts the token at p + 1."""
         multiple = pack_multiple(device, pack_tokens)
-        row = packed([e.ids_T for e in examples], device, multiple)
         positions_N = np.flatnonzero(np.concatenate([e.trained_T for e in examples])) - 1
         targets_N = np.concatenate([e.ids_T for e in examples])[positions_N + 1]
-        room = (0, -len(positions_N) % target_multiple(multiple))
+        padding = (0, -len(positions_N) % target_multiple(multiple))
+        targets_N = np.pad(targets_N.astype(np.int64), padding, constant_values=IGNORED)
         return {
-            "row": row,
-            "positions_N": torch.from_numpy(np.pad(positions_N, room)).to(device),
-            "targets_N": torch.from_numpy(np.pad(targets_N.astype(np.int64), room, constant_values=IGNORED)).to(device),
+            "pack": packed([e.ids_T for e in examples], device, multiple),
+            "positions_N": torch.from_numpy(np.pad(positions_N, padding)).to(device),
+            "targets_N": torch.from_numpy(targets_N).to(device),
         }
-
-    def target_weight(self, example: Example) -> float:
-        return float(example.trained_T.sum())
-
-    def save(self, module: torch.nn.Module, state: Mapping[str, torch.Tensor], folder: str) -> None:
-        """Plain Hugging Face safetensors and tokenizer; `state` is the whole module's, gathered on the CPU."""
-        assert isinstance(module, PolicyLoss)
-        format = new_format(local_folder(self.base), self.schema, self.template)
-        save_model(module.model, state, format, folder, labels=True)
 
 
 def load_causal_lm(folder: str, format: Format, attention: str, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
-    """Any HF causal LM with room for the format's control tokens; raises UserError naming the folder if it cannot be read."""
+    """Any HF causal LM, with embeddings for the format's control tokens; raises UserError if `folder` is unreadable."""
     try:
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, attn_implementation=attention)
     except (OSError, ValueError, SafetensorError) as error:
@@ -104,38 +79,17 @@ def load_causal_lm(folder: str, format: Format, attention: str, dtype: torch.dty
     return model
 
 
-def fit_embeddings(model: PreTrainedModel, format: Format) -> None:
-    """Give the embeddings a row for every token of the tokenizer; never shrinks them."""
-    if len(format.tokenizer) > model.config.get_text_config().vocab_size:
-        model.resize_token_embeddings(len(format.tokenizer))
-
-
-def save_model(
-    model: PreTrainedModel, state: Mapping[str, torch.Tensor], format: Format, folder: str, labels: bool
-) -> None:
-    """Weights from `state` (keys start with "model."), config with schema and template, tokenizer with the exported chat template."""
-    os.makedirs(folder, exist_ok=True)
-    model.config.steerlm = steerlm_entry(format)
-    model.config.pad_token_id = format.tokenizer.pad_token_id
-    model.config.use_cache = True
-    model.save_pretrained(
-        folder, state_dict={k.removeprefix("model."): v for k, v in state.items() if k.startswith("model.")}
-    )
-    save_format(format, folder, labels)
-
-
 class PolicyText:
-    """The text side of a trained policy: its prompts, its stop tokens, its words. Needs no weights, so that an engine may hold them alone."""
+    """The text side of a trained policy: prompts, stop tokens, decoding. Needs no weights: an engine may hold them."""
 
     def __init__(self, format: Format, name: str, folder: str, max_tokens: int, end_ids: int | list[int] | None):
-        """`end_ids`: what the model's generation config names as the end of a sequence."""
+        """`max_tokens`: longest context, prompt and answer together; `end_ids`: from the model's generation config."""
         self.format, self.name, self.folder, self.max_tokens = format, name, folder, max_tokens
-        """`max_tokens`: longest context, prompt and answer together."""
         self.tokenizer, self.template, self.schema = format.tokenizer, format.template, format.schema
         self._encode = encoder(format.tokenizer)
         ids = {self.tokenizer.eos_token_id, self._turn_end(), *(end_ids if isinstance(end_ids, list) else [end_ids])}
         self.stop_ids = frozenset(int(i) for i in ids if i is not None)
-        """Tokens that end an answer: the template's turn end, the model's own end of sequence, and what its generation config adds."""
+        """Tokens that end an answer: the template's turn end, the model's own end of sequence, and `end_ids`."""
 
     @classmethod
     def load(cls, path: str) -> "PolicyText":
@@ -159,15 +113,13 @@ class PolicyText:
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
     def generation(self) -> dict[str, Any]:
-        """A generation config with which plain `generate`, and any engine that reads it, ends an answer where ours do."""
+        """A generation config: plain `generate`, and any engine that reads it, ends an answer where our engines do."""
         try:
             config = GenerationConfig.from_pretrained(self.folder)
         except OSError:  # a model need not have one
             config = GenerationConfig()
         config.eos_token_id, config.pad_token_id = sorted(self.stop_ids), self.tokenizer.pad_token_id
-        config._from_model_config = (
-            False  # or transformers would make it anew from config.json, which knows one end only
-        )
+        config._from_model_config = False  # or transformers would rebuild it from config.json, which knows one end only
         return dict(json.loads(config.to_json_string(use_diff=True)))
 
     def _turn_end(self) -> int:
@@ -187,15 +139,13 @@ class Policy(PolicyText):
     def load(
         cls, path: str, dtype: str = "float32", device: str | None = None, num_threads: int | None = None
     ) -> "Policy":
-        """From a local folder or any fsspec URI; raises UserError if it is no policy of ours. `num_threads`: CPU threads of this process."""
+        """From a folder or fsspec URI, on `num_threads` CPU threads; raises UserError if it is no policy of ours."""
         if num_threads:
             torch.set_num_threads(num_threads)
         folder = local_folder(path)
         format = load_format(folder)
-        model = load_causal_lm(folder, format, "sdpa", getattr(torch, dtype)).to(
-            device or ("cuda" if torch.cuda.is_available() else "cpu")
-        )
-        generate_with_onednn(model)
+        model = load_causal_lm(folder, format, "sdpa", getattr(torch, dtype))
+        generate_with_onednn(model.to(device or ("cuda" if torch.cuda.is_available() else "cpu")))
         return cls(model, format, _name(path), folder)
 
 

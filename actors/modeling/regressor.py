@@ -1,7 +1,8 @@
 """The attribute regressor: a backbone and one regression head per attribute; its loss, its inputs, its folder.
 
-Saved so that `AutoModelForSequenceClassification` loads it. Knows no training loop (`actors.training.trainer`); scoring with it is
-`actors.scoring.predictor`. Source: HelpSteer (arXiv 2311.09528) section 4; NeMo-Aligner `megatron_gpt_regression_reward_model.py`.
+Saved so that `AutoModelForSequenceClassification` loads it. Knows no training loop (`actors.training.trainer`) and no
+scoring (`actors.scoring.predictor`). Source: HelpSteer (arXiv 2311.09528) section 4; NeMo-Aligner
+`megatron_gpt_regression_reward_model.py`.
 """
 
 import functools
@@ -20,11 +21,10 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 from actors.kernels.onednn import pack_multiple
 from actors.kernels.varlen import VARLEN, packed
 from actors.modeling.backbone import backbone_of, check, first_position, model_class, packs
-from actors.modeling.model_folder import Format, load_config, local_folder, new_format
-from actors.modeling.policy import fit_embeddings, save_model
+from actors.modeling.model_folder import Format, fit_embeddings, load_config, local_folder
 from actors.modeling.ridge_init import RidgeHeads
-from actors.modeling.tokenizer import TemplateKind
-from actors.modeling.warmup import Surface, WarmupHeads
+from actors.modeling.train_task import TrainTask
+from actors.modeling.warmup import AnswerFeatures, WarmupHeads
 from data.attributes import AttributeSchema
 from data.errors import UserError
 from data.examples import Example
@@ -33,44 +33,46 @@ LossKind = Literal["squared", "absolute"]
 
 
 def label_losses(residuals_SA: torch.Tensor, kind: LossKind) -> torch.Tensor:
-    """The loss of each score that is off by so much.
+    """The loss of each score.
 
-    Squared errors make a score the mean of what raters would say, absolute ones the median. Where most raters are right, the median is the truth,
-    while the mean is drawn towards the middle of the scale by every rater who is not.
+    Squared errors make a score the mean of the raters' values, absolute ones the median. Where most raters are
+    right, the median is the truth; every other rater draws the mean towards the middle of the scale.
     """
     return residuals_SA**2 if kind == "squared" else residuals_SA.abs()
 
 
 def in_range(values_SA: np.ndarray, schema: AttributeSchema) -> np.ndarray:
-    """Which labels count, bool [S, A]: those that somebody gave and that lie on the attribute's scale."""
+    """Which labels count, bool [S, A]: those that are given and lie on the attribute's scale."""
     low_A, high_A = (np.array([getattr(a, end) for a in schema.attributes], np.float32) for end in ("low", "high"))
     return (values_SA >= low_A) & (values_SA <= high_A)  # NaN compares false
 
 
 def require_language_model(config: PreTrainedConfig) -> None:
-    """Raise UserError unless a predictor on this backbone could go on as a language model: the saved one has no output layer but its embeddings."""
+    """Raise UserError unless this backbone can stay a language model: a saved predictor has no output layer."""
     if not (backbone_of(config).causal and config.get_text_config().tie_word_embeddings):
         raise UserError(
-            f"predictor.lm_loss_weight needs a decoder with tied embeddings, which this {config.model_type} backbone is not; "
-            "set predictor.lm_loss_weight to 0"
+            f"predictor.lm_loss_weight needs a decoder with tied embeddings, which this {config.model_type} backbone "
+            "is not; set predictor.lm_loss_weight to 0"
         )
 
 
 class PredictorLoss(torch.nn.Module):
-    """`scores` at the positions that are read; `forward` gives the summed, weighted loss over the labels of a packed row."""
+    """`scores` at the positions that are read; `forward` gives the summed, weighted loss over the labels of a pack."""
 
     def __init__(self, model: PreTrainedModel, loss: LossKind = "squared", token_weight: float = 0.0):
-        """`token_weight` > 0: what an answer's token weighs beside a label; then the losses of a language model and of SurfaceHeads stay on."""
+        """`token_weight` > 0 adds the losses of WarmupHeads, weighted so for each token beside a label."""
         super().__init__()
         self.model, self.loss, self.token_weight = model, loss, token_weight
-        self.surface = WarmupHeads(model.config.get_text_config().hidden_size, surprise=True) if token_weight else None
+        self.warmup_heads = (
+            WarmupHeads(model.config.get_text_config().hidden_size, surprise=True) if token_weight else None
+        )
         self.backbone = backbone_of(model.config)
         self.heads = self.backbone.heads
         """Modules trained in full even where the backbone only gets adapters."""
 
-    def scores(self, row: dict[str, Any], reads_S: torch.Tensor) -> torch.Tensor:
+    def scores(self, pack: dict[str, Any], reads_S: torch.Tensor) -> torch.Tensor:
         """Raw scores in the attributes' own units, float32, shape [S, A]."""
-        return self._scored(self.read(row, reads_S))
+        return self._scored(self.read(pack, reads_S))
 
     def _scored(self, hidden_SD: torch.Tensor) -> torch.Tensor:
         hidden_S1D = hidden_SD[:, None]
@@ -78,116 +80,104 @@ class PredictorLoss(torch.nn.Module):
         with torch.autocast(hidden_S1D.device.type, enabled=False):
             return self.backbone.head(self.model, hidden_S1D).float()
 
-    def read(self, row: dict[str, Any], reads_S: torch.Tensor) -> torch.Tensor:
-        """What the heads are given: the backbone's last hidden states at the positions read, shape [S, D]."""
-        return self._hidden(row)[reads_S]
+    def read(self, pack: dict[str, Any], reads_S: torch.Tensor) -> torch.Tensor:
+        """Input of the heads: the backbone's last hidden states at the positions read, shape [S, D]."""
+        return self._hidden(pack)[reads_S]
 
-    def _hidden(self, row: dict[str, Any]) -> torch.Tensor:
+    def _hidden(self, pack: dict[str, Any]) -> torch.Tensor:
         """The backbone's last hidden states, shape [T, D]."""
         body = getattr(self.model, self.model.base_model_prefix)
         if packs(type(self.model)):
-            shifted = row["position_ids"] + first_position(self.model.config)
-            return body(**row | {"position_ids": shifted}).last_hidden_state[0]
-        bounds = row["cu_seq_lens_q"].tolist()
-        return torch.cat(
-            [body(input_ids=row["input_ids"][:, a:b]).last_hidden_state[0] for a, b in itertools.pairwise(bounds)]
-        )
+            shifted = pack["position_ids"] + first_position(self.model.config)
+            return body(**pack | {"position_ids": shifted}).last_hidden_state[0]
+        segments = itertools.pairwise(pack["cu_seq_lens_q"].tolist())
+        return torch.cat([body(input_ids=pack["input_ids"][:, a:b]).last_hidden_state[0] for a, b in segments])
 
     def forward(
         self,
-        row: dict[str, Any],
+        pack: dict[str, Any],
         reads_S: torch.Tensor,
         values_SA: torch.Tensor,
         weights_SA: torch.Tensor,
         **answers: torch.Tensor,
     ) -> torch.Tensor:
-        """`weights_SA` is 0 where there is no label; `values_SA` must be finite there too. `answers` is what SurfaceHeads is given."""
-        hidden_TD = self._hidden(row)
+        """`weights_SA` is 0 without a label; `values_SA` must be finite there too. `answers` goes to WarmupHeads."""
+        hidden_TD = self._hidden(pack)
         loss = (label_losses(self._scored(hidden_TD[reads_S]) - values_SA, self.loss) * weights_SA).sum()
-        if self.surface is None:
+        if self.warmup_heads is None:
             return loss
-        return loss + self.token_weight * self.surface(
-            hidden_TD, self.model.get_input_embeddings().weight, row["input_ids"][0], **answers
-        )
+        vocabulary_VD = self.model.get_input_embeddings().weight
+        return loss + self.token_weight * self.warmup_heads(hidden_TD, vocabulary_VD, pack["input_ids"][0], **answers)
 
 
 @dataclass(frozen=True)
-class PredictorTask:
-    """What the learner needs to train a predictor on the backbone `base`."""
+class PredictorTask(TrainTask):
+    """Trains a predictor on the backbone `base`."""
 
-    base: str
-    schema: AttributeSchema
-    template: TemplateKind
     attribute_weights: Mapping[str, float] = field(default_factory=dict)
-    """What a label of an attribute weighs in the mean; 1 where nothing is said."""
+    """Weight of an attribute's labels in the mean; 1 for an attribute that is not named."""
     loss: LossKind = "squared"
     ridge_init: float = 0.0
-    """Ridge penalty per example with which the heads are fitted before training; 0 = they start at random."""
+    """Ridge penalty per example of the ridge-initialized heads; 0 = heads start at random."""
     token_weight: float = 0.0
-    """What an answer's token weighs beside a label in the losses of PredictorLoss.surface; 0 = there are none."""
-    surface: Surface | None = None
+    """Weight of an answer's token beside a label in the losses of WarmupHeads; 0 = no such losses."""
+    answer_features: AnswerFeatures | None = None
     """Needed with a token weight."""
 
     def build(self) -> PredictorLoss:
         """Raises UserError as `load_regressor` and `require_language_model` do."""
         folder = local_folder(self.base)
-        model = load_regressor(folder, new_format(folder, self.schema, self.template), VARLEN)
+        model = load_regressor(folder, self.format(), VARLEN)
         if self.token_weight:
             require_language_model(model.config)
         return PredictorLoss(model, self.loss, self.token_weight)
 
-    def start(self, module: torch.nn.Module, rows: Iterable[dict[str, Any]]) -> str:
-        """Fit a decoder's heads to the frozen features of `rows`, this rank's share of the examples."""
+    def start(self, module: torch.nn.Module, packs: Iterable[dict[str, Any]]) -> str:
+        """Fit a decoder's heads to the frozen features of `packs`."""
         assert isinstance(module, PredictorLoss)
         if not self.ridge_init:
             return ""
         if not module.backbone.causal:
-            return f"heads start at random: a {module.model.config.model_type} head is no linear map that could be fitted in closed form"
+            kind = module.model.config.model_type
+            return f"heads start at random: a {kind} head is no linear map that could be fitted in closed form"
         head: Any = module.model.score
-        ridge_init = RidgeHeads(head.in_features, head.out_features)
-        for row in rows:
-            ridge_init.add(module.read(row["row"], row["reads_S"]), row["values_SA"], row["weights_SA"])
-        head.weight.copy_(ridge_init.weights(self.ridge_init))
+        ridge = RidgeHeads(head.in_features, head.out_features)
+        for inputs in packs:
+            ridge.add(module.read(inputs["pack"], inputs["reads_S"]), inputs["values_SA"], inputs["weights_SA"])
+        head.weight.copy_(ridge.weights(self.ridge_init))
         return f"heads fitted in closed form to the frozen backbone, ridge penalty {self.ridge_init:g} per example"
 
     def inputs(self, examples: Sequence[Example], device: torch.device | str, pack_tokens: int = 0) -> dict[str, Any]:
-        """Forward arguments for one packed row; the positions read are shifted by the segments before them."""
+        """Forward arguments for one pack; the positions read are shifted by the segments before them."""
         starts = np.cumsum([0, *(len(e.ids_T) for e in examples)])
         reads_S = np.concatenate([e.turn_ends_S + start for e, start in zip(examples, starts, strict=False)])
         weights_SA = np.concatenate([self._weights(e) for e in examples])
         values_SA = np.where(weights_SA > 0, np.concatenate([e.values_SA for e in examples]), 0).astype(np.float32)
+        multiple = pack_multiple(device, pack_tokens) if _packs(self.base) else 1
         return {
-            "row": packed(
-                [e.ids_T for e in examples], device, pack_multiple(device, pack_tokens) if _packs(self.base) else 1
-            ),
+            "pack": packed([e.ids_T for e in examples], device, multiple),
             "reads_S": torch.from_numpy(reads_S.astype(np.int64)).to(device),
             "values_SA": torch.from_numpy(values_SA).to(device),
             "weights_SA": torch.from_numpy(weights_SA).to(device),
-        } | (self.surface.inputs(examples, device) if self.surface else {})
+        } | (self.answer_features.inputs(examples, device) if self.answer_features else {})
 
     def target_weight(self, example: Example) -> float:
         return float(self._weights(example).sum(dtype=np.float64))
 
-    def save(self, module: torch.nn.Module, state: Mapping[str, torch.Tensor], folder: str) -> None:
-        assert isinstance(module, PredictorLoss)
-        save_model(
-            module.model, state, new_format(local_folder(self.base), self.schema, self.template), folder, labels=False
-        )
-
     def _weights(self, example: Example) -> np.ndarray:
-        """What each label counts, float32 [S, A]; 0 for those that are missing or out of range."""
+        """Weight of each label, float32 [S, A]; 0 for a missing one and one out of range."""
         weights_A = np.array([self.attribute_weights.get(name, 1.0) for name in self.schema.names], np.float32)
         return in_range(example.values_SA, self.schema) * weights_A
 
 
 @functools.cache
 def _packs(base: str) -> bool:
-    """False for a backbone that reads one segment at a time: nothing is to be filled there."""
+    """False for a backbone that reads one segment at a time: its packs need no padding."""
     return packs(model_class(load_config(local_folder(base))))
 
 
 def load_regressor(folder: str, format: Format, attention: str, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
-    """Backbone in `dtype` and heads in fp32; heads the folder lacks are new.
+    """Backbone in `dtype` and heads in fp32, randomly initialized if the folder has none.
 
     Raises UserError for an unreadable folder, and for a model type that cannot carry the heads.
     """
@@ -197,8 +187,8 @@ def load_regressor(folder: str, format: Format, attention: str, dtype: torch.dty
         attention = "sdpa" if cls._supports_sdpa else "eager"
         if is_deepspeed_zero3_enabled():
             raise UserError(
-                f"a {config.model_type} backbone reads one segment a forward, so under ZeRO stage 3 workers would wait for each other's layers for ever; "
-                "set predictor.learner.zero_stage to 2 or less"
+                f"a {config.model_type} backbone reads one segment per forward, so under ZeRO stage 3 workers would "
+                "wait for each other's layers forever; set predictor.learner.zero_stage to 2 or less"
             )
     try:
         model = AutoModelForSequenceClassification.from_pretrained(

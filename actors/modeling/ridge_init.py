@@ -1,7 +1,7 @@
-"""Heads in closed form: ridge regression of the labels on frozen features, before any fine-tuning moves the features.
+"""Ridge-initialized heads: ridge regression of the labels on frozen features, before fine-tuning moves the features.
 
-Fine-tuning from random heads first bends the features towards them; from fitted heads it starts where a linear probe ends
-(linear probing then fine-tuning, arXiv 2202.10054). Knows no model and no rows: it is given features and labels, batch by batch.
+Fine-tuning from random heads first distorts the features; from fitted heads it starts where linear probing ends
+(arXiv 2202.10054). Knows no model and no rows: it gets features and labels, batch by batch.
 """
 
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ import torch.distributed as dist
 
 @dataclass
 class _Sums:
-    """Moments of the features of those examples that have a label, in float64."""
+    """Moments of the features of the examples that have a label, in float64."""
 
     weight: torch.Tensor
     x_D: torch.Tensor
@@ -41,38 +41,37 @@ class _Sums:
 
 
 class RidgeHeads:
-    """Collects features and labels of every rank, then gives the heads' weights."""
+    """Collects features and labels of every rank, then fits the heads' weights."""
 
     def __init__(self, width: int, num_attributes: int):
         self._attributes = [_Sums.zero(width) for _ in range(num_attributes)]
         self._all = _Sums.zero(width)
 
     def add(self, hidden_SD: torch.Tensor, values_SA: torch.Tensor, weights_SA: torch.Tensor) -> None:
-        """Features at the positions read, labels, and what each label counts (0 = there is none)."""
+        """Features at the positions read, labels, and the weight of each label (0 = no label)."""
         x_SD, y_SA, weights_SA = (t.detach().cpu().double() for t in (hidden_SD, values_SA, weights_SA))
         for attribute, sums in enumerate(self._attributes):
-            # A weight per attribute only scales its own fit, which ridge per example is blind to.
+            # A weight per attribute only scales its own fit, and a penalty per example is scaled alike.
             sums.add(x_SD, y_SA[:, attribute], (weights_SA[:, attribute] > 0).double())
         ones_S = torch.ones(len(x_SD), dtype=torch.float64)
         self._all.add(x_SD, ones_S, ones_S)
 
     def weights(self, penalty: float) -> torch.Tensor:
-        """Bias-free heads, float32 [A, D]; `penalty` is per example, on standardised features. An attribute without labels gets zeros.
+        """Bias-free heads, float32 [A, D]; zeros for an attribute without labels.
 
-        A decoder's `score` has no bias, so the mean of the labels is carried by the direction in which the features are most nearly constant.
+        `penalty` is per example, on standardized features. A decoder's `score` has no bias, so the direction in which
+        the features are most nearly constant carries the mean of the labels.
         """
         if dist.is_initialized():
             for sums in (*self._attributes, self._all):
                 sums.all_reduce()
         constant_D = _constant(self._all, penalty)
-        rows = [
-            _fit(sums, penalty, constant_D) if sums.weight > 1 else torch.zeros_like(constant_D)
-            for sums in self._attributes
-        ]
-        return torch.stack(rows).float()
+        zeros_D = torch.zeros_like(constant_D)
+        heads = [_fit(s, penalty, constant_D) if s.weight > 1 else zeros_D for s in self._attributes]
+        return torch.stack(heads).float()
 
 
-def _spread(sums: _Sums) -> tuple[torch.Tensor, torch.Tensor]:
+def _mean_and_std(sums: _Sums) -> tuple[torch.Tensor, torch.Tensor]:
     """Mean and standard deviation of each feature, [D] each."""
     mean_D = sums.x_D / sums.weight
     variance_D = (sums.xx_DD.diagonal() / sums.weight - mean_D**2).clamp_min(0)
@@ -80,19 +79,19 @@ def _spread(sums: _Sums) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def _constant(sums: _Sums, penalty: float) -> torch.Tensor:
-    """The direction whose product with the features is as near to 1 as can be, [D]; its mean is 1 exactly.
+    """The direction whose product with the features is closest to 1, [D]; the mean of the product is exactly 1.
 
-    A hundredth of the penalty: what stays of its variance is noise in every score.
+    Fitted with a hundredth of the penalty: the variance that remains is noise in every score.
     """
-    mean_D, spread_D = _spread(sums)
-    constant_D = torch.linalg.solve(sums.xx_DD + 0.01 * penalty * sums.weight * torch.diag(spread_D**2), sums.x_D)
+    mean_D, std_D = _mean_and_std(sums)
+    constant_D = torch.linalg.solve(sums.xx_DD + 0.01 * penalty * sums.weight * torch.diag(std_D**2), sums.x_D)
     return constant_D / (mean_D @ constant_D)
 
 
 def _fit(sums: _Sums, penalty: float, constant_D: torch.Tensor) -> torch.Tensor:
-    mean_D, spread_D = _spread(sums)
+    mean_D, std_D = _mean_and_std(sums)
     mean = sums.y / sums.weight
     covariance_DD = sums.xx_DD - sums.weight * torch.outer(mean_D, mean_D)
-    ridge_DD = covariance_DD + penalty * sums.weight * torch.diag(spread_D**2)
+    ridge_DD = covariance_DD + penalty * sums.weight * torch.diag(std_D**2)
     slope_D = torch.linalg.solve(ridge_DD, sums.xy_D - sums.weight * mean * mean_D)
     return slope_D + (mean - slope_D @ mean_D) * constant_D

@@ -1,4 +1,4 @@
-"""A small Llama and its tokenizer made from nothing, for machines where no pretrained weights are at hand. Knows no training."""
+"""A small randomly initialized Llama and its tokenizer, for machines without pretrained weights. Knows no training."""
 
 from collections.abc import Iterable
 
@@ -23,7 +23,7 @@ class SmallModel(Record):
     intermediate_size: int = 344
     """Width of the feed-forward part."""
     vocab_size: int = 1024
-    """Entries of the byte-level BPE tokenizer trained on the texts; a small world may need fewer."""
+    """Entries of the byte-level BPE tokenizer trained on the texts; a small corpus may need fewer."""
     max_tokens: int = 1024
     """Longest context."""
 
@@ -37,7 +37,7 @@ class SmallModel(Record):
 
 
 def make_small_model(small: SmallModel, texts: Iterable[str], seed: int, folder: str) -> dict[str, int]:
-    """Train the tokenizer on `texts`, draw the weights, save both in `folder`; returns their sizes."""
+    """Train the tokenizer on `texts`, initialize the weights, save both in `folder`; returns their sizes."""
     tokenizer = train_tokenizer(texts, small.vocab_size)
     torch.manual_seed(seed)
     model = LlamaForCausalLM(

@@ -1,4 +1,4 @@
-"""Tokenizers that carry a prompt format: training a small one, and giving any one its template, control tokens and Jinja.
+"""Tokenizers with a prompt format: train a small one, and add template, control tokens and Jinja to any one.
 
 Knows no model weights; the format itself is `data.template`'s.
 """
@@ -48,19 +48,17 @@ def encoder(tokenizer: PreTrainedTokenizerBase) -> Encode:
 def make_template(
     tokenizer: PreTrainedTokenizerBase, schema: AttributeSchema, kind: TemplateKind, base: str | None = None
 ) -> Template:
-    """Add the control tokens `kind` needs to `tokenizer`, and return its template; `base` is the model's own Jinja for kind "chat".
+    """Add the control tokens of `kind` to `tokenizer`, return the template; `base` is the model's Jinja for "chat".
 
     Raises UserError if kind is "chat" and the model has no chat template of its own.
     """
     needed = CONTROL_TOKENS if kind == "steerlm" else (LABEL_START,)
     missing = [token for token in needed if token not in tokenizer.get_added_vocab()]
-    tokenizer.add_tokens(
-        [tokenizers.AddedToken(t, special=True, normalized=False) for t in missing], special_tokens=True
-    )
+    added = [tokenizers.AddedToken(token, special=True, normalized=False) for token in missing]
+    tokenizer.add_tokens(added, special_tokens=True)
     # Longest first, so that breaking one spelling never leaves another whole.
-    control = tuple(
-        sorted((t for t in tokenizer.get_added_vocab() if len(t) > 1 and t.strip()), key=lambda t: (-len(t), t))
-    )
+    spellings = (token for token in tokenizer.get_added_vocab() if len(token) > 1 and token.strip())
+    control = tuple(sorted(spellings, key=lambda t: (-len(t), t)))
     if kind == "steerlm":
         ids = tokenizer("a").input_ids
         bos = str(tokenizer.bos_token) if ids and ids[0] == tokenizer.bos_token_id else ""
@@ -68,15 +66,13 @@ def make_template(
     base = base or tokenizer.chat_template
     if not isinstance(base, str):
         raise UserError(
-            "template: chat needs a model with one chat template of its own, and this tokenizer has none; set template: steerlm"
+            "template: chat needs a model with one chat template of its own, and this tokenizer has none; "
+            "set template: steerlm"
         )
 
     def render(template: str, messages: list[dict[str, Any]], add_generation_prompt: bool) -> str:
-        return str(
-            tokenizer.apply_chat_template(
-                messages, chat_template=template, tokenize=False, add_generation_prompt=add_generation_prompt
-            )
-        )
+        options: dict[str, Any] = {"tokenize": False, "add_generation_prompt": add_generation_prompt}
+        return str(tokenizer.apply_chat_template(messages, chat_template=template, **options))
 
     return WrappedTemplate(schema, base, render, control)
 
@@ -84,28 +80,23 @@ def make_template(
 def check_equality(tokenizer: PreTrainedTokenizerBase, template: Template) -> None:
     """Raise UserError unless the exported Jinja gives the very ids that training builds piece by piece."""
     labels = [template.schema.best(), template.schema.defaults()]
-    turns = [
-        Message("user", "Hello."),
-        Message("assistant", "Hi!"),
-        Message("user", "Why?"),
-        Message("assistant", "So:\n\n1. this"),
-    ]
+    texts = ("Hello.", "Hi!", "Why?", "So:\n\n1. this")
+    turns = [Message(("user", "assistant")[i % 2], text) for i, text in enumerate(texts)]
     encode = encoder(tokenizer)
     ours = tokenize(template.pieces("Be kind.", turns, labels), encode).ids_T.tolist()
-    asked = prompt_ids(template, encode, "Be kind.", turns[:3], labels[1], labels[:1])
-    chat: list[dict[str, Any]] = [
-        {"role": "system", "content": "Be kind."},
-        *({"role": m.role, "content": m.content} for m in turns),
-    ]
+    our_prompt = prompt_ids(template, encode, "Be kind.", turns[:3], labels[1], labels[:1])
+    messages = [Message("system", "Be kind."), *turns]
+    chat: list[dict[str, Any]] = [{"role": m.role, "content": m.content} for m in messages]
     chat[2] |= {"attributes": labels[0]}
     chat[4] |= {"attributes": labels[1]}
     theirs = chat_ids(tokenizer, chat, template.jinja())
     prompt = chat_ids(tokenizer, chat[:4], template.jinja(), attributes=labels[1], add_generation_prompt=True)
     # A chat template may add a newline after the last turn end; training does not need it.
-    if theirs[: len(ours)] != ours or prompt != asked:
+    if theirs[: len(ours)] != ours or prompt != our_prompt:
         raise UserError(
-            f"the exported chat template and training give different ids with this tokenizer ({type(tokenizer).__name__}): "
-            f"{tokenizer.decode(ours)!r} against {tokenizer.decode(theirs)!r}; try the other `template` (steerlm or chat)"
+            "the exported chat template and training give different ids with this tokenizer "
+            f"({type(tokenizer).__name__}): {tokenizer.decode(ours)!r} against {tokenizer.decode(theirs)!r}; "
+            "try the other `template` (steerlm or chat)"
         )
 
 

@@ -1,30 +1,50 @@
-"""What can be trained: the contract between the learner and its tasks (language model, policy, predictor, warm-up)."""
+"""What can be trained: the contract between the trainer and its tasks (language model, policy, predictor, warm-up)."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 
+from actors.modeling.model_folder import Format, local_folder, new_format, save_model
+from actors.modeling.tokenizer import TemplateKind
+from data.attributes import AttributeSchema
 from data.examples import Example
 
 
-class Task(Protocol):
-    """What is trained. Travels to the workers."""
+@dataclass(frozen=True)
+class TrainTask(ABC):
+    """A model and its loss. Ray sends it to the workers."""
 
+    LABELS: ClassVar[bool] = False
+    """Does the chat template of the saved model write label lines?"""
+
+    base: str
+    """The model to start from: a folder or URI of ours, or any Hugging Face model."""
+    schema: AttributeSchema
+    template: TemplateKind
+
+    @abstractmethod
     def build(self) -> torch.nn.Module:
-        """A module whose forward(**inputs) is the summed loss of a packed row, with the network as `model` and the names of its `heads`."""
-        ...
+        """A module with the network as `model` and its `heads`; forward(**inputs) is the summed loss of a pack."""
 
-    def start(self, module: torch.nn.Module, rows: Iterable[dict[str, Any]]) -> str:
-        """Set what can be set before the first step, from this rank's share of the examples as packed rows; returns what to say of it."""
-        ...
-
+    @abstractmethod
     def inputs(self, examples: Sequence[Example], device: torch.device | str, pack_tokens: int = 0) -> dict[str, Any]:
-        """Forward arguments for one packed row, of at most `pack_tokens` tokens as all rows of the training are (0 = unknown)."""
-        ...
+        """Forward arguments for one pack of `examples`; `pack_tokens` is the budget of all packs (0 = unknown)."""
+
+    def start(self, module: torch.nn.Module, packs: Iterable[dict[str, Any]]) -> str:
+        """Prepare `module` before the first step with this rank's packed examples; returns a line for the log."""
+        return ""
 
     def target_weight(self, example: Example) -> float:
         """What an example counts in the mean: its trained tokens, or the weights of its valid labels."""
-        ...
+        return float(example.trained_T.sum())
 
-    def save(self, module: torch.nn.Module, state: Mapping[str, torch.Tensor], folder: str) -> None: ...
+    def save(self, module: torch.nn.Module, state: Mapping[str, torch.Tensor], folder: str) -> None:
+        """Plain Hugging Face safetensors and tokenizer; `state` is the whole module's, gathered on the CPU."""
+        save_model(module.model, state, self.format(), folder, self.LABELS)
+
+    def format(self) -> Format:
+        """The format of the model to start from, with this schema and template."""
+        return new_format(local_folder(self.base), self.schema, self.template)

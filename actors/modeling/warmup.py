@@ -1,12 +1,12 @@
-"""Self-supervised warm-up of a predictor's backbone: it goes on as a language model and learns to keep count of the answer so far.
+"""Self-supervised warm-up of a predictor's backbone: language modeling plus running counts of the answer so far.
 
-People's ratings lean on what an answer looks like (its length alone ranks them better than a small predictor does), and a causal language
-model has little reason to know that at an answer's end: rotary positions hide absolute ones. So at every token of every answer, rated or
-not, the hidden state also predicts running counts of the answer and the mean of the hidden states so far. Needs no label; the extra heads
-are dropped on export. Knows no ratings.
+An answer's length alone ranks human ratings better than a small predictor does, but a causal language model hardly
+knows it at an answer's end: rotary positions hide absolute ones. Here the hidden state of every answer token, rated or
+not, also predicts running counts of the answer and the mean of its hidden states. The extra heads are dropped on
+export. Knows no ratings.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,24 +18,23 @@ from transformers.configuration_utils import PreTrainedConfig
 from actors.kernels.onednn import pack_multiple
 from actors.kernels.varlen import VARLEN, packed
 from actors.modeling.backbone import backbone_of
-from actors.modeling.model_folder import load_config, local_folder, new_format
-from actors.modeling.policy import load_causal_lm, save_model
-from actors.modeling.tokenizer import TemplateKind
-from data.attributes import AttributeSchema
+from actors.modeling.model_folder import load_config, local_folder
+from actors.modeling.policy import load_causal_lm
+from actors.modeling.train_task import TrainTask
 from data.errors import UserError
 from data.examples import Example
 
 NUM_COUNTS = 14
 
 CONSTANT = 10.0
-"""What every hidden state is to say of itself beside the counts, which have standard deviation 1. A decoder's regression head has no bias,
-so the mean of the labels is carried by what is constant in the features, and what varies there is noise in every score: the larger the
-constant, the more exactly it is learned."""
+"""A constant target beside the counts, which have standard deviation 1. A decoder's regression head has no bias, so
+what is constant in the features carries the mean of the labels, and its variance is noise in every score. A larger
+constant is learned more exactly."""
 
 
 @dataclass(frozen=True)
-class Letters:
-    """What each token of a vocabulary looks like, [V] each."""
+class TokenFeatures:
+    """What the text of each token of a vocabulary looks like, [V] each."""
 
     characters_V: np.ndarray
     sentence_ends_V: np.ndarray
@@ -48,7 +47,7 @@ class Letters:
     first_person_V: np.ndarray
 
     @classmethod
-    def of(cls, tokenizer: PreTrainedTokenizerBase) -> "Letters":
+    def of(cls, tokenizer: PreTrainedTokenizerBase) -> "TokenFeatures":
         texts = [tokenizer.decode([i]) for i in range(len(tokenizer))]
         columns = (
             [len(t) for t in texts],
@@ -61,31 +60,29 @@ class Letters:
         return cls(*(np.array(c, np.float32) for c in columns))
 
     def counts(self, ids_N: np.ndarray, question_Q: np.ndarray) -> np.ndarray:
-        """Running counts after each token of an answer to the tokens of a question, float32 [N, 14]: seven logarithms, five rates, what
-        share of the question's words has come up, and a constant."""
+        """Running counts after each token of an answer to the tokens of a question, float32 [N, 14].
+
+        Seven logarithms, five rates, the share of the question's words that the answer has used, and a constant.
+        """
         position_N = np.arange(1, len(ids_N) + 1, dtype=np.float32)
         first_seen_N = np.zeros(len(ids_N), np.float32)
         first_seen_N[np.unique(ids_N, return_index=True)[1]] = 1
-        asked = np.unique(question_Q)
-        taken_up_N = (first_seen_N * np.isin(ids_N, asked)).cumsum() / max(1, len(asked))
+        question = np.unique(question_Q)
+        repeated_N = (first_seen_N * np.isin(ids_N, question)).cumsum() / max(1, len(question))
         characters_N = self.characters_V[ids_N].cumsum()
         marks = (self.sentence_ends_V, self.lines_V, self.questions_V, self.exclamations_V, self.commas_V)
         logs = [np.log(position_N), np.log1p(characters_N), *(np.log1p(c[ids_N].cumsum()) for c in marks)]
-        sums = [
-            first_seen_N.cumsum(),
-            characters_N,
-            *(c[ids_N].cumsum() for c in (self.digits_V, self.words_V, self.first_person_V)),
-        ]
-        return np.stack(
-            [*logs, *(s / position_N for s in sums), taken_up_N, np.full_like(position_N, CONSTANT)], axis=1
-        ).astype(np.float32)
+        others = (c[ids_N].cumsum() for c in (self.digits_V, self.words_V, self.first_person_V))
+        rates = [s / position_N for s in (first_seen_N.cumsum(), characters_N, *others)]
+        columns = [*logs, *rates, repeated_N, np.full_like(position_N, CONSTANT)]
+        return np.stack(columns, axis=1).astype(np.float32)
 
 
 class WarmupHeads(torch.nn.Module):
-    """What an answer's hidden states shall know of it. `forward` gives the losses summed over the answers' tokens."""
+    """Heads on the hidden states of answer tokens. `forward` gives the losses summed over the answers' tokens."""
 
     def __init__(self, width: int, mean_state: bool = False, surprise: bool = False):
-        """`mean_state`: also predict the mean of the hidden states so far; `surprise`: also each token's own loss, its running mean and maximum."""
+        """`mean_state`: also predict the mean of the hidden states so far; `surprise`: also predict `_surprise`."""
         super().__init__()
         self.counts = torch.nn.Linear(width, NUM_COUNTS, bias=False)
         self.mean_state = torch.nn.Linear(width, width) if mean_state else None
@@ -100,51 +97,49 @@ class WarmupHeads(torch.nn.Module):
         answers_N: torch.Tensor,
         counts_NF: torch.Tensor,
     ) -> torch.Tensor:
-        """`positions_N` are the answers' tokens; `answers_N` says which answer each belongs to, 0, 0, 1, ..."""
+        """`positions_N` are the answers' tokens; `answers_N` is the answer that each belongs to, 0, 0, 1, ..."""
         logits_NV = torch.nn.functional.linear(hidden_TD[positions_N - 1], vocabulary_VD).float()
         nats_N = torch.nn.functional.cross_entropy(logits_NV, ids_T[positions_N], reduction="none")
         hidden_ND = hidden_TD[positions_N]
-        loss = nats_N.sum() + (self.counts(hidden_ND).float() - counts_NF).square().mean(1).sum()
+        loss = nats_N.sum() + _squared(self.counts(hidden_ND), counts_NF)
         if self.mean_state is not None:
             mean_ND = _running_mean(hidden_ND.detach().float(), answers_N)
             target_ND = torch.nn.functional.layer_norm(mean_ND, mean_ND.shape[1:])
-            loss = loss + (self.mean_state(hidden_ND).float() - target_ND).square().mean(1).sum()
+            loss = loss + _squared(self.mean_state(hidden_ND), target_ND)
         if self.surprise is not None:
-            loss = (
-                loss + (self.surprise(hidden_ND).float() - _surprise(nats_N.detach(), answers_N)).square().mean(1).sum()
-            )
+            loss = loss + _squared(self.surprise(hidden_ND), _surprise(nats_N.detach(), answers_N))
         return loss
 
 
 class WarmupLoss(torch.nn.Module):
-    """`forward` gives, summed over the answers' tokens: negative log-likelihood, mean squared errors of the counts and of the mean state."""
+    """`forward` gives the losses of WarmupHeads of a pack, the negative log-likelihood among them."""
 
     heads: tuple[str, ...] = ()
 
     def __init__(self, model: PreTrainedModel):
         super().__init__()
         self.model = model
-        self.surface = WarmupHeads(model.config.get_text_config().hidden_size, mean_state=True)
+        self.warmup_heads = WarmupHeads(model.config.get_text_config().hidden_size, mean_state=True)
 
-    def forward(self, row: dict[str, Any], **answers: torch.Tensor) -> torch.Tensor:
-        hidden_TD = getattr(self.model, self.model.base_model_prefix)(**row).last_hidden_state[0]
-        loss: torch.Tensor = self.surface(
-            hidden_TD, self.model.get_output_embeddings().weight, row["input_ids"][0], **answers
-        )
+    def forward(self, pack: dict[str, Any], **answers: torch.Tensor) -> torch.Tensor:
+        hidden_TD = getattr(self.model, self.model.base_model_prefix)(**pack).last_hidden_state[0]
+        vocabulary_VD = self.model.get_output_embeddings().weight
+        loss: torch.Tensor = self.warmup_heads(hidden_TD, vocabulary_VD, pack["input_ids"][0], **answers)
         return loss
 
 
-def _surprise(nats_N: torch.Tensor, answers_N: torch.Tensor) -> torch.Tensor:
-    """Of each token: its loss, and the mean and the maximum over its answer so far, each in standard deviations of the row, [N, 3].
+def _squared(found_NF: torch.Tensor, target_NF: torch.Tensor) -> torch.Tensor:
+    """Squared error, mean over the features and sum over the tokens."""
+    return (found_NF.float() - target_NF).square().mean(1).sum()
 
-    A language model is surprised by what is wrong with an answer, a false fact for one, long before a rater's label tells it why that matters.
+
+def _surprise(nats_N: torch.Tensor, answers_N: torch.Tensor) -> torch.Tensor:
+    """Of each token: its loss, its answer's mean and maximum so far, in standard deviations of the pack, [N, 3].
+
+    Errors in an answer, such as false facts, surprise a language model, and a rater's label depends on them.
     """
-    highest_N = torch.cat(
-        [
-            part.cummax(0).values
-            for part in nats_N.split(torch.unique_consecutive(answers_N, return_counts=True)[1].tolist())
-        ]
-    )
+    lengths = torch.unique_consecutive(answers_N, return_counts=True)[1].tolist()
+    highest_N = torch.cat([part.cummax(0).values for part in nats_N.split(lengths)])
     found_N3 = torch.stack([nats_N, _running_mean(nats_N[:, None], answers_N)[:, 0], highest_N], 1)
     return (found_N3 - found_N3.mean(0)) / (found_N3.std(0, correction=0) + 1e-6)
 
@@ -153,44 +148,42 @@ def _running_mean(hidden_ND: torch.Tensor, answers_N: torch.Tensor) -> torch.Ten
     """The mean over each answer's tokens up to and with each token."""
     sums_ND = hidden_ND.cumsum(0)
     position_N = torch.arange(len(answers_N), device=answers_N.device)
-    first_N = torch.zeros_like(position_N).scatter_reduce(0, answers_N, position_N, "amin", include_self=False)[
-        answers_N
-    ]
+    firsts_N = torch.zeros_like(position_N).scatter_reduce(0, answers_N, position_N, "amin", include_self=False)
+    first_N = firsts_N[answers_N]
     before_ND = sums_ND[first_N] - hidden_ND[first_N]
     return (sums_ND - before_ND) / (position_N - first_N + 1)[:, None]
 
 
 @dataclass(frozen=True)
-class Surface:
-    """The counts of a corpus: what each token looks like to this tokenizer, and how the counts are spread."""
+class AnswerFeatures:
+    """The running counts of answers, normalized over a corpus."""
 
-    letters: Letters
+    tokens: TokenFeatures
     mean_F: np.ndarray
     """Mean of each count, 0 for the constant."""
-    spread_F: np.ndarray
+    std_F: np.ndarray
     """Standard deviation of each count, 1 for the constant."""
 
     @classmethod
-    def of(cls, tokenizer: PreTrainedTokenizerBase, examples: Sequence[Example]) -> "Surface":
-        """`examples` are a sample of what will be trained on."""
-        letters = Letters.of(tokenizer)
-        counts_NF = np.concatenate([_counts(letters, example) for example in examples])
-        mean_F, spread_F = counts_NF.mean(0), counts_NF.std(0) + 1e-6
-        mean_F[-1], spread_F[-1] = 0, 1
-        return cls(letters, mean_F, spread_F)
+    def of(cls, tokenizer: PreTrainedTokenizerBase, examples: Sequence[Example]) -> "AnswerFeatures":
+        """`examples` are a sample of the training examples."""
+        tokens = TokenFeatures.of(tokenizer)
+        counts_NF = np.concatenate([_counts(tokens, example) for example in examples])
+        mean_F, std_F = counts_NF.mean(0), counts_NF.std(0) + 1e-6
+        mean_F[-1], std_F[-1] = 0, 1
+        return cls(tokens, mean_F, std_F)
 
     def inputs(self, examples: Sequence[Example], device: torch.device | str) -> dict[str, Any]:
-        """What SurfaceHeads wants to know of the answers (the trained tokens) of a packed row."""
+        """The arguments of WarmupHeads about the answers (the trained tokens) of a pack."""
         positions_N = np.flatnonzero(np.concatenate([e.trained_T for e in examples]))
         answers = [_answer_of(e) for e in examples]
         offsets = np.cumsum([0, *(int(a[-1]) + 1 for a in answers)])
-        counts_NF = np.concatenate([_counts(self.letters, e) for e in examples])
+        answers_N = np.concatenate([a + o for a, o in zip(answers, offsets, strict=False)])
+        counts_NF = np.concatenate([_counts(self.tokens, e) for e in examples])
         return {
             "positions_N": torch.from_numpy(positions_N).to(device),
-            "answers_N": torch.from_numpy(np.concatenate([a + o for a, o in zip(answers, offsets, strict=False)])).to(
-                device
-            ),
-            "counts_NF": torch.from_numpy((counts_NF - self.mean_F) / self.spread_F).float().to(device),
+            "answers_N": torch.from_numpy(answers_N).to(device),
+            "counts_NF": torch.from_numpy((counts_NF - self.mean_F) / self.std_F).float().to(device),
         }
 
 
@@ -198,54 +191,38 @@ def require_decoder(config: PreTrainedConfig) -> None:
     """Raise UserError for an encoder."""
     if not backbone_of(config).causal:
         raise UserError(
-            f"predictor.warmup goes on training a language model, which a {config.model_type} backbone is not; set predictor.warmup to null"
+            f"predictor.warmup trains a language model, which a {config.model_type} backbone is not; "
+            "set predictor.warmup to null"
         )
 
 
 @dataclass(frozen=True)
-class WarmupTask:
-    """What the learner needs to warm up the causal language model `base`; what it saves is a causal language model again."""
+class WarmupTask(TrainTask):
+    """Warms up the causal language model `base`; saves a causal language model again."""
 
-    base: str
-    schema: AttributeSchema
-    template: TemplateKind
-    surface: "Surface"
+    answer_features: AnswerFeatures
 
     def build(self) -> WarmupLoss:
         """Raises UserError if the backbone is no decoder."""
         folder = local_folder(self.base)
         require_decoder(load_config(folder))
-        return WarmupLoss(load_causal_lm(folder, new_format(folder, self.schema, self.template), VARLEN))
-
-    def start(self, module: torch.nn.Module, rows: Iterable[dict[str, Any]]) -> str:
-        return ""
+        return WarmupLoss(load_causal_lm(folder, self.format(), VARLEN))
 
     def inputs(self, examples: Sequence[Example], device: torch.device | str, pack_tokens: int = 0) -> dict[str, Any]:
-        """Forward arguments for one packed row."""
-        return {
-            "row": packed([e.ids_T for e in examples], device, pack_multiple(device, pack_tokens))
-        } | self.surface.inputs(examples, device)
-
-    def target_weight(self, example: Example) -> float:
-        return float(example.trained_T.sum())
-
-    def save(self, module: torch.nn.Module, state: Mapping[str, torch.Tensor], folder: str) -> None:
-        assert isinstance(module, WarmupLoss)
-        save_model(
-            module.model, state, new_format(local_folder(self.base), self.schema, self.template), folder, labels=False
-        )
+        pack = packed([e.ids_T for e in examples], device, pack_multiple(device, pack_tokens))
+        return {"pack": pack} | self.answer_features.inputs(examples, device)
 
 
 def _answer_of(example: Example) -> np.ndarray:
-    """Which answer each trained token belongs to, int64 [N]: the turn end is an answer's last token."""
+    """The answer that each trained token belongs to, int64 [N]: the turn end is an answer's last token."""
     return np.searchsorted(example.turn_ends_S, np.flatnonzero(example.trained_T)).astype(np.int64)
 
 
-def _counts(letters: Letters, example: Example) -> np.ndarray:
-    """Of all answers of an example; what stands between an answer and the one before it is its question."""
+def _counts(tokens: TokenFeatures, example: Example) -> np.ndarray:
+    """Of all answers of an example; the tokens between two answers are the question of the second."""
     counts, begin = [], 0
     for end in example.turn_ends_S + 1:
         trained_T, ids_T = example.trained_T[begin:end], example.ids_T[begin:end]
-        counts.append(letters.counts(ids_T[trained_T], ids_T[~trained_T]))
+        counts.append(tokens.counts(ids_T[trained_T], ids_T[~trained_T]))
         begin = end
     return np.concatenate(counts)

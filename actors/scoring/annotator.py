@@ -35,9 +35,10 @@ class Annotator:
         num_threads: int,
         over_long: str = "keep_end",
     ):
-        """`predictor` is a model folder or URI; raises SchemaMismatch if its schema is not `schema`, UserError if there is no predictor.
+        """`predictor` is a model folder or URI; raises UserError if it is none, SchemaMismatch if schemas differ.
 
-        `pack_tokens` and `max_tokens` bound a packed forward and a conversation; `over_long` ("keep_end" or "reject") is for longer ones.
+        `pack_tokens` and `max_tokens` bound a pack and a conversation; `over_long` ("keep_end" or "reject") is for
+        longer conversations.
         """
         loaded = Predictor.load(predictor, dtype, num_threads=num_threads)
         schema.require_same(loaded.schema, "the run", f"the predictor at {local_folder(predictor)}")
@@ -47,16 +48,16 @@ class Annotator:
 
     @staticmethod
     def companion(arguments: Mapping[str, Any]) -> AnnotatorInput:
-        """What tokenises the rows for an Annotator with these arguments."""
+        """The preprocessor for an Annotator with these arguments."""
         return AnnotatorInput(arguments["predictor"], arguments["fingerprint"], arguments["max_tokens"])
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        """Rows, tokenised or not, -> rows with `predicted`, `predictor`, `tokens` and `truncated` filled in, and their tally in the metadata.
+        """Fill in `predicted`, `predictor`, `tokens` and `truncated` of rows; the counters go into the metadata.
 
         Raises SchemaMismatch if the rows have another attribute schema.
         """
         self.schema.require_same(schema_of(batch.schema, "the rows"), "the run", "the rows")
-        if not AnnotatorInput.has_read(batch):
+        if not AnnotatorInput.has_tokenized(batch):
             batch = self.input(batch)
         tokens, truncated_B = AnnotatorInput.tokens_of(batch)
         unread_B = truncated_B & (self.over_long == "reject")
@@ -75,12 +76,9 @@ class Annotator:
             "tokens": read_B,
         }
         schema = arrow_schema(self.schema)
-        rows = pa.table(
-            {name: columns[name] if name in columns else batch.column(name) for name in schema.names}, schema=schema
-        )
-        return with_counters(
-            rows, self._counters(scores, predicted, truncated_B, unread_B) | {"tokens": int(read_B.sum())} | packing
-        )
+        values = {name: columns[name] if name in columns else batch.column(name) for name in schema.names}
+        counters = self._counters(scores, predicted, truncated_B, unread_B) | {"tokens": int(read_B.sum())} | packing
+        return with_counters(pa.table(values, schema=schema), counters)
 
     def annotated(self, rows: Sequence[Conversation]) -> list[Conversation]:
         """The same for rows in memory."""
@@ -100,15 +98,8 @@ class Annotator:
         self, scores: Sequence[np.ndarray], predicted: pa.Array, truncated_B: np.ndarray, unread_B: np.ndarray
     ) -> Counters:
         num_answers, num_rated = len(predicted.flatten()), sum(map(len, scores))
-        sums_A = (
-            np.sum([s.sum(0, dtype=np.float64) for s in scores], axis=0)
-            if len(scores)
-            else np.zeros(len(self.schema.names))
-        )
+        sums_A = np.sum([np.zeros(len(self.schema.names)), *(s.sum(0, dtype=np.float64) for s in scores)], axis=0)
         counts = {"answers": num_answers, "rated_answers": num_rated, "answers_cut_off": num_answers - num_rated}
         flags = {"truncated": int(truncated_B.sum()), "over_long_unrated": int(unread_B.sum())}
-        return {
-            **counts,
-            **flags,
-            **{f"sum/{name}": float(s) for name, s in zip(self.schema.names, sums_A, strict=True)},
-        }
+        sums = {f"sum/{name}": float(s) for name, s in zip(self.schema.names, sums_A, strict=True)}
+        return {**counts, **flags, **sums}

@@ -1,4 +1,4 @@
-"""The CPU side of annotation: rows in, the same rows with their token ids out, so that who holds weights only computes. Loads no weights."""
+"""The CPU side of annotation: rows in, the same rows with their token ids out. Loads no weights."""
 
 import functools
 from collections.abc import Iterable
@@ -17,7 +17,7 @@ COLUMNS = ("ids", "turn_ends", "whole_tokens")
 
 @dataclass(frozen=True)
 class AnnotatorInput:
-    """Tokenise each row as the predictor at `predictor` reads it; an over-long conversation keeps its last `max_tokens`.
+    """Tokenize each row as the predictor at `predictor` reads it; a longer conversation keeps its last `max_tokens`.
 
     Micro-example, max_tokens 4: 6 ids with turn ends at 1 and 5 -> ids 2 to 5, turn_ends [3], whole_tokens 6.
     """
@@ -27,7 +27,10 @@ class AnnotatorInput:
     max_tokens: int
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        """The rows with columns `ids`, `turn_ends` (within those ids) and `whole_tokens` (before the cut); raises UserError if there is no predictor."""
+        """Add columns `ids`, `turn_ends` (within those ids) and `whole_tokens` (before the cut).
+
+        Raises UserError if there is no predictor.
+        """
         kept, whole_tokens = read(from_table(batch), _format(self.predictor, self.fingerprint), self.max_tokens)
         columns = (
             pa.array([t.ids_T for t in kept], pa.list_(pa.int32())),
@@ -39,12 +42,12 @@ class AnnotatorInput:
         return batch
 
     @staticmethod
-    def has_read(batch: pa.Table) -> bool:
+    def has_tokenized(batch: pa.Table) -> bool:
         return set(COLUMNS) <= set(batch.column_names)
 
     @staticmethod
     def tokens_of(batch: pa.Table) -> tuple[list[Tokens], np.ndarray]:
-        """What `__call__` wrote: the tokens of each row (no loss mask: nothing is trained), and which rows were cut."""
+        """The result of `__call__`: the tokens of each row (without a loss mask), and which rows were cut."""
         tokens = [
             Tokens(ids.values.to_numpy(), np.zeros(0, np.bool_), ends.values.to_numpy())
             for ids, ends in zip(batch.column("ids"), batch.column("turn_ends"), strict=True)
@@ -56,19 +59,19 @@ def read(conversations: Iterable[Conversation], format: Format, max_tokens: int)
     """The tokens of each conversation, of an over-long one the last `max_tokens`; and how many it has."""
     encode = encoder(format.tokenizer)
     whole = [tokenize(format.template.pieces(c.system, c.messages, ()), encode) for c in conversations]
-    room = max_tokens - len(format.reading.before) - len(format.reading.after)
-    return [kept_end(tokens, room) for tokens in whole], [len(tokens) for tokens in whole]
+    num_tokens = max_tokens - len(format.reading.before) - len(format.reading.after)
+    return [kept_end(tokens, num_tokens) for tokens in whole], [len(tokens) for tokens in whole]
 
 
-def kept_end(tokens: Tokens, room: int) -> Tokens:
-    """The last `room` tokens and the turns that end in them."""
-    cut = max(0, len(tokens) - room)
+def kept_end(tokens: Tokens, num_tokens: int) -> Tokens:
+    """The last `num_tokens` tokens and the turns that end in them."""
+    cut = max(0, len(tokens) - num_tokens)
     kept = tokens.turn_ends_S >= cut
     return Tokens(tokens.ids_T[cut:], tokens.trained_T[cut:], tokens.turn_ends_S[kept] - cut, int((~kept).sum()))
 
 
 @functools.lru_cache(maxsize=2)
 def _format(predictor: str, fingerprint: str) -> Format:
-    """Loaded once by each process, and again for a predictor that was trained anew in the same place."""
-    del fingerprint  # it only tells two contents of one folder apart
+    """Loaded once by each process, and again for a predictor that was retrained in the same folder."""
+    del fingerprint  # only a cache key: it differs if the folder's content does
     return load_format(local_folder(predictor))

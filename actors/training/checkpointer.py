@@ -1,11 +1,11 @@
-"""Checkpoints of a training on storage: written beside the work, complete or not there, read back by any number of workers.
+"""Checkpoints of a training on storage: written in the background, complete or absent, read by any number of workers.
 
-    {folder}/000000123/weights-00000.safetensors   pieces that worker 0 held; exp_avg and exp_avg_sq likewise
-                       part-00000.json             what they hold, with checksums
-                       COMPLETE.json               written last, by the first worker, when the parts of all are there
+    {folder}/000000123/weights-00000.safetensors   shards of worker 0; exp_avg and exp_avg_sq likewise
+                       part-00000.json             their names and lengths, with checksums
+                       COMPLETE.json               written last, by the first worker, when all parts are there
 
-Ray Train's own asynchronous reports were not taken: after a crash in mid-upload they leave orphans and a run that starts at step 0.
-Knows no model: it is given pieces of named tensors.
+Ray Train's own asynchronous reports leave orphans after a crash in mid-upload, and a run that starts at step 0.
+Knows no model: it gets shards of named tensors.
 """
 
 import hashlib
@@ -32,7 +32,7 @@ POLL_S = 0.2
 
 @dataclass
 class Timing:
-    """Seconds that checkpoints took: of the training, which waited, and of the uploads beside it."""
+    """Seconds of checkpoints: those the training waited, and those of the uploads in the background."""
 
     blocked_s: float = 0.0
     upload_s: float = 0.0
@@ -40,12 +40,8 @@ class Timing:
     failed: int = 0
 
     def metrics(self) -> dict[str, float]:
-        return {
-            "written": self.written,
-            "failed": self.failed,
-            "blocked_s": round(self.blocked_s, 3),
-            "upload_s": round(self.upload_s, 3),
-        }
+        seconds = {"blocked_s": round(self.blocked_s, 3), "upload_s": round(self.upload_s, 3)}
+        return {"written": self.written, "failed": self.failed, **seconds}
 
 
 @dataclass
@@ -63,21 +59,21 @@ class Checkpointer:
         self._pending: Future[None] | None = None
 
     def save(self, step: int, kinds: Mapping[str, Iterable[ZeroShard]], state: Any) -> None:
-        """Copy the pieces and go on; a thread uploads the copies. Waits only for the previous upload.
+        """Copy the shards and return; a thread uploads the copies. Waits only for the previous upload.
 
-        `state` is what JSON can hold; that of the first worker counts.
+        `state` must fit into JSON; that of the first worker counts.
         """
         started = time.perf_counter()
         self.wait()
         copies = {
-            kind: {f"{p.name}@{p.start}": p.values_N.detach().to("cpu", copy=True) for p in shards}
+            kind: {f"{s.name}@{s.start}": s.values_N.detach().to("cpu", copy=True) for s in shards}
             for kind, shards in kinds.items()
         }
         self._pending = self._pool.submit(self._upload, step, copies, state)
         self.timing.blocked_s += time.perf_counter() - started
 
     def wait(self) -> None:
-        """Until what was saved is complete, or has failed, which is said and counted."""
+        """Wait until the last save is complete or has failed; a failure is printed and counted."""
         pending, self._pending = self._pending, None
         if pending is None:
             return
@@ -85,7 +81,7 @@ class Checkpointer:
             pending.result()
             self.timing.written += 1
         except (OSError, TimeoutError) as error:
-            # A night's work is not thrown away for a checkpoint: the next one may succeed.
+            # No reason to end the training: the next checkpoint may succeed.
             self.timing.failed += 1
             print(f"warning: a checkpoint was not written: {error}", flush=True)
 
@@ -93,17 +89,15 @@ class Checkpointer:
         started = time.perf_counter()
         folder = self.folder / f"{step:09d}"
         if (folder / COMPLETE).exists():
-            return  # an earlier life of this training got as far
+            return  # by an earlier run of this training
         part: dict[str, Any] = {"files": {}}
         try:
             with tempfile.TemporaryDirectory(prefix="steerlm-checkpoint-") as local:
                 for kind, tensors in kinds.items():
                     name = f"{kind}-{self.rank:05d}.safetensors"
                     save_file(tensors, os.path.join(local, name))
-                    part["files"][name] = {
-                        "sha256": _sha256(os.path.join(local, name)),
-                        "pieces": {key: value.numel() for key, value in tensors.items()},
-                    }
+                    lengths = {key: value.numel() for key, value in tensors.items()}
+                    part["files"][name] = {"sha256": _sha256(os.path.join(local, name)), "shards": lengths}
                     (folder / name).put(os.path.join(local, name))
         except OSError as error:
             part = {"failed": str(error)}
@@ -122,9 +116,8 @@ class Checkpointer:
             path = folder / _part_name(rank)
             while not path.exists():
                 if time.monotonic() > deadline:
-                    raise TimeoutError(
-                        f"worker {rank} has not written its part of {folder.uri} in {WAIT_FOR_OTHERS_S:.0f} s"
-                    )
+                    late = f"worker {rank} has not written its part of {folder.uri}"
+                    raise TimeoutError(f"{late} in {WAIT_FOR_OTHERS_S:.0f} s")
                 time.sleep(POLL_S)
             part = path.read_json()
             if "failed" in part:
@@ -143,23 +136,23 @@ def complete_steps(folder: Storage) -> list[int]:
 
 
 def remove(checkpoint: Storage) -> None:
-    """The mark first: a checkpoint half removed must not look complete."""
+    """Remove the mark first: a checkpoint half removed must not look complete."""
     checkpoint.remove_files([COMPLETE])
     checkpoint.remove()
 
 
 def sweep(folder: Storage) -> None:
-    """Remove what dead workers left incomplete."""
+    """Remove the incomplete checkpoints of dead workers."""
     complete = {f"{step:09d}" for step in complete_steps(folder)}
     for name in sorted({name.split("/")[0] for name in folder.names()} - complete):
         (folder / name).remove()
 
 
 class Checkpoint:
-    """A complete checkpoint; files are fetched as they are needed, and checked."""
+    """A complete checkpoint; files are fetched and checked when they are needed."""
 
     def __init__(self, folder: Storage, step: int):
-        """What is damaged shows, as a UserError, when it is read."""
+        """Reading a damaged file later raises UserError."""
         self.folder = folder / f"{step:09d}"
         self.step = step
         described = (self.folder / COMPLETE).read_json()
@@ -180,7 +173,8 @@ class Checkpoint:
                 at = stop
         if at < start + num:
             raise UserError(
-                f"the checkpoint {self.folder.uri} lacks {kind} of {name} from element {at} on; delete it to go on from an earlier one"
+                f"the checkpoint {self.folder.uri} lacks {kind} of {name} from element {at} on; "
+                "delete it to go on from an earlier one"
             )
         return torch.cat(found)
 
@@ -194,12 +188,12 @@ class Checkpoint:
         return first + length
 
     def _shards_of(self, kind: str) -> dict[str, list[tuple[int, int, str, str]]]:
-        """Of each tensor: first element, number of elements, file and key of each piece, in order."""
+        """Of each tensor: first element, number of elements, file and key of each shard, in order."""
         if kind not in self._index:
             index: dict[str, list[tuple[int, int, str, str]]] = {}
             for file, described in self._files.items():
                 if file.rsplit("-", 1)[0] == kind:
-                    for key, length in described["pieces"].items():
+                    for key, length in described["shards"].items():
                         name, start = key.rsplit("@", 1)
                         index.setdefault(name, []).append((int(start), length, file, key))
             self._index[kind] = {name: sorted(shards) for name, shards in index.items()}
@@ -214,7 +208,8 @@ class Checkpoint:
                 remote.fs.get_file(remote.path, path)
             if not os.path.exists(path) or _sha256(path) != described["sha256"]:
                 raise UserError(
-                    f"{remote.uri} is damaged or gone: delete the checkpoint {self.folder.uri} to go on from an earlier one"
+                    f"{remote.uri} is damaged or gone: "
+                    f"delete the checkpoint {self.folder.uri} to go on from an earlier one"
                 )
             self._opened[file] = safe_open(path, framework="pt")
         return self._opened[file]

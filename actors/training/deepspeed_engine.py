@@ -1,6 +1,6 @@
 """A module under DeepSpeed: built, wrapped, stepped, and restored from a checkpoint. Knows no data and no order.
 
-The loss of a step is the mean over the targets of the *global* batch, whatever the workers and whatever each has of it.
+The loss of a step is the mean over the targets of the *global* batch, whatever share of it each worker has.
 """
 
 import os
@@ -10,13 +10,12 @@ from typing import Any
 
 import ray.train.torch
 import torch
-import torch.distributed as dist
 
 from actors.kernels.onednn import train_with_onednn
 from actors.modeling.lora import add_adapters
-from actors.modeling.train_task import Task
+from actors.modeling.train_task import TrainTask
 from actors.training.checkpointer import Checkpoint
-from actors.training.flops import Arithmetic
+from actors.training.flops import Arithmetic, num_elements
 from actors.training.settings import LearnerSettings, deepspeed_config
 from actors.training.zero_shards import (
     MOMENTS,
@@ -31,33 +30,33 @@ from actors.training.zero_shards import (
 
 
 @dataclass(frozen=True)
-class Row:
-    """One forward."""
+class Pack:
+    """A packed sequence: one forward."""
 
     inputs: dict[str, Any]
     seed: int
-    """What its dropout is drawn from: the same on whichever worker it runs."""
+    """Of its dropout: the same on whichever worker it runs."""
     counts: bool = True
-    """False = only so that every worker runs as many."""
+    """False = a filler, so that every worker runs as many packs."""
 
 
-class Engine:
+class TrainingEngine:
     """One worker's share of the model and of its optimizer."""
 
-    def __init__(self, task: Task, settings: LearnerSettings, rank: int, world: int):
+    def __init__(self, task: TrainTask, settings: LearnerSettings, rank: int, world: int):
         """Builds the module; raises UserError as `task.build` does."""
         if not torch.cuda.is_available():
             os.environ["DS_ACCELERATOR"] = "cpu"  # read when deepspeed is imported
         import deepspeed
 
-        # An operator for inference, which every first start on a CPU would wait half a minute for a compiler to build;
-        # a worker killed in mid-compile would leave a lock on which all later ones wait.
+        # An operator for inference: the first start on a CPU would compile it for half a minute, and a worker killed
+        # meanwhile would leave a lock that blocks all later ones.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         self.settings, self.rank, self.world = settings, rank, world
         self.device = ray.train.torch.get_device()
         self._config = deepspeed_config(settings)
         if settings.zero_stage == 3:
-            # While this object lives, transformers creates weights sharded: a large model never lies whole in one process.
+            # While this object lives, transformers creates weights sharded: no process ever holds a large model whole.
             from transformers.integrations import HfDeepSpeedConfig
 
             self._sharded_creation = HfDeepSpeedConfig(self._config)
@@ -70,12 +69,12 @@ class Engine:
         if self.device.type == "cpu" and settings.precision == "fp32" and settings.zero_stage < 3:
             train_with_onednn(self.module)
         self.held: dict[str, int] | None = None
-        """What this worker holds of the model, in bytes (see `held_bytes`); known after the second step."""
+        """Bytes of the model on this worker (see `held_bytes`); known after the second step."""
         self._steps = 0
         self.arithmetic = Arithmetic.of(self.module.model)
 
     def start(self, checkpoint: Checkpoint | None) -> None:
-        """Wrap the module; with a snapshot, go on with its weights and moments."""
+        """Wrap the module; a checkpoint restores weights and moments."""
         import deepspeed
 
         settings = self.settings
@@ -86,21 +85,15 @@ class Engine:
             model=self.module, optimizer=self._optimizer(), config=self._config, dist_init_required=False
         )
         if checkpoint:
-            restore_moments(
-                self.engine,
-                checkpoint.state["step"],
-                self.rank,
-                {moment: _source(checkpoint, moment) for moment in MOMENTS},
-            )
+            sources = {moment: _source(checkpoint, moment) for moment in MOMENTS}
+            restore_moments(self.engine, checkpoint.state["step"], self.rank, sources)
         self.engine.train()
 
     def _optimizer(self) -> torch.optim.Optimizer:
-        arguments: dict[str, Any] = {
-            "lr": self.settings.learning_rate,
-            "weight_decay": self.settings.weight_decay,
-            "betas": (0.9, 0.98),
-        }
-        if self.settings.offload == "none":
+        settings = self.settings
+        arguments: dict[str, Any] = {"lr": settings.learning_rate, "weight_decay": settings.weight_decay}
+        arguments["betas"] = (0.9, 0.98)
+        if settings.offload == "none":
             return torch.optim.AdamW(self.trained, **arguments)
         from deepspeed.ops.adam import DeepSpeedCPUAdam
 
@@ -110,29 +103,27 @@ class Engine:
     def describe(self) -> str:
         import deepspeed
 
-        total, of_these = (
-            sum(getattr(p, "ds_numel", p.numel()) for p in parameters)
-            for parameters in (self.module.parameters(), self.trained)
-        )
+        total, trained = (sum(map(num_elements, ps)) for ps in (self.module.parameters(), self.trained))
         offload = "" if self.settings.offload == "none" else f", {self.settings.offload} on the CPU"
+        stage = f"ZeRO stage {self.engine.zero_optimization_stage()}{offload}"
         return (
-            f"DeepSpeed {deepspeed.__version__} {type(self.engine).__name__}: ZeRO stage {self.engine.zero_optimization_stage()}{offload}, "
-            f"{self.world} workers on {self.device}, {self.settings.precision}, {total:,} parameters, {of_these:,} of them trained"
+            f"DeepSpeed {deepspeed.__version__} {type(self.engine).__name__}: {stage}, {self.world} workers on "
+            f"{self.device}, {self.settings.precision}, {total:,} parameters, {trained:,} of them trained"
         )
 
-    def step(self, rows: Sequence[Row], weight: float, rate: float) -> float:
-        """One optimizer step over this worker's rows; returns their summed loss over `weight`.
+    def step(self, packs: Sequence[Pack], weight: float, rate: float) -> float:
+        """One optimizer step over this worker's packs; returns their summed loss over `weight`.
 
-        `weight` is that of the targets of all workers' rows; `rate` is the learning rate. Every worker must give as many rows.
+        `weight` is that of all workers' targets; `rate` is the learning rate. All workers must have as many packs.
         """
         for group in self.engine.optimizer.param_groups:
             group["lr"] = rate
         total = 0.0
-        for row in rows:
-            torch.manual_seed(row.seed)
-            loss = self.engine(**row.inputs) * float(row.counts)
+        for pack in packs:
+            torch.manual_seed(pack.seed)
+            loss = self.engine(**pack.inputs) * float(pack.counts)
             total += loss.item()
-            self.engine.set_gradient_accumulation_boundary(row is rows[-1])
+            self.engine.set_gradient_accumulation_boundary(pack is packs[-1])
             # DeepSpeed takes the mean over workers; undone here, so that the mean is over all targets of the step.
             self.engine.backward(loss * (self.world / weight))
         if self.held is None and self._steps == 1:  # the first step has made the moments
@@ -142,9 +133,9 @@ class Engine:
         return total / weight
 
     @torch.no_grad()
-    def loss(self, row: dict[str, Any]) -> float:
-        """The summed loss of a row, without learning from it."""
-        loss: torch.Tensor = self.engine(**row)
+    def loss(self, inputs: dict[str, Any]) -> float:
+        """The summed loss of a pack, without learning from it."""
+        loss: torch.Tensor = self.engine(**inputs)
         return loss.item()
 
     def validating(self, on: bool) -> None:
@@ -164,15 +155,15 @@ class Engine:
         return {moment: moment_shards(self.engine, moment, self.rank) for moment in MOMENTS}
 
     def gathered(self, trained: bool) -> dict[str, torch.Tensor]:
-        """Weights on the CPU of the first worker, nothing elsewhere: those that are trained, or those that are frozen.
-
-        Under ZeRO-3 one parameter at a time, and every worker takes part. Below, tensors may share memory with the live ones.
-        """
+        """See the function `gathered`."""
         return gathered(self.module, self.settings.zero_stage, self.rank, trained)
 
 
 def gathered(module: torch.nn.Module, zero_stage: int, rank: int, trained: bool) -> dict[str, torch.Tensor]:
-    """See `Engine.gathered`."""
+    """The trained or the frozen weights, on the CPU of the first worker; nothing on the others.
+
+    ZeRO-3 gathers one parameter at a time, and every worker takes part; other stages may share the live memory.
+    """
     # A tied weight has two names in a state dictionary: both belong to the same half.
     frozen = {name for name, p in module.named_parameters(remove_duplicate=False) if not p.requires_grad}
     if zero_stage < 3:
@@ -187,32 +178,6 @@ def gathered(module: torch.nn.Module, zero_stage: int, rank: int, trained: bool)
                 if rank == 0:
                     found[name] = parameter.detach().cpu().clone()
     return found
-
-
-def summed(*values: float) -> list[float]:
-    """Each value's sum over all workers."""
-    sums = torch.tensor(values, dtype=torch.float64)
-    if dist.is_initialized():
-        dist.all_reduce(sums)
-    return [float(v) for v in sums]
-
-
-def summed_modulo(value: int) -> int:
-    """The sum over all workers of non-negative integers, modulo 2**64."""
-    # Halves of 32 bits, so that no sum overflows.
-    halves = torch.tensor([value % 2**32, value // 2**32 % 2**32], dtype=torch.int64)
-    if dist.is_initialized():
-        dist.all_reduce(halves)
-    low, high = halves.tolist()
-    return int(low + (high << 32)) % 2**64
-
-
-def from_first(value: Any) -> Any:
-    """The first worker's value, on every worker."""
-    box = [value]
-    if dist.is_initialized():
-        dist.broadcast_object_list(box, device=torch.device("cpu"))
-    return box[0]
 
 
 def _source(checkpoint: Checkpoint, kind: str) -> Any:

@@ -1,11 +1,12 @@
-"""Validation losses as training goes on: which was the best, and whether to stop. Knows no weights: it is given losses."""
+"""Validation losses of a training: which is the best, and whether to stop. Knows no weights: it gets losses."""
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 
 @dataclass
 class EarlyStopping:
-    """The validation curve. Every rank holds the same one, so all of them take the same decisions."""
+    """The validation curve. Every rank holds the same one, so all of them decide the same."""
 
     patience: int = 0
     """Stop after so many validations in a row without improvement; 0 = never."""
@@ -16,13 +17,17 @@ class EarlyStopping:
     since_best: int = 0
 
     def add(self, step: int, loss: float) -> bool:
-        """Note a validation; is it the best so far? A loss that is NaN never is."""
+        """Record a validation; is it the best so far? A loss that is NaN never is."""
         self.curve.append({"step": step, "loss": round(loss, 6)})
         if loss < self.best_loss:
             self.best_step, self.best_loss, self.since_best = step, loss, 0
             return True
         self.since_best += 1
         return False
+
+    def state(self) -> dict[str, Any]:
+        """All fields but the patience, which is a setting."""
+        return {name: value for name, value in asdict(self).items() if name != "patience"}
 
     @property
     def should_stop(self) -> bool:

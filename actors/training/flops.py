@@ -1,4 +1,7 @@
-"""How much arithmetic a training step is. Source: PaLM (arXiv 2204.02311), appendix B; recomputation for activation checkpointing does not count."""
+"""Floating-point operations of a training step. Source: PaLM (arXiv 2204.02311), appendix B.
+
+Recomputation for activation checkpointing does not count.
+"""
 
 from dataclasses import dataclass
 
@@ -8,7 +11,7 @@ from transformers import PreTrainedModel
 
 @dataclass(frozen=True)
 class Arithmetic:
-    """Of one model, per token."""
+    """The sizes of a model that its operations per token depend on."""
 
     body: int
     """Parameters outside the vocabulary's matrices."""
@@ -24,23 +27,22 @@ class Arithmetic:
         """Works on sharded weights too."""
         config = model.config.get_text_config()
         output = model.get_output_embeddings()
-        vocabulary = {
-            id(p) for layer in (model.get_input_embeddings(), output) if layer is not None for p in layer.parameters()
-        }
+        head = list(output.parameters()) if output is not None else []
+        vocabulary = {id(p) for p in (*model.get_input_embeddings().parameters(), *head)}
         body = [p for p in model.parameters() if id(p) not in vocabulary]
-        head = sum(map(_numel, output.parameters())) if output is not None else 0
-        return cls(
-            sum(map(_numel, body)),
-            sum(_numel(p) for p in body if p.requires_grad),
-            head,
-            config.num_hidden_layers * config.hidden_size,
-        )
+        trained = [p for p in body if p.requires_grad]
+        num_body, num_trained, num_head = (sum(map(num_elements, group)) for group in (body, trained, head))
+        return cls(num_body, num_trained, num_head, config.num_hidden_layers * config.hidden_size)
 
     def flops(self, tokens: int, targets: float, squares: float) -> float:
-        """Forward and backward over `tokens`, `targets` of which reach the vocabulary; `squares` is the sum of the squared lengths."""
-        # A multiplication and an addition for each weight: forward, for the gradient of the activations, and for that of the weight if it is trained.
+        """Forward and backward over `tokens`, `targets` of which reach the vocabulary.
+
+        `squares` is the sum of the squared lengths.
+        """
+        # A multiplication and an addition per weight: forward, for the activations' gradient, for a trained weight's.
         return tokens * (4 * self.body + 2 * self.trained) + 6 * targets * self.head + 6 * self.attention * squares
 
 
-def _numel(parameter: torch.nn.Parameter) -> int:
+def num_elements(parameter: torch.nn.Parameter) -> int:
+    """Of the whole parameter, sharded or not."""
     return int(getattr(parameter, "ds_numel", parameter.numel()))

@@ -1,4 +1,4 @@
-"""How much memory a training needs on each worker, from settings alone.
+"""The memory that a training needs on each worker, from settings alone.
 
 Sources: ZeRO, arXiv 1910.02054, section 3; activations, arXiv 2205.05198, section 4.
 """
@@ -22,7 +22,7 @@ COPY = 4
 
 @dataclass(frozen=True)
 class Shape:
-    """What of a model its memory depends on; without `layers` its activations are unknown."""
+    """The sizes of a model that its memory depends on; without `layers` its activations are unknown."""
 
     num_parameters: int
     layers: int = 0
@@ -34,7 +34,7 @@ class Shape:
 
 
 @dataclass(frozen=True)
-class Memory:
+class TrainingMemory:
     """Bytes of one worker."""
 
     weights: float
@@ -43,7 +43,7 @@ class Memory:
     activations: float | None
     """None = the model's shape is unknown."""
     host: float = 0.0
-    """What offload puts into the CPU's memory instead."""
+    """Bytes that offload moves to the CPU's memory."""
 
     @property
     def total(self) -> float:
@@ -52,44 +52,30 @@ class Memory:
 
 
 def shape_of(model: str | None, num_parameters: int | None, small: SmallModel) -> Shape | None:
-    """The shape of `model`, or of the `small` one to be made; only its size where only that is known; None if nothing is without the hub."""
+    """The shape of a `model` on disk, or of the new `small` one; without either, the size alone if it is known."""
     if model is None:
-        return _shape(
-            small.num_parameters, small.num_layers, small.hidden_size, small.intermediate_size, small.vocab_size
-        )
+        body = (small.num_layers, small.hidden_size, small.intermediate_size)
+        return _shape(small.num_parameters, *body, small.vocab_size)
     if os.path.isdir(model):
         config: PreTrainedConfig = load_config(model).get_text_config()
-        feed_forward = getattr(config, "intermediate_size", None) or 4 * config.hidden_size
-        body = config.num_hidden_layers * (4 * config.hidden_size**2 + 3 * config.hidden_size * feed_forward)
-        vocabulary = config.vocab_size * config.hidden_size * (1 if config.tie_word_embeddings else 2)
-        return _shape(
-            num_parameters or body + vocabulary,
-            config.num_hidden_layers,
-            config.hidden_size,
-            feed_forward,
-            config.vocab_size,
-        )
+        layers, width = config.num_hidden_layers, config.hidden_size
+        feed_forward = getattr(config, "intermediate_size", None) or 4 * width
+        vocabulary = config.vocab_size * width * (1 if config.tie_word_embeddings else 2)
+        estimate = layers * (4 * width**2 + 3 * width * feed_forward) + vocabulary
+        return _shape(num_parameters or estimate, layers, width, feed_forward, config.vocab_size)
     return Shape(num_parameters) if num_parameters else None
 
 
 def _shape(num_parameters: int, layers: int, width: int, feed_forward: int, vocabulary: int) -> Shape:
-    return Shape(
-        num_parameters,
-        layers,
-        width,
-        feed_forward,
-        vocabulary,
-        adapted=layers * (8 * width + 3 * (width + feed_forward)),
-    )
+    adapted = layers * (8 * width + 3 * (width + feed_forward))
+    return Shape(num_parameters, layers, width, feed_forward, vocabulary, adapted)
 
 
-def training_memory(shape: Shape, learner: LearnerSettings) -> Memory:
-    """What one worker holds at most, in bytes; stage 1 shards the optimizer, 2 the gradients too, 3 the weights too."""
-    trained = (
-        min(shape.num_parameters, learner.lora.rank * shape.adapted)
-        if learner.lora and shape.adapted
-        else shape.num_parameters
-    )
+def training_memory(shape: Shape, learner: LearnerSettings) -> TrainingMemory:
+    """Most bytes that one worker holds; stage 1 shards the optimizer, 2 the gradients too, 3 the weights too."""
+    trained = shape.num_parameters
+    if learner.lora and shape.adapted:
+        trained = min(trained, learner.lora.rank * shape.adapted)
     stage, workers = learner.zero_stage, learner.num_workers
     weights = WEIGHTS * shape.num_parameters / (workers if stage == 3 else 1)
     gradients = GRADIENTS * trained / (workers if stage >= 2 else 1)
@@ -100,21 +86,18 @@ def training_memory(shape: Shape, learner: LearnerSettings) -> Memory:
     if learner.offload == "parameters":
         # One layer at a time comes to the device.
         host, weights = host + weights, WEIGHTS * shape.num_parameters / max(shape.layers, 1)
-    return Memory(weights, gradients, optimizer, _activations(shape, learner), host)
+    return TrainingMemory(weights, gradients, optimizer, _activations(shape, learner), host)
 
 
 def _activations(shape: Shape, learner: LearnerSettings) -> float | None:
-    """Of one packed row: attention never makes its matrix, logits are those of the trained tokens (all of them, at worst)."""
+    """Of one pack: attention never stores its matrix; logits are those of the trained tokens, at worst of all."""
     if not shape.layers:
         return None
     bytes_each = 2 if learner.precision == "bf16" else 4
-    # Kept for the backward pass: both norms' inputs in fp32; query, key, value, attention's output; the feed-forward part's gate, up, product.
+    # For the backward pass: inputs of both norms in fp32; query, key, value, attention's output; gate, up, product.
     layer = learner.pack_tokens * (2 * 4 * shape.width + bytes_each * (6 * shape.width + 4 * shape.feed_forward))
-    kept = (
-        shape.layers * learner.pack_tokens * 4 * shape.width + layer
-        if learner.activation_checkpointing
-        else shape.layers * layer
-    )
+    inputs = shape.layers * learner.pack_tokens * 4 * shape.width
+    kept = inputs + layer if learner.activation_checkpointing else shape.layers * layer
     logits = learner.pack_tokens * shape.vocabulary * (4 + 4 + bytes_each)
     return float(kept + logits)
 
@@ -124,7 +107,7 @@ def torch_sees_a_gpu() -> bool:
 
 
 def device_bytes(learner: LearnerSettings) -> int | None:
-    """Memory that a worker's device has: as set, or this machine's; None if only the cluster knows."""
+    """Memory of a worker's device: as set, or this machine's; None if only the cluster knows."""
     if learner.memory_gib is not None:
         return int(learner.memory_gib * GIB)
     if learner.use_gpu:
@@ -134,8 +117,8 @@ def device_bytes(learner: LearnerSettings) -> int | None:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // learner.num_workers
 
 
-def too_large(path: str, learner: LearnerSettings, memory: Memory, limit: int) -> str | None:
-    """Why a training cannot fit and which settings mend it; None if it can."""
+def too_large(path: str, learner: LearnerSettings, memory: TrainingMemory, limit: int) -> str | None:
+    """Why a training does not fit and which settings help; None if it fits."""
     if memory.total <= limit:
         return None
     remedies = []
@@ -149,9 +132,9 @@ def too_large(path: str, learner: LearnerSettings, memory: Memory, limit: int) -
         remedies.append("lora: {}")
     remedies += ["more num_workers"] if learner.zero_stage else []
     remedies.append(f"pack_tokens below {learner.pack_tokens}")
-    activations = "" if memory.activations is None else f", activations {memory.activations / GIB:,.1f}"
+    kinds = ("weights", "gradients", "optimizer", "activations")
+    parts = [f"{kind} {size / GIB:,.1f}" for kind in kinds if (size := getattr(memory, kind)) is not None]
     return (
-        f"{path} needs {memory.total / GIB:,.1f} GiB on each worker (weights {memory.weights / GIB:,.1f}, gradients {memory.gradients / GIB:,.1f}, "
-        f"optimizer {memory.optimizer / GIB:,.1f}{activations}), and its device has {limit / GIB:,.1f}; "
-        f"what helps, in {path}: {'; '.join(remedies)}"
+        f"{path} needs {memory.total / GIB:,.1f} GiB on each worker ({', '.join(parts)}), and its device has "
+        f"{limit / GIB:,.1f}; what helps, in {path}: {'; '.join(remedies)}"
     )

@@ -1,6 +1,6 @@
-"""What a training says of itself while it runs: lines for people, Ray's metrics for Prometheus, event files for TensorBoard, and a tracker's runs.
+"""The metrics of a running training: log lines, Ray's metrics for Prometheus, TensorBoard event files, a tracker's run.
 
-Knows no loop: it is told numbers.
+Knows no loop: it gets numbers.
 """
 
 import resource
@@ -16,39 +16,39 @@ from data.storage import Storage
 
 Tracking = Literal["none", "mlflow", "wandb"]
 PEAK_S, PEAK_EVERY_S = 0.05, 30.0
-"""How long matrices are multiplied, each time, to see what the device can do; and how long it is until the next time."""
+"""How long a measurement of the device's peak multiplies matrices, and the time between two measurements."""
 
 METRICS = {
     "loss": "Mean loss over the targets of the last steps.",
     "validation_loss": "Mean loss over the targets held out.",
     "learning_rate": "Learning rate.",
     "gradient_norm": "Norm of the gradient before clipping.",
-    "tokens_per_s": "Tokens trained a second, all workers together.",
-    "share_of_peak": "Arithmetic done over what matrix products alone reach on the same device, 0 to 1.",
-    "rows_filled": "Tokens over what the packed rows could hold, 0 to 1; the rest is padding waste.",
-    "memory_bytes": "Peak memory of the first worker: of the GPU where there is one, else resident.",
+    "tokens_per_s": "Tokens trained per second, all workers together.",
+    "share_of_peak": "Operations per second over those of matrix products alone on the same device, 0 to 1.",
+    "packs_filled": "Tokens over what the packs could hold, 0 to 1; the rest is padding waste.",
+    "memory_bytes": "Peak memory of the first worker: the GPU's if it has one, else resident memory.",
     "progress": "Share of the training that is done, 0 to 1.",
 }
 
 
 class MetricsLogger:
-    """Speaks on the first worker only; counts on all."""
+    """Writes on the first worker only (`enabled`); counts on all."""
 
-    def __init__(self, what: str, output: Storage, tracking: Tracking, world: int, precision: str, speaks: bool):
-        self._speaks = speaks
+    def __init__(self, what: str, output: Storage, tracking: Tracking, world: int, precision: str, enabled: bool):
+        self._enabled = enabled
         self._recent_s, self._recent_tokens, self._recent_flops = 0.0, 0, 0.0
         self._precision, self._world = precision, world
         self._peak, self._peak_measured = 0.0, 0.0
-        self._sinks: list[Any] = [_RayMetrics(what), _TensorBoard(output), *_tracker(tracking, what)] if speaks else []
+        self._sinks: list[Any] = [_RayMetrics(what), _TensorBoard(output), *_tracker(tracking, what)] if enabled else []
 
-    def did(self, tokens: int, flops: float, seconds: float) -> None:
-        """A step of so many tokens and so much arithmetic, over all workers."""
+    def count(self, tokens: int, flops: float, seconds: float) -> None:
+        """Count a step's tokens and floating-point operations, over all workers."""
         self._recent_tokens += tokens
         self._recent_flops += flops
         self._recent_s += seconds
 
-    def step(self, at: TrainState, epochs: int, loss: float, rate: float, norm: float) -> None:
-        """Say where we are."""
+    def step(self, state: TrainState, epochs: int, loss: float, rate: float, norm: float) -> None:
+        """Log and write the metrics of the steps since the last call."""
         recent_s = max(self._recent_s, 1e-9)
         self._measure_peak()
         speed, share = self._recent_tokens / recent_s, self._recent_flops / recent_s / self._peak
@@ -59,29 +59,30 @@ class MetricsLogger:
             "gradient_norm": norm,
             "tokens_per_s": speed,
             "share_of_peak": share,
-            "rows_filled": at.tokens / at.budget_tokens,
+            "packs_filled": state.packs_filled,
             "memory_bytes": peak_memory_bytes(),
-            "progress": at.progress / epochs,
+            "progress": state.progress / epochs,
         }
-        eta_s = at.seconds / at.progress * (epochs - at.progress)
+        eta_s = state.seconds / state.progress * (epochs - state.progress)
         self.log(
-            f"step {at.step}  {values['progress']:.0%}  loss {loss:.4f}  lr {rate:.2e}  gradient {norm:.2f}  {speed:,.0f} tokens/s "
-            f"({values['share_of_peak']:.0%} of peak)  rows {values['rows_filled']:.0%} full  {values['memory_bytes'] / 2**30:.1f} GiB  ETA {eta_s:.0f} s"
+            f"step {state.step}  {values['progress']:.0%}  loss {loss:.4f}  lr {rate:.2e}  gradient {norm:.2f}  "
+            f"{speed:,.0f} tokens/s ({share:.0%} of peak)  packs {state.packs_filled:.0%} full  "
+            f"{values['memory_bytes'] / 2**30:.1f} GiB  ETA {eta_s:.0f} s"
         )
-        self._write(at.step, values)
+        self._write(state.step, values)
 
     def _measure_peak(self) -> None:
-        """Again and again: what else runs on the machine only ever lowers it."""
+        """Keep the highest of repeated measurements: other programs on the machine only lower it."""
         if not self._peak or time.monotonic() - self._peak_measured > PEAK_EVERY_S:
             self._peak = max(self._peak, peak_flops(self._precision) * self._world)
             self._peak_measured = time.monotonic()
 
-    def validated(self, at: TrainState, loss: float, improved: bool) -> None:
-        self.log(f"step {at.step}  validation loss {loss:.5f}{', the best so far' if improved else ''}")
-        self._write(at.step, {"validation_loss": loss})
+    def validated(self, state: TrainState, loss: float, improved: bool) -> None:
+        self.log(f"step {state.step}  validation loss {loss:.5f}{', the best so far' if improved else ''}")
+        self._write(state.step, {"validation_loss": loss})
 
     def log(self, text: str) -> None:
-        if self._speaks:
+        if self._enabled:
             print(text, flush=True)
 
     def close(self) -> None:
@@ -99,12 +100,10 @@ class _RayMetrics:
     def __init__(self, what: str):
         from ray.util.metrics import Gauge
 
-        self._gauges = {
-            name: Gauge(f"steerlm_train_{name}", description=text, tag_keys=("training",))
-            for name, text in METRICS.items()
-        }
-        for gauge in self._gauges.values():
-            gauge.set_default_tags({"training": what})
+        self._gauges = {}
+        for name, text in METRICS.items():
+            self._gauges[name] = Gauge(f"steerlm_train_{name}", description=text, tag_keys=("training",))
+            self._gauges[name].set_default_tags({"training": what})
 
     def write(self, step: int, values: dict[str, float]) -> None:
         for name, value in values.items():
@@ -114,7 +113,7 @@ class _RayMetrics:
 
 
 class _TensorBoard:
-    """Event files in `tensorboard/` beside the model; where that is no disk, they are copied there now and then."""
+    """Event files in `tensorboard/` beside the model; on remote storage they are copied there about once a minute."""
 
     def __init__(self, output: Storage):
         from tensorboardX import SummaryWriter
@@ -128,21 +127,18 @@ class _TensorBoard:
         for name, value in values.items():
             self._writer.add_scalar(name, value, step)
         if time.monotonic() - self._flushed > 60:
-            self.flush()
-
-    def flush(self) -> None:
-        self._flushed = time.monotonic()
-        self._writer.flush()
-        self._copy()
+            self._flushed = time.monotonic()
+            self._writer.flush()
+            self._copy()
 
     def _copy(self) -> None:
         if self._local:
-            # Storage.upload would remove what an earlier life of this training has left there.
+            # Storage.upload would remove the files of an earlier run of this training.
             for name in Storage(self._local.name).names():
                 (self._target / name).put(f"{self._local.name}/{name}")
 
     def close(self) -> None:
-        self._writer.close()  # only now is everything in the file
+        self._writer.close()  # writes the last events
         self._copy()
         if self._local:
             self._local.cleanup()
@@ -182,7 +178,7 @@ def _tracker(tracking: Tracking, what: str) -> list[Any]:
 
 
 def peak_flops(precision: str) -> float:
-    """Floating-point operations a second of a large matrix product on this worker's device, in the training's arithmetic."""
+    """Floating-point operations per second of a large matrix product on this worker's device, in `precision`."""
     on_gpu = torch.cuda.is_available()
     size, dtype = (8192 if on_gpu else 1024), torch.bfloat16 if precision == "bf16" else torch.float32
     a = torch.randn(size, size, device="cuda" if on_gpu else "cpu").to(dtype)
@@ -197,7 +193,7 @@ def peak_flops(precision: str) -> float:
 
 
 def peak_memory_bytes() -> int:
-    """Of this worker so far: the GPU's where there is one, else resident."""
+    """Of this worker so far: the GPU's if it has one, else resident memory."""
     if torch.cuda.is_available():
         return int(torch.cuda.max_memory_allocated())
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

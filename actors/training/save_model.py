@@ -1,4 +1,4 @@
-"""The end of a training: the weights of the step to save, gathered, merged and saved as a plain model folder. Knows no loop."""
+"""Gather the weights of the step to save, merge adapters, and save a plain model folder. Knows no loop."""
 
 import json
 import os
@@ -8,45 +8,47 @@ from collections.abc import Mapping
 import torch
 
 from actors.modeling.lora import merged
-from actors.modeling.train_task import Task
+from actors.modeling.train_task import TrainTask
 from actors.training.checkpointer import Checkpoint
-from actors.training.deepspeed_engine import Engine
+from actors.training.deepspeed_engine import TrainingEngine
 from data.storage import Storage
 
 
-def save_trained_model(task: Task, engine: Engine, kept: Checkpoint | None, target: Storage) -> None:
-    """Save the live weights, or with `kept` the trained ones of an earlier step, at `target`. Every worker takes part; the first one writes."""
+def save_trained_model(task: TrainTask, engine: TrainingEngine, kept: Checkpoint | None, target: Storage) -> None:
+    """Save the live weights, or with `kept` the trained ones of an earlier step, at `target`.
+
+    Every worker takes part; the first one writes.
+    """
     state = engine.gathered(trained=False) | (_of(engine, kept) if kept else engine.gathered(trained=True))
     if engine.rank:
         return
     if engine.settings.lora:
         state = merged(engine.module, state)
     dtype = engine.settings.export
-    state = cast(state, getattr(torch, dtype))
     with tempfile.TemporaryDirectory() as folder:
-        task.save(engine.module, state, folder)
-        _say_dtype(os.path.join(folder, "config.json"), dtype)
+        task.save(engine.module, cast(state, getattr(torch, dtype)), folder)
+        _set_dtype(os.path.join(folder, "config.json"), dtype)
         target.upload(folder)
 
 
 def cast(state: Mapping[str, torch.Tensor], dtype: torch.dtype) -> dict[str, torch.Tensor]:
-    """`state` in another dtype, whole numbers apart; what was one tensor under two names stays one, so that tied embeddings are saved once."""
-    made: dict[tuple[int, torch.Size], torch.Tensor] = {}
+    """`state` in another dtype, but for whole numbers; tied weights stay one tensor, so that they are saved once."""
+    cast_once: dict[tuple[int, torch.Size], torch.Tensor] = {}
     return {
-        name: made.setdefault((v.data_ptr(), v.shape), v.to(dtype)) if v.is_floating_point() else v
+        name: cast_once.setdefault((v.data_ptr(), v.shape), v.to(dtype)) if v.is_floating_point() else v
         for name, v in state.items()
     }
 
 
-def _say_dtype(path: str, dtype: str) -> None:
-    """transformers notes the dtype of the live model, not of the weights that it is given to save."""
+def _set_dtype(path: str, dtype: str) -> None:
+    """transformers writes the dtype of the live model, not of the weights that it saves."""
     with open(path) as file:
         config = json.load(file)
     with open(path, "w") as file:
         json.dump(config | {"dtype": dtype}, file, indent=2)
 
 
-def _of(engine: Engine, kept: Checkpoint) -> dict[str, torch.Tensor]:
+def _of(engine: TrainingEngine, kept: Checkpoint) -> dict[str, torch.Tensor]:
     if engine.rank:
         return {}
     shapes = {name: getattr(p, "ds_shape", p.shape) for name, p in engine.module.named_parameters()}

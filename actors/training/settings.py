@@ -1,4 +1,4 @@
-"""How a model is trained, and the DeepSpeed configuration that stands for it. Knows no Ray and no training loop."""
+"""How a model is trained, and the DeepSpeed configuration for it. Knows no Ray and no training loop."""
 
 import math
 from typing import Any, ClassVar, Literal
@@ -13,20 +13,10 @@ from data.record import Record
 class LearnerSettings(Record):
     """How a model is trained."""
 
-    PLACEMENT: ClassVar[tuple[str, ...]] = (
-        *(
-            "num_workers",
-            "cpus_per_worker",
-            "use_gpu",
-            "labels",
-            "zero_stage",
-            "offload",
-            "activation_checkpointing",
-            "memory_gib",
-        ),
-        *("checkpoint_every", "keep_checkpoints", "max_failures"),
-    )
-    """Settings that say where and how safely, and change nothing but rounding in what comes out: a training may go on with others."""
+    PLACEMENT: ClassVar[frozenset[str]] = frozenset(
+        {"num_workers", "cpus_per_worker", "use_gpu", "labels", "zero_stage", "offload"}
+    ) | {"activation_checkpointing", "memory_gib", "checkpoint_every", "keep_checkpoints", "max_failures"}
+    """Settings that change only rounding in the result: a training may resume with other values."""
 
     num_workers: int = Field(1, ge=1)
     """Ray Train workers, one model replica or ZeRO shard each."""
@@ -35,21 +25,24 @@ class LearnerSettings(Record):
     use_gpu: bool = False
     """One GPU per worker."""
     labels: dict[str, str] = {}
-    """Only on nodes with these labels, e.g. {role: train} (`ray start --labels`, ray_cluster.yaml); empty = anywhere."""
+    """Only on nodes with these labels, e.g. {role: train} (`ray start --labels`, ray_cluster.yaml); {} = anywhere."""
     zero_stage: Literal[0, 1, 2, 3] = 2
-    """DeepSpeed ZeRO stage: 1 shards optimizer states, 2 gradients too (and sends them after each row, not after each step), 3 parameters too."""
+    """DeepSpeed ZeRO stage: 1 shards optimizer states, 2 also gradients (sent after each pack, not each step), 3 also
+    parameters."""
     offload: Literal["none", "optimizer", "parameters"] = "none"
-    """What lies in the CPU's memory instead of the GPU's: optimizer states (ZeRO 1 to 3, stepped by DeepSpeed's CPU Adam), or parameters as well (ZeRO 3)."""
+    """What moves from the GPU's memory to the CPU's: optimizer states (ZeRO 1 to 3, with DeepSpeed's CPU Adam), or
+    parameters as well (ZeRO 3)."""
     activation_checkpointing: bool = False
-    """Keep only each layer's input for the backward pass and compute the rest again: a third more arithmetic for a fraction of the memory."""
+    """Keep only each layer's input for the backward pass and recompute the rest: a third more arithmetic, a fraction of
+    the memory."""
     precision: Literal["bf16", "fp32"] = "bf16"
     """Arithmetic of forward and backward; weights and optimizer states stay fp32."""
     export: Literal["float32", "bfloat16"] = "float32"
     """How the weights of the finished model are saved."""
     pack_tokens: int = Field(1024, ge=2)
-    """Token budget of one packed row, which is one forward."""
+    """Token budget of one pack (packed sequence), which is one forward."""
     packs_per_step: int = Field(8, ge=1)
-    """Packed rows per optimizer step at most, over all workers; at least num_workers. A worker with several runs them one after the other."""
+    """Packs per optimizer step at most, over all workers; at least num_workers. A worker runs its packs one by one."""
     max_tokens: int = Field(1024, ge=2)
     """Longest conversation; the oldest exchanges are cut first. At most pack_tokens."""
     epochs: int = Field(1, ge=1)
@@ -57,7 +50,7 @@ class LearnerSettings(Record):
     learning_rate: float = Field(5e-6, gt=0)
     """Peak learning rate; 5e-6 is SteerLM's for 13 B to 43 B (arXiv 2310.05344, A.3)."""
     schedule: Literal["cosine", "linear", "constant_with_warmup"] = "cosine"
-    """What the learning rate does after the warm-up."""
+    """Course of the learning rate after the warm-up."""
     warmup: float = Field(0.05, ge=0, lt=1)
     """Share of the steps over which the learning rate rises."""
     weight_decay: float = Field(0.01, ge=0)
@@ -67,25 +60,28 @@ class LearnerSettings(Record):
     seed: int = 0
     """Seed of initial heads and of the order of examples."""
     lora: LoraSettings | None = None
-    """Train low-rank adapters, and heads in full, instead of all weights; the saved model is a plain one. None = train all weights."""
+    """Train low-rank adapters, and heads in full; the saved model is a plain one. None = train all weights."""
     validate_every: float = Field(0, ge=0)
-    """Share of an epoch between validations; the step with the lowest validation loss is what is saved. 0 = only at the end, the last step is saved."""
+    """Share of an epoch between validations; the step with the lowest loss is saved. 0 = validate only at the end, save
+    the last step."""
     patience: int = Field(0, ge=0)
     """Stop after so many validations in a row without improvement; 0 = never."""
 
     memory_gib: float | None = Field(None, gt=0)
-    """Memory of a worker's device, for --plan and the refusal of what cannot fit; None = this machine's GPU, or its workers' share of the RAM."""
+    """Memory of a worker's device, for --plan and the check that the training fits; None = this machine's GPU, or a
+    worker's share of its RAM."""
     checkpoint_every: float = Field(0, ge=0)
-    """Share of an epoch between checkpoints, from the last of which a killed training goes on; 0 = none but when a node is about to go."""
+    """Share of an epoch between checkpoints; a killed training resumes from the last. 0 = only before a node goes."""
     keep_checkpoints: int = Field(2, ge=1)
-    """So many of the newest checkpoints are kept, and the weights of the step with the best validation loss."""
+    """Number of the newest checkpoints that are kept, beside the weights of the step with the best validation loss."""
     max_failures: int = Field(3, ge=0)
-    """After a worker or its node died, training starts again from the last checkpoint, at most so often; nodes that announce their end do not count."""
+    """Most restarts from the last checkpoint after a worker or its node died; announced ends of nodes do not count."""
 
     def model_post_init(self, _: Any) -> None:
         if self.packs_per_step < self.num_workers:
             raise UserError(
-                f"packs_per_step {self.packs_per_step} is less than num_workers {self.num_workers}: a worker would have nothing to do; raise it"
+                f"packs_per_step {self.packs_per_step} is less than num_workers {self.num_workers}: "
+                "a worker would have nothing to do; raise it"
             )
         least = {"none": 0, "optimizer": 1, "parameters": 3}[self.offload]
         if self.zero_stage < least:
@@ -94,12 +90,13 @@ class LearnerSettings(Record):
             raise UserError(f"max_tokens {self.max_tokens} must not exceed pack_tokens {self.pack_tokens}")
         if self.patience and not self.validate_every:
             raise UserError(
-                f"patience {self.patience} counts validations during training, and there are none; set validate_every above 0 (0.5 = twice an epoch)"
+                f"patience {self.patience} counts validations during training, and there are none; "
+                "set validate_every above 0 (0.5 = twice an epoch)"
             )
 
 
 def rate_factor(schedule: str, progress: float, warmup: float) -> float:
-    """What of the peak learning rate holds at `progress`, a share of the whole training."""
+    """Share of the peak learning rate at `progress`, a share of the whole training."""
     if progress < warmup:
         return progress / warmup
     left = (1 - progress) / (1 - warmup)
@@ -107,7 +104,7 @@ def rate_factor(schedule: str, progress: float, warmup: float) -> float:
 
 
 def deepspeed_config(settings: LearnerSettings) -> dict[str, Any]:
-    """The DeepSpeed configuration that `settings` stand for."""
+    """The DeepSpeed configuration for `settings`."""
     zero: dict[str, Any] = {"stage": settings.zero_stage}
     if settings.offload != "none":
         zero["offload_optimizer"] = {"device": "cpu"}
@@ -115,7 +112,7 @@ def deepspeed_config(settings: LearnerSettings) -> dict[str, Any]:
         zero["offload_param"] = {"device": "cpu"}
     return {
         "train_micro_batch_size_per_gpu": 1,
-        # The learner itself says which backward is a step's last, and takes the mean: steps need not have equally many rows.
+        # TrainingEngine marks a step's last backward and takes the mean: steps may have different numbers of packs.
         "gradient_accumulation_steps": 1,
         "gradient_clipping": settings.clip,
         "zero_optimization": zero,

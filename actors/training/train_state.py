@@ -1,6 +1,6 @@
-"""Where a training stands: what a checkpoint keeps beside weights and moments. Plain numbers, so that JSON can hold them."""
+"""The state of a training that a checkpoint keeps beside weights and moments. Plain numbers, as JSON needs them."""
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 from data.loader import Position, Step
@@ -8,39 +8,38 @@ from data.loader import Position, Step
 
 @dataclass
 class TrainState:
-    """Counters over all lives of a training."""
+    """Counters since the first step, over all restarts of a training."""
 
     step: int = 0
     position: tuple[int, int, int] = (0, 0, 0)
+    """The data loader's: epoch, window, step."""
     progress: float = 0.0
-    """Epochs behind us."""
+    """Epochs that are done."""
     examples: int = 0
     tokens: int = 0
     budget_tokens: int = 0
-    """What the rows could have held."""
+    """Tokens that the packs could have held."""
     target_weight: float = 0.0
     seconds: float = 0.0
     """Of training steps, without validation and checkpoints."""
-    expected: int = 0
-    """Digest of the ids of the examples that the windows begun so far have."""
-    ran: int = 0
-    """Digest of the ids of the examples that the workers ran; the same in the end."""
+    expected_digest: int = 0
+    """Digest of the ids of the examples in the windows begun so far."""
+    trained_digest: int = 0
+    """Digest of the ids of the examples that the workers trained on; the same in the end."""
     losses: list[dict[str, float]] = field(default_factory=list)
     validations: dict[str, Any] = field(default_factory=dict)
 
-    @classmethod
-    def of(cls, state: dict[str, Any]) -> "TrainState":
-        return cls(**state)
-
-    def state(self) -> dict[str, Any]:
-        return asdict(self)
-
     @property
-    def at(self) -> Position:
+    def next_step(self) -> Position:
         return Position(*self.position)
 
-    def done(self, step: Step, pack_tokens: int, weight: float, seconds: float) -> None:
-        """One more step is done, over all workers."""
+    @property
+    def packs_filled(self) -> float:
+        """Tokens over what the packs could have held, 0 to 1."""
+        return self.tokens / self.budget_tokens
+
+    def add(self, step: Step, pack_tokens: int, weight: float, seconds: float) -> None:
+        """Count a step, over all workers."""
         self.step += 1
         self.position, self.progress = (step.after.epoch, step.after.window, step.after.step), step.progress
         self.examples += sum(map(len, step.rows))
@@ -49,9 +48,23 @@ class TrainState:
         self.target_weight += weight
         self.seconds += seconds
 
+    def metrics(self) -> dict[str, Any]:
+        return {
+            "steps": self.step,
+            "epochs": round(self.progress, 4),
+            "examples": self.examples,
+            "tokens": self.tokens,
+            "packs_filled": round(self.packs_filled, 4),
+            "target_weight": round(self.target_weight, 3),
+            "tokens_per_s": round(self.tokens / self.seconds, 1),
+            "train_seconds": round(self.seconds, 1),
+        }
+
     def audit(self) -> str:
-        """Every example must have been run as often as the epochs have it, over all workers and lives of this training; returns what to say of it."""
-        assert self.ran == self.expected, (
-            f"the examples that were trained on are not those of the epochs: ids {self.ran:016x} instead of {self.expected:016x}"
+        """Check that every example was trained on as often as the epochs have it; returns a line for the log."""
+        assert self.trained_digest == self.expected_digest, (
+            "the examples that were trained on are not those of the epochs: "
+            f"ids {self.trained_digest:016x} instead of {self.expected_digest:016x}"
         )
-        return f"audit: {self.examples:,} examples in {self.progress:g} epochs, each as often as it should be; ids {self.ran:016x}"
+        ids = f"ids {self.trained_digest:016x}"
+        return f"audit: {self.examples:,} examples in {self.progress:g} epochs, each as often as it should be; {ids}"

@@ -1,8 +1,8 @@
 """The Ray Train worker: one training loop, for language model, predictor and policy alike.
 
-It is given a task (what to build, what the loss is) and a feed (tokenised examples, in which order); it knows neither prompts nor jobs. Everything
-that happens depends on where the data stands, never on time or on the number of workers: so a training that was killed and goes on from its last
-checkpoint, with as many workers or with others, ends where it would have ended.
+It gets a task (the model and its loss) and a data loader (tokenized examples in order); it knows no prompts and no
+jobs. All decisions depend on the position in the data, never on time or on the number of workers: a killed training
+resumes from its last checkpoint, with any number of workers, and ends where it would have ended.
 """
 
 import itertools
@@ -14,9 +14,10 @@ from typing import Any
 import ray.train
 import torch
 
-from actors.modeling.train_task import Task
+from actors.modeling.train_task import TrainTask
 from actors.training.checkpointer import Checkpoint, Checkpointer, complete_steps, sweep
-from actors.training.deepspeed_engine import Engine, Row, from_first, summed, summed_modulo
+from actors.training.collectives import barrier, from_first, summed, summed_modulo
+from actors.training.deepspeed_engine import Pack, TrainingEngine
 from actors.training.early_stopping import EarlyStopping
 from actors.training.metrics import MetricsLogger, Tracking, peak_memory_bytes
 from actors.training.preemption import Preemption
@@ -31,18 +32,18 @@ from data.storage import Storage
 
 USER_ERROR = "user_error.txt"
 START_STEPS = 512
-"""As many steps' examples a task is shown before the first step: enough for heads in closed form, and a small share of a long training."""
-LINES, STEPS_A_LINE = 30, 50
-"""A training says so many lines of itself, and one in so many steps at least."""
+"""`task.start` gets the examples of this many steps: enough for ridge-initialized heads, little of a long training."""
+LINES, STEPS_PER_LINE = 30, 50
+"""A training logs about so many lines, and one in so many steps at least."""
 
 
 @dataclass(frozen=True)
 class Assignment:
-    """Everything a worker is told; crosses the process boundary once."""
+    """All arguments of a worker; crosses the process boundary once."""
 
     what: str
     """What is trained, for people."""
-    task: Task
+    task: TrainTask
     settings: LearnerSettings
     loader: DataLoader
     output_uri: str
@@ -51,19 +52,18 @@ class Assignment:
 
 
 def train_worker(config: dict[str, Any]) -> None:
-    """Ray Train's per-worker loop: train, validate, save the model under `output_uri`, report figures.
+    """Ray Train's per-worker loop: train, validate, save the model under `output_uri`, report metrics.
 
-    After any failure Ray Train starts the workers again. A mistake that only people can mend would come back each time: it is noted for the driver
-    (`MISTAKE`), and the workers that are started next end at once.
+    Ray Train restarts the workers after any failure. A UserError would come back each time: it is noted for the driver
+    (`USER_ERROR`), and the restarted workers end at once.
     """
     noted = Storage(config["assignment"].output_uri) / USER_ERROR
     if noted.exists():
         return
     try:
         metrics = _Training(config["assignment"]).run()
-    except Exception as error:
-        if isinstance(error, UserError):
-            noted.write_bytes(str(error).encode())
+    except UserError as error:
+        noted.write_bytes(str(error).encode())
         raise
     ray.train.report(metrics)
 
@@ -72,161 +72,143 @@ class _Training:
     """One worker's part of the training."""
 
     def __init__(self, assignment: Assignment):
-        self.assignment, self.task, self.settings, self.loader = (
-            assignment,
-            assignment.task,
-            assignment.settings,
-            assignment.loader,
-        )
+        self.task, self.settings, self.loader = assignment.task, assignment.settings, assignment.loader
         self.output = Storage(assignment.output_uri)
-        context = ray.train.get_context()
+        settings, context = assignment.settings, ray.train.get_context()
         self.rank, self.world = context.get_world_rank(), context.get_world_size()
-        torch.manual_seed(self.settings.seed)
-        torch.set_num_threads(max(1, int(self.settings.cpus_per_worker)))
-        self.checkpoints = Checkpointer(
-            self.output / "checkpoints", self.rank, self.world, self.settings.keep_checkpoints
-        )
+        torch.manual_seed(settings.seed)
+        torch.set_num_threads(max(1, int(settings.cpus_per_worker)))
+        self.checkpoints = Checkpointer(self.output / "checkpoints", self.rank, self.world, settings.keep_checkpoints)
         self.best = Checkpointer(self.output / "best", self.rank, self.world, keep=1, timing=self.checkpoints.timing)
         if not self.loader.corpus.shards:
             raise UserError(f"no examples to train on in {self.loader.corpus.uri}; check the rows and max_tokens")
-        self.engine = Engine(self.task, self.settings, self.rank, self.world)
-        checkpoint = self._checkpoint()
-        self.at = TrainState.of(checkpoint.state) if checkpoint else TrainState()
-        self.validations = EarlyStopping(self.settings.patience, **self.at.validations)
-        self.ran, self.cpu_s = 0, 0.0
-        self.metrics_logger = MetricsLogger(
-            assignment.what,
-            self.output,
-            assignment.tracking,
-            self.world,
-            self.settings.precision,
-            speaks=self.rank == 0,
+        self.engine = TrainingEngine(self.task, settings, self.rank, self.world)
+        checkpoint = self._last_checkpoint()
+        self.state = TrainState(**checkpoint.state) if checkpoint else TrainState()
+        self.early_stopping = EarlyStopping(settings.patience, **self.state.validations)
+        self.validates = self.loader.split.has_validation
+        self.trained_digest, self.cpu_s = 0, 0.0
+        self.logger = MetricsLogger(
+            assignment.what, self.output, assignment.tracking, self.world, settings.precision, enabled=self.rank == 0
         )
-        if (
-            checkpoint is None and self.settings.zero_stage < 3
-        ):  # sharded weights cannot run before there is an engine; jobs.runner.preset refuses what needs it
+        # Sharded weights cannot run before DeepSpeed wraps them; jobs.runner.preset refuses what needs `start` then.
+        if checkpoint is None and settings.zero_stage < 3:
             self._start_module()
         self.engine.start(checkpoint)
-        self.metrics_logger.log(
-            f"{self.engine.describe()}; {self.loader.corpus.num_rows:,} rows, {self.loader.epochs} epochs"
-        )
+        corpus, epochs = self.loader.corpus, self.loader.epochs
+        self.logger.log(f"{self.engine.describe()}; {corpus.num_rows:,} rows, {epochs} epochs")
         if checkpoint:
-            self.metrics_logger.log(
-                f"goes on after step {self.at.step}, {self.at.progress:.2f} epochs, from {checkpoint.folder.uri}"
-            )
+            at = f"step {self.state.step}, {self.state.progress:.2f} epochs"
+            self.logger.log(f"goes on after {at}, from {checkpoint.folder.uri}")
             checkpoint.close()
 
     def run(self) -> dict[str, Any]:
-        """Train from where we stand to the end, or to where we are told to stop; returns the figures."""
-        stopping = Preemption(self.output, self.rank)
+        """Train to the end, or until a stop is requested; returns the metrics."""
+        preemption = Preemption(self.output, self.rank)
         self.cpu_s = -time.process_time()
         loss = rate = 0.0
-        for step in self.loader.steps(self.at.at):
-            before = self.at.progress
+        for step in self.loader.steps(self.state.next_step):
+            before = self.state.progress
             loss, rate = self.do(step)
             if step.progress == self.loader.epochs:
                 break
-            if self.at.step % self._log_every() == 0:
+            if self.state.step % self._log_every() == 0:
                 self.log(loss, rate)
-            if self._validates and _crossed(before, step.progress, self.settings.validate_every):
+            if self.validates and _crossed(before, step.progress, self.settings.validate_every):
                 self.validate(last=False)
-            if self.validations.should_stop:
-                self.metrics_logger.log(
-                    f"stopped early: the last {self.settings.patience} validations were no better than that of step {self.validations.best_step}"
+            if self.early_stopping.should_stop:
+                self.logger.log(
+                    f"stopped early: the last {self.settings.patience} validations were no better than that of "
+                    f"step {self.early_stopping.best_step}"
                 )
                 return self.finish()
-            saves, ends = stopping.asked()
+            saves, ends = preemption.requested()
             if saves or _crossed(before, step.progress, self.settings.checkpoint_every):
                 self.checkpoint(wait=saves)
             if ends:
-                self.metrics_logger.log(f"told to stop: all that is needed to go on after step {self.at.step} is kept")
+                self.logger.log(f"stop requested: the checkpoint after step {self.state.step} is kept")
                 return self.metrics()
-        if not self.at.step:
+        if not self.state.step:
             raise UserError(
-                f"no examples to train on in {self.loader.corpus.uri}: all are held out or rejected; lower validation_share, or check max_tokens"
+                f"no examples to train on in {self.loader.corpus.uri}: all are held out or rejected; "
+                "lower validation_share, or check max_tokens"
             )
         self.log(loss, rate)
-        if self._validates:
+        if self.validates:
             self.validate(last=True)
-        self._count_run()
-        self.metrics_logger.log(self.at.audit())
+        self._count_trained()
+        self.logger.log(self.state.audit())
         return self.finish()
 
     def do(self, step: Step) -> tuple[float, float]:
         """One optimizer step; returns this worker's share of its mean loss, and the learning rate."""
         started = time.perf_counter()
-        settings, examples = self.settings, step.examples
+        settings, state, examples = self.settings, self.state, step.examples
         weight = self._weight(examples, step.rows)
         assert weight > 0, "a step without a single target"
-        rate = settings.learning_rate * rate_factor(
-            settings.schedule, step.middle / self.loader.epochs, settings.warmup
-        )
+        progress = step.middle / self.loader.epochs
+        rate = settings.learning_rate * rate_factor(settings.schedule, progress, settings.warmup)
         if step.is_first:
-            self.at.expected = (
-                self.at.expected + digest_of(examples.ids[i] for i in self.loader.drawn(examples, step.epoch))
-            ) % 2**64
+            digest = digest_of(examples.ids[i] for i in self.loader.drawn(examples, step.epoch))
+            state.expected_digest = (state.expected_digest + digest) % 2**64
         loss = self.engine.step(list(self._share(examples, step.rows)), weight, rate)
         seconds = time.perf_counter() - started
-        self.at.done(step, settings.pack_tokens, weight, seconds)
-        squares = sum(float(examples.lengths[i]) ** 2 for row in step.rows for i in row)
-        self.metrics_logger.did(
-            step.num_tokens, self.engine.arithmetic.flops(step.num_tokens, weight, squares), seconds
-        )
+        state.add(step, settings.pack_tokens, weight, seconds)
+        squares = sum(float(examples.lengths[i]) ** 2 for pack in step.rows for i in pack)
+        self.logger.count(step.num_tokens, self.engine.arithmetic.flops(step.num_tokens, weight, squares), seconds)
         return loss, rate
 
-    def _share(self, examples: Examples, rows: list[list[int]]) -> Iterator[Row]:
-        """This worker's rows of a step; one that has fewer than others runs the shortest example for nothing."""
-        # Attention grows with the square of each example's length: what a row costs is not its tokens alone.
-        costs = [sum(int(examples.lengths[i]) + int(examples.lengths[i]) ** 2 / 4096 for i in row) for row in rows]
-        shares = dealt(rows, costs, self.world)
-        for row in shares[self.rank]:
-            self.ran += digest_of(examples.ids[i] for i in rows[row])
-            yield Row(self._inputs(examples, rows[row]), seed=hash((self.settings.seed, self.at.step, row)) % 2**63)
-        shortest = min((i for row in rows for i in row), key=lambda i: int(examples.lengths[i]))
+    def _share(self, examples: Examples, packs: list[list[int]]) -> Iterator[Pack]:
+        """This worker's packs of a step; one with fewer than others adds the shortest example, which does not count."""
+        # Attention grows with the square of each example's length, so tokens alone do not give the cost of a pack.
+        costs = [sum(int(examples.lengths[i]) + int(examples.lengths[i]) ** 2 / 4096 for i in pack) for pack in packs]
+        shares = dealt(packs, costs, self.world)
+        for number in shares[self.rank]:
+            self.trained_digest += digest_of(examples.ids[i] for i in packs[number])
+            seed = hash((self.settings.seed, self.state.step, number)) % 2**63
+            yield Pack(self._inputs(examples, packs[number]), seed)
+        shortest = min((i for pack in packs for i in pack), key=lambda i: int(examples.lengths[i]))
         for _ in range(max(map(len, shares)) - len(shares[self.rank])):
-            yield Row(self._inputs(examples, [shortest]), seed=0, counts=False)
+            yield Pack(self._inputs(examples, [shortest]), seed=0, counts=False)
 
-    def _inputs(self, examples: Examples, row: list[int]) -> dict[str, Any]:
-        return self.task.inputs([examples[i] for i in row], self.engine.device, self.settings.pack_tokens)
+    def _inputs(self, examples: Examples, pack: list[int]) -> dict[str, Any]:
+        return self.task.inputs([examples[i] for i in pack], self.engine.device, self.settings.pack_tokens)
 
-    def _weight(self, examples: Examples, rows: list[list[int]]) -> float:
-        return sum(self.task.target_weight(examples[i]) for row in rows for i in row)
+    def _weight(self, examples: Examples, packs: list[list[int]]) -> float:
+        return sum(self.task.target_weight(examples[i]) for pack in packs for i in pack)
 
     def _log_every(self) -> int:
-        """In steps; all workers count alike."""
-        expected = self.at.step / self.at.progress * self.loader.epochs
-        return max(1, min(STEPS_A_LINE, int(expected / LINES)))
+        """In steps; the same on all workers."""
+        expected = self.state.step / self.state.progress * self.loader.epochs
+        return max(1, min(STEPS_PER_LINE, int(expected / LINES)))
 
     def log(self, loss: float, rate: float) -> None:
-        """Say and note where we are; every worker takes part."""
+        """Log and record the loss; every worker takes part."""
         [mean] = summed(loss)
-        self.metrics_logger.step(self.at, self.loader.epochs, mean, rate, self.engine.gradient_norm)
-        self.at.losses.append({"step": self.at.step, "loss": round(mean, 5), "learning_rate": rate})
-
-    @property
-    def _validates(self) -> bool:
-        return self.loader.split.has_validation
+        self.logger.step(self.state, self.loader.epochs, mean, rate, self.engine.gradient_norm)
+        self.state.losses.append({"step": self.state.step, "loss": round(mean, 5), "learning_rate": rate})
 
     def validate(self, last: bool) -> None:
-        """Mean loss over all targets to validate on; keeps the weights if it is the best so far. Every worker takes part."""
+        """Mean loss over all validation targets; keeps the weights of the best step. Every worker takes part."""
         cpu_started = time.process_time()
         loss = self._validation_loss()
         self.cpu_s -= time.process_time() - cpu_started
         if loss is None:
             return
-        improved = self.validations.add(self.at.step, loss)
+        improved = self.early_stopping.add(self.state.step, loss)
         # The last step's weights need no copy: they are the live ones.
         if improved and not last:
-            self.best.save(self.at.step, {"weights": self.engine.weights()}, None)
-        self.metrics_logger.validated(self.at, loss, improved)
+            self.best.save(self.state.step, {"weights": self.engine.weights()}, None)
+        self.logger.validated(self.state, loss, improved)
 
     def _validation_loss(self) -> float | None:
-        """Every worker runs as many forwards as the others (ZeRO-3 needs that). None if chance held out nothing of a small set, and no step depends on it."""
+        """None if no example of a small set is held out and no decision depends on the loss."""
         self.engine.validating(True)
         total = weight = 0.0
-        for examples, rows in self.loader.validation(self.world):
-            mine = rows[self.rank]
-            loss = self.engine.loss(self._inputs(examples, mine or rows[0]))
+        for examples, packs in self.loader.validation(self.world):
+            mine = packs[self.rank]
+            # Every worker runs as many forwards as the others: ZeRO-3 needs that.
+            loss = self.engine.loss(self._inputs(examples, mine or packs[0]))
             total += loss if mine else 0.0
             weight += self._weight(examples, [mine])
         self.engine.validating(False)
@@ -238,23 +220,23 @@ class _Training:
             )
         return total / weight if weight else None
 
-    def _count_run(self) -> None:
-        """Add what all workers ran since the last time to what was run."""
-        self.at.ran, self.ran = (self.at.ran + summed_modulo(self.ran)) % 2**64, 0
+    def _count_trained(self) -> None:
+        """Add what all workers trained on since the last call to the state's digest."""
+        self.state.trained_digest = (self.state.trained_digest + summed_modulo(self.trained_digest)) % 2**64
+        self.trained_digest = 0
 
     def checkpoint(self, wait: bool) -> None:
-        """Keep all that is needed to go on from here; every worker takes part."""
-        self._count_run()
-        self.at.validations = {key: value for key, value in asdict(self.validations).items() if key != "patience"}
-        self.checkpoints.save(
-            self.at.step, {"weights": self.engine.weights(), **self.engine.moments()}, self.at.state()
-        )
+        """Save weights, moments and state; every worker takes part."""
+        self._count_trained()
+        self.state.validations = self.early_stopping.state()
+        shards = {"weights": self.engine.weights(), **self.engine.moments()}
+        self.checkpoints.save(self.state.step, shards, asdict(self.state))
         if wait:
             self.checkpoints.wait()
-            from_first(None)  # the first worker's mark that it is complete is there
+            barrier()  # the first worker has marked it complete
 
-    def _checkpoint(self) -> Checkpoint | None:
-        """The last checkpoint that an earlier life of this training left."""
+    def _last_checkpoint(self) -> Checkpoint | None:
+        """The last checkpoint of an earlier run of this training."""
         step = None
         if self.rank == 0:
             sweep(self.checkpoints.folder)
@@ -264,48 +246,38 @@ class _Training:
         return None if step is None else Checkpoint(self.checkpoints.folder, step)
 
     def metrics(self) -> dict[str, Any]:
-        """What the training has come to."""
-        at, settings, validations, timing = self.at, self.settings, self.validations, self.checkpoints.timing
-        return {
-            "zero_stage": settings.zero_stage,
+        """The metrics of the training so far."""
+        validations = self.early_stopping
+        return self.state.metrics() | {
+            "zero_stage": self.settings.zero_stage,
             "num_workers": self.world,
-            "steps": at.step,
-            "epochs": round(at.progress, 4),
-            "examples": at.examples,
-            "tokens": at.tokens,
-            "rows_filled": round(at.tokens / at.budget_tokens, 4),
-            "target_weight": round(at.target_weight, 3),
             "held_bytes": self.engine.held,
-            "tokens_per_s": round(at.tokens / at.seconds, 1),
-            "train_seconds": round(at.seconds, 1),
             "peak_memory_bytes": peak_memory_bytes(),
-            "checkpoints": timing.metrics(),
-            "saved_step": validations.best_step or at.step,
+            "checkpoints": self.checkpoints.timing.metrics(),
+            "saved_step": validations.best_step or self.state.step,
             "validation_loss": validations.best_loss if validations.best_step else None,
             "validations": validations.curve,
         }
 
     def finish(self) -> dict[str, Any]:
-        """Publish the model of the step to save and the figures; the checkpoints go."""
+        """Save the model of the best step and the metrics; remove the checkpoints."""
         self.checkpoints.wait()
         self.best.wait()
         self.cpu_s += time.process_time()
-        best = self.validations.best_step
-        if not from_first(best in (0, self.at.step, *complete_steps(self.best.folder))):
-            self.metrics_logger.log(
-                f"warning: the weights of step {best} were not kept; those of the last step are saved"
-            )
-            self.validations.best_step, self.validations.best_loss = 0, float("inf")
+        best = self.early_stopping.best_step
+        if not from_first(best in (0, self.state.step, *complete_steps(self.best.folder))):
+            self.logger.log(f"warning: the weights of step {best} were not kept; those of the last step are saved")
+            self.early_stopping.best_step, self.early_stopping.best_loss = 0, float("inf")
         [cpu_s] = summed(self.cpu_s)
-        metrics = self.metrics() | {"cpu_seconds": round(cpu_s, 2)}  # of this life, all but building and validating
-        kept = Checkpoint(self.best.folder, metrics["saved_step"]) if metrics["saved_step"] != self.at.step else None
+        metrics = self.metrics() | {"cpu_seconds": round(cpu_s, 2)}  # since the last start, without validation
+        kept = Checkpoint(self.best.folder, step) if (step := metrics["saved_step"]) != self.state.step else None
         save_trained_model(self.task, self.engine, kept, self.output / "model")
         if self.rank == 0:
-            (self.output / "training.json").write_json(metrics | {"losses": self.at.losses})
+            (self.output / "training.json").write_json(metrics | {"losses": self.state.losses})
             self.checkpoints.folder.remove()
             self.best.folder.remove()
-        self.metrics_logger.close()
-        from_first(None)  # nobody ends before the model is there
+        self.logger.close()
+        barrier()  # no worker ends before the model is saved
         return metrics
 
     @torch.no_grad()
@@ -315,12 +287,12 @@ class _Training:
 
         def mine() -> Iterator[dict[str, Any]]:
             for step in itertools.islice(self.loader.steps(), START_STEPS):
-                for row in dealt(step.rows, [len(r) for r in step.rows], self.world)[self.rank]:
-                    yield self._inputs(step.examples, step.rows[row])
+                for number in dealt(step.rows, [len(pack) for pack in step.rows], self.world)[self.rank]:
+                    yield self._inputs(step.examples, step.rows[number])
 
         with torch.autocast(device.type, torch.bfloat16, enabled=self.settings.precision == "bf16"):
-            if said := self.task.start(module, mine()):
-                self.metrics_logger.log(said)
+            if line := self.task.start(module, mine()):
+                self.logger.log(line)
 
 
 def _crossed(before: float, after: float, every: float) -> bool:

@@ -1,7 +1,7 @@
-"""Which part of the trained weights and of the optimizer's moments this worker holds under ZeRO, as flat pieces that any other number of workers can use.
+"""This worker's ZeRO shards of the trained weights and the optimizer's moments, flat, for any other number of workers.
 
-Stage 0 holds everything everywhere, stages 1 and 2 shard the moments (arXiv 1910.02054), stage 3 the weights too. A piece is (parameter,
-first element, values): pieces of all workers together are whole, wherever they were cut. Knows no files.
+Stage 0 holds everything everywhere, stages 1 and 2 shard the moments (arXiv 1910.02054), stage 3 the weights too.
+A shard is (parameter, first element, values); the shards of all workers together are whole. Knows no files.
 """
 
 from collections.abc import Callable, Iterator
@@ -24,7 +24,7 @@ class ZeroShard:
 
 
 Source = Callable[[str, int, int], torch.Tensor]
-"""(parameter, first element, number of elements) -> values; how pieces are read back."""
+"""(parameter, first element, number of elements) -> values: reads shards back."""
 
 
 def trained(module: torch.nn.Module) -> Iterator[tuple[str, torch.nn.Parameter]]:
@@ -35,7 +35,7 @@ def weight_shards(module: torch.nn.Module, zero_stage: int, rank: int, world: in
     """This worker's share of the trained weights."""
     for name, parameter in trained(module):
         if zero_stage == 3:
-            yield from _partition(name, parameter, parameter.ds_tensor, rank)
+            yield from _stage3_shard(name, parameter, parameter.ds_tensor, rank)
         else:
             start, stop = (i * parameter.numel() // world for i in (rank, rank + 1))
             yield ZeroShard(name, start, parameter.detach().flatten()[start:stop])
@@ -43,23 +43,23 @@ def weight_shards(module: torch.nn.Module, zero_stage: int, rank: int, world: in
 
 @torch.no_grad()
 def restore_weights(module: torch.nn.Module, zero_stage: int, rank: int, source: Source) -> None:
-    """Set the trained weights, before there is an engine: it copies them."""
+    """Set the trained weights. Call it before DeepSpeed wraps the module: the engine copies them."""
     for name, parameter in trained(module):
         if zero_stage == 3:
-            for shard in _partition(name, parameter, parameter.ds_tensor, rank):
+            for shard in _stage3_shard(name, parameter, parameter.ds_tensor, rank):
                 shard.values_N.copy_(source(name, shard.start, len(shard.values_N)))
         else:
             parameter.copy_(source(name, 0, parameter.numel()).view_as(parameter))
 
 
 def moment_shards(engine: Any, moment: str, rank: int) -> Iterator[ZeroShard]:
-    """This worker's share of one of the moments; `engine` must have made a step."""
+    """This worker's share of one of the moments; `engine` must have done a step."""
     stage = engine.zero_optimization_stage()
     for name, parameter in trained(engine.module):
         if stage == 3:
             from deepspeed.utils import safe_get_local_optimizer_state
 
-            yield from _partition(name, parameter, safe_get_local_optimizer_state(parameter, moment), rank)
+            yield from _stage3_shard(name, parameter, safe_get_local_optimizer_state(parameter, moment), rank)
         elif stage:
             mapping = parameter._hp_mapping
             if mapping is not None:
@@ -70,7 +70,7 @@ def moment_shards(engine: Any, moment: str, rank: int) -> Iterator[ZeroShard]:
 
 @torch.no_grad()
 def restore_moments(engine: Any, step: int, rank: int, sources: dict[str, Source]) -> None:
-    """Set the moments of a new engine, and how many steps they come from."""
+    """Set the moments of a new engine, and the number of steps they come from."""
     _make_moments(engine, step)
     stage = engine.zero_optimization_stage()
     for moment, source in sources.items():
@@ -79,7 +79,7 @@ def restore_moments(engine: Any, step: int, rank: int, sources: dict[str, Source
                 from deepspeed.utils import safe_get_local_optimizer_state, safe_set_local_optimizer_state
 
                 held = torch.zeros_like(safe_get_local_optimizer_state(parameter, moment))
-                for shard in _partition(name, parameter, held, rank):
+                for shard in _stage3_shard(name, parameter, held, rank):
                     shard.values_N.copy_(source(name, shard.start, len(shard.values_N)))
                 safe_set_local_optimizer_state(parameter, held, moment)
             elif stage:
@@ -92,7 +92,7 @@ def restore_moments(engine: Any, step: int, rank: int, sources: dict[str, Source
 
 
 def held_bytes(engine: Any) -> dict[str, int]:
-    """What this worker holds of the model, in bytes, between a step's last backward and the step: weights, gradients, moments and ZeRO's copy of the weights.
+    """Bytes of weights, gradients, moments and ZeRO's copy of the weights on this worker, between backward and step.
 
     A tensor that shares another's memory does not count again.
     """
@@ -102,13 +102,8 @@ def held_bytes(engine: Any) -> dict[str, int]:
     gradients = [p.grad for p in parameters if p.grad is not None]
     if stage:
         gradients += [g for group in optimizer.averaged_gradients.values() for g in group or () if g is not None]
-    copies = (
-        []
-        if not stage
-        else optimizer.fp32_partitioned_groups_flat
-        if stage == 3
-        else optimizer.single_partition_of_fp32_groups
-    )
+    attribute = "fp32_partitioned_groups_flat" if stage == 3 else "single_partition_of_fp32_groups"
+    copies = getattr(optimizer, attribute) if stage else []
     moments = [t for state in _base(engine).state.values() for t in state.values() if torch.is_tensor(t)]
     seen: set[int] = set()
     return {
@@ -118,7 +113,7 @@ def held_bytes(engine: Any) -> dict[str, int]:
 
 
 def _fresh(tensor: torch.Tensor, seen: set[int]) -> int:
-    """Bytes of the tensor, 0 if its memory is that of one seen before."""
+    """Bytes of the tensor; 0 if an earlier one has the same memory."""
     if tensor.data_ptr() in seen:
         return 0
     seen.add(tensor.data_ptr())
@@ -126,32 +121,28 @@ def _fresh(tensor: torch.Tensor, seen: set[int]) -> int:
 
 
 def _make_moments(engine: Any, step: int) -> None:
-    """What the optimizer would make at its first step."""
+    """Create the state that the optimizer would create at its first step."""
     base, stage = _base(engine), engine.zero_optimization_stage()
-    held = (
-        engine.optimizer.fp32_partitioned_groups_flat
-        if stage == 3
-        else [p for group in base.param_groups for p in group["params"]]
-    )
-    counter: Any = step if type(base).__name__ == "DeepSpeedCPUAdam" else torch.tensor(float(step))
+    held = [p for group in base.param_groups for p in group["params"]]
+    if stage == 3:
+        held = engine.optimizer.fp32_partitioned_groups_flat
     for parameter in held:
-        base.state[parameter] = {"step": counter if isinstance(counter, int) else counter.clone()} | {
-            m: torch.zeros_like(parameter.data) for m in MOMENTS
-        }
+        counter: Any = step if type(base).__name__ == "DeepSpeedCPUAdam" else torch.tensor(float(step))
+        base.state[parameter] = {"step": counter} | {m: torch.zeros_like(parameter.data) for m in MOMENTS}
     if stage in (1, 2):
         engine.optimizer._lazy_init_hp_params_optimizer_state()
 
 
 def _base(engine: Any) -> torch.optim.Optimizer:
     """The optimizer that DeepSpeed has wrapped."""
-    optimizer: torch.optim.Optimizer = (
-        engine.optimizer.optimizer if engine.zero_optimization_stage() else engine.optimizer
-    )
-    return optimizer
+    base: torch.optim.Optimizer = engine.optimizer
+    if engine.zero_optimization_stage():
+        base = engine.optimizer.optimizer
+    return base
 
 
-def _partition(name: str, parameter: Any, held: torch.Tensor, rank: int) -> Iterator[ZeroShard]:
-    """ZeRO-3's equal parts, the last of which may be filled up, or lie wholly behind the end."""
+def _stage3_shard(name: str, parameter: Any, held: torch.Tensor, rank: int) -> Iterator[ZeroShard]:
+    """This worker's part: ZeRO-3 cuts equal parts; the last ones may be padded, or be padding only (no shard)."""
     start = rank * held.numel()
     num = min(held.numel(), parameter.ds_numel - start)
     if num > 0:

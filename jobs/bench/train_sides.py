@@ -126,7 +126,7 @@ def train_trl(inputs: Inputs, recipe: Recipe, arguments: dict[str, Any], python:
     settings = paths | {"arguments": alike | arguments}
     (output / "settings.json").write_text(json.dumps(settings))
     call(python, TRL_SFT, str(output / "settings.json"))
-    metrics = json.loads((output / "figures.json").read_text())
+    metrics = json.loads((output / "metrics.json").read_text())
     return _judged(inputs, metrics["steps"], metrics["cpu_seconds"], output)
 
 

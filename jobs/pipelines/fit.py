@@ -12,7 +12,7 @@ import ray.train
 from ray.train.torch import TorchTrainer
 from ray.train.v2.api.exceptions import TrainingFailedError
 
-from actors.modeling.train_task import Task
+from actors.modeling.train_task import TrainTask
 from actors.training.examples import ExampleSpec
 from actors.training.metrics import Tracking
 from actors.training.preemption import STOP
@@ -53,7 +53,7 @@ def example_spec(run: Run, learner: LearnerSettings, base: str | None = None) ->
 
 def fit(
     what: str,
-    task: Task,
+    task: TrainTask,
     settings: LearnerSettings,
     examples: Corpus,
     output: Storage,

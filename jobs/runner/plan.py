@@ -4,8 +4,8 @@ from collections.abc import Iterator, Sequence
 
 from actors.training.memory import (
     GIB,
-    Memory,
     Shape,
+    TrainingMemory,
     device_bytes,
     shape_of,
     too_large,
@@ -89,7 +89,7 @@ def _training(learner: LearnerSettings, shape: Shape | None) -> str:
     )
 
 
-def _memory(memory: Memory) -> str:
+def _memory(memory: TrainingMemory) -> str:
     activations = "unknown" if memory.activations is None else _gib(memory.activations)
     return (
         f"GiB each: weights {_gib(memory.weights)}, gradients {_gib(memory.gradients)}, "

@@ -1,0 +1,37 @@
+"""Sums and values that all workers of a training share. Without a process group there is one worker. Knows no model."""
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+
+def summed(*values: float) -> list[float]:
+    """Each value's sum over all workers."""
+    sums = torch.tensor(values, dtype=torch.float64)
+    if dist.is_initialized():
+        dist.all_reduce(sums)
+    return [float(v) for v in sums]
+
+
+def summed_modulo(value: int) -> int:
+    """The sum over all workers of non-negative integers, modulo 2**64."""
+    # Halves of 32 bits, so that no sum overflows.
+    halves = torch.tensor([value % 2**32, value // 2**32 % 2**32], dtype=torch.int64)
+    if dist.is_initialized():
+        dist.all_reduce(halves)
+    low, high = halves.tolist()
+    return int(low + (high << 32)) % 2**64
+
+
+def from_first(value: Any) -> Any:
+    """The first worker's value, on every worker."""
+    box = [value]
+    if dist.is_initialized():
+        dist.broadcast_object_list(box, device=torch.device("cpu"))
+    return box[0]
+
+
+def barrier() -> None:
+    """Wait until every worker has come here."""
+    from_first(None)
