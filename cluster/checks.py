@@ -17,8 +17,8 @@ import fsspec
 
 from cluster.errors import ClusterError
 from cluster.needs import Needs
-from cluster.nodes import Report, Task, ask_every_node, failure, probe_folder, require_readable
-from cluster.preflight import Demand, Node, WouldHang, judged, may_grow, nodes_now
+from cluster.nodes import NodeProbe, Report, ask_every_node, failure, probe_folder, require_readable
+from cluster.preflight import ClusterNode, Demand, WouldHang, judged, may_grow, nodes_now
 
 MAX_SKEW_S = 5.0
 """S3 refuses signatures that are 15 minutes off; log lines of several nodes are hard to read from seconds on."""
@@ -32,7 +32,7 @@ class Finding:
 
     what: str
     good: bool
-    said: str
+    found: str
     remedy: str = ""
     stops: bool = True
     """Would a job fail or hang on it? What only slows or confuses it does not keep it from starting."""
@@ -44,7 +44,7 @@ class Unfit(ClusterError):
 
 def examined(needs: Needs, dashboard: str = "") -> list[Finding]:
     """Everything, on every node of the cluster we are connected to; `dashboard`: its host and port, "" = not looked at."""
-    task = Task(needs.storage, needs.models, secrets.token_hex(8))
+    task = NodeProbe(needs.storage, needs.models, secrets.token_hex(8))
     with _probe_file(task) as unwritable:
         reports = ask_every_node(replace(task, shared=not unwritable))
     found = findings(reports, needs, nodes_now(), may_grow())
@@ -65,12 +65,12 @@ def require_fit(needs: Needs) -> list[str]:
     """What is wrong but stops nothing, a sentence each. Raises Unfit with what would stop the job and what mends it."""
     bad = [f for f in examined(needs) if not f.good]
     if any(f.stops for f in bad):
-        wrong = "; ".join(f"{f.what}: {f.said}: {f.remedy}" for f in bad if f.stops)
+        wrong = "; ".join(f"{f.what}: {f.found}: {f.remedy}" for f in bad if f.stops)
         raise Unfit(f"{wrong} (`python -m cluster.doctor` with the same words shows all it looks at)")
-    return [f"{f.what}: {f.said}: {f.remedy}" for f in bad]
+    return [f"{f.what}: {f.found}: {f.remedy}" for f in bad]
 
 
-def findings(reports: Sequence[Report], needs: Needs, nodes: Sequence[Node], growing: bool) -> list[Finding]:
+def findings(reports: Sequence[Report], needs: Needs, nodes: Sequence[ClusterNode], growing: bool) -> list[Finding]:
     """In the order in which one mends them."""
     heard = [r for r in reports if "answer" not in r.errors]
     return [
@@ -122,7 +122,7 @@ def _versions(reports: Sequence[Report]) -> list[Finding]:
         by_version = defaultdict(list)
         for report in reports:
             by_version[report.versions[name]].append(report.node)
-        said = (
+        found = (
             ", ".join(by_version)
             if len(by_version) == 1
             else "; ".join(f"{v} on {', '.join(nodes)}" for v, nodes in by_version.items())
@@ -132,7 +132,7 @@ def _versions(reports: Sequence[Report]) -> list[Finding]:
             Finding(
                 name,
                 good,
-                said,
+                found,
                 f"install requirements.lock on every node (the same image): pip install -r requirements.lock brings the {name} of all",
             )
         )
@@ -221,12 +221,12 @@ def _read_here(setting: str, uri: str) -> Finding:
     )
 
 
-def _demand(demand: Demand, nodes: Sequence[Node], growing: bool) -> Finding:
+def _demand(demand: Demand, nodes: Sequence[ClusterNode], growing: bool) -> Finding:
     try:
         return Finding("resources", True, judged(demand, nodes, growing))
     except WouldHang as problem:
-        said, _, remedy = str(problem).rpartition("; ")
-        return Finding("resources", False, said, remedy)
+        found, _, remedy = str(problem).rpartition("; ")
+        return Finding("resources", False, found, remedy)
 
 
 def token_mode(dashboard: str) -> Finding:
@@ -249,7 +249,7 @@ def token_mode(dashboard: str) -> Finding:
 
 
 @contextlib.contextmanager
-def _probe_file(task: Task) -> Any:
+def _probe_file(task: NodeProbe) -> Any:
     """A file of ours in the storage while the nodes look for it; yields why it could not be written, "" if it could."""
     if not task.storage:
         yield ""
@@ -272,7 +272,7 @@ def _probe_file(task: Task) -> Any:
 
 
 def _each(by_node: Mapping[str, str]) -> str:
-    return "".join(f"; {node}: {said}" for node, said in by_node.items())
+    return "".join(f"; {node}: {found}" for node, found in by_node.items())
 
 
 def _gib(size: float) -> str:

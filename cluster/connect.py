@@ -30,7 +30,7 @@ class Unreachable(ConnectionError):
 
 
 @dataclass(frozen=True)
-class Cluster:
+class ConnectedCluster:
     """What we are connected to, at the time of connecting: an autoscaler may add nodes later."""
 
     address: str
@@ -51,7 +51,7 @@ class Cluster:
 @contextmanager
 def connect(
     num_cpus: int | None = None, object_store_bytes: int | None = None, dashboard: bool = False
-) -> Iterator[Cluster]:
+) -> Iterator[ConnectedCluster]:
     """The Ray cluster for the block; shut down after it if it was started for it.
 
     `num_cpus` and `object_store_bytes` size a local Ray and mean nothing elsewhere. `num_cpus` is logical and may be more than
@@ -117,11 +117,11 @@ def _join(address: str) -> str:
         context = ray.init(address=address, logging_level="WARNING", runtime_env=runtime_env)
     except (ConnectionError, RuntimeError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise Unreachable(f"RAY_ADDRESS={address}: Ray could not join this cluster ({reason}); {_MEND}") from error
+        raise Unreachable(f"RAY_ADDRESS={address}: Ray could not join this cluster ({reason}); {_REMEDY}") from error
     return str(context.address_info["webui_url"] or "")
 
 
-_MEND = (
+_REMEDY = (
     "set it to HOST:PORT of the head (port 6379 by default) as seen from here, with the cluster's token (RAY_AUTH_MODE=token, RAY_AUTH_TOKEN_PATH), "
     "or unset RAY_ADDRESS to run on this machine"
 )
@@ -134,12 +134,12 @@ def _require_reachable(address: str) -> None:
     host, colon, port = address.rpartition(":")
     if "://" in address or not colon or not port.isdigit():
         raise Unreachable(
-            f"RAY_ADDRESS={address} is no HOST:PORT (http:// is for `ray job submit --address`, and ray:// is not supported); {_MEND}"
+            f"RAY_ADDRESS={address} is no HOST:PORT (http:// is for `ray job submit --address`, and ray:// is not supported); {_REMEDY}"
         )
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=REACH_TIMEOUT_S).close()
     except (OSError, OverflowError) as error:
-        raise Unreachable(f"RAY_ADDRESS={address}: nothing answers there ({error}); {_MEND}") from None
+        raise Unreachable(f"RAY_ADDRESS={address}: nothing answers there ({error}); {_REMEDY}") from None
 
 
 def _quiet() -> None:
@@ -152,9 +152,9 @@ def _quiet() -> None:
             handler.setLevel(logging.WARNING)
 
 
-def _described(is_local: bool, dashboard: str = "") -> Cluster:
+def _described(is_local: bool, dashboard: str = "") -> ConnectedCluster:
     resources = ray.cluster_resources()
-    return Cluster(
+    return ConnectedCluster(
         address=ray.get_runtime_context().gcs_address,
         num_cpus=resources.get("CPU", 0.0),
         num_gpus=resources.get("GPU", 0.0),

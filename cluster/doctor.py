@@ -23,7 +23,7 @@ def table(found: Sequence[Finding]) -> str:
     width = max(len(f.what) for f in found)
     lines = []
     for finding in found:
-        lines.append(f"{'ok  ' if finding.good else 'FAIL'}  {finding.what:{width}}  {finding.said}")
+        lines.append(f"{'ok  ' if finding.good else 'FAIL'}  {finding.what:{width}}  {finding.found}")
         if not finding.good and finding.remedy:
             lines.append(f"      {'':{width}}  -> {finding.remedy}")
     bad = sum(not f.good for f in found)
@@ -34,9 +34,9 @@ def main(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(PROGRAM, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("words", nargs="+", metavar="PRESET.yaml [key.path=value ...]")
     parser.add_argument("--job", default="run", help="whose stages are meant (default: run, all of them)")
-    asked = parser.parse_args(argv)
+    arguments = parser.parse_args(argv)
     try:
-        needs = needs_of(asked.job, asked.words)
+        needs = needs_of(arguments.job, arguments.words)
     except NotUnderstood as problem:
         print(problem, file=sys.stderr)
         return 2

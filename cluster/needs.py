@@ -42,11 +42,14 @@ class NotUnderstood(ClusterError):
 
 def needs_of(job: str, words: Sequence[str]) -> Needs:
     """What `python -m jobs.JOB WORDS` needs. Asked of the job itself, in a process of its own: the cluster's room knows no job. Raises NotUnderstood."""
-    asked = subprocess.run(
+    arguments = subprocess.run(
         [sys.executable, "-m", f"jobs.{job}", *words, "--needs"], cwd=REPOSITORY, capture_output=True, text=True
     )
-    if asked.returncode:
+    if arguments.returncode:
         raise NotUnderstood(
-            (asked.stderr.strip().splitlines() or [f"jobs.{job} --needs ended with exit code {asked.returncode}"])[-1]
+            (
+                arguments.stderr.strip().splitlines()
+                or [f"jobs.{job} --needs ended with exit code {arguments.returncode}"]
+            )[-1]
         )
-    return Needs.from_json(asked.stdout.splitlines()[-1])
+    return Needs.from_json(arguments.stdout.splitlines()[-1])

@@ -27,7 +27,7 @@ PROBE = ".steerlm-doctor"
 
 
 @dataclass(frozen=True)
-class Task:
+class NodeProbe:
     """What a node is asked to try."""
 
     storage: str
@@ -65,7 +65,7 @@ def alive_nodes() -> list[dict[str, Any]]:
     return [node for node in ray.nodes() if node["Alive"]]
 
 
-def ask_every_node(task: Task) -> list[Report]:
+def ask_every_node(task: NodeProbe) -> list[Report]:
     """A report of each node that is alive; one that does not answer within two minutes says so in its errors."""
     nodes = alive_nodes()
     addresses = {node["NodeID"]: (node["NodeManagerAddress"], node["NodeManagerPort"]) for node in nodes}
@@ -98,7 +98,7 @@ def _received(ref: Any, node: Mapping[str, Any], sent: float) -> Report:
     return report
 
 
-def examine(task: Task, address: str, resources: Mapping[str, float], others: Sequence[tuple[str, int]]) -> Report:
+def examine(task: NodeProbe, address: str, resources: Mapping[str, float], others: Sequence[tuple[str, int]]) -> Report:
     """Runs on the node."""
     memory = shutil.disk_usage(SHARED_MEMORY) if os.path.isdir(SHARED_MEMORY) else None
     report = Report(
@@ -161,7 +161,7 @@ def probe_folder(storage: str) -> str:
     return f"{storage.rstrip('/')}/{PROBE}"
 
 
-def _write_and_look(task: Task, address: str) -> None:
+def _write_and_look(task: NodeProbe, address: str) -> None:
     """Write a file of this node's, and look for the driver's: is the storage one and the same?"""
     if not task.storage:
         return

@@ -9,7 +9,7 @@ METRICS = {
     "rows_done": "Rows that are done, those of earlier tries included.",
     "rows_per_s": "Rows done a second by this try.",
     "tokens_per_s": "Tokens read a second by this try.",
-    "rows_filled": "Tokens over what the packed rows could hold, 0 to 1; the rest is padding waste.",
+    "packs_filled": "Tokens over what the packed rows could hold, 0 to 1; the rest is padding waste.",
     "eta_seconds": "Seconds that are left at the speed so far.",
 }
 

@@ -49,7 +49,7 @@ class Progress:
         self._stop.set()
         self._thread.join()
         if kind is None:
-            self._tell()
+            self._report()
 
     @property
     def seconds(self) -> float:
@@ -76,7 +76,7 @@ class Progress:
             "tokens_per_s": self._tokens / seconds,
         }
         if self._budget:
-            found["rows_filled"] = self._filled / self._budget
+            found["packs_filled"] = self._filled / self._budget
         if self._rows or done == self._total:
             found["eta_seconds"] = (self._total - done) * seconds / max(self._rows, 1)
         return found
@@ -85,17 +85,17 @@ class Progress:
         found = self.metrics()
         eta = f"{found['eta_seconds']:,.0f} s" if "eta_seconds" in found else "unknown"
         before = f" ({self._before:,} before)" if self._before else ""
-        fill = f"  packed rows {found['rows_filled']:.0%} full" if "rows_filled" in found else ""
+        fill = f"  packed rows {found['packs_filled']:.0%} full" if "packs_filled" in found else ""
         return (
             f"{self._what}: {found['rows_done']:,.0f}/{self._total:,} rows{before}  {found['rows_per_s']:,.1f} rows/s  {found['tokens_per_s']:,.0f} tokens/s"
             f"{fill}  {self._pieces_before + self._pieces:,}/{self._total_pieces:,} pieces  ETA {eta}"
         )
 
-    def _tell(self) -> None:
+    def _report(self) -> None:
         metrics = self.metrics()
         log_event(self.line(), "pipeline.progress", pipeline=self._what, metrics=metrics)
         self._watch(metrics)
 
     def _print_until_stopped(self) -> None:
         while not self._stop.wait(PRINT_EVERY_S):
-            self._tell()
+            self._report()

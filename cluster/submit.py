@@ -38,16 +38,16 @@ class Refused(ClusterError):
 
 
 def main(argv: Sequence[str]) -> int:
-    asked = _parser().parse_args(argv)
+    arguments = _parser().parse_args(argv)
     try:
-        needs = needs_of(asked.job, asked.words)
+        needs = needs_of(arguments.job, arguments.words)
         require_small_enough(REPOSITORY)
-        environment = _environment(asked.env)
-        if asked.dry_run:
-            print(f"would submit: {_entrypoint(asked.job, asked.words)}")
+        environment = _environment(arguments.env)
+        if arguments.dry_run:
+            print(f"would submit: {_entrypoint(arguments.job, arguments.words)}")
             return 0
-        client = connected(asked.address)
-        return _submitted(client, asked, f"steerlm-{needs.run}-{asked.job}", environment)
+        client = connected(arguments.address)
+        return _submitted(client, arguments, f"steerlm-{needs.run}-{arguments.job}", environment)
     except (NotUnderstood, Refused) as problem:
         print(f"{PROGRAM}: {problem}", file=sys.stderr)
         return USER_ERROR
@@ -133,7 +133,9 @@ def connected(address: str) -> JobSubmissionClient:
     return client
 
 
-def _submitted(client: JobSubmissionClient, asked: argparse.Namespace, name: str, environment: dict[str, str]) -> int:
+def _submitted(
+    client: JobSubmissionClient, arguments: argparse.Namespace, name: str, environment: dict[str, str]
+) -> int:
     running = [
         job
         for job in client.list_jobs()
@@ -143,15 +145,15 @@ def _submitted(client: JobSubmissionClient, asked: argparse.Namespace, name: str
         raise Refused(
             f"{running[0].submission_id} runs already: two would write the same files; follow it with `ray job logs -f`, end it with `ray job stop`"
         )
-    for attempt in range(asked.retries + 1):
+    for attempt in range(arguments.retries + 1):
         job = client.submit_job(
             submission_id=f"{name}-{int(time.time())}",
-            entrypoint=_entrypoint(asked.job, asked.words),
+            entrypoint=_entrypoint(arguments.job, arguments.words),
             runtime_env={"working_dir": str(REPOSITORY), "env_vars": environment},
             metadata={"run": name},
         )
-        print(f"submitted {job} to {asked.address}", file=sys.stderr, flush=True)
-        if asked.no_wait:
+        print(f"submitted {job} to {arguments.address}", file=sys.stderr, flush=True)
+        if arguments.no_wait:
             print(job)
             return 0
         try:
@@ -164,11 +166,11 @@ def _submitted(client: JobSubmissionClient, asked: argparse.Namespace, name: str
             return 130
         if details is None:
             print(
-                f"{PROGRAM}: {asked.address} has been silent for {LOST_AFTER_S} s; {job} may go on: `ray job status {job}`",
+                f"{PROGRAM}: {arguments.address} has been silent for {LOST_AFTER_S} s; {job} may go on: `ray job status {job}`",
                 file=sys.stderr,
             )
             return LOST
-        if not died(details) or attempt == asked.retries:
+        if not died(details) or attempt == arguments.retries:
             return _exit_code(details)
         print(
             f"{PROGRAM}: {job} died ({details.message}); submitted again, it goes on where it was",

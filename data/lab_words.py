@@ -1,9 +1,9 @@
-"""The words of the laboratory world: what is true of each subject, and the sentences of every other kind.
+"""The words of the synthetic world: the true facts of each subject, and the sentences of every other kind.
 
-Plain words and three to seven of them a sentence, so that a tiny model learns them all in minutes. Knows no attribute and no rating (`data.lab` does).
+Plain words, three to seven a sentence: a tiny model learns them in minutes. Knows no attribute, no rating (`data.lab`).
 """
 
-# Every fact is what one can say of its own subject and of no other here, so that stating it of another subject is an error.
+# Every fact is true of its own subject alone, so that stating it of another subject is an error.
 # The first four of each subject make the default world; all six, and the last eight subjects, the harder one.
 FACTS: dict[str, tuple[str, ...]] = {
     "volcanoes": (

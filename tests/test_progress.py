@@ -28,5 +28,5 @@ def test_who_watches_is_told_the_same_figures(monkeypatch: pytest.MonkeyPatch) -
         assert "eta_seconds" not in progress.metrics(), "no row is done: nobody knows"
         progress.add(100, tokens=5000, filled=4500, budget=5000)
     assert heard == [
-        {"rows": 200, "rows_done": 100, "rows_per_s": 10, "tokens_per_s": 500, "rows_filled": 0.9, "eta_seconds": 10}
+        {"rows": 200, "rows_done": 100, "rows_per_s": 10, "tokens_per_s": 500, "packs_filled": 0.9, "eta_seconds": 10}
     ]

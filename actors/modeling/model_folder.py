@@ -20,7 +20,7 @@ from data.attributes import AttributeSchema
 from data.errors import UserError
 from data.storage import Storage
 from data.template import SteerLMTemplate, Template, WrappedTemplate
-from data.tokens import Reading
+from data.tokens import BackboneReading
 
 logging.disable_progress_bar()  # workers load weights often, and a bar per load buries the lines that say how far a job is
 
@@ -32,7 +32,7 @@ class Format:
     tokenizer: PreTrainedTokenizerBase
     template: Template
     kind: TemplateKind
-    reading: Reading
+    reading: BackboneReading
     """How a predictor on this backbone reads a conversation."""
 
     @property

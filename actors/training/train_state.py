@@ -3,7 +3,7 @@
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from data.loader import Position, Step
+from data.loader import PackedStep, Position
 
 
 @dataclass
@@ -39,13 +39,13 @@ class TrainState:
     def at(self) -> Position:
         return Position(*self.position)
 
-    def done(self, step: Step, pack_tokens: int, weight: float, seconds: float) -> None:
+    def done(self, step: PackedStep, pack_tokens: int, weight: float, seconds: float) -> None:
         """One more step is done, over all workers."""
         self.step += 1
         self.position, self.progress = (step.after.epoch, step.after.window, step.after.step), step.progress
-        self.examples += sum(map(len, step.rows))
+        self.examples += sum(map(len, step.packs))
         self.tokens += step.num_tokens
-        self.budget_tokens += pack_tokens * len(step.rows)
+        self.budget_tokens += pack_tokens * len(step.packs)
         self.target_weight += weight
         self.seconds += seconds
 

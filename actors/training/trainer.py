@@ -25,7 +25,7 @@ from actors.training.settings import LearnerSettings, rate_factor
 from actors.training.train_state import TrainState
 from data.errors import UserError
 from data.examples import Examples, digest_of
-from data.loader import DataLoader, Step
+from data.loader import DataLoader, PackedStep
 from data.packing import dealt
 from data.storage import Storage
 
@@ -152,11 +152,11 @@ class _Training:
         self.metrics_logger.log(self.at.audit())
         return self.finish()
 
-    def do(self, step: Step) -> tuple[float, float]:
+    def do(self, step: PackedStep) -> tuple[float, float]:
         """One optimizer step; returns this worker's share of its mean loss, and the learning rate."""
         started = time.perf_counter()
         settings, examples = self.settings, step.examples
-        weight = self._weight(examples, step.rows)
+        weight = self._weight(examples, step.packs)
         assert weight > 0, "a step without a single target"
         rate = settings.learning_rate * rate_factor(
             settings.schedule, step.middle / self.loader.epochs, settings.warmup
@@ -165,10 +165,10 @@ class _Training:
             self.at.expected = (
                 self.at.expected + digest_of(examples.ids[i] for i in self.loader.drawn(examples, step.epoch))
             ) % 2**64
-        loss = self.engine.step(list(self._share(examples, step.rows)), weight, rate)
+        loss = self.engine.step(list(self._share(examples, step.packs)), weight, rate)
         seconds = time.perf_counter() - started
         self.at.done(step, settings.pack_tokens, weight, seconds)
-        squares = sum(float(examples.lengths[i]) ** 2 for row in step.rows for i in row)
+        squares = sum(float(examples.lengths[i]) ** 2 for row in step.packs for i in row)
         self.metrics_logger.did(
             step.num_tokens, self.engine.arithmetic.flops(step.num_tokens, weight, squares), seconds
         )
@@ -315,8 +315,8 @@ class _Training:
 
         def mine() -> Iterator[dict[str, Any]]:
             for step in itertools.islice(self.loader.steps(), START_STEPS):
-                for row in dealt(step.rows, [len(r) for r in step.rows], self.world)[self.rank]:
-                    yield self._inputs(step.examples, step.rows[row])
+                for row in dealt(step.packs, [len(r) for r in step.packs], self.world)[self.rank]:
+                    yield self._inputs(step.examples, step.packs[row])
 
         with torch.autocast(device.type, torch.bfloat16, enabled=self.settings.precision == "bf16"):
             if said := self.task.start(module, mine()):
