@@ -1,8 +1,7 @@
-"""Before a pool of actors or a group of training workers starts: what it takes of the cluster, and a refusal, with the setting that mends it, of
-what would wait for ever.
+"""Checks before a pool of actors or a group of training workers starts: what it takes, or why it would hang.
 
-Knows no job. Ray itself queues what does not fit, and Ray Data stalls without a word where actors leave no CPU to read and write with
-(Ray issue 63513).
+A pool that would wait for ever is refused, with the setting that fixes it: Ray itself queues what does not fit, and Ray
+Data silently stalls where actors leave no CPU to read and write with (Ray issue 63513). Knows no job.
 """
 
 import math
@@ -50,7 +49,7 @@ class Demand:
     cpus_per_actor: float
     gpus_per_actor: float
     setting: str = ""
-    """Where a preset says all this, e.g. "annotate.pool"; "" = it is no setting."""
+    """The section of the preset with all this, e.g. "annotate.pool"; "" = it is no setting."""
     kind: Literal["actor", "worker"] = "actor"
     """Workers train: all of them at once or not at all, and nothing is read beside them."""
     labels: Mapping[str, str] = field(default_factory=dict)
@@ -100,7 +99,7 @@ def nodes_now() -> list[ClusterNode]:
 
 def may_grow() -> bool:
     """Does an autoscaler add nodes? Then what does not fit now may fit soon."""
-    # No public call says so; Ray Data asks in the same way.
+    # No public call returns this; Ray Data uses the same one.
     return ray._private.state.state.get_max_resources_from_cluster_config() is not None
 
 
@@ -128,11 +127,12 @@ def judged(demand: Demand, nodes: Sequence[ClusterNode], growing: bool) -> str:
 
 
 def _problem(demand: Demand, nodes: Sequence[ClusterNode], cpus: float, fit: int) -> str:
-    """Why the pool would hang, and what mends it; "" if it would not."""
+    """Why the pool would hang, and how to fix it; "" if it would not."""
     need = demand.min_actors * demand.cpus_per_actor + demand.free_cpus
     where = ", ".join(f"{name}={value}" for name, value in demand.labels.items())
     if demand.labels and not any(demand.labels.items() <= node.labels.items() for node in nodes):
-        return f"no node has the labels {where}; start nodes with `ray start --labels {where.replace(' ', '')}`{demand.unlabeled}"
+        start = f"start nodes with `ray start --labels {where.replace(' ', '')}`{demand.unlabeled}"
+        return f"no node has the labels {where}; {start}"
     if demand.gpus_per_actor and not any(node.gpus for node in nodes):
         return f"no node has a GPU; start Ray where there are GPUs{demand.remedy('gpus', '0')}"
     if not fit:
@@ -142,7 +142,8 @@ def _problem(demand: Demand, nodes: Sequence[ClusterNode], cpus: float, fit: int
             default=ClusterNode({}),
         )
         has = f"{largest.cpus:g} CPU, {largest.gpus:g} GPU"
-        return f"no node can hold one of them (the largest has {has}); set ray.num_cpus={math.ceil(need)}{demand.remedy('cpus', '1')}"
+        remedy = f"set ray.num_cpus={math.ceil(need)}{demand.remedy('cpus', '1')}"
+        return f"no node can hold one of them (the largest has {has}); {remedy}"
     if fit < demand.min_actors:
         return (
             f"only {fit} of {demand.min_actors} fit; set ray.num_cpus={math.ceil(need)}{demand.remedy('num', str(fit))}"
