@@ -47,24 +47,11 @@ class Origin:
 
 def example_row(origin: Origin, tokens: Tokens | None, values_SA: np.ndarray, reason: str = "") -> dict[str, object]:
     """A row of EXAMPLE_SCHEMA; without `tokens` it only has its reason."""
-    row: dict[str, object] = {
-        **vars(origin),
-        "reason": reason,
-        "cut_turns": 0,
-        "ids": [],
-        "trained": [],
-        "turn_ends": [],
-        "values": [],
-    }
+    row: dict[str, object] = {"ids": [], "trained": [], "turn_ends": [], "values": [], "cut_turns": 0}
     if tokens is not None:
-        row |= {
-            "cut_turns": tokens.num_dropped_turns,
-            "ids": tokens.ids_T,
-            "trained": tokens.trained_T,
-            "turn_ends": tokens.turn_ends_S,
-            "values": values_SA.ravel(),
-        }
-    return row
+        row = {"ids": tokens.ids_T, "trained": tokens.trained_T, "turn_ends": tokens.turn_ends_S}
+        row |= {"values": values_SA.ravel(), "cut_turns": tokens.num_dropped_turns}
+    return vars(origin) | {"reason": reason} | row
 
 
 def digest_of(ids: Iterable[str]) -> int:

@@ -27,7 +27,7 @@ _HH_TURN = re.compile(r"(?:\A\s*|\n\n)(Human|Assistant): ?")
 _ROLES = {"User": "user", "Assistant": "assistant", "Human": "user"}
 
 SAMPLER_DEBRIS = (
-    *(
+    *[
         "</s>",
         "<s>",
         "<pad>",
@@ -38,8 +38,8 @@ SAMPLER_DEBRIS = (
         "<|im_start|>",
         "<|end_of_text|>",
         "<|eot_id|>",
-    ),
-    *("<|prompter|>", "<|assistant|>", "<|system|>", "<|prefix_begin|>", "<|prefix_end|>"),
+    ],
+    *["<|prompter|>", "<|assistant|>", "<|system|>", "<|prefix_begin|>", "<|prefix_end|>"],
 )
 """Special tokens at the end of a sampled answer: sampling stopped there. The last line is Open Assistant's."""
 

@@ -147,16 +147,8 @@ class Setup:
         for name, side in zip(("answer_a", "answer_b") if kind == "pair" else ("answer",), answers, strict=True):
             values |= _numbered(name, side.of(question))
         text = prompt.template.format(**values)
-        return Match(
-            kind,
-            question.id,
-            question.category,
-            turn,
-            tuple(a.model for a in answers),
-            prompt.name,
-            prompt.system,
-            text,
-        )
+        models = tuple(a.model for a in answers)
+        return Match(kind, question.id, question.category, turn, models, prompt.name, prompt.system, text)
 
 
 def _numbered(name: str, turns: Sequence[str]) -> dict[str, str]:

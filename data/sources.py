@@ -3,6 +3,7 @@
 The formats are in `data.formats` and `data.trees`, how files are opened is in `data.lines`. Knows no Ray and no prompt.
 """
 
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import pyarrow as pa
@@ -65,24 +66,17 @@ def read_texts(uri: str, limit: int = 0) -> Iterator[str]:
 
     There are no rows to count here, so the first broken record raises UserError with its file and line.
     """
-    return _texts(files_of(uri), limit)
+    texts = (_text(line) for file in files_of(uri) for line in lines(file))
+    return itertools.islice(filter(str.strip, texts), limit or None)
 
 
-def _texts(files: Iterable[str], limit: int) -> Iterator[str]:
-    num_texts = 0
-    for file in files:
-        for line in lines(file):
-            if isinstance(line, Rejected):
-                raise _broken_text(line)
-            try:
-                found = text(line.record, "text")
-            except BadRecord as bad:
-                raise _broken_text(bad.at(line)) from None
-            if found.strip():
-                yield found
-                num_texts += 1
-                if limit and num_texts == limit:
-                    return
+def _text(line: Line | Rejected) -> str:
+    if isinstance(line, Rejected):
+        raise _broken_text(line)
+    try:
+        return text(line.record, "text")
+    except BadRecord as bad:
+        raise _broken_text(bad.at(line)) from None
 
 
 def _broken_text(rejected: Rejected) -> UserError:

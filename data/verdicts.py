@@ -99,14 +99,8 @@ def _ours(stored: Mapping[str, Any]) -> list[Verdict]:
         raise BadRecord("wrong_type", f"kind is {kind!r} and models {models!r}; a pair has two models, a single one")
     if not (reply is None or isinstance(reply, str)):
         raise BadRecord("wrong_type", f"reply is {reply!r}; it is a text or null")
-    about = (
-        kind,
-        question_id(stored),
-        str(stored.get("category", "")),
-        _turn(stored),
-        tuple(map(str, models)),
-        _judge(stored),
-    )
+    category, names = str(stored.get("category", "")), tuple(map(str, models))
+    about = (kind, question_id(stored), category, _turn(stored), names, _judge(stored))
     return [_read(about, reply, str(stored.get("error", "")))]
 
 
@@ -122,20 +116,10 @@ def _fastchat(stored: Mapping[str, Any], categories: Mapping[QuestionId, str]) -
         score = stored["score"]
         if isinstance(score, bool) or not isinstance(score, int | float):
             raise BadRecord("wrong_type", f"score is {score!r}; it is a number")
-        rated = LOWEST <= score <= HIGHEST
-        problem = "" if rated else _problem(stored.get("judgment"))
-        return [
-            Verdict(
-                "single",
-                id,
-                category,
-                turn,
-                (text_field(stored, "model"),),
-                judge,
-                rating=float(score) if rated else None,
-                problem=problem,
-            )
-        ]
+        about = (id, category, turn, (text_field(stored, "model"),), judge)
+        if LOWEST <= score <= HIGHEST:
+            return [Verdict("single", *about, rating=float(score))]
+        return [Verdict("single", *about, problem=_problem(stored.get("judgment")))]
     raise BadRecord(
         "unknown_record", "the line is no judgement: ours has kind, FastChat's has g1_winner and g2_winner, or score"
     )
@@ -151,12 +135,8 @@ def _game(
     winners: dict[str, Winner] = {places[0]: "first", places[1]: "second", "tie": "tie"}
     if found not in (*winners, "error"):
         raise BadRecord("wrong_type", f"{order}_winner is {found!r}; it is model_1, model_2, tie or error")
-    return Verdict(
-        "pair",
-        *about,
-        winner=winners.get(found),
-        problem="" if found in winners else _problem(stored.get(f"{order}_judgment")),
-    )
+    problem = "" if found in winners else _problem(stored.get(f"{order}_judgment"))
+    return Verdict("pair", *about, winner=winners.get(found), problem=problem)
 
 
 def _problem(reply: object) -> str:
