@@ -1,6 +1,6 @@
-"""Is this cluster fit for what a preset needs? Each finding is a line: what was looked at, what was found, and what mends it. Knows no job.
+"""Is this cluster fit for what a preset needs? A finding is a line: what was checked, what was found, how to fix it.
 
-`examined` asks the cluster we are connected to; `findings` judges what the nodes said.
+`examined` asks the cluster we are connected to; `findings` judges the reports of its nodes. Knows no job.
 """
 
 import contextlib
@@ -17,13 +17,13 @@ import fsspec
 
 from cluster.errors import ClusterError
 from cluster.needs import Needs
-from cluster.nodes import Report, Task, ask_every_node, failure, probe_folder, require_readable
-from cluster.preflight import Demand, Node, WouldHang, judged, may_grow, nodes_now
+from cluster.nodes import NodeProbe, Report, ask_every_node, failure, last_line, probe_folder, require_readable
+from cluster.preflight import ClusterNode, Demand, WouldHang, judged, may_grow, nodes_now
 
 MAX_SKEW_S = 5.0
 """S3 refuses signatures that are 15 minutes off; log lines of several nodes are hard to read from seconds on."""
 LITTLE_SHARED_MEMORY = 0.3
-"""Ray's object store wants 30 % of a node's memory there; what it cannot have, it keeps on the disk, an order of magnitude slower."""
+"""Ray's object store wants 30 % of a node's memory there; the rest goes to the disk, which is ten times slower."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Finding:
 
     what: str
     good: bool
-    said: str
+    found: str
     remedy: str = ""
     stops: bool = True
     """Would a job fail or hang on it? What only slows or confuses it does not keep it from starting."""
@@ -43,142 +43,91 @@ class Unfit(ClusterError):
 
 
 def examined(needs: Needs, dashboard: str = "") -> list[Finding]:
-    """Everything, on every node of the cluster we are connected to; `dashboard`: its host and port, "" = not looked at."""
-    task = Task(needs.storage, needs.models, secrets.token_hex(8))
+    """All checks, on every node of the connected cluster. `dashboard`: its host and port, "" = not checked."""
+    task = NodeProbe(needs.storage, needs.models, secrets.token_hex(8))
     with _probe_file(task) as unwritable:
         reports = ask_every_node(replace(task, shared=not unwritable))
     found = findings(reports, needs, nodes_now(), may_grow())
     if unwritable:
-        found.append(
-            Finding(
-                "storage from here",
-                False,
-                unwritable,
-                "set storage to a URI this machine may write to, or give it the rights",
-            )
-        )
+        remedy = "set storage to a URI this machine may write to, or give it the rights"
+        found.append(Finding("storage from here", False, unwritable, remedy))
     found += [_read_here(setting, uri) for setting, uri in needs.reads.items()]
     return [*found, token_mode(dashboard)] if dashboard else found
 
 
 def require_fit(needs: Needs) -> list[str]:
-    """What is wrong but stops nothing, a sentence each. Raises Unfit with what would stop the job and what mends it."""
+    """The findings that stop nothing, a sentence each. Raises Unfit with what would stop the job and how to fix it."""
     bad = [f for f in examined(needs) if not f.good]
     if any(f.stops for f in bad):
-        wrong = "; ".join(f"{f.what}: {f.said}: {f.remedy}" for f in bad if f.stops)
-        raise Unfit(f"{wrong} (`python -m cluster.doctor` with the same words shows all it looks at)")
-    return [f"{f.what}: {f.said}: {f.remedy}" for f in bad]
+        wrong = "; ".join(f"{f.what}: {f.found}: {f.remedy}" for f in bad if f.stops)
+        raise Unfit(f"{wrong} (`python -m cluster.doctor` with the same words shows all checks)")
+    return [f"{f.what}: {f.found}: {f.remedy}" for f in bad]
 
 
-def findings(reports: Sequence[Report], needs: Needs, nodes: Sequence[Node], growing: bool) -> list[Finding]:
-    """In the order in which one mends them."""
+def findings(reports: Sequence[Report], needs: Needs, nodes: Sequence[ClusterNode], growing: bool) -> list[Finding]:
+    """In the order in which to fix them."""
     heard = [r for r in reports if "answer" not in r.errors]
-    return [
-        *_answers(reports, heard),
+    ports = "open all ports between the nodes of the cluster (a security group that admits itself)"
+    write = "give every node the right to write there, or set storage to where it has it"
+    found = [
+        _answers(reports, heard),
         *_versions(heard),
-        *_clock(heard),
-        *_shared_memory(heard),
+        _clock(heard),
+        _shared_memory(heard),
         *_gpus(heard),
-        _tried(
-            heard,
-            "port",
-            "ports between nodes",
-            "open all ports between the nodes of the cluster (a security group that admits itself)",
-        ),
-        _tried(
-            heard,
-            "storage",
-            f"storage {needs.storage}",
-            "give every node the right to write there, or set storage to where it has it",
-        ),
-        *(
-            _tried(
-                heard,
-                setting,
-                f"{setting}={model}",
-                f"download it to storage that every node reads and set {setting} to it, or log in to the hub (HF_TOKEN)",
-            )
-            for setting, model in needs.models.items()
-        ),
-        *(_demand(demand, nodes, growing) for demand in needs.demands),
+        _tried(heard, "port", "ports between nodes", ports),
+        _tried(heard, "storage", f"storage {needs.storage}", write),
     ]
+    for setting, model in needs.models.items():
+        place = f"download it to storage that every node reads and set {setting} to it, or log in to the hub (HF_TOKEN)"
+        found.append(_tried(heard, setting, f"{setting}={model}", place))
+    return [*found, *(_demand(demand, nodes, growing) for demand in needs.demands)]
 
 
-def _answers(reports: Sequence[Report], heard: Sequence[Report]) -> list[Finding]:
+def _answers(reports: Sequence[Report], heard: Sequence[Report]) -> Finding:
     silent = {r.node: r.errors["answer"] for r in reports if r not in heard}
-    return [
-        Finding(
-            "nodes",
-            not silent,
-            f"{len(heard)} of {len(reports)} answer" + _each(silent),
-            "`ray status`; end the nodes that hang, or restart Ray there",
-        )
-    ]
+    found = f"{len(heard)} of {len(reports)} answer" + _each(silent)
+    return Finding("nodes", not silent, found, "`ray status`; end the nodes that hang, or restart Ray there")
 
 
 def _versions(reports: Sequence[Report]) -> list[Finding]:
-    found = []
+    listed = []
+    lock = "install requirements.lock on every node (the same image): pip install -r requirements.lock brings {}"
     for name in reports[0].versions if reports else ():
         by_version = defaultdict(list)
         for report in reports:
             by_version[report.versions[name]].append(report.node)
-        said = (
-            ", ".join(by_version)
-            if len(by_version) == 1
-            else "; ".join(f"{v} on {', '.join(nodes)}" for v, nodes in by_version.items())
-        )
-        good = len(by_version) == 1 and "not installed" not in by_version
-        found.append(
-            Finding(
-                name,
-                good,
-                said,
-                f"install requirements.lock on every node (the same image): pip install -r requirements.lock brings the {name} of all",
-            )
-        )
-    return found
+        same = len(by_version) == 1
+        found = "; ".join(version if same else f"{version} on {', '.join(on)}" for version, on in by_version.items())
+        listed.append(Finding(name, same and "not installed" not in by_version, found, lock.format(name)))
+    return listed
 
 
-def _clock(reports: Sequence[Report]) -> list[Finding]:
-    # A node answers at some time between question and answer; what is farther from the others than that is its clock.
+def _clock(reports: Sequence[Report]) -> Finding:
+    # A node answers at some time between question and answer; a larger difference to the others is its clock's.
     skew = {
         r.node: max(0.0, abs(r.clock - reports[0].clock) - max(r.round_trip_s, reports[0].round_trip_s))
         for r in reports
     }
     off = {node: f"{seconds:.0f} s from {reports[0].node}" for node, seconds in skew.items() if seconds > MAX_SKEW_S}
-    return [
-        Finding(
-            "clocks",
-            not off,
-            f"within {max(skew.values(), default=0):.1f} s" + _each(off),
-            "run chrony or systemd-timesyncd on every node",
-            stops=False,
-        )
-    ]
+    found = f"within {max(skew.values(), default=0):.1f} s" + _each(off)
+    return Finding("clocks", not off, found, "run chrony or systemd-timesyncd on every node", stops=False)
 
 
-def _shared_memory(reports: Sequence[Report]) -> list[Finding]:
-    small = {
-        r.node: f"{_gib(r.shared_memory_bytes)} for an object store of {_gib(r.object_store_bytes)}"
-        for r in reports
-        if r.shared_memory_bytes < r.object_store_bytes
-    }
-    full = {
-        r.node: f"{_gib(r.shared_memory_free)} of {_gib(r.shared_memory_bytes)} free"
-        for r in reports
-        if r.node not in small and r.shared_memory_free < LITTLE_SHARED_MEMORY * r.object_store_bytes
-    }
-    remedy = "start containers with a larger --shm-size (Kubernetes: a larger emptyDir of medium Memory at /dev/shm), or remove what fills /dev/shm"
-    wrong = small | full
-    return [
-        Finding(
-            "shared memory",
-            not wrong,
-            _each(wrong)[2:] if wrong else "room for the object store on every node",
-            remedy,
-            stops=False,
-        )
-    ]
+def _shared_memory(reports: Sequence[Report]) -> Finding:
+    wrong = {}
+    for r in reports:
+        size, store = r.shared_memory_bytes, r.object_store_bytes
+        if size < store:
+            wrong[r.node] = f"{_gib(size)} for an object store of {_gib(store)}"
+        elif r.shared_memory_free < LITTLE_SHARED_MEMORY * store:
+            wrong[r.node] = f"{_gib(r.shared_memory_free)} of {_gib(size)} free"
+    found = _each(wrong)[2:] or "room for the object store on every node"
+    remedy = (
+        "start containers with a larger --shm-size (Kubernetes: a larger emptyDir of medium Memory at /dev/shm), "
+        "or remove what fills /dev/shm"
+    )
+    return Finding("shared memory", not wrong, found, remedy, stops=False)
 
 
 def _gpus(reports: Sequence[Report]) -> list[Finding]:
@@ -188,16 +137,9 @@ def _gpus(reports: Sequence[Report]) -> list[Finding]:
         for r in counted
         if (r.gpus_seen or 0) < r.gpus_counted
     }
-    if not counted:
-        return []
-    return [
-        Finding(
-            "GPUs",
-            not wrong,
-            f"{sum(r.gpus_counted for r in counted):g} on {len(counted)} nodes" + _each(wrong),
-            "let Ray count GPUs itself, and start containers with --gpus all",
-        )
-    ]
+    found = f"{sum(r.gpus_counted for r in counted):g} on {len(counted)} nodes" + _each(wrong)
+    remedy = "let Ray count GPUs itself, and start containers with --gpus all"
+    return [Finding("GPUs", not wrong, found, remedy)] if counted else []
 
 
 def _tried(reports: Sequence[Report], key: str, what: str, remedy: str) -> Finding:
@@ -207,49 +149,40 @@ def _tried(reports: Sequence[Report], key: str, what: str, remedy: str) -> Findi
         for tried, error in r.errors.items()
         if tried == key or tried.startswith(key + " ")
     }
-    return Finding(what, not failed, f"from all {len(reports)} nodes" if not failed else _each(failed)[2:], remedy)
+    return Finding(what, not failed, _each(failed)[2:] or f"from all {len(reports)} nodes", remedy)
 
 
 def _read_here(setting: str, uri: str) -> Finding:
-    """Rows and texts are read by the driver alone."""
+    """The driver alone reads rows and texts."""
     why = failure(partial(require_readable, uri))
-    return Finding(
-        setting,
-        not why,
-        why or f"{uri} is there",
-        f"set {setting} to what exists on the node that runs the driver, or give it the right to read it",
-    )
+    remedy = f"set {setting} to what exists on the node that runs the driver, or give it the right to read it"
+    return Finding(setting, not why, why or f"{uri} is there", remedy)
 
 
-def _demand(demand: Demand, nodes: Sequence[Node], growing: bool) -> Finding:
+def _demand(demand: Demand, nodes: Sequence[ClusterNode], growing: bool) -> Finding:
     try:
         return Finding("resources", True, judged(demand, nodes, growing))
     except WouldHang as problem:
-        said, _, remedy = str(problem).rpartition("; ")
-        return Finding("resources", False, said, remedy)
+        found, _, remedy = str(problem).rpartition("; ")
+        return Finding("resources", False, found, remedy)
 
 
 def token_mode(dashboard: str) -> Finding:
     """Does the cluster refuse strangers? Asked as a stranger."""
     remedy = "export RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH on every node before `ray start` (SECURITY.md)"
+    url = f"http://{dashboard}"
     try:
-        with urllib.request.urlopen(f"http://{dashboard}/api/version", timeout=10) as answer:
-            return Finding(
-                "token",
-                False,
-                f"http://{dashboard} answers {answer.status} to anyone: whoever reaches it can run code on every node",
-                remedy,
-            )
+        with urllib.request.urlopen(f"{url}/api/version", timeout=10) as answer:
+            found = f"{url} answers {answer.status} to anyone: whoever reaches it can run code on every node"
+            return Finding("token", False, found, remedy)
     except urllib.error.HTTPError as refused:
-        return Finding(
-            "token", refused.code in (401, 403), f"http://{dashboard} answers {refused.code} to strangers", remedy
-        )
+        return Finding("token", refused.code in (401, 403), f"{url} answers {refused.code} to strangers", remedy)
     except OSError as error:
         return Finding("token", True, f"no dashboard answers at {dashboard} ({error})")
 
 
 @contextlib.contextmanager
-def _probe_file(task: Task) -> Any:
+def _probe_file(task: NodeProbe) -> Any:
     """A file of ours in the storage while the nodes look for it; yields why it could not be written, "" if it could."""
     if not task.storage:
         yield ""
@@ -260,8 +193,8 @@ def _probe_file(task: Task) -> Any:
         fs.makedirs(path, exist_ok=True)
         with fs.open(f"{path}/{task.token}", "wb") as file:
             file.write(b"doctor")
-    except Exception as error:  # every reason is one worth telling
-        yield (str(error).strip().splitlines() or [type(error).__name__])[-1]
+    except Exception as error:  # every reason is worth reporting
+        yield last_line(error)
         return
     try:
         yield ""
@@ -272,7 +205,7 @@ def _probe_file(task: Task) -> Any:
 
 
 def _each(by_node: Mapping[str, str]) -> str:
-    return "".join(f"; {node}: {said}" for node, said in by_node.items())
+    return "".join(f"; {node}: {found}" for node, found in by_node.items())
 
 
 def _gib(size: float) -> str:

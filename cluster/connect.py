@@ -1,6 +1,6 @@
-"""Meet Ray: the cluster that `RAY_ADDRESS` names (as inside `ray job submit`), or a small one of our own on this machine.
+"""Connect to Ray: the cluster that `RAY_ADDRESS` names (as in `ray job submit`), or a small one on this machine.
 
-Knows no job and no model; it says what the cluster has, and leaves nothing running that it started.
+Knows no job and no model. It describes the cluster, and leaves nothing running that it started.
 """
 
 import logging
@@ -17,7 +17,7 @@ import ray.data
 from ray._private import ray_constants
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-"""Workers must import our rooms from here."""
+"""Workers must import our packages from here."""
 
 REACH_TIMEOUT_S = 10
 """How long an address may take to answer; Ray itself would try for minutes."""
@@ -30,7 +30,7 @@ class Unreachable(ConnectionError):
 
 
 @dataclass(frozen=True)
-class Cluster:
+class ConnectedCluster:
     """What we are connected to, at the time of connecting: an autoscaler may add nodes later."""
 
     address: str
@@ -45,17 +45,18 @@ class Cluster:
     def __str__(self) -> str:
         where = "on this machine" if self.is_local else f"at {self.address}"
         dashboard = f", dashboard at http://{self.dashboard}" if self.dashboard else ""
-        return f"Ray {ray.__version__} {where}: {self.num_nodes} node(s), {self.num_cpus:g} logical CPUs, {self.num_gpus:g} GPUs{dashboard}"
+        size = f"{self.num_nodes} node(s), {self.num_cpus:g} logical CPUs, {self.num_gpus:g} GPUs"
+        return f"Ray {ray.__version__} {where}: {size}{dashboard}"
 
 
 @contextmanager
 def connect(
     num_cpus: int | None = None, object_store_bytes: int | None = None, dashboard: bool = False
-) -> Iterator[Cluster]:
+) -> Iterator[ConnectedCluster]:
     """The Ray cluster for the block; shut down after it if it was started for it.
 
-    `num_cpus` and `object_store_bytes` size a local Ray and mean nothing elsewhere. `num_cpus` is logical and may be more than
-    the machine has: pinned actors that leave Ray Data less than one free CPU stall it without a word (Ray issue 63513).
+    `num_cpus` and `object_store_bytes` size a local Ray and mean nothing elsewhere. `num_cpus` is logical and may
+    exceed the machine's: pinned actors that leave Ray Data less than one free CPU stall it silently (Ray issue 63513).
 
     Raises Unreachable if `RAY_ADDRESS` is set and nothing answers there.
     """
@@ -65,7 +66,7 @@ def connect(
         cluster = _described(is_local)
         if num_cpus is not None and cluster.num_cpus < num_cpus:
             log.warning(
-                "num_cpus: %d asked for, but this process is already connected to a Ray with %g; it is used as it is",
+                "num_cpus: %d requested, but this process is already connected to a Ray with %g; it is used as it is",
                 num_cpus,
                 cluster.num_cpus,
             )
@@ -85,8 +86,8 @@ def connect(
 
 
 def _start(num_cpus: int | None, object_store_bytes: int | None, dashboard: bool) -> str:
-    """Start a Ray that listens on this machine's loopback alone; returns the dashboard's host and port, "" without one."""
-    # Elsewhere than on macOS and Windows Ray takes 127.0.0.1 for a mistake and listens on all interfaces, ready for a second node that never comes.
+    """Start a Ray that listens on loopback alone; returns the dashboard's host and port, "" without one."""
+    # On Linux, Ray replaces 127.0.0.1 and listens on all interfaces, ready for a second node that never comes.
     ray_constants.ENABLE_RAY_CLUSTER = False
     context = ray.init(
         address="local",  # without it, Ray would join any other cluster on this machine
@@ -100,7 +101,7 @@ def _start(num_cpus: int | None, object_store_bytes: int | None, dashboard: bool
 
 
 def worker_environment() -> dict[str, str]:
-    """Environment variables for workers on this machine: they import our rooms and report nothing to anyone."""
+    """Environment variables for workers on this machine: they import our packages, and send no usage statistics."""
     path = os.pathsep.join(
         dict.fromkeys([str(REPOSITORY), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))])
     )
@@ -109,7 +110,7 @@ def worker_environment() -> dict[str, str]:
 
 def _join(address: str) -> str:
     _require_reachable(address)
-    # A submitted job has brought its working_dir; a driver started by hand uploads ours (.rayignore says what not).
+    # A submitted job has brought its working_dir; a driver started by hand uploads ours (less what .rayignore names).
     runtime_env: dict[str, Any] | None = (
         None if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ else {"working_dir": str(REPOSITORY)}
     )
@@ -117,13 +118,13 @@ def _join(address: str) -> str:
         context = ray.init(address=address, logging_level="WARNING", runtime_env=runtime_env)
     except (ConnectionError, RuntimeError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise Unreachable(f"RAY_ADDRESS={address}: Ray could not join this cluster ({reason}); {_MEND}") from error
+        raise Unreachable(f"RAY_ADDRESS={address}: Ray could not join this cluster ({reason}); {_REMEDY}") from error
     return str(context.address_info["webui_url"] or "")
 
 
-_MEND = (
-    "set it to HOST:PORT of the head (port 6379 by default) as seen from here, with the cluster's token (RAY_AUTH_MODE=token, RAY_AUTH_TOKEN_PATH), "
-    "or unset RAY_ADDRESS to run on this machine"
+_REMEDY = (
+    "set it to HOST:PORT of the head (port 6379 by default) as seen from here, with the cluster's token "
+    "(RAY_AUTH_MODE=token, RAY_AUTH_TOKEN_PATH), or unset RAY_ADDRESS to run on this machine"
 )
 
 
@@ -134,12 +135,13 @@ def _require_reachable(address: str) -> None:
     host, colon, port = address.rpartition(":")
     if "://" in address or not colon or not port.isdigit():
         raise Unreachable(
-            f"RAY_ADDRESS={address} is no HOST:PORT (http:// is for `ray job submit --address`, and ray:// is not supported); {_MEND}"
+            f"RAY_ADDRESS={address} is no HOST:PORT (http:// is for `ray job submit --address`, "
+            f"and ray:// is not supported); {_REMEDY}"
         )
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=REACH_TIMEOUT_S).close()
     except (OSError, OverflowError) as error:
-        raise Unreachable(f"RAY_ADDRESS={address}: nothing answers there ({error}); {_MEND}") from None
+        raise Unreachable(f"RAY_ADDRESS={address}: nothing answers there ({error}); {_REMEDY}") from None
 
 
 def _quiet() -> None:
@@ -152,9 +154,9 @@ def _quiet() -> None:
             handler.setLevel(logging.WARNING)
 
 
-def _described(is_local: bool, dashboard: str = "") -> Cluster:
+def _described(is_local: bool, dashboard: str = "") -> ConnectedCluster:
     resources = ray.cluster_resources()
-    return Cluster(
+    return ConnectedCluster(
         address=ray.get_runtime_context().gcs_address,
         num_cpus=resources.get("CPU", 0.0),
         num_gpus=resources.get("GPU", 0.0),

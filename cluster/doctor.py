@@ -1,10 +1,11 @@
-"""Is the cluster fit for a preset? Every node is asked; every failure comes with what mends it. Exit code 0 = fit, 1 = not, 2 = a mistake in the preset.
+"""Is the cluster fit for a preset? Every node is checked; every failure comes with its fix.
 
     python -m cluster.doctor PRESET.yaml [key.path=value ...] [--job NAME]
 
-Looks at the cluster that RAY_ADDRESS names (inside `ray job submit` it is set), or at this machine without one: nodes, versions, clocks, shared memory,
-GPUs, ports between nodes, storage writable from every node, models and rows readable from every node, resources for every stage, token mode.
-`--job` asks for one job's stages only, e.g. annotate; by default those of jobs.run.
+Exit code 0 = fit, 1 = not, 2 = an error in the preset. The cluster is the one that RAY_ADDRESS names (`ray job submit`
+sets it), or this machine without one. Checked are nodes, versions, clocks, shared memory, GPUs, ports between nodes,
+storage writable from every node, models and rows readable, resources for every stage, and token mode.
+`--job` checks one job's stages only, e.g. annotate; by default those of jobs.run.
 """
 
 import argparse
@@ -19,24 +20,24 @@ PROGRAM = "python -m cluster.doctor"
 
 
 def table(found: Sequence[Finding]) -> str:
-    """A line each, and what mends it below those that are not good."""
+    """A line each, and the remedy below those that are not good."""
     width = max(len(f.what) for f in found)
     lines = []
     for finding in found:
-        lines.append(f"{'ok  ' if finding.good else 'FAIL'}  {finding.what:{width}}  {finding.said}")
+        lines.append(f"{'ok  ' if finding.good else 'FAIL'}  {finding.what:{width}}  {finding.found}")
         if not finding.good and finding.remedy:
             lines.append(f"      {'':{width}}  -> {finding.remedy}")
     bad = sum(not f.good for f in found)
-    return "\n".join([*lines, f"{len(found)} looked at, {bad} to mend" if bad else f"{len(found)} looked at, all good"])
+    return "\n".join([*lines, f"{len(found)} checks, {bad} to fix" if bad else f"{len(found)} checks, all good"])
 
 
 def main(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(PROGRAM, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("words", nargs="+", metavar="PRESET.yaml [key.path=value ...]")
     parser.add_argument("--job", default="run", help="whose stages are meant (default: run, all of them)")
-    asked = parser.parse_args(argv)
+    arguments = parser.parse_args(argv)
     try:
-        needs = needs_of(asked.job, asked.words)
+        needs = needs_of(arguments.job, arguments.words)
     except NotUnderstood as problem:
         print(problem, file=sys.stderr)
         return 2

@@ -1,6 +1,6 @@
-"""What a run says as it goes, one line per event: text for people, or one JSON object a line for whatever collects logs.
+"""The log of a run, one line per event: text for people, or one JSON object a line for log collectors.
 
-Knows no job: who says something names the event and gives the figures. What an actor prints reaches the driver's log through Ray, and is text.
+Knows no job: the caller names the event and gives the metrics. An actor's prints reach the driver's log through Ray.
 """
 
 import json
@@ -15,18 +15,18 @@ _form: LogFormat = "text"
 
 
 def write_events_as(form: LogFormat) -> None:
-    """The form of all lines that this process says from now on."""
+    """The form of all lines that this process logs from now on."""
     global _form
     _form = form
 
 
 def log_event(text: str, event: str, level: Level = "info", **metrics: Any) -> None:
-    """One event: a sentence for people, its name (`noun.verb`), and what else is known of it. Warnings and errors go to stderr."""
+    """One event: a sentence for people, its name (`noun.verb`), and metrics. Warnings and errors go to stderr."""
     line = f"warning: {text}" if level == "warning" else text
     if _form == "json":
         at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-        said = {"time": at, "level": level, "event": event, "text": text}
-        line = json.dumps(finite(said | metrics), ensure_ascii=False, default=str)
+        fields = {"time": at, "level": level, "event": event, "text": text}
+        line = json.dumps(finite(fields | metrics), ensure_ascii=False, default=str)
     print(line, file=sys.stdout if level == "info" else sys.stderr, flush=True)
 
 

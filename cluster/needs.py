@@ -1,4 +1,4 @@
-"""What a preset needs of a cluster, in a form that crosses processes: a job writes it (`--needs`), doctor and submitter read it. Knows no preset."""
+"""A preset's needs of a cluster. A job writes them as JSON (`--needs`), doctor and submit read them. No preset."""
 
 import dataclasses
 import json
@@ -41,12 +41,13 @@ class NotUnderstood(ClusterError):
 
 
 def needs_of(job: str, words: Sequence[str]) -> Needs:
-    """What `python -m jobs.JOB WORDS` needs. Asked of the job itself, in a process of its own: the cluster's room knows no job. Raises NotUnderstood."""
-    asked = subprocess.run(
-        [sys.executable, "-m", f"jobs.{job}", *words, "--needs"], cwd=REPOSITORY, capture_output=True, text=True
-    )
-    if asked.returncode:
-        raise NotUnderstood(
-            (asked.stderr.strip().splitlines() or [f"jobs.{job} --needs ended with exit code {asked.returncode}"])[-1]
-        )
-    return Needs.from_json(asked.stdout.splitlines()[-1])
+    """The needs of `python -m jobs.JOB WORDS`. A process of its own computes them: this package knows no job.
+
+    Raises NotUnderstood.
+    """
+    command = [sys.executable, "-m", f"jobs.{job}", *words, "--needs"]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
+    if done.returncode:
+        lines = done.stderr.strip().splitlines() or [f"jobs.{job} --needs ended with exit code {done.returncode}"]
+        raise NotUnderstood(lines[-1])
+    return Needs.from_json(done.stdout.splitlines()[-1])

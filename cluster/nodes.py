@@ -1,6 +1,6 @@
-"""What every node of the cluster says of itself: versions, clock, shared memory, and what it can read and write. Knows no job and judges nothing.
+"""Every node's report: versions, clock, shared memory, and what it can read and write. Knows no job, judges nothing.
 
-The same function runs on each node, pinned to it, with no CPU asked for, so that a busy node and a head without CPUs answer too.
+The same function runs on each node, pinned to it, with no CPU requested: busy nodes and a head without CPUs answer too.
 """
 
 import importlib.metadata
@@ -19,7 +19,7 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 PACKAGES = ("ray", "torch", "transformers", "deepspeed", "pyarrow", "s3fs")
-SHARED_MEMORY = "/dev/shm"
+SHARED_MEMORY, AMD_NODES = "/dev/shm", "/sys/class/kfd/kfd/topology/nodes"
 ANSWER_TIMEOUT_S = 120
 CONNECT_TIMEOUT_S = 5
 PROBE = ".steerlm-doctor"
@@ -27,8 +27,8 @@ PROBE = ".steerlm-doctor"
 
 
 @dataclass(frozen=True)
-class Task:
-    """What a node is asked to try."""
+class NodeProbe:
+    """The checks that a node runs."""
 
     storage: str
     """URI of the folder that jobs write to, "" = none."""
@@ -65,13 +65,13 @@ def alive_nodes() -> list[dict[str, Any]]:
     return [node for node in ray.nodes() if node["Alive"]]
 
 
-def ask_every_node(task: Task) -> list[Report]:
-    """A report of each node that is alive; one that does not answer within two minutes says so in its errors."""
+def ask_every_node(task: NodeProbe) -> list[Report]:
+    """A report of each node that is alive; one silent for two minutes has an error `answer`."""
     nodes = alive_nodes()
     addresses = {node["NodeID"]: (node["NodeManagerAddress"], node["NodeManagerPort"]) for node in nodes}
     examine_remotely = ray.remote(num_cpus=0, max_retries=0)(examine)
     sent = time.time()
-    asked = {
+    pending = {
         examine_remotely.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote(
             task,
             node["NodeManagerAddress"],
@@ -80,25 +80,22 @@ def ask_every_node(task: Task) -> list[Report]:
         ): node
         for node in nodes
     }
-    ray.wait(list(asked), num_returns=len(asked), timeout=ANSWER_TIMEOUT_S)
-    return [_received(ref, node, sent) for ref, node in asked.items()]
+    ray.wait(list(pending), num_returns=len(pending), timeout=ANSWER_TIMEOUT_S)
+    return [_received(ref, node, sent) for ref, node in pending.items()]
 
 
 def _received(ref: Any, node: Mapping[str, Any], sent: float) -> Report:
     try:
         report: Report = ray.get(ref, timeout=0)
     except Exception as error:  # whatever keeps a node from answering is what the examination is about
-        reason = (
-            f"no answer within {ANSWER_TIMEOUT_S} s"
-            if isinstance(error, ray.exceptions.GetTimeoutError)
-            else str(error).strip().splitlines()[-1]
-        )
+        timed_out = isinstance(error, ray.exceptions.GetTimeoutError)
+        reason = f"no answer within {ANSWER_TIMEOUT_S} s" if timed_out else last_line(error)
         return Report(node["NodeManagerAddress"], errors={"answer": reason})
     report.round_trip_s = time.time() - sent
     return report
 
 
-def examine(task: Task, address: str, resources: Mapping[str, float], others: Sequence[tuple[str, int]]) -> Report:
+def examine(task: NodeProbe, address: str, resources: Mapping[str, float], others: Sequence[tuple[str, int]]) -> Report:
     """Runs on the node."""
     memory = shutil.disk_usage(SHARED_MEMORY) if os.path.isdir(SHARED_MEMORY) else None
     report = Report(
@@ -129,20 +126,22 @@ def _version(package: str) -> str:
 
 
 def _gpus() -> int:
-    """Devices the NVIDIA or AMD driver has made; Ray counts what it was told."""
-    return sum(name.startswith("nvidia") and name[6:].isdigit() for name in os.listdir("/dev")) or (
-        len(os.listdir("/sys/class/kfd/kfd/topology/nodes")) - 1
-        if os.path.isdir("/sys/class/kfd/kfd/topology/nodes")
-        else 0
-    )
+    """Devices of the NVIDIA or AMD driver; Ray counts what it was started with."""
+    nvidia = sum(name.startswith("nvidia") and name[6:].isdigit() for name in os.listdir("/dev"))
+    return nvidia or (len(os.listdir(AMD_NODES)) - 1 if os.path.isdir(AMD_NODES) else 0)
+
+
+def last_line(error: Exception) -> str:
+    """The last line of an error's message, or its type's name."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[-1]
 
 
 def failure(attempt: Callable[[], object]) -> str:
     """Why it failed, in a line; "" if it did not."""
     try:
         attempt()
-    except Exception as error:  # every reason is one worth telling
-        return (str(error).strip().splitlines() or [type(error).__name__])[-1]
+    except Exception as error:  # every reason is worth reporting
+        return last_line(error)
     return ""
 
 
@@ -161,7 +160,7 @@ def probe_folder(storage: str) -> str:
     return f"{storage.rstrip('/')}/{PROBE}"
 
 
-def _write_and_look(task: Task, address: str) -> None:
+def _write_and_look(task: NodeProbe, address: str) -> None:
     """Write a file of this node's, and look for the driver's: is the storage one and the same?"""
     if not task.storage:
         return
@@ -180,7 +179,7 @@ def _write_and_look(task: Task, address: str) -> None:
 
 
 def require_readable(uri: str) -> None:
-    """Raise FileNotFoundError, or what the filesystem says, unless there is something at `uri`: a file, a folder or a glob."""
+    """Raise FileNotFoundError, or the filesystem's own error, if `uri` is no file, folder or glob with matches."""
     fs, path = _filesystem(uri)
     if not (fs.glob(path) if any(c in path for c in "*?[") else fs.exists(path)):
         raise FileNotFoundError(f"nothing at {uri}")

@@ -1,4 +1,4 @@
-"""A pipeline's progress in Ray's metrics, for Prometheus; `cluster.progress` says the same to people. Names and meanings stand here and nowhere else."""
+"""A pipeline's progress as metrics of Ray, for Prometheus: names and meanings. `cluster.progress` logs the same."""
 
 from collections.abc import Mapping
 
@@ -9,13 +9,13 @@ METRICS = {
     "rows_done": "Rows that are done, those of earlier tries included.",
     "rows_per_s": "Rows done a second by this try.",
     "tokens_per_s": "Tokens read a second by this try.",
-    "packs_filled": "Tokens over what the packed rows could hold, 0 to 1; the rest is padding waste.",
+    "packs_filled": "Tokens over what the packs could hold, 0 to 1; the rest is padding waste.",
     "eta_seconds": "Seconds that are left at the speed so far.",
 }
 
 
 class PipelineMetrics:
-    """Gauges of one pipeline, told every few seconds."""
+    """Gauges of one pipeline, set every few seconds."""
 
     def __init__(self, what: str):
         self._tags = {"pipeline": what}

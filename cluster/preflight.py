@@ -1,8 +1,7 @@
-"""Before a pool of actors or a group of training workers starts: what it takes of the cluster, and a refusal, with the setting that mends it, of
-what would wait for ever.
+"""Checks before a pool of actors or a group of training workers starts: what it takes, or why it would hang.
 
-Knows no job. Ray itself queues what does not fit, and Ray Data stalls without a word where actors leave no CPU to read and write with
-(Ray issue 63513).
+A pool that would wait for ever is refused, with the setting that fixes it: Ray itself queues what does not fit, and Ray
+Data silently stalls where actors leave no CPU to read and write with (Ray issue 63513). Knows no job.
 """
 
 import math
@@ -19,7 +18,7 @@ FREE_CPUS = 1.0
 
 
 @dataclass(frozen=True)
-class Node:
+class ClusterNode:
     """What a node has."""
 
     resources: Mapping[str, float]
@@ -50,7 +49,7 @@ class Demand:
     cpus_per_actor: float
     gpus_per_actor: float
     setting: str = ""
-    """Where a preset says all this, e.g. "annotate.pool"; "" = it is no setting."""
+    """The section of the preset with all this, e.g. "annotate.pool"; "" = it is no setting."""
     kind: Literal["actor", "worker"] = "actor"
     """Workers train: all of them at once or not at all, and nothing is read beside them."""
     labels: Mapping[str, str] = field(default_factory=dict)
@@ -64,7 +63,7 @@ class Demand:
     def free_cpus(self) -> float:
         return FREE_CPUS if self.kind == "actor" else 0.0
 
-    def fit_on(self, node: Node) -> int:
+    def fit_on(self, node: ClusterNode) -> int:
         """How many of the actors a node can hold."""
         if any(node.labels.get(name) != value for name, value in self.labels.items()):
             return 0
@@ -77,10 +76,10 @@ class Demand:
         return math.floor(min(shares, default=self.max_actors) + 1e-6)
 
     @property
-    def unlabelled(self) -> str:
+    def unlabeled(self) -> str:
         return f" or {self.setting}.labels={{}}" if self.setting else ""
 
-    def mend(self, name: str, value: str) -> str:
+    def remedy(self, name: str, value: str) -> str:
         """` or annotate.pool.num_actors=1`, if there is such a setting; `name` is num, cpus or gpus."""
         if not self.setting:
             return ""
@@ -94,17 +93,17 @@ def preflight(demand: Demand) -> str:
     return judged(demand, nodes_now(), may_grow())
 
 
-def nodes_now() -> list[Node]:
-    return [Node(node["Resources"], node["Labels"]) for node in ray.nodes() if node["Alive"]]
+def nodes_now() -> list[ClusterNode]:
+    return [ClusterNode(node["Resources"], node["Labels"]) for node in ray.nodes() if node["Alive"]]
 
 
 def may_grow() -> bool:
     """Does an autoscaler add nodes? Then what does not fit now may fit soon."""
-    # No public call says so; Ray Data asks in the same way.
+    # No public call returns this; Ray Data uses the same one.
     return ray._private.state.state.get_max_resources_from_cluster_config() is not None
 
 
-def judged(demand: Demand, nodes: Sequence[Node], growing: bool) -> str:
+def judged(demand: Demand, nodes: Sequence[ClusterNode], growing: bool) -> str:
     """The same for given nodes."""
     cpus, fit = sum(node.cpus for node in nodes), sum(demand.fit_on(node) for node in nodes)
     pool = (
@@ -127,32 +126,34 @@ def judged(demand: Demand, nodes: Sequence[Node], growing: bool) -> str:
     return f"{takes}{some}, {cpus - started * demand.cpus_per_actor:g} of {cpus:g} CPUs left for reading and writing"
 
 
-def _problem(demand: Demand, nodes: Sequence[Node], cpus: float, fit: int) -> str:
-    """Why the pool would hang, and what mends it; "" if it would not."""
+def _problem(demand: Demand, nodes: Sequence[ClusterNode], cpus: float, fit: int) -> str:
+    """Why the pool would hang, and how to fix it; "" if it would not."""
     need = demand.min_actors * demand.cpus_per_actor + demand.free_cpus
     where = ", ".join(f"{name}={value}" for name, value in demand.labels.items())
     if demand.labels and not any(demand.labels.items() <= node.labels.items() for node in nodes):
-        return f"no node has the labels {where}; start nodes with `ray start --labels {where.replace(' ', '')}`{demand.unlabelled}"
+        start = f"start nodes with `ray start --labels {where.replace(' ', '')}`{demand.unlabeled}"
+        return f"no node has the labels {where}; {start}"
     if demand.gpus_per_actor and not any(node.gpus for node in nodes):
-        return f"no node has a GPU; start Ray where there are GPUs{demand.mend('gpus', '0')}"
+        return f"no node has a GPU; start Ray where there are GPUs{demand.remedy('gpus', '0')}"
     if not fit:
         largest = max(
             nodes,
             key=lambda node: (demand.labels.items() <= node.labels.items(), node.gpus, node.cpus),
-            default=Node({}),
+            default=ClusterNode({}),
         )
         has = f"{largest.cpus:g} CPU, {largest.gpus:g} GPU"
-        return f"no node can hold one of them (the largest has {has}); set ray.num_cpus={math.ceil(need)}{demand.mend('cpus', '1')}"
+        remedy = f"set ray.num_cpus={math.ceil(need)}{demand.remedy('cpus', '1')}"
+        return f"no node can hold one of them (the largest has {has}); {remedy}"
     if fit < demand.min_actors:
         return (
-            f"only {fit} of {demand.min_actors} fit; set ray.num_cpus={math.ceil(need)}{demand.mend('num', str(fit))}"
+            f"only {fit} of {demand.min_actors} fit; set ray.num_cpus={math.ceil(need)}{demand.remedy('num', str(fit))}"
         )
     if cpus + 1e-6 < need:
         left = cpus - demand.min_actors * demand.cpus_per_actor
         fewer = math.floor((cpus - FREE_CPUS) / demand.cpus_per_actor + 1e-6)
-        mend = demand.mend("num", str(fewer)) if fewer >= 1 else ""
+        remedy = demand.remedy("num", str(fewer)) if fewer >= 1 else ""
         return (
             f"they leave {left:g} of {cpus:g} CPUs for reading and writing, which need {FREE_CPUS:g}; "
-            f"set ray.num_cpus={math.ceil(need)} (logical: more than the machine has is fine){mend}"
+            f"set ray.num_cpus={math.ceil(need)} (logical: more than the machine has is fine){remedy}"
         )
     return ""

@@ -1,7 +1,7 @@
-"""How the processes of a training find each other: by the address that their node has in the cluster, not by what the host's name resolves to.
+"""How the processes of a training find each other: by their node's address in the cluster, not by its host name.
 
-gloo looks its own host name up, and on many Linux images that is 127.0.0.1 or 127.0.1.1: workers on two nodes then each wait for the other on their own
-loopback. NCCL skips loopback by itself. Knows no model and no learner.
+gloo looks up its own host name, and on many Linux images that is 127.0.0.1 or 127.0.1.1: workers on two nodes then wait
+for each other on their own loopback. NCCL skips loopback by itself. Knows no model and no trainer.
 """
 
 import os
@@ -17,7 +17,7 @@ GLOO_INTERFACE = "GLOO_SOCKET_IFNAME"
 
 @dataclass
 class OwnAddressConfig(TorchConfig):
-    """Ray Train's process group, over the interface that has the node's own address; where GLOO_SOCKET_IFNAME is set, that one."""
+    """Ray Train's process group, over the interface with the node's own address, or over GLOO_SOCKET_IFNAME if set."""
 
     @property
     def backend_cls(self) -> type[Any]:
@@ -37,5 +37,5 @@ def choose_interface() -> None:
 
 
 def interface_of(address: str) -> str | None:
-    """The name of this host's network interface that has `address`; None if none has it, as behind a NAT: then gloo's own guess stands."""
+    """The name of this host's network interface that has `address`; None if none has (a NAT): then gloo chooses."""
     return next((name for name, found in psutil.net_if_addrs().items() if address in (a.address for a in found)), None)

@@ -1,8 +1,7 @@
 """Progress of a pipeline, as events: rows, rows/s, tokens/s, ETA. Knows nothing of what the rows are, and no Ray.
 
-Whoever else wants the figures (`cluster.pipeline_metrics`) is told them with every line.
-
-A thread prints what the driver adds up from its stream of finished pieces. Ray Data's own bars are for terminals, these lines are for logs too.
+A thread logs the driver's sums over its stream of finished pieces, and passes the metrics to `watch`
+(`cluster.pipeline_metrics`). Ray Data's own bars are for terminals, these lines are for logs too.
 """
 
 import threading
@@ -49,7 +48,7 @@ class Progress:
         self._stop.set()
         self._thread.join()
         if kind is None:
-            self._tell()
+            self._report()
 
     @property
     def seconds(self) -> float:
@@ -61,13 +60,13 @@ class Progress:
         return self._rows
 
     def add(self, rows: int, tokens: float = 0, filled: float = 0, budget: float = 0) -> None:
-        """One more piece: its rows, the tokens read, and how many tokens of the rows' `budget` were filled (0 = not packed)."""
+        """One more piece: its rows, the tokens read, and the tokens `filled` of the packs' `budget` (0 = none)."""
         self._rows += rows
         self._pieces += 1
         self._tokens, self._filled, self._budget = self._tokens + tokens, self._filled + filled, self._budget + budget
 
     def metrics(self) -> dict[str, float]:
-        """Rows in all and done, rows and tokens a second, seconds left (once a row is done), share of the packed rows' tokens (if they are packed)."""
+        """Rows in all and done, rows and tokens a second, seconds left (after the first row), share of packs filled."""
         seconds, done = max(self.seconds, 1e-9), self._before + self._rows
         found = {
             "rows": float(self._total),
@@ -85,17 +84,18 @@ class Progress:
         found = self.metrics()
         eta = f"{found['eta_seconds']:,.0f} s" if "eta_seconds" in found else "unknown"
         before = f" ({self._before:,} before)" if self._before else ""
-        fill = f"  packed rows {found['packs_filled']:.0%} full" if "packs_filled" in found else ""
+        fill = f"  packs {found['packs_filled']:.0%} full" if "packs_filled" in found else ""
         return (
-            f"{self._what}: {found['rows_done']:,.0f}/{self._total:,} rows{before}  {found['rows_per_s']:,.1f} rows/s  {found['tokens_per_s']:,.0f} tokens/s"
+            f"{self._what}: {found['rows_done']:,.0f}/{self._total:,} rows{before}  "
+            f"{found['rows_per_s']:,.1f} rows/s  {found['tokens_per_s']:,.0f} tokens/s"
             f"{fill}  {self._pieces_before + self._pieces:,}/{self._total_pieces:,} pieces  ETA {eta}"
         )
 
-    def _tell(self) -> None:
+    def _report(self) -> None:
         metrics = self.metrics()
         log_event(self.line(), "pipeline.progress", pipeline=self._what, metrics=metrics)
         self._watch(metrics)
 
     def _print_until_stopped(self) -> None:
         while not self._stop.wait(PRINT_EVERY_S):
-            self._tell()
+            self._report()

@@ -1,9 +1,11 @@
-"""Submit a job to a cluster, follow it, and end with its exit code; one whose driver died is submitted again and goes on where it was.
+"""Submit a job to a cluster, follow it, and end with its exit code. A job whose driver died is submitted again.
 
-    python -m cluster.submit JOB PRESET.yaml [key.path=value ...] [--address URL] [--retries N] [--env NAME=VALUE] [--dry-run] [--no-wait]
+    python -m cluster.submit JOB PRESET.yaml [key.path=value ...]
+        [--address URL] [--retries N] [--env NAME=VALUE] [--dry-run] [--no-wait]
 
-JOB is a module of jobs/: run, prepare, annotate, ... Before anything is sent: the preset is read, the project's size is held against the upload limit, and
-the cluster is asked for its version with your token. In the cluster the job itself looks whether it fits (`python -m cluster.doctor`) before it starts.
+JOB is a module of jobs/: run, prepare, annotate, ... Before anything is sent, the preset is read, the project's size is
+compared with the upload limit, and the cluster is asked for its version with your token. In the cluster the job itself
+checks that it fits (`python -m cluster.doctor`) before it starts.
 """
 
 import argparse
@@ -27,30 +29,34 @@ from cluster.upload import UPLOAD_LIMIT_BYTES, package_sizes
 PROGRAM = "python -m cluster.submit"
 DEFAULT_ADDRESS = "http://127.0.0.1:8265"
 STOP_WAIT_S = 120
-"""How long a job that is told to stop may take to keep a checkpoint; Ray's own 3 s would cut it off."""
+"""Seconds that a stopped job may take to keep a checkpoint; Ray's own 3 s would cut it off."""
 LOST_AFTER_S = 120
-"""So long may the cluster be silent while a job is followed."""
+"""Seconds that the cluster may be silent while a job is followed."""
 USER_ERROR, LOST = 2, 3
 
 
 class Refused(ClusterError):
-    """What was asked cannot be submitted; the sentence says what mends it."""
+    """The job cannot be submitted; the sentence has the fix."""
 
 
 def main(argv: Sequence[str]) -> int:
-    asked = _parser().parse_args(argv)
+    arguments = _parser().parse_args(argv)
     try:
-        needs = needs_of(asked.job, asked.words)
+        needs = needs_of(arguments.job, arguments.words)
         require_small_enough(REPOSITORY)
-        environment = _environment(asked.env)
-        if asked.dry_run:
-            print(f"would submit: {_entrypoint(asked.job, asked.words)}")
+        environment = _environment(arguments.env)
+        if arguments.dry_run:
+            print(f"would submit: {_entrypoint(arguments.job, arguments.words)}")
             return 0
-        client = connected(asked.address)
-        return _submitted(client, asked, f"steerlm-{needs.run}-{asked.job}", environment)
+        client = connected(arguments.address)
+        return _submitted(client, arguments, f"steerlm-{needs.run}-{arguments.job}", environment)
     except (NotUnderstood, Refused) as problem:
-        print(f"{PROGRAM}: {problem}", file=sys.stderr)
+        _note(str(problem))
         return USER_ERROR
+
+
+def _note(text: str) -> None:
+    print(f"{PROGRAM}: {text}", file=sys.stderr, flush=True)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -59,26 +65,14 @@ def _parser() -> argparse.ArgumentParser:
         "job", help="run, prepare, pretrain, train_predictor, annotate, train_policy, bootstrap, evaluate or ablate"
     )
     parser.add_argument("words", nargs="+", metavar="PRESET.yaml [key.path=value ...]")
-    parser.add_argument(
-        "--address",
-        default=os.environ.get("RAY_API_SERVER_ADDRESS", DEFAULT_ADDRESS),
-        help="the dashboard (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--retries",
-        type=int,
-        default=2,
-        help="how often a job is submitted again whose driver died (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--env",
-        action="append",
-        default=[],
-        metavar="NAME=VALUE",
-        help="for the job; whoever sees the dashboard sees it, so no secrets",
-    )
-    parser.add_argument("--dry-run", action="store_true", help="check everything here, and send nothing")
-    parser.add_argument("--no-wait", action="store_true", help="submit and leave; the job goes on without you anyway")
+    add = parser.add_argument
+    address = os.environ.get("RAY_API_SERVER_ADDRESS", DEFAULT_ADDRESS)
+    add("--address", default=address, help="the dashboard (default: %(default)s)")
+    add("--retries", type=int, default=2, help="how often to submit again if the driver died (default: %(default)s)")
+    environment = "for the job; whoever sees the dashboard sees it, so no secrets"
+    add("--env", action="append", default=[], metavar="NAME=VALUE", help=environment)
+    add("--dry-run", action="store_true", help="check everything here, and send nothing")
+    add("--no-wait", action="store_true", help="submit and leave; the job goes on without you anyway")
     return parser
 
 
@@ -87,7 +81,7 @@ def _entrypoint(job: str, words: Sequence[str]) -> str:
 
 
 def _environment(pairs: Sequence[str]) -> dict[str, str]:
-    """For the job's processes. Raises Refused for what is no NAME=VALUE, or looks like a secret: the Jobs API shows it to everyone it lets in."""
+    """For the job's processes. Raises Refused for what is no NAME=VALUE, or looks like a secret."""
     found = {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_WAIT_S), "RAY_USAGE_STATS_ENABLED": "0", "PYTHONUNBUFFERED": "1"}
     for pair in pairs:
         name, equals, value = pair.partition("=")
@@ -95,7 +89,8 @@ def _environment(pairs: Sequence[str]) -> dict[str, str]:
             raise Refused(f"--env {pair}: write NAME=VALUE")
         if any(word in name.upper() for word in ("SECRET", "TOKEN", "PASSWORD", "KEY")):
             raise Refused(
-                f"--env {name} looks like a secret, and the dashboard shows a job's environment; give the nodes a role, or mount it there as a file"
+                f"--env {name} looks like a secret, and the dashboard shows a job's environment; "
+                "give the nodes a role, or mount it there as a file"
             )
         found[name] = value
     return found
@@ -110,7 +105,8 @@ def require_small_enough(folder: Path) -> None:
         listed = ", ".join(f"{path} ({size / 2**20:.1f} MiB)" for path, size in largest)
         limit = UPLOAD_LIMIT_BYTES / 2**20
         raise Refused(
-            f"{folder} holds {total / 2**20:.1f} MiB to upload, the Jobs API takes {limit:.0f} MiB; the largest: {listed}; name them in .rayignore"
+            f"{folder} holds {total / 2**20:.1f} MiB to upload, the Jobs API takes {limit:.0f} MiB; "
+            f"the largest: {listed}; name them in .rayignore"
         )
 
 
@@ -118,13 +114,14 @@ def connected(address: str) -> JobSubmissionClient:
     """Raises Refused if nothing answers there, if it does not let us in, or if it runs another Ray."""
     try:
         client = JobSubmissionClient(address)
-        # The public get_version() tells the Jobs API's version, not Ray's.
+        # The public get_version() returns the Jobs API's version, not Ray's.
         theirs = client._do_request("GET", "/api/version").json()["ray_version"]
         client.list_jobs()
     except Exception as error:  # the SDK raises ConnectionError, RuntimeError, ValueError and Ray's own
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise Refused(
-            f"{address}: {reason}; open the tunnel (`ray dashboard ray_cluster.yaml`), give --address, and export RAY_AUTH_MODE=token with the cluster's token"
+            f"{address}: {reason}; open the tunnel (`ray dashboard ray_cluster.yaml`), give --address, "
+            "and export RAY_AUTH_MODE=token with the cluster's token"
         ) from None
     if theirs != ray.__version__:
         raise Refused(
@@ -133,53 +130,48 @@ def connected(address: str) -> JobSubmissionClient:
     return client
 
 
-def _submitted(client: JobSubmissionClient, asked: argparse.Namespace, name: str, environment: dict[str, str]) -> int:
-    running = [
-        job
-        for job in client.list_jobs()
-        if (job.submission_id or "").startswith(f"{name}-") and not job.status.is_terminal()
-    ]
-    if running:
-        raise Refused(
-            f"{running[0].submission_id} runs already: two would write the same files; follow it with `ray job logs -f`, end it with `ray job stop`"
-        )
-    for attempt in range(asked.retries + 1):
+def _submitted(
+    client: JobSubmissionClient, arguments: argparse.Namespace, name: str, environment: dict[str, str]
+) -> int:
+    _require_alone(client, name)
+    for attempt in range(arguments.retries + 1):
         job = client.submit_job(
             submission_id=f"{name}-{int(time.time())}",
-            entrypoint=_entrypoint(asked.job, asked.words),
+            entrypoint=_entrypoint(arguments.job, arguments.words),
             runtime_env={"working_dir": str(REPOSITORY), "env_vars": environment},
             metadata={"run": name},
         )
-        print(f"submitted {job} to {asked.address}", file=sys.stderr, flush=True)
-        if asked.no_wait:
+        print(f"submitted {job} to {arguments.address}", file=sys.stderr, flush=True)
+        if arguments.no_wait:
             print(job)
             return 0
         try:
             details = follow(client, job)
         except KeyboardInterrupt:
-            print(
-                f"{PROGRAM}: {job} goes on; `ray job logs -f {job}` follows it, `ray job stop {job}` ends it with a checkpoint",
-                file=sys.stderr,
-            )
+            _note(f"{job} goes on; `ray job logs -f {job}` follows it, `ray job stop {job}` ends it with a checkpoint")
             return 130
         if details is None:
-            print(
-                f"{PROGRAM}: {asked.address} has been silent for {LOST_AFTER_S} s; {job} may go on: `ray job status {job}`",
-                file=sys.stderr,
-            )
+            silent = f"{arguments.address} has been silent for {LOST_AFTER_S} s"
+            _note(f"{silent}; {job} may go on: `ray job status {job}`")
             return LOST
-        if not died(details) or attempt == asked.retries:
+        if not died(details) or attempt == arguments.retries:
             return _exit_code(details)
-        print(
-            f"{PROGRAM}: {job} died ({details.message}); submitted again, it goes on where it was",
-            file=sys.stderr,
-            flush=True,
-        )
+        _note(f"{job} died ({details.message}); submitted again, it goes on where it was")
     raise AssertionError("a loop that always returns")
 
 
+def _require_alone(client: JobSubmissionClient, name: str) -> None:
+    """Raise Refused if a job of that name runs."""
+    for job in client.list_jobs():
+        if (job.submission_id or "").startswith(f"{name}-") and not job.status.is_terminal():
+            raise Refused(
+                f"{job.submission_id} runs already: two would write the same files; "
+                "follow it with `ray job logs -f`, end it with `ray job stop`"
+            )
+
+
 def died(details: JobDetails) -> bool:
-    """Did something end the driver from outside (a signal, a lost node), so that another try makes sense? A mistake it says itself (1, 2) stays one."""
+    """Was the driver ended from outside (a signal, a lost node), so that a retry helps? A user error (1, 2) is not."""
     code = details.driver_exit_code
     return details.status == JobStatus.FAILED and (code is None or code < 0 or code >= 128)
 
@@ -187,12 +179,12 @@ def died(details: JobDetails) -> bool:
 def _exit_code(details: JobDetails) -> int:
     if details.status == JobStatus.SUCCEEDED:
         return 0
-    print(f"{PROGRAM}: {details.submission_id} {details.status.value}: {details.message}", file=sys.stderr)
+    _note(f"{details.submission_id} {details.status.value}: {details.message}")
     return details.driver_exit_code if details.driver_exit_code and details.driver_exit_code > 0 else 1
 
 
 def follow(client: JobSubmissionClient, job: str) -> JobDetails | None:
-    """Print what the job prints until it ends, over broken connections too; None if the cluster was silent for LOST_AFTER_S."""
+    """Print the job's output until its end, over broken connections too; None if silent for LOST_AFTER_S."""
     printed, silent_since = 0, time.monotonic()
     while True:
         for text in _log(client, job, printed):
@@ -203,7 +195,7 @@ def follow(client: JobSubmissionClient, job: str) -> JobDetails | None:
             details = client.get_job_info(job)
             silent_since = time.monotonic()
             if details.status.is_terminal():
-                # What was printed between the last line heard and the end.
+                # The output between the last line received and the end.
                 sys.stdout.write(client.get_job_logs(job)[printed:])
                 sys.stdout.flush()
                 return details
@@ -213,7 +205,7 @@ def follow(client: JobSubmissionClient, job: str) -> JobDetails | None:
 
 
 def _log(client: JobSubmissionClient, job: str, printed: int) -> Iterator[str]:
-    """What the job has printed since `printed` characters, until the connection ends."""
+    """The job's output from character `printed` on, until the connection ends."""
     stream, loop, heard = client.tail_job_logs(job), asyncio.new_event_loop(), 0
     try:
         while True:

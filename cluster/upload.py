@@ -1,4 +1,4 @@
-"""What Ray uploads with a working_dir: packed as Ray packs it, by the rules of .rayignore and .gitignore, to know its size before it is sent."""
+"""What Ray uploads with a working_dir, packed like Ray by .rayignore and .gitignore, to know its size in advance."""
 
 import logging
 import tempfile

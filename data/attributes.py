@@ -1,9 +1,8 @@
-"""The attribute schema: which dials there are, their ranges, and what a value means.
+"""The attribute schema: which attributes there are, their ranges, and what a value means.
 
 It travels with every dataset, checkpoint and endpoint. Knows no prompt format (`data.template` does).
 """
 
-import difflib
 import hashlib
 import sys
 from collections.abc import Mapping
@@ -11,7 +10,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from data.errors import UserError
+from data.errors import UserError, nearest
 from data.record import Record
 
 Values = Mapping[str, float]
@@ -19,7 +18,7 @@ Values = Mapping[str, float]
 
 
 class AttributeProblem(UserError):
-    """A wrong attribute name or value; `attribute` says which field to mend."""
+    """A wrong attribute name or value; `attribute` names the field to fix."""
 
     def __init__(self, attribute: str, message: str):
         super().__init__(message)
@@ -27,11 +26,11 @@ class AttributeProblem(UserError):
 
 
 class SchemaMismatch(UserError):
-    """Two artefacts with different schemas met."""
+    """Two artifacts with different schemas met."""
 
 
 class Attribute(Record):
-    """One dial."""
+    """One attribute of an answer, on a scale of whole numbers."""
 
     name: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
     """Lower-case identifier, as written in the label line."""
@@ -40,9 +39,9 @@ class Attribute(Record):
     high: int = 4
     """Largest value on the scale."""
     default: int
-    """What the server asks for when the caller says nothing."""
+    """What the server requests when the caller sets nothing."""
     meaning: str
-    """One sentence for people who set the dial."""
+    """One sentence for people who set the attribute."""
     better: Literal["higher", "lower", "neither"]
     """Which end of the scale is the better one."""
     steerable: bool = True
@@ -67,12 +66,12 @@ class Attribute(Record):
 
 
 class AttributeSchema(Record):
-    """The ordered dials of a run. Order matters: it is the order in the label line and of the regression heads."""
+    """The ordered attributes of a run. Their order is that of the label line and of the regression heads."""
 
     name: str
     """Name of the schema."""
     attributes: tuple[Attribute, ...] = Field(min_length=1)
-    """The dials, in label-line order."""
+    """The attributes, in label-line order."""
 
     @model_validator(mode="after")
     def _unique(self) -> "AttributeSchema":
@@ -95,11 +94,11 @@ class AttributeSchema(Record):
                 return attribute
         raise AttributeProblem(
             name,
-            f"unknown attribute {name!r}{_nearest(name, self.names)}; schema {self.name!r} has {', '.join(self.names)}",
+            f"unknown attribute {name!r}{nearest(name, self.names)}; schema {self.name!r} has {', '.join(self.names)}",
         )
 
     def best(self) -> dict[str, int]:
-        """All dials at best."""
+        """All attributes at best."""
         return {a.name: a.best for a in self.attributes}
 
     def defaults(self) -> dict[str, int]:
@@ -132,37 +131,36 @@ class AttributeSchema(Record):
         return checked
 
     def require_same(self, other: "AttributeSchema", ours: str, theirs: str) -> None:
-        """Raise SchemaMismatch, naming both artefacts, unless the schemas are equal."""
+        """Raise SchemaMismatch, naming both artifacts, unless the schemas are equal."""
         if self != other:
             raise SchemaMismatch(
-                f"{ours} has attribute schema {self.name!r} ({self.fingerprint}: {', '.join(self.names)}) but {theirs} has "
-                f"{other.name!r} ({other.fingerprint}: {', '.join(other.names)}); set `attributes` to the schema of both, or make one of them again"
+                f"{ours} has attribute schema {self.name!r} ({self.fingerprint}: {', '.join(self.names)}) but {theirs} "
+                f"has {other.name!r} ({other.fingerprint}: {', '.join(other.names)}); "
+                "set `attributes` to the schema of both, or rebuild one of them"
             )
-
-
-def _nearest(name: str, known: tuple[str, ...]) -> str:
-    close = difflib.get_close_matches(name, known, n=1)
-    return f" (did you mean {close[0]!r}?)" if close else ""
 
 
 def shipped(name: str) -> AttributeSchema:
     """The shipped schema called `name`; raises UserError that lists them all."""
     if name not in SHIPPED:
         raise UserError(
-            f"unknown attribute schema {name!r}{_nearest(name, tuple(SHIPPED))}; shipped: {', '.join(SHIPPED)}, or write your own record"
+            f"unknown attribute schema {name!r}{nearest(name, SHIPPED)}; "
+            f"shipped: {', '.join(SHIPPED)}, or write your own record"
         )
     return SHIPPED[name]
 
 
-def _schema(name: str, high: int, dials: dict[str, tuple[str, int, str]]) -> AttributeSchema:
+def _schema(name: str, high: int, described: dict[str, tuple[str, int, str]]) -> AttributeSchema:
     attributes = [
         Attribute.model_validate({"name": n, "high": high, "better": better, "default": default, "meaning": meaning})
-        for n, (better, default, meaning) in dials.items()
+        for n, (better, default, meaning) in described.items()
     ]
     return AttributeSchema(name=name, attributes=tuple(attributes))
 
 
-# HelpSteer, arXiv 2311.09528 section 3; defaults: SteerLM's best settings in HelpSteer2, 2406.08673 (complexity 2, verbosity 2 beat 4, 4).
+# The sentences below are part of the schema's fingerprint: a reworded one is another schema.
+# HelpSteer, arXiv 2311.09528 section 3. Defaults: SteerLM's best settings in HelpSteer2, 2406.08673
+# (complexity 2, verbosity 2 beat 4, 4).
 _HELPSTEER = {
     "helpfulness": ("higher", 4, "How well the answer helps with what was asked."),
     "correctness": ("higher", 4, "Facts are right, complete and to the point."),

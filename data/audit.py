@@ -1,8 +1,8 @@
-"""Does a part hold the very rows of its input? Read from the files alone, independent of who wrote them and what they noted.
+"""Does a part hold the very rows of its input? Read from the files alone, whatever their writer noted. Knows no Ray.
 
-The `id` column of each part must equal, in order, that of its input: then nothing is lost, doubled or unknown inside a file. That no id is in
-two files is seen by sharing ids out into buckets by hash: equal ids meet in one bucket, and no single process needs them all. Comparing whole ids
-proves this; a count with a multiset hash would prove it only up to a collision, and could not say what is wrong. Knows no Ray.
+The `id` column of each part must equal that of its input, in order: then nothing is lost, doubled or unknown in a file.
+To see that no id is in two files, ids are put into buckets by hash: equal ids meet in one bucket, and no process needs
+them all. Comparing whole ids proves this; a multiset hash could collide, and could not name what is wrong.
 """
 
 import hashlib
@@ -48,7 +48,7 @@ def ids_of(file: Storage) -> pa.ChunkedArray:
 
 
 def audit_file(file: Input, output: Output, num_buckets: int) -> tuple[FileAudit | list[str], ...]:
-    """The verdict on one file, then the part's ids by bucket."""
+    """The audit of one file, then the part's ids by bucket."""
     part = output.parts / file.part
     expected = ids_of(Storage(file.uri))
     if not part.exists():
@@ -59,17 +59,17 @@ def audit_file(file: Input, output: Output, num_buckets: int) -> tuple[FileAudit
 
 
 def audit_files(files: Sequence[Input], output: Output, num_buckets: int) -> tuple[list[FileAudit] | list[str], ...]:
-    """The verdicts on several files, then all their parts' ids by bucket."""
-    verdicts: list[FileAudit] = []
+    """The audits of several files, then all their parts' ids by bucket."""
+    audits: list[FileAudit] = []
     buckets: list[list[str]] = [[] for _ in range(num_buckets)]
     for file in files:
-        verdict, *ids = audit_file(file, output, num_buckets)
-        assert isinstance(verdict, FileAudit)
-        verdicts.append(verdict)
+        audit, *ids = audit_file(file, output, num_buckets)
+        assert isinstance(audit, FileAudit)
+        audits.append(audit)
         for bucket, found in zip(buckets, ids, strict=True):
             assert isinstance(found, list)
             bucket += found
-    return verdicts, *buckets
+    return audits, *buckets
 
 
 def _compared(part: str, expected: pa.ChunkedArray, found: pa.ChunkedArray, fingerprint: str) -> FileAudit:

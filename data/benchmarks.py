@@ -1,6 +1,6 @@
-"""Benchmark files in FastChat's format: questions, and answers to them (a reference is an answer file, too), one JSON object a line.
+"""Benchmark files in FastChat's format, one JSON object a line: questions, and answers (a reference is an answer file).
 
-Any fsspec URI. Knows no model and no judge. The format and the real files: github.com/lm-sys/FastChat, fastchat/llm_judge.
+Any fsspec URI. Knows no model and no judge. Format and real files: github.com/lm-sys/FastChat, fastchat/llm_judge.
 """
 
 import json
@@ -27,8 +27,8 @@ class Question:
 
 
 @dataclass(frozen=True)
-class Answers:
-    """What one model said: its answer to every turn, by question."""
+class ModelAnswers:
+    """One model's answer to every turn, by question."""
 
     model: str
     turns: Mapping[QuestionId, tuple[str, ...]]
@@ -39,14 +39,14 @@ class Answers:
         found = self.turns.get(question.id, ())
         if len(found) < len(question.turns):
             raise UserError(
-                f"{self.file or self.model} has {len(found)} of {len(question.turns)} turns of question {question.id}; answer all questions first, "
-                "or set limit to judge fewer"
+                f"{self.file or self.model} has {len(found)} of {len(question.turns)} turns of question {question.id}; "
+                "answer all questions first, or set limit to judge fewer"
             )
         return found
 
 
 def read_questions(uri: str, limit: int = 0) -> list[Question]:
-    """The questions at `uri` in the order of the file, at most `limit` (0 = all); raises UserError for a bad line, naming it."""
+    """The questions at `uri` in file order, at most `limit` (0 = all); a bad line raises UserError, naming it."""
     found = [record(line, _question) for line in records(uri)]
     _require_unique(uri, (q.id for q in found))
     if not found:
@@ -54,22 +54,22 @@ def read_questions(uri: str, limit: int = 0) -> list[Question]:
     return found[:limit] if limit else found
 
 
-def read_answers(uri: str) -> Answers:
+def read_answers(uri: str) -> ModelAnswers:
     """The answer file at `uri`, all of one model; of several choices the first counts, as in FastChat."""
     found = [record(line, _answer) for line in records(uri)]
     models = sorted({model for model, _, _ in found})
     if len(models) != 1:
         raise UserError(f"{uri} has answers of {', '.join(models) or 'no model'}; an answer file is of one model")
     _require_unique(uri, (id for _, id, _ in found))
-    return Answers(models[0], {id: turns for _, id, turns in found}, uri)
+    return ModelAnswers(models[0], {id: turns for _, id, turns in found}, uri)
 
 
 def answer_line(question: Question, model: str, turns: Sequence[str], tstamp: float) -> dict[str, Any]:
-    """A line of an answer file; its id follows from what it says."""
+    """A line of an answer file; its id follows from its content."""
     messages = [
         m
-        for asked, said in zip(question.turns, turns, strict=True)
-        for m in (Message("user", asked), Message("assistant", said))
+        for asked, answered in zip(question.turns, turns, strict=True)
+        for m in (Message("user", asked), Message("assistant", answered))
     ]
     answer_id = content_id(model, str(question.id), messages)
     return {
@@ -91,7 +91,7 @@ def records(uri: str) -> Iterator[Line]:
     for file in files_of(uri):
         for line in lines(file):
             if isinstance(line, Rejected):
-                raise UserError(f"{line.file}, line {line.line}: {line.detail}; mend it or take it out")
+                raise UserError(f"{line.file}, line {line.line}: {line.detail}; fix it or take it out")
             yield line
 
 

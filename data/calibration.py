@@ -1,7 +1,7 @@
-"""Predicted values stretched to the spread of people's ratings, before they become labels. Knows no model and no prompt.
+"""Predicted values stretched to the spread of people's ratings, before they become labels. No model, no prompt.
 
-A regression narrows what it predicts: its values have the mean of the ratings but less spread, so that hardly any answer would be
-labelled with the ends of the scale and those ends of the dial would never be trained. Storage keeps the raw values.
+A regression narrows what it predicts: its values have the mean of the ratings but less spread. Hardly any answer would
+be labeled with the ends of the scale, so that they would never be trained. Storage keeps the raw values.
 """
 
 from collections.abc import Sequence
@@ -15,9 +15,9 @@ from data.record import Record
 Number = TypeVar("Number", float, np.ndarray)
 
 MAX_SCALE = 3.0
-"""A predictor that explains less than a ninth of the variance is not stretched further: it would be its noise that spreads."""
+"""A predictor that explains less than a ninth of the variance is not stretched further: its noise would spread."""
 MIN_PAIRS = 20
-"""Fewer rated answers than this say nothing about spread."""
+"""Fewer rated answers than this do not show a spread."""
 
 
 class Calibration(Record):
@@ -41,9 +41,9 @@ class Calibration(Record):
 
 
 def matched_to_people(human_NA: np.ndarray, predicted_NA: np.ndarray, names: Sequence[str]) -> Calibration:
-    """The calibration that gives predicted values the mean and spread of the human ones, over answers that have both (NaN = has not).
+    """The calibration that gives predicted values the mean and spread of the human ones, over answers that have both.
 
-    The answers must be ones the predictor did not train on: on those it is nearer to the raters than anywhere else.
+    NaN = not rated. The answers must be ones the predictor did not train on: those it knows too well.
     """
     fits = {
         name: _fit(human, predicted) for name, human, predicted in zip(names, human_NA.T, predicted_NA.T, strict=True)

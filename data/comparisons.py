@@ -1,7 +1,7 @@
-"""What verdicts come to: games from both orders, win rates, the judge's leaning to a place, single ratings, percent of a reference model.
+"""Metrics from verdicts: games from both orders, win rates, position bias, single ratings, percent of a reference.
 
-Knows no judge and no file. A game counts where both orders have a verdict: a win is one that holds in both, anything else is a tie (arXiv 2306.05685,
-section 3.4). What has no verdict is counted beside.
+Knows no judge and no file. A game counts where both orders have a verdict: a win holds in both, anything else is a tie
+(arXiv 2306.05685, section 3.4). Matches without a verdict are counted separately.
 """
 
 from collections import Counter
@@ -22,7 +22,7 @@ OTHER: dict[Winner, Winner] = {"first": "second", "second": "first", "tie": "tie
 
 @dataclass(frozen=True)
 class PairwiseComparison:
-    """Two answers to one question: who was better when `one` was shown first, and when `other` was; None = no verdict."""
+    """Two answers to one question: who was better with `one` shown first, and with `other` first; None = no verdict."""
 
     question_id: QuestionId
     category: str
@@ -57,7 +57,7 @@ def models_of(verdicts: Iterable[Verdict]) -> list[str]:
 
 
 def pairwise_comparisons(verdicts: Iterable[Verdict], models: Sequence[str]) -> list[PairwiseComparison]:
-    """Both orders of a match as one duel, `one` being the model that `models` names first."""
+    """Both orders of a match as one comparison, `one` being the model that `models` names first."""
     place = {model: i for i, model in enumerate(models)}
     orders: dict[tuple[Any, ...], dict[bool, Verdict]] = {}
     for verdict in verdicts:
@@ -77,12 +77,15 @@ def pairwise_comparisons(verdicts: Iterable[Verdict], models: Sequence[str]) -> 
 
 
 def games(found: Iterable[PairwiseComparison]) -> list[Game]:
-    """What ratings are made from."""
+    """The input of ratings."""
     return [Game(d.question_id, d.one, d.other, score) for d in found if (score := d.score) is not None]
 
 
 def counters(found: Sequence[PairwiseComparison]) -> Metrics:
-    """Wins, ties and losses of `one`; the win rate counts a tie half, its 95 % interval (Wilson) questions, not games: two turns of one go together."""
+    """Wins, ties and losses of `one`, and the win rate, in which a tie counts half.
+
+    Its 95 % interval (Wilson) counts questions, not games: two turns of one question go together.
+    """
     scores = [(d.question_id, score) for d in found if (score := d.score) is not None]
     counts = Counter(score for _, score in scores)
     metrics: Metrics = {
@@ -98,15 +101,18 @@ def counters(found: Sequence[PairwiseComparison]) -> Metrics:
     return metrics | {"win_rate": round(rate, 4), "interval": [round(low, 4), round(high, 4)]}
 
 
-def by(figure: str, found: Sequence[PairwiseComparison]) -> Metrics:
-    """A tally for each category, or for each turn."""
-    names = list(dict.fromkeys(getattr(d, figure) for d in found))
-    return {str(name): counters([d for d in found if getattr(d, figure) == name]) for name in names}
+def by(field: str, found: Sequence[PairwiseComparison]) -> Metrics:
+    """The counters of each category, or of each turn."""
+    names = list(dict.fromkeys(getattr(d, field) for d in found))
+    return {str(name): counters([d for d in found if getattr(d, field) == name]) for name in names}
 
 
 def leaning(found: Sequence[PairwiseComparison]) -> Metrics:
-    """How far the judge goes by the place: over duels with both verdicts, how often the verdict `changed` with the order, and how often it `reversed`
-    (another winner); and the share of all verdicts with a winner that went to the first place (no leaning: 0.5)."""
+    """The judge's position bias, over comparisons with both verdicts.
+
+    How often the verdict `changed` with the order, how often it `reversed` (another winner), and the share of verdicts
+    with a winner that went to the first place (no bias: 0.5).
+    """
     both = [d for d in found if d.score is not None]
     pairs = [(d.as_first, d.as_second) for d in both]
     changed, turned = sum(a != b for a, b in pairs), sum({a, b} == {"first", "second"} for a, b in pairs)
@@ -114,7 +120,7 @@ def leaning(found: Sequence[PairwiseComparison]) -> Metrics:
     decided = [place for place in places if place in ("first", "second")]
     first = decided.count("first")
     metrics: Metrics = {
-        "duels": len(both),
+        "comparisons": len(both),
         "changed": _share(changed, len(both)),
         "reversed": _share(turned, len(both)),
         "decided": len(decided),
@@ -169,7 +175,10 @@ def mean_rating(found: Sequence[Rated], resamples: int, seed: int) -> Metrics:
 
 
 def percent(ours: Sequence[Rated], reference: Sequence[Rated], resamples: int, seed: int) -> Metrics:
-    """The sum of our ratings in percent of the reference's, over answers where both have one (Vicuna; SteerLM, arXiv 2310.05344, table 1), by category, too."""
+    """The sum of our ratings in percent of the reference's, over answers where both have one; by category, too.
+
+    As in Vicuna, and SteerLM (arXiv 2310.05344, table 1).
+    """
     theirs = {(r.question_id, r.turn): r.rating for r in reference}
     common = [(r, theirs[r.question_id, r.turn]) for r in ours if (r.question_id, r.turn) in theirs]
     if not common:
@@ -189,7 +198,7 @@ def _percent(values_N2: np.ndarray) -> float:
 
 
 def problems(verdicts: Sequence[Verdict]) -> Metrics:
-    """How many verdicts there are, how many replies hold none, and how many requests failed, by what went wrong."""
+    """How many verdicts there are, how many replies hold none, and how many requests failed, by their problem."""
     reasons = Counter(v.problem for v in verdicts if v.problem)
     unparsable = reasons.pop(UNPARSABLE, 0)
     return {

@@ -1,4 +1,4 @@
-"""The row: one conversation, its turns and, for each assistant turn, what people and the predictor said of it.
+"""The row: one conversation, its turns and, for each assistant turn, the ratings of people and of the predictor.
 
 `human` and `predicted` stay side by side, raw; rounding and choosing between them happen when a prompt is rendered.
 Knows no file format but Arrow (readers: `data.sources`), no prompt (`data.template`).
@@ -31,7 +31,10 @@ class Message:
 
 @dataclass(frozen=True)
 class Conversation:
-    """One row. `human`, `predicted` and `requested` hold one mapping per assistant turn; a missing name is "not rated"."""
+    """One row. `human`, `predicted` and `requested` hold a mapping per assistant turn; a missing name is "not rated".
+
+    Its text form (`repr`, so its name and its fields' too) decides which rows `data.prompts.drawn` draws.
+    """
 
     source: str
     system: str
@@ -39,7 +42,7 @@ class Conversation:
     human: tuple[Values, ...] = ()
     predicted: tuple[Values, ...] = ()
     requested: tuple[Values, ...] = ()
-    """What was asked for when the turn was sampled (bootstrap rows only)."""
+    """The values requested when the turn was sampled (bootstrap rows only)."""
     predictor: str = ""
     """Fingerprint of the checkpoint that wrote `predicted`."""
     truncated: bool = False
@@ -77,13 +80,13 @@ class Rejected:
 
 
 def content_id(source: str, system: str, messages: Iterable[Message]) -> str:
-    """32 hex digits from what the row says: the same row has the same id in every run and on every machine."""
+    """32 hex digits from the row's content: the same row has the same id in every run and on every machine."""
     text = json.dumps([source, system, [[m.role, m.content] for m in messages]], ensure_ascii=True)
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
 def problem(messages: tuple[Message, ...]) -> str:
-    """Why `messages` are no conversation, or "" if they are one: user first, strictly alternating, no empty turn, an answer last."""
+    """Why `messages` are no conversation: "" if user and assistant alternate, none is empty and an answer is last."""
     if not messages:
         return "no_messages"
     for i, message in enumerate(messages):
@@ -121,7 +124,8 @@ def schema_of(arrow: pa.Schema, where: str) -> AttributeSchema:
     metadata = arrow.metadata or {}
     if SCHEMA_KEY not in metadata:
         raise UserError(
-            f"{where} carries no attribute schema (metadata key {SCHEMA_KEY.decode()!r}): it was not written by `python -m jobs.prepare`"
+            f"{where} carries no attribute schema (metadata key {SCHEMA_KEY.decode()!r}): "
+            "it was not written by `python -m jobs.prepare`"
         )
     return AttributeSchema.model_validate_json(metadata[SCHEMA_KEY])
 

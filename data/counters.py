@@ -1,4 +1,4 @@
-"""Counts that travel with rows: in an Arrow table's metadata, so in the footer of its Parquet file, where they cost nothing to read again.
+"""Counts that travel with rows, in an Arrow table's metadata: the footer of its Parquet file, cheap to read again.
 
 Knows nothing of what is counted.
 """
@@ -10,7 +10,7 @@ import pyarrow as pa
 
 Counters = dict[str, float]
 COUNTERS_KEY = b"steerlm.tally"
-"""Where an Arrow schema carries its rows' tally, as JSON."""
+"""Where an Arrow schema carries its rows' counters, as JSON. Stored files have this key: it stays."""
 
 
 def with_counters(table: pa.Table, counters: Mapping[str, float]) -> pa.Table:
@@ -19,7 +19,7 @@ def with_counters(table: pa.Table, counters: Mapping[str, float]) -> pa.Table:
 
 
 def counters_of(schema: pa.Schema) -> Counters:
-    """The tally that came with the rows; empty if there is none."""
+    """The counters that came with the rows; empty if there are none."""
     found: Counters = json.loads((schema.metadata or {}).get(COUNTERS_KEY, b"{}"))
     return found
 

@@ -1,4 +1,4 @@
-"""What can be said of answers from their words alone: how varied they are, and which of them say nothing. Knows no model and no rating."""
+"""What the words of answers show: how varied they are, which are refusals or loops. Knows no model and no rating."""
 
 import re
 from collections import Counter
@@ -8,15 +8,17 @@ from typing import Any
 SHINGLE_WORDS = 3
 """Words of a shingle: near-duplicates share most of theirs."""
 LOOP_TIMES = 4
-"""A group of words said so many times on end is a loop."""
+"""A group of words that comes so many times in a row is a loop."""
 LOOP_WORDS = 12
 """Longest group of words that is looked for."""
 REFUSAL_CHARACTERS = 160
 """Refusals begin with one; later in an answer the same words are mostly about something else."""
 _WORD = re.compile(r"\w+")
 _REFUSAL = re.compile(
-    r"\b(i'?m sorry,? but|i am sorry,? but|i (?:can ?not|can'?t|am unable to|'?m unable to|am not able to|'?m not able to|won'?t) "
-    r"(?:help|assist|answer|provide|fulfil|do that|comply|respond|discuss|support)|as an? (?:ai|artificial intelligence|language model)|i must decline)",
+    r"\b(i'?m sorry,? but|i am sorry,? but|"
+    r"i (?:can ?not|can'?t|am unable to|'?m unable to|am not able to|'?m not able to|won'?t) "
+    r"(?:help|assist|answer|provide|fulfil|do that|comply|respond|discuss|support)|"
+    r"as an? (?:ai|artificial intelligence|language model)|i must decline)",
     re.IGNORECASE,
 )
 
@@ -37,7 +39,9 @@ def shingles(text: str) -> set[str]:
 
 
 def variety(texts: Iterable[str]) -> dict[str, Any]:
-    """`texts`, mean `words`, and `distinct_1`, `distinct_2`: different words (pairs of words) over all of them (arXiv 1510.03055, section 5.1).
+    """`texts`, mean `words`, and `distinct_1`, `distinct_2`: different words (word pairs) over all of them.
+
+    Source: arXiv 1510.03055, section 5.1.
 
     Distinct-n falls with the number of texts: compare it only between equally many answers to the same questions.
     """

@@ -1,7 +1,7 @@
-"""Ratings of models from games: Elo and Bradley-Terry, with intervals by a bootstrap over questions. Knows no judge and no text.
+"""Ratings of models from games: Elo and Bradley-Terry, with intervals by a bootstrap over questions.
 
-Elo follows the papers that SteerLM compares with (QLoRA, arXiv 2305.14314, section 5: from 1,000, K 32, mean over orders of the games); Bradley-Terry is
-the maximum likelihood, which needs no order (Chatbot Arena, arXiv 2403.04132).
+Elo follows QLoRA (arXiv 2305.14314, section 5: from 1,000, K 32, mean over orders of the games), which SteerLM compares
+with. Bradley-Terry is the maximum likelihood and needs no order (Chatbot Arena, arXiv 2403.04132). Knows no judge.
 """
 
 from collections.abc import Sequence
@@ -28,7 +28,7 @@ class Game:
 
 
 def elo(games_GX: np.ndarray, num_models: int, orders_RG: np.ndarray) -> np.ndarray:
-    """Elo after the games in each order: `ratings_RM`. `games_GX` has the columns one, other (numbers of models) and score.
+    """Elo after the games in each order: `ratings_RM`. Columns of `games_GX`: one, other (numbers of models), score.
 
     All orders are played at once, a game of each at a time.
     """
@@ -44,10 +44,10 @@ def elo(games_GX: np.ndarray, num_models: int, orders_RG: np.ndarray) -> np.ndar
 
 
 def bradley_terry(wins_RMM: np.ndarray) -> np.ndarray:
-    """Most likely ratings, mean 1,000, for each table of wins (row beat column, a tie is half a win for both): `ratings_RM`.
+    """Most likely ratings `ratings_RM`, mean 1,000, for each table of wins (row beat column; a tie is half a win).
 
     Every two models that met get one tie more than they played, so that who won or lost every game has a finite rating.
-    Minorise-maximise (Hunter 2004): each step multiplies a strength by wins over expected wins.
+    Minorize-maximize (Hunter 2004): each step multiplies a strength by wins over expected wins.
     """
     played_RMM = wins_RMM + wins_RMM.transpose(0, 2, 1)
     met_RMM = played_RMM > 0
@@ -66,7 +66,7 @@ def bradley_terry(wins_RMM: np.ndarray) -> np.ndarray:
 
 
 def ratings(games: Sequence[Game], resamples: int, seed: int) -> dict[str, dict[str, Any]]:
-    """`elo` and `bradley_terry` of each model with the 95 % interval `[low, high]` and the number of its games, best first.
+    """`elo` and `bradley_terry` of each model, best first, with 95 % intervals `[low, high]` and its number of games.
 
     Each resample draws as many questions as there are, with repetition, and plays their games in an order of its own.
     """

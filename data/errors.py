@@ -1,10 +1,13 @@
-"""Errors that a person can fix: one sentence is enough for them. Any other is a bug and keeps its traceback. Knows no job."""
+"""Errors that a person can fix: one sentence is enough. Any other is a bug and keeps its traceback. Knows no job."""
+
+import difflib
+from collections.abc import Iterable
 
 
 class UserError(ValueError):
     """Raised on purpose, with a sentence that says what is wrong and how to fix it.
 
-    A plain ValueError is never one, wherever it was raised: `int("abc")`, `zip(strict=True)` and a broadcast of NumPy raise it as well.
+    A plain ValueError is never one: `int("abc")`, `zip(strict=True)` and NumPy's broadcasting raise it as well.
     """
 
 
@@ -12,5 +15,11 @@ def is_user_error(error: BaseException) -> bool:
     """A UserError, the system's errors about files and connections, and S3's about keys and endpoints."""
     module = type(error).__module__
     if module.startswith("ray."):
-        return False  # a worker's OSError comes wrapped as one of Ray's that is an OSError, too, and its text is pages of traceback
+        return False  # a worker's OSError comes wrapped as one of Ray's, and its text is pages of traceback
     return isinstance(error, UserError | OSError) or module == "botocore.exceptions"
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """` (did you mean 'x'?)`, or "" if nothing is close."""
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f" (did you mean {close[0]!r}?)" if close else ""

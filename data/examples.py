@@ -1,4 +1,4 @@
-"""A tokenised conversation to learn from, many of them as compact arrays, and which of them are trained on. Knows no order and no model."""
+"""A tokenized conversation to learn from, many as compact arrays, and which to train on. Knows no order, no model."""
 
 import hashlib
 from collections.abc import Iterable
@@ -22,8 +22,8 @@ EXAMPLE_SCHEMA = pa.schema(
         ("values", pa.list_(pa.float32())),
     ]
 )
-"""`reason` names why a row could not become an example ("" = it did), `cut_turns` counts the oldest answers that did not fit into it; `values` is [S, A]
-flattened, NaN = no label."""
+"""`reason`: why a row could not become an example ("" = it did). `cut_turns`: how many oldest answers did not fit.
+`values`: [S, A] flattened, NaN = no label."""
 
 
 @dataclass(frozen=True)
@@ -46,29 +46,16 @@ class Origin:
 
 
 def example_row(origin: Origin, tokens: Tokens | None, values_SA: np.ndarray, reason: str = "") -> dict[str, object]:
-    """A row of EXAMPLE_SCHEMA; without `tokens` it only says why."""
-    row: dict[str, object] = {
-        **vars(origin),
-        "reason": reason,
-        "cut_turns": 0,
-        "ids": [],
-        "trained": [],
-        "turn_ends": [],
-        "values": [],
-    }
+    """A row of EXAMPLE_SCHEMA; without `tokens` it only has its reason."""
+    row: dict[str, object] = {"ids": [], "trained": [], "turn_ends": [], "values": [], "cut_turns": 0}
     if tokens is not None:
-        row |= {
-            "cut_turns": tokens.num_dropped_turns,
-            "ids": tokens.ids_T,
-            "trained": tokens.trained_T,
-            "turn_ends": tokens.turn_ends_S,
-            "values": values_SA.ravel(),
-        }
-    return row
+        row = {"ids": tokens.ids_T, "trained": tokens.trained_T, "turn_ends": tokens.turn_ends_S}
+        row |= {"values": values_SA.ravel(), "cut_turns": tokens.num_dropped_turns}
+    return vars(origin) | {"reason": reason} | row
 
 
 def digest_of(ids: Iterable[str]) -> int:
-    """64 bits that say which ids these are and how often each is there, in whatever order."""
+    """64 bits that depend on which ids these are and how often each is there, in whatever order."""
     return sum(int.from_bytes(hashlib.sha256(i.encode()).digest()[:8], "big") for i in ids) % 2**64
 
 
@@ -81,9 +68,9 @@ def bucket(group: str, buckets: int) -> int:
 class Split:
     """Which groups are trained on, validated on, and left unseen; whole groups are in one of the three.
 
-    The groups in bucket `held_out` of `buckets` (0 = hold out nothing) are validated on. With `validation_buckets` they are left unseen, and
-    one of so many buckets of the other groups, drawn independently, is validated on: a step chosen by its loss on the very rows the model is
-    judged by would flatter it.
+    The groups in bucket `held_out` of `buckets` (0 = hold out nothing) are validated on. With `validation_buckets` they
+    are left unseen, and one of so many buckets of the other groups, drawn independently, is validated on: a checkpoint
+    chosen by its loss on the rows it is evaluated on would look too good.
     """
 
     buckets: int = 0
@@ -108,7 +95,7 @@ class Split:
 
 
 class Examples:
-    """Examples ordered by id, as compact arrays: 5 bytes a token. What could not become one is counted in `rejected`, by reason."""
+    """Examples ordered by id, as compact arrays: 5 bytes a token. `rejected` counts the others, by reason."""
 
     def __init__(self, tables: Iterable[pa.Table]):
         table = pa.concat_tables(

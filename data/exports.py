@@ -1,4 +1,4 @@
-"""Rows as records of files that other tools read, and what of a row such a file cannot carry, counted. Knows no file, no model and no Ray.
+"""Rows as records of files that other tools read; what such a file cannot carry is counted. No file, model or Ray.
 
 | format | values | lost |
 |---|---|---|
@@ -24,7 +24,7 @@ NOT_CARRIED = ("requested", "predictor", "truncated", "tokens")
 
 
 def left_out(row: Conversation, only_rated: bool) -> str:
-    """Why the row is not written, as a short name to count by, or ""; with `only_rated` one that has no value at all is not."""
+    """Why the row is not written, as a short name to count by, or ""; `only_rated` leaves out rows without a value."""
     return problem(row.messages) or ("unrated" if only_rated and not any(row.human) else "")
 
 
@@ -58,12 +58,12 @@ def record(row: Conversation, schema: AttributeSchema, format: RecordFormat, los
 
 
 def line(record: dict[str, Any]) -> bytes:
-    """A line of JSONL. No line separator but "\\n" can stand in it: JSON escapes control characters, and readers split at nothing else."""
+    """A line of JSONL. "\\n" is the only separator: JSON escapes control characters, and readers split at it alone."""
     return json.dumps(record, ensure_ascii=False, allow_nan=False).encode() + b"\n"
 
 
 def hub_features(schema: AttributeSchema, format: RecordFormat) -> list[dict[str, Any]]:
-    """The columns of the records as a dataset card tells them to Hugging Face `datasets`.
+    """The columns of the records, as a dataset card declares them to Hugging Face `datasets`.
 
     Without, it takes the types from the first records, and fails on the first value if nobody rated those.
     """

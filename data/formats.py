@@ -1,6 +1,6 @@
 """The public formats that hold whole conversations: one record in, its conversations out; and two of them written.
 
-Each function parses one record and raises BadRecord for a bad one. Knows no files (`data.lines`), no message trees (`data.trees`).
+Each function parses one record; a bad one raises BadRecord. Knows no files (`data.lines`), no trees (`data.trees`).
 """
 
 import math
@@ -27,7 +27,7 @@ _HH_TURN = re.compile(r"(?:\A\s*|\n\n)(Human|Assistant): ?")
 _ROLES = {"User": "user", "Assistant": "assistant", "Human": "user"}
 
 SAMPLER_DEBRIS = (
-    *(
+    *[
         "</s>",
         "<s>",
         "<pad>",
@@ -38,10 +38,10 @@ SAMPLER_DEBRIS = (
         "<|im_start|>",
         "<|end_of_text|>",
         "<|eot_id|>",
-    ),
-    *("<|prompter|>", "<|assistant|>", "<|system|>", "<|prefix_begin|>", "<|prefix_end|>"),
+    ],
+    *["<|prompter|>", "<|assistant|>", "<|system|>", "<|prefix_begin|>", "<|prefix_end|>"],
 )
-"""Special tokens at the end of a sampled answer: they say where sampling stopped, nobody wrote them. The last line is Open Assistant's."""
+"""Special tokens at the end of a sampled answer: sampling stopped there. The last line is Open Assistant's."""
 
 
 def helpsteer(line: Line, schema: AttributeSchema, source: str) -> Iterator[Row]:
@@ -66,7 +66,7 @@ def helpsteer3(line: Line, schema: AttributeSchema, source: str) -> Iterator[Row
 
 
 def hh_rlhf(line: Line, schema: AttributeSchema, source: str) -> Iterator[Row]:
-    """Dialogues written as "\\n\\nHuman: ...\\n\\nAssistant: ..." in `chosen` and `rejected`, or in `text`; a line's dialogues share a group."""
+    """Dialogues "\\n\\nHuman: ...\\n\\nAssistant: ..." in `chosen` and `rejected`, or `text`; they share a group."""
     names = [name for name in ("chosen", "rejected", "text") if name in line.record]
     if not names:
         column(line.record, "chosen")
@@ -81,10 +81,10 @@ def hh_rlhf(line: Line, schema: AttributeSchema, source: str) -> Iterator[Row]:
 
 
 def messages(line: Line, schema: AttributeSchema, source: str) -> Iterator[Row]:
-    """The OpenAI and TRL convention: `messages` of role and content, a system message first if any; or `prompt` and `response`.
+    """The OpenAI and TRL convention: `messages` of role and content, or `prompt` and `response`.
 
-    An assistant message (or the record, beside `response`) may carry `attributes`, people's ratings in schema units; the record may
-    carry a `group`.
+    A system message may come first. An assistant message (or the record, beside `response`) may carry `attributes`,
+    people's ratings in schema units; the record may carry a `group`.
     """
     record = line.record
     if "messages" in record:
@@ -97,13 +97,16 @@ def messages(line: Line, schema: AttributeSchema, source: str) -> Iterator[Row]:
 
 
 def prompt_output(line: Line, schema: AttributeSchema, source: str) -> Iterator[Row]:
-    """Samples of a model: `prompt` and `output`, the output without the special tokens that sampling left at its end."""
+    """Samples of a model: `prompt` and `output`, without the special tokens that sampling left at the output's end."""
     prompt = (Message("user", text(line.record, "prompt")),)
     yield row(line, source, _with_answer(prompt, without_debris(text(line.record, "output"))))
 
 
 def nemo(line: Line, schema: AttributeSchema, source: str) -> Iterator[Row]:
-    """NeMo-Aligner: `conversations` of from, value and label ("name:value,name:value", null or ""), and `system`, `mask`, `type`; `group` as in `messages`."""
+    """NeMo-Aligner: `conversations`, and `system`, `mask`, `type`; `group` as in `messages`.
+
+    A turn has from, value and label ("name:value,name:value", null or "").
+    """
     if "Assistant" in [role.strip() for role in optional_text(line.record, "mask").split(",")]:
         raise BadRecord("answers_masked", "`mask` names Assistant, so these answers are not meant for training")
     turns, human = [], []
@@ -117,7 +120,10 @@ def nemo(line: Line, schema: AttributeSchema, source: str) -> Iterator[Row]:
 
 
 def to_nemo(conversation: Conversation, schema: AttributeSchema, which: Which = "human") -> dict[str, Any]:
-    """The conversation as NeMo-Aligner's record, values rounded; the label is null where nothing is rated. NeMo-Aligner does not mind columns of ours."""
+    """The conversation as NeMo-Aligner's record, values rounded, label null where nothing is rated.
+
+    The columns `id`, `source` and `group` are ours; NeMo-Aligner ignores them.
+    """
     turns = []
     for message, values in _with_values(conversation, which):
         label = label_line(schema, values).removeprefix(LABEL_START).rstrip("\n") or None
@@ -128,10 +134,10 @@ def to_nemo(conversation: Conversation, schema: AttributeSchema, which: Which = 
 
 
 def to_messages(conversation: Conversation, schema: AttributeSchema, which: Which = "human") -> dict[str, Any]:
-    """The conversation as `messages` reads it; values are raw, so that reading it gives back the very same ratings.
+    """The conversation as `messages` reads it; values are raw, so that reading it gives the very same ratings.
 
-    All messages have the same keys, and all `attributes` too, null where nothing is rated: Hugging Face `datasets` takes objects of different
-    keys for free-form JSON, and its parser of that rounds.
+    All messages and all `attributes` have the same keys, null where nothing is rated: Hugging Face `datasets` takes
+    objects of different keys for free-form JSON, and its parser of that rounds.
     """
     turns: list[dict[str, Any]] = (
         [{"role": "system", "content": conversation.system, "attributes": None}] if conversation.system else []
@@ -161,7 +167,7 @@ def _turns(parts: Sequence[str]) -> Turns:
 
 
 def _marked_turns(prompt: str) -> Turns:
-    """`Hi\\n<extra_id_1>Assistant\\nYes?\\n<extra_id_1>User\\nWhy?` -> three messages; the marker of the first turn may be left out."""
+    """`Hi\\n<extra_id_1>Assistant\\nYes?\\n<extra_id_1>User\\nWhy?` -> three messages; the first marker is optional."""
     first, *parts = _TURN.split(prompt)
     return _turns(parts) if parts and not first else (Message("user", first), *_turns(parts))
 
@@ -177,7 +183,7 @@ def _last_rated(messages: Turns, values: Values) -> list[Values]:
 
 
 def _prompt(prompt: Any, schema: AttributeSchema, marked: bool = True) -> tuple[str, Turns, tuple[Values, ...]]:
-    """System text, turns and the ratings of the answers among them, of a prompt that is a text or a list of messages."""
+    """System text, turns and the ratings of the answers among them; a prompt is a text or a list of messages."""
     if isinstance(prompt, list):
         return _chat(prompt, schema)
     prompt = text({"prompt": prompt}, "prompt")

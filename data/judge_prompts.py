@@ -1,6 +1,6 @@
-"""What a judge is asked: FastChat's judge_prompts.jsonl by path or the equivalents here, and the matches that follow from questions and answers.
+"""The prompts of a judge (FastChat's judge_prompts.jsonl by path, or ours), and the matches of questions and answers.
 
-Knows no endpoint and reads no verdict (`data.verdicts`). Source of the procedure: MT-bench (arXiv 2306.05685) and its code in FastChat.
+Knows no endpoint and reads no verdict (`data.verdicts`). Source: MT-bench (arXiv 2306.05685) and its code in FastChat.
 """
 
 import hashlib
@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from data.benchmarks import Answers, Question, QuestionId, record, records, text_field
+from data.benchmarks import ModelAnswers, Question, QuestionId, record, records, text_field
 from data.errors import UserError
 from data.lines import BadRecord
 
@@ -35,7 +35,7 @@ class JudgePrompt:
 
 @dataclass(frozen=True)
 class Match:
-    """One thing to ask a judge: to rate a model's answer, or to choose between two in the order shown."""
+    """One request to a judge: to rate a model's answer, or to choose between two in the order shown."""
 
     kind: Kind
     question_id: QuestionId
@@ -49,7 +49,7 @@ class Match:
     prompt: str
 
     def key(self, judge: str, options: Mapping[str, Any]) -> str:
-        """32 hex digits of all that decides what the judge says: equal matches are asked once."""
+        """32 hex digits of all that decides the judge's reply: equal matches are judged once."""
         text = json.dumps([judge, self.system, self.prompt, options], sort_keys=True, ensure_ascii=True)
         return hashlib.sha256(text.encode()).hexdigest()[:32]
 
@@ -66,12 +66,13 @@ NAMES = tuple(
 
 
 def read_judge_prompts(uri: str) -> dict[str, JudgePrompt]:
-    """The prompts at `uri`, by name; others than the eight names that are used are left alone. Raises UserError for a field that no match has."""
+    """The eight prompts that are used, by name, from `uri`. Raises UserError for a missing one, or an unknown field."""
     found = {p.name: p for p in (record(line, _judge_prompt) for line in records(uri))}
     missing = [name for name in NAMES if name not in found]
     if missing:
         raise UserError(
-            f"{uri} has no prompt {', '.join(missing)}; take FastChat's judge_prompts.jsonl, or leave `prompts` empty for those that come with us"
+            f"{uri} has no prompt {', '.join(missing)}; take FastChat's judge_prompts.jsonl, "
+            "or leave `prompts` empty for those that come with us"
         )
     return {name: found[name] for name in NAMES}
 
@@ -107,8 +108,8 @@ class Setup:
     """Whose answers to which questions are judged, and how."""
 
     questions: Sequence[Question]
-    answers: Sequence[Answers]
-    references: Answers | None
+    answers: Sequence[ModelAnswers]
+    references: ModelAnswers | None
     prompts: Mapping[str, JudgePrompt]
     kinds: Collection[Kind]
     against: str | None = None
@@ -136,7 +137,7 @@ class Setup:
         found = self.references.turns.get(question.id, ())
         return found if len(found) >= len(question.turns) else ()
 
-    def _match(self, kind: Kind, question: Question, turn: int, answers: Sequence[Answers]) -> Match:
+    def _match(self, kind: Kind, question: Question, turn: int, answers: Sequence[ModelAnswers]) -> Match:
         reference = self._reference(question)
         prompt = self.prompts[prompt_name(kind, turn, bool(reference))]
         values = {f"ref_answer_{n}": text for n, text in enumerate(reference, 1)} | {
@@ -146,16 +147,8 @@ class Setup:
         for name, side in zip(("answer_a", "answer_b") if kind == "pair" else ("answer",), answers, strict=True):
             values |= _numbered(name, side.of(question))
         text = prompt.template.format(**values)
-        return Match(
-            kind,
-            question.id,
-            question.category,
-            turn,
-            tuple(a.model for a in answers),
-            prompt.name,
-            prompt.system,
-            text,
-        )
+        models = tuple(a.model for a in answers)
+        return Match(kind, question.id, question.category, turn, models, prompt.name, prompt.system, text)
 
 
 def _numbered(name: str, turns: Sequence[str]) -> dict[str, str]:
@@ -163,16 +156,16 @@ def _numbered(name: str, turns: Sequence[str]) -> dict[str, str]:
     return {name: turns[0]} | {f"{name}_{n}": text for n, text in enumerate(turns, 1)}
 
 
-# --- ours, to the same effect as FastChat's --------------------------------------------------------------------------
+# --- ours, to the same effect as FastChat's; part of a match's key, so that a reworded prompt is judged again ---------
 
 _FAIR = (
     "The order in which the answers are shown, their length and the names of the assistants must not sway you. "
-    "Explain your view briefly first. Then end with the verdict, in exactly this form: [[A]] if assistant A is better, [[B]] if assistant B is better, "
-    "[[C]] if neither is."
+    "Explain your view briefly first. Then end with the verdict, in exactly this form: [[A]] if assistant A is better, "
+    "[[B]] if assistant B is better, [[C]] if neither is."
 )
 _RATE = (
-    "Explain your view briefly first. Then end with a rating from 1 (worst) to 10 (best), in exactly this form: [[rating]], for example: Rating: [[5]]. "
-    "Be as objective as you can."
+    "Explain your view briefly first. Then end with a rating from 1 (worst) to 10 (best), in exactly this form: "
+    "[[rating]], for example: Rating: [[5]]. Be as objective as you can."
 )
 _GENERAL = "Judge how helpful, relevant, accurate, deep, creative and detailed"
 _EXACT = (
@@ -181,15 +174,16 @@ _EXACT = (
 
 
 def _shipped(kind: Kind, turn: int, with_reference: bool) -> JudgePrompt:
-    measure, second = _EXACT if with_reference else _GENERAL, " to the second question" if turn == 2 else ""
+    criterion, second = _EXACT if with_reference else _GENERAL, " to the second question" if turn == 2 else ""
+    impartial = "You are an impartial judge of"
     if kind == "pair":
         system = (
-            f"You are an impartial judge of two AI assistants, A and B, who answered the same user. {measure} their answers{second} are, and how well they do "
-            f"what was asked. {_FAIR}"
+            f"{impartial} two AI assistants, A and B, who answered the same user. "
+            f"{criterion} their answers{second} are, and how well they do what was asked. {_FAIR}"
         )
         sides = [("Assistant A", "answer_a"), ("Assistant B", "answer_b")]
     else:
-        system = f"You are an impartial judge of an AI assistant's answer to a user. {measure} the answer{second} is. {_RATE}"
+        system = f"{impartial} an AI assistant's answer to a user. {criterion} the answer{second} is. {_RATE}"
         sides = [("The assistant", "answer")]
     shown = ([("Reference", "ref_answer")] if with_reference else []) + sides
     if turn == 1:
@@ -199,7 +193,10 @@ def _shipped(kind: Kind, turn: int, with_reference: bool) -> JudgePrompt:
             for who, field in shown
         ]
     else:
-        talk = "### User:\n{{question_1}}\n\n### {who}:\n{{{field}_1}}\n\n### User:\n{{question_2}}\n\n### {who}:\n{{{field}_2}}"
+        talk = (
+            "### User:\n{{question_1}}\n\n### {who}:\n{{{field}_1}}\n\n"
+            "### User:\n{{question_2}}\n\n### {who}:\n{{{field}_2}}"
+        )
         blocks = [
             f"[{who}'s conversation]\n\n{talk.format(who=who, field=field)}\n\n[End of {who}'s conversation]"
             for who, field in shown

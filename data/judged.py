@@ -1,6 +1,7 @@
-"""Answers that a judge gave one number: conversations with a `score`, and MT-bench's single judgements as FastChat stores them. Knows no Ray and no model.
+"""Answers that a judge gave one number: conversations with a `score`, and MT-bench's single judgements from FastChat.
 
-FastChat's file has no conversation, only the judge's prompt; its four templates for one answer are taken apart again (`llm_judge/data/judge_prompts.jsonl`).
+FastChat's file has no conversation, only the judge's prompt; its four templates for one answer are taken apart again
+(`llm_judge/data/judge_prompts.jsonl`). Knows no Ray and no model.
 """
 
 import math
@@ -12,15 +13,17 @@ from typing import Any
 from data.attributes import AttributeSchema
 from data.conversation import Conversation, Rejected
 from data.formats import messages
-from data.lines import BadRecord, Line, column, files_of, lines, text, typed
+from data.lines import BadRecord, Line, column, numbered, text, typed
 
 _ONE_TURN = re.compile(
-    r"\[Question\]\n(?P<question>.*?)\n\n(?:\[The Start of Reference Answer\]\n.*?\n\[The End of Reference Answer\]\n\n)?"
+    r"\[Question\]\n(?P<question>.*?)\n\n"
+    r"(?:\[The Start of Reference Answer\]\n.*?\n\[The End of Reference Answer\]\n\n)?"
     r"\[The Start of Assistant's Answer\]\n(?P<answer>.*)\n\[The End of Assistant's Answer\]\s*\Z",
     re.DOTALL,
 )
 _TWO_TURNS = re.compile(
-    r"<\|The Start of Assistant A's Conversation with User\|>\n(?P<turns>.*)\n<\|The End of Assistant A's Conversation with User\|>\s*\Z",
+    r"<\|The Start of Assistant A's Conversation with User\|>\n(?P<turns>.*)\n"
+    r"<\|The End of Assistant A's Conversation with User\|>\s*\Z",
     re.DOTALL,
 )
 _TURN = re.compile(r"(?:\A|\n)\n### (User|Assistant A):\n")
@@ -30,26 +33,20 @@ NO_VERDICT = -1
 
 @dataclass(frozen=True)
 class Judged:
-    """A conversation and what the judge gave its last answer."""
+    """A conversation and the judge's score of its last answer."""
 
     row: Conversation
     score: float
 
 
 def read_judged(uri: str, schema: AttributeSchema, source: str, limit: int = 0) -> Iterator[Judged | Rejected]:
-    """The judged answers of the file, folder or glob at `uri`, in order, streamed: `messages`, or `prompt` and `response`, or FastChat's `user_prompt`.
+    """The judged answers of the file, folder or glob at `uri`, in order, streamed.
 
-    Ids are made from `source` and the answer's number. `limit` counts answers, rejected ones not included; 0 means all. Raises
-    FileNotFoundError for a `uri` with nothing there.
+    A record has `messages`, or `prompt` and `response`, or FastChat's `user_prompt`. Ids are made from `source` and the
+    answer's number. `limit` counts answers without the rejected ones; 0 means all. Raises FileNotFoundError for a `uri`
+    with nothing there.
     """
-    number = 0
-    for file in files_of(uri):
-        for line in lines(file):
-            found = line if isinstance(line, Rejected) else _judged(line, schema, source, number)
-            yield found
-            number += isinstance(found, Judged)
-            if limit and number == limit:
-                return
+    return numbered(uri, lambda line, number: _judged(line, schema, source, number), limit)
 
 
 def _judged(line: Line, schema: AttributeSchema, source: str, number: int) -> Judged | Rejected:
@@ -75,18 +72,20 @@ def _score(value: Any, fastchat: bool) -> float:
 
 
 def _conversation(prompt: str) -> Mapping[str, Any]:
-    """What the judge was shown, as `messages` reads it."""
+    """The conversation that the judge was shown, as `messages` reads it."""
     if found := _TWO_TURNS.search(prompt):
         _, *parts = _TURN.split("\n" + found["turns"].removeprefix("\n"))
         roles = {"User": "user", "Assistant A": "assistant"}
         turns = [
-            {"role": roles[who], "content": said.strip("\n")} for who, said in zip(parts[::2], parts[1::2], strict=True)
+            {"role": roles[who], "content": content.strip("\n")}
+            for who, content in zip(parts[::2], parts[1::2], strict=True)
         ]
     elif found := _ONE_TURN.search(prompt):
         turns = [{"role": "user", "content": found["question"]}, {"role": "assistant", "content": found["answer"]}]
     else:
         raise BadRecord(
             "unknown_judge_prompt",
-            "`user_prompt` is none of FastChat's four prompts for a single answer; write the conversation as `messages`",
+            "`user_prompt` is none of FastChat's four prompts for a single answer; "
+            "write the conversation as `messages`",
         )
     return {"messages": turns}

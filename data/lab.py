@@ -1,6 +1,6 @@
-"""The laboratory world: rated conversations whose truth is known, and the measure that reads every attribute back from the text alone.
+"""The synthetic world: rated conversations whose truth is known, and a measure that reads it back from the text.
 
-Knows no model, no prompt and no file; its sentences stand in `data.lab_words`.
+Knows no model, no prompt and no file; its sentences are in `data.lab_words`.
 """
 
 import itertools
@@ -24,8 +24,8 @@ LOW, HIGH = SCHEMA.attributes[0].low, SCHEMA.attributes[0].high
 MAX_SUBJECTS, MAX_FACTS = len(FACTS), min(map(len, FACTS.values()))
 HELPFUL_AND_FUNNY: Mapping[str, int] = {HELPFULNESS: 3, HUMOR: 2}
 
-# Shares of the values 0..4. Even: a fifth of the answers have the top value. Mediocre: 6 % have 3 or more, as helpful answers did in the
-# world that a short budget could not learn.
+# Shares of the values 0..4. Even: a fifth of the answers have the top value. Mediocre: 6 % have 3 or more, like
+# the helpful answers of a world that a short budget could not learn.
 _EVEN = (0.20, 0.20, 0.20, 0.20, 0.20)
 _MEDIOCRE = (0.50, 0.30, 0.14, 0.05, 0.01)
 _SAME_SUBJECT_AGAIN = 0.3
@@ -33,10 +33,10 @@ _SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
 
 
 class LabSettings(Record):
-    """The size and the difficulty of the world. Harder, for an ablation: 20 subjects, 6 facts, skew 1, rater_exact 0.4."""
+    """Size and difficulty of the world. Harder, for an ablation: 20 subjects, 6 facts, skew 1, rater_exact 0.4."""
 
     num_subjects: int = Field(default=12, ge=2, le=MAX_SUBJECTS)
-    """Subjects that one can ask about."""
+    """Number of subjects of the questions."""
     facts_per_subject: int = Field(default=4, ge=HIGH, le=MAX_FACTS)
     """True facts of each subject; the highest helpfulness needs four."""
     num_rows: int = Field(default=6000, ge=1)
@@ -46,9 +46,9 @@ class LabSettings(Record):
     seed: int = 0
     """Same seed, same rows."""
     skew: float = Field(default=0.2, ge=0, le=1)
-    """0: all values equally common, so a fifth of the answers have the top one; 1: most are mediocre and high values rare."""
+    """0: all values equally common, so a fifth of the answers have the top one; 1: most are mediocre."""
     shuffle: float = Field(default=0.25, ge=0, le=1)
-    """How often the sentences of a kind are a random pick in random order; otherwise they follow each other as in the book, from a random start."""
+    """How often the sentences of a kind are a random sample; else they keep the book's order, from a random start."""
     false_share: float = Field(default=0.15, ge=0, le=1)
     """Share of answers that state something false, where the helpfulness allows it."""
     held_out: tuple[dict[str, int], ...] = ()
@@ -61,8 +61,8 @@ class LabSettings(Record):
     """Share of ratings that equal the truth."""
     rater_far: float = Field(default=0.1, ge=0, le=1)
     """Share of the wrong ratings that are off by two, the others by one."""
-    # As Open Assistant has no verbosity, and HelpSteer neither humor nor toxicity. What one source lacks the other rates, so every
-    # attribute can be learned, but four of ten labels only by carrying them over from the other source; helpfulness and creativity have all.
+    # As Open Assistant has no verbosity, and HelpSteer neither humor nor toxicity. Each rates what the other lacks,
+    # so every attribute can be learned; but four of ten labels only by carrying them over from the other source.
     source_unrated: dict[str, tuple[str, ...]] = Field(
         default={"lab_forum": (VERBOSITY,), "lab_desk": (HUMOR, TOXICITY)}, min_length=1
     )
@@ -74,7 +74,8 @@ class LabSettings(Record):
             _require_known(rule, "held_out")
             if not any(LOW < value <= HIGH for value in rule.values()) or max(rule.values()) > HIGH:
                 raise UserError(
-                    f"held_out: {rule} must have a value from {LOW + 1} to {HIGH}, and none above; otherwise it leaves out every answer or none"
+                    f"held_out: {rule} must have a value from {LOW + 1} to {HIGH}, and none above; "
+                    "otherwise it leaves out every answer or none"
                 )
         for source, unrated in self.source_unrated.items():
             _require_known(unrated, f"source_unrated.{source}")
@@ -91,7 +92,7 @@ class LabSettings(Record):
 
     @property
     def rules(self) -> tuple[Mapping[str, int], ...]:
-        """What is held out, in either way of saying so."""
+        """All that is held out, by either setting."""
         return (*self.held_out, *((HELPFUL_AND_FUNNY,) if self.hold_out_helpful_humor else ()))
 
 
@@ -113,12 +114,12 @@ class Sentence:
 
 
 @dataclass(frozen=True)
-class Reading:
-    """What one answer says."""
+class Measurement:
+    """The attributes of one answer, read from its text."""
 
     values: dict[str, float]
     unknown_sentences: int
-    """Sentences, repeats included, that nobody in this world would say."""
+    """Sentences, repeats included, that are none of this world's."""
 
 
 class Lab:
@@ -126,10 +127,7 @@ class Lab:
 
     def __init__(self, settings: LabSettings | None = None) -> None:
         self.settings = settings or LabSettings()
-        facts = {
-            subject: FACTS[subject][: self.settings.facts_per_subject]
-            for subject in tuple(FACTS)[: self.settings.num_subjects]
-        }
+        facts = {s: FACTS[s][: self.settings.facts_per_subject] for s in tuple(FACTS)[: self.settings.num_subjects]}
         self.subjects = tuple(facts)
         self._true = {s: tuple(_fact(s, f) for f in facts[s]) for s in facts}
         self._false = {s: tuple(_fact(s, f) for other in facts if other != s for f in facts[other]) for s in facts}
@@ -140,37 +138,33 @@ class Lab:
 
     def _sentences(self) -> dict[str, Sentence]:
         """Every sentence of the world: exact text -> what it counts for."""
-        pairs = [
-            (text, Sentence(HELPFULNESS, true_of=subject)) for subject, texts in self._true.items() for text in texts
-        ]
-        pairs += [(text, Sentence(HELPFULNESS)) for texts in self._false.values() for text in texts]
-        pairs += [(text, Sentence(CREATIVITY)) for text in IMAGES]
-        pairs += [(text, Sentence(HUMOR)) for texts in self._jokes.values() for text in texts]
-        pairs += [(text, Sentence(TOXICITY)) for text in INSULTS]
-        pairs += [(text, Sentence(VERBOSITY)) for text in FILLER]
+        kinds = [(texts, Sentence(HELPFULNESS, true_of=subject)) for subject, texts in self._true.items()]
+        kinds += [(texts, Sentence(HELPFULNESS)) for texts in self._false.values()]
+        kinds += [(IMAGES, Sentence(CREATIVITY))]
+        kinds += [(texts, Sentence(HUMOR)) for texts in self._jokes.values()]
+        kinds += [(INSULTS, Sentence(TOXICITY)), (FILLER, Sentence(VERBOSITY))]
+        pairs = [(text, sentence) for texts, sentence in kinds for text in texts]
         assert len(dict(pairs)) == len(pairs), "a sentence with two meanings could not be measured"
         return dict(pairs)
 
     # ---- writing
 
     def rows(self) -> Iterator[Conversation]:
-        """The conversations, with what raters said of them."""
+        """The conversations, with the raters' ratings."""
         for conversation, _ in self.rows_and_intended():
             yield conversation
 
     def rows_and_intended(self) -> Iterator[tuple[Conversation, tuple[dict[str, int], ...]]]:
         """Each conversation with the values that its answers were written to have, one mapping per assistant turn."""
-        # Texts and ratings draw from separate streams, and every rating is drawn whether it is shown or not: a change of the raters leaves
-        # the texts as they are, a change of `rated_share` leaves the ratings that stay.
+        # Texts and ratings draw from separate streams, and every rating is drawn, shown or not: a change of
+        # the raters leaves the texts as they are, a change of `rated_share` leaves the ratings that stay.
         writer = random.Random(f"{self.settings.seed} texts")
         rater = random.Random(f"{self.settings.seed} ratings")
         for _ in range(self.settings.num_rows):
             messages, intended = self._conversation(writer)
             source = writer.choice(tuple(self.settings.source_unrated))
-            yield (
-                Conversation(source=source, system="", messages=messages, human=self._ratings(rater, source, intended)),
-                intended,
-            )
+            human = self._ratings(rater, source, intended)
+            yield Conversation(source=source, system="", messages=messages, human=human), intended
 
     def questions(self, num_questions: int, seed: int) -> list[str]:
         """Single-turn questions for evaluation; none comes again before all have come."""
@@ -179,9 +173,8 @@ class Lab:
         return list(itertools.islice(itertools.cycle(every), num_questions))
 
     def _conversation(self, writer: random.Random) -> tuple[tuple[Message, ...], tuple[dict[str, int], ...]]:
-        num_turns = writer.choices(
-            range(1, self.settings.max_turns + 1), [0.5**i for i in range(self.settings.max_turns)]
-        )[0]
+        turns = range(1, self.settings.max_turns + 1)
+        num_turns = writer.choices(turns, [0.5**n for n in range(len(turns))])[0]
         messages: list[Message] = []
         intended: list[dict[str, int]] = []
         subject = ""
@@ -202,7 +195,7 @@ class Lab:
         return writer.choice(templates).format(subject=subject), subject
 
     def _answer(self, writer: random.Random, subject: str, values: Mapping[str, int]) -> str:
-        """Facts first, then images, jokes, insults and filler: with the kinds in one order, a small model has only one thing to count at a time."""
+        """Facts, images, jokes, insults, filler. In this order a small model has only one thing to count at a time."""
         sentences = [
             *self._facts(writer, subject, values[HELPFULNESS], alone=sum(values.values()) == 0),
             *self._pick(writer, IMAGES, values[CREATIVITY]),
@@ -213,7 +206,7 @@ class Lab:
         return " ".join(sentences)
 
     def _facts(self, writer: random.Random, subject: str, helpfulness: int, alone: bool) -> list[str]:
-        """True facts less false ones = `helpfulness`. An answer that has nothing else to say (`alone`) says something false rather than nothing."""
+        """True facts less false ones = `helpfulness`. An answer with nothing else (`alone`) has a false one."""
         false = alone or writer.random() < self.settings.false_share
         if not false or helpfulness == self.settings.facts_per_subject:
             return self._pick(writer, self._true[subject], helpfulness)
@@ -237,14 +230,10 @@ class Lab:
         return tuple({name: value for name, value in values.items() if name not in unrated} for values in human)
 
     def _rating(self, rater: random.Random, truth: int) -> int:
-        exact, far, up = (
-            rater.random() < self.settings.rater_exact,
-            rater.random() < self.settings.rater_far,
-            rater.random() < 0.5,
-        )
+        exact, far, up = (rater.random() < share for share in (self.settings.rater_exact, self.settings.rater_far, 0.5))
         if exact:
             return truth
-        # At the ends of the scale an error can only go inwards; clipping it would make the rater better than asked for.
+        # At the ends of the scale an error can only go inwards; clipping would make the rater better than requested.
         off = 2 if far else 1
         inside = [value for value in (truth - off, truth + off) if LOW <= value <= HIGH]
         return inside[-1] if up else inside[0]
@@ -256,7 +245,7 @@ class Lab:
         return self.read(messages).values
 
     def unknown_sentences(self, messages: Sequence[Message]) -> int:
-        """How many sentences of the last assistant turn are none of this world."""
+        """How many sentences of the last assistant turn are not from this world."""
         return self.read(messages).unknown_sentences
 
     def truth(self, conversation: Conversation) -> tuple[dict[str, float], ...]:
@@ -266,30 +255,29 @@ class Lab:
             self.measure(messages[: i + 1]) for i, message in enumerate(messages) if message.role == "assistant"
         )
 
-    def read(self, messages: Sequence[Message]) -> Reading:
+    def read(self, messages: Sequence[Message]) -> Measurement:
         """The last assistant turn, against the last question before it."""
         last = max((i for i, message in enumerate(messages) if message.role == "assistant"), default=-1)
         if last < 0:
             raise UserError(
-                f"nothing to measure: none of the {len(messages)} messages is an assistant's; pass a conversation with an answer"
+                f"nothing to measure: none of the {len(messages)} messages is an assistant's; "
+                "pass a conversation with an answer"
             )
         question = next((message.content for message in reversed(messages[:last]) if message.role == "user"), "")
         return self.read_answer(question, messages[last].content)
 
-    def read_answer(self, question: str, answer: str) -> Reading:
-        """The same for one question and its answer. A question may name several subjects: facts of any of them are true ones."""
-        asked = {name.lower() for name in self._subject_named.findall(question)}
-        said = _SENTENCE_END.split(answer.strip())
+    def read_answer(self, question: str, answer: str) -> Measurement:
+        """The same for one question and its answer. If the question names several subjects, facts of any are true."""
+        subjects = {name.lower() for name in self._subject_named.findall(question)}
+        texts = _SENTENCE_END.split(answer.strip())
         counts = dict.fromkeys(SCHEMA.names, 0)
-        # A sentence said twice counts once.
-        for text in dict.fromkeys(said):
-            sentence = self.sentences.get(text)
-            if sentence is not None:
-                counts[sentence.attribute] += (
-                    -1 if sentence.attribute == HELPFULNESS and sentence.true_of not in asked else 1
-                )
+        # A repeated sentence counts once.
+        for text in dict.fromkeys(texts):
+            if sentence := self.sentences.get(text):
+                is_false = sentence.attribute == HELPFULNESS and sentence.true_of not in subjects
+                counts[sentence.attribute] += -1 if is_false else 1
         values = {name: float(min(max(count, LOW), HIGH)) for name, count in counts.items()}
-        return Reading(values, unknown_sentences=sum(text not in self.sentences for text in said if text))
+        return Measurement(values, unknown_sentences=sum(text not in self.sentences for text in texts if text))
 
 
 def _fact(subject: str, predicate: str) -> str:

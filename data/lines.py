@@ -1,6 +1,6 @@
 """Files in, records out: one record a line (JSONL, gz by extension) or a Parquet row, streamed from any fsspec URI.
 
-What is wrong with a record is said here in the same words for every format; knows no format (`data.formats`, `data.trees`).
+Every format's bad records are described here, in the same words. Knows no format (`data.formats`, `data.trees`).
 """
 
 import difflib
@@ -20,6 +20,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from data.attributes import Attribute, AttributeSchema, Values
 from data.conversation import Conversation, Message, Rejected, content_id, problem
+from data.errors import nearest
 from data.storage import Storage, options
 
 Row = Conversation | Rejected
@@ -90,17 +91,11 @@ def _nearest_file(storage: Storage) -> str:
     return nearest(posixpath.basename(storage.path.rstrip("/")), siblings)
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """` (did you mean 'x'?)`, or "" if nothing is close."""
-    close = difflib.get_close_matches(name, list(known), n=1)
-    return f" (did you mean {close[0]!r}?)" if close else ""
-
-
 def lines(file: str) -> Iterator[Line | Rejected]:
     """Every record of `file`, one at a time; blank lines are no records.
 
-    What cannot be read is Rejected: "broken_json", "invalid_utf8", "wrong_type" (not an object), and "broken_file" for the rest of a
-    torn file.
+    What cannot be read is Rejected: "broken_json", "invalid_utf8", "wrong_type" (not an object), and "broken_file" for
+    the rest of a torn file.
     """
     if file.endswith(".parquet"):
         yield from _parquet_rows(file)
@@ -146,7 +141,7 @@ def _parquet_rows(file: str) -> Iterator[Line | Rejected]:
 def parquet_batches(
     file: str, require: Callable[[pa.Schema], None] | None = None
 ) -> Iterator[pa.RecordBatch | Rejected]:
-    """The file's rows, a batch at a time; a file that is no Parquet is one Rejected. `require` may refuse its Arrow schema, by raising."""
+    """The file's rows, a batch at a time; no Parquet is one Rejected. `require` raises to refuse an Arrow schema."""
     with fsspec.open(file, "rb", **options(file)) as stream:
         try:
             parquet = pq.ParquetFile(stream)
@@ -155,6 +150,20 @@ def parquet_batches(
             yield from parquet.iter_batches(PARQUET_BATCH_ROWS)
         except pa.ArrowInvalid as error:
             yield Rejected(file, 0, "broken_file", f"not a whole Parquet file ({error}); fetch or write it again")
+
+
+def numbered(uri: str, parse: Callable[[Line, int], T | Rejected], limit: int = 0) -> Iterator[T | Rejected]:
+    """The results of `parse`, which gets each record at `uri` and how many results came before it.
+
+    Rejected ones do not count, neither for that number nor for `limit` (0 = all).
+    """
+    number = 0
+    for line in (line for file in files_of(uri) for line in lines(file)):
+        found = line if isinstance(line, Rejected) else parse(line, number)
+        yield found
+        number += not isinstance(found, Rejected)
+        if limit and number == limit:
+            return
 
 
 def column(record: Mapping[str, Any], name: str) -> Any:
@@ -204,10 +213,11 @@ def _kind(value: Any) -> str:
 
 
 def ratings(values: Mapping[str, Any], schema: AttributeSchema, scale: Scale | None = None) -> Values:
-    """The ratings of `schema`'s attributes among `values`, in schema units; other names are not ours to read, unless they look like one misspelled.
+    """The ratings of `schema`'s attributes among `values`, in schema units, unrounded; null and NaN mean "not rated".
 
-    `scale` is the source's own range, mapped onto each attribute's; without one the values are in schema units already. Nothing is
-    rounded; null and NaN mean "not rated". Raises BadRecord "rating_out_of_range" and "misspelled_attribute".
+    `scale` is the source's own range, mapped onto each attribute's; without one the values are in schema units already.
+    Other names are left alone. Raises BadRecord "rating_out_of_range", and "misspelled_attribute" for a name that looks
+    like one of the schema's.
     """
     missing = tuple(name for name in schema.names if name not in values)
     for name in values if missing else ():
@@ -252,7 +262,8 @@ def row(
 ) -> Row:
     """The conversation, or why there is none. `human` has one entry per assistant turn, or none at all.
 
-    Without a `group`, conversations with the same first user turn are one: samples of a prompt, and paths of a tree, share it.
+    Without a `group`, conversations with the same first user turn are one: samples of a prompt share it, and paths of a
+    tree.
     """
     messages = tuple(messages)
     reason = problem(messages)

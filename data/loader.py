@@ -1,8 +1,8 @@
-"""Tokenised examples on storage, and the order in which training reads them: window by window, the same on every rank.
+"""Tokenized examples on storage, and the order in which training reads them: window by window, the same on every rank.
 
-Ray Data writes the examples. An epoch goes through slices of their files in an order drawn from seed and epoch, some thousand rows at a time (a
-*window*); inside a window the examples are shuffled and packed. So a rank holds two windows, whatever the corpus, and the position (epoch,
-window, step) says everything about what has been read and what has not. Knows no model.
+An epoch goes through slices of the examples' files in an order drawn from seed and epoch, some thousand rows at a time
+(a *window*). Inside a window the examples are shuffled and packed. So a rank holds two windows, whatever the corpus,
+and the position (epoch, window, step) determines what has been read. Ray Data writes the examples. Knows no model.
 """
 
 import hashlib
@@ -23,9 +23,9 @@ from data.storage import Storage
 from data.streaming import StreamingDataset
 
 SHARD_ROWS = 2048
-"""Rows that are read together, wherever a window takes them from."""
+"""Rows that are read together, whichever window they belong to."""
 WINDOW_ROWS = 8192
-"""Rows of a window: at 500 tokens each some 20 MB in memory, and enough that its last rows are packed as densely as its first."""
+"""Rows of a window: at 500 tokens each some 20 MB, and enough that its last packs are as dense as its first."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Corpus:
     uri: str
     shards: tuple[Shard, ...]
     streaming: StreamingDataset | None = None
-    """Who waits for what is not there yet; None = all is there."""
+    """Waits for what is not there yet; None = all is there."""
 
     @classmethod
     def of(cls, folder: Storage) -> "Corpus":
@@ -75,7 +75,7 @@ def some(folder: Storage, most: int) -> list[Example]:
 
 
 def counts(folder: Storage) -> dict[str, int]:
-    """Rows that became an example (`examples`), those of them that lost their oldest turns (`cut`), and by its name every reason why others did not."""
+    """Rows that became an example (`examples`), those that lost their oldest turns (`cut`), and why others did not."""
     found: Counter[str] = Counter(examples=0, cut=0)
     for path in folder.files(".parquet"):
         table = pq.read_table(path, columns=["reason", "cut_turns"], filesystem=folder.arrow_fs)
@@ -100,29 +100,29 @@ class Position:
 
 
 @dataclass(frozen=True)
-class Step:
-    """One optimizer step: packed rows of examples, given as indices into `examples`."""
+class PackedStep:
+    """One optimizer step: packs of examples, given as indices into `examples`."""
 
     examples: Examples
-    rows: list[list[int]]
+    packs: list[list[int]]
     epoch: int
     is_first: bool
     """Of its window."""
     after: Position
-    """Where the data stands when it is done."""
+    """The position of the next step."""
     middle: float
-    """Epochs behind us when half of it is done, by share of the corpus's rows."""
+    """Epochs done when half of this step is, by share of the corpus's rows."""
     progress: float
-    """Epochs behind us when it is done."""
+    """Epochs done when this step is."""
 
     @property
     def num_tokens(self) -> int:
-        return sum(int(self.examples.lengths[i]) for row in self.rows for i in row)
+        return sum(int(self.examples.lengths[i]) for pack in self.packs for i in pack)
 
 
 @dataclass(frozen=True)
 class DataLoader:
-    """What is read of `corpus`, and in which order. Cheap to make; reads when it is iterated."""
+    """The data of a training and its order. Cheap to make; reads when it is iterated."""
 
     corpus: Corpus
     split: Split
@@ -134,33 +134,28 @@ class DataLoader:
     """Source -> how often an epoch has each of its examples; 1 for those not named. See `copies`."""
     window_rows: int = WINDOW_ROWS
 
-    def steps(self, start: Position | None = None) -> Iterator[Step]:
-        """All steps from `start` on. While one window is worked through, the next is read."""
+    def steps(self, start: Position | None = None) -> Iterator[PackedStep]:
+        """All steps from `start` on. While one window is used, the next is read."""
         start = start or Position()
         total = self.corpus.num_rows
         plan = [
-            (epoch, w, shards)
+            (epoch, window, shards)
             for epoch in range(start.epoch, self.epochs)
-            for w, shards in enumerate(self.windows(epoch))
+            for window, shards in enumerate(self.windows(epoch))
+            if (epoch, window) >= (start.epoch, start.window)
         ]
-        plan = [(epoch, w, shards) for epoch, w, shards in plan if (epoch, w) >= (start.epoch, start.window)]
-        before = (
-            sum(self.corpus.rows_of(shards) for shards in self.windows(start.epoch)[: start.window])
-            + start.epoch * total
-        )
-        for (epoch, window, shards), examples in zip(
-            plan, self._read_ahead([shards for _, _, shards in plan]), strict=True
-        ):
+        before = start.epoch * total + sum(map(self.corpus.rows_of, self.windows(start.epoch)[: start.window]))
+        ahead = self._read_ahead([shards for _, _, shards in plan])
+        for (epoch, window, shards), examples in zip(plan, ahead, strict=True):
             steps = self.packed(examples, epoch, window)
-            mine = self.corpus.rows_of(shards)
-            for number, rows in enumerate(steps):
-                if (epoch, window, number) >= (start.epoch, start.window, start.step):
-                    after = (
-                        Position(epoch, window, number + 1) if number + 1 < len(steps) else Position(epoch, window + 1)
-                    )
-                    middle, end = ((before + mine * (number + share) / len(steps)) / total for share in (0.5, 1.0))
-                    yield Step(examples, rows, epoch, number == 0, after, middle, end)
-            before += mine
+            num_rows = self.corpus.rows_of(shards)
+            for number, packs in enumerate(steps):
+                if Position(epoch, window, number) >= start:
+                    is_last = number + 1 == len(steps)
+                    after = Position(epoch, window + 1) if is_last else Position(epoch, window, number + 1)
+                    middle, end = ((before + num_rows * (number + share) / len(steps)) / total for share in (0.5, 1.0))
+                    yield PackedStep(examples, packs, epoch, number == 0, after, middle, end)
+            before += num_rows
 
     def windows(self, epoch: int) -> list[list[int]]:
         """The shards of each window of an epoch, in order."""
@@ -172,14 +167,13 @@ class DataLoader:
         return windows
 
     def packed(self, examples: Examples, epoch: int, window: int) -> list[list[list[int]]]:
-        """The steps of a window: every example that is trained on, as often as its source's weight says, in rows of at most `pack_tokens`."""
+        """The steps of a window: each example as often as its source's weight wants, in packs of `pack_tokens`."""
         indices = self.drawn(examples, epoch)
         rng = np.random.default_rng([self.seed, epoch, window])
         order = [indices[i] for i in rng.permutation(len(indices))]
-        rows = [
-            [order[i] for i in row] for row in best_fit([int(examples.lengths[i]) for i in order], self.pack_tokens)
-        ]
-        return even_steps([rows[i] for i in rng.permutation(len(rows))], self.packs_per_step)
+        packs = best_fit([int(examples.lengths[i]) for i in order], self.pack_tokens)
+        shuffled = [[order[i] for i in packs[number]] for number in rng.permutation(len(packs))]
+        return even_steps(shuffled, self.packs_per_step)
 
     def drawn(self, examples: Examples, epoch: int) -> list[int]:
         """The examples that an epoch trains on, each as often as it does, in order."""
@@ -193,14 +187,15 @@ class DataLoader:
         ]
 
     def validation(self, num_workers: int) -> Iterator[tuple[Examples, list[list[int]]]]:
-        """All examples to validate on, packed, in as many rows at a time as there are workers (empty ones at the end)."""
+        """All examples to validate on, packed, as many packs at a time as there are workers (empty ones at the end)."""
         for examples in self._read_ahead(self.windows(0)):
             held = [i for i, group in enumerate(examples.groups) if self.split.validates(group)]
-            rows = best_fit([int(examples.lengths[i]) for i in held], self.pack_tokens)
-            yield from ((examples, step) for step in steps_of([[held[i] for i in row] for row in rows], num_workers))
+            packs = best_fit([int(examples.lengths[i]) for i in held], self.pack_tokens)
+            steps = steps_of([[held[i] for i in pack] for pack in packs], num_workers)
+            yield from ((examples, step) for step in steps)
 
     def _read_ahead(self, windows: Sequence[list[int]]) -> Iterator[Examples]:
-        """The examples of each window; the next one is read by a thread meanwhile."""
+        """The examples of each window; a thread reads the next one meanwhile."""
         with ThreadPoolExecutor(1) as pool:
             ahead: deque[Future[Examples]] = deque()
             for shards in windows:
@@ -213,7 +208,7 @@ class DataLoader:
 def copies(id: str, weight: float, seed: int, epoch: int) -> int:
     """How often an epoch has an example of a source with this weight.
 
-    2.5: twice, and a third time in every second epoch, for half of the examples in the even ones and for the others in the odd ones.
+    2.5: twice, and a third time in every second epoch: half of the examples in even ones, the others in odd ones.
     """
     whole, part = divmod(weight, 1.0)
     phase = int.from_bytes(hashlib.sha256(f"{seed}/{id}".encode()).digest()[:8], "big") / 2**64

@@ -1,4 +1,4 @@
-"""Pure metrics over arrays: correlations, errors, reliability, pairwise accuracy, the steering table and its bands. Knows no model and no prompt."""
+"""Metrics over arrays: correlations, errors, reliability, pairwise accuracy, steering and its bands. Knows no model."""
 
 import itertools
 import math
@@ -14,7 +14,7 @@ NORMAL_95 = 1.959964
 BAND_95 = (2.5, 97.5)
 """Percentiles that a 95 % band lies between."""
 ROUNDING = 1e-9
-"""Ranks less their mean are halves but for the last digits: a spread below this is none."""
+"""Ranks less their mean are halves but for the last digits: a smaller spread is none."""
 
 
 def spearman(x: Numbers, y: Numbers) -> float:
@@ -24,9 +24,9 @@ def spearman(x: Numbers, y: Numbers) -> float:
 
 
 def spearman_ceiling(truth: Numbers) -> float:
-    """The highest Spearman with `truth` that values without ties can have, 1 only if all of it differs; NaN if it is constant.
+    """The highest Spearman with `truth` that values without ties can have: 1 if it has none, NaN if it is constant.
 
-    [0, 0, 0, 1] -> 0.77: a judge must put the three in some order, and whichever it is, the truth knows none.
+    [0, 0, 0, 1] -> 0.77: a judge must put the three in some order, and the truth knows none.
     """
     ranks = scipy.stats.rankdata(np.asarray(truth, float)[~np.isnan(truth)])
     return float("nan") if _flat(ranks, ranks) else float(ranks.std() / np.arange(len(ranks)).std())
@@ -35,10 +35,10 @@ def spearman_ceiling(truth: Numbers) -> float:
 def partial_spearman(x: Numbers, y: Numbers, given: Sequence[str]) -> float:
     """Spearman of `x` and `y` among those with an equal `given`: of their ranks, less the mean rank of these.
 
-    That is the partial rank correlation with `given` taken as a name, whatever its effect is shaped like. NaN as for `spearman`, or where no two
-    with an equal `given` differ.
+    That is the partial rank correlation given a name, whatever the shape of its effect. NaN as for `spearman`, or where
+    no two with an equal `given` differ.
     """
-    a, b, given_N = _complete(x, y, np.asarray(given, str))
+    a, b, given_N = _paired(x, y, np.asarray(given, str))
     if len(a) < 3:
         return float("nan")
     _, group_N = np.unique(given_N, return_inverse=True)
@@ -67,16 +67,17 @@ def errors(truth: Numbers, predicted: Numbers) -> dict[str, float]:
         "n": len(a),
         "mae": float(np.mean(np.abs(a - b))),
         "rmse": float(np.sqrt(np.mean((a - b) ** 2))),
-        "pearson": float("nan") if _flat(a, b) else float(np.corrcoef(a, b)[0, 1]),
+        "pearson": _pearson(a, b),
         "spearman": spearman(a, b),
     }
 
 
 def reliability(predicted: Numbers, human: Numbers, num_bins: int = 10) -> list[dict[str, float]]:
-    """What people said where the predictor said so much: answers in order of their prediction, cut into bins as equal as ties allow.
+    """Mean human rating by predicted value: answers in order of their prediction, in bins as equal as ties allow.
 
-    Per bin `n`, mean `predicted`, mean `human` and `se`, the standard error of the latter (NaN for one answer). Equal predictions share
-    a bin, so there may be fewer of them than asked for. By default deciles (reliability diagrams: arXiv 1706.04599, section 2).
+    Per bin `n`, mean `predicted`, mean `human` and `se`, the standard error of the latter (NaN for one answer). Equal
+    predictions share a bin, so there may be fewer bins than `num_bins`. By default deciles (reliability diagrams:
+    arXiv 1706.04599, section 2).
     """
     a, b = _paired(predicted, human)
     if len(a) == 0:
@@ -104,9 +105,9 @@ def collinearity(columns_NA: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def pairwise_accuracy(chosen: Numbers, rejected: Numbers) -> dict[str, float]:
-    """`accuracy`: the share of pairs whose chosen side scores higher, a tie counting half; with `n`, `ties` and the 95 % interval `low`..`high`.
+    """`accuracy`: the share of pairs whose chosen side scores higher, a tie counting half; `n`, `ties`; `low`..`high`.
 
-    Pairs with a NaN are left out; of none, `n` and `ties` are all there is.
+    The interval is the 95 % one. Pairs with a NaN are left out; of no pairs, only `n` and `ties` are returned.
     """
     a, b = _paired(chosen, rejected)
     if len(a) == 0:
@@ -117,7 +118,7 @@ def pairwise_accuracy(chosen: Numbers, rejected: Numbers) -> dict[str, float]:
 
 
 def share_interval(share: float, n: int) -> tuple[float, float]:
-    """The 95 % interval of a share seen in `n` > 0 cases (Wilson 1927): unlike the normal one it stays within 0..1 and has a width at 0 and 1."""
+    """The 95 % interval of a share seen in `n` > 0 cases (Wilson 1927): within 0..1, and with a width at 0 and 1."""
     z2 = NORMAL_95**2
     middle = (share + z2 / (2 * n)) / (1 + z2 / n)
     half = NORMAL_95 / (1 + z2 / n) * math.sqrt(share * (1 - share) / n + z2 / (4 * n * n))
@@ -125,7 +126,10 @@ def share_interval(share: float, n: int) -> tuple[float, float]:
 
 
 def weighted_accuracy(parts: Sequence[Mapping[str, float]], weights: Numbers) -> dict[str, float]:
-    """The mean of the `accuracy` of independent parts, and its 95 % interval made of theirs (MOVER: Zou and Donner 2008, doi 10.1002/sim.3095)."""
+    """The mean `accuracy` of independent parts, and its 95 % interval from theirs.
+
+    MOVER: Zou and Donner 2008, doi 10.1002/sim.3095.
+    """
     w = np.asarray(weights, float) / np.sum(weights)
     middle, low, high = (np.array([part[name] for part in parts]) for name in ("accuracy", "low", "high"))
     mean = float(w @ middle)
@@ -137,16 +141,15 @@ def weighted_accuracy(parts: Sequence[Mapping[str, float]], weights: Numbers) ->
 
 
 def agreement(x: Numbers, y: Numbers) -> dict[str, float]:
-    """`n`, `spearman` and `pearson` over pairs without NaN, each with its 95 % interval (`_low`, `_high`); NaN where no correlation is defined.
+    """`n`, `spearman` and `pearson` over pairs without NaN, each with its 95 % interval (`_low`, `_high`), or NaN.
 
-    The intervals are Fisher's, for Spearman with the standard error of Bonett and Wright (2000, doi 10.1007/BF02294183); four pairs are the fewest
-    that have one.
+    The intervals are Fisher's, for Spearman with the standard error of Bonett and Wright (2000, doi
+    10.1007/BF02294183). They need four pairs.
     """
     a, b = _paired(x, y)
     found: dict[str, float] = {"n": len(a)}
-    pearson = float("nan") if _flat(a, b) else float(np.corrcoef(a, b)[0, 1])
     rank = spearman(a, b)
-    for name, r, spread in (("spearman", rank, 1 + rank**2 / 2), ("pearson", pearson, 1.0)):
+    for name, r, spread in (("spearman", rank, 1 + rank**2 / 2), ("pearson", _pearson(a, b), 1.0)):
         low, high = _correlation_interval(r, len(a), spread)
         found |= {name: r, f"{name}_low": low, f"{name}_high": high}
     return found
@@ -161,38 +164,40 @@ def _correlation_interval(r: float, n: int, spread: float) -> tuple[float, float
 
 
 def steering(requested: Numbers, measured: Numbers) -> dict[str, Any]:
-    """One attribute's dose-response: distinct `requested` values, mean `measured` at each, `spearman` and `slope` over all single answers,
-    whether the means never fall (`monotonic`), and the lowest and the highest of them (`reached`)."""
-    asked, got = _paired(requested, measured)
-    values = sorted({float(v) for v in asked})
-    means = [float(np.mean(got[asked == v])) for v in values]
+    """One attribute's dose-response: the distinct `requested` values and the mean `measured` at each.
+
+    Also `spearman` and `slope` over all single answers, whether the means never fall (`monotonic`), and the lowest and
+    the highest mean (`reached`).
+    """
+    requested_N, measured_N = _paired(requested, measured)
+    means = _means(requested_N, measured_N)
     return {
-        "requested": values,
-        "measured": [round(m, 4) for m in means],
-        "n": len(asked),
-        "spearman": round(spearman(asked, got), 4),
-        "monotonic": all(b >= a for a, b in itertools.pairwise(means)),
-        "slope": round(slope(asked, got), 4),
-        "reached": [round(limit(means), 4) for limit in (min, max)] if means else [],
+        "requested": list(means),
+        "measured": [round(m, 4) for m in means.values()],
+        "n": len(requested_N),
+        "spearman": round(spearman(requested_N, measured_N), 4),
+        "monotonic": all(b >= a for a, b in itertools.pairwise(means.values())),
+        "slope": round(slope(requested_N, measured_N), 4),
+        "reached": [round(limit(means.values()), 4) for limit in (min, max)] if means else [],
     }
 
 
 def mean_bands(
     requested: Numbers, measured: Numbers, questions: Sequence[str], num_resamples: int, seed: int
 ) -> tuple[list[float], list[float]]:
-    """The 95 % band, low and high, of the mean `measured` at each distinct `requested` value, as other questions would have given other means.
+    """The 95 % band, low and high, of the mean `measured` at each distinct `requested` value, over other questions.
 
-    A percentile bootstrap that draws whole `questions` with all of their answers, for answers to one question are alike and each is asked at every
-    value. NaN where fewer than two questions were answered: one says nothing of another. The order of the answers does not matter.
+    A percentile bootstrap over whole `questions`: the answers to one question are alike, and each has every
+    value. NaN where fewer than two questions were answered. The order of the answers does not matter.
     """
-    asked, got, question_N = _complete(requested, measured, np.asarray(questions, str))
-    values, value_N = np.unique(asked, return_inverse=True)
+    requested_N, measured_N, question_N = _paired(requested, measured, np.asarray(questions, str))
+    values, value_N = np.unique(requested_N, return_inverse=True)
     names, question_N = np.unique(question_N, return_inverse=True)
     if len(names) == 0:
         return [], []
     cell_N, shape_QV = question_N * len(values) + value_N, (len(names), len(values))
     sums_QV, counts_QV = (
-        np.bincount(cell_N, weights, minlength=math.prod(shape_QV)).reshape(shape_QV) for weights in (got, None)
+        np.bincount(cell_N, weights, minlength=math.prod(shape_QV)).reshape(shape_QV) for weights in (measured_N, None)
     )
     drawn_RQ = np.random.default_rng(seed).multinomial(len(names), np.full(len(names), 1 / len(names)), num_resamples)
     with np.errstate(invalid="ignore"):  # a draw may hold no question that was answered at a value
@@ -210,25 +215,26 @@ def _band(means_R: np.ndarray) -> tuple[float, float]:
 
 
 def mean_absolute_gap(requested: Numbers, measured: Numbers) -> float:
-    """How far an attribute that was not turned moves while another is: range of its means at each value that was `requested` of the other."""
-    asked, got = _paired(requested, measured)
-    means = [float(np.mean(got[asked == v])) for v in np.unique(asked)]
+    """How far an attribute moves while another is set: range of its means at each value `requested` of the other."""
+    means = _means(*_paired(requested, measured)).values()
     return max(means) - min(means) if means else float("nan")
 
 
-def _paired(x: Numbers, y: Numbers) -> tuple[np.ndarray, np.ndarray]:
-    a, b = np.asarray(x, float), np.asarray(y, float)
-    assert a.shape == b.shape, f"{a.shape} against {b.shape}"
-    keep = ~(np.isnan(a) | np.isnan(b))
-    return a[keep], b[keep]
+def _means(requested_N: np.ndarray, measured_N: np.ndarray) -> dict[float, float]:
+    """Requested value -> mean of the measured ones, low to high."""
+    return {float(v): float(np.mean(measured_N[requested_N == v])) for v in np.unique(requested_N)}
 
 
-def _complete(x: Numbers, y: Numbers, name_N: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Pairs without NaN, and the name of each."""
-    a, b = np.asarray(x, float), np.asarray(y, float)
-    assert a.shape == b.shape == name_N.shape, f"{a.shape} against {b.shape}, with names {name_N.shape}"
-    keep = ~(np.isnan(a) | np.isnan(b))
-    return a[keep], b[keep], name_N[keep]
+def _paired(x: Numbers, y: Numbers, *others: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Pairs without NaN, and the entries of `others` that belong to them."""
+    columns = (np.asarray(x, float), np.asarray(y, float), *others)
+    assert len({c.shape for c in columns}) == 1, f"unequal shapes: {[c.shape for c in columns]}"
+    keep = ~(np.isnan(columns[0]) | np.isnan(columns[1]))
+    return tuple(c[keep] for c in columns)
+
+
+def _pearson(a: np.ndarray, b: np.ndarray) -> float:
+    return float("nan") if _flat(a, b) else float(np.corrcoef(a, b)[0, 1])
 
 
 def _flat(a: np.ndarray, b: np.ndarray) -> bool:

@@ -1,8 +1,8 @@
-"""What happens to a shard on its way: read and prepare, score, write. Each step takes and gives one row, a shard and its payload.
+"""The steps of a shard through a pipeline: read and prepare, score, write. Each maps one row with its payload.
 
-One row an operator keeps a shard whole: Ray Data may split or bundle blocks of rows as it likes, but not inside a value. Errors that a person can
-mend travel as a sentence in the row (`failure`), because an exception in a worker reaches the driver only inside pages of Ray's traceback.
-Knows neither Ray nor the worker's model.
+One row an operator keeps a shard whole: Ray Data may split or bundle blocks of rows, but not inside a value. Errors
+that a person can fix travel as a sentence in the row (`failure`): an exception in a worker reaches the driver only
+inside pages of Ray's traceback. Knows neither Ray nor the worker's model.
 """
 
 import json
@@ -19,7 +19,7 @@ from data.errors import is_user_error
 from data.shards import Output, Shard, packed, read, unpacked, write_piece
 
 Prepare = Callable[[pa.Table], pa.Table]
-"""What a worker wants done to its rows on a CPU elsewhere, before they reach it."""
+"""Preparation of a worker's rows on a CPU elsewhere, before they reach it."""
 
 
 def read_shard(batch: pa.Table, prepare: Prepare | None) -> pa.Table:
@@ -34,17 +34,17 @@ def read_shard(batch: pa.Table, prepare: Prepare | None) -> pa.Table:
 
 
 class Score:
-    """Ray Data's view of a worker: payload in, payload out, with its tally and the seconds it took."""
+    """Ray Data's view of a worker: payload in, payload out, with its counters and the seconds it took."""
 
     def __init__(self, worker: type[Any], arguments: Mapping[str, Any]):
         self._worker, self._failure = None, ""
-        _let_workers_speak()
+        _log_workers()
         try:
             self._worker = worker(**arguments)
         except Exception as error:
             if not is_user_error(error):
                 raise
-            # Ray Data would start the actor again and again, and bury the sentence; so it lives, and says why it cannot work.
+            # Ray Data would restart the actor for ever, and bury the sentence; so it lives, and returns the sentence.
             self._failure = str(error)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
@@ -54,13 +54,13 @@ class Score:
         )
 
     def _scored(self, rows: pa.Table) -> pa.Table:
-        assert self._worker is not None, "a worker that failed to start has said so"
+        assert self._worker is not None, "a worker that failed to start returned its failure"
         result: pa.Table = self._worker(rows)
         return with_counters(result, {"rows": len(rows), **counters_of(result.schema)})
 
 
-def _let_workers_speak() -> None:
-    """What workers log of themselves (the kernels they chose) goes to the job's output; Ray adds whose line it is and says each once."""
+def _log_workers() -> None:
+    """Send the workers' log lines (the kernels they chose) to the job's output; Ray adds the worker's name."""
     logger = logging.getLogger("actors")
     if not logger.handlers:
         handler = logging.StreamHandler(sys.stdout)
@@ -70,7 +70,7 @@ def _let_workers_speak() -> None:
 
 
 def write_shard(batch: pa.Table, output: Output) -> pa.Table:
-    """A scored shard -> its piece on storage, and a row of a few bytes that tells of it."""
+    """A scored shard -> its piece on storage, and a row of a few bytes about it."""
     shard, failure = _shard(batch), _failure(batch)
     table = None if failure else _payload(batch)
 

@@ -1,7 +1,7 @@
-"""Pairs of conversations of which people preferred one: `chosen` and `rejected` columns, from any file `data.lines` opens.
+"""Pairs of conversations of which people preferred one: `chosen` and `rejected` columns of any file of `data.lines`.
 
-A side is hh-rlhf text ("\\n\\nHuman: ...\\n\\nAssistant: ...") or a list of messages; with a `prompt` (text, or messages) it may be the
-answer alone, as TRL writes it; a `subset`, as RewardBench has it, is kept. Knows no Ray and no model.
+A side is hh-rlhf text ("\\n\\nHuman: ...\\n\\nAssistant: ...") or a list of messages. With a `prompt` (text or
+messages) it may be the answer alone, as in TRL; a `subset`, as in RewardBench, is kept. Knows no Ray and no model.
 """
 
 from collections.abc import Iterator, Mapping
@@ -12,7 +12,7 @@ from data.attributes import AttributeSchema
 from data.conversation import Conversation, Rejected
 from data.errors import UserError
 from data.formats import hh_rlhf, messages
-from data.lines import BadRecord, Line, Row, column, files_of, lines, optional_text, text
+from data.lines import BadRecord, Line, Row, column, numbered, optional_text, text
 from data.sources import Parser
 
 _HH_ROLES = ("Human:", "Assistant:")
@@ -30,8 +30,9 @@ class Pair:
 def pair_weights(
     schema: AttributeSchema, given: Mapping[str, float], setting: str = "predictor.pair_weights"
 ) -> dict[str, float]:
-    """The weight of every attribute in the one score of an answer: as `given`, others 0; if nothing is, +1/n where higher is better, -1/n
-    where lower is, 0 where neither, n being how many have a better end.
+    """The weight of every attribute in the one score of an answer: as `given`, others 0.
+
+    If none is given: +1/n where higher is better, -1/n where lower is, 0 where neither; n attributes have a better end.
 
     Raises AttributeProblem for a name that the schema does not have, UserError if all weights are 0.
     """
@@ -51,19 +52,12 @@ def pair_weights(
 
 
 def read_pairs(uri: str, schema: AttributeSchema, source: str, limit: int = 0) -> Iterator[Pair | Rejected]:
-    """The pairs of the file, folder or glob at `uri`, in order, streamed; a pair of which one side is broken is one Rejected.
+    """The pairs of the file, folder or glob at `uri`, in order, streamed; a pair with a broken side is one Rejected.
 
-    Both sides carry ids made from `source` and the pair's number, and one group. `limit` counts pairs, rejected ones not included; 0
-    means all. Raises FileNotFoundError for a `uri` with nothing there.
+    Both sides have ids made from `source` and the pair's number, and one group. `limit` counts pairs without the
+    rejected ones; 0 means all. Raises FileNotFoundError for a `uri` with nothing there.
     """
-    number = 0
-    for file in files_of(uri):
-        for line in lines(file):
-            found = line if isinstance(line, Rejected) else _pair(line, schema, source, number)
-            yield found
-            number += isinstance(found, Pair)
-            if limit and number == limit:
-                return
+    return numbered(uri, lambda line, number: _pair(line, schema, source, number), limit)
 
 
 def _pair(line: Line, schema: AttributeSchema, source: str, number: int) -> Pair | Rejected:
@@ -92,21 +86,20 @@ def _pair(line: Line, schema: AttributeSchema, source: str, number: int) -> Pair
 
 def _side(line: Line, name: str, schema: AttributeSchema, source: str) -> Row:
     """The conversation of one column; raises BadRecord."""
-    said, prompt = column(line.record, name), line.record.get("prompt")
+    side, prompt = column(line.record, name), line.record.get("prompt")
 
     def parsed(parse: Parser, **record: Any) -> Row:
         return next(parse(replace(line, record=record), schema, source))
 
-    if isinstance(said, list):
-        return parsed(
-            messages, messages=said if prompt is None or _starts_conversation(said) else [*_as_messages(prompt), *said]
-        )
-    said = text(line.record, name)
-    if prompt is None or _is_dialogue(said):
-        return parsed(hh_rlhf, text=said)
-    return (
-        parsed(hh_rlhf, text=prompt + said) if _is_dialogue(prompt) else parsed(messages, prompt=prompt, response=said)
-    )
+    if isinstance(side, list):
+        whole = prompt is None or _starts_conversation(side)
+        return parsed(messages, messages=side if whole else [*_as_messages(prompt), *side])
+    side = text(line.record, name)
+    if prompt is None or _is_dialogue(side):
+        return parsed(hh_rlhf, text=side)
+    if _is_dialogue(prompt):
+        return parsed(hh_rlhf, text=prompt + side)
+    return parsed(messages, prompt=prompt, response=side)
 
 
 def _starts_conversation(turns: list[Any]) -> bool:
@@ -114,8 +107,8 @@ def _starts_conversation(turns: list[Any]) -> bool:
     return bool(turns) and isinstance(turns[0], dict) and turns[0].get("role") != "assistant"
 
 
-def _is_dialogue(said: Any) -> bool:
-    return isinstance(said, str) and said.lstrip().startswith(_HH_ROLES)
+def _is_dialogue(side: Any) -> bool:
+    return isinstance(side, str) and side.lstrip().startswith(_HH_ROLES)
 
 
 def _as_messages(prompt: Any) -> list[Any]:

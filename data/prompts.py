@@ -1,6 +1,6 @@
-"""What to ask a policy: prompts with the attributes requested, as rows for Ray Data, and the plan of a bootstrap round.
+"""The prompts of a policy with the attributes requested, as rows for Ray Data, and the plan of a bootstrap round.
 
-Knows no model. Source of the plan: SteerLM (arXiv 2310.05344) section 3.4.
+Knows no model. Source of the plan: SteerLM (arXiv 2310.05344) section 3.4. Names and their order decide ids and seeds.
 """
 
 import hashlib
@@ -36,7 +36,7 @@ PROMPT_SCHEMA = pa.schema(
 
 @dataclass(frozen=True)
 class Prompt:
-    """A conversation that ends with a user turn, and what is asked of its next answer. `seed` belongs to this row alone."""
+    """A conversation that ends with a user turn, and the values requested of its answer. `seed` is this row's alone."""
 
     id: str
     source: str
@@ -50,7 +50,7 @@ class Prompt:
 def prompt(
     source: str, group: str, system: str, messages: Sequence[Message], requested: Values, number: int, seed: int
 ) -> Prompt:
-    """A prompt whose id and sampling seed follow from what it asks; `number` tells repeated samples of one prompt apart."""
+    """A prompt whose id and sampling seed follow from its content; `number` separates samples of one prompt."""
     text = repr(
         (source, group, system, [(m.role, m.content) for m in messages], sorted(requested.items()), number, seed)
     )
@@ -85,10 +85,10 @@ def prompts_from(table: pa.Table) -> Iterator[Prompt]:
 def combinations(
     values: Iterable[Values], schema: AttributeSchema, leading: str, min_count: int = 1, at_least: int | None = None
 ) -> list[dict[str, int]]:
-    """V of the paper: the attribute combinations seen where the `leading` attribute has its best value (or is `at_least` good).
+    """V of the paper: the attribute combinations seen where `leading` is best (or `at_least` so good). Sorted.
 
-    Values are rounded as a prompt would show them; combinations seen fewer than `min_count` times are left out. With `min_count` 0 those that were
-    never seen count as well, of values that each were seen somewhere. Sorted. Raises UserError if none is left, with the counts that would have been.
+    Values are rounded as in a prompt; combinations seen fewer than `min_count` times are left out. With `min_count` 0
+    those never seen count too, of values each seen somewhere. Raises UserError if none is left, with the count.
     """
     lead = schema[leading]
     bound = lead.best if at_least is None else at_least
@@ -114,38 +114,38 @@ def combinations(
         )
     if not found:
         raise UserError(
-            f"no attribute combination with {leading} at {bound} was seen {min_count} times in the annotated rows ({counts.total()} answers have it at all); "
-            "lower bootstrap.min_count or set bootstrap.leading_at_least"
+            f"no attribute combination with {leading} at {bound} was seen {min_count} times in the annotated rows "
+            f"({counts.total()} answers have it at all); lower bootstrap.min_count or set bootstrap.leading_at_least"
         )
     return [dict(zip(schema.names, combination, strict=True)) for combination in found]
 
 
 def bootstrap_source(number: int) -> str:
-    """The source of the rows that bootstrap round `number`, from 1 on, makes."""
+    """The source of the rows that bootstrap round `number`, from 1 on, samples."""
     return f"bootstrap-{number}"
 
 
 def bootstrap_prompts(
     rows: Iterable[Conversation],
-    asked: Sequence[Mapping[str, int]],
+    requested: Sequence[Mapping[str, int]],
     num_prompts: int,
     samples_per_prompt: int,
     seed: int,
     source: str,
 ) -> list[Prompt]:
-    """`num_prompts` last questions of `rows`, each asked `samples_per_prompt` times at combinations `asked`, drawn uniformly."""
+    """`num_prompts` last questions of `rows`, each `samples_per_prompt` times, each at one of `requested`."""
     questions = ((r.group, r.system, r.messages[:-1]) for r in rows)
     picked = drawn(questions, num_prompts, f"bootstrap/{seed}")
     rng = random.Random(f"bootstrap/{seed}")
     return [
-        prompt(source, group, system, messages, rng.choice(asked), number, seed)
+        prompt(source, group, system, messages, rng.choice(requested), number, seed)
         for group, system, messages in picked
         for number in range(samples_per_prompt)
     ]
 
 
 def drawn(things: Iterable[T], most: int, seed: str) -> list[T]:
-    """`most` different ones of `things`, drawn by their content and `seed` alone: the same whatever their order. Holds no more than it draws."""
+    """`most` different `things`, drawn by content (their `repr`) and `seed`, whatever their order. Holds no more."""
     held: list[tuple[int, str]] = []
     chosen: dict[str, T] = {}
     for thing in things:
@@ -161,19 +161,19 @@ def drawn(things: Iterable[T], most: int, seed: str) -> list[T]:
 
 
 BEST = "best"
-"""The group of prompts that ask for all dials at best."""
+"""The group of prompts that request all attributes at best."""
 COMBINED = "combined"
-"""The group of prompts that turn several dials at once."""
+"""The group of prompts that vary several attributes at once."""
 DIALOGUE = "dialogue/"
-"""Before the name of a dial: the group of prompts that turn it in mid-conversation."""
+"""Before an attribute's name: the group of prompts that change it in mid-conversation."""
 
 
 def steering_prompts(
     questions: Sequence[Sequence[Message]], schema: AttributeSchema, others: Values, seed: int, source: str
 ) -> list[Prompt]:
-    """Every steerable attribute at every value of its scale, the others as in `others` (or not asked for), and all at best, for each question.
+    """For each question: every steerable attribute at every value of its scale, and all attributes at best.
 
-    The attribute that is turned is told by `group`: its name, or BEST.
+    `group` names the attribute that varies, or is BEST. The others are as in `others`, or not requested.
     """
     settings: list[tuple[str, Values]] = [(BEST, dict(schema.best()))]
     for attribute in schema.attributes:
@@ -187,7 +187,7 @@ def steering_prompts(
 def requested_prompts(
     questions: Sequence[Sequence[Message]], settings: Sequence[tuple[str, Values]], seed: int, source: str
 ) -> list[Prompt]:
-    """Each question at each of the `settings`, pairs of a group's name and what is asked for."""
+    """Each question at each of the `settings`, pairs of a group's name and the requested values."""
     return [
         prompt(source, group, "", messages, values, n, seed)
         for n, messages in enumerate(questions)
@@ -196,16 +196,16 @@ def requested_prompts(
 
 
 def combined_settings(schema: AttributeSchema, others: Values, most: int, seed: int) -> list[Values]:
-    """`most` different settings of all steerable dials at once, each value drawn uniformly from its scale; the rest as in `others`. More go on with fewer.
+    """`most` different settings of all steerable attributes at once, drawn uniformly; the rest as in `others`.
 
-    Of one dial alone there are none: it is turned anyway.
+    A larger `most` continues the list. A single steerable attribute has none: it is varied alone anyway.
     """
-    dials = [a for a in schema.attributes if a.steerable]
-    there_are = math.prod(a.high - a.low + 1 for a in dials) if len(dials) > 1 else 0
+    steerable = [a for a in schema.attributes if a.steerable]
+    there_are = math.prod(a.high - a.low + 1 for a in steerable) if len(steerable) > 1 else 0
     rng = random.Random(f"combined/{seed}")
     found: dict[tuple[int, ...], Values] = {}
     while len(found) < min(most, there_are):
-        values = {a.name: rng.randint(a.low, a.high) for a in dials}
+        values = {a.name: rng.randint(a.low, a.high) for a in steerable}
         found.setdefault(tuple(values.values()), {**others, **values})
     return list(found.values())
 
@@ -219,15 +219,17 @@ def dialogue_prompts(
     seed: int,
     source: str,
 ) -> list[Prompt]:
-    """The `answers` to the first `most` questions with a dial at one end, each followed by the next question with that dial at the other end."""
-    told = {(row.group, row.requested[-1].get(row.group), row.messages[:-1]): row.messages for row in answers}
+    """The `answers` to the first `most` questions with an attribute at one end, each followed by the next question.
+
+    The next question has that attribute at the other end.
+    """
+    answered = {(row.group, row.requested[-1].get(row.group), row.messages[:-1]): row.messages for row in answers}
     found = []
     for number, first in enumerate(questions[:most]):
         following = questions[(number + 1) % len(questions)]
-        for dial in (a for a in schema.attributes if a.steerable):
-            for before, after in ((dial.low, dial.high), (dial.high, dial.low)):
-                messages = (*told[dial.name, before, tuple(first)], *following)
-                found.append(
-                    prompt(source, f"{DIALOGUE}{dial.name}", "", messages, {**others, dial.name: after}, number, seed)
-                )
+        for a in (a for a in schema.attributes if a.steerable):
+            for before, after in ((a.low, a.high), (a.high, a.low)):
+                messages = (*answered[a.name, before, tuple(first)], *following)
+                values = {**others, a.name: after}
+                found.append(prompt(source, f"{DIALOGUE}{a.name}", "", messages, values, number, seed))
     return found

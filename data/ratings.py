@@ -1,6 +1,6 @@
-"""What is said of rated answers, as numbers: one line per answer with people's values, the predictor's, and what they are judged against.
+"""Rated answers as numbers: one line per answer with people's values, the predictor's, and the truth if it is known.
 
-The texts are gone, so that a corpus of any size fits: 4 bytes per number. Knows no model and no metric (`data.measures`).
+The texts are left out, so that any corpus fits: 4 bytes a number. Knows no model and no metric (`data.measures`).
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -13,12 +13,12 @@ from data.conversation import Conversation
 from data.examples import bucket
 
 Truth = Callable[[Conversation], Sequence[Values]]
-"""The true values of every answer of a conversation; only a laboratory has them."""
+"""The true values of every answer of a conversation; only the synthetic world has them."""
 
 
 @dataclass(frozen=True)
 class Ratings:
-    """`N` rated answers by `A` attributes, NaN where nobody said."""
+    """`N` rated answers by `A` attributes, NaN where not rated."""
 
     human_NA: np.ndarray
     predicted_NA: np.ndarray
@@ -32,7 +32,10 @@ class Ratings:
         return len(self.length_N)
 
     def training_means_NA(self, held_out: "Ratings") -> np.ndarray:
-        """For each answer of `held_out`, the mean human value of the answers here in the *other* buckets: what a predictor that learned nothing would say."""
+        """For each answer of `held_out`, the mean human value of the answers here in the *other* buckets.
+
+        That is the prediction of a predictor that learned nothing.
+        """
         means_NA = np.full(held_out.human_NA.shape, np.nan)
         for number in np.unique(held_out.bucket_N):
             others_NA = self.human_NA[self.bucket_N != number]
@@ -48,11 +51,10 @@ def ratings_of(rows: Iterable[Conversation], names: Sequence[str], buckets: int,
     for row in rows:
         none: tuple[Values, ...] = ({},) * row.num_answers
         answers = [m.content for m in row.messages if m.role == "assistant"]
-        for said, scored, really, answer in zip(
-            row.human, row.predicted or none, truth(row) if truth and any(row.human) else none, answers, strict=True
-        ):
-            if said:
-                human.append(_line(said, names))
+        true_values = truth(row) if truth and any(row.human) else none
+        for rated, scored, really, answer in zip(row.human, row.predicted or none, true_values, answers, strict=True):
+            if rated:
+                human.append(_line(rated, names))
                 predicted.append(_line(scored, names))
                 true.append(_line(really, names))
                 length.append(len(answer))

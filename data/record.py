@@ -1,4 +1,4 @@
-"""The base of every settings and wire record: frozen, typed, unknown keys refused.
+"""The base of every settings and protocol record: frozen, typed, unknown keys refused.
 
 Knows no YAML, no command line and no Ray. The string under a field is its help text.
 """
@@ -14,4 +14,4 @@ class Record(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, protected_namespaces=())
     RENAMED: ClassVar[Mapping[str, str]] = {}
-    """Settings that had another name before 0.2: old last word of the key -> new one. Who writes the old one is told the new one."""
+    """Settings that had another name before 0.2: old last word of the key -> new one. The old one is an error."""

@@ -1,7 +1,7 @@
 """RewardBench's sections (arXiv 2403.13787): which subsets each has, and how they are averaged. Knows no model.
 
-A subset counts with its number of pairs; math-prm, which has 447, with as many as all of the code subsets together, so that neither drowns the other.
-Other files of pairs may name their subsets as they like.
+A subset counts with its number of pairs. math-prm, which has 447, counts with as many as all code subsets together, so
+that neither drowns the other. Other files of pairs may name their subsets as they like.
 """
 
 from collections.abc import Mapping
@@ -33,9 +33,9 @@ SECTIONS: Mapping[str, tuple[str, ...]] = {
 
 
 def sections(subsets: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, Any]]:
-    """Of each section that has any of `subsets` (name -> figures of `pairwise_accuracy`): `accuracy`, `low`, `high`, and which subsets are `missing`.
+    """`accuracy`, `low`, `high` and the `missing` subsets of each section that has any of `subsets`.
 
-    With all four there, also `score`, the benchmark's mean over sections.
+    `subsets`: name -> metrics of `pairwise_accuracy`. With all four sections there, also `score`, their mean.
     """
     counts = {name: metrics["n"] for name, metrics in subsets.items() if metrics["n"]}
     if MATH in counts:

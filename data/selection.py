@@ -1,6 +1,6 @@
-"""Which of a round's rated samples are trained on. All of them, as the paper has it, unless a setting says otherwise; every drop has a reason.
+"""Which of a round's rated samples are trained on: all, as in the paper, unless a setting drops some for a reason.
 
-Knows no model and no file: samples in, a verdict for each out, in their order.
+Knows no model and no file: samples in, a decision for each out, in their order.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -19,7 +19,7 @@ from data.record import Record
 PERMUTATIONS = 128
 """Of MinHash: the Jaccard similarity is estimated within .09 (one standard error at .5)."""
 CUT_OFF = "length"
-"""How the generator says that an answer ended because it was as long as allowed."""
+"""The generator's reason for the end of an answer that is as long as allowed."""
 
 
 class SelectionSettings(Record):
@@ -28,13 +28,13 @@ class SelectionSettings(Record):
     unfinished: bool = False
     """Keep answers that were cut off at sampling.max_tokens? They would teach the model to end there."""
     max_distance: float | None = Field(None, ge=0)
-    """Drop a sample if the values predicted for it are farther from those requested, mean over attributes in points of the scale."""
+    """Drop a sample whose predicted values are farther from those requested: points of scale, mean over attributes."""
     min_quantile: dict[str, Annotated[float, Field(gt=0, lt=1)]] = {}
-    """Attribute -> share of the samples, those with the worst predicted values, that is dropped; for attributes of which one end is better."""
+    """Attribute -> share of the samples with the worst predicted values to drop; only where one end is better."""
     duplicates: bool = True
-    """Keep an answer that the same question got before?"""
+    """Keep an answer that the same question had before?"""
     max_similarity: float | None = Field(None, gt=0, lt=1)
-    """Drop an answer of which an earlier one in the round, whatever its question, shares so much: Jaccard similarity of groups of three words."""
+    """Drop an answer this similar to an earlier one of the round: Jaccard similarity of groups of three words."""
     min_words: int = Field(0, ge=0)
     """Drop shorter answers."""
     max_words: int | None = Field(None, ge=1)
@@ -42,7 +42,7 @@ class SelectionSettings(Record):
     refusals: bool = True
     """Keep answers that begin with "I'm sorry, but", "As an AI language model" and the like?"""
     loops: bool = True
-    """Keep answers that say the same words four times on end?"""
+    """Keep answers that repeat the same words four times in a row?"""
 
     @model_validator(mode="after")
     def _bounds(self) -> "SelectionSettings":
@@ -66,7 +66,7 @@ class Sample:
 
     @property
     def distance(self) -> float:
-        """Mean difference of what was asked for and what the predictor found, in points of the scale; NaN if it found nothing."""
+        """Mean difference of the values requested and predicted, in points of the scale; NaN if none is predicted."""
         both = [abs(self.predicted[name] - value) for name, value in self.requested.items() if name in self.predicted]
         return float(np.mean(both)) if both else float("nan")
 
@@ -74,7 +74,7 @@ class Sample:
 def decisions(
     samples: Callable[[], Iterable[Sample]], settings: SelectionSettings, schema: AttributeSchema
 ) -> Iterator[str]:
-    """For each of `samples()`, which is read twice where quantiles are asked for: why it is dropped, or "" if it is kept.
+    """For each of `samples()`, which is read twice for quantiles: why it is dropped, or "" if it is kept.
 
     Raises AttributeProblem or UserError for a quantile of an attribute that is unknown or has no better end.
     """
@@ -97,7 +97,8 @@ def check_quantiles(min_quantile: Mapping[str, float], schema: AttributeSchema) 
     for name in min_quantile:
         if schema[name].better == "neither":
             raise UserError(
-                f"selection.min_quantile has {name}, of which neither end is better: which samples would be the worst? Leave it out"
+                f"selection.min_quantile has {name}, of which neither end is better: "
+                "which samples would be the worst? Leave it out"
             )
 
 

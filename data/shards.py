@@ -1,10 +1,10 @@
-"""The unit of a pipeline: a slice of one Parquet file in, one *piece* file out; the pieces of a file, in order, become a *part*.
+"""The unit of a pipeline: a slice of one Parquet file in, one *piece* file out; a file's pieces become a *part*.
 
-Exactly once by construction: a piece is a function of its shard alone and appears whole, under a name that says which shard it is.
-Whoever does a shard again, for whatever reason, puts the same file in the same place. Knows no Ray, no model and no column.
+Exactly once by construction: a piece is a function of its shard alone and appears whole, under its shard's name.
+A shard that is done again puts the same file in the same place. Knows no Ray, no model and no column.
 
-Ray Data's own checkpointing holds the id strings of all committed rows in every filter actor and reads all input again on a resume, and
-some of its settings lose or double rows without a word (`from_items` sources, OVERWRITE). Names of files need neither ids nor luck.
+Ray Data's own checkpointing holds the ids of all committed rows in every filter actor and reads all input again on a
+resume, and some of its settings silently lose or double rows (`from_items` sources, OVERWRITE). File names need no ids.
 """
 
 import posixpath
@@ -19,7 +19,7 @@ from data.counters import Counters, added, counters_of, with_counters
 from data.storage import Storage
 
 FINGERPRINT_KEY = b"steerlm.stamp"
-"""Where a part says what made it: a part with another stamp is not ours to keep."""
+"""Where a part carries the fingerprint of its inputs: one with another is rebuilt. Stored, so the key stays."""
 ROWS_PER_GROUP = 256
 """Rows of a Parquet row group: what a worker reads at least."""
 FOOTERS_AT_ONCE = 16
@@ -59,7 +59,7 @@ class Input:
 
 @dataclass(frozen=True)
 class Output:
-    """Where parts and pieces lie. Pieces are beside what readers read, under `fingerprint`, so that two different makings never mix."""
+    """Where parts and pieces are. Pieces are in a folder that `fingerprint` names, so that two runs never mix."""
 
     uri: str
     fingerprint: str
@@ -77,7 +77,7 @@ class Output:
         return self.all_pieces / (self.fingerprint or "unstamped")
 
     def finished(self, inputs: Sequence[Input]) -> dict[str, Counters]:
-        """The tallies of the parts that are there and have this stamp, by name."""
+        """The counters of the parts that are there and have this fingerprint, by name."""
         present = set(self.parts.names(".parquet"))
         found = [i.part for i in inputs if i.part in present]
         with ThreadPoolExecutor(FOOTERS_AT_ONCE) as pool:
@@ -85,7 +85,7 @@ class Output:
         return {part: counters for part, counters in zip(found, all_counters, strict=True) if counters is not None}
 
     def finished_part(self, part: str) -> Counters | None:
-        """The tally of a part that is there and has this stamp, else None."""
+        """The counters of a part that is there and has this fingerprint, else None."""
         return self._counters(part) if (self.parts / part).exists() else None
 
     def _counters(self, part: str) -> Counters | None:
@@ -99,7 +99,7 @@ class Output:
 
 
 def inputs_of(sources: Sequence[Storage]) -> list[Input]:
-    """The Parquet files of the folders that have rows, in order. The parts of several folders are told apart by the folder's number."""
+    """The non-empty Parquet files of the folders, in order; with several folders, parts begin with its number."""
     files = [
         (source / name, name.replace("/", "-") if len(sources) == 1 else f"{number:02d}-{name.replace('/', '-')}")
         for number, source in enumerate(sources)
@@ -111,7 +111,7 @@ def inputs_of(sources: Sequence[Storage]) -> list[Input]:
 
 
 def fingerprint_of(schema: pa.Schema) -> str:
-    """What made this file; "" if it does not say."""
+    """The fingerprint of the file's inputs; "" if it has none."""
     return (schema.metadata or {}).get(FINGERPRINT_KEY, b"").decode()
 
 
@@ -159,7 +159,7 @@ def write_piece(table: pa.Table, shard: Shard, output: Output) -> None:
 
 
 def merge(part: str, pieces: Sequence[str], output: Output) -> Counters:
-    """The part from its `pieces`, in their order, which are removed then; returns its tally.
+    """The part from its `pieces`, in their order, which are then removed; returns its counters.
 
     May be done again at any point: a part that is there stays, and only what is left of the pieces goes.
     """

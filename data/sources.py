@@ -1,16 +1,16 @@
-"""Public data in, conversations out: every record becomes rows or is Rejected with its file, line and reason, never an exception.
+"""Public data in, conversations out: a record becomes rows, or Rejected with file, line and reason, never an exception.
 
-This is the front door; what the formats look like stands in `data.formats` and `data.trees`, how files are opened in `data.lines`.
-Knows no Ray, no prompt, and nothing of what becomes of a rejected record.
+The formats are in `data.formats` and `data.trees`, how files are opened is in `data.lines`. Knows no Ray and no prompt.
 """
 
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import pyarrow as pa
 
 from data.attributes import AttributeSchema
 from data.conversation import Conversation, Rejected, arrow_schema, from_table, problem, schema_of
-from data.errors import UserError
+from data.errors import UserError, nearest
 from data.formats import (
     helpsteer,
     helpsteer3,
@@ -22,7 +22,7 @@ from data.formats import (
     to_messages,
     to_nemo,
 )
-from data.lines import BadRecord, Line, Row, files_of, lines, nearest, parquet_batches, text
+from data.lines import BadRecord, Line, Row, files_of, lines, parquet_batches, text
 from data.trees import oasst_messages, oasst_trees
 
 __all__ = ["FORMATS", "Reader", "files_of", "read", "read_texts", "require_format", "to_messages", "to_nemo"]
@@ -36,9 +36,9 @@ Parser = Callable[[Line, AttributeSchema, str], Iterator[Row]]
 def read(uri: str, format: str, schema: AttributeSchema, source: str = "", limit: int = 0) -> Iterator[Row]:
     """Rows of the file, folder or glob at `uri`, in order, streamed.
 
-    `source` is the name the rows carry, and a part of their ids: by default the format's name. `limit` counts rows, rejected ones not
-    included; 0 means all. Raises UserError for an unknown format and FileNotFoundError for a `uri` with nothing there, both at once;
-    while reading, SchemaMismatch (a UserError) if rows of ours have another schema.
+    `source` is the name of the rows, and a part of their ids: by default the format's name. `limit` counts rows without
+    the rejected ones; 0 means all. Raises UserError for an unknown format and FileNotFoundError for a `uri` with
+    nothing there, both at once; while reading, SchemaMismatch (a UserError) if rows of ours have another schema.
     """
     require_format(format)
     files = files_of(uri, (".parquet",)) if format == "steerlm" else files_of(uri)
@@ -62,33 +62,27 @@ def _limited(rows: Iterable[Row], limit: int) -> Iterator[Row]:
 
 
 def read_texts(uri: str, limit: int = 0) -> Iterator[str]:
-    """The column `text` of every record at `uri`, for language-model pre-training; texts of nothing but spaces are left out.
+    """The column `text` of every record at `uri`, for language-model pre-training; blank texts are left out.
 
     There are no rows to count here, so the first broken record raises UserError with its file and line.
     """
-    return _texts(files_of(uri), limit)
+    texts = (_text(line) for file in files_of(uri) for line in lines(file))
+    return itertools.islice(filter(str.strip, texts), limit or None)
 
 
-def _texts(files: Iterable[str], limit: int) -> Iterator[str]:
-    num_texts = 0
-    for file in files:
-        for line in lines(file):
-            if isinstance(line, Rejected):
-                raise _broken_text(line)
-            try:
-                found = text(line.record, "text")
-            except BadRecord as bad:
-                raise _broken_text(bad.at(line)) from None
-            if found.strip():
-                yield found
-                num_texts += 1
-                if limit and num_texts == limit:
-                    return
+def _text(line: Line | Rejected) -> str:
+    if isinstance(line, Rejected):
+        raise _broken_text(line)
+    try:
+        return text(line.record, "text")
+    except BadRecord as bad:
+        raise _broken_text(bad.at(line)) from None
 
 
 def _broken_text(rejected: Rejected) -> UserError:
     return UserError(
-        f"{rejected.file}, line {rejected.line}: {rejected.reason} ({rejected.detail}); a line is an object with a string `text`, mend or remove this one"
+        f"{rejected.file}, line {rejected.line}: {rejected.reason} ({rejected.detail}); "
+        "a line is an object with a string `text`, fix or remove this one"
     )
 
 
@@ -115,9 +109,7 @@ def steerlm(file: str, schema: AttributeSchema, source: str) -> Iterator[Row]:
         schema.require_same(schema_of(found, file), "this run", file)
         missing = [name for name in arrow_schema(schema).names if name not in found.names]
         if missing:
-            raise UserError(
-                f"{file} lacks the columns {', '.join(missing)}; make it again with `python -m jobs.prepare`"
-            )
+            raise UserError(f"{file} lacks the columns {', '.join(missing)}; rebuild it with `python -m jobs.prepare`")
 
     number = 0
     for batch in parquet_batches(file, require):

@@ -1,4 +1,4 @@
-"""One URI in, a filesystem and a path out; what is published appears whole or not at all. Knows nothing of what it stores.
+"""One URI in, a filesystem and a path out; files appear whole or not at all. Knows nothing of what it stores.
 
 Any fsspec URI: a local path, `s3://`, `gs://`, `hf://`, `memory://`.
 """
@@ -25,14 +25,14 @@ from data.errors import UserError
 S3_OPTIONS: dict[str, Any] = {
     # A listing cache makes a resumed job see files that another worker has deleted.
     "use_listings_cache": False,
-    # Ten attempts with growing pauses outlast what S3 calls "reduce your request rate"; botocore itself gives up after five.
+    # Ten attempts with growing pauses outlast S3's "reduce your request rate"; botocore itself gives up after five.
     "config_kwargs": {"retries": {"mode": "standard", "max_attempts": 10}, "connect_timeout": 10, "read_timeout": 60},
 }
-"""The endpoint and the keys come from the environment: AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_PROFILE."""
+"""Endpoint and keys are in the environment: AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_PROFILE."""
 
 
 def options(uri: str) -> dict[str, Any]:
-    """What fsspec needs to know besides the URI."""
+    """What fsspec needs besides the URI."""
     return S3_OPTIONS if uri.startswith("s3://") else {}
 
 
@@ -108,51 +108,43 @@ class Storage:
 
     def write_bytes(self, content: bytes) -> None:
         """Write the whole file atomically: rename on a disk, one PUT on an object store. Raises Unwritable."""
-        try:
-            if self.is_local:
-                self._write_local(content)
-            else:
+        with self._whole() as beside:
+            if not beside:
                 self.fs.pipe_file(self.path, content)
-        except OSError as error:
-            raise self._unwritable(error) from error
-
-    def _write_local(self, content: bytes) -> None:
-        os.makedirs(os.path.dirname(self.path), exist_ok=True)
-        beside = f"{self.path}.{secrets.token_hex(4)}.tmp"
-        try:
+                return
             with open(beside, "wb") as file:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
-            os.replace(beside, self.path)
-        except OSError:
-            with contextlib.suppress(FileNotFoundError):
-                os.remove(beside)
-            raise
 
     def put(self, local: str) -> None:
         """Copy a local file here; it appears whole or not at all. Raises Unwritable."""
-        try:
-            if not self.is_local:
-                self.fs.put_file(local, self.path)
-                return
-            os.makedirs(os.path.dirname(self.path), exist_ok=True)
-            beside = f"{self.path}.{secrets.token_hex(4)}.tmp"
-            try:
+        with self._whole() as beside:
+            if beside:
                 shutil.copyfile(local, beside)
-                os.replace(beside, self.path)
-            finally:
-                with contextlib.suppress(FileNotFoundError):
-                    os.remove(beside)
-        except OSError as error:
-            raise self._unwritable(error) from error
+            else:
+                self.fs.put_file(local, self.path)
 
-    def _unwritable(self, error: OSError) -> Unwritable:
-        reason = error.strerror or str(error)
-        return Unwritable(
-            error.errno,
-            f"cannot write {self.uri}: {reason}; make room or get access there, or set `storage` to another place",
-        )
+    @contextlib.contextmanager
+    def _whole(self) -> Iterator[str]:
+        """A local path to write, which is renamed to this file at the end; "" on an object store. Raises Unwritable."""
+        beside = f"{self.path}.{secrets.token_hex(4)}.tmp" if self.is_local else ""
+        try:
+            if beside:
+                os.makedirs(os.path.dirname(self.path), exist_ok=True)
+            yield beside
+            if beside:
+                os.replace(beside, self.path)
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise Unwritable(
+                error.errno,
+                f"cannot write {self.uri}: {reason}; free space or get access there, or set `storage` to another place",
+            ) from error
+        finally:
+            if beside:
+                with contextlib.suppress(OSError):
+                    os.remove(beside)
 
     def write_json(self, value: Any) -> None:
         self.write_bytes(json.dumps(value, indent=2, ensure_ascii=False).encode())
@@ -168,12 +160,13 @@ class Storage:
         try:
             return json.loads(content)
         except ValueError as error:
-            raise UserError(f"{self.uri} is no JSON ({error}); delete it to have it made again") from None
+            raise UserError(f"{self.uri} is no JSON ({error}); delete it to have it rebuilt") from None
 
     def checksum(self) -> str:
-        """16 hex digits of the content of the file, or of all files below: of every byte on a disk, elsewhere of what the store says of it (S3: the ETag).
+        """16 hex digits of the content of the file, or of all files below.
 
-        A copy or a touched file has the same one, so that nothing is done again for a date.
+        On a disk they depend on every byte, elsewhere on the store's own checksum (S3: the ETag). A copy or a touched
+        file has the same ones, so that a new date alone repeats nothing.
         """
         digest = hashlib.sha256()
         files = [("", self)] if self.fs.isfile(self.path) else [(name, self / name) for name in self.names()]
@@ -198,10 +191,10 @@ class Storage:
 
     @contextlib.contextmanager
     def replaced(self) -> Iterator["Storage"]:
-        """A folder to fill; when the block ends, it stands here in place of what did. If it raises, what stood here stays.
+        """A folder to fill; when the block ends, it takes the place of this one. If it raises, this one stays.
 
-        On an object store, which cannot rename, what stood here goes at once and each file appears whole when it is written: write last the one that
-        says that all are there.
+        An object store cannot rename: there the old folder goes at once, and each file appears whole when written.
+        Write last the file that marks the folder as complete.
         """
         if not self.is_local:
             self.remove()

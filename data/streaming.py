@@ -1,7 +1,7 @@
-"""Examples that are read while they are still being made: whoever wants a shard waits for that shard, not for the corpus.
+"""Examples that are read while they are still being written: a reader waits for its shard, not for the corpus.
 
-They lie as `data.shards` leaves them: in pieces, then in a part. A row of input becomes one row of output, so that slices of the input say where
-everything will be before anything is there. Knows neither Ray nor who makes them.
+They lie as `data.shards` leaves them: in pieces, then in a part. A row of input becomes one row of output, so that
+slices of the input give every example's place in advance. Knows neither Ray nor the writer.
 """
 
 import contextlib
@@ -21,7 +21,7 @@ POLL_S = 0.5
 
 @dataclass(frozen=True)
 class StreamingDataset:
-    """A folder of parts that is being filled, piece by piece of `piece_rows` rows."""
+    """A folder of parts that is being written, piece by piece of `piece_rows` rows."""
 
     output: Output
     piece_rows: int
@@ -42,19 +42,18 @@ class StreamingDataset:
                     return found(shard)
             if self.failed.exists():
                 raise UserError(
-                    f"tokenising ended before rows {shard.start:,} to {shard.stop:,} of {shard.part}; its own message says why"
+                    f"tokenizing ended before rows {shard.start:,} to {shard.stop:,} of {shard.part}; "
+                    "its own message has the reason"
                 )
             time.sleep(POLL_S)
 
     def _pieces(self, shard: Shard) -> pa.Table:
         """From the pieces that the slice touches; raises FileNotFoundError if one is missing."""
         first = shard.start // self.piece_rows * self.piece_rows
-        bounds = [
-            (a, min(a + self.piece_rows, self.rows[shard.part])) for a in range(first, shard.stop, self.piece_rows)
-        ]
+        stop = self.rows[shard.part]
+        bounds = [(a, min(a + self.piece_rows, stop)) for a in range(first, shard.stop, self.piece_rows)]
         folder = self.output.pieces
         names = [Shard(shard.uri, shard.part, a, b).piece for a, b in bounds]
         tables = [pq.read_table((folder / name).path, filesystem=folder.arrow_fs) for name in names]
-        return pa.concat_tables([t.replace_schema_metadata() for t in tables]).slice(
-            shard.start - first, shard.stop - shard.start
-        )
+        rows = pa.concat_tables([t.replace_schema_metadata() for t in tables])
+        return rows.slice(shard.start - first, shard.stop - shard.start)

@@ -1,10 +1,10 @@
 """The only place that knows the prompt format: conversation and labels in, pieces of text out, and the same as Jinja.
 
-`SteerLMTemplate` is NeMo-Aligner's template byte for byte (examples/nlp/data/steerlm/common.py); `WrappedTemplate` puts
+`SteerLMTemplate` is NeMo-Aligner's template byte for byte (examples/nlp/data/steerlm/common.py). `WrappedTemplate` puts
 the label line at the same place, right before the answer, inside a model's own chat template. Knows no token ids.
 
-Text from people is never control: every special token's spelling inside a message is broken by `neutralise`, in Python and
-in the exported Jinja alike, so that both give the same ids in every engine.
+Text from people is never control: `neutralize` breaks the spelling of every special token inside a message, in Python
+and in the exported Jinja alike, so that both give the same ids in every engine.
 """
 
 from collections.abc import Callable, Sequence
@@ -24,8 +24,8 @@ Labels = Sequence[Values | None]
 
 
 @dataclass(frozen=True)
-class Piece:
-    """A run of text that is tokenised on its own, so that the loss mask is known by construction."""
+class TextPiece:
+    """A run of text that is tokenized on its own, so that the loss mask is known by construction."""
 
     text: str
     trained: bool = False
@@ -33,14 +33,14 @@ class Piece:
 
 
 class Template(Protocol):
-    """What training, annotation and serving ask of a prompt format."""
+    """A prompt format, as training, annotation and serving need it."""
 
     @property
     def schema(self) -> AttributeSchema: ...
 
     def pieces(
         self, system: str, messages: Sequence[Message], labels: Labels, attributes: Values | None = None
-    ) -> list[Piece]:
+    ) -> list[TextPiece]:
         """The whole conversation; if it ends with a user turn, the prompt for an answer at `attributes`."""
         ...
 
@@ -49,7 +49,7 @@ class Template(Protocol):
         ...
 
 
-def neutralise(text: str, control_tokens: Sequence[str]) -> str:
+def neutralize(text: str, control_tokens: Sequence[str]) -> str:
     """`text`, trimmed, with no control token's spelling left in it: "<extra_id_2>" -> "<", BREAK, "extra_id_2>"."""
     for token in control_tokens:
         text = text.replace(token, token[0] + BREAK + token[1:])
@@ -57,7 +57,7 @@ def neutralise(text: str, control_tokens: Sequence[str]) -> str:
 
 
 def label_line(schema: AttributeSchema, values: Values | None) -> str:
-    """`<extra_id_2>name:int,name:int\\n` in schema order, values clipped and rounded half to even; "" if nothing is rated."""
+    """`<extra_id_2>name:int,name:int\\n` in schema order, clipped and rounded half to even; "" if none is rated."""
     rated = [
         f"{a.name}:{a.rounded(values[a.name])}" for a in schema.attributes if values and values.get(a.name) is not None
     ]
@@ -74,7 +74,10 @@ def per_message(messages: Sequence[Message], labels: Labels) -> list[Values | No
 
 @dataclass(frozen=True)
 class SteerLMTemplate:
-    """`<extra_id_0>System\\n{system}\\n<extra_id_1>User\\n{user}\\n<extra_id_1>Assistant\\n<extra_id_2>{labels}\\n{answer}\\n<extra_id_1>`.
+    """NeMo-Aligner's format: the system text, then a pair of turns for each answer.
+
+    `<extra_id_0>System\\n{system}\\n`
+    `<extra_id_1>User\\n{user}\\n<extra_id_1>Assistant\\n<extra_id_2>{labels}\\n{answer}\\n<extra_id_1>`
 
     `control_tokens` are all the tokenizer's added tokens; `bos` is what the tokenizer puts first, or "".
     """
@@ -85,24 +88,25 @@ class SteerLMTemplate:
 
     def pieces(
         self, system: str, messages: Sequence[Message], labels: Labels, attributes: Values | None = None
-    ) -> list[Piece]:
+    ) -> list[TextPiece]:
         pieces = []
-        text = f"{self.bos}{SYSTEM_START}System\n{neutralise(system, self.control_tokens)}\n{TURN_START}"
+        text = f"{self.bos}{SYSTEM_START}System\n{neutralize(system, self.control_tokens)}\n{TURN_START}"
         for message, values in zip(messages, per_message(messages, labels), strict=True):
-            content = neutralise(message.content, self.control_tokens)
+            content = neutralize(message.content, self.control_tokens)
             if message.role == "user":
                 text += f"User\n{content}\n{TURN_START}"
             else:
                 pieces += [
-                    Piece(f"{text}Assistant\n{label_line(self.schema, values)}"),
-                    Piece(f"{content}\n{TURN_START}", trained=True),
+                    TextPiece(f"{text}Assistant\n{label_line(self.schema, values)}"),
+                    TextPiece(f"{content}\n{TURN_START}", trained=True),
                 ]
                 text = ""
         if messages and messages[-1].role == "user":
-            pieces.append(Piece(f"{text}Assistant\n{label_line(self.schema, attributes)}"))
+            pieces.append(TextPiece(f"{text}Assistant\n{label_line(self.schema, attributes)}"))
         return pieces
 
     def jinja(self) -> str:
+        role_error = "'role ' ~ message['role'] ~ ' is not system (first), user or assistant'"
         return f"""{_jinja_prelude(self.schema, self.control_tokens)}\
 {{%- set first = 1 if messages and messages[0]['role'] == 'system' else 0 -%}}
 {{{{- {self.bos!r} + '{SYSTEM_START}System\\n' + (plain(messages[0]['content']) if first else '') + '\\n' -}}}}
@@ -112,7 +116,7 @@ class SteerLMTemplate:
 {{%- if loop.last -%}}{{{{- '{TURN_START}' -}}}}{{%- endif -%}}
 {{%- elif message['role'] == 'user' -%}}
 {{{{- '{TURN_START}User\\n' + plain(message['content']) + '\\n' -}}}}
-{{%- else -%}}{{{{ raise_exception('role ' ~ message['role'] ~ ' is not system (first), user or assistant') }}}}{{%- endif -%}}
+{{%- else -%}}{{{{ raise_exception({role_error}) }}}}{{%- endif -%}}
 {{%- endfor -%}}
 {{%- if add_generation_prompt -%}}{{{{- '{TURN_START}Assistant\\n' + line(asked) -}}}}{{%- endif -%}}"""
 
@@ -121,7 +125,7 @@ class SteerLMTemplate:
 class WrappedTemplate:
     """A model's own chat template, with the label line right before each answer.
 
-    `base` is the model's Jinja source; `render(template, messages, add_generation_prompt)` renders it as transformers would.
+    `base` is the model's Jinja source; `render(template, messages, add_generation_prompt)` renders it.
     """
 
     schema: AttributeSchema
@@ -131,52 +135,54 @@ class WrappedTemplate:
 
     def pieces(
         self, system: str, messages: Sequence[Message], labels: Labels, attributes: Values | None = None
-    ) -> list[Piece]:
+    ) -> list[TextPiece]:
         """Raises UserError if the base template rewrites earlier turns, so that a prompt is no prefix of the whole."""
-        chat = [{"role": "system", "content": neutralise(system, self.control_tokens)}] if system else []
-        pieces: list[Piece] = []
+        chat = [{"role": "system", "content": neutralize(system, self.control_tokens)}] if system else []
+        pieces: list[TextPiece] = []
         done = ""
         for message, values in zip(messages, per_message(messages, labels), strict=True):
-            content = neutralise(message.content, self.control_tokens)
+            content = neutralize(message.content, self.control_tokens)
             if message.role == "assistant":
                 line = label_line(self.schema, values)
                 prompt = self.render(self.base, chat, True) + line
                 chat.append({"role": "assistant", "content": line + content})
                 end = self._turn_end(self.render(self.base, chat, False), prompt + content)
-                pieces += [Piece(self._prefixed(prompt, done)), Piece(content + end, trained=True)]
+                pieces += [TextPiece(self._prefixed(prompt, done)), TextPiece(content + end, trained=True)]
                 done = prompt + content + end
             else:
                 chat.append({"role": "user", "content": content})
         if messages and messages[-1].role == "user":
-            pieces.append(
-                Piece(self._prefixed(self.render(self.base, chat, True), done) + label_line(self.schema, attributes))
-            )
+            prompt = self._prefixed(self.render(self.base, chat, True), done)
+            pieces.append(TextPiece(prompt + label_line(self.schema, attributes)))
         return pieces
 
     def _turn_end(self, whole: str, upto_content: str) -> str:
-        """What follows the answer, up to and including the first control token: it is trained, so that the model stops."""
+        """The text after the answer, up to the first control token with it: trained, so that the model stops."""
         tail = self._prefixed(whole, upto_content)
         ends = [tail.find(token) + len(token) for token in self.control_tokens if token in tail]
         if not ends:
             raise UserError(
-                "the model's chat template ends an answer with no special token, so a model trained on it would never stop; set template: steerlm"
+                "the model's chat template ends an answer with no special token, so a model trained on it never stops; "
+                "set template: steerlm"
             )
         return tail[: min(ends)]
 
     def _prefixed(self, text: str, prefix: str) -> str:
         if not text.startswith(prefix):
+            there = text[max(0, len(prefix) - 40) : len(prefix)]
             raise UserError(
-                f"the model's chat template rewrites earlier turns (…{prefix[-40:]!r} is no prefix of …{text[max(0, len(prefix) - 40) : len(prefix)]!r}), "
+                f"the model's chat template rewrites earlier turns (…{prefix[-40:]!r} is no prefix of …{there!r}), "
                 "so training and serving would see different tokens; set template: steerlm"
             )
         return text[len(prefix) :]
 
     def jinja(self) -> str:
+        label = "{%- set content = line(message.get('attributes')) + content -%}"
         return f"""{_jinja_prelude(self.schema, self.control_tokens)}\
 {{%- set ns = namespace(chat=[]) -%}}
 {{%- for message in messages -%}}
 {{%- set content = plain(message['content']) -%}}
-{{%- if message['role'] == 'assistant' -%}}{{%- set content = line(message.get('attributes')) + content -%}}{{%- endif -%}}
+{{%- if message['role'] == 'assistant' -%}}{label}{{%- endif -%}}
 {{%- set ns.chat = ns.chat + [dict(message, content=content)] -%}}
 {{%- endfor -%}}
 {{%- set messages = ns.chat -%}}
@@ -184,7 +190,10 @@ class WrappedTemplate:
 
 
 def _jinja_prelude(schema: AttributeSchema, control_tokens: Sequence[str]) -> str:
-    """Macros `plain` (neutralise) and `line` (label_line), and `asked`: the caller's attributes, or the defaults if it names none."""
+    """Macros `plain` (neutralize) and `line` (label_line), and `asked`: the caller's attributes, or else the defaults.
+
+    The template is stored with checkpoints, and a prompt cache is keyed by it: its names stay.
+    """
     plain = "text" + "".join(f"|replace({t!r}, {t[0] + BREAK + t[1:]!r})" for t in control_tokens)
     scale = "[" + ", ".join(f"({a.name!r}, {a.low}, {a.high})" for a in schema.attributes) + "]"
     return f"""{{%- macro plain(text) -%}}{{{{- {plain}|trim -}}}}{{%- endmacro -%}}

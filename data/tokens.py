@@ -1,7 +1,7 @@
 """Pieces of text in, token ids with loss mask and turn ends out. Knows no tokenizer: it is given `encode`.
 
-The ids of a conversation are built piece by piece and the mask at the same time, so that they cannot disagree
-(NeMo-Aligner tokenises turns separately and only warns on a mismatch).
+The ids of a conversation and their mask are built piece by piece together, so that they cannot disagree (NeMo-Aligner
+tokenizes turns separately and only warns on a mismatch).
 """
 
 from collections.abc import Callable, Sequence
@@ -12,15 +12,15 @@ import numpy as np
 from data.attributes import Values
 from data.conversation import Message
 from data.errors import UserError
-from data.template import Labels, Piece, Template
+from data.template import Labels, Template, TextPiece
 
 Encode = Callable[[str], list[int]]
-"""Text to ids; control tokens are recognised, nothing is added."""
+"""Text to ids; control tokens are recognized, nothing is added."""
 
 
 @dataclass(frozen=True)
 class Tokens:
-    """One conversation: `ids_T`, `trained_T` (loss on predicting this token), `turn_ends_S` (positions of assistant turn ends)."""
+    """One conversation: `ids_T`, `trained_T` (loss on predicting this token), `turn_ends_S` (of assistant turns)."""
 
     ids_T: np.ndarray
     trained_T: np.ndarray
@@ -33,8 +33,8 @@ class Tokens:
 
 
 @dataclass(frozen=True)
-class Reading:
-    """How a backbone reads a conversation: a decoder all of it at once, an encoder each answer with what came before it."""
+class BackboneReading:
+    """How a backbone reads a conversation: a decoder all of it at once, an encoder each answer with all before it."""
 
     causal: bool = True
     before: tuple[int, ...] = ()
@@ -45,7 +45,7 @@ class Reading:
 
 @dataclass(frozen=True)
 class Segment:
-    """What one conversation puts into a packed row: `ids_T`, and `reads_S`, the positions whose hidden state the heads read."""
+    """One conversation's part of a pack: `ids_T`, and `reads_S`, the positions whose hidden state the heads read."""
 
     ids_T: np.ndarray
     reads_S: np.ndarray
@@ -58,8 +58,11 @@ class OverLong(UserError):
     """Not even the last exchange fits."""
 
 
-def tokenize(pieces: Sequence[Piece], encode: Encode) -> Tokens:
-    """Ids of all pieces in order. Micro-example: [prompt: 3 ids][answer, trained: 2 ids] -> trained_T 0 0 0 1 1, turn_ends_S [4]."""
+def tokenize(pieces: Sequence[TextPiece], encode: Encode) -> Tokens:
+    """Ids of all pieces in order.
+
+    Micro-example: [prompt: 3 ids][answer, trained: 2 ids] -> trained_T 0 0 0 1 1, turn_ends_S [4].
+    """
     ids: list[int] = []
     trained: list[bool] = []
     ends: list[int] = []
@@ -75,7 +78,7 @@ def tokenize(pieces: Sequence[Piece], encode: Encode) -> Tokens:
 def fitted(
     template: Template, encode: Encode, system: str, messages: Sequence[Message], labels: Labels, max_tokens: int
 ) -> Tokens:
-    """The conversation in at most `max_tokens`: the oldest exchanges are cut first, the system text and last answer never.
+    """The conversation in at most `max_tokens`: the oldest exchanges are cut first, system text and last answer never.
 
     Raises OverLong, with both numbers, if the last exchange alone does not fit.
     """
@@ -98,17 +101,17 @@ def prompt_ids(
     attributes: Values | None,
     labels: Labels = (),
 ) -> list[int]:
-    """Ids to generate from: the conversation so far (user turn last) and the label line that asks for `attributes`."""
+    """Ids to generate from: the conversation so far (user turn last) and the label line that requests `attributes`."""
     if not messages or messages[-1].role != "user":
         raise UserError("a prompt ends with a user turn")
     return [token for piece in template.pieces(system, messages, labels, attributes) for token in encode(piece.text)]
 
 
-def segments(tokens: Tokens, reading: Reading) -> list[Segment]:
+def segments(tokens: Tokens, reading: BackboneReading) -> list[Segment]:
     """The segments whose reads, in order, are the conversation's turns.
 
-    Micro-example, turn ends 3 and 8: a decoder reads 9 ids at 3 and 8; an encoder reads [CLS] + 4 ids + [SEP] at 0, and [CLS] + 9 ids + [SEP] at 0,
-    because it would otherwise see the second answer while it rates the first.
+    Micro-example, turn ends 3 and 8: a decoder reads 9 ids at 3 and 8. An encoder reads [CLS] + 4 ids + [SEP] at 0, and
+    [CLS] + 9 ids + [SEP] at 0: otherwise it would see the second answer while it rates the first.
     """
     if reading.causal:
         return [Segment(tokens.ids_T, tokens.turn_ends_S)]

@@ -1,8 +1,8 @@
-"""Open Assistant's message trees, as a list of messages or a tree a line; conversations out, every answer rated exactly once.
+"""Open Assistant's message trees, a message or a tree a line; conversations out, every answer rated exactly once.
 
-A conversation is a path from the root to a leaf. Paths share their first answers; an answer's ratings go with the first path that has
-it, in later paths it is context without ratings, and a path that would bring no new answer is left out. Knows no other
-format (`data.formats`), and not how a file is opened (`data.lines`).
+A conversation is a path from the root to a leaf. Paths share their first answers: an answer's ratings go with the first
+path that has it, in later paths it is context without ratings, and a path without a new answer is left out. Knows no
+other format (`data.formats`), and not how a file is opened (`data.lines`).
 """
 
 from collections import defaultdict
@@ -20,7 +20,7 @@ LABEL_SCALE = (0, 1)
 
 
 @dataclass
-class Node:
+class TreeMessage:
     """One message of a tree."""
 
     line: Line
@@ -35,8 +35,8 @@ class Node:
 
 
 def oasst_messages(file: str, schema: AttributeSchema, source: str) -> Iterator[Row]:
-    """A message a line, in any order, so the file's texts are held until its end (all of OASST2 is some 200,000 messages)."""
-    trees: dict[str, dict[str, Node]] = defaultdict(dict)
+    """A message a line, in any order: its texts are held until its end (all of OASST2: some 200,000 messages)."""
+    trees: dict[str, dict[str, TreeMessage]] = defaultdict(dict)
     for line in lines(file):
         if isinstance(line, Rejected):
             yield line
@@ -56,7 +56,7 @@ def oasst_messages(file: str, schema: AttributeSchema, source: str) -> Iterator[
 
 def oasst_trees(line: Line, schema: AttributeSchema, source: str) -> Iterator[Row]:
     """A tree a line: `message_tree_id`, and `prompt` with its `replies`, each with replies of its own."""
-    nodes: dict[str, Node] = {}
+    nodes: dict[str, TreeMessage] = {}
     waiting = [(typed(column(line.record, "prompt"), dict, "prompt"), "")]
     while waiting:
         record, parent = waiting.pop()
@@ -67,8 +67,8 @@ def oasst_trees(line: Line, schema: AttributeSchema, source: str) -> Iterator[Ro
     yield from _conversations(nodes, text(line.record, "message_tree_id"), source)
 
 
-def _node(line: Line, record: Mapping[str, Any], id: str, parent: str, schema: AttributeSchema) -> Node:
-    node = Node(Line(line.file, line.number, {}), id, parent)
+def _node(line: Line, record: Mapping[str, Any], id: str, parent: str, schema: AttributeSchema) -> TreeMessage:
+    node = TreeMessage(Line(line.file, line.number, {}), id, parent)
     try:
         role = text(record, "role")
         node.message = Message(ROLES.get(role, role), text(record, "text"))
@@ -88,7 +88,8 @@ def _node(line: Line, record: Mapping[str, Any], id: str, parent: str, schema: A
 def _labels(labels: Any) -> dict[str, Any]:
     """Label name -> value, of labels that at least one person gave.
 
-    A message list has `{"name": ["humor"], "value": [0.5], "count": [3]}`, a tree `{"humor": {"value": 0.5, "count": 3}}`.
+    A list of messages has `{"name": ["humor"], "value": [0.5], "count": [3]}`.
+    A tree has `{"humor": {"value": 0.5, "count": 3}}`.
     """
     if labels is None:
         return {}
@@ -106,9 +107,9 @@ def _labels(labels: Any) -> dict[str, Any]:
     return {name: value for name, value, count in zip(names, values, counts, strict=True) if count}
 
 
-def _conversations(nodes: Mapping[str, Node], group: str, source: str) -> Iterator[Row]:
-    """All paths of one tree in order, then every message that is in none of them through its own or its parent's fault."""
-    replies: dict[str, list[Node]] = defaultdict(list)
+def _conversations(nodes: Mapping[str, TreeMessage], group: str, source: str) -> Iterator[Row]:
+    """All paths of one tree in order, then every message that is in none of them, with its or its parent's fault."""
+    replies: dict[str, list[TreeMessage]] = defaultdict(list)
     for node in nodes.values():
         replies[node.parent].append(node)
     kept: set[str] = set()
@@ -124,7 +125,7 @@ def _conversations(nodes: Mapping[str, Node], group: str, source: str) -> Iterat
     yield from (_fault(node, nodes) for node in nodes.values() if node.id not in kept)
 
 
-def _fitting(replies: Iterable[Node], role: str) -> list[Node]:
+def _fitting(replies: Iterable[TreeMessage], role: str) -> list[TreeMessage]:
     """The sound ones; a message of the other role is marked as bad here, where its place in the tree is known."""
     sound = [node for node in replies if not node.bad]
     for node in sound:
@@ -135,7 +136,9 @@ def _fitting(replies: Iterable[Node], role: str) -> list[Node]:
     return [node for node in sound if not node.bad]
 
 
-def _path(leaf: Node, nodes: Mapping[str, Node], rated: set[str], group: str, source: str) -> Iterator[Row]:
+def _path(
+    leaf: TreeMessage, nodes: Mapping[str, TreeMessage], rated: set[str], group: str, source: str
+) -> Iterator[Row]:
     """The path to `leaf`, cut back to its last answer; nothing if that answer was in an earlier path."""
     last = leaf if leaf.message.role == "assistant" else nodes.get(leaf.parent)
     if last is None:
@@ -147,13 +150,13 @@ def _path(leaf: Node, nodes: Mapping[str, Node], rated: set[str], group: str, so
         yield row(last.line, source, [node.message for node in path], human, group=group)
 
 
-def _upwards(node: Node | None, nodes: Mapping[str, Node]) -> Iterator[Node]:
+def _upwards(node: TreeMessage | None, nodes: Mapping[str, TreeMessage]) -> Iterator[TreeMessage]:
     while node:
         yield node
         node = nodes.get(node.parent)
 
 
-def _fault(node: Node, nodes: Mapping[str, Node]) -> Rejected:
+def _fault(node: TreeMessage, nodes: Mapping[str, TreeMessage]) -> Rejected:
     if node.bad:
         return node.bad.at(node.line)
     if node.parent not in nodes:

@@ -1,6 +1,6 @@
-"""What a judge said: its text to a verdict, and stored judgements, ours or FastChat's, back in.
+"""A judge's verdicts: read from its replies, or from stored judgements, ours or FastChat's.
 
-Knows no endpoint and adds nothing up (`data.comparisons` does). What could not be read stays a verdict, with its problem.
+Knows no endpoint and adds nothing up (`data.comparisons` does). An unreadable reply is a verdict with a problem.
 """
 
 import re
@@ -25,7 +25,7 @@ LOWEST, HIGHEST = 1, 10
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the judge said of one answer, or of two in one order; exactly one of `winner`, `rating` and `problem` is there."""
+    """The verdict on one answer, or on two in one order: exactly one of `winner`, `rating` and `problem` is set."""
 
     kind: Kind
     question_id: QuestionId
@@ -41,7 +41,7 @@ class Verdict:
 
 
 def winner_in(reply: str) -> Winner | None:
-    """The last [[A]], [[B]] or [[C]]: the prompt wants the verdict after the explanation. (FastChat takes any [[A]] before any [[B]].)
+    """The last [[A]], [[B]] or [[C]]: the prompt wants the verdict last. (FastChat takes any [[A]] before any [[B]].)
 
     "Not [[A]], so: [[B]]" -> "second".
     """
@@ -85,7 +85,7 @@ def judgement_line(match: Match, judge: str, key: str, reply: str | None, error:
 
 
 def read_verdicts(uri: str, categories: Mapping[QuestionId, str]) -> list[Verdict]:
-    """Stored judgements: our `judgements.jsonl`, or FastChat's model_judgment files of either kind, whose categories are looked up."""
+    """Stored judgements: our `judgements.jsonl`, or FastChat's model_judgment files, whose categories are looked up."""
     return [found for line in records(uri) for found in _stored(line, categories)]
 
 
@@ -99,19 +99,13 @@ def _ours(stored: Mapping[str, Any]) -> list[Verdict]:
         raise BadRecord("wrong_type", f"kind is {kind!r} and models {models!r}; a pair has two models, a single one")
     if not (reply is None or isinstance(reply, str)):
         raise BadRecord("wrong_type", f"reply is {reply!r}; it is a text or null")
-    about = (
-        kind,
-        question_id(stored),
-        str(stored.get("category", "")),
-        _turn(stored),
-        tuple(map(str, models)),
-        _judge(stored),
-    )
+    category, names = str(stored.get("category", "")), tuple(map(str, models))
+    about = (kind, question_id(stored), category, _turn(stored), names, _judge(stored))
     return [_read(about, reply, str(stored.get("error", "")))]
 
 
 def _fastchat(stored: Mapping[str, Any], categories: Mapping[QuestionId, str]) -> list[Verdict]:
-    """FastChat's word counts, not a second reading of the judge's: its figures come out as published."""
+    """FastChat's own winners and scores, not a second reading of the replies: its published numbers come out."""
     id = question_id(stored)
     category, turn, judge = categories.get(id, ""), _turn(stored), _judge(stored)
     if "g1_winner" in stored and "g2_winner" in stored:
@@ -122,20 +116,10 @@ def _fastchat(stored: Mapping[str, Any], categories: Mapping[QuestionId, str]) -
         score = stored["score"]
         if isinstance(score, bool) or not isinstance(score, int | float):
             raise BadRecord("wrong_type", f"score is {score!r}; it is a number")
-        rated = LOWEST <= score <= HIGHEST
-        problem = "" if rated else _problem(stored.get("judgment"))
-        return [
-            Verdict(
-                "single",
-                id,
-                category,
-                turn,
-                (text_field(stored, "model"),),
-                judge,
-                rating=float(score) if rated else None,
-                problem=problem,
-            )
-        ]
+        about = (id, category, turn, (text_field(stored, "model"),), judge)
+        if LOWEST <= score <= HIGHEST:
+            return [Verdict("single", *about, rating=float(score))]
+        return [Verdict("single", *about, problem=_problem(stored.get("judgment")))]
     raise BadRecord(
         "unknown_record", "the line is no judgement: ours has kind, FastChat's has g1_winner and g2_winner, or score"
     )
@@ -147,16 +131,12 @@ def _game(
     about: tuple[QuestionId, str, int, tuple[str, str], str],
     places: tuple[str, str],
 ) -> Verdict:
-    said = stored[f"{order}_winner"]
+    found = stored[f"{order}_winner"]
     winners: dict[str, Winner] = {places[0]: "first", places[1]: "second", "tie": "tie"}
-    if said not in (*winners, "error"):
-        raise BadRecord("wrong_type", f"{order}_winner is {said!r}; it is model_1, model_2, tie or error")
-    return Verdict(
-        "pair",
-        *about,
-        winner=winners.get(said),
-        problem="" if said in winners else _problem(stored.get(f"{order}_judgment")),
-    )
+    if found not in (*winners, "error"):
+        raise BadRecord("wrong_type", f"{order}_winner is {found!r}; it is model_1, model_2, tie or error")
+    problem = "" if found in winners else _problem(stored.get(f"{order}_judgment"))
+    return Verdict("pair", *about, winner=winners.get(found), problem=problem)
 
 
 def _problem(reply: object) -> str:

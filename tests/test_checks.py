@@ -8,11 +8,11 @@ import pytest
 from cluster.checks import Finding, Unfit, examined, findings, require_fit
 from cluster.needs import Needs
 from cluster.nodes import Report
-from cluster.preflight import Demand, Node
+from cluster.preflight import ClusterNode, Demand
 
 VERSIONS = {"python": "3.11.7", "ray": "2.60.0", "torch": "2.13.0"}
 GIB = 2**30
-NODES = [Node({"CPU": 4.0}), Node({"CPU": 4.0})]
+NODES = [ClusterNode({"CPU": 4.0}), ClusterNode({"CPU": 4.0})]
 NEEDS = Needs(
     "demo",
     "s3://bucket/runs",
@@ -93,7 +93,7 @@ def test_each_kind_of_trouble_has_its_line_and_its_remedy(
 ) -> None:
     [finding] = bad(report("10.0.0.1"), report("10.0.0.2", **changes))
     assert finding.what == what
-    assert said in finding.said
+    assert said in finding.found
     assert remedy in finding.remedy
 
 
@@ -104,7 +104,7 @@ def test_a_slow_answer_is_no_wrong_clock() -> None:
 def test_too_few_cpus_name_the_setting_and_an_autoscaler_may_still_bring_them() -> None:
     needs = replace(NEEDS, demands=(Demand("policy.learner", 16, 16, 1, 0, "policy.learner", "worker"),))
     [finding] = bad(report("10.0.0.1"), needs=needs)
-    assert "only 8 of 16 fit" in finding.said
+    assert "only 8 of 16 fit" in finding.found
     assert finding.remedy == "set ray.num_cpus=16 or policy.learner.num_workers=8"
     assert bad(report("10.0.0.1"), needs=needs, growing=True) == []
 

@@ -87,13 +87,13 @@ def test_two_turns_of_a_question_are_one_question_for_the_interval() -> None:
 
 def test_the_judge_s_leaning_to_a_place() -> None:
     found = leaning(pairwise_comparisons(VERDICTS, MODELS))
-    assert (found["duels"], found["changed"], found["reversed"]) == (5, 0.4, 0.2)
+    assert (found["comparisons"], found["changed"], found["reversed"]) == (5, 0.4, 0.2)
     # decided: 1 first+second, 2 second+first, 4 first+first, 5 first, 6 first
     assert (found["decided"], found["first_place"]) == (8, 0.75)
     always_first = leaning(pairwise_comparisons([v for q in range(4) for v in both(q, "first", "first")], MODELS))
     assert (always_first["reversed"], always_first["first_place"]) == (1.0, 1.0)
     nothing = leaning(pairwise_comparisons(both(1, None, None), MODELS))
-    assert (nothing["duels"], nothing["changed"], nothing["first_place"]) == (0, None, None)
+    assert (nothing["comparisons"], nothing["changed"], nothing["first_place"]) == (0, None, None)
 
 
 def test_nothing_judged_has_no_rate() -> None:

@@ -55,7 +55,7 @@ def test_a_ray_that_runs_is_used_when_the_block_fails_too(ray_cluster):
 def test_more_cpus_than_the_running_ray_has_is_a_warning(ray_cluster, caplog):
     with caplog.at_level(logging.WARNING), connect(num_cpus=10_000) as cluster:
         assert cluster.num_cpus < 10_000
-    assert "num_cpus: 10000 asked for" in caplog.text
+    assert "num_cpus: 10000 requested" in caplog.text
 
 
 @pytest.mark.ray

@@ -45,7 +45,7 @@ def _feed(corpus: Corpus, **settings: object) -> DataLoader:
 
 
 def _ids(loader: DataLoader, start: Position | None = None) -> list[str]:
-    return [step.examples.ids[i] for step in loader.steps(start) for row in step.rows for i in row]
+    return [step.examples.ids[i] for step in loader.steps(start) for row in step.packs for i in row]
 
 
 def test_examples_are_ordered_by_id_whatever_the_files() -> None:
@@ -92,8 +92,8 @@ def test_an_epoch_has_every_example_once_in_rows_that_fit(corpus: Corpus) -> Non
     trained = sorted(f"{i:04d}" for i in range(NUM) if split.trains(f"g{i % 37}"))
     assert sorted(_ids(loader)) == trained
     for step in loader.steps():
-        assert 1 <= len(step.rows) <= 4
-        assert all(sum(int(step.examples.lengths[i]) for i in row) <= 64 for row in step.rows)
+        assert 1 <= len(step.packs) <= 4
+        assert all(sum(int(step.examples.lengths[i]) for i in row) <= 64 for row in step.packs)
     held = [examples.ids[i] for examples, rows in loader.validation(3) for row in rows for i in row]
     assert sorted([*held, *trained]) == [f"{i:04d}" for i in range(NUM)]
     assert {len(rows) for _, rows in loader.validation(3)} == {3}
@@ -114,7 +114,7 @@ def test_from_any_position_on_come_just_the_steps_that_are_left(corpus: Corpus) 
     whole = _ids(loader)
     done = 0
     for step in steps:
-        done += sum(map(len, step.rows))
+        done += sum(map(len, step.packs))
         assert _ids(loader, step.after) == whole[done:]
         assert [s.progress for s in loader.steps(step.after)] == [
             s.progress for s in steps if s.progress > step.progress

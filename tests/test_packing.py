@@ -19,7 +19,7 @@ def test_every_sample_once_and_no_row_over_budget() -> None:
 
 
 def test_a_sample_over_the_budget_names_both_numbers() -> None:
-    with pytest.raises(ValueError, match="sample 1 has 9 tokens, the row budget is 8; raise pack_tokens"):
+    with pytest.raises(ValueError, match="sample 1 has 9 tokens, a pack has 8; raise pack_tokens"):
         best_fit([1, 9], 8)
 
 

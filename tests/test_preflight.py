@@ -2,10 +2,10 @@
 
 import pytest
 
-from cluster.preflight import Demand, Node, WouldHang, judged
+from cluster.preflight import ClusterNode, Demand, WouldHang, judged
 
-LAPTOP = [Node({"CPU": 4.0})]
-GPUS = [Node({"CPU": 8.0}, {"role": "cpu"}), *[Node({"CPU": 16.0, "GPU": 4.0}, {"role": "annotate"})] * 2]
+LAPTOP = [ClusterNode({"CPU": 4.0})]
+GPUS = [ClusterNode({"CPU": 8.0}, {"role": "cpu"}), *[ClusterNode({"CPU": 16.0, "GPU": 4.0}, {"role": "annotate"})] * 2]
 
 
 def _demand(
@@ -21,11 +21,11 @@ def _demand(
         (_demand(3), LAPTOP, "1 of 4 CPUs left"),
         (_demand(6, 0.5), LAPTOP, "6 actors x 0.5 CPU, 1 of 4 CPUs left"),
         (_demand(8, 2, 1), GPUS, "8 actors x 2 CPU + 1 GPU, 24 of 40 CPUs left"),
-        (_demand(8, 0, 0.3), [Node({"CPU": 1.0, "GPU": 3.0})], "8 actors x 0 CPU + 0.3 GPU, 1 of 1 CPUs left"),
+        (_demand(8, 0, 0.3), [ClusterNode({"CPU": 1.0, "GPU": 3.0})], "8 actors x 0 CPU + 0.3 GPU, 1 of 1 CPUs left"),
         (_demand(16, 1, 0, least=1), LAPTOP, "1 to 16 actors x 1 CPU (3 fit now), 1 of 4 CPUs left"),
     ],
 )
-def test_what_fits_is_told(demand: Demand, nodes: list[Node], line: str) -> None:
+def test_what_fits_is_told(demand: Demand, nodes: list[ClusterNode], line: str) -> None:
     assert line in judged(demand, nodes, growing=False)
 
 
@@ -38,7 +38,7 @@ def test_what_fits_is_told(demand: Demand, nodes: list[Node], line: str) -> None
             "they leave 0 of 4 CPUs for reading and writing, which need 1; set ray.num_cpus=5 (logical",
         ),
         (_demand(4), LAPTOP, "or annotate.pool.num_actors=3"),
-        (_demand(1), [Node({"CPU": 1.0})], "set ray.num_cpus=2 (logical: more than the machine has is fine)"),
+        (_demand(1), [ClusterNode({"CPU": 1.0})], "set ray.num_cpus=2 (logical: more than the machine has is fine)"),
         (_demand(7), LAPTOP, "only 4 of 7 fit; set ray.num_cpus=8 or annotate.pool.num_actors=4"),
         (
             _demand(1, 8),
@@ -55,7 +55,7 @@ def test_what_fits_is_told(demand: Demand, nodes: list[Node], line: str) -> None
         (_demand(1), [], "no node can hold one of them (the largest has 0 CPU, 0 GPU)"),
     ],
 )
-def test_what_would_hang_is_refused_with_what_mends_it(demand: Demand, nodes: list[Node], sentence: str) -> None:
+def test_what_would_hang_is_refused_with_what_mends_it(demand: Demand, nodes: list[ClusterNode], sentence: str) -> None:
     with pytest.raises(WouldHang) as refused:
         judged(demand, nodes, growing=False)
     assert sentence in str(refused.value)

@@ -15,7 +15,9 @@ def test_the_line_says_rows_speed_fill_and_time_left(
         )
         progress.add(100, tokens=5000, filled=4500, budget=5000)
         progress.add(100, tokens=5000, filled=4500, budget=5000)
-        line = "annotate: 600/1,000 rows (400 before)  20.0 rows/s  1,000 tokens/s  packed rows 90% full  6/10 pieces  ETA 20 s"
+        line = (
+            "annotate: 600/1,000 rows (400 before)  20.0 rows/s  1,000 tokens/s  packs 90% full  6/10 pieces  ETA 20 s"
+        )
         assert progress.line() == line
     assert capsys.readouterr().out.splitlines()[-1] == line
     assert progress.rows == 200

@@ -44,7 +44,7 @@ def _rows(source: Storage, part: Input) -> pa.Table:
 
 
 def _ids(loader: DataLoader) -> list[list[str]]:
-    return [[step.examples.ids[i] for row in step.rows for i in row] for step in loader.steps()]
+    return [[step.examples.ids[i] for row in step.packs for i in row] for step in loader.steps()]
 
 
 def test_it_reads_as_what_it_becomes(source: Storage, tmp_path: Path) -> None:
@@ -77,7 +77,7 @@ def test_the_first_window_does_not_wait_for_the_second(source: Storage, tmp_path
         1.0, lambda: [_write(source, by_part[part], output, merged=True) for window in others for part in window]
     )
     later.start()
-    assert sum(len(row) for step in [begun, *steps] for row in step.rows) == 101
+    assert sum(len(row) for step in [begun, *steps] for row in step.packs) == 101
     later.join()
 
 
@@ -99,5 +99,5 @@ def test_what_will_never_come_is_said(source: Storage, tmp_path: Path) -> None:
     output, part = Output(str(tmp_path / "out"), "fingerprint"), inputs_of([source])[0]
     streaming = StreamingDataset(output, PIECE_ROWS, {part.part: part.num_rows})
     streaming.failed.write_bytes(b"")
-    with pytest.raises(ValueError, match=r"tokenising ended before rows 0 to 24 of part-00000\.parquet"):
+    with pytest.raises(ValueError, match=r"tokenizing ended before rows 0 to 24 of part-00000\.parquet"):
         streaming.read(replace(part, uri=(output.parts / part.part).uri).shards(24)[0])

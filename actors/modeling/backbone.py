@@ -13,7 +13,7 @@ from transformers import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING, PreTrainedMo
 from transformers.configuration_utils import PreTrainedConfig
 
 from data.errors import UserError
-from data.tokens import Reading
+from data.tokens import BackboneReading
 
 Head = Callable[[Any, torch.Tensor], torch.Tensor]
 """(model, hidden states [S, 1, D] of the tokens that are read) -> scores [S, A]."""
@@ -97,17 +97,17 @@ def max_positions(config: PreTrainedConfig) -> int | None:
     return None if not positions else int(positions) - first_position(config)
 
 
-def reading_of(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase) -> Reading:
+def reading_of(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase) -> BackboneReading:
     """How the model of `config` reads a conversation; raises UserError for an encoder whose tokenizer has no [CLS]."""
     if backbone_of(config).causal:
-        return Reading()
+        return BackboneReading()
     if tokenizer.cls_token_id is None:
         raise UserError(
             f"the tokenizer of this {config.model_type} backbone names no cls_token, where an encoder is read; "
             "set predictor.backbone to another"
         )
     after = () if tokenizer.sep_token_id is None else (int(tokenizer.sep_token_id),)
-    return Reading(causal=False, before=(int(tokenizer.cls_token_id),), after=after)
+    return BackboneReading(causal=False, before=(int(tokenizer.cls_token_id),), after=after)
 
 
 def _no_predictor(model_type: str) -> UserError:

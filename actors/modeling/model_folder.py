@@ -21,7 +21,7 @@ from data.attributes import AttributeSchema
 from data.errors import UserError
 from data.storage import Storage
 from data.template import SteerLMTemplate, Template, WrappedTemplate
-from data.tokens import Reading
+from data.tokens import BackboneReading
 
 logging.disable_progress_bar()  # workers load weights often, and a bar per load would bury a job's progress lines
 
@@ -33,7 +33,7 @@ class Format:
     tokenizer: PreTrainedTokenizerBase
     template: Template
     kind: TemplateKind
-    reading: Reading
+    reading: BackboneReading
     """How a predictor on this backbone reads a conversation."""
 
     @property

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from data.loader import Position, Step
+from data.loader import PackedStep, Position
 
 
 @dataclass
@@ -38,13 +38,13 @@ class TrainState:
         """Tokens over what the packs could have held, 0 to 1."""
         return self.tokens / self.budget_tokens
 
-    def add(self, step: Step, pack_tokens: int, weight: float, seconds: float) -> None:
+    def add(self, step: PackedStep, pack_tokens: int, weight: float, seconds: float) -> None:
         """Count a step, over all workers."""
         self.step += 1
         self.position, self.progress = (step.after.epoch, step.after.window, step.after.step), step.progress
-        self.examples += sum(map(len, step.rows))
+        self.examples += sum(map(len, step.packs))
         self.tokens += step.num_tokens
-        self.budget_tokens += pack_tokens * len(step.rows)
+        self.budget_tokens += pack_tokens * len(step.packs)
         self.target_weight += weight
         self.seconds += seconds
 

@@ -26,7 +26,7 @@ from actors.training.settings import LearnerSettings, rate_factor
 from actors.training.train_state import TrainState
 from data.errors import UserError
 from data.examples import Examples, digest_of
-from data.loader import DataLoader, Step
+from data.loader import DataLoader, PackedStep
 from data.packing import dealt
 from data.storage import Storage
 
@@ -140,21 +140,21 @@ class _Training:
         self.logger.log(self.state.audit())
         return self.finish()
 
-    def do(self, step: Step) -> tuple[float, float]:
+    def do(self, step: PackedStep) -> tuple[float, float]:
         """One optimizer step; returns this worker's share of its mean loss, and the learning rate."""
         started = time.perf_counter()
         settings, state, examples = self.settings, self.state, step.examples
-        weight = self._weight(examples, step.rows)
+        weight = self._weight(examples, step.packs)
         assert weight > 0, "a step without a single target"
         progress = step.middle / self.loader.epochs
         rate = settings.learning_rate * rate_factor(settings.schedule, progress, settings.warmup)
         if step.is_first:
             digest = digest_of(examples.ids[i] for i in self.loader.drawn(examples, step.epoch))
             state.expected_digest = (state.expected_digest + digest) % 2**64
-        loss = self.engine.step(list(self._share(examples, step.rows)), weight, rate)
+        loss = self.engine.step(list(self._share(examples, step.packs)), weight, rate)
         seconds = time.perf_counter() - started
         state.add(step, settings.pack_tokens, weight, seconds)
-        squares = sum(float(examples.lengths[i]) ** 2 for pack in step.rows for i in pack)
+        squares = sum(float(examples.lengths[i]) ** 2 for pack in step.packs for i in pack)
         self.logger.count(step.num_tokens, self.engine.arithmetic.flops(step.num_tokens, weight, squares), seconds)
         return loss, rate
 
@@ -287,8 +287,8 @@ class _Training:
 
         def mine() -> Iterator[dict[str, Any]]:
             for step in itertools.islice(self.loader.steps(), START_STEPS):
-                for number in dealt(step.rows, [len(pack) for pack in step.rows], self.world)[self.rank]:
-                    yield self._inputs(step.examples, step.rows[number])
+                for number in dealt(step.packs, [len(pack) for pack in step.packs], self.world)[self.rank]:
+                    yield self._inputs(step.examples, step.packs[number])
 
         with torch.autocast(device.type, torch.bfloat16, enabled=self.settings.precision == "bf16"):
             if line := self.task.start(module, mine()):

@@ -1,6 +1,6 @@
-"""What is wrong with written settings: one sentence per key with what it got, where that was written, and what is allowed.
+"""What is wrong with written settings: a sentence per key with the value, where it was written, and what is allowed.
 
-Knows no file, no YAML and no command line: it is told the place of each value.
+Knows no file, no YAML and no command line: it gets the place of each value.
 """
 
 import difflib
@@ -27,7 +27,7 @@ def sentences(
     record: type[BaseModel], values: dict[str, Any], layers: Sequence[Layer], errors: Sequence[ErrorDetails]
 ) -> str:
     """One sentence per key."""
-    said: dict[str, list[str]] = {}
+    found: dict[str, list[str]] = {}
     allowed: dict[str, tuple[str, list[str]]] = {}
     for error in errors:
         if error["type"] == "too_short" and error["ctx"]["actual_length"] < len(error["input"]):
@@ -35,40 +35,40 @@ def sentences(
         key = _dotted(error, values)
         where = _where(layers, key)
         if error["type"] == "missing":
-            said[key] = [f"{key} is missing {where}; add it there, or give {key}=VALUE"]
+            found[key] = [f"{key} is missing {where}; add it there, or give {key}=VALUE"]
         elif error["type"] == "extra_forbidden" and (now := renamed(record, key)):
-            said[key] = [f"{key} {where} is called {now} now; rename it there"]
+            found[key] = [f"{key} {where} is called {now} now; rename it there"]
         elif error["type"] == "extra_forbidden":
             siblings = _siblings(record, key)
             near = did_you_mean(key, [*siblings, *(k for k in keys(record) if k not in siblings)])
-            said[key] = [
+            found[key] = [
                 f"unknown key {key} {where}{near}"
                 + ("" if near else f"; known here: {', '.join(siblings)}" if siblings else "")
             ]
         elif error["type"] in ("value_error", "assertion_error"):
-            said.setdefault(key, []).append(f"{key + ' ' if key else ''}{where}: {error['msg'].partition(', ')[2]}")
+            found.setdefault(key, []).append(f"{key + ' ' if key else ''}{where}: {error['msg'].partition(', ')[2]}")
         else:
             # A key that allows several types has one error for each.
             kind = error["type"].removesuffix("_type").removesuffix("_parsing").removesuffix("_from_float")
             expected = _EXPECTED.get(kind, error["msg"].removeprefix("Input should be "))
             allowed.setdefault(key, (f"{key}: got {shown(error['input'])} {where}", []))[1].append(expected)
-    for key, (got, expected_list) in allowed.items():
-        said.setdefault(key, []).append(f"{got}; allowed: {' or '.join(dict.fromkeys(expected_list))}")
-    return "\n".join(sentence for sentences in said.values() for sentence in sentences)
+    for key, (written, expected_list) in allowed.items():
+        found.setdefault(key, []).append(f"{written}; allowed: {' or '.join(dict.fromkeys(expected_list))}")
+    return "\n".join(sentence for sentences in found.values() for sentence in sentences)
 
 
 def renamed(record: type[BaseModel], key: str) -> str:
-    """The new name of a setting that an older version had; empty if it never was one. `record.RENAMED`: old last word of a key -> new one."""
+    """The new name of an older version's setting, else empty. `record.RENAMED`: old last word of a key -> new one."""
     section, _, last = key.rpartition(".")
     new = getattr(record, "RENAMED", {}).get(last)
     return f"{section}.{new}".lstrip(".") if new else ""
 
 
-def coercions(written: Any, loaded: BaseModel, layers: Sequence[Layer]) -> str:
+def coercions(values: Any, loaded: BaseModel, layers: Sequence[Layer]) -> str:
     """One sentence per scalar that was written as another kind than it was loaded as; empty if all is well."""
     return "\n".join(
-        f"{key}: got {shown(got)} {_where(layers, key)}; allowed: {allowed}"
-        for key, got, allowed in _coerced(written, loaded)
+        f"{key}: got {shown(written)} {_where(layers, key)}; allowed: {allowed}"
+        for key, written, allowed in _coerced(values, loaded)
     )
 
 
@@ -120,7 +120,7 @@ def _where(layers: Sequence[Layer], key: str) -> str:
 
 
 def _coerced(written: Any, loaded: Any, key: str = "") -> Iterator[tuple[str, Any, str]]:
-    """Scalars that pydantic would turn into another kind without a word: `"5"` or true for a number, 1 or `yes` for a switch."""
+    """Scalars that pydantic would silently convert: `"5"` or true for a number, 1 or `yes` for a switch."""
     if isinstance(written, dict) and isinstance(loaded, BaseModel | dict):
         for name, value in written.items():
             inner = getattr(loaded, name, None) if isinstance(loaded, BaseModel) else loaded.get(name)

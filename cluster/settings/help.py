@@ -1,11 +1,11 @@
-"""What settings there are: every key of a record with its type, default and meaning, for `--help` and for whoever mistyped one.
+"""All settings: every key of a record with its type, default and meaning, for `--help` and for error messages.
 
 Knows no preset and no value that anyone wrote.
 """
 
 import json
 import types
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Union, get_args, get_origin
 
@@ -27,11 +27,12 @@ class _Described:
 
 def help_text(record: type[BaseModel]) -> str:
     """Every key with its type, default and meaning; `N` stands for a place in a list, `NAME` for a key of one's own."""
-    return "\n".join(
-        f"  {s.key}  {s.type}{'' if s.is_section and not s.default else ' = ' + s.default if s.default else ' (required)'}"
-        + (f"\n      {' '.join(s.help.split())}" if s.help else "")
-        for s in _described(record, None, "")
-    )
+    return "\n".join(map(_help_lines, _described(record, None, "")))
+
+
+def _help_lines(s: _Described) -> str:
+    default = f" = {s.default}" if s.default else "" if s.is_section else " (required)"
+    return f"  {s.key}  {s.type}{default}" + (f"\n      {' '.join(s.help.split())}" if s.help else "")
 
 
 def keys(record: type[BaseModel]) -> list[str]:
@@ -125,25 +126,25 @@ def _type_name(annotation: Any) -> str:
 
 def _limits(field: FieldInfo) -> str:
     """` >= 1, < 4` from a field's constraints."""
-    signs: dict[str, Callable[[Any], str]] = {
-        "ge": lambda v: f">= {v}",
-        "gt": lambda v: f"> {v}",
-        "le": lambda v: f"<= {v}",
-        "lt": lambda v: f"< {v}",
-        "min_length": lambda v: f"at least {v} long",
-        "max_length": lambda v: f"at most {v} long",
-        "pattern": lambda v: f"like {v}",
+    signs = {
+        "ge": ">= {}",
+        "gt": "> {}",
+        "le": "<= {}",
+        "lt": "< {}",
+        "min_length": "at least {} long",
+        "max_length": "at most {} long",
+        "pattern": "like {}",
     }
     found = [
-        log(value)
+        text.format(value)
         for rule in field.metadata
-        for name, log in signs.items()
+        for name, text in signs.items()
         if (value := getattr(rule, name, None)) is not None
     ]
     return f" ({', '.join(found)})" if found else ""
 
 
 def shown(value: Any) -> str:
-    """A value as help and mistakes repeat it."""
+    """A value as help and error messages repeat it."""
     text = json.dumps(value, ensure_ascii=False, default=str)
     return text if len(text) <= 80 else f"{text[:60]}... ({len(text)} characters)"

@@ -1,9 +1,9 @@
-"""Strict settings: a YAML preset and `key.path=value` words in, one checked record out; every mistake is a sentence.
+"""Strict settings: a YAML preset and `key.path=value` words in, one checked record out; every user error is a sentence.
 
 Works on any pydantic record. Knows no job, no Ray and no environment variable.
 
-YAML is read as people mean it, not as YAML 1.1 does: `1e-3` is a number, `no` and `on` are words, `010` and `2024-01-01`
-stay text. A preset may start from another one, `extends: other.yaml` (relative to itself), merged key by key.
+YAML is read as people mean it, not as YAML 1.1 does: `1e-3` is a number, `no` and `on` are words, `010` and
+`2024-01-01` stay text. A preset may extend another one, `extends: other.yaml` (relative to itself), merged key by key.
 """
 
 import contextlib
@@ -52,9 +52,9 @@ def load(record: type[T], path: str, overrides: Sequence[str] = ()) -> T:
 def command_line(
     record: type[T], argv: Sequence[str], program: str, about: str, flags: Mapping[str, str] | None = None
 ) -> tuple[T, set[str]]:
-    """What `program PRESET.yaml key.path=value ... [--flag ...]` asks for: the record, and which of `flags` (name -> help) were given.
+    """The record that `program PRESET.yaml key.path=value ... [--flag ...]` describes, and which of `flags` were given.
 
-    `--help` prints every setting and exits 0; a mistake is one sentence on stderr and exit code 2.
+    `flags`: name -> help. `--help` prints every setting and exits 0; a user error is one sentence and exit code 2.
     """
     options = {"--" + name.lstrip("-"): name for name in flags or {}}
     usage = " ".join([f"usage: {program} PRESET.yaml [key.path=value ...]", *(f"[{option}]" for option in options)])
@@ -145,8 +145,8 @@ def _layers(path: str, above: tuple[str, ...] = ()) -> list[Layer]:
         with open(path, encoding="utf-8") as file:
             values = _parsed(file.read(), path)
     except OSError as error:
-        said = f", which {above[-1]} extends" if above else ""
-        raise SettingsError(f"cannot read preset {path}{said} ({error.strerror}){_beside(path)}") from None
+        extends = f", which {above[-1]} extends" if above else ""
+        raise SettingsError(f"cannot read preset {path}{extends} ({error.strerror}){_beside(path)}") from None
     if values is None:
         values = {}
     if not isinstance(values, dict):
@@ -183,7 +183,7 @@ def _merged(under: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 def _with_section_defaults(record: type[BaseModel], values: dict[str, Any]) -> dict[str, Any]:
     """`values` over the defaults that a *field* gives a section (`train: Train = Train(epochs=3)`).
 
-    Without this, one key of `train` in a preset would reset the others to the class's defaults, against what --help says.
+    Without this, one key of `train` in a preset would reset the others to the class's defaults, contrary to --help.
     """
     filled = dict(values)
     for name, field in record.model_fields.items():
@@ -197,6 +197,21 @@ def _with_section_defaults(record: type[BaseModel], values: dict[str, Any]) -> d
     return filled
 
 
+def _place(node: Any, key: str, override: str, reached: str) -> Any:
+    """`key`, as it indexes `node`. Raises SettingsError if `node` has no such place."""
+    if isinstance(node, dict):
+        return key
+    if not isinstance(node, list):
+        raise SettingsError(
+            f"{override}: {reached} is {shown(node)}, which has no keys below it; set {reached} as a whole"
+        )
+    if not key.isdigit() or int(key) >= len(node):
+        raise SettingsError(
+            f"{override}: {reached} is a list of {len(node)}, so {key!r} must be a number from 0 to {len(node) - 1}"
+        )
+    return int(key)
+
+
 def _override(record: type[BaseModel], values: dict[str, Any], override: str) -> Layer:
     """Write one `key.path=value` into `values`."""
     path, equals, text = override.partition("=")
@@ -207,19 +222,7 @@ def _override(record: type[BaseModel], values: dict[str, Any], override: str) ->
     node: Any = values
     section: type[BaseModel] | None = record
     for i, key in enumerate(keys):
-        reached = ".".join(keys[:i])
-        if isinstance(node, list):
-            if not key.isdigit() or int(key) >= len(node):
-                raise SettingsError(
-                    f"{override}: {reached} is a list of {len(node)}, so {key!r} must be a number from 0 to {len(node) - 1}"
-                )
-            at: Any = int(key)
-        elif isinstance(node, dict):
-            at = key
-        else:
-            raise SettingsError(
-                f"{override}: {reached} is {shown(node)}, which has no keys below it; set {reached} as a whole"
-            )
+        at = _place(node, key, override, ".".join(keys[:i]))
         if i == len(keys) - 1:
             node[at] = value
             break
@@ -228,13 +231,10 @@ def _override(record: type[BaseModel], values: dict[str, Any], override: str) ->
         if isinstance(node, dict) and node.get(at) is None:
             # Start from the default, so that `sources.0.limit=10` reaches into a default list.
             default = field.get_default(call_default_factory=True, validated_data={}) if field else None
-            node[at] = (
-                to_jsonable_python(default, inf_nan_mode="constants")
-                if isinstance(default, BaseModel | list | tuple | dict)
-                else {}
-            )
+            nested = isinstance(default, BaseModel | list | tuple | dict)
+            node[at] = to_jsonable_python(default, inf_nan_mode="constants") if nested else {}
         elif isinstance(node[at], dict | list):
-            node[at] = node[at].copy()  # the preset's own layer keeps what its file says
+            node[at] = node[at].copy()  # the preset's own layer stays as its file is
         node = node[at]
     written: Any = value
     for key in reversed(keys):

@@ -68,7 +68,7 @@ def table(report: Metrics) -> list[str]:
     lines = [line for pair in report["pairs"] for line in _pair_lines(pair)]
     if position := report["position"]:
         lines.append(
-            f"position: of {position['duels']} duels with both verdicts {_share(position['changed'])} changed with the order, {_share(position['reversed'])} "
+            f"position: of {position['comparisons']} comparisons with both verdicts {_share(position['changed'])} changed with the order, {_share(position['reversed'])} "
             f"reversed; first place won {_share(position['first_place'])}{_span(position['first_place_interval'], 100, ' %')} of {position['decided']} decided"
         )
     for model, found in report["ratings"].items():
@@ -169,7 +169,7 @@ def _plot_outcomes(axes: matplotlib.axes.Axes, pair: Metrics) -> None:
         shares = [f[outcome] / total for f, total in zip(found, totals, strict=True)]
         axes.barh(names, shares, left=left, color=color, edgecolor="0.5", label=outcome.replace("_", " "))
         left = [a + b for a, b in zip(left, shares, strict=True)]
-    axes.set(title=f"{pair['model']} against {pair['against']}", xlabel="share of duels")
+    axes.set(title=f"{pair['model']} against {pair['against']}", xlabel="share of comparisons")
     axes.invert_yaxis()
     axes.legend(**BELOW)
 
