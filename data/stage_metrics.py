@@ -54,7 +54,7 @@ class TrainingMetrics(Record):
     packs_filled: float
     """Share of the packs' token budget that tokens took."""
     target_weight: float
-    held_bytes: Counts
+    held_bytes: Counts | None
     """On a worker: weights, gradients, optimizer."""
     tokens_per_s: float
     train_seconds: float

@@ -23,7 +23,7 @@ class Rater:
 
         Raises UserError if the predictor's backbone cannot read `max_tokens`.
         """
-        predictor.require_room(max_tokens)
+        predictor.require_segment_fits(max_tokens)
         self.predictor, self.pack_tokens, self.max_tokens = predictor, pack_tokens, max_tokens
 
     def rate(self, conversations: Sequence[Conversation]) -> list[np.ndarray]:

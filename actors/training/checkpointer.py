@@ -23,6 +23,7 @@ from safetensors.torch import save_file
 
 from actors.training.zero_shards import ZeroShard
 from data.errors import UserError
+from data.stage_metrics import CheckpointMetrics
 from data.storage import Storage
 
 COMPLETE = "COMPLETE.json"
@@ -39,9 +40,9 @@ class Timing:
     written: int = 0
     failed: int = 0
 
-    def metrics(self) -> dict[str, float]:
-        seconds = {"blocked_s": round(self.blocked_s, 3), "upload_s": round(self.upload_s, 3)}
-        return {"written": self.written, "failed": self.failed, **seconds}
+    def metrics(self) -> CheckpointMetrics:
+        seconds = round(self.blocked_s, 3), round(self.upload_s, 3)
+        return CheckpointMetrics(written=self.written, failed=self.failed, blocked_s=seconds[0], upload_s=seconds[1])
 
 
 @dataclass

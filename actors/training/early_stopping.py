@@ -3,6 +3,8 @@
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from data.stage_metrics import LossPoint
+
 
 @dataclass
 class EarlyStopping:
@@ -28,6 +30,10 @@ class EarlyStopping:
     def state(self) -> dict[str, Any]:
         """All fields but the patience, which is a setting."""
         return {name: value for name, value in asdict(self).items() if name != "patience"}
+
+    @property
+    def points(self) -> tuple[LossPoint, ...]:
+        return tuple(LossPoint.model_validate(point) for point in self.curve)
 
     @property
     def should_stop(self) -> bool:

@@ -3,7 +3,9 @@
 from dataclasses import dataclass, field
 from typing import Any
 
+from actors.training.early_stopping import EarlyStopping
 from data.loader import PackedStep, Position
+from data.stage_metrics import CheckpointMetrics, TrainingMetrics
 
 
 @dataclass
@@ -48,17 +50,36 @@ class TrainState:
         self.target_weight += weight
         self.seconds += seconds
 
-    def metrics(self) -> dict[str, Any]:
-        return {
-            "steps": self.step,
-            "epochs": round(self.progress, 4),
-            "examples": self.examples,
-            "tokens": self.tokens,
-            "packs_filled": round(self.packs_filled, 4),
-            "target_weight": round(self.target_weight, 3),
-            "tokens_per_s": round(self.tokens / self.seconds, 1),
-            "train_seconds": round(self.seconds, 1),
-        }
+    def metrics(
+        self,
+        validations: EarlyStopping,
+        checkpoints: CheckpointMetrics,
+        zero_stage: int,
+        num_workers: int,
+        held_bytes: dict[str, int] | None,
+        peak_memory_bytes: int,
+        cpu_seconds: float,
+    ) -> TrainingMetrics:
+        """What the training came to, without its loss curve."""
+        return TrainingMetrics(
+            zero_stage=zero_stage,
+            num_workers=num_workers,
+            steps=self.step,
+            epochs=round(self.progress, 4),
+            examples=self.examples,
+            tokens=self.tokens,
+            packs_filled=round(self.packs_filled, 4),
+            target_weight=round(self.target_weight, 3),
+            held_bytes=held_bytes,
+            tokens_per_s=round(self.tokens / self.seconds, 1),
+            train_seconds=round(self.seconds, 1),
+            peak_memory_bytes=peak_memory_bytes,
+            checkpoints=checkpoints,
+            saved_step=validations.best_step or self.step,
+            validation_loss=validations.best_loss if validations.best_step else None,
+            validations=validations.points,
+            cpu_seconds=round(cpu_seconds, 2),
+        )
 
     def audit(self) -> str:
         """Check that every example was trained on as often as the epochs have it; returns a line for the log."""

@@ -28,6 +28,8 @@ from data.errors import UserError
 from data.examples import Examples, digest_of
 from data.loader import DataLoader, PackedStep
 from data.packing import dealt
+from data.run_layout import TRAINING, as_json, write_record
+from data.stage_metrics import LossPoint, TrainingMetrics
 from data.storage import Storage
 
 USER_ERROR = "user_error.txt"
@@ -65,7 +67,7 @@ def train_worker(config: dict[str, Any]) -> None:
     except UserError as error:
         noted.write_bytes(str(error).encode())
         raise
-    ray.train.report(metrics)
+    ray.train.report(as_json(metrics))
 
 
 class _Training:
@@ -102,7 +104,7 @@ class _Training:
             self.logger.log(f"goes on after {at}, from {checkpoint.folder.uri}")
             checkpoint.close()
 
-    def run(self) -> dict[str, Any]:
+    def run(self) -> TrainingMetrics:
         """Train to the end, or until a stop is requested; returns the metrics."""
         preemption = Preemption(self.output, self.rank)
         self.cpu_s = -time.process_time()
@@ -245,21 +247,13 @@ class _Training:
         step = from_first(step)
         return None if step is None else Checkpoint(self.checkpoints.folder, step)
 
-    def metrics(self) -> dict[str, Any]:
-        """The metrics of the training so far."""
-        validations = self.early_stopping
-        return self.state.metrics() | {
-            "zero_stage": self.settings.zero_stage,
-            "num_workers": self.world,
-            "held_bytes": self.engine.held,
-            "peak_memory_bytes": peak_memory_bytes(),
-            "checkpoints": self.checkpoints.timing.metrics(),
-            "saved_step": validations.best_step or self.state.step,
-            "validation_loss": validations.best_loss if validations.best_step else None,
-            "validations": validations.curve,
-        }
+    def metrics(self, cpu_seconds: float = 0.0) -> TrainingMetrics:
+        """The metrics of the training so far, without its loss curve."""
+        timing, held = self.checkpoints.timing.metrics(), self.engine.held
+        workers = self.settings.zero_stage, self.world
+        return self.state.metrics(self.early_stopping, timing, *workers, held, peak_memory_bytes(), cpu_seconds)
 
-    def finish(self) -> dict[str, Any]:
+    def finish(self) -> TrainingMetrics:
         """Save the model of the best step and the metrics; remove the checkpoints."""
         self.checkpoints.wait()
         self.best.wait()
@@ -269,11 +263,12 @@ class _Training:
             self.logger.log(f"warning: the weights of step {best} were not kept; those of the last step are saved")
             self.early_stopping.best_step, self.early_stopping.best_loss = 0, float("inf")
         [cpu_s] = summed(self.cpu_s)
-        metrics = self.metrics() | {"cpu_seconds": round(cpu_s, 2)}  # since the last start, without validation
-        kept = Checkpoint(self.best.folder, step) if (step := metrics["saved_step"]) != self.state.step else None
+        metrics = self.metrics(cpu_s)
+        kept = Checkpoint(self.best.folder, step) if (step := metrics.saved_step) != self.state.step else None
         save_trained_model(self.task, self.engine, kept, self.output / "model")
         if self.rank == 0:
-            (self.output / "training.json").write_json(metrics | {"losses": self.state.losses})
+            losses = tuple(LossPoint.model_validate(point) for point in self.state.losses)
+            write_record(self.output / TRAINING, metrics.model_copy(update={"losses": losses}))
             self.checkpoints.folder.remove()
             self.best.folder.remove()
         self.logger.close()
