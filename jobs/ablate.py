@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 from data.errors import UserError
 from jobs import annotate, prepare, pretrain, train_predictor
 from jobs.ablation.arms import ARMS, NEEDS, arm_stages
-from jobs.ablation.report import report_stage
+from jobs.ablation.report import PLOT, TABLE, report_stage
 from jobs.runner.cli import main
 from jobs.runner.preset import Preset
 from jobs.runner.stage import Metrics, Run, Stage
@@ -59,8 +59,8 @@ def ending(run: Run, manifests: dict[str, Metrics]) -> Metrics:
     return {
         "run": run.root.uri,
         **manifests["ablation/report"]["metrics"],
-        "table": (folder / "ladder.json").uri,
-        "plot": (folder / "ladder.png").uri,
+        "table": (folder / TABLE).uri,
+        "plot": (folder / PLOT).uri,
     }
 
 

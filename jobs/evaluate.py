@@ -15,9 +15,9 @@ from jobs.evaluation.steering_metrics import combined, cross_talk, curves, dialo
 from jobs.pipelines.sample import sampling_settings
 from jobs.reporting.model_card import write_card
 from jobs.reporting.page import HTML, write_pages
-from jobs.reporting.steering_plots import draw_cross_talk, draw_judge, draw_rounds, draw_steering
-from jobs.reporting.steering_tables import report_lines
-from jobs.reporting.training_plots import draw_losses
+from jobs.reporting.figures_steering import draw_cross_talk, draw_judge, draw_rounds, draw_steering
+from jobs.reporting.sections_steering import report_lines
+from jobs.reporting.figures_training import draw_losses
 from jobs.runner.cli import main
 from jobs.runner.preset import Preset
 from jobs.runner.rounds import Rounds

@@ -21,7 +21,7 @@ from jobs.evaluation.predictor_pairs import answer_score, judge_pairs, require_e
 from jobs.evaluation.predictor_quality import plain
 from jobs.pipelines.annotation import annotator, predictor_weights
 from jobs.pipelines.map_rows import map_rows, write_table
-from jobs.reporting.predictor_tables import judge_lines, pair_lines
+from jobs.reporting.sections_predictor import judge_lines, pair_lines
 from jobs.runner.cli import main
 from jobs.runner.preset import Preset
 from jobs.runner.settings import JudgedSource

@@ -25,7 +25,7 @@ from data.storage import Storage
 from data.verdicts import Verdict, judgement_line, read_verdicts, verdict
 from jobs.judging.endpoint import Failure, JudgeEndpoint, JudgeUnusable, Reply
 from jobs.judging.replies import Replies
-from jobs.judging.report import metrics_of, plot, table
+from jobs.judging.report import draw_report, metrics_of, report_lines
 from jobs.judging.settings import Judging
 from jobs.runner.ending import print_last_line, user_errors_reported
 
@@ -255,8 +255,8 @@ def _reported(settings: Judging, verdicts: Sequence[Verdict], models: Sequence[s
         "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
     (output / "report.json").write_json(report | written)
-    plot(report, f"judged by {report['judge']}", output / "report.png")
-    for line in table(report):
+    draw_report(report, f"judged by {report['judge']}", output / "report.png")
+    for line in report_lines(report):
         log(line)
     return {"output": output.uri, **report}
 

@@ -113,8 +113,18 @@ def test_settings_of_several_dials_are_told_apart() -> None:
         lambda row: {**row.requested[0], "humor": 4.0 - int(row.messages[0].content[1:]), "toxicity": 1.0},
     )
     assert combined(SCHEMA, answers) == [
-        {"requested": low, "measured": {"humor": 3.5, "toxicity": 1.0, "verbosity": 3.0}, "off": 1.25, "n": 2},
-        {"requested": high, "measured": {"humor": 3.5, "toxicity": 1.0, "verbosity": 2.0}, "off": 0.25, "n": 2},
+        {
+            "requested": low,
+            "measured": {"humor": 3.5, "toxicity": 1.0, "verbosity": 3.0},
+            "mean_absolute_gap": 1.25,
+            "n": 2,
+        },
+        {
+            "requested": high,
+            "measured": {"humor": 3.5, "toxicity": 1.0, "verbosity": 2.0},
+            "mean_absolute_gap": 0.25,
+            "n": 2,
+        },
     ]
     assert combined(SCHEMA, Answers(list(_turned("humor")), "exactly", lambda row: row.requested[0])) == []
 

@@ -17,8 +17,8 @@ from jobs.evaluate import _metrics, stage
 from jobs.evaluation.ask import Answers, measurable
 from jobs.evaluation.predictor_quality import plain
 from jobs.evaluation.steering_metrics import cross_talk, curves, judge
-from jobs.reporting.steering_plots import draw_cross_talk, draw_judge, draw_steering
-from jobs.reporting.steering_tables import report_lines
+from jobs.reporting.figures_steering import draw_cross_talk, draw_judge, draw_steering
+from jobs.reporting.sections_steering import report_lines
 from jobs.runner.preset import Preset
 from jobs.runner.stage import Metrics, Run, Stage, perform
 

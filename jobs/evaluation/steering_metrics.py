@@ -54,7 +54,12 @@ def combined(schema: AttributeSchema, answers: Answers) -> list[Metrics]:
     for setting, pairs in sorted(by_setting.items()):
         distances = [abs(values[name] - asked) for _, values in pairs for name, asked in setting if name in values]
         found.append(
-            {"requested": dict(setting), "measured": _means(schema, pairs), "off": _mean(distances), "n": len(pairs)}
+            {
+                "requested": dict(setting),
+                "measured": _means(schema, pairs),
+                "mean_absolute_gap": _mean(distances),
+                "n": len(pairs),
+            }
         )
     return found
 
