@@ -20,7 +20,7 @@ from data.elo import ratings
 from data.storage import Storage
 from data.verdicts import Verdict
 from jobs.reporting.figures import FIRST, LINE, SECOND, Plot, save_png
-from jobs.reporting.tables import Cell, Table, as_text, between
+from jobs.reporting.tables import Cell, Table, as_text
 
 OUTCOMES = ("win", "tie", "loss", "without_verdict")
 STRENGTHS = {"bradley_terry": "Bradley-Terry", "elo": "Elo"}
@@ -94,10 +94,10 @@ def _outcomes(pair: Metrics) -> Table:
 
 
 def _strengths(ratings: Metrics) -> Table:
-    rows = [
-        [model, *(between(found[kind], *found[f"{kind}_interval"], digits=1) for kind in STRENGTHS), found["games"]]
-        for model, found in ratings.items()
-    ]
+    rows: list[list[Cell]] = []
+    for model, found in ratings.items():
+        rates = [f"{found[kind]:.1f}{_span(found[f'{kind}_interval'])}" for kind in STRENGTHS]
+        rows.append([model, *rates, found["games"]])
     return Table("", ["ratings", *STRENGTHS.values(), "games"], rows)
 
 

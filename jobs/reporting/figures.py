@@ -29,13 +29,14 @@ POINTS = 9.5
 PNG_COLUMNS, PNG_DPI = 3, 120
 COLORS = {
     "ink": ("#20242a", "#e5e3dd"),
+    "soft": ("#5c626c", "#a2a7b0"),
     "faint": ("#8b9099", "#8a9099"),
     "line": ("#e2dfd8", "#363a40"),
     "first": ("#1f5fa8", "#74b3f5"),
     "second": ("#c76a10", "#f0a35c"),
 }
 """On a light page and on a dark one. Every kind of color blindness keeps blue and orange apart."""
-INK, FAINT, LINE, FIRST, SECOND = (light for light, _ in COLORS.values())
+INK, SOFT, FAINT, LINE, FIRST, SECOND = (light for light, _ in COLORS.values())
 STYLE = {
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],
@@ -174,7 +175,7 @@ def diagonal(axes: matplotlib.axes.Axes, attribute: Attribute, label: str) -> No
 def titled(axes: matplotlib.axes.Axes, title: str, note: str) -> None:
     """A title, and a line of numbers under it."""
     axes.set_title(f"{title}\n" if note else title)
-    axes.text(0.5, 1.03, note, transform=axes.transAxes, ha="center", va="bottom", color=FAINT)
+    axes.text(0.5, 1.03, note, transform=axes.transAxes, ha="center", va="bottom", color=SOFT)
 
 
 def legend_above(axes: matplotlib.axes.Axes, num_columns: int) -> None:

@@ -5,6 +5,7 @@ Draws metrics of `jobs.evaluation.steering_metrics`, answers and promotion decis
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import matplotlib.axes
 import numpy as np
@@ -15,10 +16,10 @@ from data.storage import Storage
 from jobs.evaluation.ask import Answers
 from jobs.reporting.blocks import finite
 from jobs.reporting.figures import (
-    FAINT,
     FIRST,
     MARKS,
     SECOND,
+    SOFT,
     Plot,
     diagonal,
     heat_map,
@@ -42,7 +43,7 @@ def steering(attribute: Attribute, row: Metrics) -> Plot:
     pairs = ", ".join(f"{r:g} gives {shown(m)}" for r, m in zip(requested, measured, strict=True))
 
     def draw(axes: matplotlib.axes.Axes) -> None:
-        diagonal(axes, attribute, "as requested")
+        diagonal(axes, attribute, "equal")
         if "low" in row and "high" in row:
             low, high = ([or_nan(v) for v in row[key]] for key in ("low", "high"))
             axes.fill_between(requested, low, high, color=FIRST, alpha=0.25, linewidth=0, label="95 % band")
@@ -68,7 +69,7 @@ def draw_cross_talk(metrics: Metrics, target: Storage) -> None:
     """A PNG with the matrix of slopes: the attribute that is requested to the left, the measured ones below."""
     requested, measured, slopes = (metrics[key] for key in ("attributes", "measured", "slope"))
     texts = [[shown(finite(slope)) for slope in line] for line in slopes]
-    title, scale = "Points per point requested", "points per point requested, -1 to 1"
+    title, scale = "Cross-talk", "points per point requested"
     plot = heat_map("cross-talk", title, requested, measured, slopes, texts, scale, ("measured", "requested"))
     save_png([plot], target)
 
@@ -87,10 +88,12 @@ def _truth(attribute: Attribute, answers: Answers, row: Metrics) -> Plot:
         for value, found in scores:
             low, high = np.percentile(found, SPREAD)
             axes.plot([value, value], [low, high], color=SECOND, linewidth=2, solid_capstyle="round")
-            axes.text(value, high, f"{len(found):,}", ha="center", va="bottom", color=FAINT)
+            offset: dict[str, Any] = {"xytext": (0, 3), "textcoords": "offset points"}
+            axes.annotate(f"{len(found):,}", (value, high), ha="center", color=SOFT, **offset)
         means = [found.mean() for _, found in scores]
         axes.plot([value for value, _ in scores], means, color=FIRST, label="mean", **MARKS | {"linewidth": 0})
         axes.plot([], [], color=SECOND, linewidth=2, label=f"{SPREAD[0]} to {SPREAD[1]} %")
+        axes.margins(x=0.08)
         axes.set(xlabel="true value", ylabel="predicted value", xticks=range(attribute.low, attribute.high + 1))
         titled(axes, name, f"Spearman {number(row['spearman'])}, slope {number(row['slope'])}")
         whole_ticks(axes.yaxis)
