@@ -13,7 +13,7 @@ from matplotlib.ticker import MaxNLocator
 
 from data.attributes import Attribute, AttributeSchema
 from data.storage import Storage
-from jobs.evaluation.ask import Answers
+from jobs.evaluation.ask import MeasuredAnswers
 from jobs.reporting.blocks import finite
 from jobs.reporting.figures import (
     FIRST,
@@ -74,7 +74,7 @@ def draw_cross_talk(metrics: Metrics, target: Storage) -> None:
     save_png([plot], target)
 
 
-def _truth(attribute: Attribute, answers: Answers, row: Metrics) -> Plot:
+def _truth(attribute: Attribute, answers: MeasuredAnswers, row: Metrics) -> Plot:
     """The predicted values of answers that truly have a value, over all `answers`."""
     name = attribute.name
     pairs = [
@@ -102,7 +102,7 @@ def _truth(attribute: Attribute, answers: Answers, row: Metrics) -> Plot:
     return Plot(f"judge-{name}", f"{name}: predicted against true values.", draw)
 
 
-def draw_judge(schema: AttributeSchema, answers: Answers, metrics: Metrics, target: Storage) -> None:
+def draw_judge(schema: AttributeSchema, answers: MeasuredAnswers, metrics: Metrics, target: Storage) -> None:
     """A PNG with the predicted against the true values of each attribute, over all `answers`."""
     title = "Predicted and true values of all answers, the truth measured exactly; Spearman and slope where the attribute was varied"
     save_png([_truth(a, answers, metrics[a.name]) for a in schema.attributes], target, title)
