@@ -1,10 +1,12 @@
-"""What does each step of the method add? Trains the ladder of the paper's table 3 (arXiv 2310.05344) on one budget and measures every rung.
+"""Ablation: what does each step of the method add? Trains the arms of the paper's table 3 (arXiv 2310.05344) on one
+budget.
 
     python -m jobs.ablate PRESET.yaml [seeds=3] [arms=[sft,human]] [key.path=value ...]
 
-Rungs: plain fine-tuning on the rated rows; conditioned on what people said; only the best of those rows; conditioned on predicted values instead, all
-rated rows; all sources, annotated; bootstrap rounds on top; and, as its control, as much more training without any samples. Seeds draw the order of
-training, the questions and the samples; rows, base model and predictor are the run's own, made once.
+The arms: plain fine-tuning on the rated rows; conditioned on human values; only the best of those rows; conditioned on
+predicted values instead, all rated rows; all sources, annotated; bootstrap rounds on top; and, as its control, as much
+more training without any samples. Seeds draw the order of training, the questions and the samples; all share the rows,
+base model and predictor of the run.
 """
 
 from pydantic import Field, model_validator
@@ -12,19 +14,19 @@ from pydantic import Field, model_validator
 from data.errors import UserError
 from jobs import annotate, prepare, pretrain, train_predictor
 from jobs.ablation.arms import ARMS, NEEDS, arm_stages
-from jobs.ablation.report import report_stage
+from jobs.ablation.report import PLOT, TABLE, report_stage
 from jobs.runner.cli import main
 from jobs.runner.preset import Preset
 from jobs.runner.stage import Metrics, Run, Stage
 
 
 class Ablation(Preset):
-    """A run, and how often which rungs are trained."""
+    """A run, the arms to train, and the number of seeds."""
 
     seeds: int = Field(3, ge=1)
-    """Each rung is trained with so many seeds, from 0."""
+    """Number of seeds, from 0, with which each arm is trained."""
     arms: tuple[str, ...] = tuple(ARMS)
-    """Rungs to train; bootstrap starts from the policy of sources, longer trains as much as bootstrap did."""
+    """Arms to train; bootstrap starts from the policy of sources, longer trains as much as bootstrap did."""
 
     @model_validator(mode="after")
     def _arms(self) -> "Ablation":
@@ -36,7 +38,8 @@ class Ablation(Preset):
                 raise UserError(f"arms has {name}, which starts where {below} ends; add {below} to arms")
         if "bootstrap" in self.arms and not self.bootstrap.rounds:
             raise UserError(
-                "arms has bootstrap, but bootstrap.rounds is 0; set it to 1 or more, or leave bootstrap and longer out of arms"
+                "arms has bootstrap, but bootstrap.rounds is 0; "
+                "set it to 1 or more, or leave bootstrap and longer out of arms"
             )
         return self
 
@@ -44,24 +47,15 @@ class Ablation(Preset):
 def stages(preset: Preset) -> list[Stage]:
     assert isinstance(preset, Ablation)
     shared = [prepare.STAGE, pretrain.STAGE, train_predictor.STAGE, annotate.STAGE]
-    arms = [
-        stage
-        for seed in range(preset.seeds)
-        for name in ARMS
-        if name in preset.arms
-        for stage in arm_stages(preset, name, seed)
-    ]
-    return [*shared, *arms, report_stage([name for name in ARMS if name in preset.arms], preset.seeds)]
+    names = [name for name in ARMS if name in preset.arms]
+    arms = [stage for seed in range(preset.seeds) for name in names for stage in arm_stages(preset, name, seed)]
+    return [*shared, *arms, report_stage(names, preset.seeds)]
 
 
 def ending(run: Run, manifests: dict[str, Metrics]) -> Metrics:
     folder = run.folder("ablation/report")
-    return {
-        "run": run.root.uri,
-        **manifests["ablation/report"]["metrics"],
-        "table": (folder / "ladder.json").uri,
-        "plot": (folder / "ladder.png").uri,
-    }
+    files = {"table": (folder / TABLE).uri, "plot": (folder / PLOT).uri}
+    return {"run": run.root.uri, **manifests["ablation/report"]["metrics"], **files}
 
 
 if __name__ == "__main__":

@@ -1,8 +1,10 @@
-"""Stage `benchmarks/*`: a run's policy answers a benchmark's questions (Vicuna-80, MT-bench) at chosen dials, in FastChat's answer format.
+"""Stage `benchmarks/*`: a run's policy answers the questions of a benchmark (Vicuna-80, MT-bench), in FastChat's
+format.
 
-    python -m jobs.answer PRESET.yaml questions=PATH [others=best] [dials.NAME=VALUE ...] [key.path=value ...]
+    python -m jobs.answer PRESET.yaml questions=PATH [others=best] [requested.NAME=VALUE ...] [key.path=value ...]
 
-The policy is the newest one that was promoted. A second turn is asked after the policy's own answer to the first. `jobs.judge` judges the file.
+The policy is the newest promoted one. A second turn follows the policy's own answer to the first. `jobs.judge` judges
+the file.
 """
 
 import hashlib
@@ -34,59 +36,57 @@ Answered = Mapping[str, tuple[str, str]]
 
 
 class Answering(Preset):
-    """A run, and which questions its policy answers, how."""
+    """A run, the questions that its policy answers, and the requested attributes."""
+
+    RENAMED = {**Preset.RENAMED, "dials": "requested"}
 
     questions: str
     """Question file, a JSON object {question_id, category, turns} a line (FastChat's question.jsonl; any URI)."""
-    dials: dict[str, float] = {}
-    """What is asked of single attributes, e.g. dials.humor=4."""
+    requested: dict[str, float] = {}
+    """Requested values of single attributes, e.g. requested.humor=4."""
     others: Literal["best", "defaults", "unset"] = "best"
-    """What is asked of all other attributes: their best, what the endpoint asks by default, or nothing."""
+    """Requested of all other attributes: their best, the endpoint's defaults, or nothing."""
     temperature: float = Field(0, ge=0)
     """0 = greedy, as the paper answers; length, top_k and top_p are those of `sampling`."""
     model_id: str | None = Field(None, pattern=r"^[A-Za-z0-9._-]+$")
-    """Name of the model in the answer file, and of the file; null = made of the run and the dials."""
+    """Name of the model in the answer file, and of the file; null = from the run and the requested values."""
     limit: int = Field(0, ge=0)
     """Only the first so many questions; 0 = all."""
 
     def model_post_init(self, context: object) -> None:
         super().model_post_init(context)
         try:
-            self.schema_.checked(self.dials)
+            self.schema_.checked(self.requested)
         except AttributeProblem as problem:
-            raise UserError(f"dials: {problem}") from None
+            raise UserError(f"requested: {problem}") from None
 
     @property
-    def requested(self) -> dict[str, float]:
-        """All that is asked, in the order of the schema."""
+    def all_requested(self) -> dict[str, float]:
+        """All requested values, in the order of the schema."""
         schema = self.schema_
-        values = {"best": schema.best(), "defaults": schema.defaults(), "unset": {}}[self.others] | self.dials
+        values = {"best": schema.best(), "defaults": schema.defaults(), "unset": {}}[self.others] | self.requested
         return schema.checked(values)
 
     @property
     def model_name(self) -> str:
         """`demo-best-humor4`."""
-        return self.model_id or "-".join(
-            [self.run, self.others, *(f"{name}{value:g}" for name, value in sorted(self.dials.items()))]
-        )
+        values = (f"{name}{value:g}" for name, value in sorted(self.requested.items()))
+        return self.model_id or "-".join([self.run, self.others, *values])
 
     @property
     def stage_name(self) -> str:
         """A folder for each question file and model."""
-        bench = (
-            posixpath.basename(self.questions).removesuffix(".gz").removesuffix(".jsonl").removesuffix(".question")
-            or "questions"
-        )
-        return f"benchmarks/{bench}/{self.model_name}/answers"
+        file = posixpath.basename(self.questions)
+        bench = file.removesuffix(".gz").removesuffix(".jsonl").removesuffix(".question")
+        return f"benchmarks/{bench or 'questions'}/{self.model_name}/answers"
 
 
 def stages(preset: Preset) -> list[Stage]:
     assert isinstance(preset, Answering)
     run, last = Run(preset), _last_round(preset)
-    # A round that is not judged yet is none; a run without rounds has its first policy.
-    needs = tuple(
-        dict.fromkeys(["policy", Rounds().promoted(run, last), *([Rounds().promotion(last)] if last else [])])
-    )
+    # Only rounds with a decision count; a run without rounds has its first policy.
+    decision = [Rounds().promotion(last)] if last else []
+    needs = tuple(dict.fromkeys(["policy", Rounds().promoted(run, last), *decision]))
     return [Stage(preset.stage_name, needs, _settings, partial(_work, last=last), inputs=_inputs, resumes=True)]
 
 
@@ -98,13 +98,9 @@ def _last_round(preset: Preset) -> int:
 
 def _settings(preset: Preset) -> object:
     assert isinstance(preset, Answering)
-    asked = {
-        "requested": preset.requested,
-        "temperature": preset.temperature,
-        "limit": preset.limit,
-        "model": preset.model_name,
-    }
-    return asked | {"sampling": sampling_settings(preset.sampling), "seed": preset.seed}
+    answering = {"requested": preset.all_requested, "temperature": preset.temperature, "limit": preset.limit}
+    sampling = {"sampling": sampling_settings(preset.sampling), "seed": preset.seed}
+    return answering | {"model": preset.model_name} | sampling
 
 
 def _inputs(run: Run) -> dict[str, str]:
@@ -114,46 +110,44 @@ def _inputs(run: Run) -> dict[str, str]:
 
 
 def _work(run: Run, folder: Storage, last: int) -> Metrics:
-    """Turn after turn, then the answer file, whole."""
+    """Answer turn after turn, then write the whole answer file."""
     preset = run.preset
     assert isinstance(preset, Answering)
-    asked = read_questions(preset.questions, preset.limit)
+    questions = read_questions(preset.questions, preset.limit)
     policy = run.folder(Rounds().promoted(run, last))
-    dials = ", ".join(f"{name} {value:g}" for name, value in preset.requested.items())
-    log(f"answer: {len(asked)} questions of {preset.questions} to {policy.uri} at {dials or 'no dials'}")
-    said: list[list[str]] = [[] for _ in asked]
-    ends: list[list[str]] = [[] for _ in asked]
-    for turn in range(max(len(q.turns) for q in asked)):
-        prompts = _prompts(preset, asked, said, turn)
+    values = ", ".join(f"{name} {value:g}" for name, value in preset.all_requested.items()) or "nothing requested"
+    log(f"answer: {len(questions)} questions of {preset.questions} to {policy.uri} with {values}")
+    texts: list[list[str]] = [[] for _ in questions]
+    ends: list[list[str]] = [[] for _ in questions]
+    for turn in range(max(len(q.turns) for q in questions)):
+        prompts = _prompts(preset, questions, texts, turn)
         answers = _ask(run, policy, list(prompts.values()), folder / f"turn-{turn + 1}", turn)
         for number, one in prompts.items():
             text, end = answers[one.id]
-            said[number].append(text)
+            texts[number].append(text)
             ends[number].append(end)
     file = folder / f"{preset.model_name}.jsonl"
     now = round(time.time(), 3)
-    file.write_bytes(jsonl(answer_line(q, preset.model_name, turns, now) for q, turns in zip(asked, said, strict=True)))
-    counts = _counts(asked, said, ends)
+    pairs = zip(questions, texts, strict=True)
+    file.write_bytes(jsonl(answer_line(question, preset.model_name, turns, now) for question, turns in pairs))
+    counts = _counts(questions, texts, ends)
     log(f"answer: {', '.join(f'{n} {name}' for name, n in counts.items())} -> {file.uri}")
-    too_long = [q.id for q, end in zip(asked, ends, strict=True) if TOO_LONG in end]
-    asked_for = {"policy": policy.uri, "model_id": preset.model_name, "requested": preset.requested}
-    return {"answers": file.uri, **asked_for, "counts": counts, "too_long": too_long}
+    too_long = [q.id for q, end in zip(questions, ends, strict=True) if TOO_LONG in end]
+    about = {"policy": policy.uri, "model_id": preset.model_name, "requested": preset.all_requested}
+    return {"answers": file.uri, **about, "counts": counts, "too_long": too_long}
 
 
 def _prompts(
-    preset: Answering, asked: Sequence[Question], said: Sequence[Sequence[str]], turn: int
+    preset: Answering, questions: Sequence[Question], texts: Sequence[Sequence[str]], turn: int
 ) -> dict[int, Prompt]:
-    """What is asked in this turn, by the number of the question."""
-    prompts = {}
-    for number, question in enumerate(asked):
+    """The prompts of this turn, by the number of the question."""
+    prompts, values = {}, preset.all_requested
+    for number, question in enumerate(questions):
         if turn < len(question.turns):
-            messages = [
-                m
-                for q, a in zip(question.turns[:turn], said[number], strict=True)
-                for m in (Message("user", q), Message("assistant", a))
-            ]
+            earlier = zip(question.turns[:turn], texts[number], strict=True)
+            messages = [m for q, a in earlier for m in (Message("user", q), Message("assistant", a))]
             messages.append(Message("user", question.turns[turn]))
-            prompts[number] = prompt("benchmark", str(question.id), "", messages, preset.requested, number, preset.seed)
+            prompts[number] = prompt("benchmark", str(question.id), "", messages, values, number, preset.seed)
     return prompts
 
 
@@ -162,16 +156,8 @@ def _ask(run: Run, policy: Storage, prompts: Sequence[Prompt], folder: Storage, 
     stage = run.folder(run.preset.stage_name)
     write_table(prompts_table(prompts), folder / "prompts")
     what = f"answer turn {turn + 1}"
-    sample(
-        run,
-        what,
-        policy,
-        folder / "prompts",
-        folder / "answers",
-        run.preset.temperature,
-        fingerprint_of(stage),
-        keep_too_long=True,
-    )
+    prompts_in, answers_in, temperature = folder / "prompts", folder / "answers", run.preset.temperature
+    sample(run, what, policy, prompts_in, answers_in, temperature, fingerprint_of(stage), keep_too_long=True)
     found: dict[str, tuple[str, str]] = {}
     for table in (folder / "answers").tables():
         ends = table.column(FINISH).to_pylist()
@@ -179,16 +165,16 @@ def _ask(run: Run, policy: Storage, prompts: Sequence[Prompt], folder: Storage, 
     return found
 
 
-def _counts(asked: Sequence[Question], said: Sequence[Sequence[str]], ends: Sequence[Sequence[str]]) -> dict[str, int]:
+def _counts(
+    questions: Sequence[Question], texts: Sequence[Sequence[str]], ends: Sequence[Sequence[str]]
+) -> dict[str, int]:
     all_ends = [end for found in ends for end in found]
-    empty = sum(not text for found in said for text in found)
-    return {
-        "questions": len(asked),
+    counts = {
+        "questions": len(questions),
         "answers": len(all_ends),
-        "empty": empty,
-        "cut_off": all_ends.count(CUT_OFF),
-        "too_long": all_ends.count(TOO_LONG),
+        "empty": sum(not t for found in texts for t in found),
     }
+    return counts | {"cut_off": all_ends.count(CUT_OFF), "too_long": all_ends.count(TOO_LONG)}
 
 
 def ending(run: Run, manifests: dict[str, Metrics]) -> Metrics:

@@ -1,23 +1,23 @@
-"""Stage `report`: turn the dials alone, together and in mid-conversation, measure what the answers are, and say how far the measure can be trusted.
+"""Stage `report`: vary attributes alone, together and in mid-conversation, measure the answers, and judge the measure.
 
     python -m jobs.evaluate PRESET.yaml [key.path=value ...]
 
-In the laboratory answers are measured exactly, from their text, and the predictor is judged by it; on real rows the predictor measures, and the
-report says which.
+In the synthetic world answers are measured exactly, from their text, and the predictor is compared with that. On real
+rows the predictor measures. The report names the way.
 """
 
 from data.attributes import Values
 from data.prompts import COMBINED, combined_settings, dialogue_prompts, requested_prompts, steering_prompts
 from data.storage import Storage
-from jobs.evaluation.ask import Answers, answered, measurable, questions, rated, synthetic_world
+from jobs.evaluation.ask import MeasuredAnswers, answered, measurable, questions, rated, synthetic_world
 from jobs.evaluation.predictor_quality import plain
 from jobs.evaluation.steering_metrics import combined, cross_talk, curves, dialogue, judge, judge_note, length
 from jobs.pipelines.sample import sampling_settings
+from jobs.reporting.figures_steering import draw_cross_talk, draw_judge, draw_rounds, draw_steering
+from jobs.reporting.figures_training import draw_losses
 from jobs.reporting.model_card import write_card
 from jobs.reporting.page import HTML, write_pages
-from jobs.reporting.steering_plots import draw_cross_talk, draw_judge, draw_rounds, draw_steering
-from jobs.reporting.steering_tables import report_lines
-from jobs.reporting.training_plots import draw_losses
+from jobs.reporting.sections_steering import report_lines
 from jobs.runner.cli import main
 from jobs.runner.preset import Preset
 from jobs.runner.rounds import Rounds
@@ -46,8 +46,8 @@ def work(run: Run, folder: Storage) -> Metrics:
     return report | {"counts": {"questions": run.preset.evaluate.num_questions, "answers": len(answers.rows)}}
 
 
-def _answers(run: Run, policy: Storage, folder: Storage) -> Answers:
-    """Ask the policy; go on with the answers at the ends of each dial; have all of it rated."""
+def _answers(run: Run, policy: Storage, folder: Storage) -> MeasuredAnswers:
+    """Ask the policy, continue the answers at the ends of each scale as dialogues, and rate all of them."""
     settings, schema, seed = run.preset.evaluate, run.schema, run.preset.seed
     asked = questions(run, settings.num_questions)
     others: Values = schema.best() if settings.others == "best" else {}
@@ -55,23 +55,25 @@ def _answers(run: Run, policy: Storage, folder: Storage) -> Answers:
     prompts = steering_prompts(asked, schema, others, seed, "evaluate")
     prompts += requested_prompts(asked, together, seed, "evaluate")
     log(
-        f"evaluate: {len(asked)} questions at {len(prompts) // max(1, len(asked))} settings, {len(together)} of them of several dials: {len(prompts):,} answers"
+        f"evaluate: {len(asked)} questions at {len(prompts) // max(1, len(asked))} settings, {len(together)} of them "
+        f"of several attributes: {len(prompts):,} answers"
     )
     rows = answered(run, "evaluate", policy, prompts, folder)
     sources = [folder / "answers"]
     further = dialogue_prompts(rows, asked, schema, others, settings.num_dialogues, seed, "evaluate")
     if further:
-        log(f"evaluate: {len(further)} of these answers are gone on with, the dial at its other end")
+        log(
+            f"evaluate: {len(further)} of these answers continue as dialogues, with the other end of the scale requested"
+        )
         rows += answered(run, "evaluate: dialogue", policy, further, folder / "dialogue")
         sources.append(folder / "dialogue" / "answers")
-    log(
-        f"evaluate: the predictor rates all {len(rows):,} answers{', and is judged by the truth' if synthetic_world(run) else ''}"
-    )
+    against = " and is compared with the truth" if synthetic_world(run) else ""
+    log(f"evaluate: the predictor rates all {len(rows):,} answers{against}")
     return measurable(run, rated(run, "evaluate", sources, folder / "rated"))
 
 
-def _metrics(run: Run, answers: Answers) -> Metrics:
-    """All parts of the report that are about the answers."""
+def _metrics(run: Run, answers: MeasuredAnswers) -> Metrics:
+    """All parts of the report about the answers."""
     schema = run.schema
     table, best = curves(schema, answers, run.preset.evaluate.num_resamples, run.preset.seed)
     metrics: Metrics = {
@@ -90,7 +92,7 @@ def _metrics(run: Run, answers: Answers) -> Metrics:
     return {name: part for name, part in metrics.items() if part or name in ("steering", "at_best_settings")}
 
 
-def _draw(run: Run, answers: Answers, report: Metrics, folder: Storage) -> None:
+def _draw(run: Run, answers: MeasuredAnswers, report: Metrics, folder: Storage) -> None:
     if report["steering"]:
         draw_steering(run.preset.run, run.schema, report["steering"], answers.measured_by, folder / "steering.png")
         draw_cross_talk(report["cross_talk"], folder / "cross_talk.png")
@@ -101,7 +103,7 @@ def _draw(run: Run, answers: Answers, report: Metrics, folder: Storage) -> None:
 
 
 def _rounds(run: Run) -> list[Metrics]:
-    """What the promotion decisions say: the policy before the first round, then the one after each round that was run."""
+    """From the promotion decisions: the policy before the first round, then the one after each round that was run."""
     found: list[Metrics] = []
     for number in range(1, run.preset.bootstrap.rounds + 1):
         manifest = run.manifest(Rounds().promotion(number))
@@ -120,7 +122,7 @@ def _trainings(run: Run) -> dict[str, Metrics]:
 
 
 def _complete_card(run: Run, policy: Storage, report: Metrics) -> None:
-    """Now that it is known whether the dials turn, the model's card says so."""
+    """Add the steering table to the model's card."""
     settings = run.preset.policy.learner if policy.uri == run.folder("policy").uri else run.preset.bootstrap.learner
     write_card(run, "policy", settings, (policy / "training.json").read_json(), policy / "model", report)
 
@@ -128,26 +130,13 @@ def _complete_card(run: Run, policy: Storage, report: Metrics) -> None:
 def stage(preset: Preset) -> Stage:
     """The report is about the last policy of the run that was promoted."""
     rounds = range(1, preset.bootstrap.rounds + 1)
-    return Stage(
-        "report",
-        (
-            "rows",
-            "predictor",
-            "policy",
-            *(name for number in rounds for name in (Rounds().policy(number), Rounds().promotion(number))),
-        ),
-        _settings,
-        work,
-    )
+    after = (name for number in rounds for name in (Rounds().policy(number), Rounds().promotion(number)))
+    return Stage("report", ("rows", "predictor", "policy", *after), _settings, work)
 
 
 def _settings(preset: Preset) -> object:
-    return {
-        "evaluate": preset.evaluate,
-        "sampling": sampling_settings(preset.sampling),
-        "seed": preset.seed,
-        "lab": preset.rows.lab,
-    }
+    sampling = sampling_settings(preset.sampling)
+    return {"evaluate": preset.evaluate, "sampling": sampling, "seed": preset.seed, "lab": preset.rows.lab}
 
 
 if __name__ == "__main__":

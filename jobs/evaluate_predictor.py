@@ -1,9 +1,9 @@
-"""Stage `benchmarks`: what a trained predictor is worth on public tests: pairs (RewardBench's among them) and the scores of a judge.
+"""Stage `benchmarks`: evaluate a trained predictor on public tests: pairs (e.g. RewardBench) and the scores of a judge.
 
     python -m jobs.evaluate_predictor PRESET.yaml benchmarks.pairs='[{name: rewardbench, uri: ...}]' [key.path=value ...]
 
-Nothing is trained again. The score of an answer is one weighted sum of its attributes (`benchmarks.weights`); every attribute alone and the
-length of the answer stand beside it.
+Nothing is trained. The score of an answer is one weighted sum of its attributes (`benchmarks.weights`); every attribute
+alone and the length of the answer are baselines.
 """
 
 import itertools
@@ -21,7 +21,7 @@ from jobs.evaluation.predictor_pairs import answer_score, judge_pairs, require_e
 from jobs.evaluation.predictor_quality import plain
 from jobs.pipelines.annotation import annotator, predictor_weights
 from jobs.pipelines.map_rows import map_rows, write_table
-from jobs.reporting.predictor_tables import judge_lines, pair_lines
+from jobs.reporting.sections_predictor import judge_lines, pair_lines
 from jobs.runner.cli import main
 from jobs.runner.preset import Preset
 from jobs.runner.settings import JudgedSource
@@ -29,11 +29,12 @@ from jobs.runner.stage import Metrics, Run, Stage, StageError, log
 
 
 def work(run: Run, folder: Storage) -> Metrics:
-    """Read all sets first: a broken file should not cost the scoring of the others."""
+    """Read all sets first, so that a broken file costs no scoring."""
     settings, weights = run.preset.benchmarks, run.preset.benchmark_weights()
     if not (settings.pairs or settings.judged):
         raise StageError(
-            "benchmarks names no set; set benchmarks.pairs or benchmarks.judged, e.g. benchmarks.pairs='[{name: rewardbench, uri: FILE}]'"
+            "benchmarks names no set; set benchmarks.pairs or benchmarks.judged, "
+            "e.g. benchmarks.pairs='[{name: rewardbench, uri: FILE}]'"
         )
     pairs = store_pairs(run, folder / "pairs", settings.pairs, "benchmarks.pairs")
     judged = {source.name: _store(run, source, folder / "judged" / source.name) for source in settings.judged}
@@ -61,67 +62,42 @@ def _store(run: Run, source: JudgedSource, folder: Storage) -> tuple[np.ndarray,
         if kept:
             write_table(to_table([r.row for r in kept], run.schema), folder / "rows", f"part-{len(scores):09d}.parquet")
         scores += [r.score for r in kept]
-    require_enough(
-        f"benchmarks.judged {source.name!r}",
-        "judged answers",
-        len(scores),
-        rejected,
-        run.preset.rows.max_rejected,
-        source.uri,
-        folder,
-    )
+    what, allowed = f"benchmarks.judged {source.name!r}", run.preset.rows.max_rejected
+    require_enough(what, "judged answers", len(scores), rejected, allowed, source.uri, folder)
     return np.array(scores), {"answers": len(scores), "rejected": dict(Counter(r.reason for r in rejected))}
 
 
 def _compare(
     run: Run, name: str, scores_N: np.ndarray, folder: Storage, arguments: dict[str, object], weights: dict[str, float]
 ) -> Metrics:
-    """How well the predictor, each attribute and the length agree with the judge; answers that were not rated are counted and left out."""
-    map_rows(
-        f"benchmarks: {name}",
-        [folder / "rows"],
-        Annotator,
-        arguments,
-        run.preset.annotate.pool,
-        folder / "scored",
-        setting="annotate.pool",
-    )
+    """Agreement of the predictor, each attribute and the length with the judge; unrated answers are only counted."""
+    pool, scored = run.preset.annotate.pool, folder / "scored"
+    map_rows(f"benchmarks: {name}", [folder / "rows"], Annotator, arguments, pool, scored, setting="annotate.pool")
     lines = [np.full(2 + len(weights), np.nan)] * len(scores_N)
-    for row in (row for table in (folder / "scored").tables() for row in from_table(table)):
+    for row in (row for table in scored.tables() for row in from_table(table)):
         lines[int(row.id.rpartition("-")[2])] = _line(row, weights)
     ours_NX = np.array(lines)
-    ours_NX[np.isnan(ours_NX[:, 0])] = np.nan  # the length is judged on the same answers
+    ours_NX[np.isnan(ours_NX[:, 0])] = np.nan  # the length counts the same answers
     score, length, *each = (agreement(column_N, scores_N) for column_N in ours_NX.T)
     alone = dict(zip(weights, each, strict=True))
-    metrics: Metrics = plain(
-        {"unscored": int(np.isnan(ours_NX[:, 0]).sum()), "score": score, "length": length, "each_attribute": alone}
-    )
+    unscored = int(np.isnan(ours_NX[:, 0]).sum())
+    metrics: Metrics = plain({"unscored": unscored, "score": score, "length": length, "each_attribute": alone})
     return metrics
 
 
 def _line(row: Conversation, weights: dict[str, float]) -> np.ndarray:
-    return np.array(
-        [
-            answer_score(row, weights),
-            len(row.messages[-1].content),
-            *(row.predicted[-1].get(name, np.nan) for name in weights),
-        ]
-    )
+    alone = [row.predicted[-1].get(name, np.nan) for name in weights]
+    return np.array([answer_score(row, weights), len(row.messages[-1].content), *alone])
 
 
 def _settings(preset: Preset) -> object:
     scoring = preset.annotate.model_copy(update={"pool": None})
-    limits = {"max_rejected": preset.rows.max_rejected}
-    return {
-        "benchmarks": preset.benchmarks,
-        "weights": preset.benchmark_weights(),
-        "scoring": scoring,
-        "dtype": preset.annotate.pool.dtype,
-    } | limits
+    sets = {"benchmarks": preset.benchmarks, "weights": preset.benchmark_weights()}
+    return sets | {"scoring": scoring, "dtype": preset.annotate.pool.dtype, "max_rejected": preset.rows.max_rejected}
 
 
 def _inputs(run: Run) -> dict[str, str]:
-    """Checksums of the files, and of the predictor that is held against them."""
+    """Checksums of the files and of the predictor."""
     benchmarks = run.preset.benchmarks
     uris = [*(source.uri for source in benchmarks.pairs), *(source.uri for source in benchmarks.judged)]
     files = [Storage(file) for uri in uris for file in files_of(uri)]

@@ -1,9 +1,10 @@
-"""What a finished run made, as folders that other tools read: rows for NeMo-Aligner, TRL and Hugging Face datasets, models for the hub.
+"""Export rows (for NeMo-Aligner, TRL, Hugging Face datasets) or a model of a finished run, as a folder or onto the hub.
 
     python -m jobs.export PRESET.yaml what=annotated to=URI [format=nemo] [values=labels] [push=owner/name]
     python -m jobs.export PRESET.yaml what=policy to=URI [license=apache-2.0] [push=owner/name]
 
-The folder appears whole, with `export.json` saying what is in it and what is not. No Ray is started: files are read one by one.
+The folder appears whole, with `export.json` listing its content and what was left out. Starts no Ray: it reads file by
+file.
 """
 
 import sys
@@ -26,32 +27,34 @@ MODELS = ("policy", "predictor")
 
 
 class Export(Preset):
-    """A run, what of it is wanted, and where."""
+    """A run, the part to export, and the target."""
 
     what: Literal["rows", "annotated", "selected", "policy", "predictor"]
-    """rows = as people rated them; annotated = with predicted values; selected = the samples that a bootstrap round kept; or a model."""
+    """rows = as people rated them; annotated = with predicted values; selected = kept samples of a bootstrap round;
+    or a model."""
     to: str = Field(min_length=1)
-    """The folder to make, on any fsspec filesystem; an earlier export there is replaced, anything else is not."""
+    """The target folder, on any fsspec filesystem; an earlier export there is replaced, anything else is an error."""
     round: int | None = Field(None, ge=0)
-    """Of selected, and of the policy: which bootstrap round's; None = the last one's samples, the promoted policy; 0 = the policy before all rounds."""
+    """The bootstrap round of selected or policy; None = the last samples, the promoted policy; 0 = the policy before
+    them."""
     format: Literal["messages", "nemo", "parquet"] | None = None
-    """Of rows: messages (OpenAI, TRL; JSONL; the default), nemo (NeMo-Aligner's conversations; JSONL), parquet (all columns, Hugging Face datasets)."""
+    """Of rows: messages (OpenAI, TRL; JSONL; the default), nemo (NeMo-Aligner; JSONL), parquet (all columns)."""
     values: ValueKind | None = None
-    """Of messages and nemo: human, predicted (raw), or labels = what the policy is conditioned on; None = human for rows, labels for the others."""
+    """Of messages and nemo: human, predicted (raw), or labels (the policy's); None = human for rows, else labels."""
     only_rated: bool = False
-    """Of messages and nemo: leave out, and count, rows without a single value."""
+    """Of messages and nemo: leave out, and count, rows without any value."""
     license: str = Field("other", pattern=r"^[a-z0-9][a-z0-9.-]*$")
-    """The hub's name of the licence: yours to choose, within those of the data and of the base model."""
+    """The hub's name of the license: your choice, within the licenses of the data and of the base model."""
     datasets: tuple[str, ...] = ()
-    """Hub names of the data sets behind it, for the card; sources at hf://datasets/ are named there anyway."""
+    """Hub names of further data sets for the card; it lists sources at hf://datasets/ anyway."""
     push: str = ""
     """owner/name on the Hugging Face hub to upload to, with the token in $HF_TOKEN; empty = do not."""
     private: bool = True
-    """Whether a repository that push makes is private."""
+    """Whether a repository that push creates is private."""
 
     @model_validator(mode="after")
     def _used(self) -> "Export":
-        """No setting is ignored."""
+        """Refuse settings that would be ignored."""
         rows = {"format": self.format, "values": self.values, "only_rated": self.only_rated or None}
         given = [name for name, value in rows.items() if value is not None]
         if self.what in MODELS and given:
@@ -60,7 +63,8 @@ class Export(Preset):
             )
         if self.format == "parquet" and given != ["format"]:
             raise UserError(
-                f"{', '.join(given[1:])} would be ignored: format is parquet, which has all rows and all values; leave it out, or take messages"
+                f"{', '.join(given[1:])} would be ignored: format is parquet, which has all rows and all values; "
+                "leave it out, or take messages"
             )
         if self.round is not None and self.what not in ("selected", "policy"):
             raise UserError(f"round would be ignored: what is {self.what}, of which a run has one; leave it out")
@@ -70,7 +74,7 @@ class Export(Preset):
 
 
 def export(run: Run, settings: Export) -> Metrics:
-    """Make the folder, and push it if asked to."""
+    """Write the folder, and push it if `push` is set."""
     if settings.push:
         require_token(settings.push)
     target = Storage(settings.to)
@@ -80,49 +84,41 @@ def export(run: Run, settings: Export) -> Metrics:
         found = _write(run, settings, folder)
         metrics: Metrics = {"what": settings.what, "run": run.root.uri, "to": target.uri, **found}
         names = sorted({*folder.names(), MANIFEST})
-        (folder / MANIFEST).write_json(
-            {"finished": True, "names": names, "schema": run.schema.model_dump(mode="json"), **metrics}
-        )
+        finished = {"finished": True, "names": names, "schema": run.schema.model_dump(mode="json")}
+        (folder / MANIFEST).write_json(finished | metrics)
     if settings.push:
-        metrics["pushed"] = push(
-            target, settings.push, "model" if settings.what in MODELS else "dataset", settings.private
-        )
+        kind: Literal["model", "dataset"] = "model" if settings.what in MODELS else "dataset"
+        metrics["pushed"] = push(target, settings.push, kind, settings.private)
     return metrics
 
 
 def _write(run: Run, settings: Export, folder: Storage) -> Metrics:
     if settings.what == "policy" or settings.what == "predictor":
         name = settings.push or Storage(settings.to).uri.removeprefix("file://")
-        return write_model(
-            run, WantedModel(settings.what, settings.round, settings.license, settings.datasets, name), folder
-        )
-    wanted = WantedRows(
-        settings.what,
-        settings.round,
-        settings.format or "messages",
-        settings.values,
-        settings.only_rated,
-        settings.license,
-    )
-    return write_rows(run, wanted, folder)
+        model = WantedModel(settings.what, settings.round, settings.license, settings.datasets, name)
+        return write_model(run, model, folder)
+    what, kind = settings.what, settings.format or "messages"
+    rows = WantedRows(what, settings.round, kind, settings.values, settings.only_rated, settings.license)
+    return write_rows(run, rows, folder)
 
 
 def _require_free(target: Storage) -> None:
-    """Raise StageError if anything lies there that no earlier export put there."""
+    """Raise StageError if `target` holds anything but an earlier export."""
     names = {target.uri} if target.fs.isfile(target.path) else set(target.names())
     if MANIFEST in names:
         manifest = (target / MANIFEST).read_json()
         names = names - set(manifest.get("names", names))
     if names:
         raise StageError(
-            f"to is {target.uri}, where {min(names)} is no part of an earlier export; name another folder, or empty this one"
+            f"to is {target.uri}, where {min(names)} is no part of an earlier export; "
+            "name another folder, or empty this one"
         )
 
 
 def main() -> None:
     program = "python -m jobs.export"
     settings, _ = command_line(Export, sys.argv[1:], program, __doc__ or "")
-    with user_errors_reported(program, "the same command makes the folder anew"):
+    with user_errors_reported(program, "the same command writes the folder again"):
         result = export(Run(settings), settings)
     print_last_line(result)
 

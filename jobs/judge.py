@@ -23,9 +23,9 @@ from data.errors import UserError
 from data.judge_prompts import SHIPPED, Match, Setup, read_judge_prompts
 from data.storage import Storage
 from data.verdicts import Verdict, judgement_line, read_verdicts, verdict
-from jobs.judging.endpoint import Failure, JudgeEndpoint, JudgeUnusable, Reply
+from jobs.judging.endpoint import Failure, JudgeEndpoint, JudgeReply, JudgeUnusable
 from jobs.judging.replies import Replies
-from jobs.judging.report import metrics_of, plot, table
+from jobs.judging.report import draw_report, metrics_of, report_lines
 from jobs.judging.settings import Judging
 from jobs.runner.ending import print_last_line, user_errors_reported
 
@@ -62,7 +62,7 @@ def setup(settings: Judging) -> Setup:
             raise UserError(
                 f"two answer files are of {model!r}; answers has one file a model (model_id of jobs.answer names them)"
             )
-    if not settings.asked_kinds:
+    if not settings.effective_kinds:
         raise UserError(
             f"kinds is {', '.join(settings.kinds)}, but there is one answer file and pairs take two; add one to answers, or set kinds=[single]"
         )
@@ -72,7 +72,7 @@ def setup(settings: Judging) -> Setup:
         answers,
         read_answers(settings.references) if settings.references else None,
         read_judge_prompts(settings.prompts) if settings.prompts else SHIPPED,
-        settings.asked_kinds,
+        settings.effective_kinds,
         reference if settings.pairs == "reference" else None,
     )
     if missing := made.without_reference():
@@ -108,7 +108,7 @@ def cost_of(settings: Judging, match: Match, line: Mapping[str, Any]) -> Cost:
     return Cost(1, prompt, reply, prices.cost(prompt, reply), int(not counted))
 
 
-class Asking:
+class JudgeRequests:
     """All matches to the judge, so many at a time; what it costs is added up, and ends the job at `prices.max_cost`."""
 
     def __init__(self, settings: Judging, replies: Replies):
@@ -145,7 +145,7 @@ class Asking:
         self._replies.keep(key, self._settings.judge.model, outcome)
         line = self._replies.get(key)
         assert line is not None, "it was just kept"
-        cost = cost_of(self._settings, match, line) if isinstance(outcome, Reply) else Cost(1)
+        cost = cost_of(self._settings, match, line) if isinstance(outcome, JudgeReply) else Cost(1)
         with self._lock:
             self.spent += cost
             self.retries += outcome.retries
@@ -187,7 +187,7 @@ def judged(settings: Judging, only_plan: bool = False) -> Metrics:
         )
     if only_plan:
         return {"matches": len(matches), "different": len(different), "estimate": guess.metrics()}
-    asking = Asking(settings, replies)
+    asking = JudgeRequests(settings, replies)
     asking.run(to_ask, len(different) - len(to_ask))
     lines = {key: _reply(replies, key) for key in different}
     stored = [
@@ -255,8 +255,8 @@ def _reported(settings: Judging, verdicts: Sequence[Verdict], models: Sequence[s
         "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
     (output / "report.json").write_json(report | written)
-    plot(report, f"judged by {report['judge']}", output / "report.png")
-    for line in table(report):
+    draw_report(report, f"judged by {report['judge']}", output / "report.png")
+    for line in report_lines(report):
         log(line)
     return {"output": output.uri, **report}
 

@@ -20,7 +20,7 @@ from data.storage import Storage
 from jobs.pipelines.fit import example_spec, fit
 from jobs.pipelines.map_rows import write_table
 from jobs.pipelines.tokenize import Tokenizing
-from jobs.reporting.training_plots import draw_losses
+from jobs.reporting.figures_training import draw_losses
 from jobs.runner.cli import main
 from jobs.runner.preset import Preset
 from jobs.runner.stage import Run, Stage, fingerprint_of, log

@@ -1,8 +1,8 @@
-"""The pages of a finished run once more, from what it left: report/report.html and report/report.md. Samples nothing and starts no Ray.
+"""Write the pages of a finished run again: report/report.html and report/report.md. Samples nothing and starts no Ray.
 
     python -m jobs.report PRESET.yaml [key.path=value ...]
 
-The stage `report` (`jobs.evaluate`, `jobs.run`) writes them at its end by itself.
+The stage `report` (`jobs.evaluate`, `jobs.run`) writes them as well.
 """
 
 import sys
@@ -17,7 +17,7 @@ PROGRAM = "python -m jobs.report"
 
 
 def render(run: Run) -> Metrics:
-    """Write the pages; raises StageError if the run has no report yet. Returns what the last line says."""
+    """Write the pages; raises StageError if the run has no report yet. Returns the content of the last line."""
     folder = run.folder("report")
     if run.manifest("report") is None:
         raise StageError(

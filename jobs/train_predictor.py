@@ -31,10 +31,9 @@ from jobs.pipelines.annotation import annotator, score_rows
 from jobs.pipelines.fit import backbone_uri, buckets_for, example_spec, fit
 from jobs.pipelines.map_rows import write_table
 from jobs.pipelines.tokenize import Tokenizing
+from jobs.reporting.figures_training import draw_calibration, draw_collinearity, draw_losses
 from jobs.reporting.model_card import write_card
-from jobs.reporting.predictor_plots import draw_calibration, draw_collinearity
-from jobs.reporting.predictor_tables import pair_lines, quality_lines
-from jobs.reporting.training_plots import draw_losses
+from jobs.reporting.sections_predictor import pair_lines, quality_lines
 from jobs.runner.cli import main
 from jobs.runner.preset import Preset
 from jobs.runner.stage import Metrics, Run, Stage, StageError, fingerprint_of, log

@@ -16,7 +16,7 @@ from data.loader import copies
 from jobs.ablate import Ablation, stages
 from jobs.ablation.arms import ARMS, HELD_OUT, _belongs, _followed, held_out_settings, repeated, rows_of_rounds
 from jobs.ablation.report import summary, table, value_of
-from jobs.evaluation.ask import Answers
+from jobs.evaluation.ask import MeasuredAnswers
 from jobs.runner.preset import Preset
 from jobs.runner.rounds import Rounds
 from jobs.runner.stage import Run, _description
@@ -100,10 +100,10 @@ def test_how_near_the_answers_come_to_it() -> None:
         Conversation("s", "", turns, requested=({"helpfulness": 4.0, "humor": 2.0},), group=group)
         for group in (HELD_OUT, "best")
     ]
-    found = _followed(Answers(rows, "exactly", lambda _: {"helpfulness": 3.0, "humor": 2.0}), SCHEMA)
+    found = _followed(MeasuredAnswers(rows, "exactly", lambda _: {"helpfulness": 3.0, "humor": 2.0}), SCHEMA)
     assert found
     assert (found["answers"], found["distance"]) == (1, 0.5)
-    assert _followed(Answers(rows[1:], "exactly", lambda _: {}), SCHEMA) is None
+    assert _followed(MeasuredAnswers(rows[1:], "exactly", lambda _: {}), SCHEMA) is None
 
 
 def test_the_control_has_as_many_rows_as_the_rounds_however_many_epochs(monkeypatch: pytest.MonkeyPatch) -> None:

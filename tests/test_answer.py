@@ -1,4 +1,5 @@
-"""`jobs.answer`: which policy, which dials, every turn after the policy's own words, and the same file however often it is begun."""
+"""`jobs.answer`: which policy, which requested values, every turn after the policy's own words, and the same file however often
+it starts."""
 
 import json
 from pathlib import Path
@@ -25,22 +26,31 @@ def made(*words: str) -> Answering:
 
 
 def test_what_is_asked_and_what_it_is_called() -> None:
-    assert made().requested == {"helpfulness": 4, "creativity": 0, "humor": 0, "toxicity": 0, "verbosity": 1}
-    turned = made("dials.humor=4", "dials.creativity=2", "others=unset")
-    assert turned.requested == {"creativity": 2, "humor": 4}
-    assert turned.model_name == "demo-unset-creativity2-humor4"
-    assert turned.stage_name == "benchmarks/mt_bench/demo-unset-creativity2-humor4/answers"
-    assert made("others=defaults", "model_id=mine").requested["verbosity"] == 1
+    assert made().all_requested == {"helpfulness": 4, "creativity": 0, "humor": 0, "toxicity": 0, "verbosity": 1}
+    varied = made("requested.humor=4", "requested.creativity=2", "others=unset")
+    assert varied.all_requested == {"creativity": 2, "humor": 4}
+    assert varied.model_name == "demo-unset-creativity2-humor4"
+    assert varied.stage_name == "benchmarks/mt_bench/demo-unset-creativity2-humor4/answers"
+    assert made("others=defaults", "model_id=mine").all_requested["verbosity"] == 1
     assert made("model_id=mine").model_name == "mine"
 
 
 @pytest.mark.parametrize(
     ("word", "said"),
-    [("dials.humour=4", "unknown attribute 'humour'"), ("dials.humor=9", "out of range"), ("model_id=a/b", "model_id")],
+    [
+        ("requested.humour=4", "unknown attribute 'humour'"),
+        ("requested.humor=9", "out of range"),
+        ("model_id=a/b", "model_id"),
+    ],
 )
-def test_a_wrong_dial_is_a_sentence(word: str, said: str) -> None:
+def test_a_wrong_request_is_a_sentence(word: str, said: str) -> None:
     with pytest.raises(SettingsError, match=said):
         made(word)
+
+
+def test_the_old_name_of_the_setting_is_an_error_with_the_new_one() -> None:
+    with pytest.raises(SettingsError, match="dials on the command line is called requested now"):
+        made("dials.humor=4")
 
 
 def test_another_seed_draws_otherwise() -> None:

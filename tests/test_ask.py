@@ -8,7 +8,7 @@ import pytest
 from cluster.settings.load import load
 from data.attributes import Values, shipped
 from data.conversation import Conversation, Message
-from jobs.evaluation.ask import Answers, gap_at_best, mean_spearman, questions, tabulate
+from jobs.evaluation.ask import MeasuredAnswers, gap_at_best, mean_spearman, questions, tabulate
 from jobs.evaluation.steering_metrics import combined, cross_talk, curves, dialogue, judge, judge_note, length
 from jobs.runner.preset import Preset
 from jobs.runner.stage import Run
@@ -28,7 +28,7 @@ def test_each_dial_is_judged_by_the_rows_that_turned_it() -> None:
         + [_row("toxicity", 4 - v, n) for v in (0, 4) for n in range(2)]
         + [_row("best", 0, 9)]
     )
-    answers = Answers(
+    answers = MeasuredAnswers(
         rows, "exactly", lambda row: {"humor": row.requested[0]["humor"] / 2, "toxicity": 4 - row.requested[0]["humor"]}
     )
     table, best = tabulate(SCHEMA, answers)
@@ -75,7 +75,7 @@ def _turned(name: str, num_questions: int = 4) -> Iterator[Conversation]:
 
 def test_curves_have_a_band_around_each_mean() -> None:
     # Odd questions are answered a point too high, so that the mean depends on which are asked.
-    answers = Answers(
+    answers = MeasuredAnswers(
         list(_turned("humor")),
         "exactly",
         lambda row: {"humor": row.requested[0]["humor"] + int(row.messages[0].content[1:]) % 2},
@@ -86,7 +86,7 @@ def test_curves_have_a_band_around_each_mean() -> None:
     assert (row["low"], row["high"]) == ([0, 1, 2, 3, 4], [1, 2, 3, 4, 5])
     assert best == {}
     assert curves(SCHEMA, answers, 1000, seed=0)[0] == table
-    alone = Answers([r for r in answers.rows if r.messages[0].content == "q0"], "exactly", answers.measure)
+    alone = MeasuredAnswers([r for r in answers.rows if r.messages[0].content == "q0"], "exactly", answers.measure)
     assert all(math.isnan(v) for v in curves(SCHEMA, alone, 100, seed=0)[0]["humor"]["low"])
 
 
@@ -95,7 +95,7 @@ def test_cross_talk_is_what_else_moves() -> None:
         asked = row.requested[0]
         return {**asked, "toxicity": asked["toxicity"] + asked["humor"] / 2, "helpfulness": 4 - asked["verbosity"]}
 
-    answers = Answers(
+    answers = MeasuredAnswers(
         [*_turned("humor"), *_turned("verbosity"), _asked("best", SCHEMA.best())], "exactly", half_of_humor_is_toxic
     )
     metrics = cross_talk(SCHEMA, answers)
@@ -107,21 +107,31 @@ def test_cross_talk_is_what_else_moves() -> None:
 def test_settings_of_several_dials_are_told_apart() -> None:
     high, low = {"humor": 4.0, "verbosity": 2.0}, {"humor": 1.0, "verbosity": 3.0}
     rows = [_asked("combined", asked, number) for asked in (high, low) for number in range(2)] + list(_turned("humor"))
-    answers = Answers(
+    answers = MeasuredAnswers(
         rows,
         "exactly",
         lambda row: {**row.requested[0], "humor": 4.0 - int(row.messages[0].content[1:]), "toxicity": 1.0},
     )
     assert combined(SCHEMA, answers) == [
-        {"requested": low, "measured": {"humor": 3.5, "toxicity": 1.0, "verbosity": 3.0}, "off": 1.25, "n": 2},
-        {"requested": high, "measured": {"humor": 3.5, "toxicity": 1.0, "verbosity": 2.0}, "off": 0.25, "n": 2},
+        {
+            "requested": low,
+            "measured": {"humor": 3.5, "toxicity": 1.0, "verbosity": 3.0},
+            "mean_absolute_gap": 1.25,
+            "n": 2,
+        },
+        {
+            "requested": high,
+            "measured": {"humor": 3.5, "toxicity": 1.0, "verbosity": 2.0},
+            "mean_absolute_gap": 0.25,
+            "n": 2,
+        },
     ]
-    assert combined(SCHEMA, Answers(list(_turned("humor")), "exactly", lambda row: row.requested[0])) == []
+    assert combined(SCHEMA, MeasuredAnswers(list(_turned("humor")), "exactly", lambda row: row.requested[0])) == []
 
 
 def test_a_dialogue_is_judged_by_its_second_answer() -> None:
     rows = [_asked("dialogue/humor", {"humor": value}, number) for value in (0.0, 4.0) for number in range(3)]
-    answers = Answers(rows, "exactly", lambda row: {"humor": 0.5 + row.requested[-1]["humor"] / 2})
+    answers = MeasuredAnswers(rows, "exactly", lambda row: {"humor": 0.5 + row.requested[-1]["humor"] / 2})
     assert dialogue(SCHEMA, answers) == {
         "humor": {"first": [0, 4], "second": [4, 0], "measured_second": [2.5, 0.5], "n": 6}
     }
@@ -135,7 +145,9 @@ def test_a_perfect_judge_of_many_answers_alike_is_not_doubted() -> None:
         replace(row, predicted=({"humor": 0.7 * row.requested[0]["humor"] + number / 1000},))
         for number, row in enumerate(rows)
     ]
-    metrics = judge(SCHEMA, Answers(judged, "exactly", lambda row: {"humor": row.requested[0]["humor"]}))["humor"]
+    metrics = judge(SCHEMA, MeasuredAnswers(judged, "exactly", lambda row: {"humor": row.requested[0]["humor"]}))[
+        "humor"
+    ]
     assert (metrics["n"], metrics["everywhere"]["n"]) == (20, 220)
     assert metrics["spearman"] > 0.97
     assert metrics["slope"] == pytest.approx(0.7, abs=0.01)
@@ -157,7 +169,7 @@ def test_longer_answers_are_more_of_what_was_asked_but_not_among_equals() -> Non
         return _asked("humor", {"humor": asked}, number, answer=" ".join(["word"] * (10 * asked + number)))
 
     # A longer answer to the same request is the less funny one.
-    answers = Answers(
+    answers = MeasuredAnswers(
         [row(a, n) for a in range(5) for n in range(4)],
         "exactly",
         lambda r: {"humor": r.requested[0]["humor"] - int(r.messages[0].content[1:]) / 10},

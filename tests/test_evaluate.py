@@ -14,11 +14,11 @@ from data.conversation import Conversation, Message, from_table
 from data.prompts import COMBINED, combined_settings, requested_prompts, steering_prompts
 from data.storage import Storage
 from jobs.evaluate import _metrics, stage
-from jobs.evaluation.ask import Answers, measurable
+from jobs.evaluation.ask import MeasuredAnswers, measurable
 from jobs.evaluation.predictor_quality import plain
 from jobs.evaluation.steering_metrics import cross_talk, curves, judge
-from jobs.reporting.steering_plots import draw_cross_talk, draw_judge, draw_steering
-from jobs.reporting.steering_tables import report_lines
+from jobs.reporting.figures_steering import draw_cross_talk, draw_judge, draw_steering
+from jobs.reporting.sections_steering import report_lines
 from jobs.runner.preset import Preset
 from jobs.runner.stage import Metrics, Run, Stage, perform
 
@@ -49,7 +49,7 @@ def _policy_stage(policy: str) -> Stage:
     return Stage("policy", ("rows",), lambda preset: {"from": policy}, work)
 
 
-def _obedient(run: Run) -> Answers:
+def _obedient(run: Run) -> MeasuredAnswers:
     """Answers that have just what was asked, and a predictor that says half of it."""
     asked = [[Message("user", f"q{number}")] for number in range(3)]
     together = [(COMBINED, values) for values in combined_settings(run.schema, run.schema.best(), 3, 0)]

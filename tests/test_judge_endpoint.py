@@ -9,7 +9,7 @@ import pytest
 from support.judge_server import Answer, Asked, serving
 
 from data.storage import Storage
-from jobs.judging.endpoint import Failure, JudgeEndpoint, JudgeUnusable, Reply, key_of, retry_after_s
+from jobs.judging.endpoint import Failure, JudgeEndpoint, JudgeReply, JudgeUnusable, key_of, retry_after_s
 from jobs.judging.replies import Replies
 from jobs.judging.settings import JudgeSettings
 
@@ -53,7 +53,7 @@ def test_a_told_pause_holds_all_requests() -> None:
             while not endpoint._hold_until:
                 time.sleep(0.01)
             others = [pool.submit(endpoint.ask, "s", f"other {n}") for n in range(3)]
-            assert all(isinstance(f.result(), Reply) for f in (first, *others))
+            assert all(isinstance(f.result(), JudgeReply) for f in (first, *others))
         endpoint.close()
     assert all(a.at - judge.asked[0].at >= 0.5 for a in judge.asked[1:])
 
@@ -71,7 +71,7 @@ def test_a_slow_judge_is_a_timeout_and_an_empty_reply_is_a_reply() -> None:
         found = {what: endpoint.ask("s", what) for what in ("slow", "none", "html", "silent")}
         endpoint.close()
     assert [f.reason for f in found.values() if isinstance(f, Failure)] == ["timeout", "garbled body", "garbled body"]
-    assert found["silent"] == Reply("", "stop", 100, 10, 0)
+    assert found["silent"] == JudgeReply("", "stop", 100, 10, 0)
 
 
 def test_replies_are_found_again_and_a_failure_never_hides_a_reply(tmp_path: Path) -> None:
@@ -80,7 +80,7 @@ def test_replies_are_found_again_and_a_failure_never_hides_a_reply(tmp_path: Pat
     replies.keep("one", "j", Failure("timeout", "", False, 3))
     replies.keep("two", "j", Failure("400", "too long", True, 0))
     for n in range(150):
-        replies.keep(f"more {n}", "j", Reply("[[5]]", "stop", 1, 2, 0))
+        replies.keep(f"more {n}", "j", JudgeReply("[[5]]", "stop", 1, 2, 0))
     assert len(folder.names(".jsonl")) == 3
     again = Replies(folder)
     assert len(again) == 152
@@ -90,7 +90,7 @@ def test_replies_are_found_again_and_a_failure_never_hides_a_reply(tmp_path: Pat
         True,
         False,
     )
-    again.keep("one", "j", Reply("[[9]]", "stop", None, None, 1))
+    again.keep("one", "j", JudgeReply("[[9]]", "stop", None, None, 1))
     again.keep("one", "j", Failure("timeout", "", False, 3))
     found = Replies(folder).get("one")
     assert found is not None

@@ -16,8 +16,9 @@ from data.ratings import Ratings, joined, ratings_of
 from data.storage import Storage
 from jobs.evaluation.predictor_pairs import pair_metrics
 from jobs.evaluation.predictor_quality import quality, summary
-from jobs.reporting.predictor_plots import draw_calibration, draw_collinearity
-from jobs.reporting.predictor_tables import aligned, pair_lines, quality_lines
+from jobs.reporting.figures_training import draw_calibration, draw_collinearity
+from jobs.reporting.sections_predictor import pair_lines, quality_lines
+from jobs.reporting.tables import Table, as_text
 
 SCHEMA = shipped("lab")
 NAMES = SCHEMA.names
@@ -138,7 +139,7 @@ def test_the_manifest_gets_everything_but_the_bins(lab: Lab) -> None:
 
 
 def test_tables_are_aligned() -> None:
-    assert aligned(["name", "n", "value"], [["a", 1200, -0.001], ["long", 3, None]]) == [
+    assert as_text(Table("", ["name", "n", "value"], [["a", 1200, -0.001], ["long", 3, None]])) == [
         "name      n  value",
         "a     1,200   0.00",
         "long      3      -",

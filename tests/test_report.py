@@ -16,9 +16,10 @@ from support.chromium import DESKTOP, PHONE, chromium, resize, screenshot
 from support.finished_run import DEMO, HOSTILE, NAMES, finished, report
 
 from jobs.report import main
-from jobs.reporting.blocks import duration, shown, without_secrets
+from jobs.reporting.blocks import duration, without_secrets
 from jobs.reporting.page import page_parts, write_pages
-from jobs.reporting.rows import across_dials, spreads
+from jobs.reporting.rows import answers_by_value, spreads
+from jobs.reporting.tables import shown
 from jobs.runner.stage import Run
 
 VOID = {"meta", "link", "br", "img", "hr"}
@@ -93,7 +94,7 @@ def written(run: Run) -> tuple[str, str]:
 def test_every_part_is_there_in_order_and_says_what_one_sees(run: Run, written: tuple[str, str]) -> None:
     parts = page_parts(run, report(run), run.folder("report"))
     assert [part.name for part in parts] == ALL_PARTS
-    assert all(part.says.endswith(".") and len(part.says) > 60 and part.blocks for part in parts)
+    assert all(part.about.endswith(".") and len(part.about) > 60 and part.blocks for part in parts)
     page = Page(written[0])
     assert [attributes["id"] for attributes in page.named("section")] == ALL_PARTS
     assert [attributes["href"] for attributes in page.named("a")] == [f"#{name}" for name in ALL_PARTS]
@@ -244,7 +245,7 @@ def test_values_are_counted_as_a_prompt_would_show_them(run: Run) -> None:
 
 
 def test_answers_across_a_dial_are_in_order_of_what_was_asked(run: Run) -> None:
-    found = across_dials(run.folder("report") / "answers", run.schema, 2)
+    found = answers_by_value(run.folder("report") / "answers", run.schema, 2)
     assert {name: list(questions) for name, questions in found.items()} == {name: ["Owls?", "Bees?"] for name in NAMES}
     assert [row.requested[-1]["humor"] for row in found["humor"]["Bees?"]] == [0, 1, 2, 3, 4]
 

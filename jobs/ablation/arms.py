@@ -14,7 +14,7 @@ from data.conversation import Conversation, from_table, to_table
 from data.lab import LabSettings
 from data.prompts import BEST, drawn, requested_prompts, steering_prompts
 from data.storage import Storage
-from jobs.evaluation.ask import Answers, ask, gap_at_best, mean_spearman, questions, tabulate
+from jobs.evaluation.ask import MeasuredAnswers, ask, gap_at_best, mean_spearman, questions, tabulate
 from jobs.evaluation.selection import drift
 from jobs.pipelines.fit import base_uri
 from jobs.pipelines.map_rows import write_table
@@ -221,7 +221,7 @@ def held_out_settings(lab: LabSettings, schema: AttributeSchema) -> list[Values]
     return list(found.values())
 
 
-def _followed(answers: Answers, schema: AttributeSchema) -> Metrics | None:
+def _followed(answers: MeasuredAnswers, schema: AttributeSchema) -> Metrics | None:
     """How near the answers come to combinations that no row had: means asked and measured, and the mean distance."""
     pairs = [(row.requested[-1], answers.measure(row)) for row in answers.rows if row.group == HELD_OUT]
     if not pairs:

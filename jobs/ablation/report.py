@@ -1,31 +1,34 @@
-"""Stage `ablation/report`: the ladder as a table and a plot, mean and spread over seeds."""
+"""Stage `ablation/report`: all arms as a table and a plot, mean and spread over seeds."""
 
 from collections.abc import Sequence
 from functools import partial
 
-import matplotlib.figure
+import matplotlib.axes
 import numpy as np
 
 from data.storage import Storage
 from jobs.ablation.arms import ARMS
-from jobs.reporting.png import save_png
+from jobs.reporting.figures import FIRST, INK, Plot, save_png
+from jobs.reporting.tables import Table, as_text
 from jobs.runner.stage import Metrics, Run, Stage, log
 
+TABLE, PLOT = "ablation.json", "ablation.png"
 COLUMNS = {
     "quality": "true quality",
     "gap_at_best": "gap at best",
     "mean_spearman": "steering",
-    "mean_absolute_gap": "off target",
-    "held_out": "unseen, off by",
+    "mean_absolute_gap": "others move",
+    "held_out": "gap, unseen",
     "distinct_2": "distinct-2",
     "words": "words",
     "tokens": "tokens",
 }
-"""Figure of a rung -> the head of its column."""
+"""Metric of an arm -> the head of its column."""
 LEGEND = (
-    "true quality: the leading attribute with all dials at best; off best: distance of all attributes from what was asked there; steering: Spearman of asked "
-    "and measured, mean over dials; off target: how far the others move when a dial is turned; unseen: distance from combinations that no row has. All in "
-    "points of the scale but steering. Mean and standard deviation over seeds."
+    "true quality: the leading attribute, all attributes requested at their best; gap at best: mean distance of all attributes from that "
+    "request; steering: Spearman of requested and measured, mean over attributes; others move: mean absolute gap of the others when one "
+    "attribute is varied; gap, unseen: distance from combinations that no row has. All in points of the scale but steering. Mean and "
+    "standard deviation over seeds."
 )
 
 
@@ -39,26 +42,28 @@ def _work(run: Run, folder: Storage, arms: Sequence[str], seeds: int) -> Metrics
         name: [(run.manifest(f"ablation/{seed}/{name}/report") or {})["metrics"] for seed in range(seeds)]
         for name in arms
     }
-    ladder = {
+    summaries = {
         name: {column: summary([value_of(r, column) for r in found]) for column in COLUMNS}
         for name, found in reports.items()
     }
-    dials = {
-        name: {dial: summary([r["spearman"].get(dial) for r in found]) for dial in run.schema.names}
+    spearman = {
+        name: {attribute: summary([r["spearman"].get(attribute) for r in found]) for attribute in run.schema.names}
         for name, found in reports.items()
     }
     measured_by = reports[arms[0]][0]["measured_by"]
-    metrics: Metrics = {"seeds": seeds, "measured_by": measured_by, "ladder": ladder, "spearman": dials}
-    (folder / "ladder.json").write_json(metrics | {"reports": reports})
-    for line in table(ladder):
+    metrics: Metrics = {"seeds": seeds, "measured_by": measured_by, "arms": summaries, "spearman": spearman}
+    (folder / TABLE).write_json(metrics | {"reports": reports})
+    for line in lines(summaries):
         log(line)
     log(f"measured {measured_by}; {LEGEND}")
-    _plot(run, ladder, measured_by, folder / "ladder.png")
+    quality = _bars("quality", f"{run.preset.bootstrap.leading}, all requested at best", summaries)
+    steering = _bars("mean_spearman", "mean Spearman over attributes", summaries)
+    save_png([quality, steering], folder / PLOT, f"{run.preset.run}: what each step adds, measured {measured_by}")
     return metrics
 
 
 def value_of(report: Metrics, column: str) -> float | None:
-    """A rung's figure with one seed; None where it has none (plain fine-tuning has no dial)."""
+    """An arm's metric with one seed; None where it has none (plain fine-tuning has no attribute to request)."""
     if column == "held_out":
         return report["held_out"]["distance"] if report["held_out"] else None
     value = report["drift"].get(column) if column in ("distinct_2", "words") else report[column]
@@ -70,40 +75,36 @@ def summary(values: Sequence[float | None]) -> Metrics | None:
     found = [v for v in values if v is not None and np.isfinite(v)]
     if not found:
         return None
-    return {
-        "mean": round(float(np.mean(found)), 4),
-        "sd": round(float(np.std(found, ddof=1)), 4) if len(found) > 1 else 0.0,
-    }
+    deviation = round(float(np.std(found, ddof=1)), 4) if len(found) > 1 else 0.0
+    return {"mean": round(float(np.mean(found)), 4), "sd": deviation}
 
 
-def table(ladder: Metrics) -> list[str]:
-    """Lines for people: a rung each, with the columns that any rung has."""
-    shown = [column for column in COLUMNS if any(row[column] for row in ladder.values())]
-    lines = [f"{'':34}" + "".join(f"{COLUMNS[column]:>17}" for column in shown)]
-    for name, row in ladder.items():
-        lines.append(f"{ARMS[name].title:34}" + "".join(f"{_cell(row[column]):>17}" for column in shown))
-    return lines
+def lines(summaries: Metrics) -> list[str]:
+    """A line for each arm, with the columns that any arm has."""
+    columns = [column for column in COLUMNS if any(row[column] for row in summaries.values())]
+    rows = [[ARMS[name].title, *(_cell(row[column]) for column in columns)] for name, row in summaries.items()]
+    return as_text(Table("", ["", *(COLUMNS[column] for column in columns)], rows))
 
 
-def _cell(figure: Metrics | None) -> str:
-    if figure is None:
-        return "-"
-    return f"{figure['mean']:,.0f}" if figure["mean"] > 1000 else f"{figure['mean']:.3f} ± {figure['sd']:.3f}"
+def _cell(found: Metrics | None) -> str | None:
+    if found is None:
+        return None
+    return f"{found['mean']:,.0f}" if found["mean"] > 1000 else f"{found['mean']:.3f} ± {found['sd']:.3f}"
 
 
-def _plot(run: Run, ladder: Metrics, measured_by: str, target: Storage) -> None:
-    """Bars with the spread over seeds: quality at best settings, and steering."""
-    figure = matplotlib.figure.Figure(figsize=(11, 5), layout="constrained")
-    titles = [ARMS[name].title for name in ladder]
-    panels = {
-        "quality": f"{run.preset.bootstrap.leading}, all dials at best",
-        "mean_spearman": "Spearman of asked and measured, mean over dials",
-    }
-    for axes, (column, title) in zip(figure.subplots(1, 2, sharey=True), panels.items(), strict=True):
-        found = [row[column] or {"mean": 0.0, "sd": 0.0} for row in ladder.values()]
-        axes.barh(titles, [f["mean"] for f in found], xerr=[f["sd"] for f in found], color="tab:blue", capsize=4)
-        axes.set(title=title, xlabel=f"measured {measured_by}")
-        if not axes.yaxis_inverted():  # the panels share it
-            axes.invert_yaxis()
-    figure.suptitle(f"{run.preset.run}: what each step adds")
-    save_png(figure, target)
+def _bars(column: str, title: str, summaries: Metrics) -> Plot:
+    """A bar for each arm, with its spread over seeds."""
+
+    def draw(axes: matplotlib.axes.Axes) -> None:
+        found = [row[column] or {"mean": 0.0, "sd": 0.0} for row in summaries.values()]
+        titles, means, spread = (
+            [ARMS[name].title for name in summaries],
+            [f["mean"] for f in found],
+            [f["sd"] for f in found],
+        )
+        axes.barh(titles, means, xerr=spread, color=FIRST, ecolor=INK, capsize=4)
+        axes.set(title=title)
+        axes.grid(visible=False, axis="y")
+        axes.invert_yaxis()
+
+    return Plot(f"ablation-{column}", title, draw, (5.5, 3.6))

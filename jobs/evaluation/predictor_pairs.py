@@ -1,6 +1,6 @@
-"""Does the predictor prefer what people preferred? Pairs are read before training, scored after it, and counted.
+"""Does the predictor prefer the answers that people preferred? Pairs are read before training and scored after it.
 
-A broken pair is kept with file, line and reason, as a broken row is. Knows no metric (`data.measures`) and no format (`data.pairs`).
+A broken pair is kept with file, line and reason. Knows no metric (`data.measures`) and no format (`data.pairs`).
 """
 
 import itertools
@@ -26,10 +26,11 @@ from jobs.runner.stage import Metrics, Run, StageError
 def store_pairs(
     run: Run, folder: Storage, sources: Sequence[PairSource], setting: str = "predictor.pairs"
 ) -> dict[str, Metrics]:
-    """Write both sides of every pair of every set below `folder`; returns per set how many pairs there are, and rejections by reason.
+    """Write both sides of every pair of every set below `folder`; returns per set the number of pairs and of
+    rejections.
 
-    Before training, because a broken file should not cost one. Raises StageError for a set without a pair, or with more broken ones than
-    rows.max_rejected allows.
+    This happens before training: a broken file then costs none. Raises StageError for a set without a pair, or with
+    more broken ones than rows.max_rejected allows.
     """
     return {source.name: _store(run, source, folder / source.name, setting) for source in sources}
 
@@ -39,30 +40,27 @@ def _store(run: Run, source: PairSource, folder: Storage, setting: str) -> Metri
     kept = _kept(read_pairs(source.uri, run.schema, source.name, source.limit), rejected)
     num_pairs = 0
     while pairs := list(itertools.islice(kept, run.preset.rows.rows_per_file)):
-        # Where a pair has a subset, its sides carry the name in place of the set's.
-        sides = [
-            replace(side, source=pair.subset or source.name) for pair in pairs for side in (pair.chosen, pair.rejected)
-        ]
+        # A pair of a subset has the subset's name as its source.
+        sides = [replace(side, source=p.subset or source.name) for p in pairs for side in (p.chosen, p.rejected)]
         write_table(to_table(sides, run.schema), folder / "rows", f"part-{num_pairs:09d}.parquet")
         num_pairs += len(pairs)
-    require_enough(
-        f"{setting} {source.name!r}", "pairs", num_pairs, rejected, run.preset.rows.max_rejected, source.uri, folder
-    )
+    what, allowed = f"{setting} {source.name!r}", run.preset.rows.max_rejected
+    require_enough(what, "pairs", num_pairs, rejected, allowed, source.uri, folder)
     return {"pairs": num_pairs, "rejected": dict(Counter(r.reason for r in rejected))}
 
 
 def require_enough(
     what: str, kind: str, num_kept: int, rejected: Sequence[Rejected], allowed: float, uri: str, folder: Storage
 ) -> None:
-    """Write what was rejected beside the rest; raise StageError for a set with nothing in it, or with more broken records than allowed."""
-    (folder / "rejected.jsonl").write_bytes(
-        "".join(json.dumps(vars(r), ensure_ascii=False) + "\n" for r in rejected).encode()
-    )
+    """Write `rejected.jsonl` into `folder`; raise StageError for an empty set, or more broken records than allowed."""
+    file = folder / "rejected.jsonl"
+    file.write_bytes("".join(json.dumps(vars(r), ensure_ascii=False) + "\n" for r in rejected).encode())
     if not num_kept or len(rejected) > allowed * (num_kept + len(rejected)):
         worst = "; ".join(f"{r.file} line {r.line}: {r.reason}, {r.detail}" for r in rejected[:3])
         raise StageError(
-            f"{what}: {num_kept} {kind} and {len(rejected)} broken ones at {uri}, rows.max_rejected allows {allowed:.1%}: "
-            f"{worst or 'the file is empty'}; all are in {(folder / 'rejected.jsonl').uri}; mend them, raise rows.max_rejected or take the set out"
+            f"{what}: {num_kept} {kind} and {len(rejected)} broken ones at {uri}, rows.max_rejected allows "
+            f"{allowed:.1%}: {worst or 'the file is empty'}; all are in {file.uri}; "
+            "fix them, raise rows.max_rejected or remove the set"
         )
 
 
@@ -81,37 +79,30 @@ def judge_pairs(
     arguments: Mapping[str, object],
     weights: Mapping[str, float],
 ) -> dict[str, Metrics]:
-    """Score both sides of the `stored` pairs with the predictor of `arguments`; returns the figures of each set."""
+    """Score both sides of the `stored` pairs with the predictor of `arguments`; returns the metrics of each set."""
     metrics = {}
     for name, counts in stored.items():
         sides, scored = folder / name / "rows", folder / name / "scored"
-        map_rows(
-            f"predictor: pairs {name}",
-            [sides],
-            Annotator,
-            arguments,
-            run.preset.annotate.pool,
-            scored,
-            setting="annotate.pool",
-        )
+        pool, what = run.preset.annotate.pool, f"predictor: pairs {name}"
+        map_rows(what, [sides], Annotator, arguments, pool, scored, setting="annotate.pool")
         rows = (row for table in scored.tables() for row in from_table(table))
         metrics[name] = counts | pair_metrics(rows, weights, counts["pairs"], name)
     return metrics
 
 
 def pair_metrics(sides: Iterator[Conversation], weights: Mapping[str, float], num_pairs: int, name: str) -> Metrics:
-    """Accuracy of the weighted sum of raw predicted values at the last answer, of each attribute alone (higher wins), and of the longer answer.
+    """Accuracy of the weighted sum of raw predicted values, of each attribute alone (higher wins), and of the length.
 
-    `sides` come in any order, with the ids of `data.pairs`; a pair with an unscored side is counted and left out everywhere. Where pairs have subsets
-    (another source than the set's `name`), also the sum's accuracy on each, and RewardBench's sections where those are its.
+    All are of the last answer. `sides` come in any order, with the ids of `data.pairs`. A pair with an unscored side is
+    counted and left out everywhere. Pairs with another source than the set's `name` belong to subsets: these get the
+    sum's accuracy, too, and so do RewardBench's sections of them.
     """
     values: dict[str, dict[str, np.ndarray]] = {}
     subset_of: dict[str, str] = {}
     for side in sides:
         pair, _, which = side.id.rpartition("-")
-        values.setdefault(pair, {})[which] = np.array(
-            [answer_score(side, weights), len(side.messages[-1].content), *_values(side, weights)]
-        )
+        scores = [answer_score(side, weights), len(side.messages[-1].content), *_values(side, weights)]
+        values.setdefault(pair, {})[which] = np.array(scores)
         subset_of[pair] = side.source
     assert [len(pair) for pair in values.values()] == [2] * num_pairs, "every pair comes back with both sides"
     chosen_P, rejected_P = (np.array([pair[which] for pair in values.values()]) for which in ("chosen", "rejected"))
@@ -120,26 +111,19 @@ def pair_metrics(sides: Iterator[Conversation], weights: Mapping[str, float], nu
         pairwise_accuracy(a, b) for a, b in zip(chosen_P[scored_P].T, rejected_P[scored_P].T, strict=True)
     )
     alone = {name: found.get("accuracy") for name, found in zip(weights, each, strict=True)}
-    metrics: Metrics = {
-        "unscored": int((~scored_P).sum()),
-        "weights": dict(weights),
-        "predictor": score,
-        "length": length,
-        "each_attribute": alone,
-    }
+    metrics: Metrics = {"unscored": int((~scored_P).sum()), "weights": dict(weights)}
+    metrics |= {"predictor": score, "length": length, "each_attribute": alone}
     subset_P = np.array([subset_of[pair] for pair in values])
     if set(subset_of.values()) != {name}:
-        subsets = {
-            str(s): pairwise_accuracy(chosen_P[subset_P == s, 0], rejected_P[subset_P == s, 0])
-            for s in np.unique(subset_P)
-        }
+        named = {str(name): subset_P == name for name in np.unique(subset_P)}
+        subsets = {s: pairwise_accuracy(chosen_P[of_s, 0], rejected_P[of_s, 0]) for s, of_s in named.items()}
         metrics |= {"subsets": subsets, "sections": sections(subsets)}
     rounded: Metrics = plain(metrics)
     return rounded
 
 
 def answer_score(row: Conversation, weights: Mapping[str, float]) -> float:
-    """The one number of the row's last answer: the weighted sum of its raw predicted values; NaN if it was not rated."""
+    """The weighted sum of the raw predicted values of the row's last answer; NaN if it was not rated."""
     return float(np.dot(_values(row, weights), list(weights.values())))
 
 

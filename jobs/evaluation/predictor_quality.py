@@ -1,6 +1,6 @@
-"""What a predictor is worth, in figures: its errors on answers it never saw, beside what is to beat. Numbers in, numbers out.
+"""The quality of a predictor: its errors on answers it never saw, beside those of baselines. Numbers in, numbers out.
 
-Knows no Ray, no file and no text (`data.ratings` has taken the numbers out of the rows).
+Knows no Ray, no file and no text (`data.ratings` extracts the numbers from the rows).
 """
 
 import math
@@ -16,12 +16,13 @@ from jobs.runner.stage import Metrics
 
 
 def quality(schema: AttributeSchema, rated: Ratings, held_out: Ratings) -> Metrics:
-    """All that is known of a predictor without asking it again; NaN is None.
+    """All metrics of a predictor, from stored scores; NaN is None.
 
-    `rated` holds every rated answer (their human values alone count), `held_out` those scored by a predictor that did not train on them.
-    `attributes`: per attribute the errors of the raw scores, then under `calibrated` those of the scores that become labels where these
-    differ, and the baselines, over the same answers. `calibration` is fitted on the very answers it is then judged on: two numbers from
-    all of them, so that its errors are a little too good where they are few.
+    `rated` holds every rated answer (only their human values count), `held_out` those scored by a predictor that did
+    not train on them. `attributes`: per attribute the errors of the raw scores; under `calibrated` those of the scores
+    that become labels, where these differ; and the baselines, over the same answers. `calibration` is fitted on the
+    answers that it is evaluated on: two numbers from all of them, so its errors are slightly too small where answers
+    are few.
     """
     calibration = matched_to_people(held_out.human_NA, held_out.predicted_NA, schema.names)
     means_NA = rated.training_means_NA(held_out)
@@ -30,12 +31,9 @@ def quality(schema: AttributeSchema, rated: Ratings, held_out: Ratings) -> Metri
         for column, name in enumerate(schema.names)
     }
     r_AA, n_AA = collinearity(rated.human_NA)
+    unscored = int(np.isnan(held_out.predicted_NA).all(axis=1).sum())
     return {
-        "answers": {
-            "rated": len(rated),
-            "held_out": len(held_out),
-            "unscored": int(np.isnan(held_out.predicted_NA).all(axis=1).sum()),
-        },
+        "answers": {"rated": len(rated), "held_out": len(held_out), "unscored": unscored},
         "attributes": attributes,
         "calibration": calibration.model_dump(),
         "collinearity": {"names": list(schema.names), "spearman": plain(r_AA.tolist()), "n": n_AA.tolist()},
@@ -43,7 +41,7 @@ def quality(schema: AttributeSchema, rated: Ratings, held_out: Ratings) -> Metri
 
 
 def _attribute(name: str, held_out: Ratings, column: int, mean_N: np.ndarray, calibration: Calibration) -> Metrics:
-    """One attribute's figures; baselines are judged on the answers that the predictor scored."""
+    """The metrics of one attribute; baselines count the answers that the predictor scored."""
     human_N, predicted_N, truth_N = (
         values_NA[:, column].astype(float)
         for values_NA in (held_out.human_NA, held_out.predicted_NA, held_out.truth_NA)
@@ -70,7 +68,7 @@ def _attribute(name: str, held_out: Ratings, column: int, mean_N: np.ndarray, ca
 
 
 def summary(metrics: Metrics) -> Metrics:
-    """Of `quality`'s figures, what fits a manifest: per attribute all but the bins."""
+    """The part of `quality` for a manifest: per attribute all but the bins."""
     return {
         name: {key: _without_bins(value) for key, value in row.items() if key != "reliability"}
         for name, row in metrics["attributes"].items()

@@ -1,6 +1,8 @@
-"""Stage `bootstrap-N/promotion`: the policies before and after a round, asked the same; is the new one promoted, and does another round follow?
+"""Stage `bootstrap-N/promotion`: compare the policies before and after a round on the same questions, and promote or
+not.
 
-Judged are steering, the leading attribute at best settings and the variety of the answers. A policy that fell in one of them is not promoted.
+It compares steering, the leading attribute at best settings and the variety of the answers. A policy that fell in one
+of them is not promoted, and no further round follows.
 """
 
 from data.prompts import BEST, steering_prompts
@@ -12,40 +14,33 @@ from jobs.runner.stage import Metrics, Run, log
 
 
 def decide_promotion(run: Run, number: int, before: str, after: str, known: Metrics | None, folder: Storage) -> Metrics:
-    """Ask the policies of the stages `before` and `after`; `known`: what the last decision found of the former.
+    """Ask the policies of the stages `before` and `after`; `known`: the metrics of the former, if a decision found
+    them.
 
-    Returns both figures, `promoted`, why not (`fell`), and the `policy` to go on with, a stage.
+    Returns the metrics of both, `promoted`, the reasons against it (`fell`), and the stage whose `policy` goes on.
     """
     settings = run.preset.bootstrap
     old = known or measured_policy(run, f"promotion {number}: before", before, folder / "before")
     new = measured_policy(run, f"promotion {number}: after", after, folder / "after")
     fell = falls(old, new, settings)
     for name, metrics in (("before", old), ("after", new)):
+        drift, gap = metrics["drift"], metrics["leading_gap_at_best"]
         log(
-            f"bootstrap {number}, {name}: steering {metrics['mean_spearman']:.3f}, {settings.leading} off its best by {metrics['leading_gap_at_best']:.2f}, "
-            f"distinct-2 {metrics['drift']['distinct_2']:.3f}, {metrics['drift']['words']:.1f} words"
+            f"bootstrap {number}, {name}: steering {metrics['mean_spearman']:.3f}, gap of {settings.leading} at best "
+            f"{gap:.2f}, distinct-2 {drift['distinct_2']:.3f}, {drift['words']:.1f} words"
         )
-    log(
-        f"bootstrap {number}: {after} is promoted"
-        if not fell
-        else f"bootstrap {number}: {after} is NOT promoted, and no round follows: {'; '.join(fell)}"
-    )
+    outcome = f"NOT promoted, and no round follows: {'; '.join(fell)}" if fell else "promoted"
+    log(f"bootstrap {number}: {after} is {outcome}")
     counts = {"questions": run.preset.bootstrap.num_questions, "answers": new["drift"]["texts"]}
-    return {
-        "before": old,
-        "after": new,
-        "promoted": not fell,
-        "fell": fell,
-        "policy": before if fell else after,
-        "counts": counts,
-    }
+    decision = {"promoted": not fell, "fell": fell, "policy": before if fell else after}
+    return {"before": old, "after": new, **decision, "counts": counts}
 
 
 def measured_policy(run: Run, what: str, policy: str, folder: Storage) -> Metrics:
-    """What a policy is worth: its dials, its answers at best settings, and the variety of all answers."""
+    """The metrics of a policy: its steering, its answers at best settings, and the variety of all answers."""
     schema, settings = run.schema, run.preset.bootstrap
     asked = questions(run, settings.num_questions, for_promotion=True)
-    # One seed for all rounds: the same draws for every policy.
+    # One seed for all rounds: the same draws for every policy. The word feeds the seeds and stays as it is.
     prompts = steering_prompts(asked, schema, schema.best(), run.preset.seed, "verdict")
     answers = ask(run, what, run.folder(policy), prompts, folder, rate=True)
     table, best = tabulate(schema, answers)
@@ -62,20 +57,21 @@ def measured_policy(run: Run, what: str, policy: str, folder: Storage) -> Metric
 
 
 def falls(old: Metrics, new: Metrics, settings: BootstrapSettings) -> list[str]:
-    """Why a round made things worse, each with the numbers and the setting that would let it pass; empty if it did not."""
+    """Why a round made the policy worse, with the numbers and the setting that would let it pass; empty if it did
+    not."""
 
     def sentence(what: str, setting: str, before: float, after: float, fall: float) -> str:
         most = getattr(settings, setting)
-        return (
-            "" if most is None or fall <= most else f"{what} {before:.3f} -> {after:.3f} (bootstrap.{setting} {most:g})"
-        )
+        if most is None or fall <= most:
+            return ""
+        return f"{what} {before:.3f} -> {after:.3f} (bootstrap.{setting} {most:g})"
 
-    dials = old["mean_spearman"], new["mean_spearman"]
-    off = old["leading_gap_at_best"], new["leading_gap_at_best"]
+    steering = old["mean_spearman"], new["mean_spearman"]
+    gap = old["leading_gap_at_best"], new["leading_gap_at_best"]
     variety = old["drift"]["distinct_2"], new["drift"]["distinct_2"]
     sentences = (
-        sentence("mean Spearman", "max_steering_fall", *dials, dials[0] - dials[1]),
-        sentence(f"distance of {settings.leading} from its best", "max_quality_fall", *off, off[1] - off[0]),
+        sentence("mean Spearman", "max_steering_fall", *steering, steering[0] - steering[1]),
+        sentence(f"distance of {settings.leading} from its best", "max_quality_fall", *gap, gap[1] - gap[0]),
         sentence("distinct-2", "max_diversity_fall", *variety, 1 - variety[1] / max(variety[0], 1e-9)),
     )
     return [s for s in sentences if s]

@@ -1,6 +1,7 @@
-"""Stage `bootstrap-N/selected`: which of the rated samples are trained on, where each came from, and whether the samples drift.
+"""Stage `bootstrap-N/selected`: which of the rated samples are trained on, their lineage, and whether they drift.
 
-`rows/` holds what is kept; `lineage/` a line for every sample, kept or not: round, policy, predictor, seed, what was asked, what was got, why it was dropped.
+`rows/` holds the kept samples. `lineage/` has a line for every sample: round, policy, predictor, seed, requested and
+predicted values, and the reason if it was dropped.
 """
 
 from collections import Counter
@@ -25,11 +26,11 @@ from jobs.runner.stage import Metrics, Run, StageError, log
 
 
 @dataclass(frozen=True)
-class Candidate:
-    """A sample, and the row that it would be trained as; its prompt's seed."""
+class SampledRow:
+    """A sample as the row that it would be trained as, and the seed of its prompt."""
 
     row: Conversation
-    """With what was predicted, unless the answer is empty and was never rated."""
+    """With the predicted values, unless the answer is empty and was never rated."""
     finish: str
     seed: int
     rated: bool
@@ -37,7 +38,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Round:
-    """The folders of a round's samples, and where they come from."""
+    """The folders of a round's samples, and the policy that was sampled."""
 
     number: int
     samples: Storage
@@ -45,8 +46,8 @@ class Round:
     policy: str
     """The stage whose policy was sampled."""
 
-    def candidates(self) -> Iterator[list[Candidate]]:
-        """A file of them at a time, in the order of the prompts: three folders are read side by side, none is held."""
+    def candidates(self) -> Iterator[list[SampledRow]]:
+        """One file at a time, in the order of the prompts; three folders are read side by side."""
         rated = (row for table in (self.rated / "rows").tables() for row in from_table(table))
         waiting = next(rated, None)
         for prompts, answers in zip(
@@ -57,14 +58,15 @@ class Round:
                 prompts_from(prompts), from_table(answers), answers.column(FINISH).to_pylist(), strict=True
             ):
                 is_rated = waiting is not None and waiting.id == row.id
-                found.append(Candidate(waiting if is_rated and waiting else row, finish, prompt.seed, is_rated))
+                found.append(SampledRow(waiting if is_rated and waiting else row, finish, prompt.seed, is_rated))
                 waiting = next(rated, None) if is_rated else waiting
             yield found
         assert waiting is None, f"{waiting.id} was rated but never sampled"
 
 
 def select(run: Run, round: Round, folder: Storage) -> Metrics:
-    """Keep or drop every sample of the round, by the preset's rules; returns counts by reason and the drift figures of all samples."""
+    """Keep or drop every sample of the round by the preset's rules; returns counts by reason, and the drift of all
+    samples."""
     as_label, settings = calibration(run), run.preset.bootstrap.selection
     reasons = decisions(
         lambda: (_sample(c, as_label) for file in round.candidates() for c in file), settings, run.schema
@@ -80,11 +82,11 @@ def select(run: Run, round: Round, folder: Storage) -> Metrics:
         counts.update(reason or "kept" for _, reason in decided)
     if not counts["kept"]:
         raise StageError(
-            f"bootstrap {round.number}: none of {counts.total()} samples was kept ({_listed(counts)}); loosen bootstrap.selection"
+            f"bootstrap {round.number}: none of {counts.total()} samples was kept ({_listed(counts)}); "
+            "loosen bootstrap.selection"
         )
-    log(
-        f"bootstrap {round.number}: kept {counts['kept']:,} of {counts.total():,} samples; dropped: {_listed(counts - Counter(kept=counts['kept'])) or 'none'}"
-    )
+    dropped = _listed(counts - Counter(kept=counts["kept"])) or "none"
+    log(f"bootstrap {round.number}: kept {counts['kept']:,} of {counts.total():,} samples; dropped: {dropped}")
     return {
         "counts": {"samples": counts.total(), **counts},
         "drift": drift(run, (c.row for file in round.candidates() for c in file if c.rated)),
@@ -95,32 +97,22 @@ def _listed(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{reason} {n:,}" for reason, n in sorted(counts.items()) if n)
 
 
-def _sample(candidate: Candidate, as_label: Calibration) -> Sample:
+def _sample(candidate: SampledRow, as_label: Calibration) -> Sample:
     row = candidate.row
     question = repr((row.system, row.messages[:-1]))
-    return Sample(
-        question,
-        row.messages[-1].content,
-        candidate.finish,
-        row.requested[-1],
-        as_label(row.predicted[-1]) if candidate.rated else {},
-    )
+    labels = as_label(row.predicted[-1]) if candidate.rated else {}
+    return Sample(question, row.messages[-1].content, candidate.finish, row.requested[-1], labels)
 
 
 def _lineage(
-    decided: Iterable[tuple[Candidate, str]],
+    decided: Iterable[tuple[SampledRow, str]],
     origin: Mapping[str, object],
     as_label: Calibration,
     schema: AttributeSchema,
 ) -> pa.Table:
     values = pa.struct([(name, pa.float32()) for name in schema.names])
-    columns = [
-        ("id", pa.string()),
-        ("round", pa.int32()),
-        ("policy", pa.string()),
-        ("predictor", pa.string()),
-        ("seed", pa.int64()),
-    ]
+    columns = [("id", pa.string()), ("round", pa.int32()), ("policy", pa.string()), ("predictor", pa.string())]
+    columns += [("seed", pa.int64())]
     columns += [("requested", values), ("predicted", values), ("label", values), ("distance", pa.float32())]
     columns += [("finish", pa.string()), ("words", pa.int32()), ("kept", pa.bool_()), ("reason", pa.string())]
     rows = []
@@ -147,17 +139,19 @@ def _all(values: Values, schema: AttributeSchema) -> dict[str, float | None]:
 
 
 def drift(run: Run, rows: Iterable[Conversation]) -> Metrics:
-    """What answers are like, all in all: variety of their words, means of what was asked and predicted, and, in the laboratory, of the truth.
+    """Of all answers: the variety of their words, and the means of requested, predicted and (synthetic world) true
+    values.
 
-    Where the predicted means rise above the true ones from round to round, the policy has learned to please the predictor (reward hacking).
+    Where the predicted means rise above the true ones from round to round, the policy has learned to please the
+    predictor (reward hacking).
     """
-    lab = synthetic_world(run)
+    world = synthetic_world(run)
     texts: list[str] = []
-    means: dict[str, list[Values]] = {kind: [] for kind in ("requested", "predicted", *(("true",) if lab else ()))}
+    means: dict[str, list[Values]] = {kind: [] for kind in ("requested", "predicted", *(("true",) if world else ()))}
     for row in rows:
         texts.append(row.messages[-1].content)
         for kind, found in means.items():
-            found.append(lab.measure(row.messages) if kind == "true" and lab else getattr(row, kind)[-1])
+            found.append(world.measure(row.messages) if kind == "true" and world else getattr(row, kind)[-1])
     return variety(texts) | {kind: _means(found, run.schema) for kind, found in means.items()}
 
 

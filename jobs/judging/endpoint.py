@@ -34,7 +34,7 @@ class JudgeUnusable(UserError):
 
 
 @dataclass(frozen=True)
-class Reply:
+class JudgeReply:
     """What the judge said, and what it counted; None where it counted nothing."""
 
     text: str
@@ -86,7 +86,7 @@ class JudgeEndpoint:
         self._hold_until = 0.0
         self._given_up_in_a_row = 0
 
-    def ask(self, system: str, prompt: str) -> Reply | Failure:
+    def ask(self, system: str, prompt: str) -> JudgeReply | Failure:
         """Raises JudgeUnusable if no request will be answered."""
         retries = 0
         while True:
@@ -94,7 +94,7 @@ class JudgeEndpoint:
             if self._stopped.is_set():
                 raise JudgeUnusable(self._why_stopped)
             failure, told_s = self._once(system, prompt, retries)
-            if isinstance(failure, Reply) or failure.lasting or self._stopped.is_set():
+            if isinstance(failure, JudgeReply) or failure.lasting or self._stopped.is_set():
                 self._count(failure)
                 return failure
             wait_s = self._backoff_s(retries) if told_s is None else told_s
@@ -123,7 +123,7 @@ class JudgeEndpoint:
     def close(self) -> None:
         self._client.close()
 
-    def _once(self, system: str, prompt: str, retries: int) -> tuple[Reply | Failure, float | None]:
+    def _once(self, system: str, prompt: str, retries: int) -> tuple[JudgeReply | Failure, float | None]:
         """One request; with a failure, the seconds after which the endpoint said to come back."""
         try:
             # All fields go in as they are: the client's own names and types are those of OpenAI's newest models.
@@ -144,7 +144,7 @@ class JudgeEndpoint:
             return Failure("garbled body", self._clean(error), False, retries), None
         return self._read(found, retries), None
 
-    def _read(self, found: Any, retries: int) -> Reply | Failure:
+    def _read(self, found: Any, retries: int) -> JudgeReply | Failure:
         # The client passes on whatever JSON or text there was, and takes any JSON for what it should be.
         choice = found.choices[0] if isinstance(found, ChatCompletion) and found.choices else None
         message = getattr(choice, "message", None)
@@ -153,7 +153,7 @@ class JudgeEndpoint:
         prompt_tokens, reply_tokens = (
             (found.usage.prompt_tokens, found.usage.completion_tokens) if found.usage else (None, None)
         )
-        return Reply(
+        return JudgeReply(
             message.content or "", getattr(choice, "finish_reason", None) or "", prompt_tokens, reply_tokens, retries
         )
 
@@ -170,7 +170,7 @@ class JudgeEndpoint:
             f"{status} {error.code}" if error.code else str(status), detail, not passing and status != 403, retries
         )
 
-    def _count(self, outcome: Reply | Failure) -> None:
+    def _count(self, outcome: JudgeReply | Failure) -> None:
         """An endpoint that is down is not asked a thousand times."""
         with self._lock:
             self._given_up_in_a_row = (

@@ -13,7 +13,7 @@ from typing import Any
 
 from data.benchmarks import jsonl, records
 from data.storage import Storage
-from jobs.judging.endpoint import Failure, Reply
+from jobs.judging.endpoint import Failure, JudgeReply
 
 SEGMENT_LINES = 64
 """Replies in a file: some 100 KB, written again with each of them."""
@@ -44,7 +44,7 @@ class Replies:
         line = self._kept.get(key)
         return line is not None and (line["error"] == "" or bool(line["lasting"]))
 
-    def keep(self, key: str, judge: str, outcome: Reply | Failure) -> None:
+    def keep(self, key: str, judge: str, outcome: JudgeReply | Failure) -> None:
         with self._lock:
             line = _line(key, judge, outcome)
             self._remember(line)
@@ -60,9 +60,9 @@ class Replies:
             self._kept[str(line["key"])] = line
 
 
-def _line(key: str, judge: str, outcome: Reply | Failure) -> dict[str, Any]:
+def _line(key: str, judge: str, outcome: JudgeReply | Failure) -> dict[str, Any]:
     about = {"key": key, "judge": judge, "tstamp": round(time.time(), 3), "retries": outcome.retries}
-    if isinstance(outcome, Reply):
+    if isinstance(outcome, JudgeReply):
         said = {k: v for k, v in asdict(outcome).items() if k not in ("text", "retries")}
         return about | {"reply": outcome.text, "error": "", "detail": "", "lasting": True, **said}
     return about | {"reply": None, "error": outcome.reason, "detail": outcome.detail, "lasting": outcome.lasting}

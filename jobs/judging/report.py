@@ -1,9 +1,8 @@
-"""What a judge's verdicts come to, as figures, a table for people and a plot. Knows no endpoint: stored verdicts give the same figures."""
+"""What a judge's verdicts come to, as metrics, as tables and as a plot. Knows no endpoint: stored verdicts give the same metrics."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import matplotlib.axes
-import matplotlib.figure
 
 from data.comparisons import (
     Metrics,
@@ -20,10 +19,11 @@ from data.comparisons import (
 from data.elo import ratings
 from data.storage import Storage
 from data.verdicts import Verdict
-from jobs.reporting.png import save_png
+from jobs.reporting.figures import FIRST, LINE, SECOND, Plot, save_png
+from jobs.reporting.tables import Cell, Table, as_text
 
-BELOW: Metrics = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.12), "ncols": 4, "fontsize": "small"}
-"""Where a legend hides no bar."""
+OUTCOMES = ("win", "tie", "loss", "without_verdict")
+STRENGTHS = {"bradley_terry": "Bradley-Terry", "elo": "Elo"}
 
 
 def metrics_of(
@@ -63,62 +63,63 @@ def metrics_of(
     }
 
 
-def table(report: Metrics) -> list[str]:
-    """Lines for people."""
-    lines = [line for pair in report["pairs"] for line in _pair_lines(pair)]
+def report_lines(report: Metrics) -> Iterator[str]:
+    """The report for a terminal."""
+    for pair in report["pairs"]:
+        yield from as_text(_outcomes(pair))
     if position := report["position"]:
-        lines.append(
-            f"position: of {position['comparisons']} comparisons with both verdicts {_share(position['changed'])} changed with the order, {_share(position['reversed'])} "
-            f"reversed; first place won {_share(position['first_place'])}{_span(position['first_place_interval'], 100, ' %')} of {position['decided']} decided"
+        first = f"{_share(position['first_place'])}{_span(position['first_place_interval'], 100, ' %')}"
+        yield (
+            f"position: of {position['comparisons']} comparisons with both verdicts {_share(position['changed'])} changed with the order, "
+            f"{_share(position['reversed'])} reversed; first place won {first} of {position['decided']} decided"
         )
-    for model, found in report["ratings"].items():
-        lines.append(
-            f"  {model:32} Bradley-Terry {found['bradley_terry']:7.1f}{_span(found['bradley_terry_interval'])}   "
-            f"Elo {found['elo']:7.1f}{_span(found['elo_interval'])}   {found['games']} games"
-        )
-    for model, found in report["single"].items():
-        mean = (
-            "no rating"
-            if found["mean"] is None
-            else f"rated {found['mean']:.2f} of 10{_span(found['interval'])}, {found['n']} answers"
-        )
-        lines.append(
-            f"  {model:32} {mean}{''.join(f'  turn {turn}: {value:.2f}' for turn, value in found['turns'].items())}"
-        )
-    for model, found in report["percent_of_reference"].items():
-        if found["percent"] is not None:
-            lines.append(
-                f"  {model:32} {found['percent']:.1f} % of {report['reference_model']}{_span(found['interval'])}, {found['n']} answers"
-            )
-            lines.append(
-                "    "
-                + "  ".join(f"{name or 'no category'} {value:.1f}" for name, value in found["categories"].items())
-            )
+    for table in (_strengths(report["ratings"]), _single(report["single"]), _percent_of(report)):
+        if table.rows:
+            yield from as_text(table)
     for kind, found in report["counts"].items():
         errors = "".join(f", {n} x {reason}" for reason, n in found["errors"].items())
-        lines.append(
-            f"{kind}: {found['verdicts']} verdicts of {found['judged']}; {found['unparsable']} unparsable{errors}"
-        )
-    return lines
+        yield f"{kind}: {found['verdicts']} verdicts of {found['judged']}; {found['unparsable']} unparsable{errors}"
 
 
-def _pair_lines(pair: Metrics) -> list[str]:
-    def line(name: str, found: Metrics) -> str:
-        rate = (
-            "      -"
-            if found["win_rate"] is None
-            else f"{100 * found['win_rate']:6.1f} %{_span(found['interval'], 100)}"
-        )
-        return f"  {name:24} {found['win']:5} {found['tie']:5} {found['loss']:5} {found['without_verdict']:10}  {rate}"
-
-    lines = [
-        f"{pair['model']} against {pair['against']}",
-        f"  {'':24} {'win':>5} {'tie':>5} {'loss':>5} {'no verdict':>10}  win rate, a tie half",
-    ]
-    lines += [line(name or "no category", found) for name, found in pair["categories"].items()]
+def _outcomes(pair: Metrics) -> Table:
+    found = {name or "no category": counts for name, counts in pair["categories"].items()}
     if len(pair["turns"]) > 1:
-        lines += [line(f"turn {turn}", found) for turn, found in pair["turns"].items()]
-    return [*lines, line("all", pair)]
+        found |= {f"turn {turn}": counts for turn, counts in pair["turns"].items()}
+    rows: list[list[Cell]] = []
+    for name, counts in (found | {"all": pair}).items():
+        rate = None if counts["win_rate"] is None else f"{_share(counts['win_rate'])}{_span(counts['interval'], 100)}"
+        rows.append([name, *(counts[outcome] for outcome in OUTCOMES), rate])
+    columns = [f"{pair['model']} against {pair['against']}", "win", "tie", "loss", "no verdict", "win rate, a tie half"]
+    return Table("", columns, rows)
+
+
+def _strengths(ratings: Metrics) -> Table:
+    rows: list[list[Cell]] = []
+    for model, found in ratings.items():
+        rates = [f"{found[kind]:.1f}{_span(found[f'{kind}_interval'])}" for kind in STRENGTHS]
+        rows.append([model, *rates, found["games"]])
+    return Table("", ["ratings", *STRENGTHS.values(), "games"], rows)
+
+
+def _single(singles: Metrics) -> Table:
+    turns = list(dict.fromkeys(turn for found in singles.values() for turn in found["turns"]))
+    rows: list[list[Cell]] = []
+    for model, found in singles.items():
+        mean = None if found["mean"] is None else f"{found['mean']:.2f}{_span(found['interval'])}"
+        rows.append([model, mean, *(found["turns"].get(turn) for turn in turns), found["n"]])
+    return Table("", ["single answers", "rating of 10", *(f"turn {turn}" for turn in turns), "answers"], rows)
+
+
+def _percent_of(report: Metrics) -> Table:
+    found = {model: row for model, row in report["percent_of_reference"].items() if row["percent"] is not None}
+    names = list(dict.fromkeys(name for row in found.values() for name in row["categories"]))
+    rows = [
+        [model, f"{row['percent']:.1f} % of {report['reference_model']}{_span(row['interval'])}"]
+        + [row["categories"].get(name) for name in names]
+        + [row["n"]]
+        for model, row in found.items()
+    ]
+    return Table("", ["percent of the reference", "all", *(name or "no category" for name in names), "answers"], rows)
 
 
 def _share(value: float | None) -> str:
@@ -129,64 +130,66 @@ def _span(interval: Sequence[float] | None, scale: float = 1, unit: str = "") ->
     return "" if interval is None else f" ({scale * interval[0]:.1f} to {scale * interval[1]:.1f}{unit})"
 
 
-def plot(report: Metrics, title: str, target: Storage) -> None:
-    """By category: wins, ties and losses of the first pair, and ratings of all models; beside them the ratings from games."""
-    figure = matplotlib.figure.Figure(figsize=(15, 5), layout="constrained")
-    outcomes, strengths, marks = figure.subplots(1, 3)
-    if report["pairs"]:
-        _plot_outcomes(outcomes, report["pairs"][0])
-    models = list(report["ratings"])
-    for shift, kind in ((-0.1, "bradley_terry"), (0.1, "elo")):
-        found = [report["ratings"][m] for m in models]
-        # A mean over orders may lie outside an interval over questions, by a hair.
-        spread = [
-            [max(0, f[kind] - f[f"{kind}_interval"][0]) for f in found],
-            [max(0, f[f"{kind}_interval"][1] - f[kind]) for f in found],
-        ]
-        strengths.errorbar(
-            [f[kind] for f in found],
-            [i + shift for i in range(len(models))],
-            xerr=spread,
-            fmt="o",
-            capsize=4,
-            label=kind.replace("_", " "),
-        )
-    strengths.set(title="ratings, 95 % over questions", yticks=range(len(models)), yticklabels=models)
-    if models:
-        strengths.invert_yaxis()
-        strengths.legend(**BELOW)
-    _plot_marks(marks, report["single"])
-    figure.suptitle(title)
-    save_png(figure, target)
+def draw_report(report: Metrics, title: str, target: Storage) -> None:
+    """A PNG: wins, ties and losses of the first pair by category, the ratings from games, and the ratings of single answers."""
+    plots = [_outcomes_plot(pair) for pair in report["pairs"][:1]]
+    plots += [_strengths_plot(report["ratings"])] if report["ratings"] else []
+    plots += [_single_plot(report["single"])] if report["single"] else []
+    save_png(plots, target, title)
 
 
-def _plot_outcomes(axes: matplotlib.axes.Axes, pair: Metrics) -> None:
-    names = [*pair["categories"], "all"]
-    found = [*pair["categories"].values(), pair]
-    left = [0.0] * len(names)
-    for outcome, color in (("win", "tab:green"), ("tie", "0.8"), ("loss", "tab:red"), ("without_verdict", "white")):
-        totals = [max(1, f["win"] + f["tie"] + f["loss"] + f["without_verdict"]) for f in found]
-        shares = [f[outcome] / total for f, total in zip(found, totals, strict=True)]
-        axes.barh(names, shares, left=left, color=color, edgecolor="0.5", label=outcome.replace("_", " "))
-        left = [a + b for a, b in zip(left, shares, strict=True)]
-    axes.set(title=f"{pair['model']} against {pair['against']}", xlabel="share of comparisons")
-    axes.invert_yaxis()
-    axes.legend(**BELOW)
+def _plot(title: str, draw: Callable[[matplotlib.axes.Axes], None]) -> Plot:
+    """Models or categories from top to bottom, a legend below."""
 
-
-def _plot_marks(axes: matplotlib.axes.Axes, singles: Metrics) -> None:
-    names = list(dict.fromkeys(name for found in singles.values() for name in found["categories"]))
-    for i, (model, found) in enumerate(singles.items()):
-        places = [
-            n + 0.8 * (i + 0.5) / len(singles) - 0.4 for n, name in enumerate(names) if name in found["categories"]
-        ]
-        axes.barh(
-            places,
-            [found["categories"][name] for name in names if name in found["categories"]],
-            height=0.7 / len(singles),
-            label=model,
-        )
-    axes.set(title="rating of single answers", xlim=(0, 10), yticks=range(len(names)), yticklabels=names)
-    if names:
+    def whole(axes: matplotlib.axes.Axes) -> None:
+        draw(axes)
+        axes.set(title=title)
         axes.invert_yaxis()
-        axes.legend(**BELOW)
+        axes.grid(visible=False, axis="y")
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=2)
+
+    return Plot(title, title, whole, (5, 5))
+
+
+def _outcomes_plot(pair: Metrics) -> Plot:
+    found = {name or "no category": counts for name, counts in pair["categories"].items()} | {"all": pair}
+
+    def draw(axes: matplotlib.axes.Axes) -> None:
+        left = [0.0] * len(found)
+        totals = [max(1, sum(counts[outcome] for outcome in OUTCOMES)) for counts in found.values()]
+        for outcome, color in zip(OUTCOMES, (FIRST, LINE, SECOND, "white"), strict=True):
+            shares = [counts[outcome] / total for counts, total in zip(found.values(), totals, strict=True)]
+            axes.barh(list(found), shares, left=left, color=color, edgecolor="0.5", label=outcome.replace("_", " "))
+            left = [a + b for a, b in zip(left, shares, strict=True)]
+        axes.set(xlabel="share of comparisons")
+
+    return _plot(f"{pair['model']} against {pair['against']}", draw)
+
+
+def _strengths_plot(ratings: Metrics) -> Plot:
+    def draw(axes: matplotlib.axes.Axes) -> None:
+        for shift, color, (kind, label) in zip((-0.1, 0.1), (FIRST, SECOND), STRENGTHS.items(), strict=True):
+            means = [found[kind] for found in ratings.values()]
+            ends = [found[f"{kind}_interval"] for found in ratings.values()]
+            # A mean over orders may lie outside an interval over questions, by a hair.
+            spread = [[max(0, m - low) for m, (low, _) in zip(means, ends, strict=True)]]
+            spread += [[max(0, high - m) for m, (_, high) in zip(means, ends, strict=True)]]
+            places = [place + shift for place in range(len(ratings))]
+            axes.errorbar(means, places, xerr=spread, fmt="o", capsize=4, color=color, label=label)
+        axes.set(yticks=range(len(ratings)), yticklabels=list(ratings))
+
+    return _plot("ratings, 95 % over questions", draw)
+
+
+def _single_plot(singles: Metrics) -> Plot:
+    names = list(dict.fromkeys(name for found in singles.values() for name in found["categories"]))
+
+    def draw(axes: matplotlib.axes.Axes) -> None:
+        for i, (model, found) in enumerate(singles.items()):
+            shift = 0.8 * (i + 0.5) / len(singles) - 0.4
+            places = [n + shift for n, name in enumerate(names) if name in found["categories"]]
+            means = [found["categories"][name] for name in names if name in found["categories"]]
+            axes.barh(places, means, height=0.7 / len(singles), label=model)
+        axes.set(xlim=(0, 10), yticks=range(len(names)), yticklabels=[name or "no category" for name in names])
+
+    return _plot("rating of single answers", draw)

@@ -142,6 +142,6 @@ class Judging(Record):
         return self
 
     @property
-    def asked_kinds(self) -> tuple[Kind, ...]:
+    def effective_kinds(self) -> tuple[Kind, ...]:
         """Of one answer file there are no pairs."""
         return tuple(kind for kind in dict.fromkeys(self.kinds) if kind == "single" or len(self.answers) > 1)

@@ -13,8 +13,8 @@ from data.storage import Storage
 from jobs.pipelines.annotation import calibration
 from jobs.pipelines.fit import buckets_for, example_spec, fit
 from jobs.pipelines.tokenize import Tokenizing
+from jobs.reporting.figures_training import draw_losses
 from jobs.reporting.model_card import write_card
-from jobs.reporting.training_plots import draw_losses
 from jobs.runner.stage import Run, fingerprint_of
 
 

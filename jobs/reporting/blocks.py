@@ -1,4 +1,4 @@
-"""What a report is made of: parts with a heading and a plain sentence, and in them tables, figures, answers. HTML and Markdown are made from the same parts.
+"""What a report consists of: parts with a heading, an explanation, and blocks: tables, figures, answers. HTML and Markdown render the same parts.
 
 Knows no run, no HTML and no Markdown.
 """
@@ -9,21 +9,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-Cell = str | int | float | bool | None
+from jobs.reporting.tables import Table
+
 MASK = "..."
 SECRET_NAMES = ("password", "secret", "token", "credential", "credentials", "key")
-"""A setting with a text is hidden if the last word of its name is one of these; `max_tokens` is none, and no text."""
-
-
-def shown(cell: Cell, digits: int = 2) -> str:
-    """A cell as people read it; what is not known is a dash."""
-    if cell is None or (isinstance(cell, float) and not math.isfinite(cell)):
-        return "–"
-    if isinstance(cell, bool):
-        return "yes" if cell else "no"
-    if isinstance(cell, float):
-        return f"{round(cell, digits) + 0.0:,.{digits}f}"  # + 0.0: no "-0.00"
-    return f"{cell:,}" if isinstance(cell, int) else cell
+"""A setting that holds a text is hidden if the last word of its name is one of these; `max_tokens` holds no text."""
 
 
 def duration(seconds: float) -> str:
@@ -38,7 +28,7 @@ def finite(value: Any) -> float | None:
 
 
 def without_secrets(value: Any) -> Any:
-    """Settings as they may be shown: names and passwords in URIs, signed queries and texts called `..._key` and the like are masked."""
+    """Settings as they may be shown: names and passwords in URIs, signed queries, and texts called `..._key` and the like are masked."""
     if isinstance(value, str):
         # `name:password@`, or a lone token before the first slash. A key may have slashes itself; `hf://datasets/a/b@main` has no key.
         masked = re.sub(r"(?<=://)(?:[^\s/@:]*:\S*|[^\s/@]*)@", f"{MASK}@", value)
@@ -56,22 +46,8 @@ def _is_secret(name: str) -> bool:
 
 
 @dataclass(frozen=True)
-class Table:
-    """The first column names the line; the others are numbers, or short texts."""
-
-    caption: str
-    header: Sequence[str]
-    rows: Sequence[Sequence[Cell]]
-    folded: bool = False
-    """The numbers of a figure above it: there for whoever wants them."""
-    tints: Sequence[Sequence[float]] = ()
-    """A heat map: for each cell but the first of a line how strong its colour is, 0 to 1; below 0 it is of the second colour."""
-    kind: ClassVar[str] = "table"
-
-
-@dataclass(frozen=True)
 class Figure:
-    """A picture, as SVG whose colours and ids fit among others on a page, and what it shows in words and numbers."""
+    """A picture, as SVG whose colors and ids fit among others on a page, and what it shows in words and numbers."""
 
     name: str
     svg: str
@@ -102,14 +78,14 @@ class Tiles:
 
 
 @dataclass(frozen=True)
-class Said:
-    """What a model answered; texts by anyone, never markup."""
+class Quotes:
+    """Answers of a model; texts by anyone, never markup."""
 
     summary: str
     answers: Sequence[tuple[str, str]]
-    """What was asked for and measured, and the answer."""
+    """The requested and measured value, and the answer."""
     open: bool = False
-    kind: ClassVar[str] = "said"
+    kind: ClassVar[str] = "quotes"
 
 
 @dataclass(frozen=True)
@@ -121,14 +97,14 @@ class Listing:
     kind: ClassVar[str] = "listing"
 
 
-Block = Table | Gallery | Tiles | Said | Listing
+Block = Table | Gallery | Tiles | Quotes | Listing
 
 
 @dataclass(frozen=True)
 class Part:
-    """One section; `says` tells someone who has never seen the project what it shows, and what would be good or bad."""
+    """One section; `about` explains to a newcomer what it shows, and which values are good or bad."""
 
     name: str
     title: str
-    says: str
+    about: str
     blocks: Sequence[Block]

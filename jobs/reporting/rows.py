@@ -1,4 +1,4 @@
-"""What a report reads from a run's rows: how often each value was given, and what was answered at each setting of a dial.
+"""What a report reads from a run's rows: how often each value was given, and the answers at each requested value of an attribute.
 
 Parquet is streamed, a batch at a time: memory does not grow with the corpus. Knows no page.
 """
@@ -20,7 +20,7 @@ BATCH_ROWS = 4096
 
 @dataclass(frozen=True)
 class Spread:
-    """Of one attribute: how many answers were given each value of its scale (rounded and clipped, as a prompt shows it), and the mean of the raw values."""
+    """Of one attribute: the answers at each value of its scale, rounded and clipped as in a prompt, and the mean of the raw values."""
 
     counts: tuple[int, ...]
     mean: float | None
@@ -53,15 +53,15 @@ def spreads(folder: Storage, kind: str, schema: AttributeSchema) -> dict[str, Sp
     }
 
 
-def across_dials(
+def answers_by_value(
     folder: Storage, schema: AttributeSchema, num_questions: int
 ) -> dict[str, dict[str, list[Conversation]]]:
-    """Attribute -> question -> its answers in order of what was asked, for the first questions in the order of the rows."""
+    """Attribute -> question -> its answers in order of the requested value, for the first questions in the order of the rows."""
     found: dict[str, dict[str, list[Conversation]]] = {name: {} for name in schema.names}
     for batch in batches(folder):
-        # Python objects for the dials' own answers only; the folder may hold others.
-        turned = batch.filter(pc.is_in(batch.column("group"), pa.array(schema.names)))
-        for row in from_table(turned):
+        # Python objects for answers to a single varied attribute only; the folder may hold others.
+        varied = batch.filter(pc.is_in(batch.column("group"), pa.array(schema.names)))
+        for row in from_table(varied):
             questions = found[row.group]
             if row.num_answers != 1 or not row.requested or row.group not in row.requested[-1]:
                 continue

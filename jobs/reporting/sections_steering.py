@@ -1,6 +1,6 @@
-"""The report's parts about what the dials do: headline, curves, cross-talk, combined settings, dialogue, judge, length, answers.
+"""The report about steering, as tables for a terminal and as parts for the pages: headline, curves, cross-talk, combined requests, dialogue, judge, length.
 
-Made from the figures of `report.json` and from the answers; a part whose figures are not there is left out. Knows no HTML and no Markdown.
+Made from the metrics of `report.json` and from the answers; a part without metrics is left out. Knows no HTML and no Markdown.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -8,268 +8,271 @@ from typing import Any
 
 from data.attributes import AttributeSchema, Values
 from data.conversation import Conversation
-from jobs.reporting.blocks import Block, Cell, Gallery, Part, Said, Table, Tile, Tiles, finite, shown
-from jobs.reporting.svg_figures import steering
+from jobs.reporting.blocks import Block, Gallery, Part, Quotes, Tile, Tiles, finite
+from jobs.reporting.figures import as_svg
+from jobs.reporting.figures_steering import steering
+from jobs.reporting.tables import Cell, Table, as_text, shown
 from jobs.runner.stage import Metrics
 
-TURNS, PARTLY = 0.8, 0.3
-"""Spearman from which a dial turns: as well as one human rater of the laboratory agrees with the truth. And below which it hardly does anything."""
+FOLLOWS, PARTLY = 0.8, 0.3
+"""Spearman from which an attribute follows the request: as well as one human rater of the synthetic world agrees with the truth. Below PARTLY it hardly
+moves."""
 ANSWER_CHARACTERS = 1500
-"""More of an answer is cut off on the page."""
+"""The page cuts longer answers."""
+
+
+def report_lines(report: Metrics) -> Iterator[str]:
+    """The tables of `report` for a terminal."""
+    yield f"steering, measured {report['measured_by']}"
+    tables = [_curves(report["steering"]), _at_best(report)]
+    for table in [*tables, *(make(report[name]) for name, make in TABLES.items() if report.get(name))]:
+        yield from as_text(table)
+    if report.get("judge_note"):
+        yield report["judge_note"]
 
 
 def steering_parts(schema: AttributeSchema, report: Metrics) -> Iterator[Part]:
-    """What `report.json` says, in the order in which one asks."""
+    """The parts of `report.json` that have metrics, in the order of a reader's questions."""
     yield _headline(schema, report)
-    if report["steering"]:
-        yield _curves(schema, report)
-    makers: Mapping[str, Callable[[Any], Part]] = {
-        "cross_talk": _cross_talk,
-        "combined": _combined,
-        "dialogue": _dialogue,
-        "judge": lambda judge: _judge(judge, report.get("judge_note") or ""),
-        "length": _length,
-    }
-    for name, make in makers.items():
-        if report.get(name):
-            yield make(report[name])
+    if table := report["steering"]:
+        figures = [as_svg(steering(schema[name], row)) for name, row in table.items()]
+        yield Part(
+            "steering", "Requested and measured", ABOUT_CURVES, [Gallery(figures), _curves(table), _bands(table)]
+        )
+    for name, (title, about) in ABOUT.items():
+        if metrics := report.get(name):
+            text = f"{about} {_note(name, metrics, report)}".strip()
+            yield Part(name.replace("_", "-"), title, text, [TABLES[name](metrics)])
 
 
-def does_it_turn(row: Metrics) -> str:
-    """What a dial does, in a word."""
+def follows(row: Metrics) -> str:
+    """Does the attribute follow the request: yes, partly or no."""
     correlation = finite(row.get("spearman"))
     if correlation is None or correlation < PARTLY:
         return "no"
-    return "yes" if correlation >= TURNS else "partly"
+    return "yes" if correlation >= FOLLOWS else "partly"
+
+
+# --- headline ----------------------------------------------------------------------------------------------------------
 
 
 def _headline(schema: AttributeSchema, report: Metrics) -> Part:
     table = report["steering"]
-    turning = [name for name, row in table.items() if does_it_turn(row) == "yes"]
-    correlations = {name: finite(row.get("spearman")) or 0.0 for name, row in table.items()}
-    tiles = [
-        Tile("dials that turn", f"{len(turning)} of {len(table)}", f"Spearman of asked and measured at least {TURNS:g}")
-    ]
-    if correlations:
-        worst = min(correlations, key=correlations.__getitem__)
-        mean = sum(correlations.values()) / len(correlations)
-        tiles.append(
-            Tile(
-                "mean Spearman",
-                shown(mean),
-                f"1 is perfect order, 0 is none; least: {worst}, {shown(correlations[worst])}",
-            )
-        )
+    about = (
+        "This run trained a language model whose answers can be steered: each request states how much of each attribute the answer should have. "
+        f"Answers were measured {report.get('measured_by') or 'in an unknown way'}. "
+        f"An attribute follows the request if its Spearman is at least {FOLLOWS:g}; below {PARTLY:g} it hardly moves."
+    )
+    rows = [[name, *_extent(table[name])] for name in schema.names if name in table]
+    title = "Each attribute varied over its scale: lowest and highest mean, and the mean absolute gap of the other attributes"
+    overview = Table(title, ["attribute", "Spearman", "follows", "lowest", "highest", "others move"], rows)
+    meanings = [[a.name, f"{a.low} to {a.high}", a.meaning] for a in schema.attributes]
+    blocks: list[Block] = [Tiles(list(_tiles(report))), overview]
+    if report.get("at_best_settings") or report.get("requested_best"):
+        blocks.append(_at_best(report))
+    blocks.append(Table("The attributes", ["attribute", "scale", "meaning"], meanings))
+    return Part("headline", "Does steering work?", about, blocks)
+
+
+def _extent(row: Metrics) -> list[Cell]:
+    measured = [v for v in map(finite, row["measured"]) if v is not None]
+    low, high = row.get("reached") or (min(measured, default=None), max(measured, default=None))
+    gap = finite(row.get("mean_absolute_gap"))
+    return [finite(row.get("spearman")), follows(row), finite(low), finite(high), gap]
+
+
+def _tiles(report: Metrics) -> Iterator[Tile]:
+    table = report["steering"]
+    number = sum(follows(row) == "yes" for row in table.values())
+    yield Tile("attributes that follow", f"{number} of {len(table)}", f"Spearman at least {FOLLOWS:g}")
+    if table:
+        found = {name: finite(row.get("spearman")) or 0.0 for name, row in table.items()}
+        least = min(found, key=found.__getitem__)
+        note = f"1 is perfect order, 0 is none; least: {least}, {shown(found[least])}"
+        yield Tile("mean Spearman", shown(sum(found.values()) / len(found)), note)
     judge = [v for v in (finite(row.get("spearman")) for row in (report.get("judge") or {}).values()) if v is not None]
     if judge:
-        tiles.append(
-            Tile(
-                "judge against truth",
-                shown(sum(judge) / len(judge)),
-                f"mean Spearman of predicted and exact values; least {shown(min(judge))}",
-            )
-        )
-    best, wanted = report.get("at_best_settings") or {}, report.get("requested_best") or {}
-    off = [abs(best[name] - asked) for name, asked in wanted.items() if finite(best.get(name)) is not None]
-    if off:
-        tiles.append(
-            Tile(
-                "off at best settings",
-                shown(sum(off) / len(off)),
-                "points between asked and measured, mean over attributes, all dials at best",
-            )
-        )
-    attributes: list[list[Cell]] = [
-        [a.name, wanted.get(a.name), finite(best.get(a.name)), f"{a.low} to {a.high}", a.meaning]
-        for a in schema.attributes
-    ]
-    says = (
-        "This run trained a language model whose answers are steered by dials: each request says how much of each attribute its answer should have. "
-        f"Answers were measured {report.get('measured_by') or 'in an unknown way'}. "
-        f"A dial turns if answers that were asked for more have more: Spearman from {TURNS:g} on is good, below {PARTLY:g} the dial does next to nothing."
-    )
-    caption = "All dials at best at once: asked, and what came out"
-    blocks: list[Block] = [
-        Tiles(tiles),
-        _dials(schema, table),
-        Table(caption, ["attribute", "asked", "measured", "scale", "what it is"], attributes),
-    ]
-    return Part("headline", "Do the dials turn?", says, blocks)
+        note = f"mean Spearman of predicted and exact values; least {shown(min(judge))}"
+        yield Tile("predictor against truth", shown(sum(judge) / len(judge)), note)
+    best, requested = report.get("at_best_settings") or {}, report.get("requested_best") or {}
+    gaps = [abs(best[name] - value) for name, value in requested.items() if finite(best.get(name)) is not None]
+    if gaps:
+        note = "points between requested and measured, mean over attributes, all requested at their best"
+        yield Tile("gap at best settings", shown(sum(gaps) / len(gaps)), note)
 
 
-def _dials(schema: AttributeSchema, table: Metrics) -> Table:
-    rows: list[list[Cell]] = []
-    for name in (name for name in schema.names if name in table):
-        row = table[name]
-        measured = [v for v in map(finite, row["measured"]) if v is not None]
-        low, high = row.get("reached") or (min(measured, default=None), max(measured, default=None))
-        rows.append(
-            [
-                name,
-                finite(row.get("spearman")),
-                does_it_turn(row),
-                finite(low),
-                finite(high),
-                finite(row.get("mean_absolute_gap")),
-            ]
-        )
-    return Table(
-        "Each dial turned over its scale: its lowest and highest mean, and by how many points it moves the other attributes, on average",
-        ["dial", "Spearman", "turns", "lowest", "highest", "moves others"],
-        rows,
-    )
+def _at_best(report: Metrics) -> Table:
+    best, requested = report.get("at_best_settings") or {}, report.get("requested_best") or {}
+    rows = [[name, requested.get(name), finite(best.get(name))] for name in requested | best]
+    return Table("All attributes at their best at once", ["attribute", "requested", "measured"], rows)
 
 
-def _curves(schema: AttributeSchema, report: Metrics) -> Part:
-    table = report["steering"]
+# --- tables, each for the terminal and the page ------------------------------------------------------------------------
+
+
+def _curves(table: Metrics) -> Table:
+    requested = sorted({value for row in table.values() for value in row["requested"]})
     rows: list[list[Cell]] = []
     for name, row in table.items():
-        bands = zip(
-            row.get("low") or [None] * len(row["measured"]),
-            row.get("high") or [None] * len(row["measured"]),
-            strict=True,
+        means = dict(zip(row["requested"], map(finite, row["measured"]), strict=True))
+        bands = [(finite(low), finite(high)) for low, high in zip(row.get("low", []), row.get("high", []), strict=True)]
+        widths = [high - low for low, high in bands if low is not None and high is not None]
+        rows.append(
+            [name, row.get("n"), *(means.get(value) for value in requested), max(widths) / 2 if widths else None]
         )
-        for asked, measured, (low, high) in zip(row["requested"], row["measured"], bands, strict=True):
-            rows.append([name, f"{asked:g}", finite(measured), finite(low), finite(high)])
-    facts: list[list[Cell]] = [
-        [name, row.get("n"), finite(row.get("spearman")), finite(row.get("slope")), row.get("monotonic")]
-        for name, row in table.items()
-    ]
-    blocks: list[Block] = [
-        Gallery([steering(schema[name], row) for name, row in table.items()]),
-        Table(
-            "Each dial over all its answers",
-            ["dial", "answers", "Spearman", "points per point asked", "always rises"],
-            facts,
-        ),
-        Table(
-            "Mean measured at each value asked, with its 95 % band",
-            ["dial", "asked", "measured", "band from", "to"],
-            rows,
-            folded=True,
-        ),
-    ]
-    says = (
-        "Each dial was turned over its whole scale, the same questions asked at every value. Good: the line follows the dashed one. "
-        "Flat: the dial does nothing. The band is where the mean lies with 95 % certainty, given so few answers."
+        rows[-1] += [finite(row.get("spearman")), finite(row.get("slope")), row.get("monotonic")]
+        rows[-1].append(finite(row.get("mean_absolute_gap")))
+    columns = ["attribute", "answers", *(f"at {v:g}" for v in requested), "+/-", "Spearman", "slope", "always rises"]
+    title = (
+        "Mean measured at each requested value; +/-: half the widest 95 % band; others move: their mean absolute gap"
     )
-    return Part("steering", "Asked against measured", says, blocks)
+    return Table(title, [*columns, "others move"], rows)
 
 
-def _cross_talk(metrics: Metrics) -> Part:
-    measured = metrics["measured"]
+def _bands(table: Metrics) -> Table:
     rows: list[list[Cell]] = []
-    tints: list[list[float]] = []
-    for name, slopes in zip(metrics["attributes"], metrics["slope"], strict=True):
-        values = [finite(v) for v in slopes]
-        rows.append([name, *values])
-        tints.append(
-            [min(1.0, abs(v or 0.0)) * (1 if other == name else -1) for other, v in zip(measured, values, strict=True)]
-        )
-    caption = "Points by which an attribute (column) moves for each point asked of a dial (row)"
-    says = (
-        "Does one dial move what it should leave alone? Good: 1 where a dial meets its own attribute, 0 everywhere else. "
-        "A strong colour off the diagonal means that turning the one also turns the other."
-    )
-    return Part(
-        "cross-talk",
-        "Cross-talk between the dials",
-        says,
-        [Table(caption, ["dial turned", *measured], rows, tints=tints)],
-    )
+    for name, row in table.items():
+        unknown = [None] * len(row["measured"])
+        columns = row["requested"], row["measured"], row.get("low") or unknown, row.get("high") or unknown
+        rows += [[name, f"{value:g}", *map(finite, found)] for value, *found in zip(*columns, strict=True)]
+    title = "Mean measured at each requested value, with its 95 % band"
+    return Table(title, ["attribute", "requested", "measured", "band from", "to"], rows, folded=True)
 
 
-def _combined(settings: list[Metrics]) -> Part:
+def _cross_talk(metrics: Metrics) -> Table:
+    measured = metrics["measured"]
+    slopes = {
+        name: [finite(v) for v in line] for name, line in zip(metrics["attributes"], metrics["slope"], strict=True)
+    }
+    tints = [
+        [min(1.0, abs(v or 0.0)) * (1 if other == name else -1) for other, v in zip(measured, line, strict=True)]
+        for name, line in slopes.items()
+    ]
+    title = "Cross-talk: points by which an attribute (column) moves per point requested of another (row)"
+    return Table(title, ["requested", *measured], [[name, *line] for name, line in slopes.items()], tints=tints)
+
+
+def _combined(settings: list[Metrics]) -> Table:
     names = list(dict.fromkeys(name for setting in settings for name in setting["requested"]))
     rows: list[list[Cell]] = []
     for number, setting in enumerate(settings, start=1):
+        requested, measured = setting["requested"], setting["measured"]
         pairs = [
-            f"{setting['requested'][name]:g} → {shown(finite(setting['measured'].get(name)))}"
-            if name in setting["requested"]
-            else None
+            f"{requested[name]:g} → {shown(finite(measured.get(name)))}" if name in requested else None
             for name in names
         ]
-        rows.append([f"setting {number}", *pairs, finite(setting.get("off")), setting.get("n")])
-    offs = [v for v in (finite(s.get("off")) for s in settings) if v is not None]
-    mean = f" Here it is {shown(sum(offs) / len(offs))} over all settings." if offs else ""
-    says = (
-        "Several dials set at once, and not only at their best: asked → measured mean. "
-        f"Good: “off by”, the mean distance of the two in points of the scale, is near 0.{mean}"
-    )
-    return Part(
-        "combined", "Several dials at once", says, [Table("Combined settings", ["", *names, "off by", "answers"], rows)]
-    )
+        rows.append([f"setting {number}", *pairs, finite(setting.get("mean_absolute_gap")), setting.get("n")])
+    title = "Several attributes at once: requested → measured mean; gap: mean distance of a single answer's value"
+    return Table(title, ["", *names, "gap", "answers"], rows)
 
 
-def _dialogue(dials: Metrics) -> Part:
+def _dialogue(metrics: Metrics) -> Table:
     rows: list[list[Cell]] = []
-    for name, row in dials.items():
+    for name, row in metrics.items():
         for first, second, measured in zip(row["first"], row["second"], row["measured_second"], strict=True):
             rows.append([name, f"{first:g}", f"{second:g}", finite(measured), row.get("n")])
-    says = (
-        "A dial that is changed in mid-conversation: the first answer was asked for at one value, the second at another. "
-        "Good: the second answer has what was asked of it, whatever the first one was like."
-    )
-    table = Table(
-        "What the second answer has", ["dial", "first asked", "second asked", "second measured", "conversations"], rows
-    )
-    return Part("dialogue", "A dial changed in mid-conversation", says, [table])
+    columns = ["attribute", "first requested", "second requested", "second measured", "conversations"]
+    return Table("Changed in mid-conversation: the second answer's mean", columns, rows)
 
 
-def _judge(judge: Metrics, note: str) -> Part:
-    header = ["attribute", "answers", "Spearman", "mean error, points", "slope"]
+def _judge(judge: Metrics) -> Table:
+    columns = ["attribute", "answers", "Spearman", "MAE", "slope"]
     rows = [
-        [name, row.get("n"), *(finite(row.get(key)) for key in ("spearman", "mae", "slope"))]
-        for name, row in judge.items()
+        [name, row.get("n"), *(finite(row.get(k)) for k in ("spearman", "mae", "slope"))] for name, row in judge.items()
     ]
     if any("everywhere" in row for row in judge.values()):
-        header += ["all answers: Spearman", "of a perfect judge"]
-        rows = [
-            [*cells, *(finite(judge[str(cells[0])].get("everywhere", {}).get(key)) for key in ("spearman", "ceiling"))]
-            for cells in rows
-        ]
-        note += " Over all answers nearly all have the same true value, which nobody can put in order: there, compare with what a perfect judge would get."
-    says = (
-        "Is the judge right? In the laboratory the truth can be read from the text, so that the predictor, which judges everything else, can be judged itself, "
-        f"on the answers of this report. Good: Spearman and slope near 1, the mean error near 0. {note}"
-    ).strip()
-    table = Table("The predictor against the exact truth", header, rows)
-    return Part("judge", "The judge's calibration", says, [table])
+        columns += ["all answers: Spearman", "of a perfect judge"]
+        for cells, row in zip(rows, judge.values(), strict=True):
+            cells += [finite(row.get("everywhere", {}).get(key)) for key in ("spearman", "ceiling")]
+    return Table("The predictor as judge, against the exact truth, where the attribute was varied", columns, rows)
 
 
-def _length(length: Metrics) -> Part:
-    rows = [
-        [name, finite(row.get("spearman_words")), finite(row.get("partial_spearman"))] for name, row in length.items()
-    ]
-    says = (
-        "Is more measured only because more is written? The first figure is the correlation of an answer's length with what was measured; "
-        "the second is what is left of it among answers that were asked for the same. "
-        "Good: the second is near 0, but for an attribute that is length by its meaning."
-    )
-    table = Table(
-        "Spearman of words and measured value", ["attribute", "of length", "of length, given what was asked"], rows
-    )
-    return Part("length", "Is it only length?", says, [table])
+def _length(length: Metrics) -> Table:
+    keys = "spearman_words", "partial_spearman"
+    rows = [[name, *(finite(row.get(key)) for key in keys)] for name, row in length.items()]
+    title = "Spearman of an answer's words with the measured value"
+    return Table(title, ["attribute", "all answers", "given the same request"], rows)
+
+
+TABLES: Mapping[str, Callable[..., Table]] = {
+    "cross_talk": _cross_talk,
+    "combined": _combined,
+    "dialogue": _dialogue,
+    "judge": _judge,
+    "length": _length,
+}
+"""Part of `report.json` -> its table."""
+
+# --- what the parts explain --------------------------------------------------------------------------------------------
+
+ABOUT_CURVES = (
+    "Each attribute was varied over its whole scale, with the same questions at every value. Good: the line follows the dashed one. "
+    "Flat: the request has no effect. The mean lies within the band with 95 % certainty; few answers make it wide."
+)
+ABOUT = {
+    "cross_talk": (
+        "Cross-talk between attributes",
+        "Does a request for one attribute move another? Good: 1 where an attribute meets its own request, 0 everywhere else. "
+        "A strong color off the diagonal means that a request for the one also moves the other.",
+    ),
+    "combined": (
+        "Several attributes at once",
+        "Several attributes requested at once, and not only at their best: requested → measured mean. "
+        "Good: the gap, the mean distance of the two in points of the scale, is near 0.",
+    ),
+    "dialogue": (
+        "An attribute changed in mid-conversation",
+        "The first answer was requested at one value, the second at another. "
+        "Good: the second answer has its own requested value, whatever the first answer was like.",
+    ),
+    "judge": (
+        "The predictor as judge",
+        "Is the predictor right? In the synthetic world the truth can be read from the text. So the predictor, which judges everything else, is judged itself, "
+        "on the answers of this report. Good: Spearman and slope near 1, the mean absolute error (MAE) near 0.",
+    ),
+    "length": (
+        "The influence of length",
+        "Does a higher measured value only come from more words? The first column is the correlation of an answer's length with the measured value; "
+        "the second is the rest of it among answers to the same request. Good: the second is near 0, unless the attribute means length.",
+    ),
+}
+"""Part of `report.json` -> its heading, and what it shows."""
+
+
+def _note(name: str, metrics: Any, report: Metrics) -> str:
+    """What this run adds to the explanation."""
+    if name == "combined":
+        gaps = [v for v in (finite(s.get("mean_absolute_gap")) for s in metrics) if v is not None]
+        return f"Here it is {shown(sum(gaps) / len(gaps))} over all settings." if gaps else ""
+    if name == "judge":
+        note = report.get("judge_note") or ""
+        if any("everywhere" in row for row in metrics.values()):
+            note += " Over all answers nearly all have the same true value, and no judge can order those: there, compare with a perfect judge."
+        return note.strip()
+    return ""
+
+
+# --- answers -----------------------------------------------------------------------------------------------------------
 
 
 def answers_part(
     found: Mapping[str, Mapping[str, list[Conversation]]], measure: Callable[[Conversation], Values]
 ) -> Part | None:
-    """The same question at each value of a dial, folded."""
+    """The same question at each requested value of an attribute, folded."""
     blocks: list[Block] = []
     for name, questions in found.items():
         for question, rows in questions.items():
             answers = [(_label(name, row, measure(row)), _clipped(row.messages[-1].content)) for row in rows]
-            blocks.append(Said(f"{name}: {_clipped(question, 160)}", answers, open=not blocks))
-    says = (
-        "The same question at each value of one dial, the others held. Read down: the attribute should grow from answer to answer, and the rest stay. "
+            blocks.append(Quotes(f"{name}: {_clipped(question, 160)}", answers, open=not blocks))
+    about = (
+        "The same question at each requested value of one attribute, the others held. The attribute should grow from answer to answer, and the rest stay. "
         "These are the first questions of the report, not chosen ones."
     )
-    return Part("answers", "Answers across a dial", says, blocks) if blocks else None
+    return Part("answers", "Answers by requested value", about, blocks) if blocks else None
 
 
 def _label(name: str, row: Conversation, measured: Values) -> str:
-    return f"{name} asked {row.requested[-1][name]:g}, measured {shown(finite(measured.get(name)))}"
+    return f"{name} requested {row.requested[-1][name]:g}, measured {shown(finite(measured.get(name)))}"
 
 
 def _clipped(text: str, most: int = ANSWER_CHARACTERS) -> str:

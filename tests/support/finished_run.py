@@ -107,7 +107,7 @@ def report(run: Run) -> dict[str, Any]:
             {
                 "requested": {"humor": 4, "verbosity": 1},
                 "measured": {"humor": 3.81, "verbosity": 1.23},
-                "off": 0.21,
+                "mean_absolute_gap": 0.21,
                 "n": 30,
             }
         ],
