@@ -199,8 +199,8 @@ class PolicyMeasures(Record):
     mean_spearman: float
     spearman: dict[str, float | None]
     at_best_settings: Means
-    leading_gap_at_best: float | None
-    """Mean absolute gap of the leading attribute at best settings, in points of the scale."""
+    leading_gap_at_best: float
+    """Gap of the leading attribute's mean at best settings, in points of the scale; NaN if it was not measured."""
     measured_by: str
     drift: Drift
     best_drift: Drift

@@ -19,14 +19,15 @@ from data.conversation import Conversation, from_table, to_table
 from data.examples import Example, Split, bucket
 from data.loader import Corpus, counts, some
 from data.pairs import pair_weights
+from data.quality_metrics import PredictorQuality
 from data.ratings import Ratings, joined, ratings_of
-from data.run_layout import QUALITY
+from data.run_layout import QUALITY, write_record
 from data.sources import files_of
 from data.stage_metrics import PredictorMetrics, TrainingMetrics
 from data.storage import Storage
 from jobs.evaluation.ask import synthetic_world
 from jobs.evaluation.predictor_pairs import judge_pairs, store_pairs
-from jobs.evaluation.predictor_quality import quality, summary
+from jobs.evaluation.predictor_quality import quality
 from jobs.pipelines.annotation import annotator, score_rows
 from jobs.pipelines.fit import backbone_uri, buckets_for, example_spec, fit
 from jobs.pipelines.map_rows import write_table
@@ -36,7 +37,7 @@ from jobs.reporting.model_card import write_card
 from jobs.reporting.sections_predictor import pair_lines, quality_lines
 from jobs.runner.cli import main
 from jobs.runner.preset import Preset
-from jobs.runner.stage import Metrics, Run, Stage, StageError, fingerprint_of, log
+from jobs.runner.stage import Run, Stage, StageError, fingerprint_of, log
 
 MOMENTS_EXAMPLES = 500
 """Examples for the mean and spread of the counts."""
@@ -59,8 +60,8 @@ def work(run: Run, folder: Storage) -> PredictorMetrics:
         training=final.without_curve(),
         counts=found,
         labels=labels,
-        held_out=summary(measured),
-        calibration=measured["calibration"],
+        held_out={name: row.without_bins() for name, row in measured.attributes.items()},
+        calibration=measured.calibration,
         quality=(folder / QUALITY).uri,
         pairs=agreement,
     )
@@ -201,12 +202,12 @@ def ratings(run: Run, folder: Storage) -> Ratings:
     return joined(parts, len(run.schema.names))
 
 
-def report(run: Run, folder: Storage, held_out: Ratings) -> Metrics:
+def report(run: Run, folder: Storage, held_out: Ratings) -> PredictorQuality:
     """Write, log and draw the metrics of the predictor; returns them."""
     found = quality(run.schema, ratings(run, run.folder("rows") / "rows"), held_out)
-    (folder / QUALITY).write_json(found)
+    write_record(folder / QUALITY, found)
     draw_calibration(run.schema, found, folder / "calibration.png")
-    draw_collinearity(found["collinearity"], folder / "collinearity.png")
+    draw_collinearity(found.collinearity, folder / "collinearity.png")
     log("\n".join(quality_lines(found)))
     return found
 

@@ -5,7 +5,7 @@ names the way.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -17,13 +17,16 @@ from data.examples import bucket
 from data.lab import Lab
 from data.measures import mean_absolute_gap, steering
 from data.prompts import BEST, Prompt, prompts_table
+from data.stage_metrics import Means
+from data.steering_metrics import SteeringCurve
 from data.storage import Storage
+from jobs.evaluation.predictor_quality import plain
 from jobs.pipelines.annotation import annotate
 from jobs.pipelines.fit import buckets_for
 from jobs.pipelines.map_rows import write_table
 from jobs.pipelines.sample import sample
 from jobs.runner.preset import LAB
-from jobs.runner.stage import Metrics, Run
+from jobs.runner.stage import Run
 
 Measure = Callable[[Conversation], Values]
 
@@ -102,7 +105,7 @@ def questions(run: Run, wanted: int, for_promotion: bool = False) -> list[list[M
     return [[Message("user", q)] for q in ordered[:wanted]]
 
 
-def tabulate(schema: AttributeSchema, answers: MeasuredAnswers) -> tuple[Metrics, Metrics]:
+def tabulate(schema: AttributeSchema, answers: MeasuredAnswers) -> tuple[dict[str, SteeringCurve], Means]:
     """The steering table, one entry per attribute that was varied, and the mean of every attribute at best settings."""
     varied: dict[str, list[tuple[float, Values]]] = defaultdict(list)
     best: dict[str, list[float]] = defaultdict(list)
@@ -112,21 +115,22 @@ def tabulate(schema: AttributeSchema, answers: MeasuredAnswers) -> tuple[Metrics
                 best[name].append(value)
         elif row.group in schema.names:
             varied[row.group].append((row.requested[-1][row.group], values))
-    table = {name: _entry(name, *zip(*varied[name], strict=True)) for name in schema.names if name in varied}
+    table = {name: _curve(name, *zip(*varied[name], strict=True)) for name in schema.names if name in varied}
     return table, {name: round(float(np.mean(values)), 4) for name, values in best.items()}
 
 
-def _entry(name: str, requested: Sequence[float], values: Sequence[Values]) -> Metrics:
+def _curve(name: str, requested: Sequence[float], values: Sequence[Values]) -> SteeringCurve:
     """One varied attribute: its own measured values, and how far the others moved."""
     own = [v.get(name, np.nan) for v in values]
     others = {other for v in values for other in v if other != name}
     gaps = [mean_absolute_gap(requested, [v.get(other, np.nan) for v in values]) for other in sorted(others)]
-    return steering(requested, own) | {"mean_absolute_gap": round(float(np.mean(gaps)), 4) if gaps else 0.0}
+    gap = round(float(np.mean(gaps)), 4) if gaps else 0.0
+    return SteeringCurve(**plain(steering(requested, own)), mean_absolute_gap=gap)
 
 
-def mean_spearman(table: Metrics) -> float:
+def mean_spearman(table: Mapping[str, SteeringCurve]) -> float:
     """Over all varied attributes; one that does not move at all counts as 0."""
-    values = [0.0 if np.isnan(row["spearman"]) else row["spearman"] for row in table.values()]
+    values = [curve.spearman or 0.0 for curve in table.values()]
     return round(float(np.mean(values)), 4) if values else 0.0
 
 

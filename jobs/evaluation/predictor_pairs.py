@@ -7,7 +7,8 @@ import itertools
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -15,17 +16,27 @@ from actors.scoring.annotator import Annotator
 from data.conversation import Conversation, Rejected, from_table, to_table
 from data.measures import pairwise_accuracy
 from data.pairs import Pair, read_pairs
+from data.quality_metrics import PairMetrics
 from data.reward_bench import sections
 from data.storage import Storage
 from jobs.evaluation.predictor_quality import plain
 from jobs.pipelines.map_rows import map_rows, write_table
 from jobs.runner.settings import PairSource
-from jobs.runner.stage import Metrics, Run, StageError
+from jobs.runner.stage import Run, StageError
+
+
+@dataclass(frozen=True)
+class StoredPairs:
+    """A set of pairs that was read."""
+
+    pairs: int
+    rejected: dict[str, int]
+    """By reason."""
 
 
 def store_pairs(
     run: Run, folder: Storage, sources: Sequence[PairSource], setting: str = "predictor.pairs"
-) -> dict[str, Metrics]:
+) -> dict[str, StoredPairs]:
     """Write both sides of every pair of every set below `folder`; returns per set the number of pairs and of
     rejections.
 
@@ -35,7 +46,7 @@ def store_pairs(
     return {source.name: _store(run, source, folder / source.name, setting) for source in sources}
 
 
-def _store(run: Run, source: PairSource, folder: Storage, setting: str) -> Metrics:
+def _store(run: Run, source: PairSource, folder: Storage, setting: str) -> StoredPairs:
     rejected: list[Rejected] = []
     kept = _kept(read_pairs(source.uri, run.schema, source.name, source.limit), rejected)
     num_pairs = 0
@@ -46,7 +57,7 @@ def _store(run: Run, source: PairSource, folder: Storage, setting: str) -> Metri
         num_pairs += len(pairs)
     what, allowed = f"{setting} {source.name!r}", run.preset.rows.max_rejected
     require_enough(what, "pairs", num_pairs, rejected, allowed, source.uri, folder)
-    return {"pairs": num_pairs, "rejected": dict(Counter(r.reason for r in rejected))}
+    return StoredPairs(num_pairs, dict(Counter(r.reason for r in rejected)))
 
 
 def require_enough(
@@ -74,11 +85,11 @@ def _kept(found: Iterator[Pair | Rejected], rejected: list[Rejected]) -> Iterato
 
 def judge_pairs(
     run: Run,
-    stored: Mapping[str, Metrics],
+    stored: Mapping[str, StoredPairs],
     folder: Storage,
     arguments: Mapping[str, object],
     weights: Mapping[str, float],
-) -> dict[str, Metrics]:
+) -> dict[str, PairMetrics]:
     """Score both sides of the `stored` pairs with the predictor of `arguments`; returns the metrics of each set."""
     metrics = {}
     for name, counts in stored.items():
@@ -86,11 +97,13 @@ def judge_pairs(
         pool, what = run.preset.annotate.pool, f"predictor: pairs {name}"
         map_rows(what, [sides], Annotator, arguments, pool, scored, setting="annotate.pool")
         rows = (row for table in scored.tables() for row in from_table(table))
-        metrics[name] = counts | pair_metrics(rows, weights, counts["pairs"], name)
+        metrics[name] = pair_metrics(rows, weights, counts, name)
     return metrics
 
 
-def pair_metrics(sides: Iterator[Conversation], weights: Mapping[str, float], num_pairs: int, name: str) -> Metrics:
+def pair_metrics(
+    sides: Iterator[Conversation], weights: Mapping[str, float], stored: StoredPairs, name: str
+) -> PairMetrics:
     """Accuracy of the weighted sum of raw predicted values, of each attribute alone (higher wins), and of the length.
 
     All are of the last answer. `sides` come in any order, with the ids of `data.pairs`. A pair with an unscored side is
@@ -104,22 +117,21 @@ def pair_metrics(sides: Iterator[Conversation], weights: Mapping[str, float], nu
         scores = [answer_score(side, weights), len(side.messages[-1].content), *_values(side, weights)]
         values.setdefault(pair, {})[which] = np.array(scores)
         subset_of[pair] = side.source
-    assert [len(pair) for pair in values.values()] == [2] * num_pairs, "every pair comes back with both sides"
+    assert [len(pair) for pair in values.values()] == [2] * stored.pairs, "every pair comes back with both sides"
     chosen_P, rejected_P = (np.array([pair[which] for pair in values.values()]) for which in ("chosen", "rejected"))
     scored_P = ~np.isnan(chosen_P[:, 0] + rejected_P[:, 0])
     score, length, *each = (
         pairwise_accuracy(a, b) for a, b in zip(chosen_P[scored_P].T, rejected_P[scored_P].T, strict=True)
     )
     alone = {name: found.get("accuracy") for name, found in zip(weights, each, strict=True)}
-    metrics: Metrics = {"unscored": int((~scored_P).sum()), "weights": dict(weights)}
+    metrics: dict[str, Any] = {**vars(stored), "unscored": int((~scored_P).sum()), "weights": dict(weights)}
     metrics |= {"predictor": score, "length": length, "each_attribute": alone}
     subset_P = np.array([subset_of[pair] for pair in values])
     if set(subset_of.values()) != {name}:
         named = {str(name): subset_P == name for name in np.unique(subset_P)}
         subsets = {s: pairwise_accuracy(chosen_P[of_s, 0], rejected_P[of_s, 0]) for s, of_s in named.items()}
         metrics |= {"subsets": subsets, "sections": sections(subsets)}
-    rounded: Metrics = plain(metrics)
-    return rounded
+    return PairMetrics(**plain(metrics))
 
 
 def answer_score(row: Conversation, weights: Mapping[str, float]) -> float:

@@ -11,11 +11,11 @@ import numpy as np
 from data.attributes import AttributeSchema
 from data.calibration import Calibration, matched_to_people
 from data.measures import collinearity, errors, reliability, spearman
+from data.quality_metrics import AttributeQuality, Collinearity, PredictorQuality
 from data.ratings import Ratings
-from jobs.runner.stage import Metrics
 
 
-def quality(schema: AttributeSchema, rated: Ratings, held_out: Ratings) -> Metrics:
+def quality(schema: AttributeSchema, rated: Ratings, held_out: Ratings) -> PredictorQuality:
     """All metrics of a predictor, from stored scores; NaN is None.
 
     `rated` holds every rated answer (only their human values count), `held_out` those scored by a predictor that did
@@ -32,15 +32,17 @@ def quality(schema: AttributeSchema, rated: Ratings, held_out: Ratings) -> Metri
     }
     r_AA, n_AA = collinearity(rated.human_NA)
     unscored = int(np.isnan(held_out.predicted_NA).all(axis=1).sum())
-    return {
-        "answers": {"rated": len(rated), "held_out": len(held_out), "unscored": unscored},
-        "attributes": attributes,
-        "calibration": calibration.model_dump(),
-        "collinearity": {"names": list(schema.names), "spearman": plain(r_AA.tolist()), "n": n_AA.tolist()},
-    }
+    return PredictorQuality(
+        answers={"rated": len(rated), "held_out": len(held_out), "unscored": unscored},
+        attributes=attributes,
+        calibration=calibration,
+        collinearity=Collinearity(names=schema.names, spearman=plain(r_AA.tolist()), n=n_AA.tolist()),
+    )
 
 
-def _attribute(name: str, held_out: Ratings, column: int, mean_N: np.ndarray, calibration: Calibration) -> Metrics:
+def _attribute(
+    name: str, held_out: Ratings, column: int, mean_N: np.ndarray, calibration: Calibration
+) -> AttributeQuality:
     """The metrics of one attribute; baselines count the answers that the predictor scored."""
     human_N, predicted_N, truth_N = (
         values_NA[:, column].astype(float)
@@ -48,7 +50,7 @@ def _attribute(name: str, held_out: Ratings, column: int, mean_N: np.ndarray, ca
     )
     human_N[np.isnan(predicted_N)] = np.nan
     mean = errors(human_N, mean_N)
-    metrics: Metrics = errors(human_N, predicted_N) | {
+    metrics: dict[str, Any] = errors(human_N, predicted_N) | {
         "std_human": _std(human_N),
         "std_predicted": _std(predicted_N[~np.isnan(human_N)]),
         "reliability": reliability(predicted_N, human_N),
@@ -64,19 +66,7 @@ def _attribute(name: str, held_out: Ratings, column: int, mean_N: np.ndarray, ca
     if not np.isnan(truth_N).all():
         truth_N[np.isnan(human_N)] = np.nan
         metrics["truth"] = {"predictor": errors(truth_N, predicted_N), "one_rater": errors(truth_N, human_N)}
-    return plain(metrics)
-
-
-def summary(metrics: Metrics) -> Metrics:
-    """The part of `quality` for a manifest: per attribute all but the bins."""
-    return {
-        name: {key: _without_bins(value) for key, value in row.items() if key != "reliability"}
-        for name, row in metrics["attributes"].items()
-    }
-
-
-def _without_bins(value: Any) -> Any:
-    return {k: v for k, v in value.items() if k != "reliability"} if isinstance(value, dict) else value
+    return AttributeQuality(**plain(metrics))
 
 
 def _std(values_N: np.ndarray) -> float:

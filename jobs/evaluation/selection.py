@@ -7,6 +7,7 @@ predicted values, and the reason if it was dropped.
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -18,11 +19,12 @@ from data.conversation import Conversation, from_table, to_table
 from data.diversity import variety, words
 from data.prompts import prompts_from
 from data.selection import Sample, decisions
+from data.stage_metrics import Drift, SelectionMetrics
 from data.storage import Storage
 from jobs.evaluation.ask import synthetic_world
 from jobs.pipelines.annotation import calibration
 from jobs.pipelines.map_rows import write_table
-from jobs.runner.stage import Metrics, Run, StageError, log
+from jobs.runner.stage import Run, StageError, log
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,7 @@ class Round:
         assert waiting is None, f"{waiting.id} was rated but never sampled"
 
 
-def select(run: Run, round: Round, folder: Storage) -> Metrics:
+def select(run: Run, round: Round, folder: Storage) -> SelectionMetrics:
     """Keep or drop every sample of the round by the preset's rules; returns counts by reason, and the drift of all
     samples."""
     as_label, settings = calibration(run), run.preset.bootstrap.selection
@@ -72,8 +74,8 @@ def select(run: Run, round: Round, folder: Storage) -> Metrics:
         lambda: (_sample(c, as_label) for file in round.candidates() for c in file), settings, run.schema
     )
     counts: Counter[str] = Counter()
-    manifest = run.manifest(round.policy) or {}
-    origin = {"round": round.number, "policy": f"{round.policy}@{manifest.get('fingerprint', '')}"}
+    manifest = run.manifest(round.policy)
+    origin = {"round": round.number, "policy": f"{round.policy}@{manifest.fingerprint if manifest else ''}"}
     for number, file in enumerate(round.candidates()):
         decided = [(c, "empty" if not c.rated else reason) for c, reason in zip(file, reasons, strict=False)]
         name = f"part-{number:05d}.parquet"
@@ -87,10 +89,10 @@ def select(run: Run, round: Round, folder: Storage) -> Metrics:
         )
     dropped = _listed(counts - Counter(kept=counts["kept"])) or "none"
     log(f"bootstrap {round.number}: kept {counts['kept']:,} of {counts.total():,} samples; dropped: {dropped}")
-    return {
-        "counts": {"samples": counts.total(), **counts},
-        "drift": drift(run, (c.row for file in round.candidates() for c in file if c.rated)),
-    }
+    return SelectionMetrics(
+        counts={"samples": counts.total(), **counts},
+        drift=drift(run, (c.row for file in round.candidates() for c in file if c.rated)),
+    )
 
 
 def _listed(counts: Mapping[str, int]) -> str:
@@ -138,7 +140,7 @@ def _all(values: Values, schema: AttributeSchema) -> dict[str, float | None]:
     return {name: values.get(name) for name in schema.names}
 
 
-def drift(run: Run, rows: Iterable[Conversation]) -> Metrics:
+def drift(run: Run, rows: Iterable[Conversation]) -> Drift:
     """Of all answers: the variety of their words, and the means of requested, predicted and (synthetic world) true
     values.
 
@@ -150,9 +152,10 @@ def drift(run: Run, rows: Iterable[Conversation]) -> Metrics:
     means: dict[str, list[Values]] = {kind: [] for kind in ("requested", "predicted", *(("true",) if world else ()))}
     for row in rows:
         texts.append(row.messages[-1].content)
-        for kind, found in means.items():
-            found.append(world.measure(row.messages) if kind == "true" and world else getattr(row, kind)[-1])
-    return variety(texts) | {kind: _means(found, run.schema) for kind, found in means.items()}
+        for kind, values in means.items():
+            values.append(world.measure(row.messages) if kind == "true" and world else getattr(row, kind)[-1])
+    found: dict[str, Any] = {kind: _means(values, run.schema) for kind, values in means.items()}
+    return Drift(**variety(texts), **found)
 
 
 def _means(values: list[Values], schema: AttributeSchema) -> dict[str, float]:

@@ -126,9 +126,9 @@ class BootstrapStages:
         return metrics.model_copy(update={"counts": {**metrics.counts, "annotated_mixed_in": len(mixed)}})
 
     def _promotion(self, run: Run, folder: Storage, number: int) -> PromotionMetrics:
-        last = run.manifest(self.rounds.promotion(number - 1)) if number > 1 else None
+        last = run.metrics(self.rounds.promotion(number - 1), PromotionMetrics) if number > 1 else None
         before, after = self.rounds.policy(number - 1), self.rounds.policy(number)
-        return decide_promotion(run, number, before, after, last and last["metrics"]["after"], folder)
+        return decide_promotion(run, number, before, after, last.after if last else None, folder)
 
 
 def _rows(folder: Storage) -> Iterable[Conversation]:
