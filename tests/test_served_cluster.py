@@ -26,7 +26,7 @@ from support import tiny_run
 from support.endpoint import Endpoint
 from support.job_cluster import JobCluster
 from support.listening import ALL, LOOPBACK, NODE, kind, listening, ports
-from test_monitoring import DASHBOARDS, FOLDER, queried, expressions
+from test_monitoring import DASHBOARDS, FOLDER, expressions, queried
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 NOT_ALWAYS = {
