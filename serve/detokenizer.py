@@ -28,7 +28,7 @@ class Detokenizer:
         self._window += ids
         before = len(self._decode(self._context)) if self._context else 0
         text = self._decode(self._context + self._window)[before:]
-        # The whole run of them waits: with byte fallback one missing byte spoils its whole neighbours for the moment.
+        # The whole run of them waits: with byte fallback one missing byte spoils its whole neighbors for the moment.
         settled = text if last or len(self._window) > MAX_HELD_IDS else text.rstrip(REPLACEMENT)
         new = settled[self._num_sent :]
         self._num_sent = max(self._num_sent, len(settled))

@@ -1,4 +1,4 @@
-"""Dashboards and alerts: well formed, and every metric they ask for is one that the project or Ray exports."""
+"""Dashboards and alerts: well formed, and every metric they query is one that the project or Ray exports."""
 
 import json
 import re
@@ -28,7 +28,7 @@ def expressions(path: Path) -> Iterator[str]:
         yield from (rule["expr"] for group in yaml.safe_load(path.read_text())["groups"] for rule in group["rules"])
 
 
-def asked_for() -> set[str]:
+def queried() -> set[str]:
     """Names of all series, as Prometheus has them."""
     return {
         name
@@ -39,7 +39,7 @@ def asked_for() -> set[str]:
 
 
 def exported(monkeypatch: pytest.MonkeyPatch) -> set[str]:
-    """What telemetry, meter and pipelines make, as Ray names it for Prometheus."""
+    """The metrics of telemetry, training and pipelines, as Ray names them for Prometheus."""
     made: list[tuple[str, str]] = []
 
     def maker(kind: str) -> Any:
@@ -56,10 +56,10 @@ def exported(monkeypatch: pytest.MonkeyPatch) -> set[str]:
     return {f"ray_{name}{end}" for kind, name in made for end in series[kind]}
 
 
-def test_every_metric_asked_for_is_exported(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_queried_metric_is_exported(monkeypatch: pytest.MonkeyPatch) -> None:
     known = exported(monkeypatch)
-    assert asked_for() - OF_RAY <= known
-    assert {name for name in known if not name.endswith(("_sum", "_count"))} - asked_for() <= {
+    assert queried() - OF_RAY <= known
+    assert {name for name in known if not name.endswith(("_sum", "_count"))} - queried() <= {
         "ray_steerlm_prompt_tokens_total"
     }, "a metric nobody looks at"
 
@@ -77,7 +77,7 @@ def test_a_dashboard_is_whole(path: Path) -> None:
         assert panel["gridPos"]["x"] + panel["gridPos"]["w"] <= 24
 
 
-def test_every_alert_says_what_mends_it() -> None:
+def test_every_alert_names_its_remedy() -> None:
     for group in yaml.safe_load((FOLDER / "alerts.yaml").read_text())["groups"]:
         for rule in group["rules"]:
             assert set(rule) == {"alert", "expr", "for", "labels", "annotations"}

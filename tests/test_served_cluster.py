@@ -26,7 +26,7 @@ from support import tiny_run
 from support.endpoint import Endpoint
 from support.job_cluster import JobCluster
 from support.listening import ALL, LOOPBACK, NODE, kind, listening, ports
-from test_monitoring import DASHBOARDS, FOLDER, asked_for, expressions
+from test_monitoring import DASHBOARDS, FOLDER, expressions, queried
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 NOT_ALWAYS = {
@@ -140,7 +140,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServedRun]:
             yield ServedRun(cluster, endpoint, url)
 
 
-def test_every_metric_that_is_asked_for_is_there(served: ServedRun) -> None:
+def test_every_queried_metric_is_there(served: ServedRun) -> None:
     if (url := served.prometheus) is None:
         pytest.skip("no `prometheus` here: apt-get install prometheus")
     for seed in range(20):
@@ -149,7 +149,7 @@ def test_every_metric_that_is_asked_for_is_there(served: ServedRun) -> None:
     assert served.endpoint.chat(attributes={"humour": 4})[0] == 400
     time.sleep(15)  # Ray hands its metrics on every ten seconds
     names = set(ask(url, "label/__name__/values"))
-    assert asked_for() - names == set(), f"not among {len(names)}"
+    assert queried() - names == set(), f"not among {len(names)}"
     wrong = {
         e: problem
         for path in [*DASHBOARDS, FOLDER / "alerts.yaml"]
