@@ -8,6 +8,7 @@ import pytest
 from jobs.bench.__main__ import BENCHES, main
 from jobs.bench.environment import NoEnvironment, environment
 from jobs.bench.report import Disagreement, cpu_seconds_by_turns, ratio_of, require_equal
+from jobs.bench.train_sides import TRL_SFT
 
 TINY = (
     "hidden_size=32",
@@ -115,6 +116,10 @@ def test_sides_that_differ_are_not_compared() -> None:
 def test_an_environment_that_cannot_be_installed_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(NoEnvironment, match="no-such-package-at-all could not be installed into"):
         environment(tmp_path / "venv", "no-such-package-at-all")
+
+
+def test_the_program_of_the_trl_side_exists() -> None:
+    assert TRL_SFT.is_file()
 
 
 def test_ways_take_turns_and_the_ratio_is_the_median_of_rounds() -> None:

@@ -40,8 +40,8 @@ class Tokenizing:
 
     def all(self, beside: Beside | None = None) -> None:
         """Tokenize all rows."""
-        what, output = f"{self.what}: tokenize", (self.target, self.fingerprint)
-        map_rows(what, self.sources, self.maker, self.arguments, POOL, *output, beside=beside)
+        what, arguments = f"{self.what}: tokenize", self.arguments
+        map_rows(what, self.sources, self.maker, arguments, POOL, self.target, self.fingerprint, beside=beside)
 
     @contextlib.contextmanager
     def meanwhile(self, learner: LearnerSettings) -> Iterator[Corpus]:

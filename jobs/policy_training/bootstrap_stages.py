@@ -46,20 +46,21 @@ class BootstrapStages:
 
     def stages(self, number: int) -> list[Stage]:
         """A round as five stages, so that a crash costs at most one of them."""
-        before, follows = self.rounds.policy(number - 1), (self.rounds.promotion(number - 1),) if number > 1 else ()
+        before = self.rounds.policy(number - 1)
+        follows = (self.rounds.promotion(number - 1),) if number > 1 else ()
         samples, rated, selected, policy, promotion = (self.rounds.stage(number, kind) for kind in KINDS)
 
         def stage(name: str, needs: tuple[str, ...], settings: SettingsOf, work: RoundWork, **more: Any) -> Stage:
             unless_over = partial(self._unless_over, work=partial(work, number=number), number=number)
             return Stage(name, needs + follows, settings, unless_over, **more)
 
-        sampled, trained = ("predictor", "annotated", before), (selected, "predictor", "annotated", before, "base")
-        rates = {"resumes": True, "contents": predictor_weights}
+        policy_needs = (selected, "predictor", "annotated", before, "base")
+        more = {"resumes": True, "contents": predictor_weights}
         return [
-            stage(samples, sampled, _sampling_settings, self._samples, resumes=True),
-            stage(rated, (samples, "predictor"), lambda preset: {}, self._rated, **rates),
+            stage(samples, ("predictor", "annotated", before), _sampling_settings, self._samples, resumes=True),
+            stage(rated, (samples, "predictor"), lambda preset: {}, self._rated, **more),
             stage(selected, (samples, rated, "predictor", before), _selection_settings, self._selected),
-            stage(policy, trained, _training_settings, self._train, resumes=True),
+            stage(policy, policy_needs, _training_settings, self._train, resumes=True),
             stage(promotion, (policy, before, "rows", "predictor"), _promotion_settings, self._promotion),
         ]
 
