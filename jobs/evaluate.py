@@ -13,11 +13,11 @@ from jobs.evaluation.ask import MeasuredAnswers, answered, measurable, questions
 from jobs.evaluation.predictor_quality import plain
 from jobs.evaluation.steering_metrics import combined, cross_talk, curves, dialogue, judge, judge_note, length
 from jobs.pipelines.sample import sampling_settings
+from jobs.reporting.figures_steering import draw_cross_talk, draw_judge, draw_rounds, draw_steering
+from jobs.reporting.figures_training import draw_losses
 from jobs.reporting.model_card import write_card
 from jobs.reporting.page import HTML, write_pages
-from jobs.reporting.figures_steering import draw_cross_talk, draw_judge, draw_rounds, draw_steering
 from jobs.reporting.sections_steering import report_lines
-from jobs.reporting.figures_training import draw_losses
 from jobs.runner.cli import main
 from jobs.runner.preset import Preset
 from jobs.runner.rounds import Rounds
@@ -62,9 +62,7 @@ def _answers(run: Run, policy: Storage, folder: Storage) -> MeasuredAnswers:
     sources = [folder / "answers"]
     further = dialogue_prompts(rows, asked, schema, others, settings.num_dialogues, seed, "evaluate")
     if further:
-        log(
-            f"evaluate: {len(further)} of these answers continue as dialogues, with the other end of the scale requested"
-        )
+        log(f"evaluate: {len(further)} of these answers continue as dialogues at the other end of the scale")
         rows += answered(run, "evaluate: dialogue", policy, further, folder / "dialogue")
         sources.append(folder / "dialogue" / "answers")
     against = " and is compared with the truth" if synthetic_world(run) else ""

@@ -37,7 +37,11 @@ def test_what_is_asked_and_what_it_is_called() -> None:
 
 @pytest.mark.parametrize(
     ("word", "said"),
-    [("requested.humour=4", "unknown attribute 'humour'"), ("requested.humor=9", "out of range"), ("model_id=a/b", "model_id")],
+    [
+        ("requested.humour=4", "unknown attribute 'humour'"),
+        ("requested.humor=9", "out of range"),
+        ("model_id=a/b", "model_id"),
+    ],
 )
 def test_a_wrong_request_is_a_sentence(word: str, said: str) -> None:
     with pytest.raises(SettingsError, match=said):

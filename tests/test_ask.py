@@ -145,7 +145,9 @@ def test_a_perfect_judge_of_many_answers_alike_is_not_doubted() -> None:
         replace(row, predicted=({"humor": 0.7 * row.requested[0]["humor"] + number / 1000},))
         for number, row in enumerate(rows)
     ]
-    metrics = judge(SCHEMA, MeasuredAnswers(judged, "exactly", lambda row: {"humor": row.requested[0]["humor"]}))["humor"]
+    metrics = judge(SCHEMA, MeasuredAnswers(judged, "exactly", lambda row: {"humor": row.requested[0]["humor"]}))[
+        "humor"
+    ]
     assert (metrics["n"], metrics["everywhere"]["n"]) == (20, 220)
     assert metrics["spearman"] > 0.97
     assert metrics["slope"] == pytest.approx(0.7, abs=0.01)
