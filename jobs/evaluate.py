@@ -62,9 +62,7 @@ def _answers(run: Run, policy: Storage, folder: Storage) -> MeasuredAnswers:
     sources = [folder / "answers"]
     further = dialogue_prompts(rows, asked, schema, others, settings.num_dialogues, seed, "evaluate")
     if further:
-        log(
-            f"evaluate: {len(further)} of these answers continue as dialogues, with the other end of the scale requested"
-        )
+        log(f"evaluate: {len(further)} of these answers continue as dialogues at the other end of the scale")
         rows += answered(run, "evaluate: dialogue", policy, further, folder / "dialogue")
         sources.append(folder / "dialogue" / "answers")
     against = " and is compared with the truth" if synthetic_world(run) else ""

@@ -1,6 +1,6 @@
 """Stage `benchmarks`: evaluate a trained predictor on public tests: pairs (e.g. RewardBench) and the scores of a judge.
 
-    python -m jobs.evaluate_predictor PRESET.yaml benchmarks.pairs='[{name: rewardbench, uri: ...}]' [key.path=value ...]
+    python -m jobs.evaluate_predictor PRESET.yaml benchmarks.pairs='[{name: test, uri: ...}]' [key.path=value ...]
 
 Nothing is trained. The score of an answer is one weighted sum of its attributes (`benchmarks.weights`); every attribute
 alone and the length of the answer are baselines.

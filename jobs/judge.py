@@ -1,21 +1,18 @@
-"""Have answers judged by any OpenAI-compatible endpoint, in pairs and one by one; or score stored judgements again, without a judge.
+"""Have answers judged by any OpenAI-compatible endpoint, in pairs and one by one; or score stored judgements again.
 
-    python -m jobs.judge [JUDGE.yaml] questions=PATH answers=[OURS.jsonl,REFERENCE.jsonl] judge.model=NAME [key.path=value ...]
+    python -m jobs.judge [JUDGE.yaml] questions=PATH answers=[OURS,REFERENCE] judge.model=NAME [key.path=value ...]
     python -m jobs.judge judgements=[PATH] [questions=PATH]
 
-Every reply is kept as it comes, by what was asked: a killed job goes on without asking twice. What cannot be read or failed is counted and kept, too.
+Every reply is kept as it comes, by its request: a killed job continues without asking twice. Unreadable replies and
+failures are counted and kept, too. Stored judgements need no judge.
 """
 
 import os
 import sys
-import threading
 import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass
 from typing import Any
 
-from cluster.progress import Progress
 from cluster.settings.load import command_line
 from data.benchmarks import jsonl, read_answers, read_questions
 from data.comparisons import Metrics, latest, models_of
@@ -23,38 +20,19 @@ from data.errors import UserError
 from data.judge_prompts import SHIPPED, Match, Setup, read_judge_prompts
 from data.storage import Storage
 from data.verdicts import Verdict, judgement_line, read_verdicts, verdict
-from jobs.judging.endpoint import Failure, JudgeEndpoint, JudgeReply, JudgeUnusable
+from jobs.judging.cost import Cost, cost_of, estimate
 from jobs.judging.replies import Replies
 from jobs.judging.report import draw_report, metrics_of, report_lines
+from jobs.judging.requests import JudgeRequests, warn
 from jobs.judging.settings import Judging
 from jobs.runner.ending import print_last_line, user_errors_reported
 
 PROGRAM = "python -m jobs.judge"
-SHOWN_FAILURES = 10
-"""Failed requests that are told one by one."""
-FLAGS = {"plan": "print what would be asked and about what it would cost, and end without asking"}
-
-
-@dataclass(frozen=True)
-class Cost:
-    """Tokens, and dollars where there are prices."""
-
-    requests: int = 0
-    prompt_tokens: float = 0
-    reply_tokens: float = 0
-    dollars: float = 0
-    guessed: int = 0
-    """Requests whose tokens nobody counted, so that they follow from characters."""
-
-    def __add__(self, other: "Cost") -> "Cost":
-        return Cost(*(a + b for a, b in zip(vars(self).values(), vars(other).values(), strict=True)))
-
-    def metrics(self) -> Metrics:
-        return {name: round(value, 4) if isinstance(value, float) else value for name, value in vars(self).items()}
+FLAGS = {"plan": "print the number of requests and their estimated cost, and end without asking"}
 
 
 def setup(settings: Judging) -> Setup:
-    """Everything that is read; raises UserError for what cannot be judged."""
+    """Read all input files; raises UserError for answers that cannot be judged."""
     answers = [read_answers(uri) for uri in settings.answers]
     models = [a.model for a in answers]
     for model in models:
@@ -64,7 +42,8 @@ def setup(settings: Judging) -> Setup:
             )
     if not settings.effective_kinds:
         raise UserError(
-            f"kinds is {', '.join(settings.kinds)}, but there is one answer file and pairs take two; add one to answers, or set kinds=[single]"
+            f"kinds is {', '.join(settings.kinds)}, but there is one answer file and pairs take two; "
+            "add one to answers, or set kinds=[single]"
         )
     reference = _reference(settings, models)
     made = Setup(
@@ -77,7 +56,7 @@ def setup(settings: Judging) -> Setup:
     )
     if missing := made.without_reference():
         warn(
-            f"{len(missing)} questions of math, reasoning or coding have no reference answer (references): they are judged as all others"
+            f"{len(missing)} questions of math, reasoning or coding are judged without a reference answer (references)"
         )
     return made
 
@@ -89,134 +68,37 @@ def _reference(settings: Judging, models: Sequence[str]) -> str:
     return wanted
 
 
-def estimate(settings: Judging, matches: Sequence[Match]) -> Cost:
-    """Before anything is asked, from characters."""
-    prices = settings.prices
-    prompt = sum(prices.tokens(m.system + m.prompt) for m in matches)
-    reply = float(len(matches) * prices.reply_tokens)
-    return Cost(len(matches), prompt, reply, prices.cost(prompt, reply), len(matches))
-
-
-def cost_of(settings: Judging, match: Match, line: Mapping[str, Any]) -> Cost:
-    """Of one reply: as the judge counted, else from characters; a failed request is taken to cost nothing."""
-    prices = settings.prices
-    if line["error"]:
-        return Cost(1)
-    counted = line["prompt_tokens"] is not None and line["reply_tokens"] is not None
-    prompt = line["prompt_tokens"] if counted else prices.tokens(match.system + match.prompt)
-    reply = line["reply_tokens"] if counted else prices.tokens(line["reply"])
-    return Cost(1, prompt, reply, prices.cost(prompt, reply), int(not counted))
-
-
-class JudgeRequests:
-    """All matches to the judge, so many at a time; what it costs is added up, and ends the job at `prices.max_cost`."""
-
-    def __init__(self, settings: Judging, replies: Replies):
-        self._settings, self._replies = settings, replies
-        self._lock = threading.Lock()
-        self.spent = Cost()
-        self.retries = 0
-        self._failures = 0
-
-    def run(self, to_ask: Mapping[str, Match], num_before: int) -> None:
-        """Raises JudgeUnusable; what was answered until then is kept."""
-        if not to_ask:
-            return
-        endpoint = JudgeEndpoint(self._settings.judge)
-        total = len(to_ask) + num_before
-        with (
-            Progress("judge", total, total, num_before, num_before) as progress,
-            ThreadPoolExecutor(self._settings.judge.concurrency) as pool,
-        ):
-            futures = [pool.submit(self._one, endpoint, key, match) for key, match in to_ask.items()]
-            try:
-                for future in as_completed(futures):
-                    progress.add(1, future.result())
-            except BaseException:
-                # Those on their way are paid for: they are waited for and kept; the pool's end sees to it.
-                endpoint.stop("the job was stopped")
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
-        endpoint.close()
-
-    def _one(self, endpoint: JudgeEndpoint, key: str, match: Match) -> float:
-        """Tokens of one exchange."""
-        outcome = endpoint.ask(match.system, match.prompt)
-        self._replies.keep(key, self._settings.judge.model, outcome)
-        line = self._replies.get(key)
-        assert line is not None, "it was just kept"
-        cost = cost_of(self._settings, match, line) if isinstance(outcome, JudgeReply) else Cost(1)
-        with self._lock:
-            self.spent += cost
-            self.retries += outcome.retries
-            self._failures += isinstance(outcome, Failure)
-            failures = self._failures if isinstance(outcome, Failure) else 0
-            spent = self.spent.dollars
-        if isinstance(outcome, Failure) and failures <= SHOWN_FAILURES:
-            warn(
-                f"question {match.question_id}, turn {match.turn}, {' and '.join(match.models)}: {outcome.reason}: {outcome.detail}"
-            )
-        if failures == SHOWN_FAILURES + 1:
-            warn(f"more than {SHOWN_FAILURES} failures: the others are only counted; replies has what was said of each")
-        limit = self._settings.prices.max_cost
-        if limit is not None and spent >= limit:
-            why = f"the judge has cost {spent:.2f} dollars, prices.max_cost is {limit:g}; what was judged is kept: raise it to go on from there"
-            endpoint.stop(why)
-            raise JudgeUnusable(why)
-        return cost.prompt_tokens + cost.reply_tokens
-
-
 def judged(settings: Judging, only_plan: bool = False) -> Metrics:
-    """Ask what has not been answered yet, write `judgements.jsonl`, and report."""
-    made = setup(settings)
-    matches = list(made.matches())
-    output, judge = Storage(settings.output), settings.judge.model
-    replies = Replies(output / "replies")
-    keys = [match.key(judge, settings.judge.options) for match in matches]
-    different = dict(zip(keys, matches, strict=True))
+    """Ask for the missing replies, write `judgements.jsonl`, and report."""
+    made, prices, judge = setup(settings), settings.prices, settings.judge.model
+    keyed = [(match.key(judge, settings.judge.options), match) for match in made.matches()]
+    replies = Replies(Storage(settings.output) / "replies")
+    different = dict(keyed)
     to_ask = {key: match for key, match in different.items() if not replies.answered(key)}
-    guess = estimate(settings, list(to_ask.values()))
+    num_before = len(different) - len(to_ask)
+    guess = estimate(prices, list(to_ask.values()))
     log(
-        f"judge: {len(matches)} judgements by {judge}, {len(different)} different prompts, {len(different) - len(to_ask)} answered before; to ask: "
-        f"{guess.requests}, about {_said(settings, guess)}"
+        f"judge: {len(keyed)} judgements by {judge}, {len(different)} different prompts, {num_before} answered before; "
+        f"to ask: {guess.requests}, about {guess.text(prices)}"
     )
-    limit = settings.prices.max_cost
-    if limit is not None and guess.dollars > limit:
+    if prices.max_cost is not None and guess.dollars > prices.max_cost:
         raise UserError(
-            f"asking {guess.requests} prompts would cost about {guess.dollars:.2f} dollars, prices.max_cost is {limit:g}; raise it, or set limit"
+            f"asking {guess.requests} prompts would cost about {guess.dollars:.2f} dollars, "
+            f"prices.max_cost is {prices.max_cost:g}; raise it, or set limit"
         )
     if only_plan:
-        return {"matches": len(matches), "different": len(different), "estimate": guess.metrics()}
-    asking = JudgeRequests(settings, replies)
-    asking.run(to_ask, len(different) - len(to_ask))
+        return {"matches": len(keyed), "different": len(different), "estimate": guess.metrics()}
+    requests = JudgeRequests(settings, replies)
+    requests.run(to_ask, num_before)
     lines = {key: _reply(replies, key) for key in different}
-    stored = [
-        judgement_line(m, judge, key, lines[key]["reply"], lines[key]["error"])
-        for key, m in zip(keys, matches, strict=True)
-    ]
-    (output / "judgements.jsonl").write_bytes(jsonl(stored))
-    verdicts = [
-        verdict(m, judge, lines[key]["reply"], lines[key]["error"]) for key, m in zip(keys, matches, strict=True)
-    ]
-    total = sum((cost_of(settings, m, lines[key]) for key, m in different.items()), Cost())
+    total = sum((cost_of(prices, match, lines[key]) for key, match in different.items()), Cost())
     log(
-        f"judge: {asking.spent.requests} requests, {asking.retries} repeated: {_said(settings, asking.spent)}; with those before {_said(settings, total)}"
+        f"judge: {requests.spent.requests} requests, {requests.retries} retries: {requests.spent.text(prices)}; "
+        f"with those before {total.text(prices)}"
     )
-    cost = {
-        "estimate": guess.metrics(),
-        "spent": asking.spent.metrics(),
-        "with_those_before": total.metrics(),
-        "retries": asking.retries,
-    }
-    return _reported(settings, verdicts, [a.model for a in made.answers], {"judge": judge, "cost": cost})
-
-
-def log(text: str) -> None:
-    print(text, flush=True)
-
-
-def warn(text: str) -> None:
-    print(f"warning: {text}", file=sys.stderr, flush=True)
+    cost = {"estimate": guess.metrics(), "spent": requests.spent.metrics(), "with_those_before": total.metrics()}
+    about = {"judge": judge, "cost": cost | {"retries": requests.retries}}
+    return _reported(settings, _verdicts(settings, keyed, lines), [a.model for a in made.answers], about)
 
 
 def _reply(replies: Replies, key: str) -> Mapping[str, Any]:
@@ -225,9 +107,15 @@ def _reply(replies: Replies, key: str) -> Mapping[str, Any]:
     return line
 
 
-def _said(settings: Judging, cost: Cost) -> str:
-    priced = settings.prices.prompt_dollars or settings.prices.reply_dollars
-    return f"{cost.prompt_tokens:,.0f} + {cost.reply_tokens:,.0f} tokens, {f'{cost.dollars:.2f} dollars' if priced else 'prices not set'}"
+def _verdicts(
+    settings: Judging, keyed: Sequence[tuple[str, Match]], lines: Mapping[str, Mapping[str, Any]]
+) -> list[Verdict]:
+    """Write `judgements.jsonl`, a line for each match; returns its verdicts."""
+    found = [(match, key, lines[key]["reply"], lines[key]["error"]) for key, match in keyed]
+    judge = settings.judge.model
+    stored = [judgement_line(match, judge, key, reply, error) for match, key, reply, error in found]
+    (Storage(settings.output) / "judgements.jsonl").write_bytes(jsonl(stored))
+    return [verdict(match, judge, reply, error) for match, _, reply, error in found]
 
 
 def scored(settings: Judging) -> Metrics:
@@ -247,25 +135,26 @@ def scored(settings: Judging) -> Metrics:
 
 
 def _reported(settings: Judging, verdicts: Sequence[Verdict], models: Sequence[str], about: Metrics) -> Metrics:
-    """The report as files, as a table, and as the job's last line."""
+    """The report as files, as tables, and as the job's last line."""
     output = Storage(settings.output)
     report = about | metrics_of(verdicts, models, _reference(settings, models), settings.resamples, settings.seed)
-    written = {
-        "settings": settings.model_dump(mode="json"),
-        "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-    }
-    (output / "report.json").write_json(report | written)
+    finished = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    (output / "report.json").write_json(report | {"settings": settings.model_dump(mode="json"), "finished": finished})
     draw_report(report, f"judged by {report['judge']}", output / "report.png")
     for line in report_lines(report):
         log(line)
     return {"output": output.uri, **report}
 
 
+def log(text: str) -> None:
+    print(text, flush=True)
+
+
 def main(argv: Sequence[str]) -> None:
     # The file is optional here: all settings have names of their own, and no run's preset is read.
     has_file = bool(argv) and argv[0].endswith((".yaml", ".yml"))
     settings, flags = command_line(Judging, [*([] if has_file else [os.devnull]), *argv], PROGRAM, __doc__ or "", FLAGS)
-    with user_errors_reported(PROGRAM, "the same command goes on where it was"):
+    with user_errors_reported(PROGRAM, "the same command continues where it was"):
         print_last_line(scored(settings) if settings.judgements else judged(settings, "plan" in flags))
 
 

@@ -1,4 +1,4 @@
-"""The ladder: which rows a rung has, what it is asked, how seeds are summed up; and, slow, all of it as a command."""
+"""The ablation: which rows an arm has, what it is asked, how seeds are summed up; and, slow, all of it as a command."""
 
 import json
 import subprocess
@@ -15,7 +15,7 @@ from data.lab import LabSettings
 from data.loader import copies
 from jobs.ablate import Ablation, stages
 from jobs.ablation.arms import ARMS, HELD_OUT, _belongs, _followed, held_out_settings, repeated, rows_of_rounds
-from jobs.ablation.report import summary, table, value_of
+from jobs.ablation.report import lines, summary, value_of
 from jobs.evaluation.ask import MeasuredAnswers
 from jobs.runner.preset import Preset
 from jobs.runner.rounds import Rounds
@@ -30,7 +30,7 @@ def row(*human: Values) -> Conversation:
     return Conversation("s", "", turns, human=human)
 
 
-def test_which_rows_a_rung_has() -> None:
+def test_which_rows_an_arm_has() -> None:
     preset = load(Preset, DEMO)
     best, mixed, unrated, other = (
         row({"helpfulness": 4}),
@@ -63,7 +63,7 @@ def test_seeds_share_what_is_made_once_and_differ_in_the_rest() -> None:
         assert all(need in by_name for need in by_name[name].needs), name
 
 
-def test_a_rung_that_cannot_be_trained_is_refused() -> None:
+def test_an_arm_that_cannot_be_trained_is_refused() -> None:
     for wrong, said in {
         "arms=[plain]": "arms has plain; there are sft, human",
         "arms=[sources,longer]": "add bootstrap to arms",
@@ -80,11 +80,11 @@ def test_the_control_has_its_rows_again_where_they_do_not_suffice() -> None:
     assert copied == pytest.approx(8_000, rel=0.02)
 
 
-def test_the_ladder_shares_the_stages_of_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_ablation_shares_the_stages_of_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Run, "manifest", lambda self, name: {"fingerprint": name})
-    ladder, run = load(Ablation, DEMO), load(Preset, DEMO)
-    for stage in stages(ladder)[:4]:
-        assert _description(Run(ladder), stage) == _description(Run(run), stage)
+    ablation, run = load(Ablation, DEMO), load(Preset, DEMO)
+    for stage in stages(ablation)[:4]:
+        assert _description(Run(ablation), stage) == _description(Run(run), stage)
 
 
 def test_what_never_occurs_together_is_asked_for() -> None:
@@ -120,7 +120,7 @@ def test_mean_and_spread_over_seeds() -> None:
     assert summary([None, float("nan")]) is None
 
 
-def test_the_table_leaves_out_what_no_rung_has() -> None:
+def test_the_table_leaves_out_what_no_arm_has() -> None:
     report = {
         "quality": 3.0,
         "gap_at_best": 0.2,
@@ -140,16 +140,16 @@ def test_the_table_leaves_out_what_no_rung_has() -> None:
         "words",
         "tokens",
     )
-    lines = table({"sft": {column: summary([value_of(report, column)]) for column in columns}})
-    assert "true quality" in lines[0]
-    assert "steering" not in lines[0]
-    assert lines[1].startswith("plain SFT")
-    assert "3.000 ± 0.000" in lines[1]
+    found = lines({"sft": {column: summary([value_of(report, column)]) for column in columns}})
+    assert "true quality" in found[0]
+    assert "steering" not in found[0]
+    assert found[1].startswith("plain SFT")
+    assert "3.000 ± 0.000" in found[1]
 
 
 @pytest.mark.slow
-def test_the_ladder_as_a_command(tmp_path: Path) -> None:
-    """Every rung once, on next to nothing; then again with nothing to do."""
+def test_the_ablation_as_a_command(tmp_path: Path) -> None:
+    """Every arm once, on next to nothing; then again with nothing to do."""
     command = [
         sys.executable,
         "-m",
@@ -164,9 +164,9 @@ def test_the_ladder_as_a_command(tmp_path: Path) -> None:
         done = subprocess.run(command, cwd=tiny_run.REPOSITORY, capture_output=True, text=True, timeout=1200)
         assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
         result = json.loads(done.stdout.splitlines()[-1])
-        assert list(result["ladder"]) == list(ARMS)
-        assert all(rung["quality"] and rung["tokens"]["mean"] > 0 for rung in result["ladder"].values())
-        assert result["ladder"]["sft"]["mean_spearman"] is None
-        assert result["ladder"]["bootstrap"]["held_out"]
+        assert list(result["arms"]) == list(ARMS)
+        assert all(arm["quality"] and arm["tokens"]["mean"] > 0 for arm in result["arms"].values())
+        assert result["arms"]["sft"]["mean_spearman"] is None
+        assert result["arms"]["bootstrap"]["held_out"]
         assert Path(result["plot"]).stat().st_size > 500
     assert done.stdout.count("skipped") >= 23

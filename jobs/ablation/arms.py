@@ -1,4 +1,4 @@
-"""The rungs of the ablation: which rows each trains on, conditioned on what, for how long; and how each is asked and measured."""
+"""The arms of the ablation: which rows each trains on, with which labels, for how long; and how each is evaluated."""
 
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
@@ -26,12 +26,12 @@ from jobs.runner.rounds import Rounds
 from jobs.runner.stage import Metrics, Run, Stage, StageError
 
 HELD_OUT = "held_out"
-"""The group of prompts that ask for what never occurs together in the laboratory's rows."""
+"""The group of prompts for combinations that never occur in the synthetic world's rows."""
 
 
 @dataclass(frozen=True)
 class Arm:
-    """One rung."""
+    """One arm."""
 
     title: str
     rows: Literal["rated", "best", "all"] = "all"
@@ -49,11 +49,11 @@ ARMS = {
 }
 
 NEEDS = {"bootstrap": "sources", "longer": "bootstrap"}
-"""Rungs that go on where others end."""
+"""Arms that start where others end."""
 
 
 def arm_stages(preset: Preset, name: str, seed: int) -> list[Stage]:
-    """Train one rung with one seed, ask it and measure it."""
+    """Train one arm with one seed, and evaluate it."""
     folder, first = f"ablation/{seed}", f"ablation/{seed}/sources/policy"
     loop = Rounds(f"{folder}/", first)
     rounds = range(1, preset.bootstrap.rounds + 1)
@@ -61,27 +61,14 @@ def arm_stages(preset: Preset, name: str, seed: int) -> list[Stage]:
         training = [stage for number in rounds for stage in BootstrapStages(loop).stages(number)]
     elif name == "longer":
         above = ("predictor", "annotated", first, *map(loop.policy, rounds))
-        training = [
-            Stage(f"{folder}/{name}/policy", above, _longer_settings, partial(_train_longer, loop=loop), resumes=True)
-        ]
+        work = partial(_train_longer, loop=loop)
+        training = [Stage(f"{folder}/{name}/policy", above, _longer_settings, work, resumes=True)]
     else:
-        needs = ("predictor", "annotated", "base")
-        training = [
-            Stage(
-                f"{folder}/{name}/policy",
-                needs,
-                partial(_arm_settings, name=name),
-                partial(_train_arm, name=name),
-                resumes=True,
-            )
-        ]
+        needs, settings = ("predictor", "annotated", "base"), partial(_arm_settings, name=name)
+        training = [Stage(f"{folder}/{name}/policy", needs, settings, partial(_train_arm, name=name), resumes=True)]
     trained = tuple(stage.name for stage in training)
-    report = Stage(
-        f"{folder}/{name}/report",
-        ("rows", "predictor", *trained),
-        _report_settings,
-        partial(_report, name=name, seed=seed, trained=trained),
-    )
+    evaluate = partial(_report, name=name, seed=seed, trained=trained)
+    report = Stage(f"{folder}/{name}/report", ("rows", "predictor", *trained), _report_settings, evaluate)
     return [_seeded(stage, seed) for stage in (*training, report)]
 
 
@@ -95,9 +82,9 @@ def _seeded(stage: Stage, seed: int) -> Stage:
 
 
 def _with_seed(preset: Preset, seed: int) -> Preset:
-    policy = preset.policy.model_copy(update={"learner": preset.policy.learner.model_copy(update={"seed": seed})})
-    bootstrap = preset.bootstrap.model_copy(
-        update={"learner": preset.bootstrap.learner.model_copy(update={"seed": seed})}
+    policy, bootstrap = (
+        section.model_copy(update={"learner": section.learner.model_copy(update={"seed": seed})})
+        for section in (preset.policy, preset.bootstrap)
     )
     return preset.model_copy(update={"seed": seed, "policy": policy, "bootstrap": bootstrap})
 
@@ -115,21 +102,16 @@ def _train_arm(run: Run, folder: Storage, name: str) -> Metrics:
         raise StageError(
             f"ablation: no row is left for {name} ({arm.title}); set arms without it, or set bootstrap.leading_at_least"
         )
-    learner = preset.policy.learner.model_copy(
-        update={"epochs": max(1, round(preset.policy.learner.epochs * total / answers))}
-    )
-    labelled = Run(
-        preset.model_copy(
-            update={"policy": preset.policy.model_copy(update={"labels": arm.labels, "learner": learner})}
-        )
-    )
-    return train_policy(
-        labelled, f"ablation: {name}, seed {preset.seed}", [folder / "rows"], base_uri(run), learner, folder
-    )
+    epochs = max(1, round(preset.policy.learner.epochs * total / answers))
+    learner = preset.policy.learner.model_copy(update={"epochs": epochs})
+    policy = preset.policy.model_copy(update={"labels": arm.labels, "learner": learner})
+    labelled, what = Run(preset.model_copy(update={"policy": policy})), f"ablation: {name}, seed {preset.seed}"
+    return train_policy(labelled, what, [folder / "rows"], base_uri(run), learner, folder)
 
 
 def _belongs(row: Conversation, arm: Arm, preset: Preset, schema: AttributeSchema) -> bool:
-    """Is the row one of the arm's? The best are those of which every rating of the leading attribute is as good as a round would ask for."""
+    """Is the row one of the arm's? Of the best, every rating of the leading attribute reaches what a round would
+    request."""
     if arm.rows == "all":
         return True
     if arm.rows == "rated":
@@ -141,29 +123,25 @@ def _belongs(row: Conversation, arm: Arm, preset: Preset, schema: AttributeSchem
 
 
 def _train_longer(run: Run, folder: Storage, loop: Rounds) -> Metrics:
-    """As the bootstrap rounds train, from the same weights and for as many rows and epochs, but on annotated rows only."""
+    """As the bootstrap rounds train: the same initial weights, as many rows and epochs, but annotated rows only."""
     wanted, policy = rows_of_rounds(run, loop), run.preset.policy
-    rows = drawn(
-        (row for table in (run.folder("annotated") / "rows").tables() for row in from_table(table)),
-        wanted,
-        f"longer/{run.preset.seed}",
-    )
+    annotated = (row for table in (run.folder("annotated") / "rows").tables() for row in from_table(table))
+    rows = drawn(annotated, wanted, f"longer/{run.preset.seed}")
     write_table(to_table(rows, run.schema), folder / "rows")
-    again = policy.model_copy(
-        update={"source_weights": repeated(policy.source_weights, {row.source for row in rows}, wanted / len(rows))}
-    )
+    weights = repeated(policy.source_weights, {row.source for row in rows}, wanted / len(rows))
+    again = policy.model_copy(update={"source_weights": weights})
     start = (run.folder(loop.first) / "model").uri
     learner, preset = run.preset.bootstrap.learner, run.preset.model_copy(update={"policy": again})
     return train_policy(Run(preset), f"ablation: longer, seed {preset.seed}", [folder / "rows"], start, learner, folder)
 
 
 def repeated(weights: Mapping[str, float], sources: Iterable[str], times: float) -> dict[str, float]:
-    """Source weights with which an epoch has `times` as many rows: 1.5 = every row once, and half of them once more."""
+    """Source weights that give an epoch `times` as many rows: 1.5 = every row once, and half of them once more."""
     return {source: weights.get(source, 1.0) * times for source in sorted(sources)}
 
 
 def rows_of_rounds(run: Run, loop: Rounds) -> int:
-    """Rows that the rounds had to train on in each of their epochs; a round that was not run had none."""
+    """Rows in each epoch of all rounds; a round that was not run had none."""
     metrics = [
         (run.manifest(loop.policy(number)) or {})["metrics"] for number in range(1, run.preset.bootstrap.rounds + 1)
     ]
@@ -171,7 +149,7 @@ def rows_of_rounds(run: Run, loop: Rounds) -> int:
 
 
 def _report(run: Run, folder: Storage, name: str, seed: int, trained: Sequence[str]) -> Metrics:
-    """Ask the rung's last policy, promoted or not, and measure what it says."""
+    """Ask the arm's last policy, promoted or not, and measure its answers."""
     policies = [
         stage for stage in trained if stage.endswith("/policy") and "training" in (run.manifest(stage) or {})["metrics"]
     ]
@@ -179,40 +157,29 @@ def _report(run: Run, folder: Storage, name: str, seed: int, trained: Sequence[s
     if ARMS[name].labels == "none":
         prompts = requested_prompts(asked, [(BEST, {})], seed, "ablation")
     else:
-        held_out: list[tuple[str, Values]] = [
-            (HELD_OUT, values) for values in held_out_settings(run.preset.rows.lab, run.schema)
-        ]
-        prompts = steering_prompts(asked, run.schema, run.schema.best(), seed, "ablation") + requested_prompts(
-            asked, held_out, seed, "ablation"
-        )
+        held_out = [(HELD_OUT, values) for values in held_out_settings(run.preset.rows.lab, run.schema)]
+        prompts = steering_prompts(asked, run.schema, run.schema.best(), seed, "ablation")
+        prompts += requested_prompts(asked, held_out, seed, "ablation")
     answers = ask(run, f"ablation: {name}, seed {seed}", run.folder(policies[-1]), prompts, folder)
     table, best = tabulate(run.schema, answers)
-    leading = run.preset.bootstrap.leading
+    gaps = [row["mean_absolute_gap"] for row in table.values()]
     return {
-        **{
-            "policy": policies[-1],
-            "tokens": sum((run.manifest(stage) or {})["metrics"]["training"]["tokens"] for stage in policies),
-        },
-        **{
-            "quality": best.get(leading),
-            "gap_at_best": gap_at_best(run.schema, best),
-            "at_best_settings": best,
-            "measured_by": answers.measured_by,
-        },
-        **{
-            "spearman": {dial: row["spearman"] for dial, row in table.items()},
-            "mean_spearman": mean_spearman(table) if table else None,
-        },
-        "mean_absolute_gap": round(float(np.mean([row["mean_absolute_gap"] for row in table.values()])), 4)
-        if table
-        else None,
+        "policy": policies[-1],
+        "tokens": sum((run.manifest(stage) or {})["metrics"]["training"]["tokens"] for stage in policies),
+        "quality": best.get(run.preset.bootstrap.leading),
+        "gap_at_best": gap_at_best(run.schema, best),
+        "at_best_settings": best,
+        "measured_by": answers.measured_by,
+        "spearman": {attribute: row["spearman"] for attribute, row in table.items()},
+        "mean_spearman": mean_spearman(table) if table else None,
+        "mean_absolute_gap": _mean(gaps) if table else None,
         "held_out": _followed(answers, run.schema),
         "drift": drift(run, (row for row in answers.rows if row.group == BEST)),
     }
 
 
 def held_out_settings(lab: LabSettings, schema: AttributeSchema) -> list[Values]:
-    """Every combination that the laboratory holds out, of the attributes that its rules name; the others at best."""
+    """Every combination that the synthetic world holds out, of the attributes in its rules; the others at best."""
     found = {}
     for rule in lab.rules:
         for values in itertools.product(*(range(least, schema[name].high + 1) for name, least in rule.items())):
@@ -222,16 +189,17 @@ def held_out_settings(lab: LabSettings, schema: AttributeSchema) -> list[Values]
 
 
 def _followed(answers: MeasuredAnswers, schema: AttributeSchema) -> Metrics | None:
-    """How near the answers come to combinations that no row had: means asked and measured, and the mean distance."""
+    """How near the answers come to combinations that no row had: requested and measured means, and the mean
+    distance."""
     pairs = [(row.requested[-1], answers.measure(row)) for row in answers.rows if row.group == HELD_OUT]
     if not pairs:
         return None
-    distances = [abs(asked[name] - got[name]) for asked, got in pairs for name in asked.keys() & got.keys()]
-    columns = {
-        kind: {n: [p[i][n] for p in pairs if n in p[i]] for n in schema.names}
-        for i, kind in enumerate(("requested", "measured"))
-    }
-    means = {kind: {name: _mean(values) for name, values in found.items() if values} for kind, found in columns.items()}
+    distances = [abs(wanted[name] - found[name]) for wanted, found in pairs for name in wanted.keys() & found.keys()]
+    means: Metrics = {"requested": {}, "measured": {}}
+    for kind, side in zip(means, zip(*pairs, strict=True), strict=True):
+        for name in schema.names:
+            if values := [row[name] for row in side if name in row]:
+                means[kind][name] = _mean(values)
     return {"answers": len(pairs), "distance": _mean(distances), **means}
 
 
@@ -245,21 +213,10 @@ def _arm_settings(preset: Preset, name: str) -> object:
 
 
 def _longer_settings(preset: Preset) -> object:
-    return {
-        "policy": preset.policy,
-        "learner": preset.bootstrap.learner,
-        "rounds": preset.bootstrap.rounds,
-        "template": preset.template,
-        "seed": preset.seed,
-    }
+    rounds = {"learner": preset.bootstrap.learner, "rounds": preset.bootstrap.rounds}
+    return {"policy": preset.policy, **rounds, "template": preset.template, "seed": preset.seed}
 
 
 def _report_settings(preset: Preset) -> object:
-    return {
-        **{
-            "evaluate": preset.evaluate,
-            "leading": preset.bootstrap.leading,
-            "sampling": sampling_settings(preset.sampling),
-        },
-        **{"seed": preset.seed, "lab": preset.rows.lab},
-    }
+    evaluation = {"evaluate": preset.evaluate, "sampling": sampling_settings(preset.sampling)}
+    return evaluation | {"leading": preset.bootstrap.leading, "seed": preset.seed, "lab": preset.rows.lab}

@@ -1,22 +1,22 @@
-"""A finished folder onto the Hugging Face hub. The token comes from the environment alone, and is told to nobody but the hub. Knows no model and no rows."""
+"""Push a finished folder to the Hugging Face hub. Only the hub gets the token. Knows no model and no rows."""
 
 import os
 import tempfile
 from typing import Literal
 
 from huggingface_hub import HfApi
-from huggingface_hub.errors import HFValidationError, HTTPError
-from huggingface_hub.utils import disable_progress_bars, validate_repo_id
+from huggingface_hub.errors import HFValidationError, HTTPError  # type: ignore[attr-defined]
+from huggingface_hub.utils import disable_progress_bars, validate_repo_id  # type: ignore[attr-defined]
 
 from data.storage import Storage
 from jobs.runner.stage import StageError
 
 TOKEN = "HF_TOKEN"
-"""Where the token stands; one that a login left in a file is not looked for, so that nothing is published by accident."""
+"""The only source of the token. A login's token file is ignored, so that nothing is published by accident."""
 
 
 def require_token(repo: str) -> None:
-    """Raise StageError if `repo` is no name for the hub, or nobody says who pushes."""
+    """Raise StageError if `repo` is no valid name, or the token is missing."""
     try:
         validate_repo_id(repo)
     except HFValidationError as error:
@@ -25,13 +25,13 @@ def require_token(repo: str) -> None:
         ) from None
     if not os.environ.get(TOKEN):
         raise StageError(
-            f"push is {repo}, but {TOKEN} is not set in the environment; put a token with write access there (https://huggingface.co/settings/tokens), "
-            "or leave push out: the folder can be pushed later with `hf upload`"
+            f"push is {repo}, but {TOKEN} is not set in the environment; put a token with write access there "
+            "(https://huggingface.co/settings/tokens), or leave push out: `hf upload` can push the folder later"
         )
 
 
 def push(folder: Storage, repo: str, kind: Literal["model", "dataset"], private: bool) -> str:
-    """Put the folder's files into the repository, which is made if it is not there; returns its address. Raises StageError with the hub's own words."""
+    """Upload the folder to the repository, creating it if needed; returns its address. Raises StageError if it fails."""
     token = os.environ[TOKEN]
     disable_progress_bars()
     api = HfApi(token=token)
@@ -42,8 +42,9 @@ def push(folder: Storage, repo: str, kind: Literal["model", "dataset"], private:
                 repo_id=repo, repo_type=kind, folder_path=folder.download(local), commit_message="python -m jobs.export"
             )
     except (HTTPError, OSError, ValueError) as error:
-        said = " ".join(str(error).split()).replace(token, f"${TOKEN}")
+        reason = " ".join(str(error).split()).replace(token, f"${TOKEN}")
         raise StageError(
-            f"{folder.uri} is whole, but {repo} did not take it: {said or type(error).__name__}; run the same command again"
+            f"{folder.uri} is whole, but {repo} did not take it: {reason or type(error).__name__}; "
+            "run the same command again"
         ) from None
     return address

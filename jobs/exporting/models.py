@@ -1,6 +1,6 @@
-"""A model of a run as a folder for the hub: weights, tokenizer with the steering chat template, generation config, and a card with its front matter.
+"""Export a model of a run: weights, tokenizer with the steering chat template, generation config, and a card.
 
-The folder is what plain transformers, vLLM and our own endpoint load alike. Knows no rows.
+Plain transformers, vLLM and our own endpoint load the folder alike. Knows no rows.
 """
 
 import re
@@ -21,7 +21,7 @@ CARD, GENERATION = "README.md", "generation_config.json"
 
 @dataclass(frozen=True)
 class WantedModel:
-    """Which model of a run, and what its card says of it."""
+    """Which model of a run, and the facts for its card."""
 
     kind: Literal["policy", "predictor"]
     round: int | None
@@ -32,13 +32,15 @@ class WantedModel:
 
 
 def write_model(run: Run, wanted: WantedModel, folder: Storage) -> Metrics:
-    """Fill `folder`; returns what was copied. Raises StageError if the stage is not finished, UserError if its folder is no model of ours."""
+    """Fill `folder`; returns counts. Raises StageError if the stage is not finished, UserError if it holds no model
+    of ours."""
     stage = _stage(run, wanted)
     model = run.folder(stage) / "model"
     names = [name for name in model.names() if name not in (CARD, GENERATION)]
     if not any(name.endswith(".safetensors") for name in names):
         raise StageError(
-            f"{model.uri} has no weights (*.safetensors); delete {run.folder(stage).uri} and run `python -m jobs.run` again"
+            f"{model.uri} has no weights (*.safetensors); delete {run.folder(stage).uri} "
+            "and run `python -m jobs.run` again"
         )
     local = local_folder(model.uri)
     schema = load_format(local).schema
@@ -57,21 +59,20 @@ def _stage(run: Run, wanted: WantedModel) -> str:
     """The stage whose model is wanted; raises StageError unless it is finished."""
     if wanted.kind == "predictor":
         name = "predictor"
+    elif wanted.round is None:
+        name = Rounds().promoted(run, run.preset.bootstrap.rounds)
     else:
-        name = (
-            Rounds().promoted(run, run.preset.bootstrap.rounds)
-            if wanted.round is None
-            else Rounds().policy(wanted.round)
-        )
+        name = Rounds().policy(wanted.round)
     if run.manifest(name) is None or not (run.folder(name) / "model").exists():
         raise StageError(
-            f"{name} is not finished in {run.root.uri}, so there is no model to export; run `python -m jobs.run` with the same preset first"
+            f"{name} is not finished in {run.root.uri}, so there is no model to export; "
+            "run `python -m jobs.run` with the same preset first"
         )
     return name
 
 
 def _card(run: Run, wanted: WantedModel, stage: str) -> str:
-    """The card that training writes, with what the hub wants to know."""
+    """The card that training writes, with the hub's front matter."""
     found = [match[1] for source in run.preset.rows.sources if (match := HF_DATASET.match(source.uri))]
     front: Metrics = {"license": wanted.license}
     if datasets := list(dict.fromkeys([*found, *wanted.datasets])):

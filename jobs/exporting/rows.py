@@ -1,6 +1,7 @@
-"""Rows of a run as files of other tools, a part for each Parquet file, with a dataset card; what is left out or lost is counted, by reason.
+"""Export rows of a run in the formats of other tools, with a dataset card; what is left out or lost is counted by
+reason.
 
-Knows no stage's work: it reads what is finished. What each format carries stands in `data.exports`.
+Reads finished stages only. `data.exports` defines what each format carries.
 """
 
 from collections import Counter
@@ -17,6 +18,7 @@ from data.storage import Storage
 from jobs.pipelines.annotation import calibration
 from jobs.pipelines.map_rows import write_table
 from jobs.reporting.model_card import front_matter
+from jobs.reporting.tables import Table, as_markdown
 from jobs.runner.stage import Metrics, Run, StageError, log
 
 ValueKind = Literal["human", "predicted", "labels"]
@@ -25,7 +27,7 @@ SUFFIX = {"messages": "jsonl", "nemo": "jsonl", "parquet": "parquet"}
 
 @dataclass(frozen=True)
 class WantedRows:
-    """Which rows of a run, and how."""
+    """Which rows of a run, and in which format."""
 
     what: Literal["rows", "annotated", "selected"]
     round: int | None
@@ -55,21 +57,18 @@ def write_rows(run: Run, wanted: WantedRows, folder: Storage) -> Metrics:
             counts["parts"] += 1
     if not counts["rows"]:
         raise StageError(
-            f"nothing to export: none of the {skipped.total()} rows at {source.uri} was left ({dict(skipped) or 'there are none'})"
+            f"nothing to export: none of the {skipped.total()} rows at {source.uri} was left "
+            f"({dict(skipped) or 'there are none'})"
         )
-    metrics: Metrics = {
-        "stage": stage,
-        "format": wanted.format,
-        "rows": counts["rows"],
-        "parts": counts["parts"],
-        "left_out": dict(+skipped),
-    }
+    metrics: Metrics = {"stage": stage, "format": wanted.format, "rows": counts["rows"], "parts": counts["parts"]}
+    metrics["left_out"] = dict(+skipped)
     if writer:
         metrics |= {"values": writer.values, "answers": counts["answers"], "rated_answers": counts["rated"]}
         metrics |= {"lost": dict(+lost), "not_carried": [*NOT_CARRIED]}
     (folder / "README.md").write_bytes(_card(run, wanted, metrics).encode())
     log(
-        f"{stage}: {counts['rows']:,} rows as {wanted.format}; left out: {dict(+skipped) or 'none'}; lost: {dict(+lost) or 'nothing'}"
+        f"{stage}: {counts['rows']:,} rows as {wanted.format}; left out: {dict(+skipped) or 'none'}; "
+        f"lost: {dict(+lost) or 'nothing'}"
     )
     return metrics
 
@@ -81,25 +80,25 @@ def _stage(run: Run, wanted: WantedRows) -> str:
         rounds = [wanted.round] if wanted.round else range(run.preset.bootstrap.rounds, 0, -1)
         names = [f"bootstrap-{number}/selected" for number in rounds]
         # A round that was not run, because the one before was not promoted, has a manifest, but no samples.
-        name = next(
-            (n for n in names if (run.folder(n) / "rows").exists()), names[0] if names else "bootstrap-1/selected"
-        )
+        fallback = names[0] if names else "bootstrap-1/selected"
+        name = next((n for n in names if (run.folder(n) / "rows").exists()), fallback)
     if run.manifest(name) is None or not (run.folder(name) / "rows").exists():
         raise StageError(
-            f"{name} is not finished in {run.root.uri}, so there are no rows to export; run `python -m jobs.run` with the same preset first"
+            f"{name} is not finished in {run.root.uri}, so there are no rows to export; "
+            "run `python -m jobs.run` with the same preset first"
         )
     return name
 
 
 class _Writer:
-    """Rows to lines of JSONL, with the values that were asked for."""
+    """Rows to lines of JSONL, with the wanted values."""
 
     def __init__(self, run: Run, wanted: WantedRows, format: RecordFormat):
         self._schema, self._format, self._wanted = run.schema, format, wanted
         self.values: ValueKind = wanted.values or ("human" if wanted.what == "rows" else "labels")
         if self.values != "human" and wanted.what == "rows":
             raise StageError(
-                f"values is {self.values}, and rows have people's alone; set what=annotated, or values=human"
+                f"values is {self.values}, but rows have human values only; set what=annotated, or values=human"
             )
         self._calibration = calibration(run) if self.values == "labels" else Calibration()
         self._labels = run.preset.policy.labels if self.values == "labels" else self.values
@@ -123,19 +122,24 @@ class _Writer:
         return found or ({},) * row.num_answers
 
 
+READ = """\
+```python
+from datasets import load_dataset
+
+rows = load_dataset("FOLDER", split="train")  # this folder, or its name on the hub
+```
+"""
+
+
 def _card(run: Run, wanted: WantedRows, metrics: Metrics) -> str:
     suffix = SUFFIX[wanted.format]
     front: Metrics = {"license": wanted.license, "task_categories": ["text-generation"], "tags": ["steerlm"]}
     front["configs"] = [{"config_name": "default", "data_files": f"*.{suffix}"}]
     if wanted.format != "parquet":
         front["dataset_info"] = {"features": hub_features(run.schema, wanted.format)}
-    reads = 'from datasets import load_dataset\n\nrows = load_dataset("FOLDER", split="train")  # this folder, or its name on the hub'
     one_file = "" if wanted.format == "parquet" else f"\nTools that want one file: `cat *.{suffix} > all.{suffix}`.\n"
-    attributes = "\n".join(
-        f"| {a.name} | {a.low} to {a.high} | {a.better} | {a.meaning} |" for a in run.schema.attributes
-    )
-    counted = "\n".join(f"| {name} | {value} |" for name, value in metrics.items())
-    return (
-        f"{front_matter(front)}\n# {run.preset.run}: {metrics['stage']}\n\n```python\n{reads}\n```\n{one_file}\n"
-        f"| attribute | range | better | meaning |\n|---|---|---|---|\n{attributes}\n\n| figure | value |\n|---|---|\n{counted}\n"
-    )
+    attributes = [[a.name, f"{a.low} to {a.high}", a.better, a.meaning] for a in run.schema.attributes]
+    lines = [front_matter(front), f"# {run.preset.run}: {metrics['stage']}", "", READ + one_file]
+    lines += [*as_markdown(Table("", ["attribute", "range", "better", "meaning"], attributes)), ""]
+    lines += [*as_markdown(Table("", ["metric", "value"], [[name, str(value)] for name, value in metrics.items()])), ""]
+    return "\n".join(lines)

@@ -1,6 +1,8 @@
-"""One prompt to the judge, one reply or failure back: retries, pauses, and the key. Knows no verdict, no match and no file of replies.
+"""Send one prompt to the judge, return one reply or failure: retries, pauses, and the key. Knows no verdict and no
+match.
 
-The `openai` client does the HTTP; the repeating is here, so that a 429 holds all requests, any Retry-After is honoured, and every repetition is counted.
+The `openai` client does the HTTP. Retries are here: a 429 holds all requests, any Retry-After is honored, and every
+retry is counted.
 """
 
 import email.utils
@@ -13,29 +15,29 @@ from dataclasses import dataclass
 from typing import Any
 
 import openai
-from openai.types.chat import ChatCompletion
+from openai.types.chat import ChatCompletion, ChatCompletionMessageParam
 
 from data.errors import UserError
 from data.storage import Storage
 from jobs.judging.settings import JudgeSettings
 
 AGAIN = (408, 409, 429)
-"""Statuses below 500 that may pass; all from 500 on may."""
-HOPELESS = {401: "does not know the key", 402: "wants to be paid first", 404: "knows no such model or path"}
-"""Statuses that every further request would get, too."""
+"""Temporary statuses below 500; all from 500 on are temporary, too."""
+HOPELESS = {401: "does not know the key", 402: "requires a payment first", 404: "knows no such model or path"}
+"""Statuses that every further request would get as well."""
 OUT_OF_MONEY = "insufficient_quota"
-"""OpenAI's code of a 429 that no pause mends."""
+"""OpenAI's code of a 429 that no pause fixes."""
 LONGEST_DETAIL = 300
-"""Of what an endpoint says of its error, in characters."""
+"""Characters kept of an endpoint's error message."""
 
 
 class JudgeUnusable(UserError):
-    """No request will be answered; the sentence says why and what mends it."""
+    """No request will be answered; the message has the reason and the fix."""
 
 
 @dataclass(frozen=True)
 class JudgeReply:
-    """What the judge said, and what it counted; None where it counted nothing."""
+    """The judge's text and token counts; None where the endpoint sends no counts."""
 
     text: str
     finish: str
@@ -46,7 +48,7 @@ class JudgeReply:
 
 @dataclass(frozen=True)
 class Failure:
-    """There is no reply. `reason` is short, to count by; `lasting`: the same request would fail again."""
+    """No reply came. `reason` is short, to count by; `lasting`: the same request would fail again."""
 
     reason: str
     detail: str
@@ -55,7 +57,7 @@ class Failure:
 
 
 def key_of(settings: JudgeSettings) -> str | None:
-    """The key from the file or the environment; None if none is sent. Raises JudgeUnusable if it is not there."""
+    """The key from the file or the environment; None if none is needed. Raises JudgeUnusable if it is missing."""
     if settings.key_file:
         key = Storage(settings.key_file).read_text().strip()
         if not key:
@@ -66,14 +68,14 @@ def key_of(settings: JudgeSettings) -> str | None:
     key = os.environ.get(settings.key_variable, "").strip()
     if not key:
         raise JudgeUnusable(
-            f"the environment variable {settings.key_variable} is not set; put the judge's key there, name another one in judge.key_variable or a file in "
-            "judge.key_file, or set judge.key_variable=null where the judge asks for no key"
+            f"the environment variable {settings.key_variable} is not set; put the judge's key there, name another "
+            "variable in judge.key_variable or a file in judge.key_file, or set judge.key_variable=null if no key is needed"
         )
     return key
 
 
 class JudgeEndpoint:
-    """Any number of threads may `ask`, until one is told that it is no use or `stop` is called: then none sends anything more."""
+    """Any number of threads may `ask`. After a fatal error or `stop` none of them sends anything more."""
 
     def __init__(self, settings: JudgeSettings):
         self._settings, self._key = settings, key_of(settings)
@@ -93,20 +95,19 @@ class JudgeEndpoint:
             self._pause(self._held_s())
             if self._stopped.is_set():
                 raise JudgeUnusable(self._why_stopped)
-            failure, told_s = self._once(system, prompt, retries)
-            if isinstance(failure, JudgeReply) or failure.lasting or self._stopped.is_set():
-                self._count(failure)
-                return failure
-            wait_s = self._backoff_s(retries) if told_s is None else told_s
-            if told_s is not None and told_s > self._settings.max_wait_s:
-                failure = Failure(
-                    failure.reason, f"{failure.detail} (it says: come back in {told_s:.0f} s)", False, retries
-                )
+            outcome, after_s = self._once(system, prompt, retries)
+            if isinstance(outcome, JudgeReply) or outcome.lasting or self._stopped.is_set():
+                self._count(outcome)
+                return outcome
+            wait_s = self._backoff_s(retries) if after_s is None else after_s
+            if after_s is not None and after_s > self._settings.max_wait_s:
+                detail = f"{outcome.detail} (it asks to come back in {after_s:.0f} s)"
+                outcome = Failure(outcome.reason, detail, False, retries)
             if retries == self._settings.max_retries or wait_s > self._settings.max_wait_s:
-                self._count(failure)
-                return failure
-            if told_s is not None:
-                self._hold(told_s)
+                self._count(outcome)
+                return outcome
+            if after_s is not None:
+                self._hold(after_s)
             self._pause(wait_s)
             retries += 1
 
@@ -124,15 +125,14 @@ class JudgeEndpoint:
         self._client.close()
 
     def _once(self, system: str, prompt: str, retries: int) -> tuple[JudgeReply | Failure, float | None]:
-        """One request; with a failure, the seconds after which the endpoint said to come back."""
+        """One request; with a failure, the seconds of the endpoint's Retry-After."""
+        messages: list[ChatCompletionMessageParam] = [{"role": "system", "content": system}] if system else []
+        messages.append({"role": "user", "content": prompt})
         try:
-            # All fields go in as they are: the client's own names and types are those of OpenAI's newest models.
+            # All options go into extra_body unchecked: the client's own names and types are those of OpenAI's newest
+            # models.
             found = self._client.chat.completions.create(
-                model=self._settings.model,
-                messages=[{"role": "system", "content": system}, {"role": "user", "content": prompt}]
-                if system
-                else [{"role": "user", "content": prompt}],
-                extra_body=self._settings.options,
+                model=self._settings.model, messages=messages, extra_body=self._settings.options
             )
         except openai.APIStatusError as error:
             return self._of_status(error, retries), retry_after_s(error.response.headers)
@@ -145,49 +145,47 @@ class JudgeEndpoint:
         return self._read(found, retries), None
 
     def _read(self, found: Any, retries: int) -> JudgeReply | Failure:
-        # The client passes on whatever JSON or text there was, and takes any JSON for what it should be.
+        # The client passes on any JSON or text unchecked.
         choice = found.choices[0] if isinstance(found, ChatCompletion) and found.choices else None
         message = getattr(choice, "message", None)
         if message is None:
             return Failure("garbled body", f"no chat completion: {self._clean(found)}", False, retries)
-        prompt_tokens, reply_tokens = (
-            (found.usage.prompt_tokens, found.usage.completion_tokens) if found.usage else (None, None)
-        )
-        return JudgeReply(
-            message.content or "", getattr(choice, "finish_reason", None) or "", prompt_tokens, reply_tokens, retries
-        )
+        usage = found.usage
+        sent, received = (usage.prompt_tokens, usage.completion_tokens) if usage else (None, None)
+        finish = getattr(choice, "finish_reason", None) or ""
+        return JudgeReply(message.content or "", finish, sent, received, retries)
 
     def _of_status(self, error: openai.APIStatusError, retries: int) -> Failure:
         status, detail = error.status_code, self._clean(error)
         if status in HOPELESS or error.code == OUT_OF_MONEY:
             why = HOPELESS.get(status, "has no quota left for this key")
             raise self._unusable(
-                f"the judge at {self._settings.base_url} {why} ({detail}); check judge.base_url, judge.model and the key; what was judged is kept"
+                f"the judge at {self._settings.base_url} {why} ({detail}); "
+                "check judge.base_url, judge.model and the key; all replies are kept"
             ) from None
         passing = status in AGAIN or status >= 500
-        # A 403 is a filter's for one prompt with some, the key's with others: it counts as an error, and is asked again by the next run.
-        return Failure(
-            f"{status} {error.code}" if error.code else str(status), detail, not passing and status != 403, retries
-        )
+        reason = f"{status} {error.code}" if error.code else str(status)
+        # A 403 concerns one prompt (a filter) or the key: it counts as an error, and the next run asks again.
+        return Failure(reason, detail, not passing and status != 403, retries)
 
     def _count(self, outcome: JudgeReply | Failure) -> None:
-        """An endpoint that is down is not asked a thousand times."""
+        """Stop the job when the endpoint is down."""
         with self._lock:
-            self._given_up_in_a_row = (
-                self._given_up_in_a_row + 1 if isinstance(outcome, Failure) and not outcome.lasting else 0
-            )
+            given_up = isinstance(outcome, Failure) and not outcome.lasting
+            self._given_up_in_a_row = self._given_up_in_a_row + 1 if given_up else 0
             down = self._given_up_in_a_row >= self._settings.give_up_after
         if down and isinstance(outcome, Failure) and not self._stopped.is_set():
             raise self._unusable(
-                f"the judge at {self._settings.base_url} failed {self._settings.give_up_after} requests in a row, repetitions included, the last with "
-                f"{outcome.reason} ({outcome.detail}); what was judged is kept: the same command goes on from there (judge.give_up_after, judge.max_retries)"
+                f"the judge at {self._settings.base_url} failed {self._settings.give_up_after} requests in a row, "
+                f"retries included, the last with {outcome.reason} ({outcome.detail}); all replies are kept: the same "
+                "command continues from there (judge.give_up_after, judge.max_retries)"
             )
 
     def _backoff_s(self, retries: int) -> float:
         return float(min(self._settings.max_wait_s, self._settings.backoff_s * 2**retries) * random.uniform(0.5, 1))
 
     def _hold(self, seconds: float) -> None:
-        """Nobody asks before the endpoint said so."""
+        """No thread asks before that."""
         with self._lock:
             self._hold_until = max(self._hold_until, time.monotonic() + seconds)
 
@@ -206,7 +204,7 @@ class JudgeEndpoint:
 
 
 def retry_after_s(headers: Mapping[str, str]) -> float | None:
-    """Seconds until one may come back, from `retry-after-ms` or `Retry-After` (seconds or a date); None if nothing is said that can be read."""
+    """Seconds from `retry-after-ms` or `Retry-After` (seconds or a date); None if there is no readable value."""
     for name, divisor in (("retry-after-ms", 1000.0), ("retry-after", 1.0)):
         try:
             seconds = float(headers.get(name, "")) / divisor

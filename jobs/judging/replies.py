@@ -1,7 +1,7 @@
-"""What a judge has said so far, by what it was asked: JSON lines that a killed job finds again. Knows no prompt and no verdict.
+"""The judge's replies so far, by request: JSON lines that a killed job finds again. Knows no prompt and no verdict.
 
-Each process writes segments of its own. A segment is written anew, whole, with every reply, because object stores cannot append: none is ever torn, and
-what was answered before a `kill -9` is not asked again.
+Each process writes its own segments. Every reply rewrites a whole segment, because object stores cannot append. So none
+is ever torn, and after a `kill -9` nothing is asked twice.
 """
 
 import secrets
@@ -16,7 +16,7 @@ from data.storage import Storage
 from jobs.judging.endpoint import Failure, JudgeReply
 
 SEGMENT_LINES = 64
-"""Replies in a file: some 100 KB, written again with each of them."""
+"""Replies in a file: some 100 KB, rewritten with each reply."""
 
 
 class Replies:
@@ -36,11 +36,11 @@ class Replies:
         return len(self._kept)
 
     def get(self, key: str) -> Mapping[str, Any] | None:
-        """The line of a reply, or of what failed."""
+        """The line of a reply or of a failure."""
         return self._kept.get(key)
 
     def answered(self, key: str) -> bool:
-        """Need it not be asked again? A failure that may pass is asked again by the next run."""
+        """Is the reply final? After a temporary failure the next run asks again."""
         line = self._kept.get(key)
         return line is not None and (line["error"] == "" or bool(line["lasting"]))
 
@@ -63,6 +63,6 @@ class Replies:
 def _line(key: str, judge: str, outcome: JudgeReply | Failure) -> dict[str, Any]:
     about = {"key": key, "judge": judge, "tstamp": round(time.time(), 3), "retries": outcome.retries}
     if isinstance(outcome, JudgeReply):
-        said = {k: v for k, v in asdict(outcome).items() if k not in ("text", "retries")}
-        return about | {"reply": outcome.text, "error": "", "detail": "", "lasting": True, **said}
+        fields = {k: v for k, v in asdict(outcome).items() if k not in ("text", "retries")}
+        return about | {"reply": outcome.text, "error": "", "detail": "", "lasting": True, **fields}
     return about | {"reply": None, "error": outcome.reason, "detail": outcome.detail, "lasting": outcome.lasting}

@@ -1,4 +1,5 @@
-"""What a judge's verdicts come to, as metrics, as tables and as a plot. Knows no endpoint: stored verdicts give the same metrics."""
+"""The metrics of a judge's verdicts, as tables and as a plot. Knows no endpoint: stored verdicts give the same
+metrics."""
 
 from collections.abc import Callable, Iterator, Sequence
 
@@ -29,7 +30,7 @@ STRENGTHS = {"bradley_terry": "Bradley-Terry", "elo": "Elo"}
 def metrics_of(
     verdicts: Sequence[Verdict], models: Sequence[str], reference: str, resamples: int, seed: int
 ) -> Metrics:
-    """`models` in the order of the report: each pair is told from the side of the one named first."""
+    """`models` in the order of the report: each pair is seen from the side of the one named first."""
     found = pairwise_comparisons(verdicts, models)
     met = list(dict.fromkeys((d.one, d.other) for d in found))
     pairs = []
@@ -68,10 +69,11 @@ def report_lines(report: Metrics) -> Iterator[str]:
     for pair in report["pairs"]:
         yield from as_text(_outcomes(pair))
     if position := report["position"]:
-        first = f"{_share(position['first_place'])}{_span(position['first_place_interval'], 100, ' %')}"
+        changed, reversed_, first = (_share(position[key]) for key in ("changed", "reversed", "first_place"))
         yield (
-            f"position: of {position['comparisons']} comparisons with both verdicts {_share(position['changed'])} changed with the order, "
-            f"{_share(position['reversed'])} reversed; first place won {first} of {position['decided']} decided"
+            f"position: of {position['comparisons']} comparisons with both verdicts {changed} changed with the order, "
+            f"{reversed_} reversed; first place won {first}{_span(position['first_place_interval'], 100, ' %')} "
+            f"of {position['decided']} decided"
         )
     for table in (_strengths(report["ratings"]), _single(report["single"]), _percent_of(report)):
         if table.rows:
@@ -131,7 +133,7 @@ def _span(interval: Sequence[float] | None, scale: float = 1, unit: str = "") ->
 
 
 def draw_report(report: Metrics, title: str, target: Storage) -> None:
-    """A PNG: wins, ties and losses of the first pair by category, the ratings from games, and the ratings of single answers."""
+    """A PNG: outcomes of the first pair by category, ratings from games, and ratings of single answers."""
     plots = [_outcomes_plot(pair) for pair in report["pairs"][:1]]
     plots += [_strengths_plot(report["ratings"])] if report["ratings"] else []
     plots += [_single_plot(report["single"])] if report["single"] else []

@@ -11,20 +11,23 @@ from data.record import Record
 
 
 class JudgeSettings(Record):
-    """Who judges: a model behind any OpenAI-compatible endpoint, and how it is asked."""
+    """The judge: a model behind any OpenAI-compatible endpoint, and how it is asked."""
 
     model: str = ""
-    """Name of the judge's model, as its endpoint knows it. With stored `judgements`: only those of this model; empty = there must be one."""
+    """The judge's model, as its endpoint calls it. With stored `judgements`: only this model's; empty = the only
+    one."""
     base_url: str = "https://api.openai.com/v1"
     """The endpoint, with its version."""
     key_variable: str | None = "OPENAI_API_KEY"
-    """Environment variable that holds the key; null = the endpoint wants none. The key itself is never a setting: settings are written into the report."""
+    """Environment variable with the key; null = no key needed. The key is never a setting: the report lists all
+    settings."""
     key_file: str | None = None
-    """File (any URI) that holds the key, instead of a variable."""
+    """File (any URI) with the key, instead of a variable."""
     temperature: float | None = Field(0, ge=0)
     """0 as in FastChat; null = not sent, for models that take none."""
     max_tokens: int | None = Field(2048, ge=1)
-    """Longest judgement, FastChat's; null = not sent, for models that call it otherwise (extra.max_completion_tokens=2048)."""
+    """Longest judgement, as in FastChat; null = not sent, for models with another name
+    (extra.max_completion_tokens=2048)."""
     extra: dict[str, Any] = {}
     """Further fields of the request's body, as they are."""
     concurrency: int = Field(8, ge=1)
@@ -32,13 +35,14 @@ class JudgeSettings(Record):
     timeout_s: float = Field(120, gt=0)
     """Longest wait for one reply."""
     max_retries: int = Field(8, ge=0)
-    """How often a request is repeated after 408, 409, 429, 5xx, a time-out, a broken connection or a garbled body."""
+    """Retries of a request after 408, 409, 429, 5xx, a time-out, a broken connection or a garbled body."""
     backoff_s: float = Field(0.5, gt=0)
-    """Pause before the first repetition; it doubles each time, with jitter, unless the endpoint says when to come back (Retry-After)."""
+    """Pause before the first retry; it doubles each time, with jitter, unless the endpoint sends Retry-After."""
     max_wait_s: float = Field(120, gt=0)
-    """Longest pause; who is told to come back later than that gives the request up."""
+    """Longest pause; a longer Retry-After ends the request."""
     give_up_after: int = Field(10, ge=1)
-    """So many requests given up in a row, none answered between: the endpoint is down, and the job ends; the same command goes on later."""
+    """After so many failed requests in a row the endpoint counts as down and the job ends; the same command
+    continues."""
 
     @field_validator("base_url")
     @classmethod
@@ -48,7 +52,8 @@ class JudgeSettings(Record):
             raise UserError("base_url is http://host/v1 or https://host/v1")
         if parts.username or parts.password or parts.query:
             raise UserError(
-                "base_url holds a user, a password or a query, and it is written into the report; give the key by judge.key_variable or judge.key_file"
+                "base_url holds a user, a password or a query, and it is written into the report; "
+                "give the key by judge.key_variable or judge.key_file"
             )
         return url
 
@@ -56,18 +61,18 @@ class JudgeSettings(Record):
     def _no_key(self) -> "JudgeSettings":
         for name in self.extra:
             if name in ("messages", "model", "stream", "n"):
-                raise UserError(f"extra.{name} is not for you to set: one whole reply is asked for each prompt")
+                raise UserError(f"extra.{name} cannot be set: each prompt gets one whole reply")
         return self
 
     @property
     def options(self) -> dict[str, Any]:
-        """What besides the prompt and the model decides what is said."""
+        """What determines a reply besides the prompt and the model."""
         sent = {"temperature": self.temperature, "max_tokens": self.max_tokens}
         return {name: value for name, value in sent.items() if value is not None} | self.extra
 
 
 class Prices(Record):
-    """What the judge costs."""
+    """The prices of the judge."""
 
     prompt_dollars: float = Field(0, ge=0)
     """Dollars for a million prompt tokens."""
@@ -78,7 +83,7 @@ class Prices(Record):
     reply_tokens: int = Field(300, ge=0)
     """For the estimate: a judgement as the prompts ask for it, an explanation and the verdict."""
     max_cost: float | None = Field(None, ge=0)
-    """Dollars: above it nothing is asked, and a job that reaches it ends; what it has is kept. null = no limit."""
+    """Dollars: above it nothing is asked, and a job that reaches it ends; replies are kept. null = no limit."""
 
     @model_validator(mode="after")
     def _known(self) -> "Prices":
@@ -91,37 +96,39 @@ class Prices(Record):
         return (prompt_tokens * self.prompt_dollars + reply_tokens * self.reply_dollars) / 1e6
 
     def tokens(self, text: str) -> float:
-        """About as many as `text` has."""
+        """Estimated number of tokens in `text`."""
         return len(text) / self.characters_per_token
 
 
 class Judging(Record):
-    """What is judged, by whom, and where it goes."""
+    """The answers, the judge, and the output."""
 
     questions: str = ""
-    """Question file (FastChat's question.jsonl; any URI). With stored `judgements` in FastChat's format it gives their categories."""
+    """Question file (FastChat's question.jsonl; any URI). For stored `judgements` of FastChat it gives the
+    categories."""
     answers: tuple[str, ...] = ()
     """Answer files of `jobs.answer` or FastChat, one a model: yours first, the reference model's last."""
     references: str = ""
-    """Reference answers for math, reasoning and coding (FastChat's reference_answer/gpt-4.jsonl); empty = these are judged as all others."""
+    """Reference answers for math, reasoning and coding (FastChat's reference_answer/gpt-4.jsonl); empty = judge
+    without."""
     prompts: str = ""
-    """FastChat's judge_prompts.jsonl; empty = those that come with us, to the same effect."""
+    """FastChat's judge_prompts.jsonl; empty = the shipped ones, to the same effect."""
     kinds: tuple[Kind, ...] = ("pair", "single")
     """pair: which of two answers is better, asked in both orders. single: each answer rated from 1 to 10."""
     pairs: Literal["all", "reference"] = "all"
     """Which models meet: all, or each the reference model only."""
     reference_model: str | None = None
-    """Whom the others are measured against; null = the model of the last answer file."""
+    """The model that the others are compared with; null = the model of the last answer file."""
     limit: int = Field(0, ge=0)
     """Only the first so many questions; 0 = all."""
     judgements: tuple[str, ...] = ()
-    """Stored judgements (our judgements.jsonl, FastChat's model_judgment/*.jsonl) to be scored again, without any judge."""
+    """Stored judgements (our judgements.jsonl, FastChat's model_judgment/*.jsonl) to score again, without any judge."""
     output: str = "runs/judged"
-    """Folder (any URI) for report, judgements and replies. Replies are kept by what was asked, so several reports may share it one after the other."""
+    """Folder (any URI) for report, judgements and replies. Several reports may share it, one after the other."""
     judge: JudgeSettings = JudgeSettings()
-    """Who judges."""
+    """The judge."""
     prices: Prices = Prices()
-    """What it costs."""
+    """Its prices."""
     resamples: int = Field(1000, ge=10)
     """Resamples of the questions behind the intervals."""
     seed: int = 0
@@ -136,12 +143,12 @@ class Judging(Record):
         if not self.judgements and not (self.questions and self.answers):
             raise UserError("nothing to judge: set questions and answers, or judgements to score stored ones again")
         if not self.judgements and not self.judge.model:
-            raise UserError("nobody judges: set judge.model, and judge.base_url unless it is one of OpenAI's")
+            raise UserError("nobody judges: set judge.model, and judge.base_url unless OpenAI serves the model")
         if not self.kinds:
             raise UserError("kinds is empty: pair, single or both")
         return self
 
     @property
     def effective_kinds(self) -> tuple[Kind, ...]:
-        """Of one answer file there are no pairs."""
+        """The kinds without pairs where there is one answer file only."""
         return tuple(kind for kind in dict.fromkeys(self.kinds) if kind == "single" or len(self.answers) > 1)
