@@ -1,4 +1,4 @@
-"""Writes docs/steps.svg, the picture of the four steps: python docs/steps_figure.py. Needs the standard library alone."""
+"""Writes docs/steps.svg, the picture of the four steps: python docs/steps_figure.py. Needs only the standard library."""
 
 from pathlib import Path
 from xml.sax.saxutils import escape
@@ -55,8 +55,10 @@ def figure() -> str:
   font-family="system-ui, 'Segoe UI', Helvetica, Arial, sans-serif" fill="#1f2328">
 <title>The four steps of SteerLM on Ray, and the endpoint</title>
 <style>{STYLE}</style>
-<defs><marker id="head" viewBox="0 0 10 10" refX="9" refY="5" markerWidth="8" markerHeight="8" orient="auto-start-reverse">
-<path d="M0 0 L10 5 L0 10 z" fill="#57606a"/></marker></defs>
+<defs>
+<marker id="head" viewBox="0 0 10 10" refX="9" refY="5" markerWidth="8" markerHeight="8" orient="auto">
+<path d="M0 0 L10 5 L0 10 z" fill="#57606a"/></marker>
+</defs>
 <rect width="100%" height="100%" rx="12" fill="#f6f8fa"/>
 {chr(10).join(parts)}
 </svg>
