@@ -1,7 +1,7 @@
 """A hook of MkDocs: adds to docs/ the pages that stand elsewhere, and one page of the API reference for each package.
 
 The front page is README.md, the page of a package is its README.md. Links between files of the repository become links
-between pages; a link to a file that is no page becomes plain text. Imports none of our code: mkdocstrings reads it as text.
+between pages; a link to a file that is no page becomes plain text. Imports none of our code.
 """
 
 import posixpath

@@ -1,4 +1,4 @@
-"""Writes docs/steps.svg, the picture of the four steps: python docs/steps_figure.py. Needs only the standard library."""
+"""Writes docs/steps.svg, the picture of the four steps: python docs/steps_figure.py"""
 
 from pathlib import Path
 from xml.sax.saxutils import escape
