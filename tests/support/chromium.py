@@ -40,7 +40,7 @@ def resize(browser: WebDriver, size: tuple[int, int]) -> None:
 
 
 def screenshot(browser: WebDriver, name: str, part: str = "") -> None:
-    """The whole page, or the element of the CSS selector `part`, into the folder STEERLM_SCREENSHOTS, if that is set."""
+    """The whole page, or the element of the CSS selector `part`, into the folder STEERLM_SCREENSHOTS, if it is set."""
     folder = os.environ.get("STEERLM_SCREENSHOTS")
     if folder:
         height = browser.execute_script("return document.documentElement.scrollHeight")
