@@ -59,7 +59,7 @@ class OverLong(UserError):
 
 
 def tokenize(pieces: Sequence[Piece], encode: Encode) -> Tokens:
-    """Ids of all pieces in order. Micro-example: `[prompt: 3 ids][answer, trained: 2 ids]` -> trained_T 0 0 0 1 1, turn_ends_S [4]."""
+    """Ids of all pieces in order. Micro-example: [prompt: 3 ids][answer, trained: 2 ids] -> trained_T 0 0 0 1 1, turn_ends_S [4]."""
     ids: list[int] = []
     trained: list[bool] = []
     ends: list[int] = []

@@ -88,7 +88,7 @@ def test_the_walk_through_word_by_word(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.ray
 def test_the_other_pages_word_by_word(tmp_path: Path) -> None:
-    """With the run of `make demo`, which they use."""
+    """With the run of `make demo`, which they speak of."""
     if not (ROOT / "runs" / "demo" / "report" / "manifest.json").exists():
         pytest.skip("no runs/demo: make demo")
     with Follower(tmp_path) as reader:
