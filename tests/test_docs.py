@@ -1,4 +1,4 @@
-"""The pages keep their word: every command is run, or says why it is not; what they name is there."""
+"""The pages are right. Every command runs, or a comment says why not; files and targets exist."""
 
 import importlib.util
 import re
@@ -21,7 +21,7 @@ ROOMS = ("data", "actors", "jobs", "serve", "cluster")
 
 
 @pytest.mark.parametrize("block", [b for b in ALL if b.language in RUNNABLE], ids=str)
-def test_a_block_that_could_be_run_says_what_becomes_of_it(block: Block) -> None:
+def test_a_block_that_could_be_run_has_a_comment_that_decides_what_happens_to_it(block: Block) -> None:
     found = MARKS.fullmatch(block.mark)
     assert found, f"{block} needs a comment before it: {MARKS.pattern}"
     assert found["target"] in {None, *TARGETS}

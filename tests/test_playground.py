@@ -98,6 +98,8 @@ def test_a_slider_is_moved_both_sides_answer_and_the_bars_appear(
         "nothing sticks out"
     )
     screenshot(browser, f"playground-{name}")
+    if size == DESKTOP:
+        screenshot(browser, "playground-settings", "#sides")  # README's first screen
     assert [
         entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE" and "401" not in entry["message"]
     ] == []

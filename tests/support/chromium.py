@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from selenium import webdriver
+from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webdriver import WebDriver
 
 DESKTOP, PHONE = (1280, 1000), (390, 844)
@@ -38,8 +39,8 @@ def resize(browser: WebDriver, size: tuple[int, int]) -> None:
     )
 
 
-def screenshot(browser: WebDriver, name: str) -> None:
-    """The whole page, into the folder STEERLM_SCREENSHOTS, if it is set."""
+def screenshot(browser: WebDriver, name: str, part: str = "") -> None:
+    """The whole page, or the element of the CSS selector `part`, into the folder STEERLM_SCREENSHOTS, if it is set."""
     folder = os.environ.get("STEERLM_SCREENSHOTS")
     if folder:
         height = browser.execute_script("return document.documentElement.scrollHeight")
@@ -48,4 +49,5 @@ def screenshot(browser: WebDriver, name: str) -> None:
             "Emulation.setDeviceMetricsOverride",
             {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False},
         )
-        browser.save_screenshot(str(Path(folder) / f"{name}.png"))
+        file = str(Path(folder) / f"{name}.png")
+        _ = browser.find_element(By.CSS_SELECTOR, part).screenshot(file) if part else browser.save_screenshot(file)

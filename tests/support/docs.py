@@ -1,7 +1,9 @@
-"""The fenced blocks of the pages, each with the comment before it that says what becomes of it, and a shell that follows a page word by word.
+"""The fenced blocks of the pages, each with the comment before it that decides what happens to it; a shell runs them.
 
-<!-- run -->               it must succeed             <!-- fails -->        it must not, and say what the `text` block after it says
-<!-- background: WORDS -->  it goes on; wait until it says WORDS             <!-- file: NAME -->   it is that file
+<!-- run -->                 it must succeed
+<!-- fails -->               it must fail, and print what the `text` block after it has
+<!-- background: WORDS -->   it runs in the background; wait until it prints WORDS
+<!-- file: NAME -->          it is the content of the file NAME
 <!-- needs a cluster -->, <!-- needs make TARGET -->, <!-- long: TIME -->   not run here; TARGET runs it
 """
 
@@ -58,7 +60,7 @@ def blocks(page: Path) -> list[Block]:
 
 
 class Follower:
-    """`with Follower(folder) as reader:` a checkout of its own, in which `reader.follow(blocks)` does what a page says."""
+    """`with Follower(folder) as reader:` a new checkout, in which `reader.follow(blocks)` runs the blocks of a page."""
 
     def __init__(self, folder: Path):
         self.folder = folder / "main"
@@ -113,13 +115,13 @@ class Follower:
                 text=True,
                 timeout=1200,
             )
-            told = f"{block} ended with {done.returncode}:\n{done.stdout[-3000:]}"
-            assert (done.returncode == 0) == (mark == "run"), told
+            failure = f"{block} ended with {done.returncode}:\n{done.stdout[-3000:]}"
+            assert (done.returncode == 0) == (mark == "run"), failure
             assert expected in done.stdout, f"{block}: {expected!r} is not in\n{done.stdout[-3000:]}"
-            assert not re.search("^Traceback", done.stdout, re.MULTILINE), told
+            assert not re.search("^Traceback", done.stdout, re.MULTILINE), failure
 
     def serve(self, block: Block, words: str) -> None:
-        """Start what the block says and wait until it says `words`."""
+        """Start the block's command and wait until it prints `words`."""
         log = self.folder / f"background-{len(self._servers)}.log"
         with log.open("wb") as file:
             shell = ["bash", "-c", f"exec {block.text.strip()}"]
@@ -128,7 +130,7 @@ class Follower:
         deadline = time.monotonic() + 300
         while words not in log.read_text():
             assert server.poll() is None, f"{block} ended:\n{log.read_text()[-3000:]}"
-            assert time.monotonic() < deadline, f"{block} never said {words!r}:\n{log.read_text()[-3000:]}"
+            assert time.monotonic() < deadline, f"{block} never printed {words!r}:\n{log.read_text()[-3000:]}"
             time.sleep(0.5)
 
 
