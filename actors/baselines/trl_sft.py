@@ -16,7 +16,7 @@ from datasets import load_dataset
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 
 
-class Clock(TrainerCallback):  # type: ignore[misc]
+class Clock(TrainerCallback):
     """CPU and wall-clock seconds from the first step to the end of the last."""
 
     def on_train_begin(self, *_: Any, **__: Any) -> None:

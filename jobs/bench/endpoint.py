@@ -110,7 +110,7 @@ def _vllm_sides(policy: str, bodies: list[dict[str, Any]], settings: Settings) -
             | {"chat_template_kwargs": {"attributes": body["attributes"]}}
             for body in bodies
         ]
-        ways = {
+        ways: dict[str, Callable[[int], Served]] = {
             OURS_VLLM: lambda _: load(endpoint, bodies, settings.clients),
             VLLM_SERVER: lambda _: load(theirs, plain, settings.clients),
         }
