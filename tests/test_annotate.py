@@ -1,4 +1,4 @@
-"""Stage `annotated` by itself: what its manifest tells, and that a killed one is gone on with only where nothing has changed."""
+"""Stage `annotated` by itself: its manifest, and that a killed one continues only where nothing has changed."""
 
 import shutil
 from dataclasses import replace

@@ -1,6 +1,6 @@
-"""Annotation and training across two hosts that share nothing but a network and an S3 server; the link between them is cut for 20 s meanwhile.
+"""Annotation and training across two hosts that share a network and an S3 server; their link is cut for 20 s meanwhile.
 
-`make cluster-test`; skipped, with the reason, where network namespaces are not permitted.
+`make cluster-test`; skipped with the reason where network namespaces are not permitted.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""Training on examples that are tokenised at the same time is training on the same examples, and mistakes are told by who made them."""
+"""Training while its examples are tokenized is training on the same examples; an error names who made it."""
 
 from pathlib import Path
 from typing import Any
@@ -59,7 +59,7 @@ def test_meanwhile_trains_as_before(
 
 
 @pytest.mark.ray
-def test_without_room_all_are_tokenised_first(
+def test_without_free_cpus_all_are_tokenized_first(
     ray_cluster: object, tiny_base: str, rows: Storage, tmp_path: Path
 ) -> None:
     with tokenizing(rows, tiny_base, Storage(str(tmp_path / "out"))).meanwhile(
