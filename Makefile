@@ -18,10 +18,10 @@ TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-setup: .venv/.installed  ## create .venv from requirements.lock, if the lock is newer; TORCH=cuda or cpu
+setup: .venv/.installed-$(TORCH)  ## create .venv from requirements.lock, if the lock is newer; TORCH=cuda or cpu
 
 # Messages go to stderr: the last line of stdout belongs to the job.
-.venv/.installed: requirements.lock requirements-$(TORCH).lock
+.venv/.installed-$(TORCH): requirements.lock requirements-$(TORCH).lock
 	@exec >&2; start=$$SECONDS
 	$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 11) <= v < (3, 13) else
 	f"setup: {sys.executable} is Python {v[0]}.{v[1]}; 3.11 and 3.12 work; run: make setup PYTHON=python3.11")'
@@ -41,7 +41,7 @@ setup: .venv/.installed  ## create .venv from requirements.lock, if the lock is 
 	# All cores compile what pip would on one; without bytecode every Ray worker would compile it again.
 	# Some packages ship templates that are no Python.
 	$(BIN)/python -m compileall -q -j 0 .venv/lib >> .venv/install.log 2>&1 || true
-	touch $@
+	rm -f .venv/.installed*; touch $@
 	echo "setup: done in $$((SECONDS - start)) s"
 
 COMPILE := UV_PYTHON_DOWNLOADS=never .venv-lock/bin/uv pip compile --quiet --no-header --no-annotate \

@@ -55,7 +55,7 @@ def test_a_killed_annotation_is_gone_on_with_unless_something_changed(
 
 
 @pytest.mark.ray
-def test_a_broken_predictor_is_told_in_one_sentence(ray_cluster: object, tiny_predictor: str, tmp_path: Path) -> None:
+def test_a_broken_predictor_is_one_sentence(ray_cluster: object, tiny_predictor: str, tmp_path: Path) -> None:
     predictor = shutil.copytree(tiny_predictor, tmp_path / "predictor")
     weights = predictor / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])

@@ -91,7 +91,7 @@ def test_killed_in_every_stage_the_result_is_the_same(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_told_to_stop_a_training_keeps_what_it_has_and_goes_on_from_there(tmp_path: Path) -> None:
+def test_a_stopped_training_keeps_what_it_has_and_continues_from_there(tmp_path: Path) -> None:
     """`ray job stop` and the end of a pod send SIGTERM; no other checkpoint is written (checkpoint_every is 0)."""
     longer = "policy.learner.epochs=6"
     process = subprocess.Popen(
@@ -109,9 +109,9 @@ def test_told_to_stop_a_training_keeps_what_it_has_and_goes_on_from_there(tmp_pa
         if "step " in line and "loss" in line:
             process.send_signal(signal.SIGTERM)
             break
-    said, told = process.communicate(timeout=180)
-    assert process.returncode == 1, said
-    assert "told to stop; what it has is kept, and the same command goes on from there" in told
+    out, err = process.communicate(timeout=180)
+    assert process.returncode == 1, out
+    assert "told to stop; what it has is kept, and the same command goes on from there" in err
     assert not (tmp_path / "stopped" / "demo" / "policy" / "model").exists()
     result, said = tiny_run.run(tmp_path / "stopped", longer)
     assert "goes on after step" in said

@@ -54,6 +54,6 @@ def test_a_run_across_two_hosts_outlives_a_cut_of_the_link(tmp_path: Path) -> No
         assert cut_at, "the link was cut while rows were annotated"
         assert places == set(ADDRESSES), "workers on both hosts"
         counted = hosts.run(0, sys.executable, "-c", IDS, "s3://bucket/runs/demo/annotated/rows")
-        told = counted.communicate(timeout=60)[0].strip().splitlines()[-1]
-    print(f"\nthe link was down for {CUT_S} s; rows annotated, different ones: {told}")
-    assert told == "[3000, 3000]"
+        counts = counted.communicate(timeout=60)[0].strip().splitlines()[-1]
+    print(f"\nthe link was down for {CUT_S} s; rows annotated, different ones: {counts}")
+    assert counts == "[3000, 3000]"

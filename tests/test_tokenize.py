@@ -71,7 +71,7 @@ def test_without_free_cpus_all_are_tokenized_first(
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_a_mistake_in_the_rows_ends_both(ray_cluster: object, tiny_base: str, rows: Storage, tmp_path: Path) -> None:
+def test_an_error_in_the_rows_ends_both(ray_cluster: object, tiny_base: str, rows: Storage, tmp_path: Path) -> None:
     class Refusing(ConversationExamples):  # in a function, so that it travels by value
         def __call__(self, batch: pa.Table) -> pa.Table:
             raise OSError("row 7 is upside down")
@@ -86,7 +86,7 @@ def test_a_mistake_in_the_rows_ends_both(ray_cluster: object, tiny_base: str, ro
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_a_mistake_in_training_ends_both(ray_cluster: object, tiny_base: str, rows: Storage, tmp_path: Path) -> None:
+def test_an_error_in_training_ends_both(ray_cluster: object, tiny_base: str, rows: Storage, tmp_path: Path) -> None:
     folder = Storage(str(tmp_path))
     picky = SETTINGS.model_copy(update={"validate_every": 1.0})
     with (
