@@ -135,7 +135,7 @@ format: setup  ## fix what ruff can fix
 	$(BIN)/ruff format .
 
 docs: .venv-docs/.installed  ## build the site into site/
-	@NO_MKDOCS_2_WARNING=1 DISABLE_MKDOCS_2_WARNING=true .venv-docs/bin/mkdocs build --strict --quiet
+	@NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --strict --quiet
 
 .venv-docs/.installed: requirements-docs.lock
 	@exec >&2; echo "docs: installing requirements-docs.lock into .venv-docs"
