@@ -109,9 +109,9 @@ def test_a_stopped_training_keeps_what_it_has_and_continues_from_there(tmp_path:
         if "step " in line and "loss" in line:
             process.send_signal(signal.SIGTERM)
             break
-    out, err = process.communicate(timeout=180)
-    assert process.returncode == 1, out
-    assert "told to stop; what it has is kept, and the same command goes on from there" in err
+    said, told = process.communicate(timeout=180)
+    assert process.returncode == 1, said
+    assert "told to stop; what it has is kept, and the same command goes on from there" in told
     assert not (tmp_path / "stopped" / "demo" / "policy" / "model").exists()
     result, said = tiny_run.run(tmp_path / "stopped", longer)
     assert "goes on after step" in said

@@ -54,30 +54,22 @@ def test_what_cannot_fit_is_refused_with_the_numbers_and_what_fixes_it() -> None
         refuse_what_cannot_fit(load(Preset, DEMO, ["base.pretrain.memory_gib=0.01"]))
 
 
-@pytest.mark.parametrize(
-    ("override", "sentence"),
-    [
-        ("base.model=x/y", "base.pretrain and base.texts would be ignored"),
-        ("predictor.folds=1", "one fold would leave nothing"),
-        ("annotate.max_tokens=9999", "must not exceed annotate.pack_tokens"),
-        (
-            "predictor={ridge_init: 1, learner: {zero_stage: 3}}",
-            "predictor.ridge_init is set, but predictor.learner.zero_stage is 3",
-        ),
-        (
-            "predictor={lm_loss_weight: 1, learner: {zero_stage: 3}}",
-            "predictor.lm_loss_weight is set, but predictor.learner.zero_stage is 3",
-        ),
-        (
-            "predictor={learner: {}, warmup: {zero_stage: 3}}",
-            "predictor.warmup is set, but predictor.warmup.zero_stage is 3",
-        ),
-        ("bootstrap.leading=honesty", "unknown attribute 'honesty'"),
-    ],
-)
-def test_an_option_that_would_be_ignored_is_refused(override: str, sentence: str) -> None:
-    with pytest.raises(ValueError, match=sentence):
-        load(Preset, DEMO, [override])
+def test_options_that_would_be_ignored_are_refused() -> None:
+    demo = str(PRESETS[[p.stem for p in PRESETS].index("demo")])
+    for override, sentence in {
+        "base.model=x/y": "base.pretrain and base.texts would be ignored",
+        "predictor.folds=1": "one fold would leave nothing",
+        "annotate.max_tokens=9999": "must not exceed annotate.pack_tokens",
+        "predictor={ridge_init: 1, learner: {zero_stage: 3}}": "predictor.ridge_init is set, but "
+        "predictor.learner.zero_stage is 3",
+        "predictor={lm_loss_weight: 1, learner: {zero_stage: 3}}": "predictor.lm_loss_weight is set, but "
+        "predictor.learner.zero_stage is 3",
+        "predictor={learner: {}, warmup: {zero_stage: 3}}": "predictor.warmup is set, but "
+        "predictor.warmup.zero_stage is 3",
+        "bootstrap.leading=honesty": "unknown attribute 'honesty'",
+    }.items():
+        with pytest.raises(ValueError, match=sentence):
+            load(Preset, demo, [override])
 
 
 def test_with_the_rows_there_tokens_steps_and_time_are_estimated(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Presets and overrides: what loads, and the message of each error."""
+"""Presets and overrides: what loads, and the sentence for each error."""
 
 from typing import Literal
 

@@ -1,4 +1,4 @@
-"""Training while its examples are tokenized is training on the same examples; an error names who made it."""
+"""Training on examples that are tokenised at the same time is training on the same examples, and mistakes are told by who made them."""
 
 from pathlib import Path
 from typing import Any
@@ -59,7 +59,7 @@ def test_meanwhile_trains_as_before(
 
 
 @pytest.mark.ray
-def test_without_free_cpus_all_are_tokenized_first(
+def test_without_room_all_are_tokenised_first(
     ray_cluster: object, tiny_base: str, rows: Storage, tmp_path: Path
 ) -> None:
     with tokenizing(rows, tiny_base, Storage(str(tmp_path / "out"))).meanwhile(
@@ -71,7 +71,7 @@ def test_without_free_cpus_all_are_tokenized_first(
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_an_error_in_the_rows_ends_both(ray_cluster: object, tiny_base: str, rows: Storage, tmp_path: Path) -> None:
+def test_a_mistake_in_the_rows_ends_both(ray_cluster: object, tiny_base: str, rows: Storage, tmp_path: Path) -> None:
     class Refusing(ConversationExamples):  # in a function, so that it travels by value
         def __call__(self, batch: pa.Table) -> pa.Table:
             raise OSError("row 7 is upside down")
@@ -86,7 +86,7 @@ def test_an_error_in_the_rows_ends_both(ray_cluster: object, tiny_base: str, row
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_an_error_in_training_ends_both(ray_cluster: object, tiny_base: str, rows: Storage, tmp_path: Path) -> None:
+def test_a_mistake_in_training_ends_both(ray_cluster: object, tiny_base: str, rows: Storage, tmp_path: Path) -> None:
     folder = Storage(str(tmp_path))
     picky = SETTINGS.model_copy(update={"validate_every": 1.0})
     with (

@@ -26,7 +26,6 @@ def test_a_weight_for_a_source_without_rows_is_refused(tmp_path: Path) -> None:
     write_table(to_table(list(Lab(LabSettings(num_rows=5)).rows()), run.schema), run.folder("annotated") / "rows")
     with pytest.raises(
         StageError,
-        match=r"policy.source_weights has 'lab_forums', from which no row comes \(did you mean lab_forum\?\); "
-        "there are bootstrap-1, lab_desk, lab_forum",
+        match=r"policy.source_weights has 'lab_forums', from which no row comes \(did you mean lab_forum\?\); there are bootstrap-1, lab_desk, lab_forum",
     ):
         work(run, run.folder("policy"))

@@ -1,4 +1,4 @@
-"""A busy S3 server: it answers every k-th request with 503 SlowDown and passes the others to moto.
+"""An S3 server for tests, as busy as a real one: every k-th request is answered 503 SlowDown, the others by moto.
 
 python tests/support/slow_s3.py PORT K
 """
