@@ -1,4 +1,4 @@
-"""What tests share: one local Ray for the whole session, tiny random checkpoints, and the folder of real rows."""
+"""What tests share: one local Ray for the whole session, tiny random models, the real rows, and the demo's run."""
 
 import os
 import socket
@@ -76,14 +76,23 @@ def real_data() -> Path:
 
 
 @pytest.fixture(scope="session")
+def demo_run() -> Path:
+    """The finished run of `make demo`, on which the targets of its tests depend: without it they fail."""
+    run = Path(os.environ.get("STEERLM_DEMO_RUN", REPOSITORY / "runs" / "demo"))
+    if not (run / "report" / "manifest.json").exists():
+        pytest.fail(f"no finished run at {run}: `make demo` makes one")
+    return run
+
+
+@pytest.fixture(scope="session")
 def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A random Llama of 60,000 parameters with a tokenizer trained on the laboratory."""
+    """A random Llama of 60,000 parameters with a tokenizer trained on the synthetic world."""
     return _small_base(tmp_path_factory, hidden_size=32, num_heads=4, num_kv_heads=2)
 
 
 @pytest.fixture(scope="session")
 def wide_policy(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A policy whose heads are 32 wide, as vLLM's kernels on a CPU want them at least."""
+    """A policy whose heads are 32 wide, the smallest that vLLM's kernels for CPUs take."""
     from actors.modeling.policy import PolicyTask
     from data.attributes import shipped
 

@@ -1,4 +1,4 @@
-"""Stage `annotated` by itself: what its manifest tells, and that a killed one is gone on with only where nothing has changed."""
+"""Stage `annotated` by itself: its manifest, and that a killed one continues only where nothing has changed."""
 
 import shutil
 from dataclasses import replace
@@ -55,7 +55,7 @@ def test_a_killed_annotation_is_gone_on_with_unless_something_changed(
 
 
 @pytest.mark.ray
-def test_a_broken_predictor_is_told_in_one_sentence(ray_cluster: object, tiny_predictor: str, tmp_path: Path) -> None:
+def test_a_broken_predictor_is_one_sentence(ray_cluster: object, tiny_predictor: str, tmp_path: Path) -> None:
     predictor = shutil.copytree(tiny_predictor, tmp_path / "predictor")
     weights = predictor / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])

@@ -1,6 +1,6 @@
-"""Annotation of real rows while the driver, its actors and whole nodes are killed at random: every id once, the same scores as unbroken.
+"""Annotation of real rows while drivers, actors and nodes are killed at random: every id once, scores as unbroken.
 
-Ten minutes or so, hence its own target: `make chaos`.
+It takes about ten minutes: `make chaos`.
 """
 
 import os
@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 from support.annotated_run import PRESETS, ready
+from support.tiny_run import ids_of
 
 from data.conversation import from_table
 from data.storage import Storage
@@ -32,7 +33,7 @@ SETTINGS = (
     "annotate.max_tokens=512",
 )
 PATIENCE_S = 240
-"""How long the run may go without a new piece before the test calls it hung."""
+"""Seconds without a new piece after which the test fails."""
 
 
 @pytest.fixture(scope="module")
@@ -72,8 +73,8 @@ class Cluster:
             "RAY_AUTH_MODE": "disabled",
             "RAY_USAGE_STATS_ENABLED": "0",
             "PYTHONPATH": str(REPOSITORY),
-            # As inside `ray job submit`: the driver uploads no working_dir. Nodes of one machine share the folder it would be unpacked in, and the
-            # first to die takes it from the others.
+            # As inside `ray job submit`: the driver uploads no working_dir. Nodes of one machine would share the folder
+            # of its files, and the first node to die deletes it.
             "RAY_JOB_CONFIG_JSON_ENV_VAR": "{}",
         }
         words = [sys.executable, "tests/support/chaos_cluster.py"]
@@ -129,7 +130,7 @@ def cluster() -> Iterator[Cluster]:
 
 
 class Annotation:
-    """`python -m jobs.annotate` on a run's folder, killed and started again, and what is seen of its pieces from outside."""
+    """`python -m jobs.annotate` on a run's folder, killed and started again, and its pieces as seen from outside."""
 
     def __init__(self, cluster: Cluster, storage: str, settings: tuple[str, ...], log: Path):
         self.cluster, self.log, self.rows = cluster, log, Storage(storage) / "oasst" / "annotated" / "rows"
@@ -207,51 +208,57 @@ def _scores(rows: Storage) -> dict[str, list[dict[str, float]]]:
     return found
 
 
+def _until_ended(annotation: Annotation) -> float:
+    """Wait for the end; the seconds it took."""
+    started = time.monotonic()
+    while not annotation.ended():
+        annotation.wait_for_pieces(1)
+    return time.monotonic() - started
+
+
+def _kill_at_random(annotation: Annotation, rng: random.Random) -> Counter[str]:
+    """All KILLS in a random order, at random times; how many there were of each kind."""
+    kills, counters = KILLS.copy(), Counter[str]()
+    rng.shuffle(kills)
+    for kind in kills:
+        # Two in three fall into the scoring, the others anywhere, also into the start.
+        if rng.random() < 2 / 3:
+            annotation.wait_for_pieces(rng.randint(1, 12))
+        time.sleep(rng.uniform(0, 4))
+        assert not annotation.ended(), f"it ended after {counters.total()} kills; take more rows"
+        annotation.kill(kind, rng)
+        counters[kind] += 1
+    return counters
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("where", ["disk", "s3"])
 def test_killed_at_random_every_row_is_annotated_once(
     where: str, cluster: Cluster, predictor: str, real_data: Path, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
-    source = f"rows.sources=[{{name: model_eval, format: prompt_output, uri: {real_data}/oasst_model_eval_20k/samples.jsonl.gz, limit: {ROWS}}}]"
-    settings, rng = (source, *SETTINGS), random.Random(7)
+    uri = real_data / "oasst_model_eval_20k" / "samples.jsonl.gz"
+    source = f"rows.sources=[{{name: model_eval, format: prompt_output, uri: {uri}, limit: {ROWS}}}]"
+    settings = (source, *SETTINGS)
     root = str(tmp_path) if where == "disk" else f"{request.getfixturevalue('s3')}/chaos"
     runs = {name: f"{root}/{name}" for name in ("unbroken", "killed")}
     for storage in runs.values():
         ready(storage, predictor, *settings, preset="oasst")
     unbroken = Annotation(cluster, runs["unbroken"], settings, tmp_path / "unbroken.log")
+    seconds = _until_ended(unbroken)
     started = time.monotonic()
-    while not unbroken.ended():
-        unbroken.wait_for_pieces(1)
-    seconds = time.monotonic() - started
-
-    killed, kills, counters, started = (
-        Annotation(cluster, runs["killed"], settings, tmp_path / "killed.log"),
-        KILLS.copy(),
-        Counter[str](),
-        time.monotonic(),
-    )
-    rng.shuffle(kills)
-    for kind in kills:
-        # Two in three fall into the scoring, the others anywhere, also into the start.
-        if rng.random() < 2 / 3:
-            killed.wait_for_pieces(rng.randint(1, 12))
-        time.sleep(rng.uniform(0, 4))
-        assert not killed.ended(), f"it ended after {counters.total()} kills; take more rows"
-        killed.kill(kind, rng)
-        counters[kind] += 1
-    while not killed.ended():
-        killed.wait_for_pieces(1)
+    killed = Annotation(cluster, runs["killed"], settings, tmp_path / "killed.log")
+    counters = _kill_at_random(killed, random.Random(7))
+    _until_ended(killed)
+    killed_seconds = time.monotonic() - started
 
     expected, found = _scores(unbroken.rows), _scores(killed.rows)
-    rows_in = [
-        i for table in Storage(f"{runs['killed']}/oasst/rows/rows").tables() for i in table.column("id").to_pylist()
-    ]
-    assert sorted(found) == sorted(rows_in) == sorted(expected)
+    assert sorted(found) == sorted(expected) == ids_of(Storage(f"{runs['killed']}/oasst/rows/rows"))
     difference = max(abs(a[n] - b[n]) for i in found for a, b in zip(found[i], expected[i], strict=True) for n in a | b)
     print(
-        f"\nchaos on {where}: kills {dict(counters)} ({counters.total()}), driver started {1 + counters['driver']} times; {len(found)} rows, 0 lost, 0 doubled; "
-        f"{killed.written_again} pieces seen written again; largest score difference {difference:.1e}; "
-        f"{time.monotonic() - started:.0f} s, unbroken {seconds:.0f} s"
+        f"\nchaos on {where}: kills {dict(counters)} ({counters.total()}), "
+        f"driver started {1 + counters['driver']} times; {len(found)} rows, 0 lost, 0 doubled; "
+        f"{killed.written_again} pieces seen written again; "
+        f"largest score difference {difference:.1e}; {killed_seconds:.0f} s, unbroken {seconds:.0f} s"
     )
     assert difference <= 1e-6
     assert not Storage(f"{killed.rows.uri}.pieces").exists()

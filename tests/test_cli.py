@@ -1,4 +1,4 @@
-"""The command line of every job: --help and --plan start nothing, a mistake is one sentence and an exit code."""
+"""The command line of every job: --help and --plan start nothing; a user error is one sentence and an exit code."""
 
 import importlib
 import subprocess
@@ -69,7 +69,7 @@ def test_every_job_is_a_stage_with_a_line_of_help() -> None:
         (["jobs/presets/demo.yaml", "--plam"], "unknown flag --plam (did you mean --plan?)"),
     ],
 )
-def test_a_mistake_is_one_sentence(run_job, words: list[str], sentence: str) -> None:  # type: ignore[no-untyped-def]
+def test_a_user_error_is_one_sentence(run_job, words: list[str], sentence: str) -> None:  # type: ignore[no-untyped-def]
     code, out, err = run_job(*words)
     assert code == 2
     assert sentence in err

@@ -1,4 +1,4 @@
-"""The whole pipeline on a cluster of three nodes, submitted through the Jobs API with a token, while nodes are lost: the end is that of one machine.
+"""The whole pipeline, submitted to a cluster of three nodes that loses two of them, ends as on one machine.
 
 Minutes long: `make cluster-test`.
 """
@@ -35,7 +35,7 @@ def scores(folder: Storage) -> dict[str, list[float]]:
 
 
 def submitted_and_broken(cluster: JobCluster, storage: Path) -> str:
-    """Submit the run; kill the node that annotates while it annotates, the one that trains while it trains. Returns what was printed."""
+    """Submit the run and kill each worker node (`annotate`, `train`) in the middle of its stage; the output."""
     words = ["run", "jobs/presets/demo.yaml", f"storage={storage}", *tiny_run.TINY, *SIZE, *PLACED]
     process = subprocess.Popen(
         [sys.executable, "-m", "cluster.submit", *words, "--address", cluster.dashboard],
@@ -82,7 +82,8 @@ def test_two_nodes_lost_the_run_ends_as_on_one_machine(tmp_path: Path) -> None:
         assert here["examples"] == there["examples"], stage
         losses[stage] = abs(here["losses"][-1]["loss"] - there["losses"][-1]["loss"])
     print(
-        f"\n{len(one)} rows annotated, each once, scores within {difference:.1e}, last losses {max(losses.values()):.1e}; {seconds:.0f} s, two nodes lost"
+        f"\n{len(one)} rows annotated, each once, scores within {difference:.1e}, "
+        f"last losses {max(losses.values()):.1e}; {seconds:.0f} s, two nodes lost"
     )
     assert alone["stages"]["annotated"]["rows"] == len(one)
     assert difference < 1e-6

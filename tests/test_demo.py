@@ -1,6 +1,6 @@
-"""End to end: all stages by the command people type, on a small laboratory, then with one change.
+"""End to end: all stages by the command people type, on a small synthetic world, then with one change.
 
-Minutes long, so it has its own target: `make test-run`.
+Minutes long: `make test-run`.
 """
 
 import json
@@ -25,22 +25,12 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, 
     return storage, result, out
 
 
-def test_every_stage_runs_for_real_and_says_so(finished: tuple[Path, dict[str, Any], str]) -> None:
+def test_every_stage_runs_for_real(finished: tuple[Path, dict[str, Any], str]) -> None:
     storage, result, out = finished
-    assert list(result["stages"]) == [
-        "rows",
-        "base",
-        "predictor",
-        "annotated",
-        "policy",
-        "bootstrap-1/samples",
-        "bootstrap-1/rated",
-        "bootstrap-1/selected",
-        "bootstrap-1/policy",
-        "bootstrap-1/promotion",
-        "report",
-    ]
+    rounds = [f"bootstrap-1/{kind}" for kind in ("samples", "rated", "selected", "policy", "promotion")]
+    assert list(result["stages"]) == ["rows", "base", "predictor", "annotated", "policy", *rounds, "report"]
     assert not any(stage["skipped"] for stage in result["stages"].values())
+    assert all({"seconds", "counts"} <= set(stage) for stage in result["stages"].values())
     assert out.count("DeepSpeedEngine: ZeRO stage 2, 2 workers") == 4  # base, predictor, policy, bootstrap
     assert "annotate: Ray Data: Operator" in out
     assert "MapBatches" in (storage / "demo" / "annotated" / "rows.ray_data.txt").read_text()
@@ -56,6 +46,11 @@ def test_every_stage_runs_for_real_and_says_so(finished: tuple[Path, dict[str, A
         assert (storage / "demo" / path).stat().st_size > 500
     run = Storage(str(storage / "demo"))
     assert tiny_run.ids_of(run / "rows" / "rows") == tiny_run.ids_of(run / "annotated" / "rows")
+
+
+def test_the_bootstrap_accounts_for_every_sample(finished: tuple[Path, dict[str, Any], str]) -> None:
+    storage, result, _ = finished
+    run = Storage(str(storage / "demo"))
     assert result["stages"]["bootstrap-1/samples"]["counts"]["prompts"] == 40
     selected = result["stages"]["bootstrap-1/selected"]
     assert set(selected["drift"]) >= {"words", "distinct_2", "requested", "predicted", "true"}
@@ -68,7 +63,6 @@ def test_every_stage_runs_for_real_and_says_so(finished: tuple[Path, dict[str, A
     assert sorted(kept) == tiny_run.ids_of(run / "bootstrap-1/selected/rows")
     assert all((row["reason"] == "") == row["kept"] and row["policy"].startswith("policy@") for row in lineage)
     assert result["stages"]["bootstrap-1/promotion"]["policy"] == "bootstrap-1/policy"
-    assert all({"seconds", "counts"} <= set(stage) for stage in result["stages"].values())
 
 
 def test_the_endpoint_finds_what_the_report_is_about(finished: tuple[Path, dict[str, Any], str]) -> None:
@@ -87,7 +81,7 @@ def test_a_change_reruns_what_depends_on_it_and_nothing_else(finished: tuple[Pat
     assert "changed: settings.evaluate.num_questions 2 -> 3" in out
 
 
-def test_manifests_tell_what_made_them(finished: tuple[Path, dict[str, Any], str]) -> None:
+def test_manifests_name_their_inputs(finished: tuple[Path, dict[str, Any], str]) -> None:
     storage, _, _ = finished
     manifest = json.loads((storage / "demo" / "annotated" / "manifest.json").read_text())
     assert manifest["description"]["schema"]["name"] == "lab"

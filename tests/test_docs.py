@@ -87,12 +87,10 @@ def test_the_walk_through_word_by_word(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.ray
-def test_the_other_pages_word_by_word(tmp_path: Path) -> None:
+def test_the_other_pages_word_by_word(tmp_path: Path, demo_run: Path) -> None:
     """With the run of `make demo`, which they speak of."""
-    if not (ROOT / "runs" / "demo" / "report" / "manifest.json").exists():
-        pytest.skip("no runs/demo: make demo")
     with Follower(tmp_path) as reader:
-        (reader.folder / "runs").symlink_to(ROOT / "runs")
+        (reader.folder / "runs").symlink_to(demo_run.parent)
         reader.serve(
             Block("README.md", 0, "", "bash", "python -m serve"), "ready after"
         )  # the second of its two commands

@@ -4,7 +4,6 @@ The laboratory's policy knows no verdicts and has a context of 512 tokens, so mo
 """
 
 import json
-import os
 from pathlib import Path
 
 import pytest
@@ -25,11 +24,8 @@ ASKING = {
 
 
 @pytest.fixture(scope="module")
-def endpoint(ray_cluster: object) -> object:
-    run = Path(os.environ.get("STEERLM_DEMO_RUN", Path(__file__).resolve().parents[1] / "runs" / "demo"))
-    if not (run / "policy" / "model" / "config.json").exists():
-        pytest.skip(f"no finished run at {run}: `make demo` makes one")
-    with running([Located(str(run / "policy" / "model"), "demo")], max_num_seqs=16) as endpoint:
+def endpoint(ray_cluster: object, demo_run: Path) -> object:
+    with running([Located(str(demo_run / "policy" / "model"), "demo")], max_num_seqs=16) as endpoint:
         yield endpoint
 
 

@@ -1,6 +1,6 @@
-"""`kill -9` of the driver in the middle of every stage, one after the other, each time started again: the end is the same.
+"""`kill -9` of the driver in the middle of every stage, each time started again: the result is the same.
 
-Minutes long, so it has its own target: `make test-kill`.
+Minutes long: `make test-kill`.
 """
 
 import os
@@ -23,11 +23,11 @@ TOO_SHORT = "bootstrap-1/selected"
 """Over before it can be killed."""
 MORE_ROWS = "rows.lab.num_rows=1000"  # so that the first stage lasts long enough to be killed in
 SECONDS_INTO = {"rows": 0.0, "base": 6.0, "predictor": 12.0, "policy": 10.0, "bootstrap-1/policy": 10.0}
-"""How long after a stage has begun it is killed: into the training where there is one; else 2 s."""
+"""Seconds from the start of a stage to the kill, long enough to be in its training; else 2 s."""
 
 
 def _kill_in(stage: str, storage: Path) -> str:
-    """Start the run, kill it some seconds into `stage`, return what it said."""
+    """Start the run, kill it some seconds into `stage`, return what it printed."""
     process = subprocess.Popen(
         tiny_run.command(storage, MORE_ROWS),
         cwd=tiny_run.REPOSITORY,
@@ -50,7 +50,7 @@ def _kill_in(stage: str, storage: Path) -> str:
 
 
 def _texts(folder: Storage) -> dict[str, tuple[str, ...]]:
-    """What every row says, by its id."""
+    """The texts of every row, by its id."""
     return {row.id: tuple(m.content for m in row.messages) for table in folder.tables() for row in from_table(table)}
 
 
@@ -91,8 +91,8 @@ def test_killed_in_every_stage_the_result_is_the_same(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_told_to_stop_a_training_keeps_what_it_has_and_goes_on_from_there(tmp_path: Path) -> None:
-    """SIGTERM is what `ray job stop` and the end of a pod send; without it there would be no checkpoint (checkpoint_every is 0)."""
+def test_a_stopped_training_keeps_what_it_has_and_continues_from_there(tmp_path: Path) -> None:
+    """`ray job stop` and the end of a pod send SIGTERM; no other checkpoint is written (checkpoint_every is 0)."""
     longer = "policy.learner.epochs=6"
     process = subprocess.Popen(
         tiny_run.command(tmp_path / "stopped", longer),

@@ -1,6 +1,6 @@
-"""Annotation and training across two hosts that share nothing but a network and an S3 server; the link between them is cut for 20 s meanwhile.
+"""Annotation and training across two hosts that share a network and an S3 server; their link is cut for 20 s meanwhile.
 
-`make cluster-test`; skipped, with the reason, where network namespaces are not permitted.
+`make cluster-test`; skipped with the reason where network namespaces are not permitted.
 """
 
 import os
@@ -54,6 +54,6 @@ def test_a_run_across_two_hosts_outlives_a_cut_of_the_link(tmp_path: Path) -> No
         assert cut_at, "the link was cut while rows were annotated"
         assert places == set(ADDRESSES), "workers on both hosts"
         counted = hosts.run(0, sys.executable, "-c", IDS, "s3://bucket/runs/demo/annotated/rows")
-        told = counted.communicate(timeout=60)[0].strip().splitlines()[-1]
-    print(f"\nthe link was down for {CUT_S} s; rows annotated, different ones: {told}")
-    assert told == "[3000, 3000]"
+        counts = counted.communicate(timeout=60)[0].strip().splitlines()[-1]
+    print(f"\nthe link was down for {CUT_S} s; rows annotated, different ones: {counts}")
+    assert counts == "[3000, 3000]"

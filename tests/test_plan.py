@@ -1,3 +1,5 @@
+"""Plans: every preset has one, and what cannot work is refused with the setting that fixes it."""
+
 from pathlib import Path
 
 import pytest
@@ -34,8 +36,8 @@ def test_every_preset_parses_and_plans(path: Path) -> None:
     assert sum("Ray Data actors" in line for line in lines) >= 4
 
 
-def test_what_cannot_fit_is_refused_with_the_numbers_and_what_mends_it() -> None:
-    one_gpu = str(PRESETS[[p.stem for p in PRESETS].index("one_gpu")])
+def test_what_cannot_fit_is_refused_with_the_numbers_and_what_fixes_it() -> None:
+    one_gpu = str(Path(DEMO).with_name("one_gpu.yaml"))
     fits = load(
         Preset,
         one_gpu,
@@ -44,13 +46,12 @@ def test_what_cannot_fit_is_refused_with_the_numbers_and_what_mends_it() -> None
     refuse_what_cannot_fit(fits)
     with pytest.raises(
         StageError,
-        match=r"policy.learner needs 2[0-9].[0-9] GiB on each worker .* its device has 16.0; what helps, in policy.learner: offload: optimizer",
+        match=r"policy.learner needs 2[0-9].[0-9] GiB on each worker .* its device has 16.0; "
+        r"what helps, in policy.learner: offload: optimizer",
     ):
         refuse_what_cannot_fit(load(Preset, one_gpu, ["policy.learner.memory_gib=16"]))
     with pytest.raises(StageError, match=r"base\.pretrain needs"):
-        refuse_what_cannot_fit(
-            load(Preset, str(PRESETS[[p.stem for p in PRESETS].index("demo")]), ["base.pretrain.memory_gib=0.01"])
-        )
+        refuse_what_cannot_fit(load(Preset, DEMO, ["base.pretrain.memory_gib=0.01"]))
 
 
 def test_options_that_would_be_ignored_are_refused() -> None:
@@ -59,16 +60,19 @@ def test_options_that_would_be_ignored_are_refused() -> None:
         "base.model=x/y": "base.pretrain and base.texts have no effect",
         "predictor.folds=1": "one fold would leave nothing",
         "annotate.max_tokens=9999": "must not exceed annotate.pack_tokens",
-        "predictor={ridge_init: 1, learner: {zero_stage: 3}}": "predictor.ridge_init is set, but predictor.learner.zero_stage is 3",
-        "predictor={lm_loss_weight: 1, learner: {zero_stage: 3}}": "predictor.lm_loss_weight is set, but predictor.learner.zero_stage is 3",
-        "predictor={learner: {}, warmup: {zero_stage: 3}}": "predictor.warmup is set, but predictor.warmup.zero_stage is 3",
+        "predictor={ridge_init: 1, learner: {zero_stage: 3}}": "predictor.ridge_init is set, but "
+        "predictor.learner.zero_stage is 3",
+        "predictor={lm_loss_weight: 1, learner: {zero_stage: 3}}": "predictor.lm_loss_weight is set, but "
+        "predictor.learner.zero_stage is 3",
+        "predictor={learner: {}, warmup: {zero_stage: 3}}": "predictor.warmup is set, but "
+        "predictor.warmup.zero_stage is 3",
         "bootstrap.leading=honesty": "unknown attribute 'honesty'",
     }.items():
         with pytest.raises(ValueError, match=sentence):
             load(Preset, demo, [override])
 
 
-def test_once_the_rows_are_there_tokens_steps_and_time_are_guessed(tmp_path: Path) -> None:
+def test_with_the_rows_there_tokens_steps_and_time_are_estimated(tmp_path: Path) -> None:
     schema = shipped("lab")
     rows = list(Lab(LabSettings(num_rows=200)).rows())
     write_table(to_table(rows, schema), Storage(str(tmp_path)) / "rows")

@@ -39,7 +39,7 @@ def test_ray_refuses_a_typo_in_a_node_type(config):
 
 def test_image_has_the_ray_and_python_of_the_lock(config):
     lock = (ROOT / "requirements.lock").read_text(encoding="utf-8")
-    ray_version = re.search(r"^ray==(\S+)$", lock, re.MULTILINE).group(1)
+    ray_version = re.search(r"^ray==(\S+)", lock, re.MULTILINE).group(1)
     assert re.fullmatch(
         rf"rayproject/ray:{re.escape(ray_version)}-py311-gpu(@sha256:[0-9a-f]{{64}})?", config["docker"]["image"]
     )
@@ -77,5 +77,14 @@ def test_nothing_listens_for_the_world_and_the_token_is_asked_for(config):
 
 
 def test_setup_installs_the_lock(config):
-    assert any("requirements.lock" in command for command in config["setup_commands"])
-    assert "requirements.lock" in config["file_mounts"].values()
+    [install] = [command.split() for command in config["setup_commands"] if "pip install" in command]
+    assert "--require-hashes" in install
+    lock = Path(install[install.index("-r") + 1])
+    included = re.findall(r"^-r (\S+)$", (ROOT / lock.name).read_text(encoding="utf-8"), re.MULTILINE)
+    for name in (lock.name, *included):
+        assert config["file_mounts"][str(lock.parent / name)] == name
+
+
+def test_the_head_can_start_machines():
+    """With boto3, which no command of its own installs."""
+    assert re.search("^boto3==", (ROOT / "requirements.lock").read_text(encoding="utf-8"), re.MULTILINE)

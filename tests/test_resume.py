@@ -1,4 +1,4 @@
-"""A training that is killed goes on from its last checkpoint as if nothing had happened, with as many workers or with others."""
+"""A killed training continues from its last checkpoint as if nothing had happened, also with more or fewer workers."""
 
 import os
 import random
@@ -27,9 +27,11 @@ from jobs.runner.stage import StageError
 
 SCHEMA = shipped("lab")
 SETTINGS = LearnerSettings(
-    num_workers=2, zero_stage=2, precision="fp32", pack_tokens=256, max_tokens=256, packs_per_step=4, learning_rate=3e-3, warmup=0.1, epochs=2,
-    checkpoint_every=0.1, max_failures=3, validate_every=0.5,
+    num_workers=2, zero_stage=2, precision="fp32", pack_tokens=256, max_tokens=256, packs_per_step=4,
+    learning_rate=3e-3, warmup=0.1, epochs=2, checkpoint_every=0.1, max_failures=3, validate_every=0.5,
 )  # fmt: skip
+ZERO = [(0, "none"), (1, "none"), (2, "none"), (3, "none"), (2, "optimizer"), (3, "parameters")]
+"""ZeRO stages and what is offloaded."""
 
 
 @pytest.fixture
@@ -46,7 +48,7 @@ def examples(tiny_base: str, tmp_path: Path) -> Storage:
 
 
 def dying(task: PolicyTask, folder: Path, forwards: Sequence[int]) -> PolicyTask:
-    """The task, whose worker is killed (SIGKILL) before one of its forwards: at the first number in its first life, at the second in its second."""
+    """The task, whose worker is killed (SIGKILL) before one of its forwards: the number in `forwards` for each life."""
     lives = folder / "lives"
     lives.mkdir()
 
@@ -107,9 +109,7 @@ def test_killed_and_gone_on_with_other_workers(
 
 @pytest.mark.ray
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("zero_stage", "offload"), [(0, "none"), (1, "none"), (2, "none"), (3, "none"), (2, "optimizer"), (3, "parameters")]
-)
+@pytest.mark.parametrize(("zero_stage", "offload"), ZERO)
 def test_killed_at_three_random_steps(
     zero_stage: int, offload: str, ray_cluster: object, tiny_base: str, examples: Storage, tmp_path: Path
 ) -> None:
@@ -151,37 +151,30 @@ def test_on_s3_as_on_a_disk(ray_cluster: object, tiny_base: str, examples: Stora
 def test_every_zero_stage_has_the_same_trajectory(
     ray_cluster: object, tiny_base: str, examples: Storage, tmp_path: Path
 ) -> None:
-    found: dict[tuple[object, str], list[float]] = {}
+    losses: dict[tuple[object, str], list[float]] = {}
     held: dict[tuple[int, str], dict[str, int]] = {}
-    for zero_stage, offload in (
-        (0, "none"),
-        (1, "none"),
-        (2, "none"),
-        (3, "none"),
-        (2, "optimizer"),
-        (3, "parameters"),
-    ):
+    task, folder = PolicyTask(tiny_base, SCHEMA, "steerlm"), Storage(str(tmp_path))
+    for zero_stage, offload in ZERO:
         settings = SETTINGS.model_copy(update={"zero_stage": zero_stage, "offload": offload, "checkpoint_every": 0})
-        output = Storage(str(tmp_path)) / f"{zero_stage}-{offload}"
-        metrics = fit("test", PolicyTask(tiny_base, SCHEMA, "steerlm"), settings, Corpus.of(examples), output, Split(8))
-        found[zero_stage, offload], held[zero_stage, offload] = trajectory(metrics), metrics["held_bytes"]
-    assert len(found[0, "none"]) >= 50
+        metrics = fit("test", task, settings, Corpus.of(examples), folder / f"{zero_stage}-{offload}", Split(8))
+        losses[zero_stage, offload], held[zero_stage, offload] = trajectory(metrics), metrics["held_bytes"]
+    assert len(losses[0, "none"]) >= 50
     # What is computed again is the same again; and only the saved weights are rounded.
     again = SETTINGS.model_copy(update={"activation_checkpointing": True, "export": "bfloat16", "checkpoint_every": 0})
-    output = Storage(str(tmp_path)) / "again"
-    found["again", ""] = trajectory(
-        fit("test", PolicyTask(tiny_base, SCHEMA, "steerlm"), again, Corpus.of(examples), output, Split(8))
-    )
-    assert {t.dtype for t in weights(output).values()} == {torch.bfloat16}
-    assert Policy.load((output / "model").uri, "bfloat16").model.config.dtype == torch.bfloat16
-    assert (
-        difference(weights(output), {k: v.bfloat16() for k, v in weights(Storage(str(tmp_path)) / "2-none").items()})
-        < 1e-2
-    )
-    for key, losses in found.items():
-        assert losses == pytest.approx(found[0, "none"], abs=1e-3), key
-    for key, found_bytes in held.items():
-        print(f"ZeRO {key[0]}, offload {key[1]}: bytes on each of 2 workers: {found_bytes}")
+    losses["again", ""] = trajectory(fit("test", task, again, Corpus.of(examples), folder / "again", Split(8)))
+    for key, found in losses.items():
+        assert found == pytest.approx(losses[0, "none"], abs=1e-3), key
+    rounded = weights(folder / "again")
+    assert {t.dtype for t in rounded.values()} == {torch.bfloat16}
+    assert Policy.load((folder / "again" / "model").uri, "bfloat16").model.config.dtype == torch.bfloat16
+    assert difference(rounded, {k: v.bfloat16() for k, v in weights(folder / "2-none").items()}) < 1e-2
+    require_shares(held)
+
+
+def require_shares(held: dict[tuple[int, str], dict[str, int]]) -> None:
+    """Each of two workers holds the parts of the training state that the ZeRO paper gives it."""
+    for (stage, offload), found in held.items():
+        print(f"ZeRO {stage}, offload {offload}: bytes on each of 2 workers: {found}")
     whole = held[0, "none"]["weights"]
     theory = {0: (1, 1, 2), 1: (1, None, 1.5), 2: (1, 0.5, 1.5), 3: (0.5, 0.5, 1.5)}
     for stage, shares in theory.items():
@@ -193,7 +186,7 @@ def test_every_zero_stage_has_the_same_trajectory(
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_one_worker_with_eight_rows_a_step_and_eight_with_one(
+def test_one_worker_with_eight_packs_a_step_and_eight_with_one(
     ray_cluster: object, tiny_base: str, examples: Storage, tmp_path: Path
 ) -> None:
     found, outputs = [], []
@@ -210,17 +203,7 @@ def test_one_worker_with_eight_rows_a_step_and_eight_with_one(
             }
         )
         outputs.append(Storage(str(tmp_path)) / f"{workers}")
-        found.append(
-            trajectory(
-                fit(
-                    "test",
-                    PolicyTask(tiny_base, SCHEMA, "steerlm"),
-                    settings,
-                    Corpus.of(examples),
-                    outputs[-1],
-                    Split(8),
-                )
-            )
-        )
+        task = PolicyTask(tiny_base, SCHEMA, "steerlm")
+        found.append(trajectory(fit("test", task, settings, Corpus.of(examples), outputs[-1], Split(8))))
     assert found[0] == pytest.approx(found[1], abs=1e-5)
     assert difference(*map(weights, outputs)) < 1e-5

@@ -54,7 +54,7 @@ def test_no_manifest_no_stage(tmp_path: Path) -> None:
         perform(_run(tmp_path), stage)
     run = _run(tmp_path)
     assert run.manifest("a") is None
-    assert (run.folder("a") / "out.json").exists()  # what the dead one left ...
+    assert (run.folder("a") / "out.json").exists()  # left by the killed one ...
     (run.folder("a") / "stray").write_bytes(b"x")
     calls.clear()
     perform(run, stage)
@@ -64,7 +64,7 @@ def test_no_manifest_no_stage(tmp_path: Path) -> None:
 
 
 def _killed_in(run: Run, stage: Stage) -> str:
-    """Perform a stage that dies before its manifest; returns its stamp."""
+    """Perform a stage that dies before its manifest; returns its fingerprint."""
     with pytest.raises(RuntimeError, match="killed"):
         perform(run, stage)
     return fingerprint_of(run.folder(stage.name))
@@ -82,11 +82,11 @@ def test_a_resuming_stage_keeps_what_was_made_from_the_same_things_and_nothing_e
     assert _killed_in(run, stage) == fingerprint
     assert stray.exists()
     assert "[b] goes on with what an earlier run left" in capsys.readouterr().out
-    stamps = {fingerprint}
+    fingerprints = {fingerprint}
 
     def again(run: Run, why: str) -> None:
         stray.write_bytes(b"x")
-        stamps.add(_killed_in(run, stage))
+        fingerprints.add(_killed_in(run, stage))
         assert not stray.exists(), why
 
     contents["weights"] = "2"
@@ -100,7 +100,7 @@ def test_a_resuming_stage_keeps_what_was_made_from_the_same_things_and_nothing_e
     stray.write_bytes(b"x")
     _killed_in(_run(tmp_path, "seed=7"), stage)
     assert not stray.exists()
-    assert len(stamps) == 4
+    assert len(fingerprints) == 4
 
 
 CHANGES = {

@@ -1,4 +1,4 @@
-"""A run folder that is ready for annotation without any training: real rows of a preset, a predictor of random weights."""
+"""A run folder ready for annotation without any training: a preset's rows and a predictor of random weights."""
 
 from pathlib import Path
 

@@ -1,8 +1,9 @@
-"""A Ray cluster of three nodes on this machine, in a process of its own; each line on stdin kills a worker node and starts another.
+"""A Ray cluster of three nodes on this machine, in a process of its own.
 
     python tests/support/chaos_cluster.py < commands
 
-Prints the cluster's address, then a line for each node replaced. End of input ends it.
+Each line on stdin kills a worker node and starts another. It prints the cluster's address, then a line for each node
+replaced. End of input ends it.
 """
 
 import random

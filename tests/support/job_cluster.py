@@ -1,10 +1,12 @@
-"""A Ray cluster for submitted jobs: a head without CPUs, as in ray_cluster.yaml, and two workers with role labels, with a token, in a process of its own.
+"""A Ray cluster for submitted jobs, with a token, in a process of its own.
 
     python tests/support/job_cluster.py FOLDER        (RAY_AUTH_MODE and RAY_AUTH_TOKEN_PATH in the environment)
 
-FOLDER is Ray's, for this cluster alone: in the usual one all clusters of a machine write one list of what Prometheus is to scrape.
+The head has no CPUs, as in ray_cluster.yaml; two workers have role labels. FOLDER is Ray's, for this cluster alone: in
+Ray's usual folder all clusters of a machine write one list of Prometheus targets.
 
-It prints the dashboard's address and the cluster's. Each line on stdin, a role, kills that worker node and starts another like it; end of input ends it all.
+It prints the addresses of the dashboard and of the cluster. Each line on stdin is a role: the worker node with this
+role is killed, and another like it starts. End of input ends the cluster.
 """
 
 import itertools
@@ -37,12 +39,11 @@ class JobCluster:
             "RAY_AUTH_TOKEN_PATH": str(token),
             "RAY_USAGE_STATS_ENABLED": "0",
         }
-        self.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{own['PATH']}"  # a job says `python`
+        self.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{own['PATH']}"  # a job calls `python`
 
     def __enter__(self) -> "JobCluster":
-        self.ray_folder = Path(
-            tempfile.mkdtemp(prefix="ray-")
-        )  # short: the names of sockets are in it, and may have 107 characters
+        # A short path: sockets lie in it, and their paths may have 107 characters.
+        self.ray_folder = Path(tempfile.mkdtemp(prefix="ray-"))
         self._process = subprocess.Popen(
             [sys.executable, __file__, str(self.ray_folder)],
             stdin=subprocess.PIPE,
@@ -62,14 +63,14 @@ class JobCluster:
         shutil.rmtree(self.ray_folder, ignore_errors=True)
 
     def replace(self, role: str) -> None:
-        """Kill the node with this role; another one comes in its place."""
+        """Kill the node with this role and start another in its place."""
         assert self._process.stdin
         self._process.stdin.write(f"{role}\n")
         self._process.stdin.flush()
         assert self._answer() == "replaced"
 
     def processes(self) -> list[psutil.Process]:
-        """The cluster's, without the one that started it."""
+        """All processes of the cluster but the one that started it."""
         return psutil.Process(self._process.pid).children(recursive=True)
 
     def _answer(self) -> str:
@@ -87,7 +88,7 @@ def main(ray_folder: str) -> None:
     numbers = itertools.count()
 
     def add(role: str) -> object:
-        # A folder of its own for what jobs bring: nodes of one machine would share it, and the first to die takes it from the others.
+        # A folder of its own for files of jobs: nodes of one machine would share it, and the first to die deletes it.
         own = {"runtime_env_dir_name": f"runtime_resources_{next(numbers)}"}
         return cluster.add_node(num_cpus=NODE_CPUS, labels={"role": role}, **own, **every)
 

@@ -45,7 +45,7 @@ def interface(ip: str) -> str:
 
 
 def kind(process: psutil.Process) -> str:
-    """`gcs_server`, `raylet`, `dashboard`, `monitor`, an agent, `serve proxy`, or what else runs code of a driver: `driver`, `worker`."""
+    """A process of Ray's own (`gcs_server`, `raylet`, an agent, ...), or one with our code: `driver`, `worker`."""
     words = process.cmdline()
     said = " ".join(words)
     for name in ("gcs_server", "raylet", "DashboardAgent", "RuntimeEnvAgent", "ProxyActor"):

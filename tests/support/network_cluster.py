@@ -1,6 +1,7 @@
-"""Two Ray nodes in two network namespaces of this machine, each with an address of its own, joined by a virtual cable that can be pulled.
+"""Two Ray nodes in two network namespaces of this machine, joined by a virtual cable that a test can pull.
 
-Needs root and Debian's iproute2. Each namespace has its own loopback, so nothing of one node is reachable by the other but through the cable.
+Needs root and Debian's iproute2. Each namespace has an address and a loopback of its own, so one node reaches the other
+only through the cable.
 """
 
 import os
@@ -57,7 +58,7 @@ class TwoHosts:
             "AWS_DEFAULT_REGION": "us-east-1",
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{own['PATH']}",
             "PYTHONPATH": str(ROOT),
-            # As inside `ray job submit`: the rooms are on PYTHONPATH, nothing is uploaded.
+            # As inside `ray job submit`: our packages are on PYTHONPATH, nothing is uploaded.
             "RAY_JOB_CONFIG_JSON_ENV_VAR": "{}",
         }
         self._processes: list[subprocess.Popen[bytes]] = []

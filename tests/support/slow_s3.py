@@ -1,4 +1,4 @@
-"""An S3 server for tests that is as busy as the real one can be: every k-th request is answered 503 SlowDown, the others by moto.
+"""An S3 server for tests, as busy as a real one: every k-th request is answered 503 SlowDown, the others by moto.
 
 python tests/support/slow_s3.py PORT K
 """
@@ -14,23 +14,23 @@ from werkzeug.serving import run_simple
 SLOW_DOWN = (
     b"<?xml version='1.0'?><Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>"
 )
-SAID = "/slowed"
-"""GET it to hear how many requests were refused."""
+REFUSED = "/slowed"
+"""GET it for the number of refused requests."""
 
 
 class Busy:
-    """WSGI around WSGI."""
+    """WSGI application around another one."""
 
     def __init__(self, app: Any, every: int):
         self.app, self.every, self.requests, self.refused = app, every, itertools.count(1), 0
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
-        if environ["PATH_INFO"] == SAID:
+        if environ["PATH_INFO"] == REFUSED:
             start_response("200 OK", [("Content-Type", "text/plain")])
             return [str(self.refused).encode()]
         if next(self.requests) % self.every == 0:
             self.refused += 1
-            # The request's body must be read, or the connection is of no more use.
+            # Read the request's body: the connection is useless otherwise.
             environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
             start_response(
                 "503 Slow Down", [("Content-Type", "application/xml"), ("Content-Length", str(len(SLOW_DOWN)))]

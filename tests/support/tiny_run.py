@@ -12,7 +12,8 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 TINY = [
     "rows.lab.num_rows=300",
     "rows.lab.rated_share=0.3",
-    "base.small={hidden_size: 32, num_layers: 2, num_heads: 4, num_kv_heads: 2, intermediate_size: 64, vocab_size: 600, max_tokens: 512}",
+    "base.small={hidden_size: 32, num_layers: 2, num_heads: 4, num_kv_heads: 2, intermediate_size: 64, "
+    "vocab_size: 600, max_tokens: 512}",
     "base.pretrain.epochs=1",
     "predictor.learner.epochs=1",
     "policy.learner.epochs=1",
