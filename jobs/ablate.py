@@ -9,6 +9,9 @@ more training without any samples. Seeds draw the order of training, the questio
 base model and predictor of the run.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 from pydantic import Field, model_validator
 
 from data.errors import UserError
@@ -17,7 +20,7 @@ from jobs.ablation.arms import ARMS, NEEDS, arm_stages
 from jobs.ablation.report import PLOT, TABLE, report_stage
 from jobs.runner.cli import main
 from jobs.runner.preset import Preset
-from jobs.runner.stage import Metrics, Run, Stage
+from jobs.runner.stage import Performed, Run, Stage
 
 
 class Ablation(Preset):
@@ -52,10 +55,10 @@ def stages(preset: Preset) -> list[Stage]:
     return [*shared, *arms, report_stage(names, preset.seeds)]
 
 
-def ending(run: Run, manifests: dict[str, Metrics]) -> Metrics:
+def ending(run: Run, stages: Mapping[str, Performed]) -> dict[str, Any]:
     folder = run.folder("ablation/report")
     files = {"table": (folder / TABLE).uri, "plot": (folder / PLOT).uri}
-    return {"run": run.root.uri, **manifests["ablation/report"]["metrics"], **files}
+    return {"run": run.root.uri, **stages["ablation/report"].manifest.metrics, **files}
 
 
 if __name__ == "__main__":

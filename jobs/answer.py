@@ -12,7 +12,7 @@ import posixpath
 import time
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -23,13 +23,14 @@ from data.conversation import Message, from_table
 from data.errors import UserError
 from data.prompts import Prompt, prompt, prompts_table
 from data.selection import CUT_OFF
+from data.steering_metrics import AnswersMetrics
 from data.storage import Storage
 from jobs.pipelines.map_rows import write_table
 from jobs.pipelines.sample import sample, sampling_settings
 from jobs.runner.cli import main
 from jobs.runner.preset import Preset
 from jobs.runner.rounds import Rounds
-from jobs.runner.stage import Metrics, Run, Stage, fingerprint_of, log
+from jobs.runner.stage import Performed, Run, Stage, fingerprint_of, log
 
 Answered = Mapping[str, tuple[str, str]]
 """Id of a prompt -> the answer, and how it ended."""
@@ -109,7 +110,7 @@ def _inputs(run: Run) -> dict[str, str]:
     return {"questions": hashlib.sha256(content.encode()).hexdigest()[:16]}
 
 
-def _work(run: Run, folder: Storage, last: int) -> Metrics:
+def _work(run: Run, folder: Storage, last: int) -> AnswersMetrics:
     """Answer turn after turn, then write the whole answer file."""
     preset = run.preset
     assert isinstance(preset, Answering)
@@ -132,9 +133,14 @@ def _work(run: Run, folder: Storage, last: int) -> Metrics:
     file.write_bytes(jsonl(answer_line(question, preset.model_name, turns, now) for question, turns in pairs))
     counts = _counts(questions, texts, ends)
     log(f"answer: {', '.join(f'{n} {name}' for name, n in counts.items())} -> {file.uri}")
-    too_long = [q.id for q, end in zip(questions, ends, strict=True) if TOO_LONG in end]
-    about = {"policy": policy.uri, "model_id": preset.model_name, "requested": preset.all_requested}
-    return {"answers": file.uri, **about, "counts": counts, "too_long": too_long}
+    return AnswersMetrics(
+        answers=file.uri,
+        policy=policy.uri,
+        model_id=preset.model_name,
+        requested=preset.all_requested,
+        counts=counts,
+        too_long=tuple(q.id for q, end in zip(questions, ends, strict=True) if TOO_LONG in end),
+    )
 
 
 def _prompts(
@@ -177,9 +183,9 @@ def _counts(
     return counts | {"cut_off": all_ends.count(CUT_OFF), "too_long": all_ends.count(TOO_LONG)}
 
 
-def ending(run: Run, manifests: dict[str, Metrics]) -> Metrics:
-    (manifest,) = manifests.values()
-    return {"run": run.root.uri, "skipped": manifest["skipped"], **manifest["metrics"]}
+def ending(run: Run, stages: Mapping[str, Performed]) -> dict[str, Any]:
+    (done,) = stages.values()
+    return {"run": run.root.uri, "skipped": done.skipped, **done.manifest.metrics}
 
 
 if __name__ == "__main__":

@@ -15,7 +15,10 @@ from actors.scoring.annotator import Annotator
 from data.conversation import Conversation, Rejected, from_table, to_table
 from data.judged import Judged, read_judged
 from data.measures import agreement
+from data.quality_metrics import Agreement, JudgedMetrics
+from data.run_layout import write_record
 from data.sources import files_of
+from data.stage_metrics import BenchmarkMetrics
 from data.storage import Storage
 from jobs.evaluation.predictor_pairs import answer_score, judge_pairs, require_enough, store_pairs
 from jobs.evaluation.predictor_quality import plain
@@ -25,10 +28,10 @@ from jobs.reporting.sections_predictor import judge_lines, pair_lines
 from jobs.runner.cli import main
 from jobs.runner.preset import Preset
 from jobs.runner.settings import JudgedSource
-from jobs.runner.stage import Metrics, Run, Stage, StageError, log
+from jobs.runner.stage import Run, Stage, StageError, log
 
 
-def work(run: Run, folder: Storage) -> Metrics:
+def work(run: Run, folder: Storage) -> BenchmarkMetrics:
     """Read all sets first, so that a broken file costs no scoring."""
     settings, weights = run.preset.benchmarks, run.preset.benchmark_weights()
     if not (settings.pairs or settings.judged):
@@ -42,17 +45,19 @@ def work(run: Run, folder: Storage) -> Metrics:
     agreement = judge_pairs(run, pairs, folder / "pairs", arguments, weights)
     if agreement:
         log("\n".join(pair_lines(agreement)))
-    metrics: Metrics = {"weights": weights, "pairs": agreement, "judged": {}}
-    for name, (scores_N, counts) in judged.items():
-        metrics["judged"][name] = counts | _compare(run, name, scores_N, folder / "judged" / name, arguments, weights)
-    if judged:
-        log("\n".join(judge_lines(metrics["judged"])))
-    (folder / "benchmarks.json").write_json(metrics)
+    compared = {
+        name: _compare(run, name, scores_N, rejected, folder / "judged" / name, arguments, weights)
+        for name, (scores_N, rejected) in judged.items()
+    }
+    if compared:
+        log("\n".join(judge_lines(compared)))
+    metrics = BenchmarkMetrics(weights=weights, pairs=agreement, judged=compared)
+    write_record(folder / "benchmarks.json", metrics)
     return metrics
 
 
-def _store(run: Run, source: JudgedSource, folder: Storage) -> tuple[np.ndarray, Metrics]:
-    """Write the rows of a set; returns the judge's scores, in the order of their ids, and counts."""
+def _store(run: Run, source: JudgedSource, folder: Storage) -> tuple[np.ndarray, dict[str, int]]:
+    """Write the rows of a set; returns the judge's scores, in the order of their ids, and rejections by reason."""
     rejected: list[Rejected] = []
     scores: list[float] = []
     found = read_judged(source.uri, run.schema, source.name, source.limit)
@@ -64,12 +69,18 @@ def _store(run: Run, source: JudgedSource, folder: Storage) -> tuple[np.ndarray,
         scores += [r.score for r in kept]
     what, allowed = f"benchmarks.judged {source.name!r}", run.preset.rows.max_rejected
     require_enough(what, "judged answers", len(scores), rejected, allowed, source.uri, folder)
-    return np.array(scores), {"answers": len(scores), "rejected": dict(Counter(r.reason for r in rejected))}
+    return np.array(scores), dict(Counter(r.reason for r in rejected))
 
 
 def _compare(
-    run: Run, name: str, scores_N: np.ndarray, folder: Storage, arguments: dict[str, object], weights: dict[str, float]
-) -> Metrics:
+    run: Run,
+    name: str,
+    scores_N: np.ndarray,
+    rejected: dict[str, int],
+    folder: Storage,
+    arguments: dict[str, object],
+    weights: dict[str, float],
+) -> JudgedMetrics:
     """Agreement of the predictor, each attribute and the length with the judge; unrated answers are only counted."""
     pool, scored = run.preset.annotate.pool, folder / "scored"
     map_rows(f"benchmarks: {name}", [folder / "rows"], Annotator, arguments, pool, scored, setting="annotate.pool")
@@ -78,11 +89,15 @@ def _compare(
         lines[int(row.id.rpartition("-")[2])] = _line(row, weights)
     ours_NX = np.array(lines)
     ours_NX[np.isnan(ours_NX[:, 0])] = np.nan  # the length counts the same answers
-    score, length, *each = (agreement(column_N, scores_N) for column_N in ours_NX.T)
-    alone = dict(zip(weights, each, strict=True))
-    unscored = int(np.isnan(ours_NX[:, 0]).sum())
-    metrics: Metrics = plain({"unscored": unscored, "score": score, "length": length, "each_attribute": alone})
-    return metrics
+    score, length, *each = (Agreement(**plain(agreement(column_N, scores_N))) for column_N in ours_NX.T)
+    return JudgedMetrics(
+        answers=len(scores_N),
+        rejected=rejected,
+        unscored=int(np.isnan(ours_NX[:, 0]).sum()),
+        score=score,
+        length=length,
+        each_attribute=dict(zip(weights, each, strict=True)),
+    )
 
 
 def _line(row: Conversation, weights: dict[str, float]) -> np.ndarray:

@@ -5,6 +5,8 @@ from datetime import datetime
 from pathlib import PurePosixPath
 
 from data.errors import UserError
+from data.run_layout import MANIFEST, MODEL, read_manifest
+from data.steering_metrics import ReportMetrics
 from data.storage import Storage
 from serve.settings import FROM_THE_RUN, ServeSettings
 
@@ -28,7 +30,7 @@ def locate(policy: str, storage: str) -> Located:
     if policy == NEWEST:
         return _of_run(_newest_run(Storage(storage)))
     folder = Storage(policy)
-    if (folder / "report" / "manifest.json").exists():
+    if (folder / "report" / MANIFEST).exists():
         return _of_run(folder)
     if (folder / "config.json").exists():
         return Located(folder.uri, _name(folder))
@@ -55,7 +57,7 @@ def _newest_run(storage: Storage) -> Storage:
     if storage.exists():
         for path in storage.fs.ls(storage.path, detail=False):
             run = storage / PurePosixPath(path.rstrip("/")).name
-            manifest = run / "report" / "manifest.json"
+            manifest = run / "report" / MANIFEST
             if manifest.exists():
                 modified: datetime = manifest.fs.modified(manifest.path)
                 finished.append((modified, run.uri))
@@ -66,12 +68,14 @@ def _newest_run(storage: Storage) -> Storage:
 
 def _of_run(run: Storage) -> Located:
     """The policy that the run's report is about: the last one that was promoted."""
-    stage = (run / "report" / "manifest.json").read_json()["metrics"]["policy_stage"]
-    folder = run / stage / "model"
+    manifest = read_manifest(run / "report")
+    report = manifest.read_as(ReportMetrics) if manifest else None
+    assert report is not None, "only a finished run is asked for its policy"
+    folder = run / report.policy_stage / MODEL
     if not (folder / "config.json").exists():
         remedy = "run it again, or set policy to a policy folder"
         raise UserError(f"run {run.uri} is finished but has no policy at {folder.uri}: {remedy}")
-    predictor = run / "predictor" / "model"
+    predictor = run / "predictor" / MODEL
     return Located(folder.uri, _name(run), predictor=predictor.uri if (predictor / "config.json").exists() else None)
 
 

@@ -13,6 +13,8 @@ from data.attributes import AttributeSchema, Values
 from data.conversation import Conversation, from_table, to_table
 from data.lab import LabSettings
 from data.prompts import BEST, drawn, requested_prompts, steering_prompts
+from data.stage_metrics import PolicyMetrics
+from data.steering_metrics import ArmMetrics, HeldOutGap
 from data.storage import Storage
 from jobs.evaluation.ask import MeasuredAnswers, ask, gap_at_best, mean_spearman, questions, tabulate
 from jobs.evaluation.selection import drift
@@ -23,7 +25,7 @@ from jobs.policy_training.bootstrap_stages import BootstrapStages
 from jobs.policy_training.conditioned_sft import train_policy
 from jobs.runner.preset import Preset
 from jobs.runner.rounds import Rounds
-from jobs.runner.stage import Metrics, Run, Stage, StageError
+from jobs.runner.stage import Run, Stage, StageError
 
 HELD_OUT = "held_out"
 """The group of prompts for combinations that never occur in the synthetic world's rows."""
@@ -89,7 +91,7 @@ def _with_seed(preset: Preset, seed: int) -> Preset:
     return preset.model_copy(update={"seed": seed, "policy": policy, "bootstrap": bootstrap})
 
 
-def _train_arm(run: Run, folder: Storage, name: str) -> Metrics:
+def _train_arm(run: Run, folder: Storage, name: str) -> PolicyMetrics:
     """Fine-tune from the base on the arm's rows, for as many answers as the preset's policy is trained on."""
     arm, preset = ARMS[name], run.preset
     answers, total = 0, 0
@@ -122,7 +124,7 @@ def _belongs(row: Conversation, arm: Arm, preset: Preset, schema: AttributeSchem
     return bool(ratings) and all(v <= least if lead.better == "lower" else v >= least for v in ratings)
 
 
-def _train_longer(run: Run, folder: Storage, loop: Rounds) -> Metrics:
+def _train_longer(run: Run, folder: Storage, loop: Rounds) -> PolicyMetrics:
     """As the bootstrap rounds train: the same initial weights, as many rows and epochs, but annotated rows only."""
     wanted, policy = rows_of_rounds(run, loop), run.preset.policy
     annotated = (row for table in (run.folder("annotated") / "rows").tables() for row in from_table(table))
@@ -142,17 +144,16 @@ def repeated(weights: Mapping[str, float], sources: Iterable[str], times: float)
 
 def rows_of_rounds(run: Run, loop: Rounds) -> int:
     """Rows in each epoch of all rounds; a round that was not run had none."""
-    metrics = [
-        (run.manifest(loop.policy(number)) or {})["metrics"] for number in range(1, run.preset.bootstrap.rounds + 1)
-    ]
-    return sum(found["counts"]["examples"] for found in metrics if "training" in found)
+    stages = [loop.policy(number) for number in range(1, run.preset.bootstrap.rounds + 1)]
+    return sum(found.counts["examples"] for stage in stages if (found := run.metrics(stage, PolicyMetrics)))
 
 
-def _report(run: Run, folder: Storage, name: str, seed: int, trained: Sequence[str]) -> Metrics:
+def _report(run: Run, folder: Storage, name: str, seed: int, trained: Sequence[str]) -> ArmMetrics:
     """Ask the arm's last policy, promoted or not, and measure its answers."""
-    policies = [
-        stage for stage in trained if stage.endswith("/policy") and "training" in (run.manifest(stage) or {})["metrics"]
-    ]
+    policies = {
+        stage: found for stage in trained if stage.endswith("/policy") and (found := run.metrics(stage, PolicyMetrics))
+    }
+    last = list(policies)[-1]
     asked = questions(run, run.preset.evaluate.num_questions)
     if ARMS[name].labels == "none":
         prompts = requested_prompts(asked, [(BEST, {})], seed, "ablation")
@@ -160,22 +161,21 @@ def _report(run: Run, folder: Storage, name: str, seed: int, trained: Sequence[s
         held_out = [(HELD_OUT, values) for values in held_out_settings(run.preset.rows.lab, run.schema)]
         prompts = steering_prompts(asked, run.schema, run.schema.best(), seed, "ablation")
         prompts += requested_prompts(asked, held_out, seed, "ablation")
-    answers = ask(run, f"ablation: {name}, seed {seed}", run.folder(policies[-1]), prompts, folder)
+    answers = ask(run, f"ablation: {name}, seed {seed}", run.folder(last), prompts, folder)
     table, best = tabulate(run.schema, answers)
-    gaps = [row["mean_absolute_gap"] for row in table.values()]
-    return {
-        "policy": policies[-1],
-        "tokens": sum((run.manifest(stage) or {})["metrics"]["training"]["tokens"] for stage in policies),
-        "quality": best.get(run.preset.bootstrap.leading),
-        "gap_at_best": gap_at_best(run.schema, best),
-        "at_best_settings": best,
-        "measured_by": answers.measured_by,
-        "spearman": {attribute: row["spearman"] for attribute, row in table.items()},
-        "mean_spearman": mean_spearman(table) if table else None,
-        "mean_absolute_gap": _mean(gaps) if table else None,
-        "held_out": _followed(answers, run.schema),
-        "drift": drift(run, (row for row in answers.rows if row.group == BEST)),
-    }
+    return ArmMetrics(
+        policy=last,
+        tokens=sum(found.training.tokens for found in policies.values()),
+        quality=best.get(run.preset.bootstrap.leading),
+        gap_at_best=gap_at_best(run.schema, best),
+        at_best_settings=best,
+        measured_by=answers.measured_by,
+        spearman={attribute: curve.spearman for attribute, curve in table.items()},
+        mean_spearman=mean_spearman(table) if table else None,
+        mean_absolute_gap=_mean([curve.mean_absolute_gap for curve in table.values()]) if table else None,
+        held_out=_followed(answers, run.schema),
+        drift=drift(run, (row for row in answers.rows if row.group == BEST)),
+    )
 
 
 def held_out_settings(lab: LabSettings, schema: AttributeSchema) -> list[Values]:
@@ -188,19 +188,19 @@ def held_out_settings(lab: LabSettings, schema: AttributeSchema) -> list[Values]
     return list(found.values())
 
 
-def _followed(answers: MeasuredAnswers, schema: AttributeSchema) -> Metrics | None:
+def _followed(answers: MeasuredAnswers, schema: AttributeSchema) -> HeldOutGap | None:
     """How near the answers come to combinations that no row had: requested and measured means, and the mean
     distance."""
     pairs = [(row.requested[-1], answers.measure(row)) for row in answers.rows if row.group == HELD_OUT]
     if not pairs:
         return None
     distances = [abs(wanted[name] - found[name]) for wanted, found in pairs for name in wanted.keys() & found.keys()]
-    means: Metrics = {"requested": {}, "measured": {}}
-    for kind, side in zip(means, zip(*pairs, strict=True), strict=True):
-        for name in schema.names:
-            if values := [row[name] for row in side if name in row]:
-                means[kind][name] = _mean(values)
-    return {"answers": len(pairs), "distance": _mean(distances), **means}
+    requested, measured = (
+        {name: _mean(values) for name in schema.names if (values := [row[name] for row in side if name in row])}
+        for side in zip(*pairs, strict=True)
+    )
+    gap = _mean(distances)
+    return HeldOutGap(answers=len(pairs), mean_absolute_gap=gap, requested=requested, measured=measured)
 
 
 def _mean(values: Sequence[float]) -> float:

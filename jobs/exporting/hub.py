@@ -5,8 +5,8 @@ import tempfile
 from typing import Literal
 
 from huggingface_hub import HfApi
-from huggingface_hub.errors import HFValidationError, HTTPError  # type: ignore[attr-defined]
-from huggingface_hub.utils import disable_progress_bars, validate_repo_id  # type: ignore[attr-defined]
+from huggingface_hub.errors import HFValidationError, HTTPError
+from huggingface_hub.utils import disable_progress_bars, validate_repo_id
 
 from data.storage import Storage
 from jobs.runner.stage import StageError
