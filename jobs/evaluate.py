@@ -6,11 +6,15 @@ In the synthetic world answers are measured exactly, from their text, and the pr
 rows the predictor measures. The report names the way.
 """
 
+from collections.abc import Iterator
+
 from data.attributes import Values
 from data.prompts import COMBINED, combined_settings, dialogue_prompts, requested_prompts, steering_prompts
+from data.run_layout import REPORT, TRAINING, read_record, write_record
+from data.stage_metrics import PromotionMetrics, TrainingMetrics
+from data.steering_metrics import ReportMetrics, RoundMeasures
 from data.storage import Storage
 from jobs.evaluation.ask import MeasuredAnswers, answered, measurable, questions, rated, synthetic_world
-from jobs.evaluation.predictor_quality import plain
 from jobs.evaluation.steering_metrics import combined, cross_talk, curves, dialogue, judge, judge_note, length
 from jobs.pipelines.sample import sampling_settings
 from jobs.reporting.figures_steering import draw_cross_talk, draw_judge, draw_rounds, draw_steering
@@ -21,29 +25,23 @@ from jobs.reporting.sections_steering import report_lines
 from jobs.runner.cli import main
 from jobs.runner.preset import Preset
 from jobs.runner.rounds import Rounds
-from jobs.runner.stage import Metrics, Run, Stage, log
+from jobs.runner.stage import Run, Stage, log
 
 
-def work(run: Run, folder: Storage) -> Metrics:
+def work(run: Run, folder: Storage) -> ReportMetrics:
     """Sample, measure, tabulate, draw."""
     stage = Rounds().promoted(run, run.preset.bootstrap.rounds)
     policy = run.folder(stage)
     answers = _answers(run, policy, folder)
-    report: Metrics = {
-        "policy": policy.uri,
-        "policy_stage": stage,  # the endpoint serves it, wherever the run lies by then
-        **_metrics(run, answers),
-    }
-    rounds = _rounds(run)
-    report = plain(report | ({"rounds": rounds} if rounds else {}))
-    (folder / "report.json").write_json(report)
+    report = _report(run, stage, answers)
+    write_record(folder / REPORT, report)
     _draw(run, answers, report, folder)
     _complete_card(run, policy, report)
     write_pages(run, report, folder)
     for line in report_lines(report):
         log(line)
     log(f"report: {(folder / HTML).uri}")
-    return report | {"counts": {"questions": run.preset.evaluate.num_questions, "answers": len(answers.rows)}}
+    return report
 
 
 def _answers(run: Run, policy: Storage, folder: Storage) -> MeasuredAnswers:
@@ -70,59 +68,60 @@ def _answers(run: Run, policy: Storage, folder: Storage) -> MeasuredAnswers:
     return measurable(run, rated(run, "evaluate", sources, folder / "rated"))
 
 
-def _metrics(run: Run, answers: MeasuredAnswers) -> Metrics:
-    """All parts of the report about the answers."""
+def _report(run: Run, stage: str, answers: MeasuredAnswers) -> ReportMetrics:
+    """All metrics of the answers of `stage`'s policy."""
     schema = run.schema
     table, best = curves(schema, answers, run.preset.evaluate.num_resamples, run.preset.seed)
-    metrics: Metrics = {
-        "measured_by": answers.measured_by,
-        "steering": table,
-        "at_best_settings": best,
-        "requested_best": schema.best(),
-        "cross_talk": cross_talk(schema, answers),
-        "combined": combined(schema, answers),
-        "dialogue": dialogue(schema, answers),
-        "length": length(schema, answers),
-    }
-    if synthetic_world(run):
-        metrics["judge"] = judge(schema, answers)
-        metrics["judge_note"] = judge_note(metrics["judge"])
-    return {name: part for name, part in metrics.items() if part or name in ("steering", "at_best_settings")}
+    judged = judge(schema, answers) if synthetic_world(run) else {}
+    return ReportMetrics(
+        policy=run.folder(stage).uri,
+        policy_stage=stage,
+        measured_by=answers.measured_by,
+        steering=table,
+        at_best_settings=best,
+        requested_best={name: float(value) for name, value in schema.best().items()},
+        cross_talk=cross_talk(schema, answers),
+        combined=tuple(combined(schema, answers)),
+        dialogue=dialogue(schema, answers),
+        length=length(schema, answers),
+        judge=judged,
+        judge_note=judge_note(judged) if judged else "",
+        rounds=tuple(_rounds(run)),
+        counts={"questions": run.preset.evaluate.num_questions, "answers": len(answers.rows)},
+    )
 
 
-def _draw(run: Run, answers: MeasuredAnswers, report: Metrics, folder: Storage) -> None:
-    if report["steering"]:
-        draw_steering(run.preset.run, run.schema, report["steering"], answers.measured_by, folder / "steering.png")
-        draw_cross_talk(report["cross_talk"], folder / "cross_talk.png")
-    if "judge" in report:
-        draw_judge(run.schema, answers, report["judge"], folder / "judge.png")
-    draw_rounds(run.preset.run, run.schema, report.get("rounds", []), folder / "rounds.png")
+def _draw(run: Run, answers: MeasuredAnswers, report: ReportMetrics, folder: Storage) -> None:
+    if report.steering:
+        draw_steering(run.preset.run, run.schema, report, folder / "steering.png")
+        draw_cross_talk(report.cross_talk, folder / "cross_talk.png")
+    if report.judge:
+        draw_judge(run.schema, answers, report.judge, folder / "judge.png")
+    draw_rounds(run.preset.run, run.schema, report.rounds, folder / "rounds.png")
     draw_losses(_trainings(run), folder / "losses.png")
 
 
-def _rounds(run: Run) -> list[Metrics]:
+def _rounds(run: Run) -> Iterator[RoundMeasures]:
     """From the promotion decisions: the policy before the first round, then the one after each round that was run."""
-    found: list[Metrics] = []
     for number in range(1, run.preset.bootstrap.rounds + 1):
-        manifest = run.manifest(Rounds().promotion(number))
-        if manifest and "after" in manifest["metrics"]:
-            metrics = manifest["metrics"]
-            found += [] if found else [{"round": 0, "promoted": True, **metrics["before"]}]
-            found.append({"round": number, "promoted": metrics["promoted"], **metrics["after"]})
-    return found
+        if decision := run.metrics(Rounds().promotion(number), PromotionMetrics):
+            if number == 1:
+                yield RoundMeasures(**dict(decision.before), round=0, promoted=True)
+            yield RoundMeasures(**dict(decision.after), round=number, promoted=decision.promoted)
 
 
-def _trainings(run: Run) -> dict[str, Metrics]:
-    """The curves of all trainings of the run, by stage."""
+def _trainings(run: Run) -> dict[str, TrainingMetrics]:
+    """All trainings of the run, by stage."""
     stages = ["base", "predictor", *(Rounds().policy(number) for number in range(run.preset.bootstrap.rounds + 1))]
-    files = {name: run.folder(name) / "training.json" for name in stages}
-    return {name: file.read_json() for name, file in files.items() if file.exists()}
+    files = {name: run.folder(name) / TRAINING for name in stages}
+    return {name: read_record(file, TrainingMetrics) for name, file in files.items() if file.exists()}
 
 
-def _complete_card(run: Run, policy: Storage, report: Metrics) -> None:
+def _complete_card(run: Run, policy: Storage, report: ReportMetrics) -> None:
     """Add the steering table to the model's card."""
     settings = run.preset.policy.learner if policy.uri == run.folder("policy").uri else run.preset.bootstrap.learner
-    write_card(run, "policy", settings, (policy / "training.json").read_json(), policy / "model", report)
+    training = read_record(policy / TRAINING, TrainingMetrics)
+    write_card(run, "policy", settings, training, policy / "model", report)
 
 
 def stage(preset: Preset) -> Stage:

@@ -8,6 +8,8 @@ The stage `report` (`jobs.evaluate`, `jobs.run`) writes them as well.
 import sys
 
 from cluster.settings.load import command_line
+from data.run_layout import REPORT, read_record
+from data.steering_metrics import ReportMetrics
 from jobs.reporting.page import HTML, MARKDOWN, PICTURES, write_pages
 from jobs.runner.ending import print_last_line, user_errors_reported
 from jobs.runner.preset import Preset
@@ -23,7 +25,7 @@ def render(run: Run) -> Metrics:
         raise StageError(
             f"the report of {run.root.uri} is not finished; run `python -m jobs.run` with the same preset first"
         )
-    write_pages(run, (folder / "report.json").read_json(), folder)
+    write_pages(run, read_record(folder / REPORT, ReportMetrics), folder)
     page = folder / HTML
     return {
         "run": run.root.uri,

@@ -107,7 +107,7 @@ def _vllm_sides(policy: str, bodies: list[dict[str, Any]], settings: ServeBenchS
         theirs = stack.enter_context(server(VLLM_SERVER, command, "/health", VLLM))
         attributes = [{"chat_template_kwargs": {"attributes": body["attributes"]}} for body in bodies]
         plain = [_without_attributes(body) | a for body, a in zip(bodies, attributes, strict=True)]
-        ways: dict[str, Callable[[int], Served]] = {
+        ways: dict[str, Callable[[int], LoadResult]] = {
             OURS_VLLM: lambda _: load(endpoint, bodies, settings.clients),
             VLLM_SERVER: lambda _: load(theirs, plain, settings.clients),
         }

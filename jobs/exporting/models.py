@@ -10,6 +10,9 @@ from typing import Literal
 from actors.modeling.model_folder import load_format, local_folder
 from actors.modeling.policy import PolicyText
 from actors.training.settings import LearnerSettings
+from data.run_layout import TRAINING, read_record
+from data.stage_metrics import TrainingMetrics
+from data.steering_metrics import ReportMetrics
 from data.storage import Storage
 from jobs.reporting.model_card import card
 from jobs.runner.rounds import Rounds
@@ -77,12 +80,11 @@ def _card(run: Run, wanted: WantedModel, stage: str) -> str:
     front: Metrics = {"license": wanted.license}
     if datasets := list(dict.fromkeys([*found, *wanted.datasets])):
         front["datasets"] = datasets
-    report = run.folder("report") / "report.json"
-    steering = report.read_json() if wanted.kind == "policy" and report.exists() else None
-    if steering and Storage(steering["policy"]).uri != run.folder(stage).uri:
-        steering = None  # it is about another round's policy
-    training = (run.folder(stage) / "training.json").read_json()
-    return card(run, wanted.kind, _learner(run, wanted, stage), training, steering, front, wanted.name)
+    report = run.metrics("report", ReportMetrics) if wanted.kind == "policy" else None
+    if report and report.policy_stage != stage:
+        report = None  # it is about another round's policy
+    training = read_record(run.folder(stage) / TRAINING, TrainingMetrics)
+    return card(run, wanted.kind, _learner(run, wanted, stage), training, report, front, wanted.name)
 
 
 def _learner(run: Run, wanted: WantedModel, stage: str) -> LearnerSettings:

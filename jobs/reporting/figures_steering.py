@@ -1,10 +1,10 @@
-"""Figures about steering: each attribute's curve with its band, cross-talk, the predictor beside the truth, and the bootstrap rounds.
+"""Figures about steering: each attribute's curve, cross-talk, the predictor beside the truth, and the bootstrap rounds.
 
-Draws metrics of `jobs.evaluation.steering_metrics`, answers and promotion decisions; computes none of its own but what marks show.
+Draws the records of `data.steering_metrics`; computes none of its own but what marks show.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib.axes
@@ -12,6 +12,7 @@ import numpy as np
 from matplotlib.ticker import MaxNLocator
 
 from data.attributes import Attribute, AttributeSchema
+from data.steering_metrics import CrossTalk, JudgeMetrics, ReportMetrics, RoundMeasures, SteeringCurve
 from data.storage import Storage
 from jobs.evaluation.ask import MeasuredAnswers
 from jobs.reporting.blocks import finite
@@ -31,50 +32,49 @@ from jobs.reporting.figures import (
     whole_ticks,
 )
 from jobs.reporting.tables import shown
-from jobs.runner.stage import Metrics
 
 SPREAD = (5, 95)
 """Percentiles of the predicted values between which a mark's line lies."""
 
 
-def steering(attribute: Attribute, row: Metrics) -> Plot:
+def steering(attribute: Attribute, curve: SteeringCurve) -> Plot:
     """Requested against measured, with the 95 % band of the means."""
-    requested, measured = row["requested"], [or_nan(v) for v in row["measured"]]
+    requested, measured = curve.requested, [or_nan(v) for v in curve.measured]
     pairs = ", ".join(f"{r:g} gives {shown(m)}" for r, m in zip(requested, measured, strict=True))
 
     def draw(axes: matplotlib.axes.Axes) -> None:
         diagonal(axes, attribute, "equal")
-        if "low" in row and "high" in row:
-            low, high = ([or_nan(v) for v in row[key]] for key in ("low", "high"))
+        if curve.low and curve.high:
+            low, high = ([or_nan(v) for v in ends] for ends in (curve.low, curve.high))
             axes.fill_between(requested, low, high, color=FIRST, alpha=0.25, linewidth=0, label="95 % band")
         axes.plot(requested, measured, color=FIRST, label="measured", **MARKS)
         axes.set(xlabel="requested", ylabel="measured (mean)", xticks=requested)
         margin, (bottom, top) = 0.04 * (attribute.high - attribute.low), axes.get_ylim()
         axes.set_ylim(min(attribute.low - margin, bottom), max(attribute.high + margin, top))
-        falls = "" if row["monotonic"] else ", not monotonic"
-        titled(axes, attribute.name, f"Spearman {number(row.get('spearman'))}, slope {number(row.get('slope'))}{falls}")
+        falls = "" if curve.monotonic else ", not monotonic"
+        titled(axes, attribute.name, f"Spearman {number(curve.spearman)}, slope {number(curve.slope)}{falls}")
         whole_ticks(axes.yaxis)
         legend_above(axes, 3)
 
     return Plot(f"steering-{attribute.name}", f"{attribute.name}: measured against requested; {pairs}.", draw)
 
 
-def draw_steering(title: str, schema: AttributeSchema, table: Metrics, measured_by: str, target: Storage) -> None:
+def draw_steering(title: str, schema: AttributeSchema, report: ReportMetrics, target: Storage) -> None:
     """A PNG with the `steering` of each attribute that was varied."""
-    plots = [steering(a, table[a.name]) for a in schema.attributes if a.name in table]
-    save_png(plots, target, f"{title}: requested and measured values, measured {measured_by}")
+    plots = [steering(a, report.steering[a.name]) for a in schema.attributes if a.name in report.steering]
+    save_png(plots, target, f"{title}: requested and measured values, measured {report.measured_by}")
 
 
-def draw_cross_talk(metrics: Metrics, target: Storage) -> None:
+def draw_cross_talk(found: CrossTalk, target: Storage) -> None:
     """A PNG with the matrix of slopes: the attribute that is requested to the left, the measured ones below."""
-    requested, measured, slopes = (metrics[key] for key in ("attributes", "measured", "slope"))
-    texts = [[shown(finite(slope)) for slope in line] for line in slopes]
+    texts = [[shown(slope) for slope in line] for line in found.slope]
     title, scale = "Cross-talk", "points per point requested"
-    plot = heat_map("cross-talk", title, requested, measured, slopes, texts, scale, ("measured", "requested"))
+    axes = "measured", "requested"
+    plot = heat_map("cross-talk", title, found.attributes, found.measured, found.slope, texts, scale, axes)
     save_png([plot], target)
 
 
-def _truth(attribute: Attribute, answers: MeasuredAnswers, row: Metrics) -> Plot:
+def _truth(attribute: Attribute, answers: MeasuredAnswers, judge: JudgeMetrics) -> Plot:
     """The predicted values of answers that truly have a value, over all `answers`."""
     name = attribute.name
     pairs = [
@@ -95,33 +95,36 @@ def _truth(attribute: Attribute, answers: MeasuredAnswers, row: Metrics) -> Plot
         axes.plot([], [], color=SECOND, linewidth=2, label=f"{SPREAD[0]} to {SPREAD[1]} %")
         axes.margins(x=0.08)
         axes.set(xlabel="true value", ylabel="predicted value", xticks=range(attribute.low, attribute.high + 1))
-        titled(axes, name, f"Spearman {number(row['spearman'])}, slope {number(row['slope'])}")
+        titled(axes, name, f"Spearman {number(judge.spearman)}, slope {number(judge.slope)}")
         whole_ticks(axes.yaxis)
         legend_above(axes, 3)
 
     return Plot(f"judge-{name}", f"{name}: predicted against true values.", draw)
 
 
-def draw_judge(schema: AttributeSchema, answers: MeasuredAnswers, metrics: Metrics, target: Storage) -> None:
+def draw_judge(
+    schema: AttributeSchema, answers: MeasuredAnswers, judge: Mapping[str, JudgeMetrics], target: Storage
+) -> None:
     """A PNG with the predicted against the true values of each attribute, over all `answers`."""
-    title = "Predicted and true values of all answers, the truth measured exactly; Spearman and slope where the attribute was varied"
-    save_png([_truth(a, answers, metrics[a.name]) for a in schema.attributes], target, title)
+    title = "Predicted and exact values of all answers; Spearman and slope where the attribute was varied"
+    save_png([_truth(a, answers, judge[a.name]) for a in schema.attributes], target, title)
 
 
-def rounds(schema: AttributeSchema, found: Sequence[Metrics]) -> list[Plot]:
-    """What bootstrap did, round by round: steering, variety, length, and each attribute's predicted and true mean; without a round, nothing."""
+def rounds(schema: AttributeSchema, found: Sequence[RoundMeasures]) -> list[Plot]:
+    """Round by round: steering, variety, length, each attribute's predicted and true mean; without a round, nothing."""
     if not found:
         return []
-    drifts = [r["drift"] for r in found]
-    numbers = [r["round"] for r in found]
+    drifts = [r.drift for r in found]
+    numbers = [r.round for r in found]
     metrics = (
-        ("rounds-steering", "mean Spearman", [r["mean_spearman"] for r in found], (0, 1)),
-        ("rounds-distinct", "distinct-2: variety", [d["distinct_2"] for d in drifts], (0, 0.01)),
-        ("rounds-words", "words in an answer", [d["words"] for d in drifts], (0, 10)),
+        ("rounds-steering", "mean Spearman", [r.mean_spearman for r in found], (0, 1)),
+        ("rounds-distinct", "distinct-2: variety", [d.distinct_2 for d in drifts], (0, 0.01)),
+        ("rounds-words", "words in an answer", [d.words for d in drifts], (0, 10)),
     )
     plots = [_by_round(name, title, numbers, {"": values}, scale) for name, title, values, scale in metrics]
     for a in schema.attributes:
-        series = {kind: [d.get(kind, {}).get(a.name) for d in drifts] for kind in ("predicted", "true")}
+        means = {"predicted": [d.predicted for d in drifts], "true": [d.true for d in drifts]}
+        series: dict[str, list[float | None]] = {k: [m.get(a.name) for m in values] for k, values in means.items()}
         series = {kind: values for kind, values in series.items() if any(v is not None for v in values)}
         if series:
             plots.append(_by_round(f"rounds-{a.name}", f"{a.name}: mean", numbers, series, (a.low, a.high)))
@@ -129,9 +132,13 @@ def rounds(schema: AttributeSchema, found: Sequence[Metrics]) -> list[Plot]:
 
 
 def _by_round(
-    name: str, title: str, numbers: Sequence[int], series: dict[str, list[float | None]], scale: tuple[float, float]
+    name: str,
+    title: str,
+    numbers: Sequence[int],
+    series: Mapping[str, Sequence[float | None]],
+    scale: tuple[float, float],
 ) -> Plot:
-    """One or two series over the rounds; round 0 is the policy before the first. All of `scale` is shown: small changes look small."""
+    """One or two series over the rounds; round 0 is the policy before the first. The axis shows all of `scale`."""
     values = {label: [finite(v) for v in found] for label, found in series.items()}
     listed = "; ".join(f"{label} {', '.join(shown(v, 3) for v in found)}".lstrip() for label, found in values.items())
 
@@ -149,7 +156,7 @@ def _by_round(
     return Plot(name, f"{title}, round by round from {numbers[0]}; {listed}.", draw)
 
 
-def draw_rounds(title: str, schema: AttributeSchema, found: Sequence[Metrics], target: Storage) -> None:
+def draw_rounds(title: str, schema: AttributeSchema, found: Sequence[RoundMeasures], target: Storage) -> None:
     """A PNG with all plots of `rounds`; without a round, no file."""
-    kept = ", ".join(f"{r['round']} {'' if r['promoted'] else 'not '}promoted" for r in found[1:])
+    kept = ", ".join(f"{r.round} {'' if r.promoted else 'not '}promoted" for r in found[1:])
     save_png(rounds(schema, found), target, f"{title}: bootstrap rounds ({kept})")

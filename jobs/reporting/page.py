@@ -1,4 +1,4 @@
-"""The report of a run as pages: `report.html`, one file that needs nothing else, and `report.md` with the same figures beside `figures/`.
+"""The report of a run as pages: `report.html`, which needs no other file, and `report.md` beside `figures/`.
 
 Reads what the stages left; the parts explain what a number means. Knows no sampling and no Ray.
 """
@@ -8,6 +8,7 @@ from pathlib import Path
 
 import jinja2
 
+from data.steering_metrics import ReportMetrics
 from data.storage import Storage
 from jobs.evaluation.ask import synthetic_world
 from jobs.reporting.blocks import Gallery, Part, without_secrets
@@ -18,15 +19,15 @@ from jobs.reporting.sections_predictor import predictor_parts
 from jobs.reporting.sections_steering import answers_part, steering_parts
 from jobs.reporting.sections_training import rounds_part, training_parts
 from jobs.reporting.tables import as_html
-from jobs.runner.stage import Metrics, Run
+from jobs.runner.stage import Run
 
 HTML, MARKDOWN, PICTURES = "report.html", "report.md", "figures"
 QUESTIONS_PER_ATTRIBUTE = 2
 """Whose answers are shown at each requested value of an attribute."""
 
 
-def write_pages(run: Run, report: Metrics, folder: Storage) -> None:
-    """Write the pages about `report`, the content of `report.json`, into `folder`, where the answers lie. The same input gives the same bytes."""
+def write_pages(run: Run, report: ReportMetrics, folder: Storage) -> None:
+    """Write the pages about `report` into `folder`, where the answers lie. The same input gives the same bytes."""
     parts = page_parts(run, report, folder)
     title, about = f"{run.preset.run}: steering report", _about(run, report)
     (folder / PICTURES).remove()
@@ -37,12 +38,12 @@ def write_pages(run: Run, report: Metrics, folder: Storage) -> None:
     (folder / HTML).write_bytes(_html(title, about, parts).encode())
 
 
-def page_parts(run: Run, report: Metrics, folder: Storage) -> list[Part]:
+def page_parts(run: Run, report: ReportMetrics, folder: Storage) -> list[Part]:
     """All parts that have content: steering first, then how the model was made."""
     parts = [
         *steering_parts(run.schema, report),
         _answers(run, folder),
-        rounds_part(run, report.get("rounds") or []),
+        rounds_part(run, report.rounds),
         *predictor_parts(run),
         *training_parts(run),
     ]
@@ -56,9 +57,9 @@ def _answers(run: Run, folder: Storage) -> Part | None:
     return answers_part(found, lambda row: world.measure(row.messages) if world else row.predicted[-1])
 
 
-def _about(run: Run, report: Metrics) -> str:
+def _about(run: Run, report: ReportMetrics) -> str:
     # The folder of a run is private; the stage names the policy.
-    stage = without_secrets(str(report["policy"]).rpartition(f"/{run.preset.run}/")[2])
+    stage = without_secrets(report.policy.rpartition(f"/{run.preset.run}/")[2])
     sources = ", ".join(source.name for source in run.preset.rows.sources)
     return f"Run “{run.preset.run}” on {sources}; attributes: {', '.join(run.schema.names)}. Evaluated policy: {stage}."
 

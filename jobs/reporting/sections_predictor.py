@@ -1,23 +1,34 @@
-"""The report about the predictor, as tables for a terminal and as parts for the pages: labels before and after annotation, quality, pairs, a judge.
+"""The report about the predictor, as tables for a terminal and as parts for the pages: labels, quality, pairs, a judge.
 
-Made from the metrics of `jobs.evaluation`'s predictor files; a part whose stage did not run is left out. Knows no HTML and no Markdown.
+Made from the records of `data.quality_metrics`; a part whose stage did not run is left out. Knows no HTML and no
+Markdown.
 """
 
 from collections.abc import Iterator, Mapping
 
 from data.attributes import AttributeSchema
-from jobs.reporting.blocks import Block, Figure, Gallery, Part, finite
+from data.quality_metrics import (
+    AttributeQuality,
+    Collinearity,
+    JudgedMetrics,
+    PairAccuracy,
+    PairMetrics,
+    PredictorQuality,
+    SectionAccuracy,
+)
+from data.run_layout import QUALITY, read_record
+from jobs.reporting.blocks import Block, Figure, Gallery, Part
 from jobs.reporting.figures import as_svg
 from jobs.reporting.figures_training import histogram, reliability
 from jobs.reporting.rows import Spread, spreads
 from jobs.reporting.tables import Cell, Table, as_text, between, shown
-from jobs.runner.stage import Metrics, Run
+from jobs.runner.stage import Run
 
 
 def predictor_parts(run: Run) -> Iterator[Part | None]:
     yield _annotation(run)
-    quality = run.folder("predictor") / "quality.json"
-    yield _quality(run.schema, quality.read_json()) if quality.exists() else None
+    quality = run.folder("predictor") / QUALITY
+    yield _quality(run.schema, read_record(quality, PredictorQuality)) if quality.exists() else None
 
 
 def _annotation(run: Run) -> Part | None:
@@ -40,21 +51,25 @@ def _annotation(run: Run) -> Part | None:
         "An unsure predictor rates everything in the middle, and a model trained on that cannot reach the ends."
     )
     if run.preset.policy.calibrate:
-        about += " The plots show raw predictions; policy.calibrate stretches them to the spread of people's values before the policy learns from them."
+        about += (
+            " The plots show raw predictions; policy.calibrate stretches them to the spread of people's values before "
+            "the policy learns from them."
+        )
     columns = ["attribute", "rated by", "answers", "mean", "answers at each value"]
     table = Table("Answers at each value, low to high", columns, rows, folded=True)
     return Part("annotation", "Labels before and after annotation", about, [Gallery(figures), table])
 
 
-def _quality(schema: AttributeSchema, quality: Metrics) -> Part:
-    """What the predictor is worth on answers it never saw."""
-    attributes = quality["attributes"]
+def _quality(schema: AttributeSchema, quality: PredictorQuality) -> Part:
+    """The predictor on answers it never saw."""
+    attributes = quality.attributes
     about = (
-        f"Measured on {quality.get('answers', {}).get('held_out', 0):,} rated answers it never saw. Good: its error is well below that of the constant mean, "
-        "its Spearman well above that of the text's length, and the marks lie on the dashed line: a predicted value then means what people say."
+        f"Measured on {quality.answers['held_out']:,} rated answers it never saw. "
+        "Good: its error is well below that of the constant mean, its Spearman well above that of the text's length, "
+        "and the marks lie on the dashed line: a predicted value then means what people say."
     )
-    drawable = {name: row for name, row in attributes.items() if row.get("reliability") and name in schema.names}
-    figures = [as_svg(plot) for plot in reliability(schema, {"attributes": drawable})]
+    drawable = {name: row for name, row in attributes.items() if row.reliability and name in schema.names}
+    figures = [as_svg(plot) for plot in reliability(schema, drawable)]
     blocks: list[Block] = [Gallery(figures)] if figures else []
     return Part("predictor", "Quality of the predictor", about, [*blocks, *_errors(attributes)])
 
@@ -62,95 +77,92 @@ def _quality(schema: AttributeSchema, quality: Metrics) -> Part:
 # --- tables for the terminal, some of them on the page, too ------------------------------------------------------------
 
 
-def quality_lines(metrics: Metrics) -> Iterator[str]:
+def quality_lines(quality: PredictorQuality) -> Iterator[str]:
     """The tables of `quality.json`: errors beside baselines, the truth where it is known, reliability, collinearity."""
-    counts = metrics["answers"]
+    counts = quality.answers
     yield f"predictor, on {counts['held_out']:,} rated answers it never saw ({counts['unscored']:,} of them unscored)"
-    for table in _errors(metrics["attributes"]):
+    for table in _errors(quality.attributes):
         yield from as_text(table)
-    yield from as_text(_reliability(metrics["attributes"]))
-    yield from as_text(_collinearity(metrics["collinearity"], counts["rated"]))
+    yield from as_text(_reliability(quality.attributes))
+    yield from as_text(_collinearity(quality.collinearity, counts["rated"]))
 
 
-def _errors(attributes: Metrics) -> Iterator[Table]:
+def _errors(attributes: Mapping[str, AttributeQuality]) -> Iterator[Table]:
     """Against people, and against the truth where it is known."""
     rows: list[list[Cell]] = []
     truths: list[list[Cell]] = []
     for name, row in attributes.items():
-        baselines = row.get("baselines", {})
         # Raw scores are the calibrated ones where calibration changes nothing.
-        three = row, row.get("calibrated", row), baselines.get("mean", {})
-        errors = [finite(found.get(key)) for key in ("mae", "rmse") for found in three]
-        correlations = row.get("pearson"), row.get("spearman"), baselines.get("length", {}).get("spearman")
-        rows.append([name, row["n"], *errors, *map(finite, correlations)])
-        truth = row.get("truth", {"predictor": {"n": 0}, "one_rater": {"n": 0}})
-        pairs = [truth[who].get(key) for key in ("mae", "rmse", "spearman") for who in ("predictor", "one_rater")]
-        truths.append([name, truth["predictor"]["n"], *map(finite, pairs)])
+        three = row, row.calibrated or row, row.baselines.mean
+        errors = [*(found.mae for found in three), *(found.rmse for found in three)]
+        rows.append([name, row.n, *errors, row.pearson, row.spearman, row.baselines.length.spearman])
+        if row.truth:
+            ours, rater = row.truth.predictor, row.truth.one_rater
+            pairs = [ours.mae, rater.mae, ours.rmse, rater.rmse, ours.spearman, rater.spearman]
+            truths.append([name, ours.n, *pairs])
     kinds = "calibrated", "of the mean"
     columns = ["attribute", "answers", "MAE", *kinds, "RMSE", *kinds, "Pearson", "Spearman", "of the length"]
     yield Table("Against people; errors in points of the scale", columns, rows)
-    if any("truth" in row for row in attributes.values()):
-        columns = [
-            "attribute",
-            "answers",
-            *(word for key in ("MAE", "RMSE", "Spearman") for word in (key, "of one rater")),
-        ]
-        yield Table("Against the truth, on the same answers, beside the single rater it learned from", columns, truths)
+    if truths:
+        words = [word for key in ("MAE", "RMSE", "Spearman") for word in (key, "of one rater")]
+        title = "Against the truth, on the same answers, beside the single rater it learned from"
+        yield Table(title, ["attribute", "answers", *words], truths)
 
 
-def _reliability(attributes: Metrics) -> Table:
-    bins = {name: row["reliability"] for name, row in attributes.items()}
-    width = max(map(len, bins.values()), default=0)
+def _reliability(attributes: Mapping[str, AttributeQuality]) -> Table:
+    width = max((len(row.reliability) for row in attributes.values()), default=0)
     rows = []
-    for name, found in bins.items():
-        cells = [f"{b['predicted']:.2f}->{b['human']:.2f}" for b in found]
-        sizes = sorted(b["n"] for b in found)
+    for name, row in attributes.items():
+        cells = [f"{b.predicted:.2f}->{b.human:.2f}" for b in row.reliability]
+        sizes = sorted(b.n for b in row.reliability)
         rows.append([name, f"{sizes[0]}-{sizes[-1]}" if sizes else "0", *cells, *[""] * (width - len(cells))])
     title = "Calibration: the mean human value by decile of the predicted value (predicted -> human)"
     return Table(title, ["attribute", "n each", *(str(i + 1) for i in range(width))], rows)
 
 
-def _collinearity(metrics: Metrics, num_rated: int) -> Table:
-    lines = zip(metrics["names"], metrics["spearman"], metrics["n"], strict=True)
+def _collinearity(found: Collinearity, num_rated: int) -> Table:
     rows = [
         [name, *(f"{shown(r, unknown='-')} ({n})" for r, n in zip(values, counts, strict=True))]
-        for name, values, counts in lines
+        for name, values, counts in zip(found.names, found.spearman, found.n, strict=True)
     ]
     title = f"Collinearity of people's values, Spearman (answers with both), of {num_rated:,} rated answers"
-    return Table(title, ["", *metrics["names"]], rows)
+    return Table(title, ["", *found.names], rows)
 
 
-def pair_lines(metrics: Mapping[str, Metrics]) -> Iterator[str]:
+def pair_lines(metrics: Mapping[str, PairMetrics]) -> Iterator[str]:
     """One line a set of pairs, at least one: how often the preferred answer scores higher, with the 95 % interval."""
     title = "pairs: share in which the answer that people preferred scores higher, ties half (95 % interval)"
-    rows = [
-        [name, row["predictor"]["n"], _accuracy(row["predictor"]), _accuracy(row["length"]), row["unscored"]]
-        + [sum(row["rejected"].values())]
-        for name, row in metrics.items()
-    ]
+    rows: list[list[Cell]] = []
+    for name, row in metrics.items():
+        broken = sum(row.rejected.values())
+        rows.append([name, row.predictor.n, _accuracy(row.predictor), _accuracy(row.length), row.unscored, broken])
     yield from as_text(Table(title, ["set", "n", "predictor", "longer answer", "unscored", "broken"], rows))
     for name, row in metrics.items():
-        parts = {f"  {part}": found for part, found in row.get("subsets", {}).items()} | row.get("sections", {})
+        parts: list[list[Cell]] = [[f"  {part}", found.n, _accuracy(found)] for part, found in row.subsets.items()]
+        parts += [[part, None, _accuracy(found)] for part, found in row.sections.items()]
         if parts:
-            rows = [[part, found.get("n"), _accuracy(found)] for part, found in parts.items()]
-            yield from as_text(Table("", [name, "n", "predictor"], rows))
-    weights = next(iter(metrics.values()))["weights"]
+            yield from as_text(Table("", [name, "n", "predictor"], parts))
+    weights = next(iter(metrics.values())).weights
     yield "  score of an answer: " + " ".join(f"{weight:+.2f} {name}" for name, weight in weights.items() if weight)
 
 
-def _accuracy(row: Metrics) -> str | None:
-    return between(row.get("accuracy"), row.get("low"), row.get("high"), 3)
+def _accuracy(found: PairAccuracy | SectionAccuracy) -> str | None:
+    return between(found.accuracy, found.low, found.high, 3)
 
 
-def judge_lines(metrics: Mapping[str, Metrics]) -> Iterator[str]:
-    """One block a set of judged answers: correlations of the score, of each attribute and of the length, with 95 % intervals."""
+def judge_lines(metrics: Mapping[str, JudgedMetrics]) -> Iterator[str]:
+    """One block a set of judged answers: correlations of score, attributes and length, with 95 % intervals."""
     for name, row in metrics.items():
-        counts = f"{row['score']['n']:,} answers ({row['unscored']:,} unscored)"
-        who = {"score": row["score"], **row["each_attribute"], "length": row["length"]}
-        kinds = "spearman", "pearson"
+        who = {"score": row.score, **row.each_attribute, "length": row.length}
         rows = [
-            [label, *(between(found[kind], found[f"{kind}_low"], found[f"{kind}_high"], 3) for kind in kinds)]
+            [
+                label,
+                between(found.spearman, found.spearman_low, found.spearman_high, 3),
+                between(found.pearson, found.pearson_low, found.pearson_high, 3),
+            ]
             for label, found in who.items()
         ]
-        title = f"{name}: agreement with the judge on {counts}, 95 % intervals"
+        title = (
+            f"{name}: agreement with the judge on {row.score.n:,} answers ({row.unscored:,} unscored), 95 % intervals"
+        )
         yield from as_text(Table(title, ["", "Spearman", "Pearson"], rows))

@@ -1,127 +1,128 @@
-"""The report about steering, as tables for a terminal and as parts for the pages: headline, curves, cross-talk, combined requests, dialogue, judge, length.
+"""The report about steering, as tables for a terminal and as parts for the pages.
 
-Made from the metrics of `report.json` and from the answers; a part without metrics is left out. Knows no HTML and no Markdown.
+Made from the metrics of `report.json` and from the answers; a part without metrics is left out. Knows no HTML and no
+Markdown.
 """
 
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from data.attributes import AttributeSchema, Values
 from data.conversation import Conversation
+from data.steering_metrics import (
+    CombinedSetting,
+    CrossTalk,
+    DialogueCurve,
+    JudgeMetrics,
+    LengthMetrics,
+    ReportMetrics,
+    SteeringCurve,
+)
 from jobs.reporting.blocks import Block, Gallery, Part, Quotes, Tile, Tiles, finite
 from jobs.reporting.figures import as_svg
 from jobs.reporting.figures_steering import steering
 from jobs.reporting.tables import Cell, Table, as_text, shown
-from jobs.runner.stage import Metrics
 
 FOLLOWS, PARTLY = 0.8, 0.3
-"""Spearman from which an attribute follows the request: as well as one human rater of the synthetic world agrees with the truth. Below PARTLY it hardly
-moves."""
+"""Spearman from which an attribute follows the request; one rater of the synthetic world agrees with the truth as well.
+Below PARTLY an attribute hardly moves."""
 ANSWER_CHARACTERS = 1500
 """The page cuts longer answers."""
 
 
-def report_lines(report: Metrics) -> Iterator[str]:
+def report_lines(report: ReportMetrics) -> Iterator[str]:
     """The tables of `report` for a terminal."""
-    yield f"steering, measured {report['measured_by']}"
-    tables = [_curves(report["steering"]), _at_best(report)]
-    for table in [*tables, *(make(report[name]) for name, make in TABLES.items() if report.get(name))]:
+    yield f"steering, measured {report.measured_by}"
+    tables = [_curves(report.steering), _at_best(report)]
+    for table in [*tables, *(make(found) for name, make in TABLES.items() if (found := getattr(report, name)))]:
         yield from as_text(table)
-    if report.get("judge_note"):
-        yield report["judge_note"]
+    if report.judge_note:
+        yield report.judge_note
 
 
-def steering_parts(schema: AttributeSchema, report: Metrics) -> Iterator[Part]:
+def steering_parts(schema: AttributeSchema, report: ReportMetrics) -> Iterator[Part]:
     """The parts of `report.json` that have metrics, in the order of a reader's questions."""
     yield _headline(schema, report)
-    if table := report["steering"]:
-        figures = [as_svg(steering(schema[name], row)) for name, row in table.items()]
-        yield Part(
-            "steering", "Requested and measured", ABOUT_CURVES, [Gallery(figures), _curves(table), _bands(table)]
-        )
+    if curves := report.steering:
+        figures = Gallery([as_svg(steering(schema[name], curve)) for name, curve in curves.items()])
+        blocks: list[Block] = [figures, _curves(curves), _bands(curves)]
+        yield Part("steering", "Requested and measured", ABOUT_CURVES, blocks)
     for name, (title, about) in ABOUT.items():
-        if metrics := report.get(name):
-            text = f"{about} {_note(name, metrics, report)}".strip()
+        if metrics := getattr(report, name):
+            text = f"{about} {_note(name, report)}".strip()
             yield Part(name.replace("_", "-"), title, text, [TABLES[name](metrics)])
 
 
-def follows(row: Metrics) -> str:
+def follows(curve: SteeringCurve) -> str:
     """Does the attribute follow the request: yes, partly or no."""
-    correlation = finite(row.get("spearman"))
-    if correlation is None or correlation < PARTLY:
+    if curve.spearman is None or curve.spearman < PARTLY:
         return "no"
-    return "yes" if correlation >= FOLLOWS else "partly"
+    return "yes" if curve.spearman >= FOLLOWS else "partly"
 
 
 # --- headline ----------------------------------------------------------------------------------------------------------
 
 
-def _headline(schema: AttributeSchema, report: Metrics) -> Part:
-    table = report["steering"]
+def _headline(schema: AttributeSchema, report: ReportMetrics) -> Part:
     about = (
-        "This run trained a language model whose answers can be steered: each request states how much of each attribute the answer should have. "
-        f"Answers were measured {report.get('measured_by') or 'in an unknown way'}. "
+        "This run trained a language model whose answers can be steered: each request states how much of each "
+        f"attribute the answer should have. Answers were measured {report.measured_by}. "
         f"An attribute follows the request if its Spearman is at least {FOLLOWS:g}; below {PARTLY:g} it hardly moves."
     )
-    rows = [[name, *_extent(table[name])] for name in schema.names if name in table]
-    title = "Each attribute varied over its scale: lowest and highest mean, and the mean absolute gap of the other attributes"
+    rows = [[name, *_extent(report.steering[name])] for name in schema.names if name in report.steering]
+    title = "Each attribute varied over its scale: lowest and highest mean, and how far the other attributes move"
     overview = Table(title, ["attribute", "Spearman", "follows", "lowest", "highest", "others move"], rows)
     meanings = [[a.name, f"{a.low} to {a.high}", a.meaning] for a in schema.attributes]
     blocks: list[Block] = [Tiles(list(_tiles(report))), overview]
-    if report.get("at_best_settings") or report.get("requested_best"):
+    if report.at_best_settings or report.requested_best:
         blocks.append(_at_best(report))
     blocks.append(Table("The attributes", ["attribute", "scale", "meaning"], meanings))
     return Part("headline", "Does steering work?", about, blocks)
 
 
-def _extent(row: Metrics) -> list[Cell]:
-    measured = [v for v in map(finite, row["measured"]) if v is not None]
-    low, high = row.get("reached") or (min(measured, default=None), max(measured, default=None))
-    gap = finite(row.get("mean_absolute_gap"))
-    return [finite(row.get("spearman")), follows(row), finite(low), finite(high), gap]
+def _extent(curve: SteeringCurve) -> list[Cell]:
+    low, high = curve.reached or (None, None)
+    return [curve.spearman, follows(curve), low, high, curve.mean_absolute_gap]
 
 
-def _tiles(report: Metrics) -> Iterator[Tile]:
-    table = report["steering"]
-    number = sum(follows(row) == "yes" for row in table.values())
-    yield Tile("attributes that follow", f"{number} of {len(table)}", f"Spearman at least {FOLLOWS:g}")
-    if table:
-        found = {name: finite(row.get("spearman")) or 0.0 for name, row in table.items()}
+def _tiles(report: ReportMetrics) -> Iterator[Tile]:
+    curves = report.steering
+    number = sum(follows(curve) == "yes" for curve in curves.values())
+    yield Tile("attributes that follow", f"{number} of {len(curves)}", f"Spearman at least {FOLLOWS:g}")
+    if curves:
+        found = {name: curve.spearman or 0.0 for name, curve in curves.items()}
         least = min(found, key=found.__getitem__)
         note = f"1 is perfect order, 0 is none; least: {least}, {shown(found[least])}"
         yield Tile("mean Spearman", shown(sum(found.values()) / len(found)), note)
-    judge = [v for v in (finite(row.get("spearman")) for row in (report.get("judge") or {}).values()) if v is not None]
+    judge = [row.spearman for row in report.judge.values() if row.spearman is not None]
     if judge:
         note = f"mean Spearman of predicted and exact values; least {shown(min(judge))}"
         yield Tile("predictor against truth", shown(sum(judge) / len(judge)), note)
-    best, requested = report.get("at_best_settings") or {}, report.get("requested_best") or {}
-    gaps = [abs(best[name] - value) for name, value in requested.items() if finite(best.get(name)) is not None]
+    best = report.at_best_settings
+    gaps = [abs(best[name] - value) for name, value in report.requested_best.items() if name in best]
     if gaps:
         note = "points between requested and measured, mean over attributes, all requested at their best"
         yield Tile("gap at best settings", shown(sum(gaps) / len(gaps)), note)
 
 
-def _at_best(report: Metrics) -> Table:
-    best, requested = report.get("at_best_settings") or {}, report.get("requested_best") or {}
-    rows = [[name, requested.get(name), finite(best.get(name))] for name in requested | best]
+def _at_best(report: ReportMetrics) -> Table:
+    requested, best = report.requested_best, report.at_best_settings
+    rows = [[name, requested.get(name), best.get(name)] for name in requested | best]
     return Table("All attributes at their best at once", ["attribute", "requested", "measured"], rows)
 
 
 # --- tables, each for the terminal and the page ------------------------------------------------------------------------
 
 
-def _curves(table: Metrics) -> Table:
-    requested = sorted({value for row in table.values() for value in row["requested"]})
+def _curves(curves: Mapping[str, SteeringCurve]) -> Table:
+    requested = sorted({value for curve in curves.values() for value in curve.requested})
     rows: list[list[Cell]] = []
-    for name, row in table.items():
-        means = dict(zip(row["requested"], map(finite, row["measured"]), strict=True))
-        bands = [(finite(low), finite(high)) for low, high in zip(row.get("low", []), row.get("high", []), strict=True)]
+    for name, curve in curves.items():
+        means = dict(zip(curve.requested, curve.measured, strict=True))
+        bands = zip(curve.low, curve.high, strict=True)
         widths = [high - low for low, high in bands if low is not None and high is not None]
-        rows.append(
-            [name, row.get("n"), *(means.get(value) for value in requested), max(widths) / 2 if widths else None]
-        )
-        rows[-1] += [finite(row.get("spearman")), finite(row.get("slope")), row.get("monotonic")]
-        rows[-1].append(finite(row.get("mean_absolute_gap")))
+        half = max(widths) / 2 if widths else None
+        order: list[Cell] = [curve.spearman, curve.slope, curve.monotonic, curve.mean_absolute_gap]
+        rows.append([name, curve.n, *(means.get(value) for value in requested), half, *order])
     columns = ["attribute", "answers", *(f"at {v:g}" for v in requested), "+/-", "Spearman", "slope", "always rises"]
     title = (
         "Mean measured at each requested value; +/-: half the widest 95 % band; others move: their mean absolute gap"
@@ -129,67 +130,56 @@ def _curves(table: Metrics) -> Table:
     return Table(title, [*columns, "others move"], rows)
 
 
-def _bands(table: Metrics) -> Table:
+def _bands(curves: Mapping[str, SteeringCurve]) -> Table:
     rows: list[list[Cell]] = []
-    for name, row in table.items():
-        unknown = [None] * len(row["measured"])
-        columns = row["requested"], row["measured"], row.get("low") or unknown, row.get("high") or unknown
-        rows += [[name, f"{value:g}", *map(finite, found)] for value, *found in zip(*columns, strict=True)]
+    for name, curve in curves.items():
+        unknown = (None,) * len(curve.measured)
+        columns = curve.requested, curve.measured, curve.low or unknown, curve.high or unknown
+        rows += [[name, f"{value:g}", *found] for value, *found in zip(*columns, strict=True)]
     title = "Mean measured at each requested value, with its 95 % band"
     return Table(title, ["attribute", "requested", "measured", "band from", "to"], rows, folded=True)
 
 
-def _cross_talk(metrics: Metrics) -> Table:
-    measured = metrics["measured"]
-    slopes = {
-        name: [finite(v) for v in line] for name, line in zip(metrics["attributes"], metrics["slope"], strict=True)
-    }
+def _cross_talk(found: CrossTalk) -> Table:
+    rows = [[name, *line] for name, line in zip(found.attributes, found.slope, strict=True)]
     tints = [
-        [min(1.0, abs(v or 0.0)) * (1 if other == name else -1) for other, v in zip(measured, line, strict=True)]
-        for name, line in slopes.items()
+        [min(1.0, abs(v or 0.0)) * (1 if other == name else -1) for other, v in zip(found.measured, line, strict=True)]
+        for name, line in zip(found.attributes, found.slope, strict=True)
     ]
     title = "Cross-talk: points by which an attribute (column) moves per point requested of another (row)"
-    return Table(title, ["requested", *measured], [[name, *line] for name, line in slopes.items()], tints=tints)
+    return Table(title, ["requested", *found.measured], rows, tints=tints)
 
 
-def _combined(settings: list[Metrics]) -> Table:
-    names = list(dict.fromkeys(name for setting in settings for name in setting["requested"]))
+def _combined(settings: Sequence[CombinedSetting]) -> Table:
+    names = list(dict.fromkeys(name for setting in settings for name in setting.requested))
     rows: list[list[Cell]] = []
-    for number, setting in enumerate(settings, start=1):
-        requested, measured = setting["requested"], setting["measured"]
-        pairs = [
-            f"{requested[name]:g} → {shown(finite(measured.get(name)))}" if name in requested else None
-            for name in names
-        ]
-        rows.append([f"setting {number}", *pairs, finite(setting.get("mean_absolute_gap")), setting.get("n")])
+    for number, s in enumerate(settings, start=1):
+        pairs = [f"{s.requested[n]:g} → {shown(s.measured.get(n))}" if n in s.requested else None for n in names]
+        rows.append([f"setting {number}", *pairs, s.mean_absolute_gap, s.n])
     title = "Several attributes at once: requested → measured mean; gap: mean distance of a single answer's value"
     return Table(title, ["", *names, "gap", "answers"], rows)
 
 
-def _dialogue(metrics: Metrics) -> Table:
+def _dialogue(found: Mapping[str, DialogueCurve]) -> Table:
     rows: list[list[Cell]] = []
-    for name, row in metrics.items():
-        for first, second, measured in zip(row["first"], row["second"], row["measured_second"], strict=True):
-            rows.append([name, f"{first:g}", f"{second:g}", finite(measured), row.get("n")])
+    for name, curve in found.items():
+        for first, second, measured in zip(curve.first, curve.second, curve.measured_second, strict=True):
+            rows.append([name, f"{first:g}", f"{second:g}", measured, curve.n])
     columns = ["attribute", "first requested", "second requested", "second measured", "conversations"]
     return Table("Changed in mid-conversation: the second answer's mean", columns, rows)
 
 
-def _judge(judge: Metrics) -> Table:
-    columns = ["attribute", "answers", "Spearman", "MAE", "slope"]
+def _judge(judge: Mapping[str, JudgeMetrics]) -> Table:
     rows = [
-        [name, row.get("n"), *(finite(row.get(k)) for k in ("spearman", "mae", "slope"))] for name, row in judge.items()
+        [name, row.n, row.spearman, row.mae, row.slope, row.everywhere.spearman, row.everywhere.ceiling]
+        for name, row in judge.items()
     ]
-    if any("everywhere" in row for row in judge.values()):
-        columns += ["all answers: Spearman", "of a perfect judge"]
-        for cells, row in zip(rows, judge.values(), strict=True):
-            cells += [finite(row.get("everywhere", {}).get(key)) for key in ("spearman", "ceiling")]
+    columns = ["attribute", "answers", "Spearman", "MAE", "slope", "all answers: Spearman", "of a perfect judge"]
     return Table("The predictor as judge, against the exact truth, where the attribute was varied", columns, rows)
 
 
-def _length(length: Metrics) -> Table:
-    keys = "spearman_words", "partial_spearman"
-    rows = [[name, *(finite(row.get(key)) for key in keys)] for name, row in length.items()]
+def _length(length: Mapping[str, LengthMetrics]) -> Table:
+    rows = [[name, row.spearman_words, row.partial_spearman] for name, row in length.items()]
     title = "Spearman of an answer's words with the measured value"
     return Table(title, ["attribute", "all answers", "given the same request"], rows)
 
@@ -206,14 +196,15 @@ TABLES: Mapping[str, Callable[..., Table]] = {
 # --- what the parts explain --------------------------------------------------------------------------------------------
 
 ABOUT_CURVES = (
-    "Each attribute was varied over its whole scale, with the same questions at every value. Good: the line follows the dashed one. "
-    "Flat: the request has no effect. The mean lies within the band with 95 % certainty; few answers make it wide."
+    "Each attribute was varied over its whole scale, with the same questions at every value. "
+    "Good: the line follows the dashed one. Flat: the request has no effect. "
+    "The mean lies within the band with 95 % certainty; few answers make it wide."
 )
 ABOUT = {
     "cross_talk": (
         "Cross-talk between attributes",
-        "Does a request for one attribute move another? Good: 1 where an attribute meets its own request, 0 everywhere else. "
-        "A strong color off the diagonal means that a request for the one also moves the other.",
+        "Does a request for one attribute move another? Good: 1 where an attribute meets its own request, 0 everywhere "
+        "else. A strong color off the diagonal means that a request for the one also moves the other.",
     ),
     "combined": (
         "Several attributes at once",
@@ -227,28 +218,30 @@ ABOUT = {
     ),
     "judge": (
         "The predictor as judge",
-        "Is the predictor right? In the synthetic world the truth can be read from the text. So the predictor, which judges everything else, is judged itself, "
-        "on the answers of this report. Good: Spearman and slope near 1, the mean absolute error (MAE) near 0.",
+        "Is the predictor right? In the synthetic world the truth can be read from the text. So the predictor, which "
+        "judges everything else, is judged itself, on the answers of this report. "
+        "Good: Spearman and slope near 1, the mean absolute error (MAE) near 0.",
     ),
     "length": (
         "The influence of length",
-        "Does a higher measured value only come from more words? The first column is the correlation of an answer's length with the measured value; "
-        "the second is the rest of it among answers to the same request. Good: the second is near 0, unless the attribute means length.",
+        "Does a higher measured value only come from more words? The first column is the correlation of an answer's "
+        "length with the measured value; the second is the rest of it among answers to the same request. "
+        "Good: the second is near 0, unless the attribute means length.",
     ),
 }
 """Part of `report.json` -> its heading, and what it shows."""
 
 
-def _note(name: str, metrics: Any, report: Metrics) -> str:
+def _note(name: str, report: ReportMetrics) -> str:
     """What this run adds to the explanation."""
     if name == "combined":
-        gaps = [v for v in (finite(s.get("mean_absolute_gap")) for s in metrics) if v is not None]
+        gaps = [setting.mean_absolute_gap for setting in report.combined if setting.mean_absolute_gap is not None]
         return f"Here it is {shown(sum(gaps) / len(gaps))} over all settings." if gaps else ""
     if name == "judge":
-        note = report.get("judge_note") or ""
-        if any("everywhere" in row for row in metrics.values()):
-            note += " Over all answers nearly all have the same true value, and no judge can order those: there, compare with a perfect judge."
-        return note.strip()
+        return (
+            f"{report.judge_note} Over all answers nearly all have the same true value, and no judge can order those: "
+            "there, compare with a perfect judge."
+        )
     return ""
 
 
@@ -265,8 +258,8 @@ def answers_part(
             answers = [(_label(name, row, measure(row)), _clipped(row.messages[-1].content)) for row in rows]
             blocks.append(Quotes(f"{name}: {_clipped(question, 160)}", answers, open=not blocks))
     about = (
-        "The same question at each requested value of one attribute, the others held. The attribute should grow from answer to answer, and the rest stay. "
-        "These are the first questions of the report, not chosen ones."
+        "The same question at each requested value of one attribute, the others held. The attribute should grow from "
+        "answer to answer, and the rest stay. These are the first questions of the report, not chosen ones."
     )
     return Part("answers", "Answers by requested value", about, blocks) if blocks else None
 

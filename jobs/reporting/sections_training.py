@@ -3,10 +3,13 @@
 Read from what the stages left; a part whose stage did not run is left out. Knows no HTML and no Markdown.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 
 import yaml
 
+from data.run_layout import TRAINING, Manifest, read_record
+from data.stage_metrics import NotRun, RowsMetrics, SelectionMetrics, TrainingMetrics
+from data.steering_metrics import RoundMeasures
 from jobs.reporting.blocks import Block, Gallery, Listing, Part, duration, finite, without_secrets
 from jobs.reporting.figures import as_svg
 from jobs.reporting.figures_steering import rounds as round_plots
@@ -14,7 +17,7 @@ from jobs.reporting.figures_training import losses
 from jobs.reporting.tables import Cell, Table
 from jobs.runner.rounds import Rounds
 from jobs.runner.rounds import stage_names as bootstrap_stages
-from jobs.runner.stage import Metrics, Run
+from jobs.runner.stage import Run
 
 
 def stage_names(run: Run) -> list[str]:
@@ -25,7 +28,7 @@ def stage_names(run: Run) -> list[str]:
 def training_parts(run: Run) -> Iterator[Part | None]:
     manifests = {name: found for name in stage_names(run) if (found := run.manifest(name))}
     yield _trainings(run)
-    yield _counts(manifests)
+    yield _counts(run, manifests)
     yield _lineage(manifests)
     masked = without_secrets(run.preset.model_dump(mode="json"))
     settings = yaml.safe_dump(masked, sort_keys=False, allow_unicode=True, width=100)
@@ -36,24 +39,19 @@ def training_parts(run: Run) -> Iterator[Part | None]:
 # --- bootstrap ---------------------------------------------------------------------------------------------------------
 
 
-def rounds_part(run: Run, rounds: list[Metrics]) -> Part | None:
+def rounds_part(run: Run, rounds: Sequence[RoundMeasures]) -> Part | None:
     """What was kept of the samples, and whether the policy after a round was better."""
     samples: list[list[Cell]] = []
     decisions: list[list[Cell]] = []
     for number in range(1, run.preset.bootstrap.rounds + 1):
-        selected, promotion = (
-            (run.manifest(f"bootstrap-{number}/{kind}") or {}).get("metrics", {}) for kind in ("selected", "promotion")
-        )
-        counts = dict(selected.get("counts") or {})
+        selected = run.metrics(Rounds().stage(number, "selected"), SelectionMetrics)
+        counts = dict(selected.counts) if selected else {}
         total = max(1, counts.pop("samples", 0))
         samples += [[f"round {number}", reason, n, f"{n / total:.1%}"] for reason, n in counts.items()]
-        if promotion:
-            why = (
-                f"not run: {'; '.join(promotion['not_run'])}"
-                if "not_run" in promotion
-                else "; ".join(promotion["fell"])
-            )
-            decisions.append([f"round {number}", promotion["promoted"], why or "nothing fell by more than allowed"])
+        if decision := Rounds().decision(run, number):
+            why = "; ".join(decision.fell) or "nothing fell by more than allowed"
+            prefix = "not run: " if isinstance(decision, NotRun) else ""
+            decisions.append([f"round {number}", decision.promoted, prefix + why])
     blocks: list[Block] = [Gallery([as_svg(plot) for plot in round_plots(run.schema, rounds)])] if rounds else []
     if decisions:
         blocks.append(Table("Was the policy after the round promoted?", ["round", "promoted", "why"], decisions))
@@ -62,20 +60,21 @@ def rounds_part(run: Run, rounds: list[Metrics]) -> Part | None:
     if samples:
         columns = ["round", "kept, or dropped because", "samples", "share"]
         blocks.append(Table("What became of the samples", columns, samples))
-    about = (
-        "The model answered at its best settings, the predictor rated the answers, and the model was trained again on the kept ones. "
-        "Good: steering rises, variety (distinct-2) does not fall, and predicted means do not rise above the true ones. "
-        "A round that made the policy worse is not promoted."
-    )
-    return Part("rounds", "Bootstrap rounds", about, blocks) if blocks else None
+    return Part("rounds", "Bootstrap rounds", ABOUT_ROUNDS, blocks) if blocks else None
 
 
-def _drift(rounds: list[Metrics]) -> Table:
+ABOUT_ROUNDS = (
+    "The model answered at its best settings, the predictor rated the answers, and the model was trained again on the "
+    "kept ones. Good: steering rises, variety (distinct-2) does not fall, and predicted means do not rise above the "
+    "true ones. A round that made the policy worse is not promoted."
+)
+
+
+def _drift(rounds: Sequence[RoundMeasures]) -> Table:
     rows: list[list[Cell]] = []
     for r in rounds:
-        d = r["drift"]
-        metrics = [finite(v) for v in (r["mean_spearman"], r.get("leading_gap_at_best"), d["distinct_2"], d["words"])]
-        rows.append([f"round {r['round']}" if r["round"] else "before", *metrics, r["promoted"]])
+        measures = r.mean_spearman, finite(r.leading_gap_at_best), r.drift.distinct_2, r.drift.words
+        rows.append([f"round {r.round}" if r.round else "before", *measures, r.promoted])
     columns = ["policy after", "mean Spearman", "gap at best", "distinct-2", "words", "promoted"]
     return Table("The policies, with the same questions", columns, rows)
 
@@ -83,42 +82,40 @@ def _drift(rounds: list[Metrics]) -> Table:
 # --- trainings, counts, lineage ----------------------------------------------------------------------------------------
 
 
-def trainings(run: Run) -> dict[str, Metrics]:
-    """The curves of all trainings of the run, folds and warm-ups included, by folder."""
+def trainings(run: Run) -> dict[str, TrainingMetrics]:
+    """All trainings of the run, folds and warm-ups included, by folder."""
     stages = ["base", "predictor", *(Rounds().policy(number) for number in range(run.preset.bootstrap.rounds + 1))]
     found = {}
     for stage in stages:
-        for file in run.folder(stage).names("training.json"):
-            name = f"{stage}/{file}".removesuffix("/training.json")
-            found[name] = (run.folder(stage) / file).read_json()
-    return {name: found[name] for name in found if found[name].get("losses")}
+        for file in run.folder(stage).names(TRAINING):
+            name = f"{stage}/{file}".removesuffix(f"/{TRAINING}")
+            found[name] = read_record(run.folder(stage) / file, TrainingMetrics)
+    return {name: training for name, training in found.items() if training.losses}
 
 
 def _trainings(run: Run) -> Part | None:
     found = trainings(run)
     figures, rows = [], []
-    for name, training in found.items():
-        figures.append(as_svg(losses(f"loss-{name.replace('/', '-')}", name, training)))
-        counts = [training.get(key) for key in ("num_train", "epochs", "steps", "tokens")]
-        last, held_out = finite(training["losses"][-1]["loss"]), finite(training.get("validation_loss"))
-        seconds = finite(training.get("train_seconds"))
-        took = None if seconds is None else duration(seconds)
-        rows.append([name, *counts, last, held_out, training.get("saved_step"), took])
+    for name, t in found.items():
+        figures.append(as_svg(losses(f"loss-{name.replace('/', '-')}", name, t)))
+        last = t.losses[-1].loss
+        counts = t.examples, t.epochs, t.steps, t.tokens
+        rows.append([name, *counts, last, t.validation_loss, t.saved_step, duration(t.train_seconds)])
     about = (
-        "The loss of every training, step by step. Good: both lines fall and stay together. If the held-out loss rises while the other falls, "
-        "the model learns its rows by heart; if neither falls, it learns nothing."
+        "The loss of every training, step by step. Good: both lines fall and stay together. If the held-out loss rises "
+        "while the other falls, the model learns its rows by heart; if neither falls, it learns nothing."
     )
     columns = ["training", "examples", "epochs", "steps", "tokens", "last loss", "held out", "saved step", "took"]
     blocks: list[Block] = [Gallery(figures), Table("All trainings", columns, rows)]
     return Part("trainings", "Trainings", about, blocks) if found else None
 
 
-def _counts(manifests: dict[str, Metrics]) -> Part | None:
+def _counts(run: Run, manifests: Mapping[str, Manifest]) -> Part | None:
     """What was read, kept and rejected, and the counts of the later stages."""
-    sources = manifests.get("rows", {}).get("metrics", {}).get("counts", {})
+    sources = run.metrics("rows", RowsMetrics)
     kept: list[list[Cell]] = []
     rejected: list[list[Cell]] = []
-    for name, counts in sources.items():
+    for name, counts in (sources.counts if sources else {}).items():
         reasons = {what.partition(": ")[2]: n for what, n in counts.items() if what.startswith("rejected: ")}
         read = [counts.get(key, 0) for key in ("read", "rows", "duplicate")]
         kept.append([name, *read, sum(reasons.values()), counts.get("answers"), counts.get("rated_answers")])
@@ -127,8 +124,7 @@ def _counts(manifests: dict[str, Metrics]) -> Part | None:
         [stage, what, n]
         for stage, manifest in manifests.items()
         if stage != "rows"
-        for what, n in (manifest["metrics"].get("counts") or {}).items()
-        if isinstance(n, int | float)
+        for what, n in manifest.metrics.get("counts", {}).items()
     ]
     columns = ["source", "read", "kept", "duplicates", "rejected", "answers", "rated by people"]
     tables = [
@@ -138,26 +134,24 @@ def _counts(manifests: dict[str, Metrics]) -> Part | None:
     ]
     blocks = [table for table in tables if table.rows]
     about = (
-        "Nothing is dropped silently: rows/rejected.jsonl keeps what is no conversation, with file, line and reason, and it is counted here. "
-        "Good: few rejections, each for a reason that fits the source."
+        "Nothing is dropped silently: rows/rejected.jsonl keeps what is no conversation, with file, line and reason, "
+        "and it is counted here. Good: few rejections, each for a reason that fits the source."
     )
     return Part("counts", "Counts and rejections", about, blocks) if blocks else None
 
 
-def _lineage(manifests: dict[str, Metrics]) -> Part | None:
+def _lineage(manifests: Mapping[str, Manifest]) -> Part | None:
     if not manifests:
         return None
-    rows = []
-    for name, manifest in manifests.items():
-        needs = ", ".join(manifest.get("description", {}).get("needs", {})) or "nothing"
-        took = duration(manifest["seconds"])
-        rows.append([name, needs, manifest["fingerprint"], took, manifest.get("finished")])
-    versions = dict.fromkeys(
-        ", ".join(f"{k} {v}" for k, v in m.get("versions", {}).items()) for m in manifests.values()
-    )
+    rows = [
+        [name, ", ".join(m.description["needs"]) or "nothing", m.fingerprint, duration(m.seconds), m.finished]
+        for name, m in manifests.items()
+    ]
+    versions = dict.fromkeys(", ".join(f"{k} {v}" for k, v in m.versions.items()) for m in manifests.values())
     about = (
-        f"Which stage was made from which, in {duration(sum(m['seconds'] for m in manifests.values()))} altogether. A fingerprint stands for a stage's "
-        f"settings and inputs: equal fingerprints mean equal work. Versions: {'; or '.join(v for v in versions if v)}."
+        f"Which stage was made from which, in {duration(sum(m.seconds for m in manifests.values()))} altogether. A "
+        "fingerprint stands for a stage's settings and inputs: equal fingerprints mean equal work. "
+        f"Versions: {'; or '.join(v for v in versions if v)}."
     )
     columns = ["stage", "inputs", "fingerprint", "took", "finished"]
     return Part("lineage", "Lineage", about, [Table("Stages, in order", columns, rows)])
