@@ -1,4 +1,4 @@
-"""A training that is killed goes on from its last checkpoint as if nothing had happened, with as many workers or with others."""
+"""A killed training resumes from its last checkpoint as if nothing had happened, with any number of workers."""
 
 import os
 import random
@@ -27,8 +27,8 @@ from jobs.runner.stage import StageError
 
 SCHEMA = shipped("lab")
 SETTINGS = LearnerSettings(
-    num_workers=2, zero_stage=2, precision="fp32", pack_tokens=256, max_tokens=256, packs_per_step=4, learning_rate=3e-3, warmup=0.1, epochs=2,
-    checkpoint_every=0.1, max_failures=3, validate_every=0.5,
+    num_workers=2, zero_stage=2, precision="fp32", pack_tokens=256, max_tokens=256, packs_per_step=4, epochs=2,
+    learning_rate=3e-3, warmup=0.1, checkpoint_every=0.1, max_failures=3, validate_every=0.5,
 )  # fmt: skip
 
 
@@ -46,7 +46,7 @@ def examples(tiny_base: str, tmp_path: Path) -> Storage:
 
 
 def dying(task: PolicyTask, folder: Path, forwards: Sequence[int]) -> PolicyTask:
-    """The task, whose worker is killed (SIGKILL) before one of its forwards: at the first number in its first life, at the second in its second."""
+    """The task, whose worker is killed (SIGKILL) before one of its forwards: the n-th number is for its n-th start."""
     lives = folder / "lives"
     lives.mkdir()
 

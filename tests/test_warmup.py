@@ -13,8 +13,8 @@ from actors.modeling.tokenizer import encoder
 from actors.modeling.warmup import (
     CONSTANT,
     NUM_COUNTS,
-    TokenFeatures,
     AnswerFeatures,
+    TokenFeatures,
     WarmupLoss,
     WarmupTask,
     _running_mean,
