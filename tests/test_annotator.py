@@ -1,4 +1,4 @@
-"""The annotation worker: what it reads of long conversations, what it counts, and what it refuses. Scores themselves: `test_predictor`."""
+"""The annotation worker: long conversations, counters, refusals. Scores themselves: `test_predictor`."""
 
 import time
 from pathlib import Path

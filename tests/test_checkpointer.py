@@ -1,4 +1,4 @@
-"""A checkpoint is complete or not there; whoever reads it gets any part of any tensor, whatever the number of workers that wrote it."""
+"""A checkpoint is complete or absent; any part of any tensor can be read, whatever number of workers wrote it."""
 
 import os
 import signal
@@ -21,14 +21,14 @@ def _save(folder: Storage, step: int, world: int = 2, keep: int = 2, kind: str =
     """As `world` workers would, all at once: each holds an equal part of WHOLE, the first of them a second tensor."""
 
     def worker(rank: int) -> None:
-        snapshots = Checkpointer(folder, rank, world, keep)
+        checkpointer = Checkpointer(folder, rank, world, keep)
         start, stop = (i * len(WHOLE) // world for i in (rank, rank + 1))
         shards = [ZeroShard("w", start, WHOLE[start:stop] + step)] + (
             [ZeroShard("b", 0, torch.ones(3))] if rank == 0 else []
         )
-        snapshots.save(step, {kind: shards}, {"step": step})
-        snapshots.wait()
-        assert snapshots.timing.written == 1, "it must not have failed"
+        checkpointer.save(step, {kind: shards}, {"step": step})
+        checkpointer.wait()
+        assert checkpointer.timing.written == 1, "it must not have failed"
 
     with ThreadPoolExecutor(world) as pool:
         list(pool.map(worker, range(world)))
@@ -38,18 +38,18 @@ def _save(folder: Storage, step: int, world: int = 2, keep: int = 2, kind: str =
 def test_any_part_can_be_read_whoever_wrote_it(world: int, tmp_path: Path) -> None:
     folder = Storage(str(tmp_path))
     _save(folder, 7, world)
-    snapshot = Checkpoint(folder, 7)
-    assert snapshot.state == {"step": 7}
-    assert sorted(snapshot.names("weights")) == ["b", "w"]
-    assert snapshot.size("weights", "w") == 10
+    checkpoint = Checkpoint(folder, 7)
+    assert checkpoint.state == {"step": 7}
+    assert sorted(checkpoint.names("weights")) == ["b", "w"]
+    assert checkpoint.size("weights", "w") == 10
     for start in range(10):
         for stop in range(start + 1, 11):
-            assert torch.equal(snapshot.values("weights", "w", start, stop - start), WHOLE[start:stop] + 7)
+            assert torch.equal(checkpoint.values("weights", "w", start, stop - start), WHOLE[start:stop] + 7)
     with pytest.raises(
         ValueError, match=r"lacks weights of w from element 10 on; delete it to go on from an earlier one"
     ):
-        snapshot.values("weights", "w", 5, 6)
-    snapshot.close()
+        checkpoint.values("weights", "w", 5, 6)
+    checkpoint.close()
 
 
 def test_only_the_newest_are_kept(tmp_path: Path) -> None:
@@ -76,9 +76,9 @@ def test_a_checkpoint_saved_again_stays_as_it_was(tmp_path: Path) -> None:
     folder = Storage(str(tmp_path))
     _save(folder, 1, world=1)
     written = os.path.getmtime(tmp_path / "000000001" / "weights-00000.safetensors")
-    snapshots = Checkpointer(folder, 0, 1, 1)
-    snapshots.save(1, {"weights": [ZeroShard("w", 0, WHOLE)]}, {"step": 1})
-    snapshots.wait()
+    checkpointer = Checkpointer(folder, 0, 1, 1)
+    checkpointer.save(1, {"weights": [ZeroShard("w", 0, WHOLE)]}, {"step": 1})
+    checkpointer.wait()
     assert os.path.getmtime(tmp_path / "000000001" / "weights-00000.safetensors") == written
     assert torch.equal(Checkpoint(folder, 1).values("weights", "w", 0, 10), WHOLE + 1)
 
@@ -90,31 +90,31 @@ def test_a_damaged_file_is_named(tmp_path: Path) -> None:
     content = bytearray(file.read_bytes())
     content[-1] ^= 1
     file.write_bytes(content)
-    snapshot = Checkpoint(folder, 1)
-    assert torch.equal(snapshot.values("weights", "w", 0, 5), WHOLE[:5] + 1)
+    checkpoint = Checkpoint(folder, 1)
+    assert torch.equal(checkpoint.values("weights", "w", 0, 5), WHOLE[:5] + 1)
     with pytest.raises(
         ValueError, match=r"weights-00001.safetensors is damaged or gone: delete the checkpoint .*000000001 to go on"
     ):
-        snapshot.values("weights", "w", 0, 6)
+        checkpoint.values("weights", "w", 0, 6)
 
 
 def test_an_upload_that_fails_is_said_and_does_not_end_the_training(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "file").write_text("")
-    snapshots = Checkpointer(Storage(str(tmp_path / "file" / "under")), 0, 1, 1)
-    snapshots.save(1, {"weights": [ZeroShard("w", 0, WHOLE)]}, None)
-    snapshots.wait()
-    assert (snapshots.timing.written, snapshots.timing.failed) == (0, 1)
+    checkpointer = Checkpointer(Storage(str(tmp_path / "file" / "under")), 0, 1, 1)
+    checkpointer.save(1, {"weights": [ZeroShard("w", 0, WHOLE)]}, None)
+    checkpointer.wait()
+    assert (checkpointer.timing.written, checkpointer.timing.failed) == (0, 1)
     assert "a checkpoint was not written: cannot write" in capsys.readouterr().out
 
 
 def test_what_is_saved_are_the_values_of_that_moment(tmp_path: Path) -> None:
     values = torch.zeros(4)
-    snapshots = Checkpointer(Storage(str(tmp_path)), 0, 1, 1)
-    snapshots.save(1, {"weights": [ZeroShard("w", 0, values)]}, None)
+    checkpointer = Checkpointer(Storage(str(tmp_path)), 0, 1, 1)
+    checkpointer.save(1, {"weights": [ZeroShard("w", 0, values)]}, None)
     values += 1
-    snapshots.wait()
+    checkpointer.wait()
     assert Checkpoint(Storage(str(tmp_path)), 1).values("weights", "w", 0, 4).tolist() == [0, 0, 0, 0]
 
 
@@ -127,8 +127,9 @@ from data.storage import Storage
 
 checkpointer = Checkpointer(Storage(sys.argv[1]), 0, 1, 2)
 for step in (1, 2):
-    started = time.perf_counter()
-    checkpointer.save(step, {kind: [ZeroShard("w", 0, torch.full((8_000_000,), float(step)))] for kind in ("weights", "exp_avg", "exp_avg_sq")}, {"step": step})
+    values = torch.full((8_000_000,), float(step))
+    kinds = ("weights", "exp_avg", "exp_avg_sq")
+    checkpointer.save(step, {kind: [ZeroShard("w", 0, values)] for kind in kinds}, {"step": step})
     if step == 2:
         time.sleep(0.3)
         os.kill(os.getpid(), signal.SIGKILL)
@@ -139,7 +140,7 @@ for step in (1, 2):
 
 def test_a_crash_in_mid_upload_leaves_the_checkpoint_before_it(s3: str, capsys: pytest.CaptureFixture[str]) -> None:
     """To an S3 server, 96 MB a checkpoint: the training waits for the copy, not for the upload."""
-    folder = Storage(f"{s3}/snapshots")
+    folder = Storage(f"{s3}/checkpoints")
     done = subprocess.run(
         [sys.executable, "-c", DYING, folder.uri],
         capture_output=True,
@@ -154,7 +155,7 @@ def test_a_crash_in_mid_upload_leaves_the_checkpoint_before_it(s3: str, capsys: 
         print(f"\ncheckpoint of 96 MB to S3: {blocked_s:.3f} s of the training, {upload_s:.3f} s beside it")
     assert complete_steps(folder) == [1]
     sweep(folder)
-    snapshot = Checkpoint(folder, 1)
-    assert snapshot.values("exp_avg", "w", 7_999_990, 10).tolist() == [1.0] * 10
-    snapshot.close()
+    checkpoint = Checkpoint(folder, 1)
+    assert checkpoint.values("exp_avg", "w", 7_999_990, 10).tolist() == [1.0] * 10
+    checkpoint.close()
     assert {name.split("/")[0] for name in folder.names()} == {"000000001"}

@@ -17,7 +17,10 @@ MARKS = re.compile(r"run|fails|background: .+|file: .+|long: .+|needs a cluster|
 ALL = [block for page in pages() for block in blocks(page)]
 TARGETS = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
 KINDS = {"ablate": Ablation, "answer": Answering, "export": Export}
-ROOMS = ("data", "actors", "jobs", "serve", "cluster")
+PACKAGES = tuple(ROOT / name for name in ("data", "actors", "jobs", "serve", "cluster"))
+SPLIT = ("actors", "jobs")
+"""Packages whose sub-packages have pages of their own."""
+FOLDERS = sorted({*PACKAGES, *(file.parent for name in SPLIT for file in (ROOT / name).rglob("*.py"))})
 
 
 @pytest.mark.parametrize("block", [b for b in ALL if b.language in RUNNABLE], ids=str)
@@ -57,15 +60,22 @@ def test_files_and_targets_that_a_page_names_are_there(page: Path) -> None:
         assert (page.parent / link).exists(), f"no file {link}"
 
 
-@pytest.mark.parametrize("room", ROOMS)
-def test_a_room_s_page_has_a_line_for_every_file(room: str) -> None:
-    page = (ROOT / room / "README.md").read_text()
-    files = [
-        path for path in (ROOT / room).iterdir() if path.is_file() and path.name not in ("README.md", "Dockerfile")
-    ]
-    assert [path.name for path in files if f"`{path.name}`" not in page] == []
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.relative_to(ROOT).as_posix())
+def test_a_folder_s_page_has_a_line_for_every_file(folder: Path) -> None:
+    page = (folder / "README.md").read_text()
+    files = [path for path in folder.iterdir() if path.is_file() and path.name not in ("README.md", "Dockerfile")]
+    rows = [line.split("|")[1] for line in page.splitlines() if line.startswith("| ")]
+    assert [path.name for path in files if not any(f"`{path.name}`" in row for row in rows)] == []
     named = set(re.findall(r"`([a-z_0-9-]+\.(?:py|yaml|html|jinja|html\.jinja))`", page))
-    assert named - {path.name for path in (ROOT / room).rglob("*")} == set(), "files that are not there"
+    assert named - {path.name for path in folder.rglob("*")} == set(), "files that are not there"
+
+
+@pytest.mark.parametrize("package", SPLIT)
+def test_a_package_s_page_leads_to_its_sub_packages(package: str) -> None:
+    page = (ROOT / package / "README.md").read_text()
+    below = {folder.name for folder in FOLDERS if folder.parent == ROOT / package}
+    assert below, f"{package} has no sub-package any more"
+    assert {name for name in below if f"{name}/" not in page} == set()
 
 
 def test_every_slow_test_has_a_target() -> None:

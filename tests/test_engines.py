@@ -1,4 +1,4 @@
-"""The engine contract (`actors.generation.protocol`), kept by every engine. vLLM is held to it where it is installed (`make test-vllm`)."""
+"""The engine contract (`actors.generation.protocol`) holds for every engine; vLLM: `make test-vllm`."""
 
 import importlib.util
 import threading
@@ -14,7 +14,7 @@ from actors.generation.transformers_engine import TransformersEngine
 from actors.modeling.policy import Policy
 from data.conversation import Message
 
-SLOTS = 4
+MAX_NUM_SEQS = 4
 NO_VLLM = pytest.mark.skipif(
     importlib.util.find_spec("vllm") is None, reason="vLLM is not installed; `make test-vllm` installs it"
 )
@@ -28,7 +28,7 @@ def policy(wide_policy: str) -> Policy:
 @pytest.fixture(scope="module", params=["transformers", pytest.param("vllm", marks=NO_VLLM)])
 def engine(request: pytest.FixtureRequest, wide_policy: str) -> Iterator[Engine]:
     kind: EngineKind = request.param
-    _, engine = load_engine(kind, wide_policy, "float32", SLOTS, prefix_cache_tokens=2000, memory_share=0.5)
+    _, engine = load_engine(kind, wide_policy, "float32", MAX_NUM_SEQS, prefix_cache_tokens=2000, memory_share=0.5)
     yield engine
     engine.close()
 
@@ -51,7 +51,7 @@ def _greedy(policy: Policy, ids: list[int], max_tokens: int) -> list[int]:
     return out[:-1] if out and out[-1] in policy.stop_ids else out
 
 
-class Heard:
+class Recorder:
     """A listener that remembers."""
 
     def __init__(self) -> None:
@@ -68,17 +68,17 @@ class Heard:
 def _idle(engine: Engine) -> None:
     deadline = time.monotonic() + 20
     while engine.load.running or engine.load.waiting:
-        assert time.monotonic() < deadline, f"a slot was not freed: {engine.load}"
+        assert time.monotonic() < deadline, f"a place was not freed: {engine.load}"
         time.sleep(0.005)
 
 
 def test_greedy_equals_generate_whatever_runs_beside_it(
     engine: Engine, policy: Policy, prompts: list[list[int]]
 ) -> None:
-    lengths = [30, 7, 50, 20, 1, 12]  # more requests than slots: admission in mid-flight
-    asked = [*prompts, prompts[0]]
-    answers = complete(engine, [(ids, Sampling(n, temperature=0)) for ids, n in zip(asked, lengths, strict=True)])
-    for ids, n, (answer, finish) in zip(asked, lengths, answers, strict=True):
+    lengths = [30, 7, 50, 20, 1, 12]  # more requests than places: admission in mid-flight
+    requested = [*prompts, prompts[0]]
+    answers = complete(engine, [(ids, Sampling(n, temperature=0)) for ids, n in zip(requested, lengths, strict=True)])
+    for ids, n, (answer, finish) in zip(requested, lengths, answers, strict=True):
         assert answer == _greedy(policy, ids, n)
         assert finish == ("length" if len(answer) == n else "stop")
 
@@ -102,16 +102,16 @@ def test_a_seed_gives_the_same_answer_alone_and_in_company(engine: Engine, promp
 
 
 def test_ids_come_one_by_one_and_an_answer_of_one_token_may_end(engine: Engine, prompts: list[list[int]]) -> None:
-    heard = Heard()
-    engine.submit(prompts[0], Sampling(20, temperature=0), heard)
-    assert heard.ended.wait(30)
-    assert [s.finish for s in heard.steps[:-1]] == [None] * (len(heard.steps) - 1)
-    assert len(heard.steps) >= sum(len(s.token_ids) for s in heard.steps)
+    recorder = Recorder()
+    engine.submit(prompts[0], Sampling(20, temperature=0), recorder)
+    assert recorder.ended.wait(30)
+    assert [s.finish for s in recorder.steps[:-1]] == [None] * (len(recorder.steps) - 1)
+    assert len(recorder.steps) >= sum(len(s.token_ids) for s in recorder.steps)
     assert len(complete(engine, [(prompts[0], Sampling(1, temperature=0))])[0][0]) <= 1
 
 
 def test_a_request_joins_while_another_runs_and_may_end_before_it(engine: Engine, prompts: list[list[int]]) -> None:
-    long, short = Heard(), Heard()
+    long, short = Recorder(), Recorder()
     engine.submit(prompts[0], Sampling(380, temperature=1.0, seed=5), long)
     assert long.started.wait(30)
     engine.submit(prompts[1], Sampling(2, temperature=0), short)
@@ -121,16 +121,16 @@ def test_a_request_joins_while_another_runs_and_may_end_before_it(engine: Engine
 
 
 def test_cancel_frees_the_slot_within_one_step(engine: Engine, policy: Policy, prompts: list[list[int]]) -> None:
-    heard = [Heard() for _ in range(SLOTS)]
-    numbers = [engine.submit(prompts[0], Sampling(400, temperature=1.0, seed=i), h) for i, h in enumerate(heard)]
-    assert all(h.started.wait(30) for h in heard)
-    before = [len(h.steps) for h in heard]
+    recorder = [Recorder() for _ in range(MAX_NUM_SEQS)]
+    numbers = [engine.submit(prompts[0], Sampling(400, temperature=1.0, seed=i), h) for i, h in enumerate(recorder)]
+    assert all(h.started.wait(30) for h in recorder)
+    before = [len(h.steps) for h in recorder]
     for number in numbers:
         engine.cancel(number)
-    assert all(h.ended.wait(30) for h in heard)
-    assert all(h.steps[-1] == GenerationStep([], "cancelled") or h.steps[-1].finish == "stop" for h in heard)
-    # The step that was on its way when the cancel came, those that ran while the four cancels were said, and the one that tells of the end.
-    assert all(len(h.steps) - n <= 2 + SLOTS for h, n in zip(heard, before, strict=True))
+    assert all(h.ended.wait(30) for h in recorder)
+    assert all(h.steps[-1] == GenerationStep([], "cancelled") or h.steps[-1].finish == "stop" for h in recorder)
+    # The step that ran when the cancel came, those that ran during the four cancels, and the last one.
+    assert all(len(h.steps) - n <= 2 + MAX_NUM_SEQS for h, n in zip(recorder, before, strict=True))
     assert complete(engine, [(prompts[1], Sampling(3, temperature=0))])[0][0] == _greedy(policy, prompts[1], 3)
     assert engine.load.running == 0
 
@@ -138,22 +138,24 @@ def test_cancel_frees_the_slot_within_one_step(engine: Engine, policy: Policy, p
 def test_those_beside_a_cancelled_request_go_on_as_if_alone(
     engine: Engine, policy: Policy, prompts: list[list[int]]
 ) -> None:
-    heard = [Heard() for _ in range(SLOTS)]
+    recorder = [Recorder() for _ in range(MAX_NUM_SEQS)]
     numbers = engine.submit_all(
-        [(prompts[i], Sampling(60, temperature=0), listener) for i, listener in enumerate(heard)]
+        [(prompts[i], Sampling(60, temperature=0), listener) for i, listener in enumerate(recorder)]
     )
-    assert heard[0].started.wait(20)
+    assert recorder[0].started.wait(20)
     engine.cancel(numbers[0])  # the first row of the cache: the others move
-    assert all(listener.ended.wait(20) for listener in heard)
-    assert heard[0].steps[-1].finish in ("cancelled", "stop", "length")
-    for ids, listener in zip(prompts[1:SLOTS], heard[1:], strict=True):
+    assert all(listener.ended.wait(20) for listener in recorder)
+    assert recorder[0].steps[-1].finish in ("cancelled", "stop", "length")
+    for ids, listener in zip(prompts[1:MAX_NUM_SEQS], recorder[1:], strict=True):
         assert [i for step in listener.steps for i in step.token_ids] == _greedy(policy, ids, 60)
     assert engine.error is None
 
 
 def test_a_request_that_waits_may_be_cancelled(engine: Engine, prompts: list[list[int]]) -> None:
-    running = [engine.submit(prompts[0], Sampling(400, temperature=1.0, seed=i), Heard()) for i in range(SLOTS)]
-    waiting = Heard()
+    running = [
+        engine.submit(prompts[0], Sampling(400, temperature=1.0, seed=i), Recorder()) for i in range(MAX_NUM_SEQS)
+    ]
+    waiting = Recorder()
     engine.cancel(engine.submit(prompts[1], Sampling(5), waiting))
     assert waiting.ended.wait(30)
     assert waiting.steps[-1] == GenerationStep([], "cancelled")
@@ -205,11 +207,11 @@ def test_hundreds_of_requests_leave_nothing_behind(engine: Engine, prompts: list
 
 
 def test_a_closed_engine_tells_those_who_wait_and_takes_no_more(policy: Policy, prompts: list[list[int]]) -> None:
-    engine, heard = TransformersEngine(policy, max_num_seqs=1), [Heard(), Heard()]
-    for listener in heard:
+    engine, recorder = TransformersEngine(policy, max_num_seqs=1), [Recorder(), Recorder()]
+    for listener in recorder:
         engine.submit(prompts[0], Sampling(400, temperature=1.0, seed=1), listener)
     engine.close()
-    assert [h.steps[-1].finish for h in heard] == ["cancelled", "cancelled"]
+    assert [h.steps[-1].finish for h in recorder] == ["cancelled", "cancelled"]
     with pytest.raises(RuntimeError, match="the engine is down: closed"):
         engine.submit(prompts[0], Sampling(5), lambda _: None)
 
@@ -225,9 +227,9 @@ def test_a_dead_engine_says_so_to_everyone(policy: Policy, prompts: list[list[in
 def test_those_who_were_to_start_with_the_one_that_killed_it_are_told_too(
     policy: Policy, prompts: list[list[int]]
 ) -> None:
-    engine, heard = TransformersEngine(policy, max_num_seqs=4), [Heard() for _ in range(3)]
+    engine, recorder = TransformersEngine(policy, max_num_seqs=4), [Recorder() for _ in range(3)]
     engine.submit_all(
-        [([10**6], Sampling(5), heard[0]), *((prompts[0], Sampling(5), listener) for listener in heard[1:])]
+        [([10**6], Sampling(5), recorder[0]), *((prompts[0], Sampling(5), listener) for listener in recorder[1:])]
     )
-    assert all(listener.ended.wait(20) for listener in heard)
-    assert [listener.steps[-1].finish for listener in heard] == ["error"] * 3
+    assert all(listener.ended.wait(20) for listener in recorder)
+    assert [listener.steps[-1].finish for listener in recorder] == ["error"] * 3

@@ -23,5 +23,5 @@ def test_a_step_has_the_arithmetic_that_torch_counts(tiny_base: str) -> None:
     arithmetic = Arithmetic.of(module.model)
     # torch does not count fused attention on a CPU.
     assert arithmetic.flops(256, 128, squares=0) == pytest.approx(counter.get_total_flops(), rel=0.02)
-    # Causal: half of a square, for the scores and again for the values, twice more in the backward pass, in 2 layers of width 32.
+    # Causal: half of a square for scores and for values, twice more in the backward pass, in 2 layers of width 32.
     assert arithmetic.flops(0, 0, squares=200.0**2) == 3 * 2 * (2 * 200 * 200 / 2 * 32) * 2

@@ -1,4 +1,4 @@
-"""The cache of running answers: rows come and go, columns are put in order, and nothing a row holds is lost or mixed with another's."""
+"""The KV cache: rows join and leave, columns are realigned, and no row's values are lost or mixed with another's."""
 
 import random
 
@@ -69,7 +69,7 @@ def test_a_long_life_in_bounded_memory() -> None:
             rows = [rows[i] for i in kv_cache.leave(over)]
         widest = max(widest, kv_cache.num_columns)
         number %= 10**6
-    assert widest <= 2 * FREE_COLUMNS, "the longest row and its room, not the sum of all"
+    assert widest <= 2 * FREE_COLUMNS, "the longest row and its free columns, not the sum of all"
 
 
 def test_the_last_row_leaves_nothing_behind() -> None:

@@ -45,7 +45,7 @@ def _ready(model: PreTrainedModel) -> PreTrainedModel:
     return model.eval()
 
 
-def _row() -> tuple[dict[str, object], torch.Tensor]:
+def _pack() -> tuple[dict[str, object], torch.Tensor]:
     """Five segments, and what is read of them: one position, several, none, in no order."""
     rng = np.random.default_rng(0)
     return packed([rng.integers(4, 300, n) for n in LENGTHS]), torch.tensor([6, 198, 30, 67, 7, 231, 198])
@@ -57,10 +57,10 @@ def test_what_is_read_is_the_same_with_the_last_layer_narrowed(name: str) -> Non
     torch.manual_seed(0)
     model = _ready(NARROWED[name]())
     assert last_layer(model) is not None
-    row, reads_S = _row()
-    expected = model(**row).last_hidden_state[0]
+    pack, reads_S = _pack()
+    expected = model(**pack).last_hidden_state[0]
     with only_read(model, reads_S, sum(LENGTHS)):
-        narrowed = model(**row).last_hidden_state[0]
+        narrowed = model(**pack).last_hidden_state[0]
     torch.testing.assert_close(narrowed[reads_S], expected[reads_S], rtol=1e-5, atol=1e-5)
     assert not torch.allclose(narrowed, expected, atol=1e-3), "nothing was narrowed"
 
@@ -68,20 +68,20 @@ def test_what_is_read_is_the_same_with_the_last_layer_narrowed(name: str) -> Non
 @torch.inference_mode()
 def test_nothing_is_left_behind_after_an_error_either() -> None:
     model = _ready(NARROWED["llama"]())
-    row, reads_S = _row()
-    expected = model(**row).last_hidden_state
+    pack, reads_S = _pack()
+    expected = model(**pack).last_hidden_state
     with pytest.raises(ZeroDivisionError), only_read(model, reads_S, sum(LENGTHS)):
         _ = 1 / 0
     assert not any(m._forward_hooks or m._forward_pre_hooks or hasattr(m, READS) for m in model.modules())
-    torch.testing.assert_close(model(**row).last_hidden_state, expected, rtol=0, atol=0)
+    torch.testing.assert_close(model(**pack).last_hidden_state, expected, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize(
-    ("name", "said"), [("gpt2", "no list called `layers`"), ("mixtral", "no `mlp` of linear layers")]
+    ("name", "reason"), [("gpt2", "no list called `layers`"), ("mixtral", "no `mlp` of linear layers")]
 )
 @torch.inference_mode()
 def test_a_model_built_otherwise_is_left_as_it_is_and_the_log_says_so(
-    name: str, said: str, caplog: pytest.LogCaptureFixture
+    name: str, reason: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     made = {
         "gpt2": lambda: GPT2Model(GPT2Config(vocab_size=300, n_embd=32, n_layer=2, n_head=4)),
@@ -89,8 +89,8 @@ def test_a_model_built_otherwise_is_left_as_it_is_and_the_log_says_so(
     }
     _log_once.cache_clear()
     model = _ready(made[name]())
-    row, reads_S = _row()
+    pack, reads_S = _pack()
     with caplog.at_level(logging.INFO), only_read(model, reads_S, sum(LENGTHS)):
-        narrowed = model(**row).last_hidden_state
-    torch.testing.assert_close(narrowed, model(**row).last_hidden_state, rtol=0, atol=0)
-    assert said in caplog.text
+        narrowed = model(**pack).last_hidden_state
+    torch.testing.assert_close(narrowed, model(**pack).last_hidden_state, rtol=0, atol=0)
+    assert reason in caplog.text

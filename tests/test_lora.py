@@ -12,9 +12,9 @@ from support.tiny_backbones import save_backbone
 from actors.modeling.lora import LoraSettings, add_adapters, merged
 from actors.modeling.policy import PolicyTask
 from actors.modeling.regressor import PredictorTask
+from actors.modeling.train_task import TrainTask
 from actors.training.examples import ExampleSpec, PolicyExamples, PredictorExamples
 from actors.training.settings import LearnerSettings
-from actors.training.trainer import TrainTask
 from data.attributes import shipped
 from data.calibration import Calibration
 from data.conversation import to_table
@@ -82,10 +82,8 @@ def test_heads_are_trained_in_full_and_the_rest_only_through_adapters(tiny_base:
 
 def test_a_target_that_no_module_has_is_named_with_those_there_are(tiny_base: str) -> None:
     policy = PolicyTask(tiny_base, SCHEMA, "steerlm").build()
-    with pytest.raises(
-        ValueError,
-        match=r"no linear module of LlamaForCausalLM is named query; it has down_proj, .*v_proj; set learner.lora.target_modules",
-    ):
+    named, there = "no linear module of LlamaForCausalLM is named query", "it has down_proj, .*v_proj"
+    with pytest.raises(ValueError, match=rf"{named}; {there}; set learner.lora.target_modules"):
         add_adapters(policy.model, LoraSettings(target_modules=("query",)), policy.heads)
 
 

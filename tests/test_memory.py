@@ -69,8 +69,10 @@ def test_the_sentence_names_settings_that_are_not_yet_set() -> None:
         "8.0",
     ):
         assert setting in sentence
-    told = replace(memory, activations=0.0)
-    assert "activation_checkpointing" not in (too_large("policy.learner", learner, told, limit=8 * 2**30) or "")
+    small_activations = replace(memory, activations=0.0)
+    assert "activation_checkpointing" not in (
+        too_large("policy.learner", learner, small_activations, limit=8 * 2**30) or ""
+    )
 
 
 def test_the_shape_is_that_of_the_model_on_disk(tiny_base: str) -> None:

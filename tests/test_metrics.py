@@ -1,4 +1,4 @@
-"""What a training says of itself: on the console, in event files, in Ray's metrics."""
+"""The metrics of a training: on the console, in event files, in Ray's metrics."""
 
 from pathlib import Path
 
@@ -35,7 +35,7 @@ def test_a_step_is_said_and_written(
     logger.step(at, 2, loss=1.25, rate=1e-3, norm=0.5)
     logger.validated(at, 1.5, improved=True)
     logger.close()
-    said = capsys.readouterr().out
+    output_text = capsys.readouterr().out
     for part in (
         "step 10  25%",
         "loss 1.2500",
@@ -44,7 +44,7 @@ def test_a_step_is_said_and_written(
         "ETA 90 s",
         "validation loss 1.50000, the best so far",
     ):
-        assert part in said
+        assert part in output_text
     folder = tmp_path / "tensorboard"
     if uri == "memory":
         [name] = (output / "tensorboard").names()

@@ -1,5 +1,6 @@
 """Linear layers that multiply with oneDNN give what PyTorch's own give, and only those meant to."""
 
+import platform
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,7 +10,25 @@ import torch
 from actors.kernels.onednn import ROWS, generate_with_onednn, train_with_onednn, use_onednn, works
 
 
-@pytest.mark.skipif(not works(), reason="this PyTorch has no oneDNN product for fp32")
+def missing() -> str:
+    """What this PyTorch lacks to multiply with oneDNN; "" = nothing."""
+    if not torch.backends.mkldnn.is_available():
+        return "this PyTorch is built without oneDNN"
+    if not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+        return "this PyTorch has no mkldnn._linear_pointwise"
+    return ""
+
+
+NEEDS_ONEDNN = pytest.mark.skipif(bool(missing()), reason=missing())
+
+
+def test_onednn_works_wherever_pytorch_has_it() -> None:
+    """A wrong product, or a change of PyTorch's private operator, must not pass as tests that are skipped."""
+    assert works() == (not missing()), "oneDNN is there, but its products are wrong"
+    assert not missing() or platform.machine() != "x86_64", f"PyTorch for x86-64 comes with oneDNN, but {missing()}"
+
+
+@NEEDS_ONEDNN
 @pytest.mark.parametrize("use", [use_onednn, generate_with_onednn])
 @pytest.mark.parametrize("shape", [(1, 128, 48), (64, 48), (1, 37, 48), (3, 37, 48), (2, 1, 48), (1, 0, 48)])
 @torch.inference_mode()
@@ -22,7 +41,7 @@ def test_the_products_are_fp32_products(shape: tuple[int, ...], use: Callable[[t
     torch.testing.assert_close(plain(x), expected, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.skipif(not works(), reason="this PyTorch has no oneDNN product for fp32")
+@NEEDS_ONEDNN
 @pytest.mark.parametrize("shape", [(1, 128, 48), (64, 48), (2, 37, 48), (1, 0, 48)])
 def test_the_gradients_are_fp32_gradients(shape: tuple[int, ...]) -> None:
     torch.manual_seed(0)
@@ -45,12 +64,13 @@ def test_other_dtypes_are_left_alone() -> None:
     assert "forward" not in vars(half)
 
 
+@NEEDS_ONEDNN
 @pytest.mark.parametrize("use", [use_onednn, generate_with_onednn])
 @torch.inference_mode()
 def test_many_row_lengths_do_not_grow_memory(use: Callable[[torch.nn.Module], int]) -> None:
     """Compiled products are kept: 400 lengths took some 400 MB when each went to oneDNN as it was."""
     linear = torch.nn.Linear(128, 344, bias=False)
-    use(linear)
+    assert use(linear) == 1
     linear(torch.zeros(32 * ROWS, 128))
     before = _anonymous_mb()
     for length in range(1600, 2000):

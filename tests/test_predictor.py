@@ -1,4 +1,4 @@
-"""One forward for all turns == one prefix at a time; the saved folder loads with plain transformers and gives the same numbers."""
+"""One forward for all turns == one prefix at a time; plain transformers loads the folder and gives the same scores."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""gloo listens where the node's address is; the processes of a real training are told so, and a name set by hand is left alone."""
+"""gloo listens at the node's address, in the processes of a real training too; an interface set by hand is kept."""
 
 import os
 import socket

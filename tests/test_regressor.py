@@ -1,4 +1,4 @@
-"""Every family of backbones: packed == one by one == plain transformers; heads stay fp32; only valid labels carry loss."""
+"""All families of backbones: packed == one by one == plain transformers; fp32 heads; only valid labels carry loss."""
 
 import os
 from pathlib import Path
@@ -105,9 +105,9 @@ def test_training_on_packed_rows_has_the_gradients_of_separate_ones(saved: str) 
         for n in (9, 70, 31)
     ]
 
-    def gradients(rows: list[list[Example]]) -> torch.Tensor:
+    def gradients(packs: list[list[Example]]) -> torch.Tensor:
         module.zero_grad()
-        sum(module(**task.inputs(row, "cpu")) for row in rows).backward()  # type: ignore[union-attr]
+        sum(module(**task.inputs(pack, "cpu")) for pack in packs).backward()  # type: ignore[union-attr]
         return torch.cat([p.grad.flatten() for p in module.parameters() if p.grad is not None])
 
     packed, separate = gradients([examples]), gradients([[e] for e in examples])

@@ -1,4 +1,4 @@
-"""Heads in closed form: what they fit, how they carry a mean without a bias, and where they would help nothing."""
+"""Ridge-initialized heads: what they fit, how they carry a mean without a bias, and where they would help nothing."""
 
 import torch
 
@@ -6,7 +6,7 @@ from actors.modeling.ridge_init import RidgeHeads
 
 
 def features(seed: int, num: int = 4000, width: int = 12) -> torch.Tensor:
-    """Features with one nearly constant direction, as a normalised hidden state has."""
+    """Features with one nearly constant direction, as a normalized hidden state has."""
     generator = torch.Generator().manual_seed(seed)
     mixing = torch.randn(width, width, generator=generator)
     x = torch.randn(num, width, generator=generator) @ mixing

@@ -1,4 +1,4 @@
-"""DeepSpeed under Ray Train: the loss of a step is the mean over the global batch, whatever the workers and the ZeRO stage."""
+"""DeepSpeed under Ray Train: a step's loss is the mean over the global batch, for any workers and ZeRO stage."""
 
 import os
 from collections import Counter
@@ -32,7 +32,7 @@ DEMO = str(Path(__file__).resolve().parent.parent / "jobs" / "presets" / "demo.y
 
 
 def _rated(tiny_base: str, folder: Path, num_rows: int, noise: bool) -> Storage:
-    """Predictor examples; `noise`: ratings that have nothing to do with the text, so that there is only something to learn by heart."""
+    """Predictor examples; `noise`: ratings do not depend on the text, so that they can only be memorized."""
     rng = np.random.default_rng(0)
     rows = [
         row for row in Lab(LabSettings(num_rows=num_rows, rated_share=1)).rows() if row.num_answers == 1 or not noise
@@ -50,7 +50,7 @@ def _rated(tiny_base: str, folder: Path, num_rows: int, noise: bool) -> Storage:
 def test_one_worker_or_two_whole_or_sharded_same_trajectory(
     ray_cluster: object, tiny_base: str, tmp_path: Path
 ) -> None:
-    """With attribute weights and missing labels, which rows of a step share unevenly: the mean must be over the global batch."""
+    """Packs of a step have unequal attribute weights and missing labels: the mean must be over the global batch."""
     examples = _rated(tiny_base, tmp_path, 70, noise=False)
     task = PredictorTask(tiny_base, SCHEMA, "steerlm", {"humor": 4.0, "verbosity": 0.25})
     losses, weights = {}, {}
@@ -90,8 +90,8 @@ def test_training_stops_early_and_saves_the_best_step_not_the_last(
     examples = _rated(tiny_base, tmp_path, 60, noise=True)
     task, output = PredictorTask(tiny_base, SCHEMA, "steerlm"), Storage(str(tmp_path)) / "out"
     settings = LearnerSettings(
-        num_workers=2, zero_stage=3, precision="fp32", pack_tokens=512, max_tokens=256, packs_per_step=2, learning_rate=1e-2, warmup=0.0,
-        schedule="constant_with_warmup", epochs=60, validate_every=1.0, patience=3,
+        num_workers=2, zero_stage=3, precision="fp32", pack_tokens=512, max_tokens=256, packs_per_step=2, epochs=60,
+        learning_rate=1e-2, warmup=0.0, schedule="constant_with_warmup", validate_every=1.0, patience=3,
     )  # fmt: skip
     metrics = fit("test", task, settings, Corpus.of(examples), output, split := Split(5, 1, 3))
     curve = metrics["validations"]

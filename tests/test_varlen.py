@@ -1,4 +1,4 @@
-"""Packed == separate, in scores, loss and gradients: what silently goes wrong when segments of a row see each other."""
+"""Packed == separate, in scores, loss and gradients: it silently is not if segments of a pack see each other."""
 
 import numpy as np
 import pytest
@@ -29,12 +29,12 @@ def _examples(seed: int = 0) -> list[Example]:
 
 
 def test_packed_micro_example() -> None:
-    row = packed([np.array([5, 6, 7]), np.array([8, 9])])
-    assert row["input_ids"].tolist() == [[5, 6, 7, 8, 9]]
-    assert row["position_ids"].tolist() == [[0, 1, 2, 0, 1]]
-    assert row["cu_seq_lens_q"].tolist() == row["cu_seq_lens_k"].tolist() == [0, 3, 5]
-    assert row["max_length_q"] == 3
-    assert (row["attention_mask"], row["use_cache"]) == (None, False)
+    pack = packed([np.array([5, 6, 7]), np.array([8, 9])])
+    assert pack["input_ids"].tolist() == [[5, 6, 7, 8, 9]]
+    assert pack["position_ids"].tolist() == [[0, 1, 2, 0, 1]]
+    assert pack["cu_seq_lens_q"].tolist() == pack["cu_seq_lens_k"].tolist() == [0, 3, 5]
+    assert pack["max_length_q"] == 3
+    assert (pack["attention_mask"], pack["use_cache"]) == (None, False)
     filled = packed([np.array([5, 6, 7]), np.array([8, 9])], multiple=4)
     assert filled["input_ids"].tolist() == [[5, 6, 7, 8, 9, 0, 0, 0]]
     assert filled["cu_seq_lens_q"].tolist() == [0, 3, 5, 8]
@@ -45,9 +45,9 @@ def test_packed_equals_separate_in_loss_and_gradients(model: str, tiny_base: str
     task = (PolicyTask if model == "policy" else PredictorTask)(tiny_base, SCHEMA, "steerlm")
     module, examples = task.build(), _examples()
 
-    def run(rows: list[list[Example]]) -> tuple[float, torch.Tensor]:
+    def run(packs: list[list[Example]]) -> tuple[float, torch.Tensor]:
         module.zero_grad()
-        losses = [module(**task.inputs(row, "cpu")) for row in rows]
+        losses = [module(**task.inputs(pack, "cpu")) for pack in packs]
         torch.stack(losses).sum().backward()
         return sum(loss.item() for loss in losses), torch.cat([p.grad.flatten() for p in module.parameters()])
 
@@ -84,7 +84,7 @@ def test_varlen_equals_the_librarys_own_attention(tiny_policy: str) -> None:
 @pytest.mark.parametrize("window", [None, 20])
 @pytest.mark.parametrize("causal", [True, False])
 def test_a_segment_attends_as_a_dense_mask_says(causal: bool, window: int | None) -> None:
-    """The reference is one softmax over the whole row with a mask that says who sees whom; key and value have half the heads."""
+    """The reference is one softmax over the whole pack with a dense mask; key and value have half the heads."""
     torch.manual_seed(0)
     bounds = [0, 7, 68, 69, 132]
     q, k, v = (torch.randn(1, heads, 132, 16) for heads in (4, 2, 2))
@@ -94,12 +94,10 @@ def test_a_segment_attends_as_a_dense_mask_says(causal: bool, window: int | None
     sees = (segment[:, None] == segment) & ((distance >= 0) if causal else torch.ones_like(distance, dtype=torch.bool))
     if window:
         sees &= distance.abs() < window
-    dense = (q @ k.repeat_interleave(2, 1).transpose(2, 3) / 4).masked_fill(~sees, -torch.inf).softmax(
-        -1
-    ) @ v.repeat_interleave(2, 1)
-    torch.testing.assert_close(
-        per_segment(q, k, v, bounds, causal, None, window, 0.0), dense.transpose(1, 2), rtol=1e-5, atol=1e-5
-    )
+    scores = (q @ k.repeat_interleave(2, 1).transpose(2, 3) / 4).masked_fill(~sees, -torch.inf)
+    dense = (scores.softmax(-1) @ v.repeat_interleave(2, 1)).transpose(1, 2)
+    found = per_segment(q, k, v, bounds, causal, None, window, 0.0)
+    torch.testing.assert_close(found, dense, rtol=1e-5, atol=1e-5)
 
 
 def test_the_check_of_a_fused_kernel_passes_a_right_one_and_finds_a_leaking_one() -> None:

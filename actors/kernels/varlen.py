@@ -214,8 +214,8 @@ def packed(segments: Sequence[np.ndarray], device: torch.device | str = "cpu", m
 
     Micro-example: lengths 3, 2 -> position_ids [0, 1, 2, 0, 1], cu_seq_lens [0, 3, 5].
     """
-    if room := -sum(map(len, segments)) % multiple:
-        segments = [*segments, *(np.zeros(min(FILLER, room - start), np.int64) for start in range(0, room, FILLER))]
+    if missing := -sum(map(len, segments)) % multiple:
+        segments = [*segments, *(np.zeros(min(FILLER, missing - i), np.int64) for i in range(0, missing, FILLER))]
     lengths = [len(s) for s in segments]
     bounds = torch.tensor(np.cumsum([0, *lengths]), dtype=torch.int32)
     return {

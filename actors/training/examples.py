@@ -39,7 +39,7 @@ class ExampleSpec:
 
 
 class _ExampleMaker:
-    """Conversations in, one example for each out; a subclass says what an example is."""
+    """Conversations in, one example for each out; a subclass defines the example."""
 
     ROW_FOR_ROW = True
 
