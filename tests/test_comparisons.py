@@ -38,7 +38,8 @@ def single(model: str, question: int, rating: float | None, category: str = "c",
     )
 
 
-# Ours wins 1 in both orders, loses 2, ties 3; 4 goes to the first place both times, 5 is a win and a tie; 6 lacks one order.
+# Ours wins 1 in both orders, loses 2, ties 3; 4 goes to the first place both times, 5 is a win and a tie; 6 lacks an
+# order.
 VERDICTS = [
     *both(1, "first", "second", "math"),
     *both(2, "second", "first", "math"),

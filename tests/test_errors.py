@@ -70,11 +70,11 @@ def test_a_value_error_that_nobody_raised_on_purpose_keeps_its_traceback(bug: Ca
     assert bug.__name__ in "".join(traceback.format_exception(caught.value))
 
 
-@pytest.mark.parametrize("error", [UserError("mend it"), ClusterError("mend it"), FileNotFoundError("mend it")])
+@pytest.mark.parametrize("error", [UserError("fix it"), ClusterError("fix it"), FileNotFoundError("fix it")])
 def test_what_was_raised_on_purpose_is_one_sentence(error: Exception, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit), user_errors_reported("program", "again"):
         raise error
-    assert capsys.readouterr().err == "program: mend it\n"
+    assert capsys.readouterr().err == "program: fix it\n"
 
 
 @pytest.mark.parametrize("bug", BUGS)
@@ -97,10 +97,10 @@ def test_a_bug_does_not_stop_ray_trains_retry(
     with pytest.raises(ValueError):  # noqa: PT011 - any
         trainer.train_worker({"assignment": Given()})
     assert not (tmp_path / trainer.USER_ERROR).exists()
-    monkeypatch.setattr(Training, "run", lambda self: (_ for _ in ()).throw(UserError("mend it")))
+    monkeypatch.setattr(Training, "run", lambda self: (_ for _ in ()).throw(UserError("fix it")))
     with pytest.raises(UserError):
         trainer.train_worker({"assignment": Given()})
-    assert (tmp_path / trainer.USER_ERROR).read_text() == "mend it"
+    assert (tmp_path / trainer.USER_ERROR).read_text() == "fix it"
 
 
 @pytest.mark.parametrize("bug", BUGS)

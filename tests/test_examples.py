@@ -1,4 +1,4 @@
-"""Predictor examples: a decoder's is a conversation, an encoder's a rated answer with what came before it; labels are counted as people gave them."""
+"""Predictor examples: a decoder's is a conversation, an encoder's a rated answer with all before it; labels."""
 
 import math
 

@@ -77,7 +77,7 @@ def test_a_dashboard_is_whole(path: Path) -> None:
         assert panel["gridPos"]["x"] + panel["gridPos"]["w"] <= 24
 
 
-def test_every_alert_says_what_mends_it() -> None:
+def test_every_alert_has_a_remedy() -> None:
     for group in yaml.safe_load((FOLDER / "alerts.yaml").read_text())["groups"]:
         for rule in group["rules"]:
             assert set(rule) == {"alert", "expr", "for", "labels", "annotations"}

@@ -1,4 +1,4 @@
-"""gloo listens where the node's address is; the processes of a real training are told so, and a name set by hand is left alone."""
+"""gloo listens on the node's address, in a real training too; a name set by hand stays."""
 
 import os
 import socket

@@ -15,13 +15,15 @@ def test_the_line_says_rows_speed_fill_and_time_left(
         )
         progress.add(100, tokens=5000, filled=4500, budget=5000)
         progress.add(100, tokens=5000, filled=4500, budget=5000)
-        line = "annotate: 600/1,000 rows (400 before)  20.0 rows/s  1,000 tokens/s  packs 90% full  6/10 pieces  ETA 20 s"
+        line = (
+            "annotate: 600/1,000 rows (400 before)  20.0 rows/s  1,000 tokens/s  packs 90% full  6/10 pieces  ETA 20 s"
+        )
         assert progress.line() == line
     assert capsys.readouterr().out.splitlines()[-1] == line
     assert progress.rows == 200
 
 
-def test_who_watches_is_told_the_same_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_watcher_gets_the_same_metrics(monkeypatch: pytest.MonkeyPatch) -> None:
     heard: list[dict[str, float]] = []
     monkeypatch.setattr(Progress, "seconds", 10.0)
     with Progress("annotate", 200, 2, watch=heard.append) as progress:

@@ -29,7 +29,8 @@ def test_what_is_written_is_listed_read_and_removed_at_once(s3: str, tmp_path: P
     assert folder.names() == ["a/m.json"]
     before = folder.checksum()
     # Another process, as a worker would be: no cache of ours may hide what it does.
-    code = "import sys; from data.storage import Storage; s = Storage(sys.argv[1]); (s / 'b.txt').write_bytes(b'x'); (s / 'a' / 'm.json').remove()"
+    code = "import sys; from data.storage import Storage; s = Storage(sys.argv[1]); "
+    code += "(s / 'b.txt').write_bytes(b'x'); (s / 'a' / 'm.json').remove()"
     subprocess.run([sys.executable, "-c", code, folder.uri], check=True, cwd=Path(__file__).parent.parent)
     assert folder.names() == ["b.txt"]
     assert folder.checksum() != before

@@ -1,4 +1,4 @@
-"""Presets and overrides: what loads, and what each mistake is told."""
+"""Presets and overrides: what loads, and the sentence for each error."""
 
 from typing import Literal
 
@@ -188,7 +188,7 @@ def test_the_file_at_fault_is_named_even_when_another_extends_it(preset):
         ("weights={", ["the value of weights is no valid YAML"]),
     ],
 )
-def test_a_wrong_override_is_told_what_is_wrong_and_what_is_allowed(preset, override, said):
+def test_a_wrong_override_is_an_error_with_what_is_allowed(preset, override, said):
     message = problem(preset("name: x\ntrain: {epochs: 3}"), override)
     assert [part for part in said if part not in message] == []
     assert "\n" not in message
@@ -207,12 +207,12 @@ def test_a_wrong_override_is_told_what_is_wrong_and_what_is_allowed(preset, over
         ("name: x\nyes: 1", ["unknown key yes"]),
     ],
 )
-def test_a_wrong_preset_is_told_so(preset, text, said):
+def test_a_wrong_preset_is_an_error(preset, text, said):
     message = problem(preset(text))
     assert [part for part in said if part not in message] == []
 
 
-def test_every_mistake_is_told_at_once(preset):
+def test_every_error_is_reported_at_once(preset):
     assert len(problem(preset("name: 5\ntrain: {epochs: ten}\nfoo: 1")).splitlines()) == 3
 
 

@@ -1,4 +1,4 @@
-"""An S3 server for tests that is as busy as the real one can be: every k-th request is answered 503 SlowDown, the others by moto.
+"""An S3 server for tests, as busy as a real one: every k-th request is answered 503 SlowDown, the others by moto.
 
 python tests/support/slow_s3.py PORT K
 """

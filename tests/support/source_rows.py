@@ -70,7 +70,7 @@ def oasst(
 
 
 def as_trees(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The same messages, a tree a line, as the other OASST files have them; messages without their parent are left out."""
+    """The same messages, a tree a line, as in the other OASST files; messages without their parent are left out."""
     nodes = {}
     for message in messages:
         labels = message["labels"] and {
