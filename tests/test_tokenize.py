@@ -47,7 +47,7 @@ def test_meanwhile_trains_as_before(
     tokenizing(rows, tiny_base, folder / "first").all()
     expected = fit("test", task, SETTINGS, Corpus.of(folder / "first"), folder / "one", Split(8))
     with tokenizing(rows, tiny_base, folder / "meanwhile").meanwhile(SETTINGS) as examples:
-        assert examples.making
+        assert examples.streaming
         found = fit("test", task, SETTINGS, examples, folder / "other", Split(8))
     assert "tokenising while it trains" in capsys.readouterr().out
     assert found["losses"] == expected["losses"]
