@@ -55,7 +55,7 @@ def test_meanwhile_trains_as_before(
     assert counts(folder / "meanwhile") == counts(folder / "first")
     # All is there now: nothing is made again.
     with tokenizing(rows, tiny_base, folder / "meanwhile").meanwhile(SETTINGS) as examples:
-        assert examples.making is None
+        assert examples.streaming is None
 
 
 @pytest.mark.ray
@@ -65,7 +65,7 @@ def test_without_room_all_are_tokenised_first(
     with tokenizing(rows, tiny_base, Storage(str(tmp_path / "out"))).meanwhile(
         SETTINGS.model_copy(update={"cpus_per_worker": 5.0})
     ) as examples:
-        assert examples.making is None
+        assert examples.streaming is None
         assert examples.num_rows == 120
 
 
