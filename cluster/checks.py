@@ -1,6 +1,6 @@
 """Is this cluster fit for what a preset needs? A finding is a line: what was checked, what was found, how to fix it.
 
-`examined` asks the cluster we are connected to; `findings` judges the reports of its nodes. Knows no job.
+`examined` checks the connected cluster; `findings` judges the reports of its nodes. Knows no job.
 """
 
 import contextlib
@@ -44,9 +44,9 @@ class Unfit(ClusterError):
 
 def examined(needs: Needs, dashboard: str = "") -> list[Finding]:
     """All checks, on every node of the connected cluster. `dashboard`: its host and port, "" = not checked."""
-    task = NodeProbe(needs.storage, needs.models, secrets.token_hex(8))
-    with _probe_file(task) as unwritable:
-        reports = ask_every_node(replace(task, shared=not unwritable))
+    probe = NodeProbe(needs.storage, needs.models, secrets.token_hex(8))
+    with _probe_file(probe) as unwritable:
+        reports = ask_every_node(replace(probe, shared=not unwritable))
     found = findings(reports, needs, nodes_now(), may_grow())
     if unwritable:
         remedy = "set storage to a URI this machine may write to, or give it the rights"
@@ -182,16 +182,16 @@ def token_mode(dashboard: str) -> Finding:
 
 
 @contextlib.contextmanager
-def _probe_file(task: NodeProbe) -> Any:
+def _probe_file(probe: NodeProbe) -> Any:
     """A file of ours in the storage while the nodes look for it; yields why it could not be written, "" if it could."""
-    if not task.storage:
+    if not probe.storage:
         yield ""
         return
-    folder = probe_folder(task.storage)
+    folder = probe_folder(probe.storage)
     try:
         fs, path = fsspec.core.url_to_fs(folder)
         fs.makedirs(path, exist_ok=True)
-        with fs.open(f"{path}/{task.token}", "wb") as file:
+        with fs.open(f"{path}/{probe.token}", "wb") as file:
             file.write(b"doctor")
     except Exception as error:  # every reason is worth reporting
         yield last_line(error)
@@ -199,7 +199,7 @@ def _probe_file(task: NodeProbe) -> Any:
     try:
         yield ""
     finally:
-        fs.rm(f"{path}/{task.token}")
+        fs.rm(f"{path}/{probe.token}")
         with contextlib.suppress(OSError):
             fs.rmdir(path)
 

@@ -65,7 +65,7 @@ def alive_nodes() -> list[dict[str, Any]]:
     return [node for node in ray.nodes() if node["Alive"]]
 
 
-def ask_every_node(task: NodeProbe) -> list[Report]:
+def ask_every_node(probe: NodeProbe) -> list[Report]:
     """A report of each node that is alive; one silent for two minutes has an error `answer`."""
     nodes = alive_nodes()
     addresses = {node["NodeID"]: (node["NodeManagerAddress"], node["NodeManagerPort"]) for node in nodes}
@@ -73,7 +73,7 @@ def ask_every_node(task: NodeProbe) -> list[Report]:
     sent = time.time()
     pending = {
         examine_remotely.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote(
-            task,
+            probe,
             node["NodeManagerAddress"],
             node["Resources"],
             [address for other, address in addresses.items() if other != node["NodeID"]],
@@ -95,7 +95,9 @@ def _received(ref: Any, node: Mapping[str, Any], sent: float) -> Report:
     return report
 
 
-def examine(task: NodeProbe, address: str, resources: Mapping[str, float], others: Sequence[tuple[str, int]]) -> Report:
+def examine(
+    probe: NodeProbe, address: str, resources: Mapping[str, float], others: Sequence[tuple[str, int]]
+) -> Report:
     """Runs on the node."""
     memory = shutil.disk_usage(SHARED_MEMORY) if os.path.isdir(SHARED_MEMORY) else None
     report = Report(
@@ -109,8 +111,8 @@ def examine(task: NodeProbe, address: str, resources: Mapping[str, float], other
         token_mode=os.environ.get("RAY_AUTH_MODE") == "token",
     )
     attempts: dict[str, Callable[[], object]] = {
-        "storage": partial(_write_and_look, task, address),
-        **{setting: partial(_model, model) for setting, model in task.models.items()},
+        "storage": partial(_write_and_look, probe, address),
+        **{setting: partial(_model, model) for setting, model in probe.models.items()},
         **{f"port {host}:{port}": partial(_reach, host, port) for host, port in others},
     }
     report.errors |= {what: why for what, attempt in attempts.items() if (why := failure(attempt))}
@@ -160,17 +162,17 @@ def probe_folder(storage: str) -> str:
     return f"{storage.rstrip('/')}/{PROBE}"
 
 
-def _write_and_look(task: NodeProbe, address: str) -> None:
+def _write_and_look(probe: NodeProbe, address: str) -> None:
     """Write a file of this node's, and look for the driver's: is the storage one and the same?"""
-    if not task.storage:
+    if not probe.storage:
         return
-    fs, folder = _filesystem(probe_folder(task.storage))
+    fs, folder = _filesystem(probe_folder(probe.storage))
     fs.makedirs(folder, exist_ok=True)
-    mine = f"{folder}/{task.token}-{address}"
+    mine = f"{folder}/{probe.token}-{address}"
     with fs.open(mine, "wb") as file:
-        file.write(task.token.encode())
+        file.write(probe.token.encode())
     try:
-        if task.shared and not fs.exists(f"{folder}/{task.token}"):
+        if probe.shared and not fs.exists(f"{folder}/{probe.token}"):
             raise OSError(
                 "another folder than on the node that asks: use a URI that all nodes share, such as s3://bucket/prefix"
             )

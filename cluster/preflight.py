@@ -43,7 +43,7 @@ class Demand:
     """A pool of Ray Data actors, or a group of Ray Train workers, and the settings that size it."""
 
     what: str
-    """Who asks."""
+    """Name of the pool or group, in messages."""
     min_actors: int
     max_actors: int
     cpus_per_actor: float

@@ -13,7 +13,6 @@ from data.errors import UserError
 from data.lines import BadRecord, Line, files_of, lines
 
 T = TypeVar("T")
-Reader = Callable[[Mapping[str, Any]], T]
 QuestionId = int | str
 
 
@@ -95,7 +94,7 @@ def records(uri: str) -> Iterator[Line]:
             yield line
 
 
-def record(line: Line, read: Reader[T]) -> T:
+def record(line: Line, read: Callable[[Mapping[str, Any]], T]) -> T:
     """What `read` makes of the line; a BadRecord becomes a sentence that names the line."""
     try:
         return read(line.record)

@@ -107,7 +107,7 @@ def by(field: str, found: Sequence[PairwiseComparison]) -> Metrics:
     return {str(name): counters([d for d in found if getattr(d, field) == name]) for name in names}
 
 
-def leaning(found: Sequence[PairwiseComparison]) -> Metrics:
+def position_bias(found: Sequence[PairwiseComparison]) -> Metrics:
     """The judge's position bias, over comparisons with both verdicts.
 
     How often the verdict `changed` with the order, how often it `reversed` (another winner), and the share of verdicts

@@ -1,4 +1,4 @@
-"""Rows as records of files that other tools read; what such a file cannot carry is counted. No file, model or Ray.
+"""Rows as records of files that other tools read; what such a file cannot carry is counted. Knows no file and no Ray.
 
 | format | values | lost |
 |---|---|---|

@@ -52,6 +52,6 @@ def test_bad_schemas_are_refused() -> None:
         Attribute(name="x", low=4, high=4, default=4, meaning="", better="higher")
     with pytest.raises(ValueError, match=r"default 9 is outside 0\.\.4"):
         Attribute(name="x", default=9, meaning="", better="higher")
-    dial = Attribute(name="x", default=0, meaning="", better="higher")
+    attribute = Attribute(name="x", default=0, meaning="", better="higher")
     with pytest.raises(ValueError, match="must be unique"):
-        AttributeSchema(name="twice", attributes=(dial, dial))
+        AttributeSchema(name="twice", attributes=(attribute, attribute))

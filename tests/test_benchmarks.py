@@ -1,4 +1,4 @@
-"""Question and answer files: FastChat's own are read, what is written is read back, a bad line is one sentence that names it."""
+"""Question and answer files: FastChat's own are read, ours are read back, a bad line is one sentence that names it."""
 
 import gzip
 import json

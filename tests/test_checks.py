@@ -1,4 +1,4 @@
-"""What the nodes say, judged: every kind of broken set-up gives the right line and the right remedy. Then the session's Ray, asked for real."""
+"""The nodes' reports, judged: every broken set-up gives the right line and remedy. Then the session's Ray, for real."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -39,7 +39,7 @@ def bad(*reports: Report, needs: Needs = NEEDS, growing: bool = False) -> list[F
     return [f for f in findings(reports, needs, NODES, growing) if not f.good]
 
 
-def test_a_good_cluster_has_nothing_to_mend() -> None:
+def test_a_good_cluster_has_nothing_to_fix() -> None:
     assert bad(report("10.0.0.1"), report("10.0.0.2")) == []
 
 

@@ -7,11 +7,11 @@ from data.comparisons import (
     counters,
     games,
     latest,
-    leaning,
     mean_rating,
     models_of,
     pairwise_comparisons,
     percent,
+    position_bias,
     problems,
     rated,
 )
@@ -38,7 +38,8 @@ def single(model: str, question: int, rating: float | None, category: str = "c",
     )
 
 
-# Ours wins 1 in both orders, loses 2, ties 3; 4 goes to the first place both times, 5 is a win and a tie; 6 lacks one order.
+# Ours wins 1 in both orders, loses 2, ties 3; 4 goes to the first place both times, 5 is a win and a tie; 6 lacks an
+# order.
 VERDICTS = [
     *both(1, "first", "second", "math"),
     *both(2, "second", "first", "math"),
@@ -85,14 +86,14 @@ def test_two_turns_of_a_question_are_one_question_for_the_interval() -> None:
     assert one["interval"] == two["interval"]
 
 
-def test_the_judge_s_leaning_to_a_place() -> None:
-    found = leaning(pairwise_comparisons(VERDICTS, MODELS))
+def test_the_judge_s_position_bias() -> None:
+    found = position_bias(pairwise_comparisons(VERDICTS, MODELS))
     assert (found["comparisons"], found["changed"], found["reversed"]) == (5, 0.4, 0.2)
     # decided: 1 first+second, 2 second+first, 4 first+first, 5 first, 6 first
     assert (found["decided"], found["first_place"]) == (8, 0.75)
-    always_first = leaning(pairwise_comparisons([v for q in range(4) for v in both(q, "first", "first")], MODELS))
+    always_first = position_bias(pairwise_comparisons([v for q in range(4) for v in both(q, "first", "first")], MODELS))
     assert (always_first["reversed"], always_first["first_place"]) == (1.0, 1.0)
-    nothing = leaning(pairwise_comparisons(both(1, None, None), MODELS))
+    nothing = position_bias(pairwise_comparisons(both(1, None, None), MODELS))
     assert (nothing["comparisons"], nothing["changed"], nothing["first_place"]) == (0, None, None)
 
 

@@ -70,7 +70,8 @@ def name():
     return Record.__module__
 
 with connect(num_cpus=3, object_store_bytes=100 * 2**20) as cluster:
-    print(json.dumps([cluster.num_cpus, cluster.num_nodes, cluster.is_local, bool(cluster.address), ray.get(name.remote())]))
+    found = [cluster.num_cpus, cluster.num_nodes, cluster.is_local, bool(cluster.address), ray.get(name.remote())]
+    print(json.dumps(found))
     assert not ray.data.DataContext.get_current().enable_progress_bars
 assert not ray.is_initialized()
 """
@@ -90,7 +91,8 @@ assert not ray.is_initialized()
 )
 def test_an_address_that_does_not_answer_is_one_sentence(address, said):
     done = run_python(
-        "from cluster.connect import *\ntry:\n    connect().__enter__()\nexcept Unreachable as error:\n    print(error)",
+        "from cluster.connect import *\ntry:\n    connect().__enter__()\n"
+        "except Unreachable as error:\n    print(error)",
         RAY_ADDRESS=address,
     )
     assert done.returncode == 0, done.stderr

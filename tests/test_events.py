@@ -44,7 +44,7 @@ def test_machines_read_an_object_a_line(as_json: None, capsys: pytest.CaptureFix
     assert json.loads(warning)["level"] == "warning"
 
 
-def test_progress_is_told_in_figures(as_json: None, capsys: pytest.CaptureFixture[str]) -> None:
+def test_progress_is_logged_with_metrics(as_json: None, capsys: pytest.CaptureFixture[str]) -> None:
     with Progress("annotate", 200, 2) as progress:
         progress.add(200, tokens=5000)
     said = json.loads(capsys.readouterr().out.splitlines()[-1])

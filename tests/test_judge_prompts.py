@@ -1,4 +1,4 @@
-"""Judge prompts and matches: FastChat's file gives what FastChat asks, ours the same matches; keys follow from content."""
+"""Judge prompts and matches: FastChat's file gives FastChat's prompts, ours the same matches; keys follow content."""
 
 import json
 from pathlib import Path

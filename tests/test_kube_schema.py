@@ -1,4 +1,4 @@
-"""The validator itself: Kubernetes' own types, and a small CRD as KubeRay's are written, closed as an API server treats it."""
+"""The validator itself: Kubernetes' own types, and a small CRD like KubeRay's, closed as an API server treats it."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""The laboratory world: what is written can be read back exactly, and the raters are as wrong as they were set to be."""
+"""The synthetic world: its texts are measured exactly, and its raters are as wrong as their settings."""
 
 import time
 from collections import Counter
@@ -141,7 +141,7 @@ def test_some_answers_are_wrong(lab: Lab, written: list[tuple[Conversation, Inte
     with_false = [
         any(sentence + "." in false for sentence in answer.rstrip(".").split(". ")) for answer in _answers(written)
     ]
-    assert 0.10 < mean(with_false) < 0.15  # of 0.15 asked for: an answer of four facts has no room for another
+    assert 0.10 < mean(with_false) < 0.15  # of 0.15 requested: an answer of four facts takes no other
 
 
 @pytest.mark.parametrize(

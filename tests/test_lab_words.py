@@ -1,4 +1,4 @@
-"""The laboratory's sentences: each has one meaning, and none can be taken for another."""
+"""The synthetic world's sentences: each has one meaning, and none can be taken for another."""
 
 import itertools
 from collections import Counter
@@ -8,7 +8,7 @@ from data.lab_words import FACTS, FILLER, IMAGES, INSULTS, JOKES
 
 
 def test_no_sentence_has_two_meanings() -> None:
-    """The kinds of sentences, the subjects and their facts are disjoint in the largest world, so in every smaller one."""
+    """Kinds of sentences, subjects and their facts are disjoint in the largest world, so in every smaller one."""
     lab = Lab(LabSettings(num_subjects=MAX_SUBJECTS, facts_per_subject=MAX_FACTS))
     num_facts = MAX_SUBJECTS * MAX_FACTS
     kinds = Counter((sentence.attribute, bool(sentence.true_of)) for sentence in lab.sentences.values())

@@ -25,7 +25,7 @@ def _demand(
         (_demand(16, 1, 0, least=1), LAPTOP, "1 to 16 actors x 1 CPU (3 fit now), 1 of 4 CPUs left"),
     ],
 )
-def test_what_fits_is_told(demand: Demand, nodes: list[ClusterNode], line: str) -> None:
+def test_what_fits_is_logged(demand: Demand, nodes: list[ClusterNode], line: str) -> None:
     assert line in judged(demand, nodes, growing=False)
 
 
@@ -43,7 +43,8 @@ def test_what_fits_is_told(demand: Demand, nodes: list[ClusterNode], line: str) 
         (
             _demand(1, 8),
             LAPTOP,
-            "no node can hold one of them (the largest has 4 CPU, 0 GPU); set ray.num_cpus=9 or annotate.pool.cpus_per_actor=1",
+            "no node can hold one of them (the largest has 4 CPU, 0 GPU); "
+            "set ray.num_cpus=9 or annotate.pool.cpus_per_actor=1",
         ),
         (
             _demand(1, 1, 1),
@@ -55,7 +56,7 @@ def test_what_fits_is_told(demand: Demand, nodes: list[ClusterNode], line: str) 
         (_demand(1), [], "no node can hold one of them (the largest has 0 CPU, 0 GPU)"),
     ],
 )
-def test_what_would_hang_is_refused_with_what_mends_it(demand: Demand, nodes: list[ClusterNode], sentence: str) -> None:
+def test_what_would_hang_is_refused_with_the_fix(demand: Demand, nodes: list[ClusterNode], sentence: str) -> None:
     with pytest.raises(WouldHang) as refused:
         judged(demand, nodes, growing=False)
     assert sentence in str(refused.value)
@@ -77,7 +78,8 @@ def test_only_nodes_with_the_labels_count() -> None:
     assert judged(_group(8, 2, 1, role="annotate"), GPUS, growing=False).startswith("train: 8 workers")
     with pytest.raises(
         WouldHang,
-        match=r"no node has the labels role=train; start nodes with `ray start --labels role=train` or policy\.learner\.labels={}",
+        match=r"no node has the labels role=train; "
+        r"start nodes with `ray start --labels role=train` or policy\.learner\.labels={}",
     ):
         judged(_group(1, role="train"), GPUS, growing=False)
     with pytest.raises(WouldHang, match="only 8 of 9 fit"):
@@ -93,8 +95,8 @@ def test_a_pool_that_is_no_setting_names_none() -> None:
 def test_an_autoscaler_may_still_bring_what_is_missing() -> None:
     line = judged(_demand(1, 1, 1), LAPTOP, growing=True)
     assert (
-        line
-        == "annotate: 1 actors x 1 CPU + 1 GPU; waiting for the autoscaler to add nodes, because for now no node has a GPU"
+        line == "annotate: 1 actors x 1 CPU + 1 GPU; waiting for the autoscaler to add nodes, "
+        "because for now no node has a GPU"
     )
 
 

@@ -23,7 +23,7 @@ def test_the_line_says_rows_speed_fill_and_time_left(
     assert progress.rows == 200
 
 
-def test_who_watches_is_told_the_same_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_watcher_gets_the_same_metrics(monkeypatch: pytest.MonkeyPatch) -> None:
     heard: list[dict[str, float]] = []
     monkeypatch.setattr(Progress, "seconds", 10.0)
     with Progress("annotate", 200, 2, watch=heard.append) as progress:

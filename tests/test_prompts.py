@@ -68,7 +68,7 @@ def test_a_plan_is_the_same_whatever_the_order_of_rows() -> None:
     assert list(prompts_from(prompts_table(plan))) == plan
 
 
-def test_steering_turns_one_dial_at_a_time() -> None:
+def test_steering_varies_one_attribute_at_a_time() -> None:
     prompts = steering_prompts([[Message("user", "q")]], SCHEMA, SCHEMA.best(), 0, "e")
     assert len(prompts) == 1 + 5 * 5
     for p in prompts:
@@ -76,17 +76,19 @@ def test_steering_turns_one_dial_at_a_time() -> None:
         assert changed <= {p.group}
 
 
-def test_steering_may_ask_for_one_dial_alone() -> None:
+def test_steering_may_request_one_attribute_alone() -> None:
     prompts = steering_prompts([[Message("user", "q")]], SCHEMA, {}, 0, "e")
     assert all(set(p.requested) == {p.group} for p in prompts if p.group != "best")
     assert [p.requested for p in prompts if p.group == "best"] == [SCHEMA.best()]
 
 
-def test_combined_settings_turn_all_dials_and_are_the_same_for_a_seed() -> None:
+def test_combined_settings_vary_all_attributes_and_are_the_same_for_a_seed() -> None:
     some = combined_settings(SCHEMA, SCHEMA.best(), 6, seed=0)
     assert len({tuple(values.items()) for values in some}) == 6
     assert all(tuple(values) == SCHEMA.names and SCHEMA.checked(values) for values in some)
-    assert some == combined_settings(SCHEMA, {}, 6, seed=0), "all dials are steerable, so nothing is left of the others"
+    assert some == combined_settings(SCHEMA, {}, 6, seed=0), (
+        "all attributes are steerable, so nothing is left of the others"
+    )
     assert some != combined_settings(SCHEMA, SCHEMA.best(), 6, seed=1)
     assert some == combined_settings(SCHEMA, SCHEMA.best(), 9, seed=0)[:6]
 

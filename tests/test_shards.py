@@ -1,4 +1,4 @@
-"""Shards, pieces and parts on a disk, without Ray: names, row groups, merging again and again, and what an audit compares."""
+"""Shards, pieces and parts on a disk, without Ray: names, row groups, repeated merges, and what an audit compares."""
 
 from pathlib import Path
 
@@ -107,7 +107,8 @@ def test_an_id_in_two_files_meets_itself_in_a_bucket(tmp_path: Path) -> None:
     folders = [_file(tmp_path / name, "p.parquet", start, start + 60) for name, start in (("a", 0), ("b", 50))]
     files = [inputs_of([folder])[0] for folder in folders]
     buckets = [audit_file(file, Output(folder.uri, ""), 4)[1:] for file, folder in zip(files, folders, strict=True)]
-    assert sorted(i for bucket in buckets[0] for i in bucket) == [f"{i:04d}" for i in range(60)]  # type: ignore[union-attr]
+    found = sorted(i for bucket in buckets[0] for i in bucket)  # type: ignore[union-attr]
+    assert found == [f"{i:04d}" for i in range(60)]
     assert sum(num_doubled(*same) for same in zip(*buckets, strict=True)) == 10  # type: ignore[arg-type]
     assert num_doubled([], []) == 0
 
@@ -150,7 +151,7 @@ def test_a_shard_goes_through_the_operators(tmp_path: Path) -> None:
     assert "gone.parquet" in str(_through(gone, output)["failure"])
 
 
-def test_a_disk_that_takes_nothing_is_told_by_the_row(tmp_path: Path) -> None:
+def test_a_full_disk_is_a_failure_in_the_row(tmp_path: Path) -> None:
     _file(tmp_path / "in", "p.parquet", 0, 10)
     (shard,) = inputs_of([Storage(str(tmp_path / "in"))])[0].shards(256)
     (tmp_path / "out.pieces").write_text("a file where a folder should be")

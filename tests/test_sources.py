@@ -1,4 +1,4 @@
-"""The front door of all formats: files, folders, globs, limits, torn and foreign files, our own rows; and real rows, all accounted for."""
+"""The front door of all formats: files, folders, globs, limits, torn and foreign files, our own rows, and real rows."""
 
 import gzip
 import json
@@ -114,7 +114,7 @@ def test_other_filesystems_keep_their_protocol() -> None:
     assert len(good(list(read("memory://test_sources/*.jsonl", "helpsteer", SCHEMA)))) == 1
 
 
-def test_user_mistakes_are_said_at_once_with_the_nearest_name(tmp_path: Path) -> None:
+def test_user_errors_are_raised_at_once_with_the_nearest_name(tmp_path: Path) -> None:
     write(tmp_path / "train.jsonl")
     with pytest.raises(FileNotFoundError, match=r"trian\.jsonl.*did you mean 'train\.jsonl'"):
         read(str(tmp_path / "trian.jsonl"), "helpsteer", SCHEMA)

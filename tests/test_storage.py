@@ -41,7 +41,8 @@ def test_an_unwritable_place_is_one_sentence_with_the_setting(tmp_path: Path) ->
     (tmp_path / "file").write_text("x")
     with pytest.raises(
         Unwritable,
-        match=r"^cannot write /.*/file/m\.json: File exists; free space or get access there, or set `storage` to another place$",
+        match=r"^cannot write /.*/file/m\.json: File exists; free space or get access there, "
+        "or set `storage` to another place$",
     ):
         Storage(str(tmp_path / "file" / "m.json")).write_json({})
 

@@ -95,7 +95,7 @@ def test_a_slice_is_there_when_all_of_its_pieces_are(source: Storage, tmp_path: 
         assert waiting.result(10).column("id").to_pylist() == _rows(source, part).column("id").to_pylist()[5:19]
 
 
-def test_what_will_never_come_is_said(source: Storage, tmp_path: Path) -> None:
+def test_what_will_never_come_is_an_error(source: Storage, tmp_path: Path) -> None:
     output, part = Output(str(tmp_path / "out"), "fingerprint"), inputs_of([source])[0]
     streaming = StreamingDataset(output, PIECE_ROWS, {part.part: part.num_rows})
     streaming.failed.write_bytes(b"")

@@ -1,4 +1,4 @@
-"""Submitting: what is refused before anything is sent, and a job on a real cluster with its token on, followed to its exit code."""
+"""Submitting: refusals before anything is sent, and a job on a real cluster with a token, followed to its exit code."""
 
 import json
 import os

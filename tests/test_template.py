@@ -15,12 +15,14 @@ from data.tokens import prompt_ids, tokenize
 SCHEMA = shipped("lab")
 LLAMA3 = (
     "{% for message in messages %}"
-    "{% set content = '<|start_header_id|>' + message['role'] + '<|end_header_id|>\n\n' + message['content'] | trim + '<|eot_id|>' %}"
+    "{% set content = '<|start_header_id|>' + message['role'] + '<|end_header_id|>\n\n'"
+    " + message['content'] | trim + '<|eot_id|>' %}"
     "{% if loop.index0 == 0 %}{% set content = bos_token + content %}{% endif %}{{ content }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|start_header_id|>assistant<|end_header_id|>\n\n' }}{% endif %}"
 )
 CHATML = (
-    "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}{% endfor %}"
+    "{% for message in messages %}"
+    "{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
 KINDS = ["steerlm", "llama3", "chatml"]
@@ -94,7 +96,8 @@ def test_caller_who_says_nothing_gets_the_defaults_and_one_who_says_none_gets_no
 def test_reference_template_byte_for_byte() -> None:
     pieces = SteerLMTemplate(SCHEMA).pieces("Sys.", TURNS[:2], [{"helpfulness": 4, "toxicity": 0}])
     assert "".join(p.text for p in pieces) == (
-        "<extra_id_0>System\nSys.\n<extra_id_1>User\nTell me about bees.\n<extra_id_1>Assistant\n<extra_id_2>helpfulness:4,toxicity:0\n"
+        "<extra_id_0>System\nSys.\n<extra_id_1>User\nTell me about bees.\n"
+        "<extra_id_1>Assistant\n<extra_id_2>helpfulness:4,toxicity:0\n"
         "Bees make honey.\n\nThey dance.\n<extra_id_1>"
     )
 

@@ -47,7 +47,7 @@ def test_meanwhile_trains_as_before(
     tokenizing(rows, tiny_base, folder / "first").all()
     expected = fit("test", task, SETTINGS, Corpus.of(folder / "first"), folder / "one", Split(8))
     with tokenizing(rows, tiny_base, folder / "meanwhile").meanwhile(SETTINGS) as examples:
-        assert examples.making
+        assert examples.streaming
         found = fit("test", task, SETTINGS, examples, folder / "other", Split(8))
     assert "tokenizing while it trains" in capsys.readouterr().out
     assert found["losses"] == expected["losses"]
@@ -55,7 +55,7 @@ def test_meanwhile_trains_as_before(
     assert counts(folder / "meanwhile") == counts(folder / "first")
     # All is there now: nothing is made again.
     with tokenizing(rows, tiny_base, folder / "meanwhile").meanwhile(SETTINGS) as examples:
-        assert examples.making is None
+        assert examples.streaming is None
 
 
 @pytest.mark.ray
@@ -65,7 +65,7 @@ def test_without_spare_cpus_all_are_tokenized_first(
     with tokenizing(rows, tiny_base, Storage(str(tmp_path / "out"))).meanwhile(
         SETTINGS.model_copy(update={"cpus_per_worker": 5.0})
     ) as examples:
-        assert examples.making is None
+        assert examples.streaming is None
         assert examples.num_rows == 120
 
 

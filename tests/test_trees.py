@@ -1,4 +1,4 @@
-"""Open Assistant's message lists and trees, made ones and real ones: every labelled answer is rated once, or rejected by name."""
+"""Open Assistant's trees, synthetic and real: every labeled answer is rated once, or rejected by name."""
 
 import gzip
 import json
@@ -121,7 +121,7 @@ def real_oasst() -> list[dict[str, Any]]:
 
 
 def with_spam() -> AttributeSchema:
-    """Open Assistant's dials and `spam`, the one label that every labelled answer has."""
+    """Open Assistant's attributes and `spam`, the one label that every labeled answer has."""
     spam = {"name": "spam", "default": 0, "better": "lower", "meaning": "Not meant as an answer."}
     oasst_dials = [a.model_dump() for a in shipped("oasst").attributes]
     return AttributeSchema.model_validate({"name": "with_spam", "attributes": [*oasst_dials, spam]})

@@ -1,6 +1,6 @@
-"""What an API server of Kubernetes would say to a manifest, offline: a document and a JSON schema in, a sentence for every mistake out.
+"""A Kubernetes API server's check of a manifest, offline: a document and a JSON schema in, sentences out.
 
-Kubernetes' own types are those of its OpenAPI, as kubernetes-validate ships them, closed; a CRD is closed here. Knows no KubeRay and no file of ours.
+Kubernetes' own types are those of its OpenAPI, from kubernetes-validate, closed; a CRD is closed here. No KubeRay.
 """
 
 import functools
@@ -60,7 +60,7 @@ def resource(api_version: str, kind: str, spec: Schema) -> Schema:
 
 
 def mistakes(document: Any, schema: Schema, release: str = RELEASES[-1]) -> list[str]:
-    """`$.spec.replicas: 'two' is not of type 'integer'`, one a mistake; `release` is the Kubernetes whose types the schema names."""
+    """`$.spec.replicas: 'two' is not of type 'integer'`, one an error; `release`: of Kubernetes."""
     validator = jsonschema.Draft202012Validator(schema, registry=_registry(release))
     return [f"{error.json_path}: {error.message}" for error in validator.iter_errors(document)] + [
         f"{path}: has no value" for path in _empty(document)
@@ -68,7 +68,7 @@ def mistakes(document: Any, schema: Schema, release: str = RELEASES[-1]) -> list
 
 
 def closed(schema: Schema) -> Schema:
-    """A CRD's schema with what an API server does beyond it: a key that it would drop is a mistake, one that it would fill in need not be there."""
+    """A CRD's schema as an API server applies it: a key that it would drop is an error, a default need not be there."""
     properties = schema.get("properties", {})
     new = schema | {"required": [key for key in schema.get("required", []) if "default" not in properties.get(key, {})]}
     if "properties" in schema:

@@ -1,7 +1,8 @@
-"""What KubeRay 1.5.1, the oldest that our manifests ask for, takes in a RayCluster, a RayJob and a RayService: names, types, choices, what must be there.
+"""KubeRay 1.5.1's RayCluster, RayJob and RayService: names, types, choices, what must be there.
 
-An own table, checked against KubeRay's Go types of that time and its API references of 1.6 and 1.7; a field that came later is a mistake here. Knows no
-inside of a pod (Kubernetes' own types do), nothing deprecated or behind a feature gate of the operator, and no job on somebody else's cluster.
+Our own table, checked against KubeRay's Go types of that time and its API references of 1.6 and 1.7; a later field is
+an error here. It has no inside of a pod (Kubernetes' own types do), nothing deprecated or behind a feature gate of the
+operator, and no job on somebody else's cluster.
 """
 
 from support.kube_schema import Schema, kubernetes, record, resource
