@@ -86,7 +86,7 @@ def _throughput(settings: AnnotateScaleBenchSettings, folder: Path) -> tuple[dic
         both: partial(job, ACTORS),
         one: partial(job, 1),
     }
-    seconds = {name: [round(s, 1) for s in rounds] for name, rounds in by_turns(ways, settings.rounds).items()}
+    seconds = {name: [round(s, 3) for s in rounds] for name, rounds in by_turns(ways, settings.rounds).items()}
     middle = {name: statistics.median(rounds) for name, rounds in seconds.items()}
     speeds = {name: round(num_rows / s, 2) for name, s in middle.items()}
     print_table(("way", "seconds", "rows/s"), [(name, round(s, 1), speeds[name]) for name, s in middle.items()])
