@@ -9,7 +9,7 @@ import pytest
 from support.judge_server import Answer, Asked, serving
 
 from data.storage import Storage
-from jobs.judging.endpoint import Failure, JudgeEndpoint, JudgeUnusable, JudgeReply, key_of, retry_after_s
+from jobs.judging.endpoint import Failure, JudgeEndpoint, JudgeReply, JudgeUnusable, key_of, retry_after_s
 from jobs.judging.replies import Replies
 from jobs.judging.settings import JudgeSettings
 

@@ -1,5 +1,4 @@
-"""Stage `bootstrap-N/promotion`: compare the policies before and after a round on the same questions, and promote or
-not.
+"""Stage `bootstrap-N/promotion`: compare the policies before and after a round on the same questions.
 
 It compares steering, the leading attribute at best settings and the variety of the answers. A policy that fell in one
 of them is not promoted, and no further round follows.
@@ -14,8 +13,7 @@ from jobs.runner.stage import Metrics, Run, log
 
 
 def decide_promotion(run: Run, number: int, before: str, after: str, known: Metrics | None, folder: Storage) -> Metrics:
-    """Ask the policies of the stages `before` and `after`; `known`: the metrics of the former, if a decision found
-    them.
+    """Ask the policies of the stages `before` and `after`; `known`: the metrics of the former, if known.
 
     Returns the metrics of both, `promoted`, the reasons against it (`fell`), and the stage whose `policy` goes on.
     """

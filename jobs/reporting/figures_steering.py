@@ -1,6 +1,6 @@
-"""Figures about steering: each attribute's curve with its band, cross-talk, the predictor beside the truth, and the bootstrap rounds.
+"""Figures about steering: the attributes' curves, cross-talk, the predictor beside the truth, and bootstrap rounds.
 
-Draws metrics of `jobs.evaluation.steering_metrics`, answers and promotion decisions; computes none of its own but what marks show.
+Draws metrics of `jobs.evaluation.steering_metrics`, answers and promotion decisions.
 """
 
 import math
@@ -104,12 +104,15 @@ def _truth(attribute: Attribute, answers: MeasuredAnswers, row: Metrics) -> Plot
 
 def draw_judge(schema: AttributeSchema, answers: MeasuredAnswers, metrics: Metrics, target: Storage) -> None:
     """A PNG with the predicted against the true values of each attribute, over all `answers`."""
-    title = "Predicted and true values of all answers, the truth measured exactly; Spearman and slope where the attribute was varied"
+    title = (
+        "Predicted and exactly measured true values of all answers; Spearman and slope where the attribute was varied"
+    )
     save_png([_truth(a, answers, metrics[a.name]) for a in schema.attributes], target, title)
 
 
 def rounds(schema: AttributeSchema, found: Sequence[Metrics]) -> list[Plot]:
-    """What bootstrap did, round by round: steering, variety, length, and each attribute's predicted and true mean; without a round, nothing."""
+    """What bootstrap did, round by round: steering, variety, length, and each attribute's predicted and true mean;
+    without a round, nothing."""
     if not found:
         return []
     drifts = [r["drift"] for r in found]
@@ -131,7 +134,8 @@ def rounds(schema: AttributeSchema, found: Sequence[Metrics]) -> list[Plot]:
 def _by_round(
     name: str, title: str, numbers: Sequence[int], series: dict[str, list[float | None]], scale: tuple[float, float]
 ) -> Plot:
-    """One or two series over the rounds; round 0 is the policy before the first. All of `scale` is shown: small changes look small."""
+    """One or two series over the rounds; round 0 is the policy before the first. All of `scale` is shown: small
+    changes look small."""
     values = {label: [finite(v) for v in found] for label, found in series.items()}
     listed = "; ".join(f"{label} {', '.join(shown(v, 3) for v in found)}".lstrip() for label, found in values.items())
 

@@ -1,6 +1,6 @@
 """Figures about the predictor and the trainings: losses, labels before and after annotation, reliability, collinearity.
 
-Draws the metrics of `jobs.evaluation.predictor_quality` and of trainings; computes none of its own but the marks' intervals.
+Draws metrics of `jobs.evaluation.predictor_quality` and of trainings.
 """
 
 from collections.abc import Mapping, Sequence
@@ -83,7 +83,8 @@ def histogram(attribute: Attribute, before: Sequence[int], after: Sequence[int])
 
 
 def reliability(schema: AttributeSchema, metrics: Metrics) -> list[Plot]:
-    """Per attribute the mean human value against the mean predicted value, by decile of the prediction, raw and calibrated."""
+    """Per attribute the mean human value against the mean predicted value, by decile of the prediction, raw and
+    calibrated."""
     found = metrics["attributes"]
     limits = _limits(schema, found)
     return [
@@ -114,7 +115,8 @@ def _reliability(attribute: Attribute, row: Metrics, limits: tuple[float, float]
 
 
 def _limits(schema: AttributeSchema, attributes: Metrics) -> tuple[float, float]:
-    """One range for both axes of all panels. Scores are unbounded: a mark may lie off the scale, and the plot shows it."""
+    """One range for both axes of all panels. Scores are unbounded: a mark may lie off the scale, and the plot shows
+    it."""
     series = [s.get("reliability", []) for row in attributes.values() for s in (row, row.get("calibrated", {}))]
     values = [b["predicted"] for bins in series for b in bins]
     low, high = (

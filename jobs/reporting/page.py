@@ -1,4 +1,4 @@
-"""The report of a run as pages: `report.html`, one file that needs nothing else, and `report.md` with the same figures beside `figures/`.
+"""The report of a run as pages: `report.html`, one file that needs nothing else, and `report.md` beside `figures/`.
 
 Reads what the stages left; the parts explain what a number means. Knows no sampling and no Ray.
 """
@@ -26,7 +26,8 @@ QUESTIONS_PER_ATTRIBUTE = 2
 
 
 def write_pages(run: Run, report: Metrics, folder: Storage) -> None:
-    """Write the pages about `report`, the content of `report.json`, into `folder`, where the answers lie. The same input gives the same bytes."""
+    """Write the pages about `report`, the content of `report.json`, into `folder`, where the answers lie. The same
+    input gives the same bytes."""
     parts = page_parts(run, report, folder)
     title, about = f"{run.preset.run}: steering report", _about(run, report)
     (folder / PICTURES).remove()

@@ -1,6 +1,7 @@
-"""The report about the predictor, as tables for a terminal and as parts for the pages: labels before and after annotation, quality, pairs, a judge.
+"""The report about the predictor, for the terminal and the pages: labels, quality, pairs, agreement with a judge.
 
-Made from the metrics of `jobs.evaluation`'s predictor files; a part whose stage did not run is left out. Knows no HTML and no Markdown.
+Made from the metrics of `jobs.evaluation`'s predictor files; a part whose stage did not run is left out. Knows no
+HTML and no Markdown.
 """
 
 from collections.abc import Iterator, Mapping
@@ -40,7 +41,7 @@ def _annotation(run: Run) -> Part | None:
         "An unsure predictor rates everything in the middle, and a model trained on that cannot reach the ends."
     )
     if run.preset.policy.calibrate:
-        about += " The plots show raw predictions; policy.calibrate stretches them to the spread of people's values before the policy learns from them."
+        about += " The plots show raw predictions; policy.calibrate stretches them to the spread of people's values."
     columns = ["attribute", "rated by", "answers", "mean", "answers at each value"]
     table = Table("Answers at each value, low to high", columns, rows, folded=True)
     return Part("annotation", "Labels before and after annotation", about, [Gallery(figures), table])
@@ -50,8 +51,9 @@ def _quality(schema: AttributeSchema, quality: Metrics) -> Part:
     """What the predictor is worth on answers it never saw."""
     attributes = quality["attributes"]
     about = (
-        f"Measured on {quality.get('answers', {}).get('held_out', 0):,} rated answers it never saw. Good: its error is well below that of the constant mean, "
-        "its Spearman well above that of the text's length, and the marks lie on the dashed line: a predicted value then means what people say."
+        f"Measured on {quality.get('answers', {}).get('held_out', 0):,} rated answers it never saw. Good: its error "
+        "is well below that of the constant mean, its Spearman well above that of the text's length, and the marks "
+        "lie on the dashed line: a predicted value then means what people say."
     )
     drawable = {name: row for name, row in attributes.items() if row.get("reliability") and name in schema.names}
     figures = [as_svg(plot) for plot in reliability(schema, {"attributes": drawable})]
@@ -59,7 +61,7 @@ def _quality(schema: AttributeSchema, quality: Metrics) -> Part:
     return Part("predictor", "Quality of the predictor", about, [*blocks, *_errors(attributes)])
 
 
-# --- tables for the terminal, some of them on the page, too ------------------------------------------------------------
+# --- tables for the terminal, some of them on the page, too -----------------------------------------------------------
 
 
 def quality_lines(metrics: Metrics) -> Iterator[str]:
@@ -123,17 +125,16 @@ def _collinearity(metrics: Metrics, num_rated: int) -> Table:
 def pair_lines(metrics: Mapping[str, Metrics]) -> Iterator[str]:
     """One line a set of pairs, at least one: how often the preferred answer scores higher, with the 95 % interval."""
     title = "pairs: share in which the answer that people preferred scores higher, ties half (95 % interval)"
-    rows = [
-        [name, row["predictor"]["n"], _accuracy(row["predictor"]), _accuracy(row["length"]), row["unscored"]]
-        + [sum(row["rejected"].values())]
-        for name, row in metrics.items()
-    ]
+    rows: list[list[Cell]] = []
+    for name, row in metrics.items():
+        accuracies = _accuracy(row["predictor"]), _accuracy(row["length"])
+        rows.append([name, row["predictor"]["n"], *accuracies, row["unscored"], sum(row["rejected"].values())])
     yield from as_text(Table(title, ["set", "n", "predictor", "longer answer", "unscored", "broken"], rows))
     for name, row in metrics.items():
         parts = {f"  {part}": found for part, found in row.get("subsets", {}).items()} | row.get("sections", {})
         if parts:
-            rows = [[part, found.get("n"), _accuracy(found)] for part, found in parts.items()]
-            yield from as_text(Table("", [name, "n", "predictor"], rows))
+            lines = [[part, found.get("n"), _accuracy(found)] for part, found in parts.items()]
+            yield from as_text(Table("", [name, "n", "predictor"], lines))
     weights = next(iter(metrics.values()))["weights"]
     yield "  score of an answer: " + " ".join(f"{weight:+.2f} {name}" for name, weight in weights.items() if weight)
 
@@ -143,7 +144,8 @@ def _accuracy(row: Metrics) -> str | None:
 
 
 def judge_lines(metrics: Mapping[str, Metrics]) -> Iterator[str]:
-    """One block a set of judged answers: correlations of the score, of each attribute and of the length, with 95 % intervals."""
+    """One block a set of judged answers: correlations of the score, of each attribute and of the length, with 95 %
+    intervals."""
     for name, row in metrics.items():
         counts = f"{row['score']['n']:,} answers ({row['unscored']:,} unscored)"
         who = {"score": row["score"], **row["each_attribute"], "length": row["length"]}

@@ -1,6 +1,7 @@
-"""The report about steering, as tables for a terminal and as parts for the pages: headline, curves, cross-talk, combined requests, dialogue, judge, length.
+"""The report about steering, for the terminal and the pages: curves, cross-talk, dialogue, judge, length, answers.
 
-Made from the metrics of `report.json` and from the answers; a part without metrics is left out. Knows no HTML and no Markdown.
+Made from the metrics of `report.json` and from the answers; a part without metrics is left out. Knows no HTML and no
+Markdown.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -15,8 +16,8 @@ from jobs.reporting.tables import Cell, Table, as_text, shown
 from jobs.runner.stage import Metrics
 
 FOLLOWS, PARTLY = 0.8, 0.3
-"""Spearman from which an attribute follows the request: as well as one human rater of the synthetic world agrees with the truth. Below PARTLY it hardly
-moves."""
+"""Spearman from which an attribute follows the request: as well as one human rater of the synthetic world agrees with
+the truth. Below PARTLY it hardly moves."""
 ANSWER_CHARACTERS = 1500
 """The page cuts longer answers."""
 
@@ -53,18 +54,19 @@ def follows(row: Metrics) -> str:
     return "yes" if correlation >= FOLLOWS else "partly"
 
 
-# --- headline ----------------------------------------------------------------------------------------------------------
+# --- headline ---------------------------------------------------------------------------------------------------------
 
 
 def _headline(schema: AttributeSchema, report: Metrics) -> Part:
     table = report["steering"]
     about = (
-        "This run trained a language model whose answers can be steered: each request states how much of each attribute the answer should have. "
-        f"Answers were measured {report.get('measured_by') or 'in an unknown way'}. "
-        f"An attribute follows the request if its Spearman is at least {FOLLOWS:g}; below {PARTLY:g} it hardly moves."
+        "This run trained a language model whose answers can be steered: each request states how much of each "
+        "attribute the answer should have. Answers were measured "
+        f"{report.get('measured_by') or 'in an unknown way'}. An attribute follows the request if its Spearman is at "
+        f"least {FOLLOWS:g}; below {PARTLY:g} it hardly moves."
     )
     rows = [[name, *_extent(table[name])] for name in schema.names if name in table]
-    title = "Each attribute varied over its scale: lowest and highest mean, and the mean absolute gap of the other attributes"
+    title = "Each attribute varied over its scale: lowest and highest mean, and the mean absolute gap of the others"
     overview = Table(title, ["attribute", "Spearman", "follows", "lowest", "highest", "others move"], rows)
     meanings = [[a.name, f"{a.low} to {a.high}", a.meaning] for a in schema.attributes]
     blocks: list[Block] = [Tiles(list(_tiles(report))), overview]
@@ -107,7 +109,7 @@ def _at_best(report: Metrics) -> Table:
     return Table("All attributes at their best at once", ["attribute", "requested", "measured"], rows)
 
 
-# --- tables, each for the terminal and the page ------------------------------------------------------------------------
+# --- tables, each for the terminal and the page -----------------------------------------------------------------------
 
 
 def _curves(table: Metrics) -> Table:
@@ -203,17 +205,18 @@ TABLES: Mapping[str, Callable[..., Table]] = {
 }
 """Part of `report.json` -> its table."""
 
-# --- what the parts explain --------------------------------------------------------------------------------------------
+# --- what the parts explain -------------------------------------------------------------------------------------------
 
 ABOUT_CURVES = (
-    "Each attribute was varied over its whole scale, with the same questions at every value. Good: the line follows the dashed one. "
-    "Flat: the request has no effect. The mean lies within the band with 95 % certainty; few answers make it wide."
+    "Each attribute was varied over its whole scale, with the same questions at every value. Good: the line follows "
+    "the dashed one. Flat: the request has no effect. The mean lies within the band with 95 % certainty; few "
+    "answers make it wide."
 )
 ABOUT = {
     "cross_talk": (
         "Cross-talk between attributes",
-        "Does a request for one attribute move another? Good: 1 where an attribute meets its own request, 0 everywhere else. "
-        "A strong color off the diagonal means that a request for the one also moves the other.",
+        "Does a request for one attribute move another? Good: 1 where an attribute meets its own request, 0 "
+        "everywhere else. A strong color off the diagonal means that a request for the one also moves the other.",
     ),
     "combined": (
         "Several attributes at once",
@@ -227,13 +230,15 @@ ABOUT = {
     ),
     "judge": (
         "The predictor as judge",
-        "Is the predictor right? In the synthetic world the truth can be read from the text. So the predictor, which judges everything else, is judged itself, "
-        "on the answers of this report. Good: Spearman and slope near 1, the mean absolute error (MAE) near 0.",
+        "Is the predictor right? In the synthetic world the truth can be read from the text. So the predictor, "
+        "which judges everything else, is judged itself, on the answers of this report. Good: Spearman and slope "
+        "near 1, the mean absolute error (MAE) near 0.",
     ),
     "length": (
         "The influence of length",
-        "Does a higher measured value only come from more words? The first column is the correlation of an answer's length with the measured value; "
-        "the second is the rest of it among answers to the same request. Good: the second is near 0, unless the attribute means length.",
+        "Does a higher measured value only come from more words? The first column is the correlation of an answer's "
+        "length with the measured value; the second is the rest of it among answers to the same request. Good: the "
+        "second is near 0, unless the attribute means length.",
     ),
 }
 """Part of `report.json` -> its heading, and what it shows."""
@@ -247,12 +252,13 @@ def _note(name: str, metrics: Any, report: Metrics) -> str:
     if name == "judge":
         note = report.get("judge_note") or ""
         if any("everywhere" in row for row in metrics.values()):
-            note += " Over all answers nearly all have the same true value, and no judge can order those: there, compare with a perfect judge."
+            note += " Over all answers nearly all have the same true value, and no judge can order those: "
+            note += "there, compare with a perfect judge."
         return note.strip()
     return ""
 
 
-# --- answers -----------------------------------------------------------------------------------------------------------
+# --- answers ----------------------------------------------------------------------------------------------------------
 
 
 def answers_part(
@@ -265,8 +271,8 @@ def answers_part(
             answers = [(_label(name, row, measure(row)), _clipped(row.messages[-1].content)) for row in rows]
             blocks.append(Quotes(f"{name}: {_clipped(question, 160)}", answers, open=not blocks))
     about = (
-        "The same question at each requested value of one attribute, the others held. The attribute should grow from answer to answer, and the rest stay. "
-        "These are the first questions of the report, not chosen ones."
+        "The same question at each requested value of one attribute, the others held. The attribute should grow "
+        "from answer to answer, and the rest stay. These are the first questions of the report, not chosen ones."
     )
     return Part("answers", "Answers by requested value", about, blocks) if blocks else None
 

@@ -33,7 +33,7 @@ def training_parts(run: Run) -> Iterator[Part | None]:
     yield Part("settings", "Settings", about, [Listing("All settings, as YAML", settings)])
 
 
-# --- bootstrap ---------------------------------------------------------------------------------------------------------
+# --- bootstrap --------------------------------------------------------------------------------------------------------
 
 
 def rounds_part(run: Run, rounds: list[Metrics]) -> Part | None:
@@ -63,9 +63,9 @@ def rounds_part(run: Run, rounds: list[Metrics]) -> Part | None:
         columns = ["round", "kept, or dropped because", "samples", "share"]
         blocks.append(Table("What became of the samples", columns, samples))
     about = (
-        "The model answered at its best settings, the predictor rated the answers, and the model was trained again on the kept ones. "
-        "Good: steering rises, variety (distinct-2) does not fall, and predicted means do not rise above the true ones. "
-        "A round that made the policy worse is not promoted."
+        "The model answered at its best settings, the predictor rated the answers, and the model was trained again "
+        "on the kept ones. Good: steering rises, variety (distinct-2) does not fall, and predicted means do not "
+        "rise above the true ones. A round that made the policy worse is not promoted."
     )
     return Part("rounds", "Bootstrap rounds", about, blocks) if blocks else None
 
@@ -80,7 +80,7 @@ def _drift(rounds: list[Metrics]) -> Table:
     return Table("The policies, with the same questions", columns, rows)
 
 
-# --- trainings, counts, lineage ----------------------------------------------------------------------------------------
+# --- trainings, counts, lineage ---------------------------------------------------------------------------------------
 
 
 def trainings(run: Run) -> dict[str, Metrics]:
@@ -105,8 +105,8 @@ def _trainings(run: Run) -> Part | None:
         took = None if seconds is None else duration(seconds)
         rows.append([name, *counts, last, held_out, training.get("saved_step"), took])
     about = (
-        "The loss of every training, step by step. Good: both lines fall and stay together. If the held-out loss rises while the other falls, "
-        "the model learns its rows by heart; if neither falls, it learns nothing."
+        "The loss of every training, step by step. Good: both lines fall and stay together. If the held-out loss "
+        "rises while the other falls, the model learns its rows by heart; if neither falls, it learns nothing."
     )
     columns = ["training", "examples", "epochs", "steps", "tokens", "last loss", "held out", "saved step", "took"]
     blocks: list[Block] = [Gallery(figures), Table("All trainings", columns, rows)]
@@ -138,8 +138,8 @@ def _counts(manifests: dict[str, Metrics]) -> Part | None:
     ]
     blocks = [table for table in tables if table.rows]
     about = (
-        "Nothing is dropped silently: rows/rejected.jsonl keeps what is no conversation, with file, line and reason, and it is counted here. "
-        "Good: few rejections, each for a reason that fits the source."
+        "Nothing is dropped silently: rows/rejected.jsonl keeps what is no conversation, with file, line and "
+        "reason, and it is counted here. Good: few rejections, each for a reason that fits the source."
     )
     return Part("counts", "Counts and rejections", about, blocks) if blocks else None
 
@@ -156,8 +156,9 @@ def _lineage(manifests: dict[str, Metrics]) -> Part | None:
         ", ".join(f"{k} {v}" for k, v in m.get("versions", {}).items()) for m in manifests.values()
     )
     about = (
-        f"Which stage was made from which, in {duration(sum(m['seconds'] for m in manifests.values()))} altogether. A fingerprint stands for a stage's "
-        f"settings and inputs: equal fingerprints mean equal work. Versions: {'; or '.join(v for v in versions if v)}."
+        f"Which stage was made from which, in {duration(sum(m['seconds'] for m in manifests.values()))} altogether. "
+        "A fingerprint stands for a stage's settings and inputs: equal fingerprints mean equal work. Versions: "
+        f"{'; or '.join(v for v in versions if v)}."
     )
     columns = ["stage", "inputs", "fingerprint", "took", "finished"]
     return Part("lineage", "Lineage", about, [Table("Stages, in order", columns, rows)])
