@@ -1,5 +1,4 @@
-"""Ablation: what does each step of the method add? Trains the arms of the paper's table 3 (arXiv 2310.05344) on one
-budget.
+"""Ablation: what does each step of the method add? Table 3 of the paper (arXiv 2310.05344), all arms on one budget.
 
     python -m jobs.ablate PRESET.yaml [seeds=3] [arms=[sft,human]] [key.path=value ...]
 

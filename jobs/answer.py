@@ -1,10 +1,8 @@
-"""Stage `benchmarks/*`: a run's policy answers the questions of a benchmark (Vicuna-80, MT-bench), in FastChat's
-format.
+"""Stage `benchmarks/*`: a run's policy answers the questions of a benchmark (Vicuna-80, MT-bench) for FastChat.
 
     python -m jobs.answer PRESET.yaml questions=PATH [others=best] [requested.NAME=VALUE ...] [key.path=value ...]
 
-The policy is the newest promoted one. A second turn follows the policy's own answer to the first. `jobs.judge` judges
-the file.
+The policy is the newest promoted one. A second turn follows the policy's own answer to the first. `jobs.judge` judges it.
 """
 
 import hashlib

@@ -3,8 +3,7 @@
     python -m jobs.export PRESET.yaml what=annotated to=URI [format=nemo] [values=labels] [push=owner/name]
     python -m jobs.export PRESET.yaml what=policy to=URI [license=apache-2.0] [push=owner/name]
 
-The folder appears whole, with `export.json` listing its content and what was left out. Starts no Ray: it reads file by
-file.
+The folder appears whole, with `export.json` listing its content and what was left out. Starts no Ray.
 """
 
 import sys

@@ -1,19 +1,15 @@
-"""The report's pages: one file that needs nothing else, the same figures in HTML and Markdown, for any run; and in a real Chromium, at phone and desktop width.
-
-Screenshots go to the folder STEERLM_SCREENSHOTS, if it is set.
-"""
+"""The report's pages: one file that needs nothing else, the same figures and numbers in HTML and Markdown, for any run."""
 
 import html
 import json
 import re
 import shutil
-from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 import ray
-from support.chromium import DESKTOP, PHONE, chromium, resize, screenshot
 from support.finished_run import DEMO, HOSTILE, NAMES, finished, report
+from support.html_page import Page
 
 from jobs.report import main
 from jobs.reporting.blocks import duration, without_secrets
@@ -22,7 +18,6 @@ from jobs.reporting.rows import answers_by_value, spreads
 from jobs.reporting.tables import shown
 from jobs.runner.stage import Run
 
-VOID = {"meta", "link", "br", "img", "hr"}
 ALL_PARTS = [
     "headline",
     "steering",
@@ -37,42 +32,6 @@ ALL_PARTS = [
     "predictor",
 ]
 ALL_PARTS += ["trainings", "counts", "lineage", "settings"]
-
-
-class Page(HTMLParser):
-    """What a page holds: its tags, its ids, its headings, and the cells of its tables in order. Fails on a tag that is not closed."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.open: list[str] = []
-        self.rows: list[list[str]] = []
-        self.feed(text)
-        assert self.open == []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-        self.open += [] if tag in VOID else [tag]
-        if tag == "tr":
-            self.rows.append([])
-        elif tag in ("td", "th"):
-            self.rows[-1].append("")
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag, f"</{tag}> at line {self.getpos()[0]}"
-
-    def handle_data(self, text: str) -> None:
-        if self.open and self.open[-1] in ("td", "th"):
-            self.rows[-1][-1] += text
-
-    def values(self, name: str) -> list[str]:
-        return [attributes[name] or "" for _, attributes in self.tags if name in attributes]
-
-    def named(self, tag: str) -> list[dict[str, str | None]]:
-        return [attributes for found, attributes in self.tags if found == tag]
 
 
 def pages(run: Run) -> tuple[str, str]:
@@ -274,54 +233,3 @@ def test_cells_are_what_people_read() -> None:
     cells = [None, float("nan"), True, False, 1234, 0.005, -0.001, 1234.5, "x"]
     assert [shown(cell) for cell in cells] == ["–", "–", "yes", "no", "1,234", "0.01", "0.00", "1,234.50", "x"]
     assert [duration(s) for s in (0.3, 59.2, 61.2, 3700)] == ["0.3 s", "59.2 s", "1 min 1 s", "1 h 1 min"]
-
-
-SMALLEST_TEXT = """
-return Array.from(document.querySelectorAll('figure svg'), svg => {
-  const box = svg.getBoundingClientRect(), scale = box.width / svg.viewBox.baseVal.width;
-  const texts = Array.from(svg.querySelectorAll('text'), text => parseFloat(getComputedStyle(text).fontSize) * scale);
-  return [svg.getAttribute('aria-label'), box.left, box.right, box.height, texts.length ? Math.min(...texts) : 0];
-});
-"""
-
-
-@pytest.mark.slow
-def test_in_chromium_nothing_sticks_out_and_every_figure_can_be_read(run: Run, written: tuple[str, str]) -> None:
-    with chromium() as browser:
-        browser.get(f"file://{run.folder('report').path}/report.html")
-        for name, size in (("desktop", DESKTOP), ("phone", PHONE)):
-            for scheme in ("light", "dark"):
-                browser.execute_cdp_cmd(
-                    "Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
-                )
-                resize(browser, size)
-                assert browser.execute_script(
-                    "return [window.innerWidth, document.documentElement.scrollWidth <= window.innerWidth]"
-                ) == [size[0], True]
-                metrics = browser.execute_script(SMALLEST_TEXT)
-                assert len(metrics) == 4 * len(NAMES) + 3 + 5
-                for alt, left, right, height, smallest in metrics:
-                    assert 0 <= left < right <= size[0], alt
-                    assert height > 150, alt
-                    assert smallest >= 9, alt
-                ink, ground = (
-                    browser.execute_script(f"return getComputedStyle(document.querySelector('{css}')).{what}")
-                    for css, what in STYLES
-                )
-                assert (_light(ink), _light(ground)) == ((False, True) if scheme == "light" else (True, False))
-                screenshot(browser, f"report-{name}-{scheme}")
-        assert browser.get_log("browser") == []
-        events = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
-        asked = [
-            event["params"]["request"]["url"] for event in events if event["method"] == "Network.requestWillBeSent"
-        ]
-        assert asked, "the page itself is in the log"
-        assert [url for url in asked if not url.startswith(("file:", "data:"))] == []
-        assert len([url for url in asked if url.startswith("file:")]) == 1
-
-
-STYLES = (("figure svg text", "fill"), ("section", "backgroundColor"))
-
-
-def _light(colour: str) -> bool:
-    return sum(map(int, re.findall(r"\d+", colour)[:3])) > 3 * 128

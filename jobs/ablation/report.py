@@ -30,9 +30,9 @@ COLUMNS = {
 """Metric of an arm -> the head of its column."""
 LEGEND = (
     "true quality: the leading attribute, all attributes requested at their best; gap at best: mean distance of all "
-    "attributes from that request; steering: Spearman of requested and measured, mean over attributes; others move: mean "
-    "absolute gap of the others when one is varied; gap, unseen: distance from combinations that no row has. All in "
-    "points of the scale but steering. Mean and standard deviation over seeds."
+    "attributes from that request; steering: Spearman of requested and measured, mean over attributes; others move: "
+    "mean absolute gap of the others when one is varied; gap, unseen: distance from combinations that no row has. "
+    "All in points of the scale but steering. Mean and standard deviation over seeds."
 )
 
 

@@ -37,8 +37,7 @@ class StoredPairs:
 def store_pairs(
     run: Run, folder: Storage, sources: Sequence[PairSource], setting: str = "predictor.pairs"
 ) -> dict[str, StoredPairs]:
-    """Write both sides of every pair of every set below `folder`; returns per set the number of pairs and of
-    rejections.
+    """Write both sides of every pair of every set below `folder`; returns the counts of each set.
 
     This happens before training: a broken file then costs none. Raises StageError for a set without a pair, or with
     more broken ones than rows.max_rejected allows.

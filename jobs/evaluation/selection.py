@@ -141,8 +141,7 @@ def _all(values: Values, schema: AttributeSchema) -> dict[str, float | None]:
 
 
 def drift(run: Run, rows: Iterable[Conversation]) -> Drift:
-    """Of all answers: the variety of their words, and the means of requested, predicted and (synthetic world) true
-    values.
+    """The variety of all answers' words, and the means of requested, predicted and, if known, true values.
 
     Where the predicted means rise above the true ones from round to round, the policy has learned to please the
     predictor (reward hacking).

@@ -26,12 +26,12 @@ def require_token(repo: str) -> None:
     if not os.environ.get(TOKEN):
         raise StageError(
             f"push is {repo}, but {TOKEN} is not set in the environment; put a token with write access there "
-            "(https://huggingface.co/settings/tokens), or leave push out: `hf upload` can push the folder later"
+            "(https://huggingface.co/settings/tokens), or leave push out: `hf upload` can push it later"
         )
 
 
 def push(folder: Storage, repo: str, kind: Literal["model", "dataset"], private: bool) -> str:
-    """Upload the folder to the repository, creating it if needed; returns its address. Raises StageError if it fails."""
+    """Upload the folder to the repository, creating it if needed; returns its address. Raises StageError on failure."""
     token = os.environ[TOKEN]
     disable_progress_bars()
     api = HfApi(token=token)

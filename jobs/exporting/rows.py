@@ -1,5 +1,4 @@
-"""Export rows of a run in the formats of other tools, with a dataset card; what is left out or lost is counted by
-reason.
+"""Export rows of a run in the formats of other tools, with a dataset card; counts what is left out or lost.
 
 Reads finished stages only. `data.exports` defines what each format carries.
 """

@@ -1,5 +1,4 @@
-"""Send one prompt to the judge, return one reply or failure: retries, pauses, and the key. Knows no verdict and no
-match.
+"""One prompt to the judge, one reply or failure back: retries, pauses, the key. Knows no verdict and no match.
 
 The `openai` client does the HTTP. Retries are here: a 429 holds all requests, any Retry-After is honored, and every
 retry is counted.
@@ -69,7 +68,7 @@ def key_of(settings: JudgeSettings) -> str | None:
     if not key:
         raise JudgeUnusable(
             f"the environment variable {settings.key_variable} is not set; put the judge's key there, name another "
-            "variable in judge.key_variable or a file in judge.key_file, or set judge.key_variable=null if no key is needed"
+            "variable in judge.key_variable or a file in judge.key_file; judge.key_variable=null sends no key"
         )
     return key
 

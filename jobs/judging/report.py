@@ -1,5 +1,4 @@
-"""The metrics of a judge's verdicts, as tables and as a plot. Knows no endpoint: stored verdicts give the same
-metrics."""
+"""The metrics of a judge's verdicts, as tables and as a plot. Knows no endpoint."""
 
 from collections.abc import Callable, Iterator, Sequence
 

@@ -1,6 +1,6 @@
-"""What a report consists of: parts with a heading, an explanation, and blocks: tables, figures, answers. HTML and Markdown render the same parts.
+"""What a report consists of: parts with a heading, an explanation, and blocks (tables, figures, answers).
 
-Knows no run, no HTML and no Markdown.
+HTML and Markdown render the same parts. Knows no run, no HTML and no Markdown.
 """
 
 import math
@@ -28,9 +28,11 @@ def finite(value: Any) -> float | None:
 
 
 def without_secrets(value: Any) -> Any:
-    """Settings as they may be shown: names and passwords in URIs, signed queries, and texts called `..._key` and the like are masked."""
+    """Settings as they may be shown: names and passwords in URIs, signed queries, and texts called `..._key` and the
+    like are masked."""
     if isinstance(value, str):
-        # `name:password@`, or a lone token before the first slash. A key may have slashes itself; `hf://datasets/a/b@main` has no key.
+        # `name:password@`, or a lone token before the first slash. A key may have slashes itself;
+        # `hf://datasets/a/b@main` has no key.
         masked = re.sub(r"(?<=://)(?:[^\s/@:]*:\S*|[^\s/@]*)@", f"{MASK}@", value)
         # A glob has a `?` as well; a query has names.
         return re.sub(r"(://[^\s?]*)\?[\w.~%-]+=\S*", rf"\1?{MASK}", masked)

@@ -1,7 +1,7 @@
-"""The canvas of all figures: a `Plot` is drawn by one function, and saved as SVG for the page and as PNG for a stage's folder.
+"""The canvas of all figures: one function draws a `Plot`, for the page as SVG and for a stage's folder as PNG.
 
-Text in an SVG stays text, its colors are the page's, and the same numbers give the same bytes. A page's plot fits a phone's width, so that its smallest
-text is readable where it fills the screen. Knows no run and no page.
+Text in an SVG stays text, its colors are the page's, and the same numbers give the same bytes. A page's plot fits a
+phone's width, so that its smallest text is readable where it fills the screen. Knows no run and no page.
 """
 
 import html
@@ -25,7 +25,8 @@ from jobs.reporting.tables import shown
 
 INCHES = (3.6, 2.8)
 POINTS = 9.5
-"""The smallest text. A page never shows a plot narrower than INCHES, so that this is also its least size in CSS pixels."""
+"""The smallest text. A page never shows a plot narrower than INCHES, so that this is also its least size in CSS
+pixels."""
 PNG_COLUMNS, PNG_DPI = 3, 120
 COLORS = {
     "ink": ("#20242a", "#e5e3dd"),
@@ -132,7 +133,7 @@ def standalone(figure: Figure) -> str:
     return f"{head}><style>{themes}*{{stroke-linejoin:round;stroke-linecap:butt}}</style>{rest}\n"
 
 
-# --- what several plots have in common -----------------------------------------------------------------------------------
+# --- what several plots have in common --------------------------------------------------------------------------------
 
 
 def heat_map(
@@ -145,7 +146,8 @@ def heat_map(
     scale: str,
     labels: tuple[str, str] = ("", ""),
 ) -> Plot:
-    """Values from -1 (blue) to 1 (red), a text in each cell; None is gray. `labels` are the axes' own: below, and to the left."""
+    """Values from -1 (blue) to 1 (red), a text in each cell; None is gray. `labels` are the axes' own: below, and to
+    the left."""
 
     def draw(axes: matplotlib.axes.Axes) -> None:
         colors = matplotlib.colormaps["RdBu_r"].with_extremes(bad="0.92")

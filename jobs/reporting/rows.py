@@ -1,4 +1,4 @@
-"""What a report reads from a run's rows: how often each value was given, and the answers at each requested value of an attribute.
+"""What a report reads from a run's rows: counts of each value, and answers at each requested value.
 
 Parquet is streamed, a batch at a time: memory does not grow with the corpus. Knows no page.
 """
@@ -20,7 +20,8 @@ BATCH_ROWS = 4096
 
 @dataclass(frozen=True)
 class Spread:
-    """Of one attribute: the answers at each value of its scale, rounded and clipped as in a prompt, and the mean of the raw values."""
+    """Of one attribute: the answers at each value of its scale, rounded and clipped as in a prompt, and the mean of
+    the raw values."""
 
     counts: tuple[int, ...]
     mean: float | None
@@ -56,7 +57,8 @@ def spreads(folder: Storage, kind: str, schema: AttributeSchema) -> dict[str, Sp
 def answers_by_value(
     folder: Storage, schema: AttributeSchema, num_questions: int
 ) -> dict[str, dict[str, list[Conversation]]]:
-    """Attribute -> question -> its answers in order of the requested value, for the first questions in the order of the rows."""
+    """Attribute -> question -> its answers in order of the requested value, for the first questions in the order of
+    the rows."""
     found: dict[str, dict[str, list[Conversation]]] = {name: {} for name in schema.names}
     for batch in batches(folder):
         # Python objects for answers to a single varied attribute only; the folder may hold others.

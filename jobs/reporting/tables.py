@@ -1,4 +1,4 @@
-"""A table, and the three ways to write it: aligned text for a terminal, Markdown, and the rows of an HTML table. Knows no run."""
+"""A table, written as aligned text for a terminal, as Markdown, or as the rows of an HTML table. Knows no run."""
 
 import html
 import math
@@ -22,7 +22,7 @@ class Table:
     folded: bool = False
     """The numbers of a figure above it; the page shows them on request, and the terminal does not."""
     tints: Sequence[Sequence[float]] = ()
-    """A heat map: per cell after the first the strength of its color, 0 to 1; a negative strength takes the second color."""
+    """A heat map: strength of the color of each cell after the first, 0 to 1; negative takes the second color."""
     kind: ClassVar[str] = "table"
 
 

@@ -86,40 +86,39 @@ def well_behaved(asked: Asked) -> Answer:
     return Answer(verdict_of(asked))
 
 
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    judge: JudgeServer
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        _, answer = self.judge.answer(body, self.headers.get("Authorization", ""))
+        if answer.drop:
+            self.close_connection = True
+            return
+        content = answer.body if answer.body is not None else json.dumps(_completion(body, answer)).encode()
+        self.send_response(answer.status)
+        about = {"Content-Type": "application/json", "Content-Length": str(len(content))}
+        for name, value in (about | answer.headers).items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, *args: object) -> None:
+        """A client that was killed is no error of the server's."""
+
+
 @contextmanager
 def serving(behave: Behaviour = well_behaved) -> Iterator[JudgeServer]:
     judge = JudgeServer(behave)
-
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def do_POST(self) -> None:
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            _, answer = judge.answer(body, self.headers.get("Authorization", ""))
-            if answer.drop:
-                self.close_connection = True
-                return
-            content = answer.body if answer.body is not None else json.dumps(_completion(body, answer)).encode()
-            self.send_response(answer.status)
-            for name, value in {
-                "Content-Type": "application/json",
-                "Content-Length": str(len(content)),
-                **answer.headers,
-            }.items():
-                self.send_header(name, value)
-            self.end_headers()
-            self.wfile.write(content)
-
-        def log_message(self, *args: object) -> None:
-            pass
-
-    class Server(ThreadingHTTPServer):
-        daemon_threads = True
-
-        def handle_error(self, *args: object) -> None:
-            """A client that was killed is no error of the server's."""
-
-    server = Server(("127.0.0.1", 0), Handler)
+    server = _Server(("127.0.0.1", 0), type("Handler", (_Handler,), {"judge": judge}))
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     judge.url = f"http://127.0.0.1:{server.server_address[1]}/v1"
