@@ -22,7 +22,7 @@ TRAINING = {
     "saved_step": 8,
     "steps": 8,
     "epochs": 1,
-    "num_train": 50,
+    "examples": 50,
     "tokens": 1234,
     "train_seconds": 61.2,
 }
