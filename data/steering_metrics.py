@@ -103,7 +103,8 @@ class ReportMetrics(StageMetrics):
     steering: dict[str, SteeringCurve]
     at_best_settings: Means
     requested_best: Means
-    cross_talk: CrossTalk
+    cross_talk: CrossTalk | None = None
+    """None if no attribute was set alone."""
     combined: tuple[CombinedSetting, ...] = ()
     dialogue: dict[str, DialogueCurve] = {}
     length: dict[str, LengthMetrics] = {}

@@ -80,7 +80,7 @@ def _report(run: Run, stage: str, answers: MeasuredAnswers) -> ReportMetrics:
         steering=table,
         at_best_settings=best,
         requested_best={name: float(value) for name, value in schema.best().items()},
-        cross_talk=cross_talk(schema, answers),
+        cross_talk=cross_talk(schema, answers) if table else None,
         combined=tuple(combined(schema, answers)),
         dialogue=dialogue(schema, answers),
         length=length(schema, answers),
@@ -94,6 +94,7 @@ def _report(run: Run, stage: str, answers: MeasuredAnswers) -> ReportMetrics:
 def _draw(run: Run, answers: MeasuredAnswers, report: ReportMetrics, folder: Storage) -> None:
     if report.steering:
         draw_steering(run.preset.run, run.schema, report, folder / "steering.png")
+    if report.cross_talk:
         draw_cross_talk(report.cross_talk, folder / "cross_talk.png")
     if report.judge:
         draw_judge(run.schema, answers, report.judge, folder / "judge.png")

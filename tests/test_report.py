@@ -1,4 +1,4 @@
-"""The report's pages: one file that needs nothing else, the same figures and numbers in HTML and Markdown, for any run."""
+"""The report's pages: one file that needs nothing else, the same content in HTML and Markdown, for any run."""
 
 import html
 import json
@@ -11,6 +11,8 @@ import ray
 from support.finished_run import DEMO, HOSTILE, NAMES, finished, report
 from support.html_page import Page
 
+from data.run_layout import REPORT, read_record, write_record
+from data.steering_metrics import ReportMetrics, SteeringCurve
 from jobs.report import main
 from jobs.reporting.blocks import duration, without_secrets
 from jobs.reporting.page import page_parts, write_pages
@@ -36,7 +38,7 @@ ALL_PARTS += ["trainings", "counts", "lineage", "settings"]
 
 def pages(run: Run) -> tuple[str, str]:
     folder = run.folder("report")
-    write_pages(run, (folder / "report.json").read_json(), folder)
+    write_pages(run, read_record(folder / REPORT, ReportMetrics), folder)
     return (folder / "report.html").read_text(), (folder / "report.md").read_text()
 
 
@@ -93,7 +95,7 @@ def test_ids_are_unique_and_every_reference_has_one(written: tuple[str, str]) ->
     assert referred <= set(ids)
 
 
-def test_markdown_has_the_very_figures_of_the_page(written: tuple[str, str], run: Run) -> None:
+def test_markdown_has_the_very_cells_of_the_page(written: tuple[str, str], run: Run) -> None:
     text, markdown = written
     outside = re.sub(r"^(`{3,})text\n.*?^\1$", "", markdown, flags=re.DOTALL | re.MULTILINE)
     lines = [line for line in outside.splitlines() if line.startswith("| ")]
@@ -120,7 +122,7 @@ def test_an_answer_stays_text_whatever_it_says(written: tuple[str, str]) -> None
     fenced = re.findall(r"^(`{3,})text\n(.*?)\n\1$", markdown, re.DOTALL | re.MULTILINE)
     answers = [(fence, said) for fence, said in fenced if "Owls" in said]
     assert answers == [("````", HOSTILE)] * (2 * len(NAMES) * 5), (
-        "a fence longer than the one in the answer, for two questions a dial"
+        "a fence longer than the one in the answer, for two questions an attribute"
     )
 
 
@@ -144,8 +146,8 @@ def test_the_command_makes_the_very_same_pages_again_without_ray(
 def test_the_command_says_what_is_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="1"):
         main([DEMO, f"storage={tmp_path}"])
-    said = f"python -m jobs.report: the report of {tmp_path}/demo is not finished; run `python -m jobs.run` with the same preset first\n"
-    assert capsys.readouterr().err == said
+    error = f"python -m jobs.report: the report of {tmp_path}/demo is not finished; "
+    assert capsys.readouterr().err == error + "run `python -m jobs.run` with the same preset first\n"
 
 
 def test_a_run_without_bootstrap_and_without_truth_has_the_other_parts(tmp_path: Path) -> None:
@@ -155,8 +157,8 @@ def test_a_run_without_bootstrap_and_without_truth_has_the_other_parts(tmp_path:
         "rows.sources=[{name: mine, format: messages, uri: s3://key:hush@bucket/rows.jsonl}]",
     )
     folder = run.folder("report")
-    without = {key: value for key, value in report(run).items() if key not in ("judge", "judge_note", "rounds")}
-    (folder / "report.json").write_json(without | {"measured_by": "by the predictor"})
+    without = {"judge": {}, "judge_note": "", "rounds": (), "measured_by": "by the predictor"}
+    write_record(folder / REPORT, report(run).model_copy(update=without))
     text, markdown = pages(run)
     assert [attributes["id"] for attributes in Page(text).named("section")] == [
         name for name in ALL_PARTS if name not in ("judge", "rounds")
@@ -170,24 +172,28 @@ def test_a_run_that_left_next_to_nothing_still_has_a_page(tmp_path: Path) -> Non
     run = finished(tmp_path)
     for stage in ("rows", "base", "predictor", "annotated", "policy", "bootstrap-1", "report/answers"):
         shutil.rmtree(run.folder(stage).path)
-    dial = {
-        "requested": [0.0, 4.0],
-        "measured": [0.5, float("nan")],
-        "n": 4,
-        "spearman": float("nan"),
-        "monotonic": False,
-    }
-    bare = {
-        "policy": "/elsewhere/policy",
-        "measured_by": "by the predictor",
-        "steering": {"humor": dial},
-        "requested_best": {},
-        "at_best_settings": {},
-    }
+    curve = SteeringCurve(
+        requested=(0.0, 4.0),
+        measured=(0.5, None),
+        n=4,
+        spearman=None,
+        slope=None,
+        monotonic=False,
+        reached=(0.5, 0.5),
+        mean_absolute_gap=0.0,
+    )
+    bare = ReportMetrics(
+        policy="/elsewhere/policy",
+        policy_stage="policy",
+        measured_by="by the predictor",
+        steering={"humor": curve},
+        requested_best={},
+        at_best_settings={},
+    )
     write_pages(run, bare, run.folder("report"))
     page = Page((run.folder("report") / "report.html").read_text())
     assert [attributes["id"] for attributes in page.named("section")] == ["headline", "steering", "settings"]
-    assert ["humor", "–", "no", "0.50", "0.50", "–"] in page.rows
+    assert ["humor", "–", "no", "0.50", "0.50", "0.00"] in page.rows
     assert len((run.folder("report") / "figures").files()) == 1, "pictures of an earlier page are gone"
 
 
@@ -203,7 +209,7 @@ def test_values_are_counted_as_a_prompt_would_show_them(run: Run) -> None:
     assert spreads(run.folder("nowhere"), "human", run.schema) == {}
 
 
-def test_answers_across_a_dial_are_in_order_of_what_was_asked(run: Run) -> None:
+def test_answers_are_in_order_of_the_requested_value(run: Run) -> None:
     found = answers_by_value(run.folder("report") / "answers", run.schema, 2)
     assert {name: list(questions) for name, questions in found.items()} == {name: ["Owls?", "Bees?"] for name in NAMES}
     assert [row.requested[-1]["humor"] for row in found["humor"]["Bees?"]] == [0, 1, 2, 3, 4]

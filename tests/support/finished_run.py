@@ -6,7 +6,49 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from cluster.settings.load import load
+from data.calibration import Calibration
 from data.conversation import Conversation, Message, to_table
+from data.quality_metrics import (
+    AttributeQuality,
+    CalibratedErrors,
+    Collinearity,
+    ErrorMetrics,
+    LengthBaseline,
+    PredictorQuality,
+    QualityBaselines,
+    ReliabilityBin,
+    TruthErrors,
+)
+from data.run_layout import MANIFEST, QUALITY, REPORT, Manifest, as_json, write_record
+from data.run_layout import TRAINING as TRAINING_FILE
+from data.stage_metrics import (
+    AnnotationMetrics,
+    AuditMetrics,
+    BaseMetrics,
+    CheckpointMetrics,
+    Drift,
+    LossPoint,
+    PolicyMeasures,
+    PolicyMetrics,
+    PredictorMetrics,
+    PromotionMetrics,
+    RowsMetrics,
+    SamplesMetrics,
+    SelectionMetrics,
+    StageMetrics,
+    TrainingMetrics,
+)
+from data.steering_metrics import (
+    CombinedSetting,
+    CrossTalk,
+    DialogueCurve,
+    JudgeMetrics,
+    LengthMetrics,
+    ReportMetrics,
+    RoundMeasures,
+    SteeringCurve,
+    TrustEverywhere,
+)
 from data.storage import Storage
 from jobs.runner.preset import Preset
 from jobs.runner.stage import Run
@@ -15,17 +57,26 @@ DEMO = str(Path(__file__).resolve().parents[2] / "jobs" / "presets" / "demo.yaml
 NAMES = ("helpfulness", "creativity", "humor", "toxicity", "verbosity")
 HOSTILE = "Owls <script>alert(1)</script> & </details> ```hoot``` | [x](javascript:alert(2))"
 """An answer that would be markup, if it were let."""
-CURVE = [{"step": step, "loss": 4 / step} for step in range(1, 9)]
-TRAINING = {
-    "losses": CURVE,
-    "validations": CURVE[3::4],
-    "saved_step": 8,
-    "steps": 8,
-    "epochs": 1,
-    "examples": 50,
-    "tokens": 1234,
-    "train_seconds": 61.2,
-}
+CURVE = tuple(LossPoint(step=step, loss=4 / step) for step in range(1, 9))
+TRAINING = TrainingMetrics(
+    zero_stage=2,
+    num_workers=2,
+    steps=8,
+    epochs=1,
+    examples=50,
+    tokens=1234,
+    packs_filled=0.99,
+    target_weight=1000.0,
+    held_bytes={"weights": 1, "gradients": 1, "optimizer": 1},
+    tokens_per_s=20.0,
+    train_seconds=61.2,
+    peak_memory_bytes=2**30,
+    checkpoints=CheckpointMetrics(written=0, failed=0, blocked_s=0.0, upload_s=0.0),
+    saved_step=8,
+    validation_loss=0.5,
+    validations=CURVE[3::4],
+    losses=CURVE,
+)
 
 
 def finished(storage: Path, *overrides: str) -> Run:
@@ -43,121 +94,136 @@ def finished(storage: Path, *overrides: str) -> Run:
     ]
     _write(run.folder("report") / "answers", asked, run)
     for stage in ("base", "predictor", "predictor/fold-0", "policy", "bootstrap-1/policy"):
-        (run.folder(stage) / "training.json").write_json(TRAINING)
-    (run.folder("predictor") / "quality.json").write_json(quality())
-    counts = {
-        "lab": {
-            "read": 22,
-            "rows": 20,
-            "answers": 20,
-            "rated_answers": 20,
-            "duplicate": 1,
-            "rejected: empty_message": 1,
-        }
-    }
-    _manifest(run, "rows", {"counts": counts})
-    for stage in (
-        "base",
-        "predictor",
-        "annotated",
-        "policy",
-        "bootstrap-1/samples",
-        "bootstrap-1/rated",
-        "bootstrap-1/policy",
-        "report",
-    ):
-        _manifest(run, stage, {"counts": {"answers": 20}})
-    _manifest(run, "bootstrap-1/selected", {"counts": {"samples": 40, "kept": 37, "duplicate": 3}})
-    _manifest(
-        run, "bootstrap-1/promotion", {"promoted": False, "fell": ["mean Spearman 0.900 -> 0.700"], "policy": "policy"}
-    )
-    (run.folder("report") / "report.json").write_json(report(run))
+        write_record(run.folder(stage) / TRAINING_FILE, TRAINING)
+    write_record(run.folder("predictor") / QUALITY, quality())
+    _write_manifests(run)
+    write_record(run.folder("report") / REPORT, report(run))
     return run
 
 
-def report(run: Run) -> dict[str, Any]:
-    dial = {
-        "requested": [0, 1, 2, 3, 4],
-        "measured": [0.1, 1, 2.2, 2.9, 3.9],
-        "low": [0, 0.9, 2, 2.8, 3.7],
-        "high": [0.2, 1.1, 2.4, 3, 4],
-    }
-    dial |= {
-        "n": 150,
-        "spearman": 0.9321,
-        "monotonic": True,
-        "slope": 0.96,
-        "reached": [0.1, 3.9],
-        "mean_absolute_gap": 0.1234,
-    }
-    flat = dial | {"measured": [2, 2, None, 2, 2], "spearman": None, "monotonic": False}
-    best = run.schema.best()
-    return {
-        "policy": (run.folder("policy")).uri,
-        "measured_by": "exactly, from the text",
-        "steering": dict.fromkeys(NAMES[:4], dial) | {NAMES[4]: flat},
-        "at_best_settings": {name: value * 0.9 for name, value in best.items()},
-        "requested_best": best,
-        "cross_talk": {
-            "attributes": list(NAMES),
-            "measured": list(NAMES),
-            "slope": [[0.97 if a == b else -0.0612 for a in NAMES] for b in NAMES],
-        },
-        "combined": [
-            {
-                "requested": {"humor": 4, "verbosity": 1},
-                "measured": {"humor": 3.81, "verbosity": 1.23},
-                "mean_absolute_gap": 0.21,
-                "n": 30,
-            }
-        ],
-        "dialogue": {"humor": {"first": [0, 4], "second": [4, 0], "measured_second": [3.77, 0.13], "n": 20}},
-        "judge": {
-            name: {
-                "n": 900,
-                "spearman": 0.9444,
-                "mae": 0.1515,
-                "slope": 0.9,
-                "everywhere": {"spearman": 0.61, "ceiling": 0.66},
-            }
-            for name in NAMES
-        },
-        "judge_note": "All attributes reach Spearman 0.9.",
-        "length": {name: {"spearman_words": 0.3333, "partial_spearman": -0.0456} for name in NAMES},
-        "rounds": [_round(0, True), _round(1, False)],
-    }
+def _write_manifests(run: Run) -> None:
+    counts = {"read": 22, "rows": 20, "answers": 20, "rated_answers": 20, "duplicate": 1, "rejected: empty_message": 1}
+    finish(run, "rows", RowsMetrics(counts={"lab": counts}, rows=20))
+    answers = {"answers": 20}
+    finish(run, "base", BaseMetrics(counts=answers))
+    policy = PolicyMetrics(training=TRAINING.without_curve(), counts=answers)
+    for stage in ("policy", "bootstrap-1/policy"):
+        finish(run, stage, policy)
+    one_pass: dict[str, Any] = {"rows": 20, "rows_before": 0, "seconds": 1.0, "rows_per_s": 20.0}
+    one_pass |= {"audit": AuditMetrics(files=1, rows=20, digest="d"), "counts": answers}
+    rated = AnnotationMetrics(**one_pass, predicted_mean={}, pack_fill=0.9)
+    for stage in ("annotated", "bootstrap-1/rated"):
+        finish(run, stage, rated)
+    finish(run, "bootstrap-1/samples", SamplesMetrics(**one_pass, tokens=9, cut_off=0, combinations=()))
+    finish(run, "predictor", _predictor(answers))
+    counts = {"samples": 40, "kept": 37, "duplicate": 3}
+    finish(run, "bootstrap-1/selected", SelectionMetrics(counts=counts, drift=_drift(1)))
+    fell = ("mean Spearman 0.900 -> 0.700",)
+    before, after = _measures(0), _measures(1)
+    decision = PromotionMetrics(
+        before=before, after=after, promoted=False, fell=fell, policy="policy", counts={"answers": 20}
+    )
+    finish(run, "bootstrap-1/promotion", decision)
+    finish(run, "report", report(run))
 
 
-def quality() -> dict[str, Any]:
-    marks = [{"n": 10, "predicted": v + 0.1, "human": v, "se": 0.1 if v else None} for v in range(5)]
-    row = {"n": 50, "mae": 0.6462, "rmse": 0.8, "spearman": 0.7864, "reliability": marks, "calibrated": {"mae": 0.6363}}
-    row |= {"baselines": {"mean": {"mae": 1.1561}, "length": {"spearman": 0.44}}}
-    row |= {
-        "truth": {
-            "predictor": {"n": 50, "mae": 0.4, "spearman": 0.92},
-            "one_rater": {"n": 50, "mae": 0.43, "spearman": 0.87},
-        }
-    }
-    return {"answers": {"rated": 100, "held_out": 50, "unscored": 0}, "attributes": dict.fromkeys(NAMES, row)}
+def _predictor(counts: dict[str, int]) -> PredictorMetrics:
+    held_out = {name: row.without_bins() for name, row in quality().attributes.items()}
+    return PredictorMetrics(
+        training=TRAINING.without_curve(),
+        counts=counts,
+        labels={},
+        held_out=held_out,
+        calibration=Calibration(),
+        quality="quality.json",
+        pairs={},
+    )
 
 
-def _round(number: int, promoted: bool) -> dict[str, Any]:
+def report(run: Run) -> ReportMetrics:
+    """All parts of a `report.json`."""
+    best = {name: float(value) for name, value in run.schema.best().items()}
+    trust: dict[str, Any] = {"n": 900, "spearman": 0.9444, "mae": 0.1515, "slope": 0.9}
+    everywhere = TrustEverywhere(n=900, spearman=0.61, mae=0.2, slope=0.8, ceiling=0.66)
+    slopes = tuple(tuple(0.97 if a == b else -0.0612 for a in NAMES) for b in NAMES)
+    requested, measured = {"humor": 4.0, "verbosity": 1.0}, {"humor": 3.81, "verbosity": 1.23}
+    return ReportMetrics(
+        policy=run.folder("policy").uri,
+        policy_stage="policy",
+        measured_by="exactly, from the text",
+        steering=_steering(),
+        at_best_settings={name: value * 0.9 for name, value in best.items()},
+        requested_best=best,
+        cross_talk=CrossTalk(attributes=NAMES, measured=NAMES, slope=slopes),
+        combined=(CombinedSetting(requested=requested, measured=measured, mean_absolute_gap=0.21, n=30),),
+        dialogue={"humor": DialogueCurve(first=(0, 4), second=(4, 0), measured_second=(3.77, 0.13), n=20)},
+        judge={name: JudgeMetrics(**trust, everywhere=everywhere) for name in NAMES},
+        judge_note="All attributes reach Spearman 0.9.",
+        length={name: LengthMetrics(spearman_words=0.3333, partial_spearman=-0.0456) for name in NAMES},
+        rounds=(
+            RoundMeasures(**dict(_measures(0)), round=0, promoted=True),
+            RoundMeasures(**dict(_measures(1)), round=1, promoted=False),
+        ),
+        counts={"answers": 20},
+    )
+
+
+def _steering() -> dict[str, SteeringCurve]:
+    """The last attribute does not follow the request."""
+    curve = SteeringCurve(
+        requested=(0, 1, 2, 3, 4),
+        measured=(0.1, 1, 2.2, 2.9, 3.9),
+        low=(0, 0.9, 2, 2.8, 3.7),
+        high=(0.2, 1.1, 2.4, 3, 4),
+        n=150,
+        spearman=0.9321,
+        slope=0.96,
+        monotonic=True,
+        reached=(0.1, 3.9),
+        mean_absolute_gap=0.1234,
+    )
+    flat = curve.model_copy(update={"measured": (2, 2, None, 2, 2), "spearman": None, "monotonic": False})
+    return dict.fromkeys(NAMES[:4], curve) | {NAMES[4]: flat}
+
+
+def quality() -> PredictorQuality:
+    marks = tuple(ReliabilityBin(n=10, predicted=v + 0.1, human=v, se=0.1 if v else None) for v in range(5))
+    row = AttributeQuality(
+        n=50,
+        mae=0.6462,
+        rmse=0.8,
+        spearman=0.7864,
+        reliability=marks,
+        calibrated=CalibratedErrors(n=50, mae=0.6363),
+        baselines=QualityBaselines(mean=ErrorMetrics(n=50, mae=1.1561), length=LengthBaseline(spearman=0.44)),
+        truth=TruthErrors(
+            predictor=ErrorMetrics(n=50, mae=0.4, spearman=0.92), one_rater=ErrorMetrics(n=50, mae=0.43, spearman=0.87)
+        ),
+    )
+    return PredictorQuality(
+        answers={"rated": 100, "held_out": 50, "unscored": 0},
+        attributes=dict.fromkeys(NAMES, row),
+        calibration=Calibration(),
+        collinearity=Collinearity(names=(), spearman=(), n=()),
+    )
+
+
+def _drift(number: int) -> Drift:
     means = dict.fromkeys(NAMES, 2.0 + 0.1 * number)
-    drift = {
-        "texts": 40,
-        "words": 31.5,
-        "distinct_1": 0.2,
-        "distinct_2": 0.5 - 0.1 * number,
-        "predicted": means,
-        "true": means,
-    }
-    return {
-        "round": number,
-        "promoted": promoted,
-        "mean_spearman": 0.9 - 0.2 * number,
-        "leading_gap_at_best": 0.1,
-        "drift": drift,
-    }
+    distinct_2 = 0.5 - 0.1 * number
+    return Drift(texts=40, words=31.5, distinct_1=0.2, distinct_2=distinct_2, predicted=means, true=means)
+
+
+def _measures(number: int) -> PolicyMeasures:
+    return PolicyMeasures(
+        mean_spearman=0.9 - 0.2 * number,
+        spearman={},
+        at_best_settings={},
+        leading_gap_at_best=0.1,
+        measured_by="exactly, from the text",
+        drift=_drift(number),
+        best_drift=_drift(number),
+    )
 
 
 def _row(question: str, answer: str, group: str = "", **values: dict[str, float]) -> Conversation:
@@ -172,12 +238,15 @@ def _write(folder: Storage, rows: list[Conversation], run: Run) -> None:
         pq.write_table(to_table(half, run.schema), f"{folder.path}/part-{part}.parquet")
 
 
-def _manifest(run: Run, stage: str, metrics: dict[str, Any]) -> None:
-    manifest = {
-        "stage": stage,
-        "fingerprint": f"{len(stage):016x}",
-        "seconds": 12.5,
-        "finished": "2026-11-22T12:00:00Z",
-    }
-    manifest |= {"description": {"needs": {"rows": "0" * 16}}, "metrics": metrics, "versions": {"ray": "2.60.0"}}
-    (run.folder(stage) / "manifest.json").write_json(manifest)
+def finish(run: Run, stage: str, metrics: StageMetrics) -> None:
+    """Write the manifest of a stage that was never run."""
+    manifest = Manifest(
+        stage=stage,
+        fingerprint=f"{len(stage):016x}",
+        description={"needs": {"rows": "0" * 16}},
+        metrics=as_json(metrics),
+        seconds=12.5,
+        finished="2026-11-22T12:00:00Z",
+        versions={"ray": "2.60.0"},
+    )
+    write_record(run.folder(stage) / MANIFEST, manifest)
