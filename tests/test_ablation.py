@@ -4,15 +4,19 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from support import tiny_run
+from support.finished_run import TRAINING, finish
 
 from cluster.settings.load import SettingsError, load
 from data.attributes import Values, shipped
 from data.conversation import Conversation, Message
 from data.lab import LabSettings
 from data.loader import copies
+from data.stage_metrics import Drift, NotRun, PolicyMetrics
+from data.steering_metrics import ArmMetrics, SeedSpread
 from jobs.ablate import Ablation, stages
 from jobs.ablation.arms import ARMS, HELD_OUT, _belongs, _followed, held_out_settings, repeated, rows_of_rounds
 from jobs.ablation.report import lines, summary, value_of
@@ -81,7 +85,7 @@ def test_the_control_has_its_rows_again_where_they_do_not_suffice() -> None:
 
 
 def test_the_ablation_shares_the_stages_of_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Run, "manifest", lambda self, name: {"fingerprint": name})
+    monkeypatch.setattr(Run, "manifest", lambda self, name: SimpleNamespace(fingerprint=name))
     ablation, run = load(Ablation, DEMO), load(Preset, DEMO)
     for stage in stages(ablation)[:4]:
         assert _description(Run(ablation), stage) == _description(Run(run), stage)
@@ -102,34 +106,40 @@ def test_how_near_the_answers_come_to_it() -> None:
     ]
     found = _followed(MeasuredAnswers(rows, "exactly", lambda _: {"helpfulness": 3.0, "humor": 2.0}), SCHEMA)
     assert found
-    assert (found["answers"], found["distance"]) == (1, 0.5)
+    assert (found.answers, found.mean_absolute_gap) == (1, 0.5)
     assert _followed(MeasuredAnswers(rows[1:], "exactly", lambda _: {}), SCHEMA) is None
 
 
-def test_the_control_has_as_many_rows_as_the_rounds_however_many_epochs(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_control_has_as_many_rows_as_the_rounds_however_many_epochs(tmp_path: Path) -> None:
     """`training.examples` counts every epoch again: with it a control of three epochs had nine times the training."""
-    trained = {"metrics": {"training": {"examples": 300, "epochs": 3}, "counts": {"examples": 100}}}
-    not_run = {"metrics": {"not_run": ["distinct-2"]}}
-    monkeypatch.setattr(Run, "manifest", lambda self, name: trained if name == "x/bootstrap-1/policy" else not_run)
-    assert rows_of_rounds(Run(load(Ablation, DEMO, ["bootstrap.rounds=2"])), Rounds("x/", "policy")) == 100
+    run = Run(load(Ablation, DEMO, ["bootstrap.rounds=2", f"storage={tmp_path}"]))
+    training = TRAINING.model_copy(update={"examples": 300, "epochs": 3.0})
+    finish(run, "x/bootstrap-1/policy", PolicyMetrics(training=training, counts={"examples": 100}))
+    fell = ("distinct-2",)
+    finish(run, "x/bootstrap-2/policy", NotRun(promoted=False, fell=fell, policy="policy", not_run=fell))
+    assert rows_of_rounds(run, Rounds("x/", "policy")) == 100
 
 
 def test_mean_and_spread_over_seeds() -> None:
-    assert summary([1.0, 3.0, None]) == {"mean": 2.0, "sd": round(2**0.5, 4)}
-    assert summary([1.0]) == {"mean": 1.0, "sd": 0.0}
+    assert summary([1.0, 3.0, None]) == SeedSpread(mean=2.0, sd=round(2**0.5, 4))
+    assert summary([1.0]) == SeedSpread(mean=1.0, sd=0.0)
     assert summary([None, float("nan")]) is None
 
 
 def test_the_table_leaves_out_what_no_arm_has() -> None:
-    report = {
-        "quality": 3.0,
-        "gap_at_best": 0.2,
-        "mean_spearman": None,
-        "mean_absolute_gap": None,
-        "held_out": None,
-        "drift": {"distinct_2": 0.5, "words": 9.0},
-        "tokens": 5,
-    }
+    report = ArmMetrics(
+        policy="policy",
+        tokens=5,
+        quality=3.0,
+        gap_at_best=0.2,
+        at_best_settings={},
+        measured_by="exactly",
+        spearman={},
+        mean_spearman=None,
+        mean_absolute_gap=None,
+        held_out=None,
+        drift=Drift(texts=1, words=9.0, distinct_1=0.5, distinct_2=0.5),
+    )
     columns = (
         "quality",
         "gap_at_best",

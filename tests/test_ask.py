@@ -1,4 +1,3 @@
-import math
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -8,6 +7,8 @@ import pytest
 from cluster.settings.load import load
 from data.attributes import Values, shipped
 from data.conversation import Conversation, Message
+from data.run_layout import as_json
+from data.steering_metrics import DialogueCurve, JudgeMetrics, TrustEverywhere
 from jobs.evaluation.ask import MeasuredAnswers, gap_at_best, mean_spearman, questions, tabulate
 from jobs.evaluation.steering_metrics import combined, cross_talk, curves, dialogue, judge, judge_note, length
 from jobs.runner.preset import Preset
@@ -32,11 +33,11 @@ def test_each_attribute_is_judged_by_the_rows_that_varied_it() -> None:
         rows, "exactly", lambda row: {"humor": row.requested[0]["humor"] / 2, "toxicity": 4 - row.requested[0]["humor"]}
     )
     table, best = tabulate(SCHEMA, answers)
-    assert table["humor"] == {
+    assert as_json(table["humor"]) == {
         **{"requested": [0, 2, 4], "measured": [0, 1, 2], "n": 9, "spearman": 1.0, "monotonic": True},
         **{"slope": 0.5, "reached": [0, 2], "mean_absolute_gap": 4.0},
     }
-    assert (table["toxicity"]["spearman"], table["toxicity"]["monotonic"]) == (-1.0, False)
+    assert (table["toxicity"].spearman, table["toxicity"].monotonic) == (-1.0, False)
     assert set(table) == {"humor", "toxicity"}
     assert best == {"humor": 0.0, "toxicity": 4.0}
     assert mean_spearman(table) == 0.0
@@ -82,12 +83,12 @@ def test_curves_have_a_band_around_each_mean() -> None:
     )
     table, best = curves(SCHEMA, answers, 1000, seed=0)
     row = table["humor"]
-    assert row["measured"] == [0.5, 1.5, 2.5, 3.5, 4.5]
-    assert (row["low"], row["high"]) == ([0, 1, 2, 3, 4], [1, 2, 3, 4, 5])
+    assert row.measured == (0.5, 1.5, 2.5, 3.5, 4.5)
+    assert (row.low, row.high) == ((0, 1, 2, 3, 4), (1, 2, 3, 4, 5))
     assert best == {}
     assert curves(SCHEMA, answers, 1000, seed=0)[0] == table
     alone = MeasuredAnswers([r for r in answers.rows if r.messages[0].content == "q0"], "exactly", answers.measure)
-    assert all(math.isnan(v) for v in curves(SCHEMA, alone, 100, seed=0)[0]["humor"]["low"])
+    assert curves(SCHEMA, alone, 100, seed=0)[0]["humor"].low == (None,) * 5
 
 
 def test_cross_talk_is_what_else_moves() -> None:
@@ -99,9 +100,9 @@ def test_cross_talk_is_what_else_moves() -> None:
         [*_turned("humor"), *_turned("verbosity"), _asked("best", SCHEMA.best())], "exactly", half_of_humor_is_toxic
     )
     metrics = cross_talk(SCHEMA, answers)
-    assert metrics["attributes"] == ["humor", "verbosity"]
-    assert metrics["measured"] == list(SCHEMA.names)
-    assert metrics["slope"] == [[0, 0, 1, 0.5, 0], [-1, 0, 0, 0, 1]]
+    assert metrics.attributes == ("humor", "verbosity")
+    assert metrics.measured == SCHEMA.names
+    assert metrics.slope == ((0, 0, 1, 0.5, 0), (-1, 0, 0, 0, 1))
 
 
 def test_combined_requests_are_told_apart() -> None:
@@ -112,7 +113,7 @@ def test_combined_requests_are_told_apart() -> None:
         "exactly",
         lambda row: {**row.requested[0], "humor": 4.0 - int(row.messages[0].content[1:]), "toxicity": 1.0},
     )
-    assert combined(SCHEMA, answers) == [
+    assert [as_json(setting) for setting in combined(SCHEMA, answers)] == [
         {
             "requested": low,
             "measured": {"humor": 3.5, "toxicity": 1.0, "verbosity": 3.0},
@@ -132,9 +133,8 @@ def test_combined_requests_are_told_apart() -> None:
 def test_a_dialogue_is_judged_by_its_second_answer() -> None:
     rows = [_asked("dialogue/humor", {"humor": value}, number) for value in (0.0, 4.0) for number in range(3)]
     answers = MeasuredAnswers(rows, "exactly", lambda row: {"humor": 0.5 + row.requested[-1]["humor"] / 2})
-    assert dialogue(SCHEMA, answers) == {
-        "humor": {"first": [0, 4], "second": [4, 0], "measured_second": [2.5, 0.5], "n": 6}
-    }
+    found = dialogue(SCHEMA, answers)
+    assert found == {"humor": DialogueCurve(first=(0, 4), second=(4, 0), measured_second=(2.5, 0.5), n=6)}
     assert tabulate(SCHEMA, answers) == ({}, {})
 
 
@@ -148,17 +148,21 @@ def test_a_perfect_judge_of_many_answers_alike_is_not_distrusted() -> None:
     metrics = judge(SCHEMA, MeasuredAnswers(judged, "exactly", lambda row: {"humor": row.requested[0]["humor"]}))[
         "humor"
     ]
-    assert (metrics["n"], metrics["everywhere"]["n"]) == (20, 220)
-    assert metrics["spearman"] > 0.97
-    assert metrics["slope"] == pytest.approx(0.7, abs=0.01)
-    assert metrics["everywhere"]["spearman"] < 0.6
-    assert metrics["everywhere"]["spearman"] == pytest.approx(metrics["everywhere"]["ceiling"])
+    assert (metrics.n, metrics.everywhere.n) == (20, 220)
+    assert metrics.spearman is not None
+    assert metrics.spearman > 0.97
+    assert metrics.slope == pytest.approx(0.7, abs=0.01)
+    assert metrics.everywhere.spearman is not None
+    assert metrics.everywhere.spearman < 0.6
+    assert metrics.everywhere.spearman == pytest.approx(metrics.everywhere.ceiling, abs=1e-4)
     assert judge_note({"humor": metrics}).endswith("on every attribute.")
 
 
 def test_the_note_names_who_is_distrusted() -> None:
+    everywhere = TrustEverywhere(n=9, spearman=0.5, mae=1.0, slope=1.0, ceiling=0.6)
+    found = {"humor": 0.95, "toxicity": 0.894, "verbosity": None}
     said = judge_note(
-        {"humor": {"spearman": 0.95}, "toxicity": {"spearman": 0.894}, "verbosity": {"spearman": math.nan}}
+        {name: JudgeMetrics(n=9, spearman=s, mae=1.0, slope=1.0, everywhere=everywhere) for name, s in found.items()}
     )
     assert "toxicity (0.894), verbosity (unknown)" in said
     assert "humor" not in said
@@ -175,6 +179,7 @@ def test_longer_answers_are_more_of_what_was_asked_but_not_among_equals() -> Non
         lambda r: {"humor": r.requested[0]["humor"] - int(r.messages[0].content[1:]) / 10},
     )
     metrics = length(SCHEMA, answers)["humor"]
-    assert metrics["spearman_words"] > 0.8
-    assert metrics["partial_spearman"] == pytest.approx(-1)
-    assert math.isnan(length(SCHEMA, answers)["toxicity"]["spearman_words"])
+    assert metrics.spearman_words is not None
+    assert metrics.spearman_words > 0.8
+    assert metrics.partial_spearman == pytest.approx(-1)
+    assert length(SCHEMA, answers)["toxicity"].spearman_words is None

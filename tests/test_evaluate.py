@@ -3,26 +3,29 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import matplotlib.image
 import pytest
 from support.annotated_run import PRESETS, ready
+from support.finished_run import TRAINING
 
 from cluster.settings.load import load
 from data.attributes import shipped
 from data.conversation import Conversation, Message, from_table
 from data.prompts import COMBINED, combined_settings, requested_prompts, steering_prompts
+from data.run_layout import MODEL, write_record
+from data.run_layout import TRAINING as TRAINING_FILE
+from data.stage_metrics import PolicyMetrics
 from data.storage import Storage
-from jobs.evaluate import _metrics, stage
+from jobs.evaluate import _report, stage
 from jobs.evaluation.ask import MeasuredAnswers, measurable
-from jobs.evaluation.predictor_quality import plain
 from jobs.evaluation.steering_metrics import cross_talk, curves, judge
 from jobs.reporting.figures_steering import draw_cross_talk, draw_judge, draw_steering
 from jobs.reporting.sections_steering import report_lines
 from jobs.runner.preset import Preset
-from jobs.runner.stage import Metrics, Run, Stage, perform
+from jobs.runner.stage import Run, Stage, perform
 
-TRAINING = {"losses": [{"step": 1, "loss": 2.0}, {"step": 2, "loss": 1.0}], "validations": [], "saved_step": 2}
 SMALL = (
     *(
         "rows.lab.num_rows=40",
@@ -41,10 +44,10 @@ SMALL = (
 
 
 def _policy_stage(policy: str) -> Stage:
-    def work(run: Run, folder: Storage) -> Metrics:
-        (folder / "model").upload(policy)
-        (folder / "training.json").write_json(TRAINING)
-        return {}
+    def work(run: Run, folder: Storage) -> PolicyMetrics:
+        (folder / MODEL).upload(policy)
+        write_record(folder / TRAINING_FILE, TRAINING)
+        return PolicyMetrics(training=TRAINING, counts={})
 
     return Stage("policy", ("rows",), lambda preset: {"from": policy}, work)
 
@@ -70,12 +73,12 @@ def test_the_whole_report_in_the_synthetic_world(
 ) -> None:
     run = ready(str(tmp_path), tiny_predictor, *SMALL)
     perform(run, _policy_stage(tiny_policy))
-    manifest = perform(run, stage(run.preset))
+    perform(run, stage(run.preset))
     folder = run.folder("report")
     report = (folder / "report.json").read_json()
     _check_parts(report, list(run.schema.names))
     num_answers = 2 * (26 + 2) + 10
-    assert manifest["metrics"]["counts"] == {"questions": 2, "answers": num_answers}
+    assert report["counts"] == {"questions": 2, "answers": num_answers}
     assert {row["everywhere"]["n"] for row in report["judge"].values()} == {num_answers}
     dialogues = [row for table in (folder / "dialogue" / "answers").tables() for row in from_table(table)]
     first = {row.messages for table in (folder / "answers").tables() for row in from_table(table)}
@@ -91,10 +94,10 @@ def test_the_whole_report_in_the_synthetic_world(
     assert report["judge_note"] in out
 
 
-def _check_parts(report: Metrics, names: list[str]) -> None:
+def _check_parts(report: dict[str, Any], names: list[str]) -> None:
     assert set(report) == {
         *("policy", "policy_stage", "measured_by", "requested_best", "at_best_settings", "steering"),
-        *("cross_talk", "combined", "dialogue", "judge", "judge_note", "length"),
+        *("cross_talk", "combined", "dialogue", "judge", "judge_note", "length", "rounds", "counts"),
     }
     assert all(list(report[part]) == names for part in ("steering", "dialogue", "judge", "length"))
     keys = {
@@ -121,14 +124,14 @@ def _check_parts(report: Metrics, names: list[str]) -> None:
 
 def test_outside_the_synthetic_world_the_predictor_measures_and_nobody_judges_it() -> None:
     run = Run(load(Preset, str(PRESETS / "oasst.yaml"), ["evaluate.num_resamples=100"]))
-    report = plain(_metrics(run, _obedient(run)))
-    assert report["measured_by"] == "by the predictor"
-    assert "judge" not in report
-    assert "judge_note" not in report
-    assert "dialogue" not in report, "none was held"
-    assert report["steering"]["humor"]["measured"] == [0, 0.5, 1, 1.5, 2]
-    assert report["steering"]["humor"]["slope"] == 0.5
-    assert len(report["combined"]) == 3
+    report = _report(run, "policy", _obedient(run))
+    assert report.measured_by == "by the predictor"
+    assert report.judge == {}
+    assert report.judge_note == ""
+    assert report.dialogue == {}, "none was held"
+    assert report.steering["humor"].measured == (0, 0.5, 1, 1.5, 2)
+    assert report.steering["humor"].slope == 0.5
+    assert len(report.combined) == 3
     lines = list(report_lines(report))
     assert "steering, measured by the predictor" in lines[0]
     assert not any("judge" in line for line in lines)
@@ -143,15 +146,17 @@ def test_pictures_and_tables_fit_any_schema(name: str, tmp_path: Path) -> None:
         answers, measure=lambda row: {**row.requested[-1], schema.names[1]: 0.0}
     )  # one that nothing moves has no Spearman
     table, _ = curves(schema, told, 100, 0)
-    metrics = plain({"steering": table, "cross_talk": cross_talk(schema, told), "judge": judge(schema, told)})
-    assert metrics["steering"][schema.names[1]]["spearman"] is None
-    draw_steering("any", schema, metrics["steering"], "exactly", Storage(str(tmp_path / "steering.png")))
-    draw_cross_talk(metrics["cross_talk"], Storage(str(tmp_path / "cross_talk.png")))
-    draw_judge(schema, told, metrics["judge"], Storage(str(tmp_path / "judge.png")))
+    found = {"steering": table, "cross_talk": cross_talk(schema, told), "judge": judge(schema, told)}
+    report = _report(run, "policy", answers).model_copy(update=found | {"judge_note": "all reach it"})
+    assert report.steering[schema.names[1]].spearman is None
+    assert report.cross_talk
+    draw_steering("any", schema, report, Storage(str(tmp_path / "steering.png")))
+    draw_cross_talk(report.cross_talk, Storage(str(tmp_path / "cross_talk.png")))
+    draw_judge(schema, told, report.judge, Storage(str(tmp_path / "judge.png")))
     for picture in ("steering.png", "cross_talk.png", "judge.png"):
         height, width, _ = matplotlib.image.imread(tmp_path / picture).shape
         assert 400 < height < 2500
         assert 400 < width < 2500
-    lines = list(report_lines(plain(_metrics(run, answers)) | metrics | {"judge_note": "all reach it"}))
+    lines = list(report_lines(report))
     assert max(map(len, lines)) < 250
     assert "all reach it" in lines

@@ -3,7 +3,6 @@
 import json
 import math
 from pathlib import Path
-from typing import Any
 
 import matplotlib.image
 import numpy as np
@@ -12,10 +11,12 @@ import pytest
 from data.attributes import shipped
 from data.conversation import Conversation, Message
 from data.lab import Lab, LabSettings
+from data.quality_metrics import PairAccuracy
 from data.ratings import Ratings, joined, ratings_of
+from data.run_layout import as_json
 from data.storage import Storage
-from jobs.evaluation.predictor_pairs import pair_metrics
-from jobs.evaluation.predictor_quality import quality, summary
+from jobs.evaluation.predictor_pairs import StoredPairs, pair_metrics
+from jobs.evaluation.predictor_quality import quality
 from jobs.reporting.figures_training import draw_calibration, draw_collinearity
 from jobs.reporting.sections_predictor import pair_lines, quality_lines
 from jobs.reporting.tables import Table, as_text
@@ -42,7 +43,7 @@ def _predicted(lab: Lab, scale: float, buckets: int = 4) -> Ratings:
 
 def test_a_predictor_is_compared_with_people_the_mean_length_and_the_truth(lab: Lab) -> None:
     rated = _predicted(lab, 1.0)
-    metrics = quality(SCHEMA, rated, rated)
+    metrics = as_json(quality(SCHEMA, rated, rated))
     assert metrics["answers"] == {"rated": len(rated), "held_out": len(rated), "unscored": 0}
     for row in metrics["attributes"].values():
         assert row["truth"]["predictor"]["mae"] == 0
@@ -60,22 +61,21 @@ def test_a_predictor_is_compared_with_people_the_mean_length_and_the_truth(lab: 
 
 def test_calibrated_metrics_stand_beside_the_raw_ones_where_they_differ(lab: Lab) -> None:
     narrow = _predicted(lab, 0.5)
-    for row in quality(SCHEMA, narrow, narrow)["attributes"].values():
+    for row in as_json(quality(SCHEMA, narrow, narrow))["attributes"].values():
         assert row["std_predicted"] < 0.6 * row["std_human"]
         assert row["calibrated"]["std_predicted"] == pytest.approx(row["std_human"], abs=0.01)
         assert row["calibrated"]["mae"] < row["mae"]
         assert row["calibrated"]["spearman"] == row["spearman"]  # ranks do not change
     few = ratings_of(list(lab.rows())[:3], NAMES, 4)
-    assert not any("calibrated" in row for row in quality(SCHEMA, few, few)["attributes"].values())
+    assert not any("calibrated" in row for row in as_json(quality(SCHEMA, few, few))["attributes"].values())
 
 
 def test_unscored_answers_count_for_nobody(lab: Lab) -> None:
     whole = _predicted(lab, 1.0)
     predicted_NA = whole.predicted_NA.copy()
     predicted_NA[:100] = np.nan
-    metrics = quality(
-        SCHEMA, whole, Ratings(whole.human_NA, predicted_NA, whole.truth_NA, whole.length_N, whole.bucket_N)
-    )
+    held_out = Ratings(whole.human_NA, predicted_NA, whole.truth_NA, whole.length_N, whole.bucket_N)
+    metrics = as_json(quality(SCHEMA, whole, held_out))
     assert metrics["answers"]["unscored"] == 100
     row = metrics["attributes"]["helpfulness"]
     assert row["n"] == row["baselines"]["mean"]["n"] == row["truth"]["one_rater"]["n"] == len(whole) - 100
@@ -103,13 +103,14 @@ def _few(*values: tuple[float, float]) -> Ratings:
 )
 def test_too_little_to_say_anything_is_no_crash_and_no_nan(ratings: Ratings, tmp_path: Path) -> None:
     metrics = quality(SCHEMA, ratings, ratings)
-    text = json.dumps({"quality": metrics, "summary": summary(metrics)}, allow_nan=False)
+    short = {name: as_json(row.without_bins()) for name, row in metrics.attributes.items()}
+    text = json.dumps({"quality": as_json(metrics), "summary": short}, allow_nan=False)
     assert "NaN" not in text
-    assert metrics["attributes"]["humor"]["n"] == 0
-    assert metrics["attributes"]["helpfulness"].get("spearman") is None
+    assert metrics.attributes["humor"].n == 0
+    assert metrics.attributes["helpfulness"].spearman is None
     assert len(list(quality_lines(metrics))) > 10
     draw_calibration(SCHEMA, metrics, Storage(str(tmp_path / "calibration.png")))
-    draw_collinearity(metrics["collinearity"], Storage(str(tmp_path / "collinearity.png")))
+    draw_collinearity(metrics.collinearity, Storage(str(tmp_path / "collinearity.png")))
 
 
 @pytest.mark.parametrize("name", ["lab", "steerlm", "steerlm_paper"])
@@ -123,7 +124,7 @@ def test_pictures_fit_any_schema(name: str, tmp_path: Path) -> None:
     )
     metrics = quality(schema, ratings, ratings)
     draw_calibration(schema, metrics, Storage(str(tmp_path / "calibration.png")))
-    draw_collinearity(metrics["collinearity"], Storage(str(tmp_path / "collinearity.png")))
+    draw_collinearity(metrics.collinearity, Storage(str(tmp_path / "collinearity.png")))
     for picture in ("calibration.png", "collinearity.png"):
         height, width, _ = matplotlib.image.imread(tmp_path / picture).shape
         assert 500 < height < 2500
@@ -133,9 +134,13 @@ def test_pictures_fit_any_schema(name: str, tmp_path: Path) -> None:
 def test_the_manifest_gets_everything_but_the_bins(lab: Lab) -> None:
     narrow = _predicted(lab, 0.5)
     metrics = quality(SCHEMA, narrow, narrow)
-    short = summary(metrics)
-    assert "reliability" not in json.dumps(short)
-    assert short["humor"]["calibrated"]["mae"] == metrics["attributes"]["humor"]["calibrated"]["mae"]
+    whole = metrics.attributes["humor"]
+    short = whole.without_bins()
+    assert whole.reliability
+    assert whole.calibrated
+    assert whole.calibrated.reliability
+    assert short.reliability == ()
+    assert short.calibrated == whole.calibrated.model_copy(update={"reliability": ()})
 
 
 def test_tables_are_aligned() -> None:
@@ -169,18 +174,19 @@ def _sides(*scores: tuple[float, float], lengths: tuple[int, int] = (5, 9)) -> l
 
 def test_a_pair_is_decided_by_the_weighted_sum_at_the_last_answer() -> None:
     weights = {"helpfulness": 0.5, "toxicity": -0.5}
-    metrics = pair_metrics(iter(reversed(_sides((3, 1), (3, 2), (1, 2), (2, 2)))), weights, 4, "s")
-    assert (metrics["predictor"]["n"], metrics["predictor"]["ties"], metrics["predictor"]["accuracy"]) == (4, 1, 0.625)
-    assert metrics["length"]["accuracy"] == 0.0
-    assert metrics["each_attribute"] == {"helpfulness": 0.625, "toxicity": 0.5}
-    assert pair_metrics(iter(_sides((3, 1))), {"helpfulness": -1.0}, 1, "s")["predictor"]["accuracy"] == 0.0
+    metrics = pair_metrics(iter(reversed(_sides((3, 1), (3, 2), (1, 2), (2, 2)))), weights, StoredPairs(4, {}), "s")
+    assert (metrics.predictor.n, metrics.predictor.ties, metrics.predictor.accuracy) == (4, 1, 0.625)
+    assert metrics.length.accuracy == 0.0
+    assert metrics.each_attribute == {"helpfulness": 0.625, "toxicity": 0.5}
+    assert pair_metrics(iter(_sides((3, 1))), {"helpfulness": -1.0}, StoredPairs(1, {}), "s").predictor.accuracy == 0.0
 
 
 def test_a_pair_with_an_unscored_side_is_counted_and_left_out_of_both_accuracies() -> None:
-    metrics = pair_metrics(iter(_sides((3, math.nan), (3, 2), lengths=(9, 5))), {"helpfulness": 1.0}, 2, "s")
-    assert metrics["unscored"] == 1
-    assert (metrics["predictor"]["n"], metrics["length"]["n"]) == (1, 1)
-    none = pair_metrics(iter(_sides((3, math.nan))), {"helpfulness": 1.0}, 1, "s")
-    assert none["predictor"] == {"n": 0, "ties": 0}
-    row: dict[str, Any] = none | {"rejected": {"broken_json": 2}}
-    assert "-" in list(pair_lines({"empty": row}))[2].split()
+    metrics = pair_metrics(
+        iter(_sides((3, math.nan), (3, 2), lengths=(9, 5))), {"helpfulness": 1.0}, StoredPairs(2, {}), "s"
+    )
+    assert metrics.unscored == 1
+    assert (metrics.predictor.n, metrics.length.n) == (1, 1)
+    none = pair_metrics(iter(_sides((3, math.nan))), {"helpfulness": 1.0}, StoredPairs(1, {"broken_json": 2}), "s")
+    assert none.predictor == PairAccuracy(n=0, ties=0)
+    assert "-" in list(pair_lines({"empty": none}))[2].split()

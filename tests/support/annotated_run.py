@@ -2,11 +2,15 @@
 
 from pathlib import Path
 
+from support.finished_run import predictor_metrics
+
 from cluster.settings.load import load
+from data.run_layout import MODEL
+from data.stage_metrics import PredictorMetrics
 from data.storage import Storage
 from jobs.prepare import STAGE as ROWS
 from jobs.runner.preset import Preset
-from jobs.runner.stage import Metrics, Run, Stage, perform
+from jobs.runner.stage import Run, Stage, perform
 
 PRESETS = Path(__file__).resolve().parents[2] / "jobs" / "presets"
 
@@ -20,8 +24,8 @@ def ready(storage: str, predictor: str, *overrides: str, preset: str = "demo") -
 
 
 def predictor_stage(predictor: str) -> Stage:
-    def work(run: Run, folder: Storage) -> Metrics:
-        (folder / "model").upload(predictor)
-        return {}
+    def work(run: Run, folder: Storage) -> PredictorMetrics:
+        (folder / MODEL).upload(predictor)
+        return predictor_metrics({})
 
     return Stage("predictor", ("rows",), lambda preset: {"from": predictor}, work)

@@ -115,7 +115,7 @@ def _write_manifests(run: Run) -> None:
     for stage in ("annotated", "bootstrap-1/rated"):
         finish(run, stage, rated)
     finish(run, "bootstrap-1/samples", SamplesMetrics(**one_pass, tokens=9, cut_off=0, combinations=()))
-    finish(run, "predictor", _predictor(answers))
+    finish(run, "predictor", predictor_metrics(answers))
     counts = {"samples": 40, "kept": 37, "duplicate": 3}
     finish(run, "bootstrap-1/selected", SelectionMetrics(counts=counts, drift=_drift(1)))
     fell = ("mean Spearman 0.900 -> 0.700",)
@@ -127,7 +127,7 @@ def _write_manifests(run: Run) -> None:
     finish(run, "report", report(run))
 
 
-def _predictor(counts: dict[str, int]) -> PredictorMetrics:
+def predictor_metrics(counts: dict[str, int]) -> PredictorMetrics:
     held_out = {name: row.without_bins() for name, row in quality().attributes.items()}
     return PredictorMetrics(
         training=TRAINING.without_curve(),
