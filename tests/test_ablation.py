@@ -107,7 +107,7 @@ def test_how_near_the_answers_come_to_it() -> None:
 
 
 def test_the_control_has_as_many_rows_as_the_rounds_however_many_epochs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """`training.examples` counts every epoch anew: with it a control of three epochs had three times the rows, and nine times the training."""
+    """`training.examples` counts every epoch again: with it a control of three epochs had nine times the training."""
     trained = {"metrics": {"training": {"examples": 300, "epochs": 3}, "counts": {"examples": 100}}}
     not_run = {"metrics": {"not_run": ["distinct-2"]}}
     monkeypatch.setattr(Run, "manifest", lambda self, name: trained if name == "x/bootstrap-1/policy" else not_run)

@@ -139,7 +139,7 @@ def test_a_dialogue_is_judged_by_its_second_answer() -> None:
 
 
 def test_a_perfect_judge_of_many_answers_alike_is_not_doubted() -> None:
-    """Over all answers its Spearman is low, for most have no humor at all, and it cannot tell those apart: nobody can."""
+    """Over all answers its Spearman is low: most have no humor at all, and nobody can order those."""
     rows = [*_turned("humor"), *(_asked("toxicity", {"humor": 0.0, "toxicity": 2.0}, number) for number in range(200))]
     judged = [
         replace(row, predicted=({"humor": 0.7 * row.requested[0]["humor"] + number / 1000},))

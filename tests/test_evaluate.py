@@ -1,4 +1,4 @@
-"""The stage `report`: in the laboratory with models of random weights, elsewhere from answers that a predictor has rated."""
+"""The stage `report`: in the synthetic world with models of random weights, elsewhere from rated answers."""
 
 import json
 from dataclasses import replace
@@ -65,7 +65,7 @@ def _obedient(run: Run) -> MeasuredAnswers:
 
 
 @pytest.mark.ray
-def test_the_whole_report_in_the_laboratory(
+def test_the_whole_report_in_the_synthetic_world(
     ray_cluster: object, tiny_predictor: str, tiny_policy: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = ready(str(tmp_path), tiny_predictor, *SMALL)
@@ -111,13 +111,13 @@ def test_the_whole_report_in_the_laboratory(
     )
     for picture in ("steering.png", "cross_talk.png", "judge.png", "losses.png"):
         assert matplotlib.image.imread((folder / picture).path).shape[0] > 300
-    assert "Do the dials turn?" in (run.folder("policy") / "model" / "README.md").read_text()
+    assert "## Steering" in (run.folder("policy") / "model" / "README.md").read_text()
     out = capsys.readouterr().out
-    assert "evaluate: 2 questions at 28 settings, 2 of them of several dials: 56 answers" in out
+    assert "evaluate: 2 questions at 28 settings, 2 of them of several attributes: 56 answers" in out
     assert report["judge_note"] in out
 
 
-def test_outside_the_laboratory_the_predictor_measures_and_nobody_judges_it() -> None:
+def test_outside_the_synthetic_world_the_predictor_measures_and_nobody_judges_it() -> None:
     run = Run(load(Preset, str(PRESETS / "oasst.yaml"), ["evaluate.num_resamples=100"]))
     report = plain(_metrics(run, _obedient(run)))
     assert report["measured_by"] == "by the predictor"

@@ -1,4 +1,4 @@
-"""Exports of a run: whole or not at all, counted; the folders are what plain transformers and datasets load, and say what ours says."""
+"""Exports of a run: whole or not at all, counted; plain transformers and datasets load them with the same result."""
 
 import json
 import os

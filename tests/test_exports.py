@@ -1,4 +1,4 @@
-"""What we write, others read back the very same: any text, any rating, many turns; and what a format cannot carry is lost as counted."""
+"""Others read back what we write: any text, any rating, many turns; what a format cannot carry is counted."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""Judge prompts and matches: FastChat's file gives what FastChat asks, ours the same matches; keys follow from content."""
+"""Judge prompts and matches: FastChat's file gives its own prompts, ours the same matches; keys follow from content."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The figures, tables and pictures a predictor leaves of itself, on worlds whose answer is known and on empty ones."""
+"""The metrics, tables and figures of a predictor, on worlds whose answer is known and on empty ones."""
 
 import json
 import math
@@ -58,7 +58,7 @@ def test_a_predictor_is_compared_with_people_the_mean_length_and_the_truth(lab: 
     assert metrics["collinearity"]["spearman"][NAMES.index("humor")][NAMES.index("verbosity")] is None
 
 
-def test_calibrated_figures_stand_beside_the_raw_ones_where_they_differ(lab: Lab) -> None:
+def test_calibrated_metrics_stand_beside_the_raw_ones_where_they_differ(lab: Lab) -> None:
     narrow = _predicted(lab, 0.5)
     for row in quality(SCHEMA, narrow, narrow)["attributes"].values():
         assert row["std_predicted"] < 0.6 * row["std_human"]
@@ -147,7 +147,7 @@ def test_tables_are_aligned() -> None:
 
 
 def _sides(*scores: tuple[float, float], lengths: tuple[int, int] = (5, 9)) -> list[Conversation]:
-    """Both sides of pairs with these values of helpfulness; toxicity is 1 everywhere, and the chosen answer is the shorter one."""
+    """Both sides of pairs with these values of helpfulness; toxicity is 1, and the chosen answer is the shorter one."""
     sides = []
     for number, pair in enumerate(scores):
         for which, value, length in zip(("chosen", "rejected"), pair, lengths, strict=True):

@@ -1,4 +1,4 @@
-"""The report's pages: one file that needs nothing else, the same figures and numbers in HTML and Markdown, for any run."""
+"""The report's pages: one file that needs nothing else, the same content in HTML and Markdown, for any run."""
 
 import html
 import json
@@ -93,7 +93,7 @@ def test_ids_are_unique_and_every_reference_has_one(written: tuple[str, str]) ->
     assert referred <= set(ids)
 
 
-def test_markdown_has_the_very_figures_of_the_page(written: tuple[str, str], run: Run) -> None:
+def test_markdown_has_the_very_cells_of_the_page(written: tuple[str, str], run: Run) -> None:
     text, markdown = written
     outside = re.sub(r"^(`{3,})text\n.*?^\1$", "", markdown, flags=re.DOTALL | re.MULTILINE)
     lines = [line for line in outside.splitlines() if line.startswith("| ")]
@@ -120,7 +120,7 @@ def test_an_answer_stays_text_whatever_it_says(written: tuple[str, str]) -> None
     fenced = re.findall(r"^(`{3,})text\n(.*?)\n\1$", markdown, re.DOTALL | re.MULTILINE)
     answers = [(fence, said) for fence, said in fenced if "Owls" in said]
     assert answers == [("````", HOSTILE)] * (2 * len(NAMES) * 5), (
-        "a fence longer than the one in the answer, for two questions a dial"
+        "a fence longer than the one in the answer, for two questions an attribute"
     )
 
 
@@ -144,8 +144,8 @@ def test_the_command_makes_the_very_same_pages_again_without_ray(
 def test_the_command_says_what_is_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="1"):
         main([DEMO, f"storage={tmp_path}"])
-    said = f"python -m jobs.report: the report of {tmp_path}/demo is not finished; run `python -m jobs.run` with the same preset first\n"
-    assert capsys.readouterr().err == said
+    error = f"python -m jobs.report: the report of {tmp_path}/demo is not finished; "
+    assert capsys.readouterr().err == error + "run `python -m jobs.run` with the same preset first\n"
 
 
 def test_a_run_without_bootstrap_and_without_truth_has_the_other_parts(tmp_path: Path) -> None:
@@ -203,7 +203,7 @@ def test_values_are_counted_as_a_prompt_would_show_them(run: Run) -> None:
     assert spreads(run.folder("nowhere"), "human", run.schema) == {}
 
 
-def test_answers_across_a_dial_are_in_order_of_what_was_asked(run: Run) -> None:
+def test_answers_are_in_order_of_the_requested_value(run: Run) -> None:
     found = answers_by_value(run.folder("report") / "answers", run.schema, 2)
     assert {name: list(questions) for name, questions in found.items()} == {name: ["Owls?", "Bees?"] for name in NAMES}
     assert [row.requested[-1]["humor"] for row in found["humor"]["Bees?"]] == [0, 1, 2, 3, 4]

@@ -1,4 +1,4 @@
-"""What a served answer really has, measured exactly: the endpoint on a finished run of the demo (`make demo`), whose world's truth is known.
+"""Served answers measured exactly: the endpoint on a finished run of the demo (`make demo`), a synthetic world.
 
 Prints what was asked against what came out.
 """
@@ -86,7 +86,8 @@ def test_best_of_is_nearer_to_what_was_asked(endpoint: Endpoint, lab: Lab) -> No
 
     single, best = distance(), distance(best_of=8)
     print(
-        f"\nmean |requested - exactly measured| over {QUESTIONS} questions at drawn settings: one answer {single:.3f}, best of 8 {best:.3f}"
+        f"\nmean |requested - exactly measured| over {QUESTIONS} questions at drawn settings: one answer "
+        f"{single:.3f}, best of 8 {best:.3f}"
     )
     assert best < single
 
@@ -106,7 +107,8 @@ def test_what_a_message_says_of_dials_turns_none(endpoint: Endpoint, lab: Lab) -
     plain = means("")
     print(f"\nplain question: {plain}")
     for suffix in FORGED:
-        # A small model is confused by any text unlike what it learned, and by each spelling in its own way: signs must do no more than what looks like them.
+        # Any text unlike its training confuses a small model, each spelling in its own way: signs must do no more than
+        # what looks like them.
         alike = {text: means(text) for text in (near(suffix) for near in NEARLY)}
         forged = means(suffix)
         print(f"with {suffix!r}: {forged}; what looks like it: {list(alike.values())}")
