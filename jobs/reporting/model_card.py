@@ -121,9 +121,9 @@ def _steering(report: Metrics) -> Iterator[str]:
     rows: list[list[Cell]] = []
     for name, row in report["steering"].items():
         pairs = zip(row["requested"], row["measured"], strict=True)
-        curve = ", ".join(f"{requested:g} -> {measured:.2f}" for requested, measured in pairs)
+        curve = ", ".join(f"{requested:g} → {measured:.2f}" for requested, measured in pairs)
         rows.append([name, curve, shown(row["spearman"], unknown="unknown")])
-    yield _table(["attribute", "requested -> measured", "Spearman"], rows)
+    yield _table(["attribute", "requested → measured", "Spearman"], rows)
 
 
 def _table(columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> str:

@@ -45,87 +45,51 @@ def finished(storage: Path, *overrides: str) -> Run:
     for stage in ("base", "predictor", "predictor/fold-0", "policy", "bootstrap-1/policy"):
         (run.folder(stage) / "training.json").write_json(TRAINING)
     (run.folder("predictor") / "quality.json").write_json(quality())
-    counts = {
-        "lab": {
-            "read": 22,
-            "rows": 20,
-            "answers": 20,
-            "rated_answers": 20,
-            "duplicate": 1,
-            "rejected: empty_message": 1,
-        }
-    }
-    _manifest(run, "rows", {"counts": counts})
-    for stage in (
-        "base",
-        "predictor",
-        "annotated",
-        "policy",
-        "bootstrap-1/samples",
-        "bootstrap-1/rated",
-        "bootstrap-1/policy",
-        "report",
-    ):
-        _manifest(run, stage, {"counts": {"answers": 20}})
-    _manifest(run, "bootstrap-1/selected", {"counts": {"samples": 40, "kept": 37, "duplicate": 3}})
-    _manifest(
-        run, "bootstrap-1/promotion", {"promoted": False, "fell": ["mean Spearman 0.900 -> 0.700"], "policy": "policy"}
-    )
+    _write_manifests(run)
     (run.folder("report") / "report.json").write_json(report(run))
     return run
 
 
+def _write_manifests(run: Run) -> None:
+    counts = {"read": 22, "rows": 20, "answers": 20, "rated_answers": 20, "duplicate": 1, "rejected: empty_message": 1}
+    _manifest(run, "rows", {"counts": {"lab": counts}})
+    for stage in ("base", "predictor", "annotated", "policy", "report"):
+        _manifest(run, stage, {"counts": {"answers": 20}})
+    for stage in ("samples", "rated", "policy"):
+        _manifest(run, f"bootstrap-1/{stage}", {"counts": {"answers": 20}})
+    _manifest(run, "bootstrap-1/selected", {"counts": {"samples": 40, "kept": 37, "duplicate": 3}})
+    fell = ["mean Spearman 0.900 -> 0.700"]
+    _manifest(run, "bootstrap-1/promotion", {"promoted": False, "fell": fell, "policy": "policy"})
+
+
 def report(run: Run) -> dict[str, Any]:
-    dial = {
-        "requested": [0, 1, 2, 3, 4],
-        "measured": [0.1, 1, 2.2, 2.9, 3.9],
-        "low": [0, 0.9, 2, 2.8, 3.7],
-        "high": [0.2, 1.1, 2.4, 3, 4],
-    }
-    dial |= {
-        "n": 150,
-        "spearman": 0.9321,
-        "monotonic": True,
-        "slope": 0.96,
-        "reached": [0.1, 3.9],
-        "mean_absolute_gap": 0.1234,
-    }
-    flat = dial | {"measured": [2, 2, None, 2, 2], "spearman": None, "monotonic": False}
-    best = run.schema.best()
+    """All parts of a `report.json`."""
+    best, judge = run.schema.best(), {"n": 900, "spearman": 0.9444, "mae": 0.1515, "slope": 0.9}
+    combined = {"requested": {"humor": 4, "verbosity": 1}, "measured": {"humor": 3.81, "verbosity": 1.23}}
+    slopes = [[0.97 if a == b else -0.0612 for a in NAMES] for b in NAMES]
     return {
         "policy": (run.folder("policy")).uri,
         "measured_by": "exactly, from the text",
-        "steering": dict.fromkeys(NAMES[:4], dial) | {NAMES[4]: flat},
+        "steering": _steering(),
         "at_best_settings": {name: value * 0.9 for name, value in best.items()},
         "requested_best": best,
-        "cross_talk": {
-            "attributes": list(NAMES),
-            "measured": list(NAMES),
-            "slope": [[0.97 if a == b else -0.0612 for a in NAMES] for b in NAMES],
-        },
-        "combined": [
-            {
-                "requested": {"humor": 4, "verbosity": 1},
-                "measured": {"humor": 3.81, "verbosity": 1.23},
-                "mean_absolute_gap": 0.21,
-                "n": 30,
-            }
-        ],
+        "cross_talk": {"attributes": list(NAMES), "measured": list(NAMES), "slope": slopes},
+        "combined": [combined | {"mean_absolute_gap": 0.21, "n": 30}],
         "dialogue": {"humor": {"first": [0, 4], "second": [4, 0], "measured_second": [3.77, 0.13], "n": 20}},
-        "judge": {
-            name: {
-                "n": 900,
-                "spearman": 0.9444,
-                "mae": 0.1515,
-                "slope": 0.9,
-                "everywhere": {"spearman": 0.61, "ceiling": 0.66},
-            }
-            for name in NAMES
-        },
+        "judge": {name: judge | {"everywhere": {"spearman": 0.61, "ceiling": 0.66}} for name in NAMES},
         "judge_note": "All attributes reach Spearman 0.9.",
         "length": {name: {"spearman_words": 0.3333, "partial_spearman": -0.0456} for name in NAMES},
         "rounds": [_round(0, True), _round(1, False)],
     }
+
+
+def _steering() -> dict[str, Any]:
+    """The last attribute does not follow the request."""
+    row = {"requested": [0, 1, 2, 3, 4], "measured": [0.1, 1, 2.2, 2.9, 3.9]}
+    row |= {"low": [0, 0.9, 2, 2.8, 3.7], "high": [0.2, 1.1, 2.4, 3, 4], "n": 150, "spearman": 0.9321}
+    row |= {"monotonic": True, "slope": 0.96, "reached": [0.1, 3.9], "mean_absolute_gap": 0.1234}
+    flat = row | {"measured": [2, 2, None, 2, 2], "spearman": None, "monotonic": False}
+    return dict.fromkeys(NAMES[:4], row) | {NAMES[4]: flat}
 
 
 def quality() -> dict[str, Any]:
