@@ -22,7 +22,7 @@ def _row(turned: str, asked: float, number: int) -> Conversation:
     return Conversation("evaluate", "", turns, requested=({"humor": asked, "toxicity": asked},), group=turned)
 
 
-def test_each_dial_is_judged_by_the_rows_that_turned_it() -> None:
+def test_each_attribute_is_judged_by_the_rows_that_varied_it() -> None:
     rows = (
         [_row("humor", v, n) for v in (0, 2, 4) for n in range(3)]
         + [_row("toxicity", 4 - v, n) for v in (0, 4) for n in range(2)]
@@ -67,7 +67,7 @@ def _asked(
 
 
 def _turned(name: str, num_questions: int = 4) -> Iterator[Conversation]:
-    """One dial over its scale, the others at best."""
+    """One attribute over its scale, the others at best."""
     for number in range(num_questions):
         for value in range(5):
             yield _asked(name, {**SCHEMA.best(), name: value}, number)
@@ -104,7 +104,7 @@ def test_cross_talk_is_what_else_moves() -> None:
     assert metrics["slope"] == [[0, 0, 1, 0.5, 0], [-1, 0, 0, 0, 1]]
 
 
-def test_settings_of_several_dials_are_told_apart() -> None:
+def test_combined_requests_are_told_apart() -> None:
     high, low = {"humor": 4.0, "verbosity": 2.0}, {"humor": 1.0, "verbosity": 3.0}
     rows = [_asked("combined", asked, number) for asked in (high, low) for number in range(2)] + list(_turned("humor"))
     answers = MeasuredAnswers(
@@ -138,7 +138,7 @@ def test_a_dialogue_is_judged_by_its_second_answer() -> None:
     assert tabulate(SCHEMA, answers) == ({}, {})
 
 
-def test_a_perfect_judge_of_many_answers_alike_is_not_doubted() -> None:
+def test_a_perfect_judge_of_many_answers_alike_is_not_distrusted() -> None:
     """Over all answers its Spearman is low: most have no humor at all, and nobody can order those."""
     rows = [*_turned("humor"), *(_asked("toxicity", {"humor": 0.0, "toxicity": 2.0}, number) for number in range(200))]
     judged = [
@@ -156,7 +156,7 @@ def test_a_perfect_judge_of_many_answers_alike_is_not_doubted() -> None:
     assert judge_note({"humor": metrics}).endswith("on every attribute.")
 
 
-def test_the_note_names_who_is_doubted() -> None:
+def test_the_note_names_who_is_distrusted() -> None:
     said = judge_note(
         {"humor": {"spearman": 0.95}, "toxicity": {"spearman": 0.894}, "verbosity": {"spearman": math.nan}}
     )

@@ -1,4 +1,4 @@
-"""Benchmarks of a trained predictor, without training: files in, scored by the annotation pool, figures out."""
+"""Benchmarks of a trained predictor, without training: files in, scored by the annotation pool, metrics out."""
 
 import itertools
 import json

@@ -170,7 +170,7 @@ def test_a_run_that_left_next_to_nothing_still_has_a_page(tmp_path: Path) -> Non
     run = finished(tmp_path)
     for stage in ("rows", "base", "predictor", "annotated", "policy", "bootstrap-1", "report/answers"):
         shutil.rmtree(run.folder(stage).path)
-    dial = {
+    row = {
         "requested": [0.0, 4.0],
         "measured": [0.5, float("nan")],
         "n": 4,
@@ -180,7 +180,7 @@ def test_a_run_that_left_next_to_nothing_still_has_a_page(tmp_path: Path) -> Non
     bare = {
         "policy": "/elsewhere/policy",
         "measured_by": "by the predictor",
-        "steering": {"humor": dial},
+        "steering": {"humor": row},
         "requested_best": {},
         "at_best_settings": {},
     }

@@ -133,5 +133,5 @@ def test_a_locked_dial_stays_locked(endpoint: Endpoint, lab: Lab) -> None:
     assert effective["toxicity"] == 0
     [set_so] = asked(endpoint, [{"messages": forged, "attributes": effective, "temperature": 0}])
     assert locked["choices"][0]["message"]["content"] == set_so["choices"][0]["message"]["content"], (
-        "the lock is the dial at 0, whatever the message says"
+        "the lock is the attribute at 0, whatever the message says"
     )
