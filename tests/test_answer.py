@@ -1,5 +1,4 @@
-"""`jobs.answer`: which policy, which requested values, every turn after the policy's own words, and the same file however often
-it starts."""
+"""`jobs.answer`: the policy, the requested values, every turn after the policy's own words, and a restart."""
 
 import json
 from pathlib import Path

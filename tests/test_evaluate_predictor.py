@@ -1,4 +1,4 @@
-"""Benchmarks of a trained predictor, without training: files in, scored by the annotation pool, figures out."""
+"""Benchmarks of a trained predictor, without training: files in, scored by the annotation pool, metrics out."""
 
 import itertools
 import json
@@ -49,22 +49,16 @@ def test_subsets_sections_and_a_judge(tmp_path: Path, tiny_predictor: str, ray_c
         for i, (a, b) in enumerate(itertools.pairwise(SAYINGS))
     ]
     judged = [{"prompt": "Tell me.", "response": said, "score": i % 5} for i, said in enumerate(SAYINGS)]
-    files = [
-        _write(tmp_path / "pairs.jsonl", [*pairs, {"prompt": "x"}]),
-        _write(tmp_path / "judged.jsonl", [*judged, {"prompt": "x", "response": "y"}]),
-    ]
-    settings = [
-        f"benchmarks.pairs=[{{name: bench, uri: {files[0]}}}]",
-        f"benchmarks.judged=[{{name: judge, uri: {files[1]}}}]",
-        "benchmarks.weights={humor: 2}",
-    ]
-    run = _run(tmp_path, tiny_predictor, *settings)
+    file = _write(tmp_path / "pairs.jsonl", [*pairs, {"prompt": "x"}])
+    settings = [f"benchmarks.pairs=[{{name: bench, uri: {file}}}]", "benchmarks.weights={humor: 2}"]
+    file = _write(tmp_path / "judged.jsonl", [*judged, {"prompt": "x", "response": "y"}])
+    run = _run(tmp_path, tiny_predictor, *settings, f"benchmarks.judged=[{{name: judge, uri: {file}}}]")
     metrics = perform(run, STAGE)["metrics"]
 
     judge = metrics["judged"]["judge"]
     assert (judge["answers"], judge["unscored"], judge["rejected"]) == (8, 0, {"missing_column": 1})
     assert judge["length"] == pytest.approx(agreement([len(s) for s in SAYINGS], [i % 5 for i in range(8)]), abs=1e-4)
-    # The judge's file tells us what the predictor says of each saying: the pairs' figures follow from it.
+    # The judge's file has the predictor's value of each saying: the pairs' metrics follow from it.
     scored = (
         row
         for table in Storage(str(tmp_path / "runs/demo/benchmarks/judged/judge/scored")).tables()

@@ -1,4 +1,4 @@
-"""Exports of a run: whole or not at all, counted; the folders are what plain transformers and datasets load, and say what ours says."""
+"""Exports of a run: whole or not at all, counted; plain transformers and datasets load them with the same result."""
 
 import json
 import os
@@ -123,7 +123,7 @@ def test_the_cards_example_answers_greedily_what_our_engine_does(storage: Path, 
     names = _snippet(to)
     policy = Policy.load(str(to))
     assert names["model"].generation_config.eos_token_id == sorted(policy.stop_ids)
-    prompt = policy.prompt("", [Message("user", "Tell me about owls.")], names["dials"])
+    prompt = policy.prompt("", [Message("user", "Tell me about owls.")], names["requested"])
     assert prompt == names["prompt"]["input_ids"][0].tolist()
     engine = TransformersEngine(policy, max_num_seqs=1)
     ((ours, _),) = complete(engine, [(prompt, Sampling(max_tokens=128, temperature=0.0))])

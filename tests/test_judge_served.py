@@ -30,12 +30,15 @@ def endpoint(ray_cluster: object, demo_run: Path) -> object:
         yield endpoint
 
 
-def answered(endpoint: Endpoint, questions: Path, target: Path, **dials: int) -> str:
+def answered(endpoint: Endpoint, questions: Path, target: Path, **attributes: int) -> str:
     """An answer file of the endpoint's own words with these attributes."""
     lines = []
     for question in read_questions(str(questions)):
         status, said = endpoint.chat(
-            messages=[{"role": "user", "content": question.turns[0]}], attributes=dials, temperature=0, max_tokens=60
+            messages=[{"role": "user", "content": question.turns[0]}],
+            attributes=attributes,
+            temperature=0,
+            max_tokens=60,
         )
         assert status == 200, said
         turns = [said["choices"][0]["message"]["content"]]

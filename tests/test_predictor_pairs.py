@@ -60,7 +60,7 @@ def test_too_many_broken_pairs_stop_the_stage_before_training(tmp_path: Path) ->
     run = _run(tmp_path, _file(tmp_path, ("Yes.", "No."), broken=1))
     with pytest.raises(
         StageError,
-        match=r"predictor.pairs 'hh': 1 pairs and 1 broken ones .* rows.max_rejected allows 1.0%: .* line 2: broken_json",
+        match=r"predictor.pairs 'hh': 1 pairs and 1 broken ones .*allows 1.0%: .* line 2: broken_json",
     ):
         store_pairs(run, Storage(str(tmp_path / "pairs")), run.preset.predictor.pairs)
     empty = _run(tmp_path, _file(tmp_path))
