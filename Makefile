@@ -87,7 +87,7 @@ test-train: setup  ## every ZeRO stage, kills at random steps, the bench against
 	@$(SLOW) tests/test_resume.py tests/test_tokenize.py tests/test_bench.py tests/test_ablation.py $(ARGS)
 
 test-page: setup  ## the endpoint's page and a run's report in Chromium
-	@$(SLOW) tests/test_playground.py tests/test_report.py $(ARGS)
+	@$(SLOW) tests/test_playground.py tests/test_report_in_chromium.py $(ARGS)
 
 pictures: demo  ## the pictures of README: the endpoint's page, with the demo's model, in Chromium
 	@STEERLM_SCREENSHOTS=docs STEERLM_DEMO_RUN=runs/demo $(PYTEST) -m slow tests/test_playground.py -k slider
