@@ -2,7 +2,7 @@
 
     python -m jobs.answer PRESET.yaml questions=PATH [others=best] [requested.NAME=VALUE ...] [key.path=value ...]
 
-The policy is the newest promoted one. A second turn follows the policy's own answer to the first. `jobs.judge` judges it.
+The policy is the newest promoted one. A second turn follows its own answer to the first. `jobs.judge` judges them.
 """
 
 import hashlib

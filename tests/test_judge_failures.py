@@ -1,4 +1,4 @@
-"""`jobs.judge` against a judge that misbehaves, goes down or is killed: nothing asked twice, nothing lost, all counted."""
+"""`jobs.judge` with a judge that misbehaves, goes down or is killed: nothing asked twice or lost, all counted."""
 
 import hashlib
 import json

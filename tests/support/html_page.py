@@ -6,7 +6,7 @@ VOID = {"meta", "link", "br", "img", "hr"}
 
 
 class Page(HTMLParser):
-    """What a page holds: its tags, its ids, its headings, and the cells of its tables in order. Fails on a tag that is not closed."""
+    """A page's tags, ids, headings, and the cells of its tables in order. Fails on a tag that is not closed."""
 
     def __init__(self, text: str) -> None:
         super().__init__()

@@ -15,7 +15,7 @@ Outcome = tuple[int, dict[str, Any], str, str]
 
 
 def write_bench(folder: Path) -> list[str]:
-    """The words of a command for eight questions of two categories, half of them with two turns, and two models' answers.
+    """A command's words for eight questions of two categories, half with two turns, and two models' answers.
 
     That makes 12 turns: 24 judgements in pairs and 24 of single answers.
     """
