@@ -1,6 +1,6 @@
-"""What an attribute predictor is worth: records of its errors, its reliability, and how it agrees with people's preferences and with a judge.
+"""The quality of an attribute predictor, as records: errors, reliability, agreement with people and with a judge.
 
-Errors are in points of the scale. None stands for NaN: no answer, or no correlation defined. Knows no model and no file.
+Errors are in points of the scale. None stands for NaN: no answer, or no correlation. Knows no model and no file.
 """
 
 from data.calibration import Calibration

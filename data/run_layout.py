@@ -14,7 +14,7 @@ from data.storage import Storage
 
 MANIFEST = "manifest.json"
 MODEL, TRAINING, REPORT, QUALITY = "model", "training.json", "report.json", "quality.json"
-"""What a stage leaves beside its manifest: a model's folder, its loss curves, all metrics of the report, all metrics of the predictor."""
+"""Beside a manifest: a model's folder, its loss curves, all metrics of the report, all metrics of the predictor."""
 
 M = TypeVar("M", bound=StageMetrics)
 R = TypeVar("R", bound=Record)
@@ -27,7 +27,7 @@ class Manifest(Record):
     fingerprint: str
     """16 hex digits of `description`: equal ones need no second run."""
     description: dict[str, Any]
-    """Everything that the result depends on: settings, schema, inputs from outside, fingerprints of the stages it read."""
+    """All that the result depends on: settings, schema, inputs from outside, fingerprints of the stages it read."""
     metrics: dict[str, Any]
     """A `StageMetrics` record, as JSON; `read_as` gives it its type back."""
     seconds: float
@@ -37,14 +37,14 @@ class Manifest(Record):
     """Of the libraries that did the work."""
 
     def read_as(self, kind: type[M]) -> M | None:
-        """The metrics as a record; None if the stage had nothing to do. Raises UserError if they are of another kind."""
+        """The metrics as a record; None if the stage had nothing to do. Raises UserError for another kind."""
         if "not_run" in self.metrics and "not_run" not in kind.model_fields:
             return None
         return _valid(kind, self.metrics, f"the manifest of stage {self.stage}")
 
 
 def read_manifest(folder: Storage) -> Manifest | None:
-    """Of the stage in `folder`, None if it is not finished; raises UserError for what is no manifest of this version."""
+    """None if the stage in `folder` is unfinished. Raises UserError unless the file is a manifest of this version."""
     file = folder / MANIFEST
     return read_record(file, Manifest) if file.exists() else None
 

@@ -1,6 +1,6 @@
 """What each stage of a run counts and measures: the records in its manifest, which report, endpoint and export read.
 
-Numbers in JSON: NaN is None wherever a record says `| None`. Knows no stage's work and no file (`data.run_layout` does).
+NaN is None in JSON, wherever a type allows it. Knows no stage's work and no file (`data.run_layout` does).
 """
 
 from data.calibration import Calibration

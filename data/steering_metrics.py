@@ -1,6 +1,6 @@
 """What answers at requested attribute values come to: the records of a report, which its pages and the model card read.
 
-Values are in points of the scale. None stands for NaN: no answer, or no correlation defined. Knows no policy and no file.
+Values are in points of the scale. None stands for NaN: no answer, or no correlation. Knows no policy and no file.
 """
 
 from data.quality_metrics import Counts

@@ -1,4 +1,4 @@
-"""Manifests: what a stage leaves is read back as the record it was; what no stage of this version wrote is one sentence."""
+"""Manifests: a stage's record is read back as it was; a file that this version did not write is one sentence."""
 
 import json
 from pathlib import Path

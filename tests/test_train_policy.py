@@ -26,6 +26,7 @@ def test_a_weight_for_a_source_without_rows_is_refused(tmp_path: Path) -> None:
     write_table(to_table(list(Lab(LabSettings(num_rows=5)).rows()), run.schema), run.folder("annotated") / "rows")
     with pytest.raises(
         StageError,
-        match=r"policy.source_weights has 'lab_forums', but no row has this source \(did you mean lab_forum\?\); the sources are bootstrap-1, lab_desk, lab_forum",
+        match=r"policy.source_weights has 'lab_forums', but no row has this source "
+        r"\(did you mean lab_forum\?\); the sources are bootstrap-1, lab_desk, lab_forum",
     ):
         work(run, run.folder("policy"))

@@ -12,7 +12,7 @@ from data.storage import Storage
 from jobs.runner.stage import StageError
 
 TOKEN = "HF_TOKEN"
-"""The only source of the token. A login's token file is ignored, so that nothing is published by accident."""
+"""The only source of the token. A login's token file is ignored, so that nothing is pushed by accident."""
 
 
 def require_token(repo: str) -> None:

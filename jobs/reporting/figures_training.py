@@ -82,7 +82,7 @@ def histogram(attribute: Attribute, before: Sequence[int], after: Sequence[int])
 
 
 def reliability(schema: AttributeSchema, found: Mapping[str, AttributeQuality]) -> list[Plot]:
-    """Per attribute the mean human against the mean predicted value, by decile of the prediction, raw and calibrated."""
+    """Per attribute the mean human against the mean predicted value, by decile of prediction, raw and calibrated."""
     limits = _limits(schema, found)
     return [
         _reliability(attribute, found[attribute.name], limits)

@@ -74,7 +74,7 @@ def _quality(schema: AttributeSchema, quality: PredictorQuality) -> Part:
     return Part("predictor", "Quality of the predictor", about, [*blocks, *_errors(attributes)])
 
 
-# --- tables for the terminal, some of them on the page, too ------------------------------------------------------------
+# --- tables for the terminal, some of them on the page, too -----------------------------------------------------------
 
 
 def quality_lines(quality: PredictorQuality) -> Iterator[str]:

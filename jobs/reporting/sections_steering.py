@@ -59,7 +59,7 @@ def follows(curve: SteeringCurve) -> str:
     return "yes" if curve.spearman >= FOLLOWS else "partly"
 
 
-# --- headline ----------------------------------------------------------------------------------------------------------
+# --- headline ---------------------------------------------------------------------------------------------------------
 
 
 def _headline(schema: AttributeSchema, report: ReportMetrics) -> Part:
@@ -110,7 +110,7 @@ def _at_best(report: ReportMetrics) -> Table:
     return Table("All attributes at their best at once", ["attribute", "requested", "measured"], rows)
 
 
-# --- tables, each for the terminal and the page ------------------------------------------------------------------------
+# --- tables, each for the terminal and the page -----------------------------------------------------------------------
 
 
 def _curves(curves: Mapping[str, SteeringCurve]) -> Table:
@@ -193,7 +193,7 @@ TABLES: Mapping[str, Callable[..., Table]] = {
 }
 """Part of `report.json` -> its table."""
 
-# --- what the parts explain --------------------------------------------------------------------------------------------
+# --- what the parts explain -------------------------------------------------------------------------------------------
 
 ABOUT_CURVES = (
     "Each attribute was varied over its whole scale, with the same questions at every value. "
@@ -245,7 +245,7 @@ def _note(name: str, report: ReportMetrics) -> str:
     return ""
 
 
-# --- answers -----------------------------------------------------------------------------------------------------------
+# --- answers ----------------------------------------------------------------------------------------------------------
 
 
 def answers_part(

@@ -36,7 +36,7 @@ def training_parts(run: Run) -> Iterator[Part | None]:
     yield Part("settings", "Settings", about, [Listing("All settings, as YAML", settings)])
 
 
-# --- bootstrap ---------------------------------------------------------------------------------------------------------
+# --- bootstrap --------------------------------------------------------------------------------------------------------
 
 
 def rounds_part(run: Run, rounds: Sequence[RoundMeasures]) -> Part | None:
@@ -79,7 +79,7 @@ def _drift(rounds: Sequence[RoundMeasures]) -> Table:
     return Table("The policies, with the same questions", columns, rows)
 
 
-# --- trainings, counts, lineage ----------------------------------------------------------------------------------------
+# --- trainings, counts, lineage ---------------------------------------------------------------------------------------
 
 
 def trainings(run: Run) -> dict[str, TrainingMetrics]:

@@ -86,7 +86,7 @@ def save_backbone(family: str, folder: str) -> str:
 
 
 def draw_weights(model: torch.nn.Module) -> None:
-    """The same weights at every call, and larger than a fresh model's, so that a wrong position or a wrong neighbour shows in the scores."""
+    """The same weights at every call, so large that a wrong position or a wrong neighbor shows in the scores."""
     torch.manual_seed(0)
     for parameter in model.parameters():
         if parameter.dim() > 1:
