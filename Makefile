@@ -8,9 +8,8 @@ BIN := .venv/bin
 PYTEST := $(BIN)/python -m pytest -q
 SLOW := $(PYTEST) -s -m slow
 ARGS ?=
-# The build of torch: `cuda` where an NVIDIA driver is installed, else `cpu`. PyPI has the CUDA builds only.
+# The build of torch: `cuda` where an NVIDIA driver is installed, else `cpu`.
 TORCH ?= $(if $(shell command -v nvidia-smi),cuda,cpu)
-TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 
 .PHONY: help setup lock demo serve report test test-run test-kill test-train test-page pictures test-steered \
   test-faults test-vllm test-judge test-docs cluster-test chaos check format docs clean
@@ -26,13 +25,16 @@ setup: .venv/.installed-$(TORCH)  ## create .venv from requirements.lock, if the
 	$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 11) <= v < (3, 13) else
 	f"setup: {sys.executable} is Python {v[0]}.{v[1]}; 3.11 and 3.12 work; run: make setup PYTHON=python3.11")'
 	[ -x $(BIN)/python ] || { echo "setup: creating .venv with $$($(PYTHON) --version)"; $(PYTHON) -m venv .venv; }
-	if [ $(TORCH) = cpu ] && ! $(BIN)/python -m pip index versions torch 2>&1 | grep -c '+cpu' > /dev/null; then
-	  export PIP_EXTRA_INDEX_URL="$${PIP_EXTRA_INDEX_URL:-} $(TORCH_CPU_INDEX)"
+	build=$(TORCH)
+	if [ $$build = cpu ] && ! $(BIN)/python -m pip index versions torch 2>&1 | grep -c '+cpu' > /dev/null; then
+	  echo "setup: pip finds no CPU build of torch here, so it gets the CUDA build, which works without a GPU"
+	  echo "setup: (some GB less: set PIP_EXTRA_INDEX_URL to PyTorch's index of CPU builds)"
+	  build=cuda
 	fi
-	total=$$(cat requirements.lock requirements-$(TORCH).lock | grep -c '^[a-z].*==')
-	echo "setup: installing $$total packages, torch for $(TORCH) (some GB; minutes at first), log: .venv/install.log"
+	total=$$(cat requirements.lock requirements-$$build.lock | grep -c '^[a-z].*==')
+	echo "setup: installing $$total packages, torch for $$build (some GB; minutes at first), log: .venv/install.log"
 	$(BIN)/python -u -m pip install --no-input --no-compile --progress-bar off \
-	  --require-hashes -r requirements-$(TORCH).lock \
+	  --require-hashes -r requirements-$$build.lock \
 	  2>&1 | tee .venv/install.log | awk -v total=$$total '
 	  /\(from -r / { n++; if (n % 20 == 0) { print "setup:   " n " of " total " found"; fflush() } }
 	  /Downloading .*\(([0-9][0-9][0-9.]* MB|[0-9.]* GB)\)/ { sub(/^ +/, ""); print "setup:   " $$0; fflush() }
@@ -48,14 +50,14 @@ COMPILE := UV_PYTHON_DOWNLOADS=never .venv-lock/bin/uv pip compile --quiet --no-
   --generate-hashes --python-version 3.11 --python-platform x86_64-manylinux_2_28
 
 lock:  ## bring the lock files up to pyproject.toml; ARGS=--upgrade: the newest versions it allows
-	@exec >&2; trap 'rm -rf .venv-lock' EXIT
+	@exec >&2; : "$${TORCH_CPU_INDEX:?set it to the URL of PyTorch's index of CPU builds}"; trap 'rm -rf .venv-lock' EXIT
 	rm -rf .venv-lock; $(PYTHON) -m venv .venv-lock; cp requirements-docs.lock .venv-lock
 	.venv-lock/bin/python -m pip install --quiet --no-input uv==0.13.9
 	cat requirements{,-cuda}.lock | grep -v '^-r' > .venv-lock/all
 	$(COMPILE) pyproject.toml --extra dev $(ARGS) -o .venv-lock/all > /dev/null
 	$(COMPILE) --group docs $(ARGS) -o .venv-lock/requirements-docs.lock > /dev/null
 	grep -o '^torch==[0-9.]*' .venv-lock/all | sed 's/$$/+cpu/' \
-	  | $(COMPILE) --no-deps --index $(TORCH_CPU_INDEX) - > .venv-lock/requirements-cpu.lock
+	  | $(COMPILE) --no-deps --index $$TORCH_CPU_INDEX - > .venv-lock/requirements-cpu.lock
 	# `===` matches no build with a suffix ("+cpu").
 	awk '/^[a-z]/ { cuda = /^(torch=|triton|nvidia-|cuda-)/; sub(/^torch==/, "torch===") }
 	  { print > (".venv-lock/requirements" (cuda ? "-cuda" : "") ".lock") }' .venv-lock/all
