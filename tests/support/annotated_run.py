@@ -3,10 +3,11 @@
 from pathlib import Path
 
 from cluster.settings.load import load
+from data.stage_metrics import StageMetrics
 from data.storage import Storage
 from jobs.prepare import STAGE as ROWS
 from jobs.runner.preset import Preset
-from jobs.runner.stage import Metrics, Run, Stage, perform
+from jobs.runner.stage import Run, Stage, perform
 
 PRESETS = Path(__file__).resolve().parents[2] / "jobs" / "presets"
 
@@ -20,8 +21,8 @@ def ready(storage: str, predictor: str, *overrides: str, preset: str = "demo") -
 
 
 def predictor_stage(predictor: str) -> Stage:
-    def work(run: Run, folder: Storage) -> Metrics:
+    def work(run: Run, folder: Storage) -> StageMetrics:
         (folder / "model").upload(predictor)
-        return {}
+        return StageMetrics()
 
     return Stage("predictor", ("rows",), lambda preset: {"from": predictor}, work)
