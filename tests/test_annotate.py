@@ -6,17 +6,20 @@ from pathlib import Path
 
 import pytest
 from support.annotated_run import ready
+from support.manifests import metrics_of
 
 from data.conversation import from_table
+from data.stage_metrics import AnnotationMetrics, AuditMetrics, PassMetrics
 from data.storage import Storage
 from jobs.annotate import STAGE
 from jobs.pipelines.annotation import summary
-from jobs.runner.stage import Metrics, Run, StageError, perform
+from jobs.pipelines.map_rows import Pass
+from jobs.runner.stage import Run, StageError, perform
 
 SIZES = ("rows.lab.num_rows=60", "rows.rows_per_file=25", "annotate.pool.batch_rows=10")
 
 
-def _then_killed(run: Run, folder: Storage) -> Metrics:
+def _then_killed(run: Run, folder: Storage) -> AnnotationMetrics:
     STAGE.work(run, folder)
     raise KeyboardInterrupt
 
@@ -31,27 +34,26 @@ def test_a_killed_annotation_is_gone_on_with_unless_something_changed(
     with pytest.raises(KeyboardInterrupt):
         perform(run, replace(STAGE, work=_then_killed))
     assert "annotate: 2 actors x 1 CPU" in capsys.readouterr().out
-    manifest = perform(run, STAGE)
-    metrics = manifest["metrics"]
-    assert (metrics["rows"], metrics["rows_before"]) == (60, 60)
-    assert metrics["audit"] == {"files": 3, "rows": 60, "digest": metrics["audit"]["digest"]}
+    metrics = metrics_of(perform(run, STAGE), AnnotationMetrics)
+    assert (metrics.rows, metrics.rows_before) == (60, 60)
+    assert metrics.audit == AuditMetrics(files=3, rows=60, digest=metrics.audit.digest)
     rows = [row for table in (run.folder("annotated") / "rows").tables() for row in from_table(table)]
-    assert metrics["counts"]["answers"] == metrics["counts"]["rated_answers"] == sum(len(row.predicted) for row in rows)
-    assert metrics["counts"]["tokens"] == sum(row.tokens for row in rows)
-    assert 0.5 < metrics["pack_fill"] <= 1
+    assert metrics.counts["answers"] == metrics.counts["rated_answers"] == sum(len(row.predicted) for row in rows)
+    assert metrics.counts["tokens"] == sum(row.tokens for row in rows)
+    assert 0.5 < metrics.pack_fill <= 1
     means = {
-        name: sum(v[name] for row in rows for v in row.predicted) / metrics["counts"]["answers"]
+        name: sum(v[name] for row in rows for v in row.predicted) / metrics.counts["answers"]
         for name in run.schema.names
     }
-    assert metrics["predicted_mean"] == pytest.approx(means, abs=1e-3)
-    assert perform(run, STAGE)["skipped"]
+    assert metrics.predicted_mean == pytest.approx(means, abs=1e-3)
+    assert perform(run, STAGE).skipped
     # The same settings, but other weights under the same manifest: nothing old may stay.
     (run.folder("annotated") / "manifest.json").remove()
     with pytest.raises(KeyboardInterrupt):
         perform(run, replace(STAGE, work=_then_killed))
     model = run.folder("predictor") / "model"
     (model / "other.txt").write_bytes(b"changed")
-    assert perform(run, STAGE)["metrics"]["rows_before"] == 0
+    assert metrics_of(perform(run, STAGE), AnnotationMetrics).rows_before == 0
 
 
 @pytest.mark.ray
@@ -68,6 +70,8 @@ def test_a_summary_of_nothing_rated_divides_by_nothing() -> None:
     counters = dict.fromkeys(
         ["answers", "rated_answers", "answers_cut_off", "truncated", "over_long_unrated", "tokens", "sum/x"], 0.0
     )
-    metrics = summary(counters | {"filled_tokens": 0, "budget_tokens": 0}, ("x",))
-    assert metrics["predicted_mean"] == {"x": 0.0}
-    assert metrics["pack_fill"] == 0
+    done = PassMetrics(rows=3, rows_before=0, seconds=0.1, rows_per_s=30.0)
+    audited = AuditMetrics(files=1, rows=3, digest="d")
+    metrics = summary(Pass(done, counters | {"filled_tokens": 0, "budget_tokens": 0}), ("x",), audited)
+    assert metrics.predicted_mean == {"x": 0.0}
+    assert metrics.pack_fill == 0

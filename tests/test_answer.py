@@ -4,15 +4,18 @@ import json
 from pathlib import Path
 
 import pytest
+from support.manifests import finish, metrics_of, promotion
 
 import jobs.answer
 from cluster.settings.load import SettingsError, load
 from data.benchmarks import Question, jsonl, read_answers
 from data.prompts import prompts_from
+from data.stage_metrics import SamplingMetrics, StageMetrics
+from data.steering_metrics import AnswersMetrics
 from data.storage import Storage
 from jobs.answer import Answering, _prompts, stages
 from jobs.runner.rounds import Rounds
-from jobs.runner.stage import Metrics, Run, Stage, perform
+from jobs.runner.stage import Performed, Run, Stage, perform
 
 DEMO = str(Path(__file__).resolve().parent.parent / "jobs" / "presets" / "demo.yaml")
 LONG = "Tell me about " + "owls and " * 400 + "the moon."
@@ -76,21 +79,21 @@ def with_policy(storage: Path, policy: str, questions: str, *words: str) -> Run:
         )
     )
 
-    def work(run: Run, folder: Storage) -> Metrics:
+    def work(run: Run, folder: Storage) -> StageMetrics:
         (folder / "model").upload(policy)
-        return {}
+        return StageMetrics()
 
     perform(run, Stage("policy", (), lambda preset: {}, work))
     return run
 
 
-def answered(run: Run) -> Metrics:
+def answered(run: Run) -> Performed:
     (stage,) = stages(run.preset)
     return perform(run, stage)
 
 
-def turns_of(manifest: Metrics) -> dict[object, tuple[str, ...]]:
-    return dict(read_answers(manifest["metrics"]["answers"]).turns)
+def turns_of(metrics: AnswersMetrics) -> dict[object, tuple[str, ...]]:
+    return dict(read_answers(metrics.answers).turns)
 
 
 @pytest.mark.ray
@@ -98,23 +101,22 @@ def test_all_turns_are_answered_the_second_after_the_first(
     ray_cluster: object, tiny_policy: str, tmp_path: Path, questions: str
 ) -> None:
     run = with_policy(tmp_path / "runs", tiny_policy, questions)
-    manifest = answered(run)
-    found = turns_of(manifest)
+    metrics = metrics_of(answered(run), AnswersMetrics)
+    found = turns_of(metrics)
     assert [len(found[q.id]) for q in QUESTIONS] == [2, 1, 1]
     assert all(found[1])
     assert found["b"][0]
-    metrics = manifest["metrics"]
     assert found[3] == ("",), "what does not fit is kept, empty, and counted"
-    assert metrics["too_long"] == [3]
-    assert metrics["counts"] | {"cut_off": 0} == {"questions": 3, "answers": 4, "empty": 1, "cut_off": 0, "too_long": 1}
-    assert metrics["model_id"] == "demo-best"
-    line = json.loads(Storage(metrics["answers"]).read_text().splitlines()[0])
+    assert metrics.too_long == (3,)
+    assert metrics.counts | {"cut_off": 0} == {"questions": 3, "answers": 4, "empty": 1, "cut_off": 0, "too_long": 1}
+    assert metrics.model_id == "demo-best"
+    line = json.loads(Storage(metrics.answers).read_text().splitlines()[0])
     assert set(line) == {"question_id", "answer_id", "model_id", "choices", "tstamp"}
     folder = run.folder("benchmarks/asked/demo-best/answers")
     (second,) = prompts_from(next((folder / "turn-2" / "prompts").tables()))
     assert [m.content for m in second.messages] == [QUESTIONS[0].turns[0], found[1][0], QUESTIONS[0].turns[1]]
     assert second.requested == run.preset.schema_.best()
-    assert answered(run)["skipped"]
+    assert answered(run).skipped
 
 
 @pytest.mark.ray
@@ -125,7 +127,7 @@ def test_stopped_before_the_end_it_goes_on(
     run = with_policy(tmp_path / "runs", tiny_policy, questions)
     sample = jobs.answer.sample
 
-    def first_turn_only(run: Run, what: str, *more: object, **named: object) -> Metrics:
+    def first_turn_only(run: Run, what: str, *more: object, **named: object) -> SamplingMetrics:
         if what == "answer turn 2":
             raise KeyboardInterrupt
         return sample(run, what, *more, **named)  # type: ignore[arg-type]
@@ -138,17 +140,18 @@ def test_stopped_before_the_end_it_goes_on(
     (part,) = (folder / "turn-1" / "answers").files(".parquet")
     written = Path(part).stat().st_mtime_ns
     monkeypatch.undo()
-    found = turns_of(answered(run))
+    found = turns_of(metrics_of(answered(run), AnswersMetrics))
     assert Path(part).stat().st_mtime_ns == written, "the first turn was not asked again"
     # Sampled, but by the seed: what was never stopped says the same.
-    assert found == turns_of(answered(with_policy(tmp_path / "unbroken", tiny_policy, questions)))
+    unbroken = answered(with_policy(tmp_path / "unbroken", tiny_policy, questions))
+    assert found == turns_of(metrics_of(unbroken, AnswersMetrics))
 
 
 def test_the_newest_promoted_policy_answers(tmp_path: Path, questions: str) -> None:
     run = Run(load(Answering, DEMO, [f"storage={tmp_path}", f"questions={questions}", "bootstrap.rounds=3"]))
     assert stages(run.preset)[0].needs == ("policy",), "no round has a promotion decision yet"
-    for number, policy in ((1, "bootstrap-1/policy"), (2, "bootstrap-1/policy")):
-        (run.folder(Rounds().promotion(number)) / "manifest.json").write_json({"metrics": {"policy": policy}})
+    for number, fell in ((1, ()), (2, ("distinct-2 0.3 -> 0.1",))):
+        finish(run.root, Rounds().promotion(number), promotion("bootstrap-1/policy", *fell))
     assert stages(run.preset)[0].needs == ("policy", "bootstrap-1/policy", "bootstrap-2/promotion"), (
         "the second round was not promoted"
     )

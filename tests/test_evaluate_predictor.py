@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 from support.annotated_run import predictor_stage
+from support.manifests import finish, metrics_of
 
 from cluster.settings.load import load
 from data.measures import agreement, pairwise_accuracy
+from data.stage_metrics import BenchmarkMetrics
 from data.storage import Storage
 from jobs.evaluate_predictor import STAGE
 from jobs.runner.preset import Preset
@@ -31,7 +33,7 @@ def _run(tmp_path: Path, predictor: str, *more: str) -> Run:
     run = Run(
         load(Preset, DEMO, [f"storage={tmp_path / 'runs'}", "rows.max_rejected=0.5", "rows.rows_per_file=3", *more])
     )
-    (run.folder("rows") / "manifest.json").write_json({"stage": "rows", "fingerprint": "r", "metrics": {}})
+    finish(run.root, "rows")
     perform(run, predictor_stage(predictor))
     return run
 
@@ -49,15 +51,24 @@ def test_subsets_sections_and_a_judge(tmp_path: Path, tiny_predictor: str, ray_c
         for i, (a, b) in enumerate(itertools.pairwise(SAYINGS))
     ]
     judged = [{"prompt": "Tell me.", "response": said, "score": i % 5} for i, said in enumerate(SAYINGS)]
-    file = _write(tmp_path / "pairs.jsonl", [*pairs, {"prompt": "x"}])
-    settings = [f"benchmarks.pairs=[{{name: bench, uri: {file}}}]", "benchmarks.weights={humor: 2}"]
-    file = _write(tmp_path / "judged.jsonl", [*judged, {"prompt": "x", "response": "y"}])
-    run = _run(tmp_path, tiny_predictor, *settings, f"benchmarks.judged=[{{name: judge, uri: {file}}}]")
-    metrics = perform(run, STAGE)["metrics"]
+    files = [
+        _write(tmp_path / "pairs.jsonl", [*pairs, {"prompt": "x"}]),
+        _write(tmp_path / "judged.jsonl", [*judged, {"prompt": "x", "response": "y"}]),
+    ]
+    settings = [
+        f"benchmarks.pairs=[{{name: bench, uri: {files[0]}}}]",
+        f"benchmarks.judged=[{{name: judge, uri: {files[1]}}}]",
+        "benchmarks.weights={humor: 2}",
+    ]
+    run = _run(tmp_path, tiny_predictor, *settings)
+    performed = perform(run, STAGE)
+    metrics = metrics_of(performed, BenchmarkMetrics)
 
-    judge = metrics["judged"]["judge"]
-    assert (judge["answers"], judge["unscored"], judge["rejected"]) == (8, 0, {"missing_column": 1})
-    assert judge["length"] == pytest.approx(agreement([len(s) for s in SAYINGS], [i % 5 for i in range(8)]), abs=1e-4)
+    judge = metrics.judged["judge"]
+    assert (judge.answers, judge.unscored, judge.rejected) == (8, 0, {"missing_column": 1})
+    scores = [i % 5 for i in range(8)]
+    by_length = agreement([len(s) for s in SAYINGS], scores)
+    assert judge.length.model_dump() == pytest.approx(by_length, abs=1e-4)
     # The judge's file has the predictor's value of each saying: the pairs' metrics follow from it.
     scored = (
         row
@@ -65,23 +76,21 @@ def test_subsets_sections_and_a_judge(tmp_path: Path, tiny_predictor: str, ray_c
         for row in table.to_pylist()
     )
     humor = {row["messages"][1]["content"]: row["predicted"][0]["humor"] for row in scored}
-    assert (
-        judge["score"]
-        == judge["each_attribute"]["humor"]
-        == pytest.approx(agreement([humor[s] for s in SAYINGS], [i % 5 for i in range(8)]), abs=1e-4)
-    )
-    bench = metrics["pairs"]["bench"]
+    assert judge.score == judge.each_attribute["humor"]
+    by_humor = agreement([humor[s] for s in SAYINGS], scores)
+    assert judge.score.model_dump() == pytest.approx(by_humor, abs=1e-4)
+    bench = metrics.pairs["bench"]
     for subset in subsets:
         own = [p for p in pairs if p["subset"] == subset]
         wanted = pairwise_accuracy([humor[p["chosen"]] for p in own], [humor[p["rejected"]] for p in own])
-        assert bench["subsets"][subset] == pytest.approx(wanted, abs=1e-4)
-    assert bench["sections"]["score"]["accuracy"] == pytest.approx(
-        sum(bench["subsets"][s]["accuracy"] for s in subsets) / 4, abs=1e-4
-    )
-    assert bench["rejected"] == {"missing_column": 1}
-    json.dumps(metrics, allow_nan=False)
-    assert (run.folder("benchmarks") / "benchmarks.json").read_json() == json.loads(json.dumps(metrics))
-    assert perform(run, STAGE)["skipped"]
+        assert bench.subsets[subset].model_dump() == pytest.approx(wanted, abs=1e-4)
+    mean = sum(bench.subsets[s].accuracy or 0.0 for s in subsets) / 4
+    assert bench.sections["score"].accuracy == pytest.approx(mean, abs=1e-4)
+    assert bench.rejected == {"missing_column": 1}
+    written = performed.manifest.metrics
+    json.dumps(written, allow_nan=False)
+    assert (run.folder("benchmarks") / "benchmarks.json").read_json() == written
+    assert perform(run, STAGE).skipped
 
 
 @pytest.mark.ray
@@ -92,10 +101,14 @@ def test_real_pairs(tmp_path: Path, tiny_predictor: str, ray_cluster: object, re
         f"benchmarks.pairs=[{{name: hh, uri: {real_data / 'hh_rlhf_harmless_test'}, limit: 40}}]",
         "annotate.pool.num_actors=1",
     )
-    found = perform(run, STAGE)["metrics"]["pairs"]["hh"]
-    assert found["predictor"]["n"] + found["unscored"] == found["pairs"] == 40
-    assert found["predictor"]["low"] < found["predictor"]["accuracy"] < found["predictor"]["high"]
-    assert "subsets" not in found
+    found = metrics_of(perform(run, STAGE), BenchmarkMetrics).pairs["hh"]
+    agreed = found.predictor
+    assert agreed.n + found.unscored == found.pairs == 40
+    assert agreed.low is not None
+    assert agreed.accuracy is not None
+    assert agreed.high is not None
+    assert agreed.low < agreed.accuracy < agreed.high
+    assert "subsets" not in found.model_fields_set
 
 
 def test_mistakes_are_told_before_anything_is_scored(tmp_path: Path, tiny_predictor: str) -> None:
@@ -114,7 +127,7 @@ def test_mistakes_are_told_before_anything_is_scored(tmp_path: Path, tiny_predic
     for words, sentence in (
         (
             ["benchmarks.pairs=[{name: a, uri: x}]", "benchmarks.judged=[{name: a, uri: y}]"],
-            "each set needs a name of its own",
+            "benchmarks has the names a, a; give each set a different name",
         ),
         (["benchmarks.pairs=[{name: a, uri: x}]", "benchmarks.weights={humour: 1}"], "did you mean 'humor'"),
         (

@@ -11,7 +11,8 @@ import datasets
 import numpy as np
 import pytest
 from huggingface_hub import ModelCard
-from support.exported_run import export_to, finish, put_model
+from support.exported_run import export_to, put_model
+from support.manifests import finish
 
 from actors.generation.protocol import Sampling, complete
 from actors.generation.transformers_engine import TransformersEngine
@@ -20,6 +21,7 @@ from actors.scoring.annotator import Annotator
 from data.attributes import shipped
 from data.conversation import Conversation, Message, from_table, to_table
 from data.sources import read
+from data.stage_metrics import RowsMetrics, StageMetrics
 from data.storage import Storage
 from jobs.pipelines.map_rows import write_table
 from jobs.runner.stage import StageError
@@ -47,10 +49,11 @@ ROWS = [
 def storage(tmp_path: Path, tiny_policy: str, tiny_predictor: str) -> Path:
     """A finished run: rows, annotated rows, a round's samples, and both models."""
     root = tmp_path / "runs" / "demo"
+    metrics = {"rows": RowsMetrics(counts={}, rows=len(ROWS))}
     for stage in ("rows", "annotated", "bootstrap-1/selected"):
         write_table(to_table(ROWS[:2], SCHEMA), Storage(str(root / stage / "rows")))
         write_table(to_table(ROWS[2:], SCHEMA), Storage(str(root / stage / "rows")), "part-00001.parquet")
-        finish(root / stage)
+        finish(Storage(str(root)), stage, metrics.get(stage, StageMetrics()))
     for kind, folder in (("policy", tiny_policy), ("predictor", tiny_predictor)):
         put_model(root, kind, folder)
     return tmp_path / "runs"

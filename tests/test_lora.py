@@ -117,7 +117,7 @@ def test_two_workers_train_adapters_and_export_the_model_they_validated(
         lora=LORA,
     )
     metrics = fit("test", task, settings, Corpus.of(examples), output, Split(8))
-    losses = [p["loss"] for p in metrics["losses"]]
+    losses = [p.loss for p in metrics.losses]
     # Little: a random backbone's frozen embeddings leave the adapters little to work with.
     assert np.mean(losses[-5:]) < 0.99 * np.mean(losses[:5])
 
@@ -128,4 +128,4 @@ def test_two_workers_train_adapters_and_export_the_model_they_validated(
         loss = sum(module(**exported.inputs([e], "cpu")).item() for e in held_out) / sum(
             exported.target_weight(e) for e in held_out
         )
-    assert loss == pytest.approx(metrics["validation_loss"], rel=1e-5)
+    assert loss == pytest.approx(metrics.validation_loss, rel=1e-5)

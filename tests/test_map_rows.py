@@ -71,10 +71,10 @@ def test_annotation_scores_every_row_once_and_alike(ray_cluster: object, tiny_pr
         "num_threads": 1,
     }
     target = Storage(str(tmp_path / "annotated"))
-    metrics = map_rows(
+    done = map_rows(
         "annotate", [source], Annotator, arguments, WorkerPool(num_actors=2, min_actors=1, batch_rows=32), target
     )
-    assert audit("annotate", [source], target)["rows"] == metrics["rows"] == metrics["counters"]["rows"] == 157
+    assert audit("annotate", [source], target).rows == done.metrics.rows == done.counters["rows"] == 157
     assert schema_of(pq.read_schema(target.files(".parquet")[0]), "x") == SCHEMA
     alone = {r.id: r for r in Annotator(**arguments).annotated(rows)}
     for table in target.tables():
@@ -120,19 +120,20 @@ def test_a_failed_run_goes_on_with_the_pieces_it_left(
     assert left or target.names(".parquet")
     assert "Traceback" not in "".join(capsys.readouterr())
     done, again = _log(log), tmp_path / "again"
-    metrics = map_rows("upper", [source], Upper, {"log": str(again)}, pool, target, "s1")
+    metrics = map_rows("upper", [source], Upper, {"log": str(again)}, pool, target, "s1").metrics
     assert sorted(done + _log(again)) == ["0-000 10", "0-010 10", "0-020 5", "1-000 7", "2-000 1"]
-    assert (metrics["rows"], metrics["rows_before"]) == (33, sum(int(line.split()[1]) for line in done))
-    assert audit("upper", [source], target, "s1")["files"] == 3
+    assert (metrics.rows, metrics.rows_before) == (33, sum(int(line.split()[1]) for line in done))
+    assert audit("upper", [source], target, "s1").files == 3
     assert target.names(".parquet") == source.names(".parquet")
     assert all(text == text.upper() for table in target.tables() for text in table.column("text").to_pylist())
     assert not Storage(f"{target.uri}.pieces").exists()
     # Finished: nothing starts. With another fingerprint, or without one, everything is rebuilt.
     broken = {"log": str(again), "fail_to_start": True}
-    assert map_rows("upper", [source], Upper, broken, pool, target, "s1")["rows_before"] == 33
+    assert map_rows("upper", [source], Upper, broken, pool, target, "s1").metrics.rows_before == 33
     for fingerprint in ("s2", ""):
-        assert map_rows("upper", [source], Upper, {"log": str(again)}, pool, target, fingerprint)["rows_before"] == 0
-    assert audit("upper", [source], target)["rows"] == 33
+        rebuilt = map_rows("upper", [source], Upper, {"log": str(again)}, pool, target, fingerprint)
+        assert rebuilt.metrics.rows_before == 0
+    assert audit("upper", [source], target).rows == 33
 
 
 @pytest.mark.ray
@@ -151,16 +152,15 @@ def test_other_batches_do_not_confuse_the_pieces(ray_cluster: object, tmp_path: 
     map_rows(
         "upper", [source], Upper, {"log": str(tmp_path / "log")}, WorkerPool(num_actors=1, batch_rows=7), target, "s"
     )
-    assert audit("upper", [source], target, "s")["rows"] == 25
+    assert audit("upper", [source], target, "s").rows == 25
 
 
 @pytest.mark.ray
 def test_several_folders_keep_their_parts_apart(ray_cluster: object, tmp_path: Path) -> None:
     sources = [_texts(Storage(str(tmp_path / "a")), 3, 2), _texts(Storage(str(tmp_path / "b")), 4)]
     target = Storage(str(tmp_path / "out"))
-    assert (
-        map_rows("upper", sources, Upper, {"log": str(tmp_path / "log")}, WorkerPool(num_actors=1), target)["rows"] == 9
-    )
+    done = map_rows("upper", sources, Upper, {"log": str(tmp_path / "log")}, WorkerPool(num_actors=1), target)
+    assert done.metrics.rows == 9
     assert target.names(".parquet") == ["00-part-00000.parquet", "00-part-00001.parquet", "01-part-00000.parquet"]
     with pytest.raises(
         StageError, match=r"9 rows in, 9 out: 0 lost, 0 unknown, 3 doubled; the same id is in two files of the input"
@@ -226,7 +226,7 @@ def test_the_audit_tells_what_is_wrong_and_where(
     source, target = _texts(Storage(str(tmp_path / "in")), 25), Storage(str(tmp_path / "out"))
     table = pq.read_table((source / "part-00000.parquet").path)
     write_table(table, target)
-    assert audit("x", [source], target)["rows"] == 25
+    assert audit("x", [source], target).rows == 25
     target.remove()
     if callable(damage):
         write_table(damage(table), target)

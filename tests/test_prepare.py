@@ -7,9 +7,11 @@ import re
 from pathlib import Path
 
 import pytest
+from support.manifests import metrics_of
 
 from cluster.settings.load import SettingsError, load
 from data.conversation import from_table
+from data.stage_metrics import RowsMetrics
 from jobs.prepare import STAGE, work
 from jobs.runner.preset import Preset
 from jobs.runner.stage import Run, StageError, perform
@@ -44,8 +46,8 @@ def test_rows_duplicates_and_rejections_are_counted_under_their_names(tmp_path: 
     ]
     run = _run(tmp_path, lines, "rows.max_rejected=0.5")
     metrics = work(run, run.folder("rows"))
-    assert metrics["rows"] == 7
-    assert metrics["counts"]["mine"] == {
+    assert metrics.rows == 7
+    assert metrics.counts["mine"] == {
         "read": 11,
         "rows": 7,
         "answers": 7,
@@ -90,12 +92,12 @@ def test_a_torn_file_fails_whatever_share_is_allowed(tmp_path: Path) -> None:
 
 def test_a_changed_file_is_read_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = _run(tmp_path, [_line("a")])
-    assert perform(run, STAGE)["skipped"] is False
-    assert perform(run, STAGE)["skipped"] is True
+    assert perform(run, STAGE).skipped is False
+    assert perform(run, STAGE).skipped is True
     os.utime(tmp_path / "in.jsonl", (1e9, 1e9))
-    assert perform(run, STAGE)["skipped"] is True, "a date is no change: hours may depend on it"
+    assert perform(run, STAGE).skipped is True, "a date is no change: hours may depend on it"
     run = _run(tmp_path, [_line("a"), _line("b")])
-    assert perform(run, STAGE)["metrics"]["rows"] == 2
+    assert metrics_of(perform(run, STAGE), RowsMetrics).rows == 2
     assert "changed: inputs" in capsys.readouterr().out
 
 

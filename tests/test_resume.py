@@ -20,6 +20,7 @@ from data.conversation import to_table
 from data.examples import Example, Split
 from data.lab import Lab, LabSettings
 from data.loader import Corpus
+from data.stage_metrics import TrainingMetrics
 from data.storage import Storage
 from jobs.pipelines.fit import fit
 from jobs.pipelines.map_rows import write_table
@@ -68,8 +69,8 @@ def dying(task: PolicyTask, folder: Path, forwards: Sequence[int]) -> PolicyTask
     return Dying(**vars(task))
 
 
-def trajectory(metrics: dict[str, Any]) -> list[float]:
-    return [point["loss"] for point in metrics["losses"]]
+def trajectory(metrics: TrainingMetrics) -> list[float]:
+    return [point.loss for point in metrics.losses]
 
 
 def weights(output: Storage) -> dict[str, torch.Tensor]:
@@ -94,15 +95,15 @@ def test_killed_and_gone_on_with_other_workers(
     )
     settings = SETTINGS.model_copy(update={"num_workers": before})
     expected = fit("test", task, settings, Corpus.of(examples), unbroken, Split(8))
-    assert expected["checkpoints"]["failed"] == 0
-    assert expected["checkpoints"]["written"] >= 15
+    assert expected.checkpoints.failed == 0
+    assert expected.checkpoints.written >= 15
     mortal = settings.model_copy(update={"max_failures": 0})
     with pytest.raises(StageError):
         fit("test", dying(task, tmp_path, [140 // before]), mortal, Corpus.of(examples), killed, Split(8))
     assert (killed / "checkpoints").exists()
     found = fit("test", task, settings.model_copy(update={"num_workers": after}), Corpus.of(examples), killed, Split(8))
     assert trajectory(found) == pytest.approx(trajectory(expected), abs=1e-3)
-    assert (found["examples"], found["steps"]) == (expected["examples"], expected["steps"])
+    assert (found.examples, found.steps) == (expected.examples, expected.steps)
     assert difference(weights(unbroken), weights(killed)) < 1e-3
     assert not (killed / "checkpoints").exists()
 
@@ -124,7 +125,7 @@ def test_killed_at_three_random_steps(
     found = fit("test", dying(task, tmp_path, forwards), settings, Corpus.of(examples), killed, Split(8))
     assert len(list((tmp_path / "lives").iterdir())) == 3
     assert trajectory(found) == pytest.approx(trajectory(expected), abs=1e-4)
-    assert (found["examples"], found["steps"]) == (expected["examples"], expected["steps"])
+    assert (found.examples, found.steps) == (expected.examples, expected.steps)
     assert difference(weights(unbroken), weights(killed)) < 1e-4
 
 
@@ -157,7 +158,8 @@ def test_every_zero_stage_has_the_same_trajectory(
     for zero_stage, offload in ZERO:
         settings = SETTINGS.model_copy(update={"zero_stage": zero_stage, "offload": offload, "checkpoint_every": 0})
         metrics = fit("test", task, settings, Corpus.of(examples), folder / f"{zero_stage}-{offload}", Split(8))
-        losses[zero_stage, offload], held[zero_stage, offload] = trajectory(metrics), metrics["held_bytes"]
+        assert metrics.held_bytes is not None
+        losses[zero_stage, offload], held[zero_stage, offload] = trajectory(metrics), metrics.held_bytes
     assert len(losses[0, "none"]) >= 50
     # What is computed again is the same again; and only the saved weights are rounded.
     again = SETTINGS.model_copy(update={"activation_checkpointing": True, "export": "bfloat16", "checkpoint_every": 0})

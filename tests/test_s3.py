@@ -12,8 +12,10 @@ import pyarrow as pa
 import pytest
 from conftest import free_port, wait_for
 from support.annotated_run import ready
+from support.manifests import metrics_of
 
 from data.shards import Output, inputs_of, merge, read, write_piece
+from data.stage_metrics import AnnotationMetrics
 from data.storage import Storage, options
 from jobs.annotate import STAGE
 from jobs.pipelines.map_rows import write_table
@@ -53,12 +55,12 @@ def test_a_run_on_s3_is_annotated_and_audited(
         "annotate.pool.batch_rows=16",
         "annotate.pool.num_actors=1",
     )
-    metrics = perform(run, STAGE)["metrics"]
-    assert metrics["audit"]["rows"] == metrics["rows"] == 50
+    metrics = metrics_of(perform(run, STAGE), AnnotationMetrics)
+    assert metrics.audit.rows == metrics.rows == 50
     rows = run.folder("annotated") / "rows"
     assert rows.names() == ["part-00000.parquet", "part-00001.parquet"]
     assert not Storage(f"{rows.uri}.pieces").exists()
-    assert perform(run, STAGE)["skipped"]
+    assert perform(run, STAGE).skipped
 
 
 @pytest.fixture

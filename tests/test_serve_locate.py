@@ -1,6 +1,5 @@
 """Which policy is served: the newest finished run's last one, a run's, or a folder's; and the error without one."""
 
-import json
 import os
 import re
 import socket
@@ -10,8 +9,10 @@ from typing import Any
 import pytest
 from annotated_types import Ge
 from pydantic import BaseModel
+from support.manifests import finish, report
 
 from cluster.settings.load import load
+from data.storage import Storage
 from serve.__main__ import CONFIG, main
 from serve.deploy import PAGE, bound, require_free_port
 from serve.locate import Located, locate, locate_all
@@ -29,8 +30,7 @@ def run(storage: Path, name: str, policies: list[str], finished_at: float | None
         touch(storage / name / policy / "model" / "config.json")
     if finished_at is not None:
         manifest = storage / name / "report" / "manifest.json"
-        touch(manifest, finished_at)
-        manifest.write_text(json.dumps({"metrics": {"policy_stage": promoted}}))
+        finish(Storage(str(storage / name)), "report", report(policy_stage=promoted))
         os.utime(manifest, (finished_at, finished_at))
     return storage / name
 

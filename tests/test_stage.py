@@ -4,14 +4,21 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from support.manifests import manifest
 
 from cluster.settings.load import load
+from data.run_layout import MANIFEST, write_record
+from data.stage_metrics import StageMetrics
 from data.storage import Storage
 from jobs.run import stages
 from jobs.runner.preset import Preset
-from jobs.runner.stage import Metrics, Run, Stage, StageError, _description, fingerprint_of, perform, require
+from jobs.runner.stage import Run, Stage, StageError, _description, fingerprint_of, perform, require
 
 DEMO = str(Path(__file__).parent.parent / "jobs" / "presets" / "demo.yaml")
+
+
+class _Calls(StageMetrics):
+    n: int
 
 
 def _run(tmp_path: Path, *overrides: str) -> Run:
@@ -19,12 +26,12 @@ def _run(tmp_path: Path, *overrides: str) -> Run:
 
 
 def _stage(name: str, calls: list[str], needs: tuple[str, ...] = ()) -> Stage:
-    def work(run: Run, folder: Storage) -> Metrics:
+    def work(run: Run, folder: Storage) -> _Calls:
         calls.append(name)
         (folder / "out.json").write_json(len(calls))
         if calls.count("boom") > 0:
             raise RuntimeError("killed")
-        return {"n": len(calls)}
+        return _Calls(n=len(calls))
 
     return Stage(name, needs, lambda preset: {"seed": preset.seed}, work)
 
@@ -92,9 +99,9 @@ def test_a_resuming_stage_keeps_what_was_made_from_the_same_things_and_nothing_e
     contents["weights"] = "2"
     again(run, "the contents of an input changed")
     again(_run(tmp_path, "seed=7"), "a setting changed")
-    manifest = run.manifest("a")
-    assert manifest
-    (run.folder("a") / "manifest.json").write_json(manifest | {"finished": "2000-01-01T00:00:00Z"})
+    old = run.manifest("a")
+    assert old
+    write_record(run.folder("a") / MANIFEST, old.model_copy(update={"finished": "2000-01-01T00:00:00Z"}))
     again(_run(tmp_path, "seed=7"), "an input was made again, from the same settings")
     (run.folder("b") / "progress.json").remove()
     stray.write_bytes(b"x")
@@ -129,7 +136,7 @@ CHANGES = {
 def test_a_changed_setting_reruns_exactly_what_depends_on_it(
     change: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Run, "manifest", lambda self, name: {"fingerprint": name})
+    monkeypatch.setattr(Run, "manifest", lambda self, name: manifest(name, fingerprint=name))
     before, after = _run(tmp_path), _run(tmp_path, change)
     changed = [s.name for s in stages(before.preset) if _description(before, s) != _description(after, s)]
     assert changed[:1] == ([CHANGES[change]] if CHANGES[change] else [])

@@ -50,8 +50,8 @@ def test_meanwhile_trains_as_before(
         assert examples.streaming
         found = fit("test", task, SETTINGS, examples, folder / "other", Split(8))
     assert "tokenizing while it trains" in capsys.readouterr().out
-    assert found["losses"] == expected["losses"]
-    assert found["validation_loss"] == expected["validation_loss"]
+    assert found.losses == expected.losses
+    assert found.validation_loss == expected.validation_loss
     assert counts(folder / "meanwhile") == counts(folder / "first")
     # All is there now: nothing is made again.
     with tokenizing(rows, tiny_base, folder / "meanwhile").meanwhile(SETTINGS) as examples:

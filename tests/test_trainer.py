@@ -68,12 +68,8 @@ def test_one_worker_or_two_whole_or_sharded_same_trajectory(
         )
         output = Storage(str(tmp_path / f"{workers}-{stage}"))
         metrics = fit("test", task, settings, Corpus.of(examples), output, Split(8))
-        assert (metrics["num_workers"], metrics["zero_stage"], metrics["saved_step"]) == (
-            workers,
-            stage,
-            metrics["steps"],
-        )
-        losses[stage] = [p["loss"] for p in metrics["losses"]] + [metrics["validation_loss"]]
+        assert (metrics.num_workers, metrics.zero_stage, metrics.saved_step) == (workers, stage, metrics.steps)
+        losses[stage] = [p.loss for p in metrics.losses] + [metrics.validation_loss]
         weights[stage] = Predictor.load((output / "model").uri).module.model.state_dict()
     half = len(losses[0]) // 2
     assert np.mean(losses[0][:half]) > np.mean(losses[0][half:]), losses[0]
@@ -94,13 +90,13 @@ def test_training_stops_early_and_saves_the_best_step_not_the_last(
         learning_rate=1e-2, warmup=0.0, schedule="constant_with_warmup", validate_every=1.0, patience=3,
     )  # fmt: skip
     metrics = fit("test", task, settings, Corpus.of(examples), output, split := Split(5, 1, 3))
-    curve = metrics["validations"]
-    assert metrics["saved_step"] < metrics["steps"]
-    assert metrics["epochs"] < 60
-    assert [v["step"] for v in curve][-4:][0] == metrics["saved_step"], (
+    curve = metrics.validations
+    assert metrics.saved_step < metrics.steps
+    assert metrics.epochs < 60
+    assert [v.step for v in curve][-4:][0] == metrics.saved_step, (
         "patience 3: the third validation after the best is the last"
     )
-    assert metrics["validation_loss"] == pytest.approx(min(v["loss"] for v in curve), abs=1e-6)
+    assert metrics.validation_loss == pytest.approx(min(v.loss for v in curve), abs=1e-6)
 
     exported = PredictorTask(os.path.join(output.path, "model"), SCHEMA, "steerlm")
     module, all_of_them = exported.build().eval(), Examples(examples.tables())
@@ -109,7 +105,7 @@ def test_training_stops_early_and_saves_the_best_step_not_the_last(
         loss = sum(module(**exported.inputs([e], "cpu")).item() for e in held_out) / sum(
             exported.target_weight(e) for e in held_out
         )
-    assert loss == pytest.approx(metrics["validation_loss"], rel=1e-5)
+    assert loss == pytest.approx(metrics.validation_loss, rel=1e-5)
 
 
 @pytest.mark.ray
@@ -135,7 +131,7 @@ def test_a_small_set_of_which_chance_held_out_nothing_is_trained_on(
     metrics = fit(
         "test", task, settings, Corpus.of(examples), Storage(str(tmp_path)) / "out", nothing := Split(10**6, 1)
     )
-    assert (metrics["epochs"], metrics["validation_loss"], metrics["validations"]) == (1, None, [])
+    assert (metrics.epochs, metrics.validation_loss, metrics.validations) == (1, None, ())
     with pytest.raises(
         StageError, match="validate_every is 1, but no example is held out to validate on; raise validation_share"
     ):

@@ -1,37 +1,33 @@
 """A run folder with finished models, without any training, and exports of it."""
 
-import json
 import shutil
 from pathlib import Path
 
+from support.manifests import finish, training
+
 from cluster.settings.load import load
+from data.calibration import Calibration
+from data.run_layout import TRAINING, write_record
+from data.stage_metrics import PolicyMetrics, PredictorMetrics
+from data.storage import Storage
 from jobs.export import Export, export
 from jobs.runner.stage import Metrics, Run
 
 DEMO = str(Path(__file__).resolve().parents[2] / "jobs" / "presets" / "demo.yaml")
-TRAINING = {
-    "examples": 10,
-    "epochs": 2,
-    "steps": 5,
-    "tokens": 99,
-    "saved_step": 4,
-    "validation_loss": 0.25,
-    "losses": [{"step": 5, "loss": 0.5}],
-}
-CALIBRATION = {"scale": {"humor": 2.0}, "shift": {"humor": -0.5}}
+CALIBRATION = Calibration(scale={"humor": 2.0}, shift={"humor": -0.5})
 
 
 def put_model(root: Path, kind: str, model: str) -> None:
     """Finish stage `kind` of the run at `root` with a copy of the folder `model`."""
     shutil.copytree(model, root / kind / "model")
-    (root / kind / "training.json").write_text(json.dumps(TRAINING))
-    finish(root / kind, {"calibration": CALIBRATION})
-
-
-def finish(stage: Path, metrics: Metrics | None = None) -> None:
-    (stage / "manifest.json").write_text(
-        json.dumps({"stage": stage.name, "fingerprint": "f", "metrics": metrics or {}})
+    run, trained = Storage(str(root)), training()
+    write_record(run / kind / TRAINING, trained)
+    summary = trained.without_curve()
+    policy = PolicyMetrics(training=summary, counts={})
+    predictor = PredictorMetrics(
+        training=summary, counts={}, labels={}, held_out={}, calibration=CALIBRATION, quality="", pairs={}
     )
+    finish(run, kind, predictor if kind == "predictor" else policy)
 
 
 def export_to(storage: Path, to: Path, *words: str) -> Metrics:
