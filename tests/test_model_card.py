@@ -57,5 +57,5 @@ def test_a_card_has_attributes_data_settings_and_losses(kind: str, run: Run) -> 
 def test_a_card_has_the_steering_table_once_it_is_known(run: Run) -> None:
     model = run.root / "policy" / "model"
     write_card(run, "policy", run.preset.policy.learner, training(), model, report(steering={"humor": CURVE}))
-    assert "| humor | 0 -> 0.10, 4 -> 3.90 | 0.97 |" in (model / "README.md").read_text()
+    assert "| humor | 0 → 0.10, 4 → 3.90 | 0.97 |" in (model / "README.md").read_text()
     assert Storage(model.uri).names() == ["README.md"]

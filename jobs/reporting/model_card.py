@@ -131,9 +131,9 @@ def _steering(report: ReportMetrics) -> Iterator[str]:
     rows: list[list[Cell]] = []
     for name, curve in report.steering.items():
         pairs = zip(curve.requested, curve.measured, strict=True)
-        points = ", ".join(f"{requested:g} -> {shown(measured)}" for requested, measured in pairs)
+        points = ", ".join(f"{requested:g} → {shown(measured)}" for requested, measured in pairs)
         rows.append([name, points, shown(curve.spearman, unknown="unknown")])
-    yield _table(["attribute", "requested -> measured", "Spearman"], rows)
+    yield _table(["attribute", "requested → measured", "Spearman"], rows)
 
 
 def _table(columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> str:
