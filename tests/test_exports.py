@@ -1,4 +1,4 @@
-"""Others read back what we write: any text, any rating, many turns; what a format cannot carry is counted."""
+"""Our files are read by others unchanged: any text, any rating, many turns; what a format cannot carry is counted."""
 
 import json
 import math

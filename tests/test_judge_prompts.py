@@ -1,22 +1,24 @@
-"""Judge prompts and matches: FastChat's file gives its own prompts, ours the same matches; keys follow from content."""
+"""Judge prompts and matches: FastChat's file gives FastChat's prompts, ours the same matches; keys follow content."""
 
 import json
 from pathlib import Path
 
 import pytest
 
-from data.benchmarks import Answers, Question, read_answers, read_questions
+from data.benchmarks import ModelAnswers, Question, read_answers, read_questions
 from data.judge_prompts import NAMES, SHIPPED, Kind, Setup, read_judge_prompts
 
 TALK = Question(81, "writing", ("Write {x}.", "Shorter!"))
 SUM = Question(111, "math", ("1+1?",))
-OURS = Answers("ours", {81: ("Long {0}.", "Short."), 111: ("two",)})
-THEIRS = Answers("theirs", {81: ("LONG", "SHORT"), 111: ("3",)})
-REFERENCE = Answers("gpt-4", {111: ("2",)})
+OURS = ModelAnswers("ours", {81: ("Long {0}.", "Short."), 111: ("two",)})
+THEIRS = ModelAnswers("theirs", {81: ("LONG", "SHORT"), 111: ("3",)})
+REFERENCE = ModelAnswers("gpt-4", {111: ("2",)})
 
 
 def made(
-    references: Answers | None = REFERENCE, kinds: tuple[Kind, ...] = ("pair", "single"), against: str | None = None
+    references: ModelAnswers | None = REFERENCE,
+    kinds: tuple[Kind, ...] = ("pair", "single"),
+    against: str | None = None,
 ) -> Setup:
     return Setup([TALK, SUM], [OURS, THEIRS], references, SHIPPED, kinds, against)
 
@@ -54,7 +56,7 @@ def test_without_a_reference_the_general_prompt_is_used_and_said() -> None:
 
 
 def test_pairs_with_the_reference_model_only() -> None:
-    third = Answers("third", OURS.turns)
+    third = ModelAnswers("third", OURS.turns)
     setup = Setup([SUM], [OURS, third, THEIRS], None, SHIPPED, ("pair",), "theirs")
     assert [m.models for m in setup.matches()] == [
         ("ours", "theirs"),
@@ -66,7 +68,7 @@ def test_pairs_with_the_reference_model_only() -> None:
 
 
 def test_equal_prompts_have_one_key_and_anything_else_another() -> None:
-    twin = Answers("twin", OURS.turns)
+    twin = ModelAnswers("twin", OURS.turns)
     one, other = Setup([SUM], [OURS, twin], None, SHIPPED, ("pair",)).matches()
     assert one.models != other.models
     assert one.key("gpt-4", {"temperature": 0}) == other.key("gpt-4", {"temperature": 0})
@@ -78,7 +80,9 @@ def test_fastchat_s_prompts_render_the_real_questions(real_data: Path) -> None:
     prompts = read_judge_prompts(str(folder / "judge_prompts.jsonl"))
     assert set(prompts) == set(NAMES) == set(SHIPPED)
     questions = read_questions(str(folder / "mt_bench.question.jsonl"))
-    answers = [Answers(name, {q.id: (f"{name} first", f"{name} second") for q in questions}) for name in ("a", "b")]
+    answers = [
+        ModelAnswers(name, {q.id: (f"{name} first", f"{name} second") for q in questions}) for name in ("a", "b")
+    ]
     reference = read_answers(str(folder / "mt_bench.reference_answer.gpt-4.jsonl"))
     found = list(Setup(questions, answers, reference, prompts, ("pair", "single")).matches())
     assert len(found) == 80 * 2 * 4
