@@ -1,5 +1,6 @@
 """The card beside a model says what it is and what it was made from."""
 
+import html
 from pathlib import Path
 
 import pytest
@@ -50,12 +51,14 @@ def test_a_card_has_attributes_data_settings_and_losses(kind: str, run: Run) -> 
         "| last training loss | 0.5 |",
     ):
         assert part in card
-    assert "Do the dials turn?" not in card
-    assert ("dials = {'helpfulness': 4" in card) == (kind == "policy")
+    assert "## Steering" not in card
+    assert ("\nrequested = {'helpfulness': 4" in card) == (kind == "policy")
 
 
-def test_a_card_says_whether_the_dials_turn_once_that_is_known(run: Run) -> None:
+def test_a_card_has_the_steering_once_that_is_known(run: Run) -> None:
     model = run.root / "policy" / "model"
     write_card(run, "policy", run.preset.policy.learner, training(), model, report(steering={"humor": CURVE}))
-    assert "| humor | 0 -> 0.10, 4 -> 3.90 | 0.97 |" in (model / "README.md").read_text()
+    card = (model / "README.md").read_text()
+    assert "## Steering\n\nMeasured exactly." in card
+    assert "| humor | 0 -> 0.10, 4 -> 3.90 | 0.97 |" in html.unescape(card)
     assert Storage(model.uri).names() == ["README.md"]
