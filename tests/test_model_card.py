@@ -51,11 +51,13 @@ def test_a_card_has_attributes_data_settings_and_losses(kind: str, run: Run) -> 
     ):
         assert part in card
     assert "## Steering" not in card
-    assert ("requested = {'helpfulness': 4" in card) == (kind == "policy")
+    assert ("\nrequested = {'helpfulness': 4" in card) == (kind == "policy")
 
 
-def test_a_card_has_the_steering_table_once_it_is_known(run: Run) -> None:
+def test_a_card_has_the_steering_once_that_is_known(run: Run) -> None:
     model = run.root / "policy" / "model"
     write_card(run, "policy", run.preset.policy.learner, training(), model, report(steering={"humor": CURVE}))
-    assert "| humor | 0 → 0.10, 4 → 3.90 | 0.97 |" in (model / "README.md").read_text()
+    card = (model / "README.md").read_text()
+    assert "## Steering\n\nMeasured exactly." in card
+    assert "| humor | 0 → 0.10, 4 → 3.90 | 0.97 |" in card
     assert Storage(model.uri).names() == ["README.md"]
