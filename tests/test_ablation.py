@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 from support import tiny_run
-from support.finished_run import TRAINING, finish
+from support.manifests import finish, training
 
 from cluster.settings.load import SettingsError, load
 from data.attributes import Values, shipped
@@ -113,10 +113,10 @@ def test_how_near_the_answers_come_to_it() -> None:
 def test_the_control_has_as_many_rows_as_the_rounds_however_many_epochs(tmp_path: Path) -> None:
     """`training.examples` counts every epoch again: with it a control of three epochs had nine times the training."""
     run = Run(load(Ablation, DEMO, ["bootstrap.rounds=2", f"storage={tmp_path}"]))
-    training = TRAINING.model_copy(update={"examples": 300, "epochs": 3.0})
-    finish(run, "x/bootstrap-1/policy", PolicyMetrics(training=training, counts={"examples": 100}))
+    trained = PolicyMetrics(training=training(examples=300, epochs=3), counts={"examples": 100})
+    finish(run.root, "x/bootstrap-1/policy", trained)
     fell = ("distinct-2",)
-    finish(run, "x/bootstrap-2/policy", NotRun(promoted=False, fell=fell, policy="policy", not_run=fell))
+    finish(run.root, "x/bootstrap-2/policy", NotRun(promoted=False, fell=fell, policy="policy", not_run=fell))
     assert rows_of_rounds(run, Rounds("x/", "policy")) == 100
 
 

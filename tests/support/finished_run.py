@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
+from support.manifests import finish, measures, training
 
 from cluster.settings.load import load
 from data.calibration import Calibration
@@ -19,14 +20,12 @@ from data.quality_metrics import (
     ReliabilityBin,
     TruthErrors,
 )
-from data.run_layout import MANIFEST, QUALITY, REPORT, Manifest, as_json, write_record
+from data.run_layout import QUALITY, REPORT, write_record
 from data.run_layout import TRAINING as TRAINING_FILE
 from data.stage_metrics import (
     AnnotationMetrics,
     AuditMetrics,
     BaseMetrics,
-    CheckpointMetrics,
-    Drift,
     LossPoint,
     PolicyMeasures,
     PolicyMetrics,
@@ -35,8 +34,6 @@ from data.stage_metrics import (
     RowsMetrics,
     SamplesMetrics,
     SelectionMetrics,
-    StageMetrics,
-    TrainingMetrics,
 )
 from data.steering_metrics import (
     CombinedSetting,
@@ -58,22 +55,13 @@ NAMES = ("helpfulness", "creativity", "humor", "toxicity", "verbosity")
 HOSTILE = "Owls <script>alert(1)</script> & </details> ```hoot``` | [x](javascript:alert(2))"
 """An answer that would be markup, if it were let."""
 CURVE = tuple(LossPoint(step=step, loss=4 / step) for step in range(1, 9))
-TRAINING = TrainingMetrics(
-    zero_stage=2,
-    num_workers=2,
+TRAINING = training(
     steps=8,
     epochs=1,
     examples=50,
     tokens=1234,
-    packs_filled=0.99,
-    target_weight=1000.0,
-    held_bytes={"weights": 1, "gradients": 1, "optimizer": 1},
-    tokens_per_s=20.0,
     train_seconds=61.2,
-    peak_memory_bytes=2**30,
-    checkpoints=CheckpointMetrics(written=0, failed=0, blocked_s=0.0, upload_s=0.0),
     saved_step=8,
-    validation_loss=0.5,
     validations=CURVE[3::4],
     losses=CURVE,
 )
@@ -103,28 +91,27 @@ def finished(storage: Path, *overrides: str) -> Run:
 
 def _write_manifests(run: Run) -> None:
     counts = {"read": 22, "rows": 20, "answers": 20, "rated_answers": 20, "duplicate": 1, "rejected: empty_message": 1}
-    finish(run, "rows", RowsMetrics(counts={"lab": counts}, rows=20))
+    finish(run.root, "rows", RowsMetrics(counts={"lab": counts}, rows=20))
     answers = {"answers": 20}
-    finish(run, "base", BaseMetrics(counts=answers))
+    finish(run.root, "base", BaseMetrics(counts=answers))
     policy = PolicyMetrics(training=TRAINING.without_curve(), counts=answers)
     for stage in ("policy", "bootstrap-1/policy"):
-        finish(run, stage, policy)
+        finish(run.root, stage, policy)
     one_pass: dict[str, Any] = {"rows": 20, "rows_before": 0, "seconds": 1.0, "rows_per_s": 20.0}
     one_pass |= {"audit": AuditMetrics(files=1, rows=20, digest="d"), "counts": answers}
     rated = AnnotationMetrics(**one_pass, predicted_mean={}, pack_fill=0.9)
     for stage in ("annotated", "bootstrap-1/rated"):
-        finish(run, stage, rated)
-    finish(run, "bootstrap-1/samples", SamplesMetrics(**one_pass, tokens=9, cut_off=0, combinations=()))
-    finish(run, "predictor", predictor_metrics(answers))
+        finish(run.root, stage, rated)
+    finish(run.root, "bootstrap-1/samples", SamplesMetrics(**one_pass, tokens=9, cut_off=0, combinations=()))
+    finish(run.root, "predictor", predictor_metrics(answers))
     counts = {"samples": 40, "kept": 37, "duplicate": 3}
-    finish(run, "bootstrap-1/selected", SelectionMetrics(counts=counts, drift=_drift(1)))
+    finish(run.root, "bootstrap-1/selected", SelectionMetrics(counts=counts, drift=_measures(1).drift))
     fell = ("mean Spearman 0.900 -> 0.700",)
-    before, after = _measures(0), _measures(1)
     decision = PromotionMetrics(
-        before=before, after=after, promoted=False, fell=fell, policy="policy", counts={"answers": 20}
+        before=_measures(0), after=_measures(1), promoted=False, fell=fell, policy="policy", counts={"answers": 20}
     )
-    finish(run, "bootstrap-1/promotion", decision)
-    finish(run, "report", report(run))
+    finish(run.root, "bootstrap-1/promotion", decision)
+    finish(run.root, "report", report(run))
 
 
 def predictor_metrics(counts: dict[str, int]) -> PredictorMetrics:
@@ -208,22 +195,10 @@ def quality() -> PredictorQuality:
     )
 
 
-def _drift(number: int) -> Drift:
-    means = dict.fromkeys(NAMES, 2.0 + 0.1 * number)
-    distinct_2 = 0.5 - 0.1 * number
-    return Drift(texts=40, words=31.5, distinct_1=0.2, distinct_2=distinct_2, predicted=means, true=means)
-
-
 def _measures(number: int) -> PolicyMeasures:
-    return PolicyMeasures(
-        mean_spearman=0.9 - 0.2 * number,
-        spearman={},
-        at_best_settings={},
-        leading_gap_at_best=0.1,
-        measured_by="exactly, from the text",
-        drift=_drift(number),
-        best_drift=_drift(number),
-    )
+    """The policy after round `number`."""
+    means = dict.fromkeys(NAMES, 2.0 + 0.1 * number)
+    return measures(0.9 - 0.2 * number, 0.1, 0.5 - 0.1 * number, means)
 
 
 def _row(question: str, answer: str, group: str = "", **values: dict[str, float]) -> Conversation:
@@ -236,17 +211,3 @@ def _write(folder: Storage, rows: list[Conversation], run: Run) -> None:
     Path(folder.path).mkdir(parents=True)
     for part, half in enumerate((rows[: len(rows) // 2], rows[len(rows) // 2 :])):
         pq.write_table(to_table(half, run.schema), f"{folder.path}/part-{part}.parquet")
-
-
-def finish(run: Run, stage: str, metrics: StageMetrics) -> None:
-    """Write the manifest of a stage that was never run."""
-    manifest = Manifest(
-        stage=stage,
-        fingerprint=f"{len(stage):016x}",
-        description={"needs": {"rows": "0" * 16}},
-        metrics=as_json(metrics),
-        seconds=12.5,
-        finished="2026-11-22T12:00:00Z",
-        versions={"ray": "2.60.0"},
-    )
-    write_record(run.folder(stage) / MANIFEST, manifest)

@@ -1,5 +1,6 @@
 """Finished stages that nothing ran: whole manifests, and plausible records to put into them."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from data.run_layout import MANIFEST, M, Manifest, as_json, write_record
@@ -22,7 +23,7 @@ def manifest(stage: str, metrics: StageMetrics | None = None, fingerprint: str =
     return Manifest(
         stage=stage,
         fingerprint=fingerprint,
-        description={},
+        description={"needs": {"rows": "0" * 16}},
         metrics=as_json(metrics or StageMetrics()),
         seconds=12.5,
         finished="2026-11-22T12:00:00Z",
@@ -66,9 +67,12 @@ def training(**changes: Any) -> TrainingMetrics:
     return TrainingMetrics(**found | changes)
 
 
-def measures(spearman: float = 0.9, gap: float = 0.2, distinct_2: float = 0.3) -> PolicyMeasures:
-    """A policy as a promotion sees it."""
-    drift = Drift(texts=40, words=31.5, distinct_1=0.2, distinct_2=distinct_2)
+def measures(
+    spearman: float = 0.9, gap: float = 0.2, distinct_2: float = 0.3, means: Mapping[str, float] | None = None
+) -> PolicyMeasures:
+    """A policy as a promotion sees it; `means`: of predicted and true values."""
+    both = dict(means or {})
+    drift = Drift(texts=40, words=31.5, distinct_1=0.2, distinct_2=distinct_2, predicted=both, true=both)
     return PolicyMeasures(
         mean_spearman=spearman,
         spearman={"humor": spearman},
