@@ -51,13 +51,13 @@ def test_a_good_cluster_has_nothing_to_fix() -> None:
             {"versions": VERSIONS | {"torch": "2.12.0"}},
             "torch",
             "2.13.0 on 10.0.0.1; 2.12.0 on 10.0.0.2",
-            "requirements.lock",
+            "requirements-cuda.lock",
         ),
         (
             {"versions": VERSIONS | {"torch": "not installed"}},
             "torch",
             "not installed on 10.0.0.2",
-            "requirements.lock",
+            "requirements-cuda.lock",
         ),
         ({"clock": 1030.0}, "clocks", "10.0.0.2: 30 s from 10.0.0.1", "chrony"),
         (
