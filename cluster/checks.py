@@ -92,7 +92,7 @@ def _answers(reports: Sequence[Report], heard: Sequence[Report]) -> Finding:
 
 def _versions(reports: Sequence[Report]) -> list[Finding]:
     listed = []
-    lock = "install the lock on every node (the same image): pip install -r requirements-cuda.lock, or -cpu.lock, has {}"
+    lock = "install the lock on every node (one image): pip install -r requirements-cuda.lock, or -cpu.lock, has {}"
     for name in reports[0].versions if reports else ():
         by_version = defaultdict(list)
         for report in reports:
