@@ -3,6 +3,7 @@
 import itertools
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.annotated_run import predictor_stage
@@ -10,6 +11,7 @@ from support.manifests import finish, metrics_of
 
 from cluster.settings.load import load
 from data.measures import agreement, pairwise_accuracy
+from data.quality_metrics import PairMetrics
 from data.stage_metrics import BenchmarkMetrics
 from data.storage import Storage
 from jobs.evaluate_predictor import STAGE
@@ -17,6 +19,7 @@ from jobs.runner.preset import Preset
 from jobs.runner.stage import Run, StageError, perform
 
 DEMO = str(Path(__file__).parent.parent / "jobs" / "presets" / "demo.yaml")
+SUBSETS = ["mt-bench-easy", "llmbar-natural", "donotanswer", "math-prm"]
 SAYINGS = [
     "Owls fly at night.",
     "Owls hunt mice, and fly at night.",
@@ -45,9 +48,8 @@ def _write(file: Path, records: list[object]) -> Path:
 
 @pytest.mark.ray
 def test_subsets_sections_and_a_judge(tmp_path: Path, tiny_predictor: str, ray_cluster: object) -> None:
-    subsets = ["mt-bench-easy", "llmbar-natural", "donotanswer", "math-prm"]
     pairs = [
-        {"prompt": "Tell me.", "chosen": a, "rejected": b, "subset": subsets[i % 4], "id": i}
+        {"prompt": "Tell me.", "chosen": a, "rejected": b, "subset": SUBSETS[i % 4], "id": i}
         for i, (a, b) in enumerate(itertools.pairwise(SAYINGS))
     ]
     judged = [{"prompt": "Tell me.", "response": said, "score": i % 5} for i, said in enumerate(SAYINGS)]
@@ -79,18 +81,22 @@ def test_subsets_sections_and_a_judge(tmp_path: Path, tiny_predictor: str, ray_c
     assert judge.score == judge.each_attribute["humor"]
     by_humor = agreement([humor[s] for s in SAYINGS], scores)
     assert judge.score.model_dump() == pytest.approx(by_humor, abs=1e-4)
-    bench = metrics.pairs["bench"]
-    for subset in subsets:
-        own = [p for p in pairs if p["subset"] == subset]
-        wanted = pairwise_accuracy([humor[p["chosen"]] for p in own], [humor[p["rejected"]] for p in own])
-        assert bench.subsets[subset].model_dump() == pytest.approx(wanted, abs=1e-4)
-    mean = sum(bench.subsets[s].accuracy or 0.0 for s in subsets) / 4
-    assert bench.sections["score"].accuracy == pytest.approx(mean, abs=1e-4)
-    assert bench.rejected == {"missing_column": 1}
+    _check_subsets(metrics.pairs["bench"], pairs, humor)
     written = performed.manifest.metrics
     json.dumps(written, allow_nan=False)
     assert (run.folder("benchmarks") / "benchmarks.json").read_json() == written
     assert perform(run, STAGE).skipped
+
+
+def _check_subsets(bench: PairMetrics, pairs: list[dict[str, Any]], humor: dict[str, float]) -> None:
+    """Each subset's accuracy follows from the value of `humor` of its answers, the score from the subsets."""
+    for subset in SUBSETS:
+        own = [p for p in pairs if p["subset"] == subset]
+        wanted = pairwise_accuracy([humor[p["chosen"]] for p in own], [humor[p["rejected"]] for p in own])
+        assert bench.subsets[subset].model_dump() == pytest.approx(wanted, abs=1e-4)
+    mean = sum(bench.subsets[s].accuracy or 0.0 for s in SUBSETS) / 4
+    assert bench.sections["score"].accuracy == pytest.approx(mean, abs=1e-4)
+    assert bench.rejected == {"missing_column": 1}
 
 
 @pytest.mark.ray
