@@ -3,6 +3,8 @@
 Errors are in points of the scale. None stands for NaN: no answer, or no correlation. Knows no model and no file.
 """
 
+from typing import Any
+
 from data.calibration import Calibration
 from data.record import Record
 
@@ -70,8 +72,10 @@ class AttributeQuality(ErrorMetrics):
 
     def without_bins(self) -> "AttributeQuality":
         """What fits a manifest."""
-        calibrated = self.calibrated and self.calibrated.model_copy(update={"reliability": ()})
-        return self.model_copy(update={"reliability": (), "calibrated": calibrated})
+        kept: dict[str, Any] = {name: value for name, value in self if name != "reliability"}
+        if self.calibrated:
+            kept["calibrated"] = CalibratedErrors(**{n: v for n, v in self.calibrated if n != "reliability"})
+        return AttributeQuality(**kept)
 
 
 class Collinearity(Record):

@@ -71,7 +71,7 @@ class TrainingMetrics(Record):
 
     def without_curve(self) -> "TrainingMetrics":
         """For a manifest: the curve stays in training.json."""
-        return self.model_copy(update={"losses": ()})
+        return TrainingMetrics(**{name: value for name, value in self if name != "losses"})
 
 
 class BaseMetrics(StageMetrics):
