@@ -124,9 +124,7 @@ def connected(address: str) -> JobSubmissionClient:
             "and export RAY_AUTH_MODE=token with the cluster's token"
         ) from None
     if theirs != ray.__version__:
-        raise Refused(
-            f"{address} runs Ray {theirs}, here is {ray.__version__}: install requirements.lock on both sides"
-        )
+        raise Refused(f"{address} runs Ray {theirs}, here is {ray.__version__}: install the same lock on both sides")
     return client
 
 

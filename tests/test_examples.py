@@ -3,11 +3,12 @@
 import math
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from support.tiny_backbones import save_backbone
 
 from actors.modeling.tokenizer import encoder
-from actors.training.examples import ExampleSpec, PredictorExamples, label_counts
+from actors.training.examples import ExampleSpec, PredictorExamples, TextExamples, label_counts
 from data.attributes import shipped
 from data.conversation import Conversation, Message, to_table
 from data.examples import Examples
@@ -89,3 +90,15 @@ def test_labels_are_counted_by_attribute_as_people_gave_them(kind: str, tiny_bas
     assert {sum(c.values()) for c in counts.values()} == {4}
     # They stay in the examples as they were; the task leaves them out of the loss.
     assert np.nanmax(Examples(tables)[0].values_SA) <= 7
+
+
+def test_a_long_text_is_cut_into_windows_and_a_lone_token_is_left_out(tiny_base: str) -> None:
+    maker = TextExamples(ExampleSpec(tiny_base, SCHEMA, "steerlm", 4))
+    text = "owls hunt mice at night"
+    num_tokens = len(maker.encode(text)) + 1  # the end of the text
+    table = maker(pa.table({"id": ["t"], "text": [text]}))
+    kept = [size for start in range(0, num_tokens, 4) if (size := min(4, num_tokens - start)) > 1]
+    assert [len(ids) for ids in table.column("ids").to_pylist()] == kept
+    assert len(kept) > 1
+    assert [sum(trained) for trained in table.column("trained").to_pylist()] == [size - 1 for size in kept]
+    assert not TextExamples.ROW_FOR_ROW

@@ -3,7 +3,6 @@
 Prints what was requested against what was measured.
 """
 
-import os
 import random
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -39,11 +38,8 @@ NEARLY: tuple[Callable[[str], str], ...] = (
 
 
 @pytest.fixture(scope="module")
-def endpoint(ray_cluster: object) -> Iterator[Endpoint]:
-    run = Path(os.environ.get("STEERLM_DEMO_RUN", Path(__file__).resolve().parents[1] / "runs" / "demo"))
-    if not (run / "report" / "manifest.json").exists():
-        pytest.skip(f"no finished run at {run}: `make demo` makes one")
-    located = locate(str(run), "")
+def endpoint(ray_cluster: object, demo_run: Path) -> Iterator[Endpoint]:
+    located = locate(str(demo_run), "")
     with running([located], located.predictor, max_num_seqs=16) as endpoint:
         yield endpoint
 

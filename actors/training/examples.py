@@ -5,6 +5,7 @@ with one example per row (`ROW_FOR_ROW`) can be trained on while they run. Knows
 """
 
 import random
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -39,14 +40,18 @@ class ExampleSpec:
 
 
 class _ExampleMaker:
-    """Conversations in, one example for each out; a subclass defines the example."""
-
-    ROW_FOR_ROW = True
+    """What all makers know: the base model's tokenizer and its format."""
 
     def __init__(self, spec: ExampleSpec):
         self.spec = spec
         self.format = new_format(local_folder(spec.base), spec.schema, spec.template)
         self.encode = encoder(self.format.tokenizer)
+
+
+class _ConversationMaker(_ExampleMaker, ABC):
+    """Conversations in, one example for each out; a subclass defines the example."""
+
+    ROW_FOR_ROW = True
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         return _table(self._example(row) for row in from_table(batch))
@@ -57,15 +62,16 @@ class _ExampleMaker:
         except OverLong:
             return example_row(_origin(row), None, NO_VALUES, reason="over_long")
 
+    @abstractmethod
     def _fitted(self, row: Conversation) -> ExampleRow:
-        raise NotImplementedError
+        """The row's example. Raises OverLong if it fits into no pack."""
 
     def _tokens(self, row: Conversation, labels: Iterable[Values], max_tokens: int) -> Tokens:
         """The newest exchanges that fit into `max_tokens`. Raises OverLong if none does."""
         return fitted(self.format.template, self.encode, row.system, row.messages, tuple(labels), max_tokens)
 
 
-class PredictorExamples(_ExampleMaker):
+class PredictorExamples(_ConversationMaker):
     """Conversations without label lines; targets are the human ratings, read where the backbone reads an answer.
 
     A decoder's example is a conversation, an encoder's a rated answer with what came before it. Values stay as given.
@@ -129,7 +135,7 @@ def label_counts(tables: Iterable[pa.Table], schema: AttributeSchema) -> dict[st
     return counts
 
 
-class PolicyExamples(_ExampleMaker):
+class PolicyExamples(_ConversationMaker):
     """Conversations with a label line before each answer; loss on the answers."""
 
     def __init__(
@@ -172,7 +178,7 @@ def chosen(row: Conversation, labels: LabelSource, calibration: Calibration) -> 
     return tuple(human if labels == "human" and not any(row.requested) else predicted)
 
 
-class ConversationExamples(_ExampleMaker):
+class ConversationExamples(_ConversationMaker):
     """Conversations without label lines for language modeling: trains all tokens but the first, or the answers only."""
 
     def __init__(self, spec: ExampleSpec, answers_only: bool = False):
