@@ -11,7 +11,7 @@ ARGS ?=
 # The build of torch: `cuda` where an NVIDIA driver is installed, else `cpu`.
 TORCH ?= $(if $(shell command -v nvidia-smi),cuda,cpu)
 
-.PHONY: help setup lock demo serve report test test-run test-kill test-train test-page pictures test-steered \
+.PHONY: help setup lock demo serve report test test-cases test-run test-kill test-train test-page pictures test-steered \
   test-faults test-vllm test-judge test-docs cluster-test chaos check format docs clean
 
 help:  ## list the targets
@@ -78,6 +78,9 @@ report: setup  ## the demo's report again; ARGS="key.path=value ..."
 test: setup  ## run the tests and hold their coverage to the floor in pyproject.toml; ARGS="-k name"
 	@export COVERAGE_CORE=$$($(BIN)/python -c 'import sys; print("ctrace" if sys.version_info < (3, 12) else "sysmon")')
 	$(PYTEST) -m "not slow" $(if $(ARGS),,--cov) $(ARGS)
+
+test-cases: setup  ## mistakes, faults and attacks that were met once, the slow ones too (minutes)
+	@$(PYTEST) -m case $(ARGS)
 
 test-run: setup  ## the whole loop on a tiny world and after changed settings; whole trainings (minutes)
 	@$(PYTEST) -m slow tests/test_demo.py tests/test_trainer.py tests/test_lora.py $(ARGS)
