@@ -87,11 +87,13 @@ def _information(app: FastAPI, backend: Backend) -> None:
     async def models(request: Request) -> dict[str, object]:
         """The policies that are served."""
         backend.team(request)
-        infos = [policy.info for policy in backend.models]
-        return {
-            "object": "list",
-            "data": [{"id": i.name, "object": "model", "created": i.created, "owned_by": "steerlm"} for i in infos],
-        }
+        return {"object": "list", "data": [_model(policy) for policy in backend.models]}
+
+    @app.get("/v1/models/{name}", **openapi.KEYED)
+    async def model(request: Request, name: str) -> dict[str, object]:
+        """One of the policies that are served."""
+        backend.team(request)
+        return _model(backend.models.named(name))
 
     @app.get("/v1/attributes", **openapi.KEYED)
     async def attributes(request: Request, model: str | None = None) -> dict[str, object]:
@@ -107,6 +109,10 @@ def _information(app: FastAPI, backend: Backend) -> None:
             "attributes": [a.model_dump() for a in policy.schema.attributes],
             "profiles": _profiles(policy, team),
         }
+
+
+def _model(policy: ServedPolicy) -> dict[str, object]:
+    return {"id": policy.name, "object": "model", "created": policy.info.created, "owned_by": "steerlm"}
 
 
 def _profiles(policy: ServedPolicy, team: Team) -> list[dict[str, object]]:

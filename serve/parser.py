@@ -87,10 +87,16 @@ NEUTRAL_IN_MESSAGE: dict[str, tuple[object, ...]] = {
 }
 """The same inside a message: clients send an earlier reply back as it came, with its empty fields."""
 
+NEUTRAL_IN_STREAM_OPTIONS: dict[str, tuple[object, ...]] = {"include_obfuscation": (False,)}
+
 
 def parse(body: bytes) -> ChatRequest:
     """The request in `body`; raises ProtocolError that names the field and what is allowed."""
     raw = _supported(_as_object(body), ChatRequest.model_fields, NEUTRAL, "")
+    if isinstance(options := raw.get("stream_options"), dict):
+        raw["stream_options"] = _supported(
+            options, StreamOptions.model_fields, NEUTRAL_IN_STREAM_OPTIONS, "stream_options."
+        )
     if isinstance(raw.get("messages"), list):
         raw["messages"] = [_message(message, f"messages[{i}]") for i, message in enumerate(raw["messages"])]
     try:

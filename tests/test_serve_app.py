@@ -47,6 +47,13 @@ def test_the_other_routes() -> None:
     assert "default-src 'none'" in page.headers["content-security-policy"]
 
 
+@pytest.mark.case("26-openai-clients")
+def test_one_model_by_its_name() -> None:
+    assert get("/v1/models/demo").json == get("/v1/models").json["data"][0]
+    unknown = get("/v1/models/other")
+    assert (unknown.status, unknown.json["error"]["code"]) == (404, "model_not_found")
+
+
 def test_a_wrong_route_or_method_has_the_error_shape() -> None:
     assert get("/v1/nothing").status == 404
     assert get("/v1/chat/completions").status == 405
@@ -66,7 +73,7 @@ def test_who_has_no_key_stays_outside() -> None:
         answered = ask(app, key, messages=[USER])
         assert (answered.status, answered.json["error"]["code"]) == (401, "invalid_api_key")
         assert answered.headers["www-authenticate"] == "Bearer"
-        for path in ("/v1/models", "/v1/attributes"):
+        for path in ("/v1/models", "/v1/models/demo", "/v1/attributes"):
             assert asyncio.run(exchanged(app, "GET", path, b"", key=key)).status == 401
     assert ask(app, "key-all", messages=[USER]).status == 200
     for path in ("/", "/healthz", "/readyz"):

@@ -164,6 +164,14 @@ def test_asking_for_nothing_is_no_mistake() -> None:
     assert problem(presence_penalty=False).param == "presence_penalty"
 
 
+@pytest.mark.case("26-openai-clients")
+def test_stream_options_of_newer_clients_ask_for_nothing() -> None:
+    plain = request(stream=True, stream_options={"include_usage": True})
+    assert request(stream=True, stream_options={"include_usage": True, "include_obfuscation": False}) == plain
+    wrong = problem(stream=True, stream_options={"include_obfuscation": True})
+    assert (wrong.param, wrong.code) == ("stream_options.include_obfuscation", "unsupported_parameter")
+
+
 def test_fields_that_contradict_each_other() -> None:
     assert problem(max_tokens=3, max_completion_tokens=4).param == "max_tokens"
     assert request(max_tokens=3, max_completion_tokens=3).answer_limit[1] == 3
