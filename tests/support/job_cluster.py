@@ -79,8 +79,11 @@ class JobCluster:
 
 
 def main(ray_folder: str) -> None:
+    import ray._common.utils
     from ray.cluster_utils import Cluster
 
+    # Ray writes the address of a cluster with a folder of its own into the common one, and does not create that.
+    os.makedirs(ray._common.utils.get_default_ray_temp_dir(), exist_ok=True)
     every = {"object_store_memory": STORE_BYTES, "temp_dir": ray_folder}
     head = {"num_cpus": 0, "include_dashboard": True, "dashboard_host": "127.0.0.1", "dashboard_port": 0}
     cluster = Cluster(initialize_head=True, head_node_args=head | every)
