@@ -3,6 +3,8 @@
 Knows no Ray, no engine and no weights: `serve.ingress` puts it on a cluster.
 """
 
+import asyncio
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
@@ -16,6 +18,7 @@ from serve import openapi
 from serve.admission import RequestLimits
 from serve.answering import Generate, Score
 from serve.auth import Keys, Team
+from serve.callers import CallerChecks
 from serve.chat import Chat
 from serve.models import ServedPolicies, ServedPolicy
 from serve.parser import parse_swap
@@ -29,6 +32,8 @@ PAGE_HEADERS = {
     "img-src data:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     "Cache-Control": "no-cache",
 }
+READY_S = 1.0
+"""How long /readyz gives the same answer: each one asks every replica, and anybody may ask for it."""
 NO_ADMIN = "the /admin routes need a key of a team with admin: true"
 
 
@@ -52,6 +57,14 @@ class Backend:
     def team(self, request: Request) -> Team:
         """Of the caller; raises ProtocolError (401) if its key is nobody's."""
         return self.keys.team_of(request.headers.get("authorization"))
+
+    def knows(self, request: Request) -> bool:
+        """May the caller learn what is served?"""
+        try:
+            self.team(request)
+        except ProtocolError:
+            return False
+        return True
 
 
 def application(backend: Backend) -> FastAPI:
@@ -78,6 +91,7 @@ def application(backend: Backend) -> FastAPI:
         return HTMLResponse(backend.page, headers=PAGE_HEADERS)
 
     _errors(app)
+    app.add_middleware(CallerChecks, keyless=not backend.keys.any, refusal=_error)
     openapi.describe(app)
     return app
 
@@ -127,21 +141,39 @@ def _profiles(policy: ServedPolicy, team: Team) -> list[dict[str, object]]:
     ]
 
 
+class Readiness:
+    """How many replicas of each model answer, not asked for again within READY_S, however many callers want to know."""
+
+    def __init__(self, replicas: Callable[[], Awaitable[Mapping[str, int]]], clock: Callable[[], float]):
+        self._replicas, self._clock = replicas, clock
+        self._asking, self._asked_at = asyncio.Lock(), -READY_S
+        self._found: Mapping[str, int] = {}
+
+    async def __call__(self) -> Mapping[str, int]:
+        async with self._asking:
+            if self._clock() - self._asked_at >= READY_S:
+                self._found = await self._replicas()
+                self._asked_at = self._clock()
+            return self._found
+
+
 def _health(app: FastAPI, backend: Backend) -> None:
+    readiness = Readiness(backend.replicas, time.monotonic)
+
     @app.get("/healthz")
-    async def healthz() -> dict[str, str]:
-        """Is the endpoint's HTTP side alive?"""
-        return {"status": "ok", "model": backend.models.first.name}
+    async def healthz(request: Request) -> dict[str, str]:
+        """Is the endpoint's HTTP side alive? With a key: the first model too."""
+        return {"status": "ok"} | ({"model": backend.models.first.name} if backend.knows(request) else {})
 
     @app.get("/readyz", responses={503: openapi.ERROR})
-    async def readyz() -> dict[str, object]:
-        """Does at least one replica of every model answer?"""
-        replicas = await backend.replicas()
+    async def readyz(request: Request) -> dict[str, object]:
+        """Does at least one replica of every model answer? With a key: how many of each do."""
+        replicas, knows = await readiness(), backend.knows(request)
         missing = [policy.name for policy in backend.models if not replicas.get(policy.name)]
         if missing:
-            message = f"no replica of {', '.join(missing)} answers"
+            message = f"no replica of {', '.join(missing) if knows else 'a model'} answers"
             raise ProtocolError(message, code="not_ready", status=503, retry_after_s=5)
-        return {"status": "ready", "replicas": dict(replicas)}
+        return {"status": "ready"} | ({"replicas": dict(replicas)} if knows else {})
 
 
 def _administration(app: FastAPI, backend: Backend) -> None:

@@ -33,12 +33,12 @@ CHAT: dict[str, Any] = {
             "description": "The answer; with stream, server-sent events: one chunk each, then [DONE].",
             "content": {"application/json": _content(ChatCompletion), "text/event-stream": _content(Chunk)},
         },
-        **dict.fromkeys((400, 401, 403, 404, 413, 429, 503), ERROR),
+        **dict.fromkeys((400, 401, 403, 404, 413, 415, 429, 503), ERROR),
     },
     "openapi_extra": _BEARER | _body(ChatRequest),
 }
 SWAP: dict[str, Any] = {
-    "responses": dict.fromkeys((400, 401, 403, 404, 409, 422), ERROR),
+    "responses": dict.fromkeys((400, 401, 403, 404, 409, 415, 422), ERROR),
     "openapi_extra": _BEARER | _body(SwapRequest),
 }
 

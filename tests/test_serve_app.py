@@ -10,9 +10,13 @@ from typing import Any
 
 import pytest
 from support.asgi import KEYS_TEXT, LAB, POLICY_INFO, USER, Scripted, app_around, ask, exchanged, get
+from support.manual_clock import ManualClock
 
+from serve.app import READY_S, Readiness
 from serve.models import ServedPolicies, ServedPolicy
 from serve.request import Event, GenerationRequest, PolicyInfo, Started
+
+OTHER = PolicyInfo("other", LAB.model_dump_json())
 
 
 def test_a_bug_is_no_traceback() -> None:
@@ -78,6 +82,41 @@ def test_who_has_no_key_stays_outside() -> None:
     assert ask(app, "key-all", messages=[USER]).status == 200
     for path in ("/", "/healthz", "/readyz"):
         assert asyncio.run(exchanged(app, "GET", path, b"")).status == 200
+
+
+@pytest.mark.case("B13: /healthz and /readyz name no model without a key")
+def test_without_a_key_nobody_learns_what_is_served() -> None:
+    app = app_around(Scripted().generate, keys_text=KEYS_TEXT)
+    for key in (None, "key-nobody"):
+        answers = [asyncio.run(exchanged(app, "GET", path, b"", key=key)) for path in ("/healthz", "/readyz")]
+        assert [a.json for a in answers] == [{"status": "ok"}, {"status": "ready"}]
+    answers = [asyncio.run(exchanged(app, "GET", path, b"", key="key-all")) for path in ("/healthz", "/readyz")]
+    assert [a.json.get("model") for a in answers] == ["demo", None]
+    assert answers[1].json["replicas"] == {"demo": 1, "dead": 0}
+    gone = app_around(Scripted().generate, keys_text=KEYS_TEXT, models=ServedPolicies([ServedPolicy(OTHER)]))
+    assert (
+        asyncio.run(exchanged(gone, "GET", "/readyz", b"")).json["error"]["message"] == "no replica of a model answers"
+    )
+
+
+@pytest.mark.case("B13: /readyz is no amplifier")
+def test_many_who_ask_for_readiness_cost_the_replicas_one_question() -> None:
+    clock, asked = ManualClock(), []
+
+    async def replicas() -> dict[str, int]:
+        asked.append(clock.now)
+        await asyncio.sleep(0)
+        return {"demo": len(asked)}
+
+    async def go() -> None:
+        readiness = Readiness(replicas, clock)
+        assert await asyncio.gather(*(readiness() for _ in range(500))) == [{"demo": 1}] * 500
+        clock.now += READY_S / 2
+        assert await readiness() == {"demo": 1}
+        clock.now += READY_S / 2
+        assert await asyncio.gather(*(readiness() for _ in range(500))) == [{"demo": 2}] * 500
+
+    asyncio.run(go())
 
 
 def test_a_team_is_under_its_profile_and_no_other() -> None:

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -147,12 +147,18 @@ async def exchanged(
     gone_after: int | None = None,
     key: str | None = None,
     cancelled: Exception | None = None,
+    headers: Mapping[str, str] = {},
+    client_address: str = "127.0.0.1",
+    server_address: str = "127.0.0.1",
 ) -> Answered:
     """One request over ASGI; with `gone_after`, the client leaves after so many pieces of the answer.
 
     0 is in the middle of the client's own body. `cancelled` is what the server raises then, instead of a message.
+    `headers` replaces those that are always sent; "" leaves one out.
     """
     client = Client(body, gone_after, cancelled)
+    sent = {"host": "127.0.0.1:8000"} | ({"content-type": "application/json"} if method == "POST" else {})
+    sent |= {} if key is None else {"authorization": f"Bearer {key}"}
     scope = {
         "type": "http",
         "asgi": {"version": "3.0"},
@@ -161,10 +167,10 @@ async def exchanged(
         "path": path,
         "raw_path": path.encode(),
         "query_string": b"",
-        "headers": [] if key is None else [(b"authorization", f"Bearer {key}".encode())],
+        "headers": [(name.encode(), value.encode()) for name, value in (sent | dict(headers)).items() if value],
         "scheme": "http",
-        "server": ("127.0.0.1", 1),
-        "client": ("127.0.0.1", 2),
+        "server": (server_address, 1),
+        "client": (client_address, 2),
         "root_path": "",
     }
     await asyncio.wait_for(app(scope, client.receive, client.send), 10)
