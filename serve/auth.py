@@ -3,17 +3,18 @@
 Keys are 32 random bytes, so one round of SHA-256 protects them; only hashes are stored (`python -m serve.keys`).
 """
 
+import asyncio
 import hashlib
 import hmac
 import logging
 import re
 import secrets
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from pydantic import Field
 
 from data.errors import UserError
+from data.printable import printable
 from data.record import Record
 from data.storage import Storage
 from serve.protocol import ProtocolError
@@ -22,6 +23,8 @@ logger = logging.getLogger("ray.serve")
 
 KEYS_VARIABLE = "STEERLM_KEYS"
 """Environment variable with the text of a keys file, where no file is set."""
+CHECK_S = 5.0
+"""How often the keys file is read again."""
 KEY_PREFIX = "sk-steerlm-"
 KEY_LINE = re.compile(r"(?P<team>\S+)\s+(?P<digest>[0-9a-fA-F]{64})(?P<revoked>\s+revoked)?")
 
@@ -81,27 +84,19 @@ def read_keys(text: str, teams: Mapping[str, Team], where: str) -> list[tuple[by
             raise UserError(f"{where}, line {number}: {allowed}")
         if found["team"] not in teams:
             remedy = f"add it to `teams` ({', '.join(teams) or 'none yet'})"
-            raise UserError(f"{where}, line {number}: there is no team {found['team']!r}; {remedy}")
+            raise UserError(f"{where}, line {number}: there is no team {printable(found['team'])!r}; {remedy}")
         if not found["revoked"]:
             keys.append((found["digest"].lower().encode(), teams[found["team"]]))
     return keys
 
 
 class Keys:
-    """The valid keys. A keys file is read again every `check_s`: keys can be revoked while the endpoint runs."""
+    """The valid keys. `keep_fresh` reads a keys file again: keys can be revoked while the endpoint runs."""
 
-    def __init__(
-        self,
-        teams: Sequence[Team],
-        uri: str | None,
-        text: str = "",
-        check_s: float = 5.0,
-        clock: Callable[[], float] = time.monotonic,
-    ):
+    def __init__(self, teams: Sequence[Team], uri: str | None, text: str = ""):
         """From the file at `uri`, else from `text`; neither = no keys. Raises UserError for a wrong line."""
         self._teams = {team.name: team for team in teams}
-        self._uri, self._check_s, self._clock = uri, check_s, clock
-        self._text, self._read_at = text, clock()
+        self._uri, self._text = uri, text
         self._keys = read_keys(_read(uri) if uri else text, self._teams, uri or KEYS_VARIABLE)
 
     @property
@@ -109,11 +104,24 @@ class Keys:
         """Does every caller need a key? A keys file that has become empty admits nobody, rather than everyone."""
         return self._uri is not None or bool(self._text.strip())
 
+    async def keep_fresh(self, every_s: float = CHECK_S) -> None:
+        """Reads the file every `every_s`, in a thread: a storage that is slow delays a revocation, but no request."""
+        while self._uri is not None:
+            await asyncio.sleep(every_s)
+            await asyncio.to_thread(self.read_again)
+
+    def read_again(self) -> None:
+        """A file that cannot be read, or is being edited: valid keys stay valid, and the log shows it."""
+        assert self._uri is not None, "only a file is read again"
+        try:
+            self._keys = read_keys(_read(self._uri), self._teams, self._uri)
+        except UserError as problem:
+            logger.error("the keys stay as they were: %s", problem)
+
     def team_of(self, authorization: str | None) -> Team:
         """The team of an Authorization header; raises ProtocolError (401) if its key is nobody's."""
         if not self.any:
             return EVERYONE
-        self._refresh()
         if authorization is None:
             raise _unauthorized("no key: send the header Authorization: Bearer KEY")
         scheme, _, key = authorization.partition(" ")
@@ -127,23 +135,17 @@ class Keys:
             raise _unauthorized("this key is unknown or revoked")
         return found
 
-    def _refresh(self) -> None:
-        if self._uri is None or self._clock() - self._read_at < self._check_s:
-            return
-        self._read_at = self._clock()
-        try:
-            self._keys = read_keys(_read(self._uri), self._teams, self._uri)
-        except UserError as problem:
-            # A file that is being edited: valid keys stay valid, and the log shows that nothing is revoked yet.
-            logger.error("the keys stay as they were: %s", problem)
-
 
 def _read(uri: str) -> str:
     try:
         return Storage(uri).read_text()
-    except OSError as error:
-        remedy = "set keys to a file with a line for each key"
-        raise UserError(f"the keys file {uri} cannot be read ({type(error).__name__}): {remedy}") from None
+    except Exception as error:  # each storage has its own: botocore's are no OSError, Latin-1 is a ValueError
+        remedy = "set keys to a text file (UTF-8) with a line for each key, which this node can read"
+        raise UserError(f"the keys file {printable(uri, 120)} cannot be read ({_cause(error)}): {remedy}") from None
+
+
+def _cause(error: Exception) -> str:
+    return f"{type(error).__name__}: {printable(str(error), 120)}"
 
 
 def _unauthorized(message: str) -> ProtocolError:

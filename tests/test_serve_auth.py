@@ -1,10 +1,15 @@
 """Keys and teams, without HTTP."""
 
+import asyncio
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from support.manual_clock import ManualClock
+from botocore.exceptions import EndpointConnectionError, NoCredentialsError
 
+from data.errors import UserError
+from data.storage import Storage
 from serve.auth import EVERYONE, Keys, Team, hashed, new_key, read_keys
 from serve.keys import main
 from serve.protocol import ProtocolError
@@ -41,28 +46,103 @@ def test_when_all_keys_are_revoked_nobody_comes_in() -> None:
 
 
 def test_a_keys_file_without_keys_lets_nobody_in(tmp_path: Path) -> None:
-    clock, file = ManualClock(), tmp_path / "keys.txt"
+    file = tmp_path / "keys.txt"
     file.write_text("")
     assert status(Keys(TEAMS, str(file)), None) == 401
     file.write_text(f"games {hashed('k')}")
-    keys = Keys(TEAMS, str(file), check_s=5, clock=clock)
+    keys = Keys(TEAMS, str(file))
     file.write_text("")
-    clock.now = 6
+    keys.read_again()
     assert keys.any
     assert [status(keys, key) for key in ("k", None)] == [401, 401]
 
 
 def test_a_key_can_be_revoked_while_the_endpoint_runs(tmp_path: Path) -> None:
-    clock, file = ManualClock(), tmp_path / "keys.txt"
+    file = tmp_path / "keys.txt"
     file.write_text(f"games {hashed('k')}")
-    keys = Keys(TEAMS, str(file), check_s=5, clock=clock)
+    keys = Keys(TEAMS, str(file))
     file.write_text(f"games {hashed('k')} revoked\nschool {hashed('new')}")
     assert status(keys, "k") == "games"
-    clock.now = 6
-    assert (status(keys, "k"), status(keys, "new")) == (401, "school")
+    asyncio.run(kept_fresh_until(keys, lambda: status(keys, "new") == "school"))
+    assert status(keys, "k") == 401
     file.write_text("games nonsense")
-    clock.now = 12
+    keys.read_again()
     assert (status(keys, "k"), status(keys, "new")) == (401, "school"), "a file that is being edited changes nothing"
+
+
+async def kept_fresh_until(keys: Keys, over: Callable[[], bool]) -> None:
+    reading = asyncio.create_task(keys.keep_fresh(0.01))
+    for _ in range(500):
+        if over():
+            break
+        await asyncio.sleep(0.01)
+    assert not reading.done()
+    reading.cancel()
+    assert over()
+
+
+class Failing:
+    """A storage that fails or is slow, as a keys file's URI."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, content: str):
+        self.content, self.reads = content, 0
+        self.problem: Exception | None = None
+        self.wait_s = 0.0
+        monkeypatch.setattr(Storage, "read_text", lambda _: self.read())
+
+    def read(self) -> str:
+        self.reads += 1
+        time.sleep(self.wait_s)
+        if self.problem:
+            raise self.problem
+        return self.content
+
+
+PROBLEMS = [
+    pytest.param(EndpointConnectionError(endpoint_url="http://s3"), marks=pytest.mark.case("B13: S3 is away")),
+    pytest.param(NoCredentialsError(), marks=pytest.mark.case("B13: no credentials for the keys")),
+    pytest.param(
+        UnicodeDecodeError("utf-8", b"\xe4", 0, 1, "invalid"), marks=pytest.mark.case("B13: a keys file in Latin-1")
+    ),
+    pytest.param(PermissionError("denied"), marks=pytest.mark.case("B13: a keys file of somebody else")),
+    pytest.param(ImportError("Install gcsfs"), marks=pytest.mark.case("B13: a storage that is not installed")),
+]
+
+
+@pytest.mark.parametrize("problem", PROBLEMS)
+def test_a_storage_that_fails_is_a_sentence_and_the_old_keys_stay(
+    problem: Exception, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    storage = Failing(monkeypatch, f"games {hashed('k')}")
+    keys = Keys(TEAMS, "s3://bucket/keys.txt")
+    storage.problem = problem
+    asyncio.run(kept_fresh_until(keys, lambda: storage.reads > 2))
+    assert status(keys, "k") == "games"
+    storage.problem, storage.content = None, ""
+    asyncio.run(kept_fresh_until(keys, lambda: status(keys, "k") == 401))
+    storage.problem = problem
+    with pytest.raises(UserError, match="cannot be read") as refused:
+        Keys(TEAMS, "s3://bucket/keys.txt")
+    assert len(str(refused.value)) <= 400
+
+
+@pytest.mark.case("B13: keys are read off the loop")
+def test_a_slow_storage_keeps_no_request_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    storage = Failing(monkeypatch, f"games {hashed('k')}")
+    keys = Keys(TEAMS, "s3://bucket/keys.txt")
+    storage.wait_s = 0.3
+
+    async def go() -> float:
+        reading, longest = asyncio.create_task(keys.keep_fresh(0.01)), 0.0
+        while storage.reads < 3:
+            started = time.monotonic()
+            await asyncio.sleep(0.01)
+            assert status(keys, "k") == "games"
+            longest = max(longest, time.monotonic() - started)
+        reading.cancel()
+        return longest
+
+    assert asyncio.run(go()) < 0.2
 
 
 @pytest.mark.parametrize(
