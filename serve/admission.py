@@ -76,6 +76,7 @@ def admitted(
         seed=chat.seed,
         stop=tuple(chat.stop),
         stream=chat.stream,
+        cache_salt=team.name,
     )
     seeds = (None if chat.seed is None else chat.seed + i for i in range(chat.best_of or chat.n))
     return AdmittedRequest(

@@ -51,6 +51,8 @@ class GenerationRequest:
     stop: tuple[str, ...]
     stream: bool = False
     """If not, all text comes in the last event, so that the request can start again unnoticed if its replica dies."""
+    cache_salt: str = ""
+    """Whose prompts may share computed prefixes with this one: how soon an answer begins tells what others sent."""
     revision: Revision | None = None
     """What the ingress wants served; a replica that came up with an older one changes over."""
 

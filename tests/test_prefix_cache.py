@@ -1,3 +1,4 @@
+import pytest
 import torch
 from transformers import DynamicCache
 
@@ -55,3 +56,14 @@ def test_what_is_reused_is_not_what_is_kept() -> None:
     _, cache = prefix_cache.start([1, 2, 4])
     cache.update(torch.zeros(1, 1, 1, 1), torch.zeros(1, 1, 1, 1), 1)
     assert kept(prefix_cache.start([1, 2, 3, 4])[1]) == [2, 3, 4]
+
+
+@pytest.mark.case("B13: a team cannot time what another has sent")
+def test_prompts_of_different_salts_share_nothing() -> None:
+    prefix_cache = PrefixCache(100)
+    prefix_cache.keep([1, 2, 3], cache_of([1, 2, 3]), "games")
+    assert [prefix_cache.start([1, 2, 3, 4], salt)[0] for salt in ("games", "school", "")] == [3, 0, 0]
+    prefix_cache.keep([1, 2, 3, 4], cache_of([1, 2, 3, 4]), "school")
+    prefix_cache.keep([1, 2, 3], cache_of([1, 2, 3]), "")
+    assert [prefix_cache.start([1, 2, 3, 4, 5], salt)[0] for salt in ("games", "school", "")] == [3, 4, 3]
+    assert prefix_cache.num_tokens == 10

@@ -18,26 +18,30 @@ Layers = list[tuple[torch.Tensor, torch.Tensor]]
 
 @dataclass(frozen=True)
 class _Prompt:
+    salt: str
     ids_T: np.ndarray
     layers: Layers
 
 
 class PrefixCache:
-    """At most `max_tokens` tokens of prompts; removes the least recently used first; 0 = keeps nothing."""
+    """At most `max_tokens` tokens of prompts; removes the least recently used first; 0 = keeps nothing.
+
+    Prompts of different salts share nothing, so that nobody can time what others have sent.
+    """
 
     def __init__(self, max_tokens: int):
         self._max_tokens = max_tokens
-        self._prompts: OrderedDict[bytes, _Prompt] = OrderedDict()
+        self._prompts: OrderedDict[tuple[str, bytes], _Prompt] = OrderedDict()
         self.num_tokens = 0
         """Tokens in the cache."""
 
-    def start(self, ids: Sequence[int]) -> tuple[int, DynamicCache]:
+    def start(self, ids: Sequence[int], salt: str = "") -> tuple[int, DynamicCache]:
         """(number of `ids` that are cached, a cache that holds them); never the last one, as its logits are needed."""
         cache = DynamicCache()
         ids_T = np.asarray(ids)
         best, shared = None, 0
         for key, prompt in self._prompts.items():
-            common = _common(prompt.ids_T, ids_T[:-1])
+            common = _common(prompt.ids_T, ids_T[:-1]) if prompt.salt == salt else 0
             if common > shared:
                 best, shared = key, common
         if best is not None:
@@ -46,20 +50,23 @@ class PrefixCache:
                 cache.update(keys[:, :, :shared], values[:, :, :shared], layer)
         return shared, cache
 
-    def keep(self, ids: Sequence[int], cache: DynamicCache) -> None:
+    def keep(self, ids: Sequence[int], cache: DynamicCache, salt: str = "") -> None:
         """Add the prompt `ids`, whose keys and values are in `cache`; its tensors must not change later."""
         ids_T = np.asarray(ids, np.int64)
         if len(ids_T) > self._max_tokens:
             return
         # A prompt that is the beginning of this one is cached with it.
-        for key in [k for k, p in self._prompts.items() if _common(p.ids_T, ids_T) == len(p.ids_T)]:
+        own = [(key, prompt) for key, prompt in self._prompts.items() if prompt.salt == salt]
+        for key in [key for key, prompt in own if _common(prompt.ids_T, ids_T) == len(prompt.ids_T)]:
             self._remove(key)
-        self._prompts[ids_T.tobytes()] = _Prompt(ids_T, [(layer.keys, layer.values) for layer in cache.layers])
+        self._prompts[salt, ids_T.tobytes()] = _Prompt(
+            salt, ids_T, [(layer.keys, layer.values) for layer in cache.layers]
+        )
         self.num_tokens += len(ids_T)
         while self.num_tokens > self._max_tokens:
             self._remove(next(iter(self._prompts)))
 
-    def _remove(self, key: bytes) -> None:
+    def _remove(self, key: tuple[str, bytes]) -> None:
         self.num_tokens -= len(self._prompts.pop(key).ids_T)
 
 

@@ -24,6 +24,8 @@ class Sampling:
     """0 = off."""
     seed: int | None = None
     """The same seed gives the same draws, whatever else runs; None = a random one."""
+    cache_salt: str = ""
+    """Chooses no token: only prompts with the same one share the prefix cache, because its hits can be timed."""
 
     def __post_init__(self) -> None:
         if self.max_tokens < 1:

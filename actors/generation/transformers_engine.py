@@ -62,15 +62,15 @@ class TransformersEngine(EngineThread):
         while len(self._sequences) < self._max_num_seqs and (request := self._next_new()):
             sequence = _Sequence(request, np.random.default_rng(request.sampling.seed))
             self._sequences.append(sequence)  # before any work, so that a failure reaches its listener
-            prefilled, logits_1V = self._prefill(request.prompt_ids)
+            prefilled, logits_1V = self._prefill(request.prompt_ids, request.sampling.cache_salt)
             sequence.length = len(request.prompt_ids)
             self._kv_cache.join(prefilled, sequence.length)
             self._take([sequence], logits_1V)
         self._retire()
 
-    def _prefill(self, prompt_ids: Sequence[int]) -> tuple[DynamicCache, torch.Tensor]:
+    def _prefill(self, prompt_ids: Sequence[int], cache_salt: str) -> tuple[DynamicCache, torch.Tensor]:
         """Keys and values of a prompt, and the logits [1, V] at its end."""
-        cached, cache = self._prefix_cache.start(prompt_ids)
+        cached, cache = self._prefix_cache.start(prompt_ids, cache_salt)
         ids_1T = torch.tensor([list(prompt_ids[cached:])], device=self._model.device)
         positions_1T = torch.arange(cached, len(prompt_ids), device=self._model.device)[None]
         logits_1V = self._model(
@@ -78,7 +78,7 @@ class TransformersEngine(EngineThread):
         ).logits[:, -1]
         self._prefilled_tokens += ids_1T.shape[1]
         self._reused_tokens += cached
-        self._prefix_cache.keep(prompt_ids, cache)
+        self._prefix_cache.keep(prompt_ids, cache, cache_salt)
         return cache, logits_1V
 
     def _decode(self) -> None:

