@@ -14,12 +14,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
 
+from actors.generation.vllm_installed import require_vllm
 from cluster.connect import connect
 from cluster.errors import ClusterError
 from cluster.settings.load import command_line
 from data.errors import UserError
 from serve.auth import KEYS_VARIABLE, Keys
-from serve.deploy import require_free_port, start, stop
+from serve.deploy import require_free_port, start
 from serve.locate import Located, locate_all
 from serve.settings import LOOPBACK, ServeSettings
 
@@ -34,10 +35,14 @@ def main(argv: list[str]) -> int:
     """The exit code: 0 after Ctrl-C or SIGTERM, 2 for an error in the settings, 1 if the endpoint does not come up."""
     own_config = bool(argv) and argv[0].endswith((".yaml", ".yml"))
     settings, _ = command_line(ServeSettings, argv if own_config else [CONFIG, *argv], "python -m serve", ABOUT)
+    on_this_machine = os.environ.get("RAY_ADDRESS", "") in ("", "local")
     try:
+        if settings.engine.kind == "vllm" and on_this_machine:
+            require_vllm()
         models, predictor = locate_all(settings)
         keys = Keys(settings.teams, settings.keys, os.environ.get(KEYS_VARIABLE, ""))
-        require_free_port(settings.host, settings.port)
+        if on_this_machine:  # on a cluster, Serve may run already, and listen there
+            require_free_port(settings.host, settings.port)
     except UserError as problem:
         return _failed_with(problem, 2)
     rated = f"answers can be rated by {predictor}"
@@ -70,15 +75,15 @@ def _serve(settings: ServeSettings, models: Sequence[Located], predictor: str | 
     with connect(num_cpus=max(2, math.ceil(needed) + 1), object_store_bytes=settings.object_store_bytes):
         # Again, because Ray puts a handler of its own in place that ends the process at once.
         _on_signals(_interrupt)
-        url = start(settings, models, predictor)
+        endpoint = start(settings, models, predictor)
         try:
-            ready = f"ready after {time.monotonic() - started:.0f} s at {url} (playground)"
-            print(f"serve: {ready} - try: {example(url)}", flush=True)
+            ready = f"ready after {time.monotonic() - started:.0f} s at {endpoint.url} (playground)"
+            print(f"serve: {ready} - try: {example(endpoint.url)}", flush=True)
             threading.Event().wait()
         finally:
             _on_signals(signal.SIG_IGN)  # a second Ctrl-C would leave half of it running
             print("serve: stopping", flush=True)
-            stop()
+            endpoint.stop()
     return 0
 
 

@@ -9,6 +9,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,13 @@ import ray.serve
 import ray.serve.config
 
 from data.errors import UserError
+from serve import instance
 from serve.auth import KEYS_VARIABLE
 from serve.ingress import Ingress
 from serve.locate import Located, locate_all
 from serve.replica import ReplicaDeployment
 from serve.request import Revision
+from serve.revisions import forget
 from serve.scorer import ScorerDeployment
 from serve.settings import ServeSettings
 
@@ -50,6 +53,7 @@ def bound(settings: ServeSettings, models: Sequence[Located], predictor: str | N
     return ingress.bind(
         [_policy(settings, model) for model in models],
         [model.weight for model in models],
+        {model.name: model.uri for model in models},
         None if predictor is None else _scorer(settings, predictor),
         settings,
         os.environ.get(KEYS_VARIABLE, "") if settings.keys is None else "",
@@ -94,6 +98,7 @@ def _scorer(settings: ServeSettings, predictor: str) -> Any:
         name="predictor",
         ray_actor_options=_actor_options(settings.scorer.num_cpus, settings.scorer.num_gpus, settings.threads),
         max_ongoing_requests=settings.scorer.max_ongoing_requests,
+        max_queued_requests=settings.scorer.max_queued_requests,
         health_check_period_s=HEALTH_CHECK_PERIOD_S,
     ).bind(
         predictor=predictor,
@@ -121,33 +126,60 @@ def require_free_port(host: str, port: int) -> None:
             raise UserError(f"port {port} on {host} cannot be used ({error.strerror}): {remedy}") from None
 
 
-def start(settings: ServeSettings, models: Sequence[Located], predictor: str | None = None) -> str:
-    """Run the endpoint on the connected cluster; returns its URL, once it answers.
+@dataclass(frozen=True)
+class RunningEndpoint:
+    """What `start` started."""
 
-    Raises UserError if the port is taken, RuntimeError if the endpoint does not come up.
+    url: str
+    models: tuple[str, ...]
+    drain_s: float
+    owns_serve: bool
+    """Did Ray Serve start for it?"""
+
+    def stop(self) -> None:
+        """Take the endpoint down; the cluster stays, and Serve with the applications of others."""
+        instance.delete(APPLICATION, self.drain_s)
+        forget(APPLICATION, self.models)
+        if self.owns_serve and not instance.applications():
+            instance.shut_down()
+
+
+def start(settings: ServeSettings, models: Sequence[Located], predictor: str | None = None) -> RunningEndpoint:
+    """Run the endpoint on the connected cluster; returns once it answers.
+
+    Raises UserError if its address cannot be had, RuntimeError if the endpoint does not come up.
     """
-    require_free_port(settings.host, settings.port)
     # Below ERROR, Serve logs a line for every request that is turned away.
     quiet = {"log_level": "ERROR", "enable_access_log": False}
-    ray.serve.start(
-        # One proxy, where we are: without keys nobody else may reach it.
-        proxy_location="HeadOnly",
-        http_options=ray.serve.config.HTTPOptions(host=settings.host, port=settings.port),
-        logging_config=quiet,
-    )
+    owns_serve = not instance.running()
+    if owns_serve:
+        require_free_port(settings.host, settings.port)
+        ray.serve.start(
+            # One proxy, where we are: without keys nobody else may reach it.
+            proxy_location="HeadOnly",
+            http_options=ray.serve.config.HTTPOptions(host=settings.host, port=settings.port),
+            logging_config=quiet,
+        )
+    else:
+        instance.require_address(settings.host, settings.port)
+        _require_place()
+    names = tuple(model.name for model in models)
+    endpoint = RunningEndpoint(f"http://{settings.host}:{settings.port}", names, settings.drain_s, owns_serve)
     try:
+        forget(APPLICATION, names)
         ray.serve.run(bound(settings, models, predictor), name=APPLICATION, route_prefix="/", logging_config=quiet)
-        url = f"http://{settings.host}:{settings.port}"
-        _wait_until_ready(url, settings.start_timeout_s)
+        _wait_until_ready(endpoint.url, settings.start_timeout_s)
     except BaseException:
-        stop()
+        endpoint.stop()
         raise
-    return url
+    return endpoint
 
 
-def stop() -> None:
-    """Take the endpoint down; the cluster stays."""
-    ray.serve.shutdown()
+def _require_place() -> None:
+    """Raises UserError if the running Serve has the endpoint already: it would be replaced."""
+    if APPLICATION in instance.applications():
+        remedy = f"stop it where it was started, or `serve.delete({APPLICATION!r})` from a driver"
+        raise UserError(f"an application {APPLICATION} already runs on this cluster: {remedy}")
 
 
 def _wait_until_ready(url: str, timeout_s: float) -> None:

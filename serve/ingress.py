@@ -16,6 +16,7 @@ import ray.serve
 import ray.serve.exceptions
 import ray.serve.handle
 from fastapi import FastAPI
+from ray.serve._private.constants import RAY_SERVE_ENABLE_HA_PROXY
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from data.errors import UserError, is_user_error
@@ -26,13 +27,16 @@ from serve.locate import locate
 from serve.models import ServedPolicies, ServedPolicy
 from serve.protocol import ProtocolError
 from serve.request import Delta, Event, Failed, GenerationRequest, PolicyInfo, Revision, Started
+from serve.revisions import keep, wanted
 from serve.settings import ServeSettings
 from serve.telemetry import EndpointMetrics, Telemetry
 
 logger = logging.getLogger("ray.serve")
 
-RETRIES = 3
-"""How often a request whose replica died before it had sent any text is given to another one."""
+MOST_REPLICAS = 4
+"""How many replicas a request is given to, as long as they die before they have begun it."""
+MOST_DEATHS = 2
+"""How many replicas may die of one request: it is given to one more, in case the first died of something else."""
 READY_TIMEOUT_S = 3.0
 POLICY_LOST = Failed("the policy was lost while it worked on this request: send it again", 503, code="policy_lost")
 
@@ -63,18 +67,25 @@ class Ingress:
         self,
         policies: Sequence[Handle],
         weights: Sequence[float],
+        configured: Mapping[str, str],
         scorer: Handle | None,
         settings: ServeSettings,
         keys_text: str,
         page: str,
     ):
-        self._settings, self._page = settings, page
+        self._settings, self._page, self._configured = settings, page, configured
         infos: list[PolicyInfo] = list(await asyncio.gather(*(handle.info.remote() for handle in policies)))
         self._models = ServedPolicies([ServedPolicy(info, weight) for info, weight in zip(infos, weights, strict=True)])
         self._handles = {info.name: handle for info, handle in zip(infos, policies, strict=True)}
-        self._revisions: dict[str, Revision] = {}
+        self._application = ray.serve.get_replica_context().app_name
+        self._revisions = {
+            name: await asyncio.to_thread(wanted, self._application, name, policy)
+            for name, policy in configured.items()
+        }
         self._scorer = scorer
         self._keys = Keys(settings.teams, settings.keys, keys_text)
+        _require_known_peers(self._keys)
+        self._keys_task = asyncio.create_task(self._keys.keep_fresh())
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """Called by Ray Serve once the constructor is done."""
@@ -93,32 +104,36 @@ class Ingress:
         app.add_middleware(DisconnectsOfRay)
         return app
 
+    def check_health(self) -> None:
+        """Raises if keys are no longer read; Ray Serve then starts another ingress."""
+        if self._settings.keys is not None and self._keys_task.done():
+            raise RuntimeError("the keys file is not read any more")
+
     async def generate(self, model: str, request: GenerationRequest) -> AsyncGenerator[Event, None]:
         """The events of a request, whichever replica takes it; closing the generator cancels it there."""
-        request = replace(request, revision=self._revisions.get(model))
+        request = replace(request, revision=self._revisions[model])
         policy = self._handles[model].generate.options(stream=True)
         started = has_text = False
-        for _ in range(RETRIES + 1):
-            events = policy.remote(request)
+        deaths = 0
+        for _ in range(MOST_REPLICAS):
+            events, begun = policy.remote(request), False
             try:
                 async for event in events:
                     if not (started and isinstance(event, Started)):  # a second replica starts again
                         yield event
-                    started = True
+                    started = begun = True
                     has_text = has_text or (isinstance(event, Delta) and bool(event.text))
                 return
             except (GeneratorExit, asyncio.CancelledError):
                 events.cancel()  # the caller is gone
                 raise
             except ray.serve.exceptions.BackPressureError:
-                wait_s = self._settings.retry_after_s
-                busy = f"all replicas are busy: try again in {wait_s} s"
-                lost = Failed(busy, 429, code="overloaded", retry_after_s=wait_s)
+                lost = self._busy()
                 break
             except ray.exceptions.RayActorError as error:
                 logger.error("a replica died during a request: %s", type(error).__name__)
-                lost = POLICY_LOST
-                if has_text:
+                lost, deaths = POLICY_LOST, deaths + begun
+                if has_text or deaths == MOST_DEATHS:
                     break
             except (ray.exceptions.RayTaskError, ray.serve.exceptions.RayServeException) as error:
                 logger.error("a request failed: %s", error)
@@ -127,14 +142,30 @@ class Ingress:
         yield lost
 
     async def score(self, request: GenerationRequest, answer: str) -> dict[str, float]:
-        """The predictor's values of an answer; raises ProtocolError (503) if the predictor fails."""
+        """The predictor's values of an answer; raises ProtocolError (503) if it fails, is too slow or has too many."""
         assert self._scorer is not None
+        timeout_s = self._settings.scorer.timeout_s
+        reply = self._scorer.score.remote((request, answer))
         try:
-            return dict(await self._scorer.score.remote((request, answer)))
+            return dict(await asyncio.wait_for(_awaited(reply), timeout_s))
+        except ray.serve.exceptions.BackPressureError:
+            raise self._unrated("has too many answers to rate") from None
+        except TimeoutError:
+            reply.cancel()
+            raise self._unrated(f"did not rate this answer within {timeout_s:g} s") from None
         except (ray.exceptions.RayError, ray.serve.exceptions.RayServeException) as error:
             logger.error("an answer was not rated: %s", error)
-            message = "the attribute predictor failed on this answer: send it again, or without score"
-            raise ProtocolError(message, code="scorer_failed", status=503) from None
+            raise self._unrated("failed on this answer") from None
+
+    def _unrated(self, why: str) -> ProtocolError:
+        message = f"the attribute predictor {why}: send it again, or without score and best_of"
+        wait_s = self._settings.retry_after_s
+        return ProtocolError(message, code="scorer_failed", status=503, retry_after_s=wait_s)
+
+    def _busy(self) -> Failed:
+        wait_s = self._settings.retry_after_s
+        busy = f"all replicas are busy: try again in {wait_s} s"
+        return Failed(busy, 429, code="overloaded", retry_after_s=wait_s)
 
     async def swap(self, model: str, policy: str) -> PolicyInfo:
         """Answer a model's requests from another checkpoint; raises UserError if a replica cannot: then all stay."""
@@ -164,6 +195,8 @@ class Ingress:
             raise UserError(message) from None
         if not infos:
             raise UserError(f"no replica of {model} answers: wait until /readyz reports one")
+        configured = self._configured[model]
+        await asyncio.to_thread(keep, self._application, model, configured, revision)  # for those that start later
         self._revisions[model] = revision
         return infos[0]
 
@@ -179,3 +212,15 @@ class Ingress:
 
         counts = await asyncio.gather(*map(answering, self._handles.values()))
         return dict(zip(self._handles, counts, strict=True))
+
+
+def _require_known_peers(keys: Keys) -> None:
+    """Raises UserError if nobody has a key and every request comes from Ray's HAProxy, whoever sent it."""
+    if RAY_SERVE_ENABLE_HA_PROXY and not keys.any:
+        who = "RAY_SERVE_ENABLE_HA_PROXY is 1, so the endpoint cannot see who calls, and no keys are set"
+        raise UserError(f"{who}: set teams and keys (`python -m serve.keys TEAM` makes one), or unset it")
+
+
+async def _awaited(reply: ray.serve.handle.DeploymentResponse) -> Mapping[str, float]:
+    found: Mapping[str, float] = await reply
+    return found

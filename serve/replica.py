@@ -18,6 +18,7 @@ from actors.generation.protocol import Engine, Sampling
 from data.errors import UserError
 from serve.detokenizer import AnswerText
 from serve.request import Delta, Event, Failed, GenerationRequest, PolicyInfo, Revision, Started
+from serve.revisions import wanted
 from serve.settings import EngineSettings
 from serve.telemetry import EngineMetrics
 from serve.token_stream import Pace, TokenStream
@@ -106,6 +107,7 @@ class Replica:
                 top_p=request.top_p,
                 top_k=request.top_k,
                 seed=None if request.seed is None else request.seed % 2**63,  # no sampler takes negative ones
+                cache_salt=request.cache_salt,
             )
             handle = loaded.engine.submit(prompt_ids, sampling, steps)
         except UserError as problem:
@@ -204,6 +206,10 @@ class ServedReplica(Replica):
     A replica that only fails is the fastest of all, so the router would send it all requests until the health check has
     failed three times. A replica that is gone loses nothing: requests without text yet go to another one.
     """
+
+    def __init__(self, name: str, revision: Revision, settings: EngineSettings, max_new_tokens: int):
+        application = ray.serve.get_replica_context().app_name
+        super().__init__(name, wanted(application, name, revision.policy), settings, max_new_tokens)
 
     def _failed(self, loaded: _Loaded) -> None:
         if loaded is self._loaded and loaded.engine.error is not None:

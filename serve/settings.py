@@ -56,6 +56,10 @@ class ScorerSettings(Record):
     """Longest conversation that is read whole; of a longer one the end is."""
     max_ongoing_requests: int = Field(64, ge=1)
     """Answers in its hands, waiting ones included."""
+    max_queued_requests: int = Field(256, ge=1)
+    """Answers that wait for it; one more is not rated: its request gets 503 `scorer_failed`."""
+    timeout_s: float = Field(30, gt=0)
+    """How long rating an answer may take, waiting included; then its request gets 503 `scorer_failed`."""
 
 
 class ServeSettings(Record):

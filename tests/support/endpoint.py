@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from serve.deploy import start, stop
+from serve.deploy import start
 from serve.locate import Located
 from serve.settings import EngineSettings, ScorerSettings, ServeSettings
 
@@ -28,13 +28,14 @@ class Endpoint:
 
     @property
     def _headers(self) -> dict[str, str]:
-        return {} if self.key is None else {"Authorization": f"Bearer {self.key}"}
+        key = {} if self.key is None else {"Authorization": f"Bearer {self.key}"}
+        return {"Content-Type": "application/json", **key}
 
     def get(self, path: str) -> tuple[int, bytes]:
         return self._exchange(urllib.request.Request(self.url + path, headers=self._headers))
 
     def post(self, body: bytes, path: str = "/v1/chat/completions") -> tuple[int, Any]:
-        request = urllib.request.Request(self.url + path, body, {"Content-Type": "application/json", **self._headers})
+        request = urllib.request.Request(self.url + path, body, self._headers)
         status, answer = self._exchange(request)
         return status, json.loads(answer)
 
@@ -77,8 +78,8 @@ def running(
         "scorer": ScorerSettings(num_cpus=0.1),
         "access_log": False,
     }
-    url = start(ServeSettings(**{"port": port, **small, **settings}), models, predictor)
+    started = start(ServeSettings(**{"port": port, **small, **settings}), models, predictor)
     try:
-        yield Endpoint(url)
+        yield Endpoint(started.url)
     finally:
-        stop()
+        started.stop()
