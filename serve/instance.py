@@ -23,7 +23,7 @@ def running() -> bool:
 
 
 def applications() -> list[str]:
-    return list(ray.serve.status().applications)
+    return list(ray.serve.status().applications) if running() else []
 
 
 def require_address(host: str, port: int) -> None:
@@ -38,8 +38,14 @@ def require_address(host: str, port: int) -> None:
 
 
 def delete(application: str, drain_s: float) -> None:
-    """Take one application down; the others stay. Answers that are being written get `drain_s`."""
-    ray.serve.delete(application, _blocking=False)
+    """Take one application down; the others stay. Answers that are being written get `drain_s`.
+
+    `ray.serve.delete` prints a line, and raises after a minute.
+    """
+    controller = _controller()
+    if controller is None:
+        return
+    ray.get(controller.delete_apps.remote([application]))
     _wait(lambda: application not in applications(), drain_s + END_TIMEOUT_S)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from support import tiny_run
-from support.network_cluster import ADDRESSES, TwoHosts, permitted
+from support.network_cluster import TwoHosts, permitted
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -44,7 +44,7 @@ def test_a_run_across_two_hosts_outlives_a_cut_of_the_link(tmp_path: Path) -> No
         assert process.stdout
         for line in process.stdout:
             said += line
-            places |= {address for address in ADDRESSES if f"ip={address}" in line}
+            places |= {address for address in hosts.addresses if f"ip={address}" in line}
             if not cut_at and line.startswith("annotate:") and " 0/" not in line:
                 cut_at = time.monotonic()
                 hosts.link(up=False)
@@ -52,7 +52,7 @@ def test_a_run_across_two_hosts_outlives_a_cut_of_the_link(tmp_path: Path) -> No
                 hosts.link(up=True)
         assert process.wait(60) == 0, said[-4000:]
         assert cut_at, "the link was cut while rows were annotated"
-        assert places == set(ADDRESSES), "workers on both hosts"
+        assert places == set(hosts.addresses), "workers on both hosts"
         counted = hosts.run(0, sys.executable, "-c", IDS, "s3://bucket/runs/demo/annotated/rows")
         counts = counted.communicate(timeout=60)[0].strip().splitlines()[-1]
     print(f"\nthe link was down for {CUT_S} s; rows annotated, different ones: {counts}")

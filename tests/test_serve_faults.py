@@ -3,11 +3,16 @@
 Prints what happened to every request.
 """
 
+import asyncio
+import contextlib
 import itertools
+import json
+import os
+import shutil
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -15,12 +20,17 @@ from typing import Any
 import psutil
 import pytest
 import ray.serve
+from safetensors.torch import load_file, save_file
 from support.endpoint import Endpoint, running
 
 import serve.deploy
+from serve.auth import Team, hashed
 from serve.deploy import APPLICATION, deployment_name
 from serve.locate import Located
 from serve.replica import Replica, ServedReplica
+from serve.request import Event, GenerationRequest, Revision
+from serve.revisions import wanted
+from serve.settings import ScorerSettings
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 
@@ -33,6 +43,13 @@ def fragile() -> type[Replica]:
     """A replica whose engine can be broken from outside. Made in a function, so that Ray ships it as it is."""
 
     class Fragile(ServedReplica):
+        async def generate(self, request: GenerationRequest) -> AsyncGenerator[Event, None]:
+            async for event in super().generate(request):
+                yield event
+                if "poison" in request.messages[-1].content:
+                    await asyncio.sleep(0.2)  # the event is on its way
+                    os._exit(1)
+
         async def break_engine(self) -> None:
             self._loaded.engine._stop_ids = None  # type: ignore[attr-defined]  # the next step of its thread fails on it
 
@@ -51,12 +68,14 @@ def endpoint(
         yield endpoint
 
 
-def replicas() -> list[psutil.Process]:
-    return [
-        p
-        for p in psutil.process_iter(["cmdline"])
-        if f"ServeReplica:{APPLICATION}:{deployment_name(MODEL)}" in " ".join(p.info["cmdline"] or [])
-    ]
+def replicas(deployment: str = deployment_name(MODEL)) -> list[psutil.Process]:
+    """Of this test's own Ray: on a machine that others use too, theirs have the same names."""
+    name, found = f"ServeReplica:{APPLICATION}:{deployment}", []
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if name in " ".join(process.cmdline()):
+                found.append(process)
+    return found
 
 
 def outcome(endpoint: Endpoint, number: int) -> str:
@@ -229,3 +248,95 @@ def test_callers_that_leave_are_cancelled_and_memory_stays(endpoint: Endpoint) -
     }
     assert written, "the ingress has a log"
     assert [name for name, text in written.items() if "Traceback" in text] == []
+
+
+@pytest.mark.parametrize("endpoint", [{"min_replicas": 3, "max_replicas": 3}], indirect=True)
+@pytest.mark.case("B13: a request that kills replicas")
+def test_a_request_that_kills_its_replica_takes_one_more_with_it(endpoint: Endpoint) -> None:
+    before = {p.pid for p in replicas()}
+    assert len(before) == 3
+    status, answer = endpoint.chat(messages=[{"role": "user", "content": "poison"}])
+    assert (status, answer["error"]["code"]) == (503, "policy_lost")
+    assert len(before & {p.pid for p in replicas()}) == 1
+    assert endpoint.chat(max_tokens=3)[0] == 200
+
+
+def other_policy(policy: str, folder: Path) -> str:
+    """The same policy with other weights."""
+    shutil.copytree(policy, folder)
+    [file] = folder.glob("*.safetensors")
+    weights = load_file(file)
+    weights["model.norm.weight"] = -weights["model.norm.weight"]
+    save_file(weights, file, {"format": "pt"})
+    return str(folder)
+
+
+@pytest.mark.case("A8: a swap outlives the ingress and a replica")
+def test_a_swap_outlives_the_ingress_and_the_replicas(ray_cluster: object, tiny_policy: str, tmp_path: Path) -> None:
+    new, keys = other_policy(tiny_policy, tmp_path / "new"), tmp_path / "keys.txt"
+    keys.write_text(f"ops {hashed('key')}")
+    team = Team(name="ops", admin=True)
+    with running([Located(tiny_policy, MODEL)], keys=str(keys), teams=(team,)) as anonymous:
+        endpoint = Endpoint(anonymous.url, "key")
+        old_answer = endpoint.chat()[1]["choices"][0]["message"]
+        status, answer = endpoint.post(json.dumps({"policy": new}).encode(), f"/admin/models/{MODEL}")
+        assert (status, answer.get("policy")) == (200, new), answer
+        new_answer = endpoint.chat()[1]["choices"][0]["message"]
+        assert new_answer != old_answer
+        victims = [*replicas("ingress"), *replicas()]
+        assert len(victims) == 2
+        for victim in victims:
+            victim.kill()
+        gone = {victim.pid for victim in victims}
+        wait_for(lambda: len({p.pid for p in [*replicas("ingress"), *replicas()]} - gone) == 2, 60)
+        wait_for(lambda: answers(anonymous, "/readyz"), 60)
+        handle = ray.serve.get_deployment_handle(deployment_name(MODEL), APPLICATION)
+        assert handle.info.remote().result(timeout_s=30).policy == new, "before any request says so"
+        for _ in range(5):
+            status, answer = endpoint.chat()
+            assert (status, answer["choices"][0]["message"]) == (200, new_answer)
+    assert wanted(APPLICATION, MODEL, tiny_policy) == Revision(tiny_policy, 0), "the next start begins anew"
+
+
+def answers(endpoint: Endpoint, path: str) -> bool:
+    try:
+        return endpoint.get(path)[0] == 200
+    except OSError:
+        return False
+
+
+def stuck() -> type:
+    """A predictor that never comes back. Made in a function, so that Ray ships it as it is."""
+
+    class Stuck:
+        def __init__(self, **settings: object):
+            pass
+
+        async def score(self, answer: object) -> dict[str, float]:
+            await asyncio.sleep(3600)
+            return {}
+
+    return Stuck
+
+
+@pytest.mark.case("A8: a predictor that is slow")
+def test_a_predictor_that_is_stuck_holds_nobody(
+    ray_cluster: object, tiny_policy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(serve.deploy, "ScorerDeployment", ray.serve.deployment(stuck()))
+    scorer = ScorerSettings(num_cpus=0.1, max_ongoing_requests=1, max_queued_requests=1, timeout_s=2)
+    with running([Located(tiny_policy, MODEL)], "a predictor", scorer=scorer, max_num_seqs=8) as endpoint:
+        assert endpoint.chat(max_tokens=2)[0] == 200, "who does not ask for it is served"
+        started = time.monotonic()
+        with ThreadPoolExecutor(8) as pool:
+            found = list(pool.map(lambda seed: endpoint.chat(max_tokens=2, seed=seed, score=True), range(8)))
+        seconds = time.monotonic() - started
+        assert {(status, answer["error"]["code"]) for status, answer in found} == {(503, "scorer_failed")}
+        texts = Counter(answer["error"]["message"].partition(":")[0] for _, answer in found)
+        print(f"\n8 answers for a stuck predictor with room for two: {dict(texts)}; all answered after {seconds:.1f} s")
+        assert any("within 2 s" in text for text in texts)
+        assert any("too many answers" in text for text in texts)
+        assert seconds < 20
+        chunks = list(endpoint.stream(max_tokens=2, score=True))
+        assert chunks[-1]["error"]["code"] == "scorer_failed"
+        assert [c for c in chunks[:-1] if c["choices"]], "the text came before"

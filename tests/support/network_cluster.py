@@ -13,7 +13,6 @@ from pathlib import Path
 from types import TracebackType
 
 ROOT = Path(__file__).resolve().parents[2]
-ADDRESSES = ("10.77.0.1", "10.77.0.2")
 NODE_CPUS = 3
 STORE_BYTES = 200 * 2**20
 S3_PORT = 9000
@@ -36,9 +35,16 @@ def command(*words: str) -> None:
 
 
 class TwoHosts:
-    """`with TwoHosts(folder) as hosts:`; host 0 has the head and the S3 server."""
+    """`with TwoHosts(folder) as hosts:`; host 0 has the head and the S3 server.
 
-    def __init__(self, folder: Path):
+    With `nodes=1` host 1 has no Ray: it is any other machine.
+    """
+
+    def __init__(self, folder: Path, nodes: int = 2):
+        # Ray looks for a head at its address among all processes, those of other namespaces too.
+        network = f"10.77.{os.getpid() % 250 + 1}"
+        self.addresses = (f"{network}.1", f"{network}.2")
+        self._nodes = nodes
         self._names = [f"steerlm-{os.getpid()}-{i}" for i in range(2)]
         self._cables = [f"sl{os.getpid() % 100_000}{end}" for end in "ab"]
         self._folder = folder
@@ -52,7 +58,7 @@ class TwoHosts:
             "RAY_health_check_period_ms": "10000",
             "RAY_health_check_timeout_ms": "10000",
             "RAY_health_check_failure_threshold": "6",
-            "AWS_ENDPOINT_URL": f"http://{ADDRESSES[0]}:{S3_PORT}",
+            "AWS_ENDPOINT_URL": f"http://{self.addresses[0]}:{S3_PORT}",
             "AWS_ACCESS_KEY_ID": "test",
             "AWS_SECRET_ACCESS_KEY": "test",
             "AWS_DEFAULT_REGION": "us-east-1",
@@ -65,7 +71,7 @@ class TwoHosts:
 
     def __enter__(self) -> "TwoHosts":
         command("ip", "link", "add", self._cables[0], "type", "veth", "peer", "name", self._cables[1])
-        for name, cable, address in zip(self._names, self._cables, ADDRESSES, strict=True):
+        for name, cable, address in zip(self._names, self._cables, self.addresses, strict=True):
             command("ip", "netns", "add", name)
             command("ip", "link", "set", cable, "netns", name)
             command("ip", "-n", name, "addr", "add", f"{address}/24", "dev", cable)
@@ -78,14 +84,22 @@ class TwoHosts:
             "ray",
             "start",
             "--head",
-            f"--node-ip-address={ADDRESSES[0]}",
+            f"--node-ip-address={self.addresses[0]}",
             "--port=6379",
             "--include-dashboard=false",
             *common,
         )
-        self._wait(f"ray status --address={ADDRESSES[0]}:6379")
-        self._start(1, "ray", "start", f"--address={ADDRESSES[0]}:6379", f"--node-ip-address={ADDRESSES[1]}", *common)
-        self._wait(f"ray status --address={ADDRESSES[0]}:6379 | grep -c '1 node_' | grep -q 2")
+        self._wait(f"ray status --address={self.addresses[0]}:6379")
+        if self._nodes == 2:
+            self._start(
+                1,
+                "ray",
+                "start",
+                f"--address={self.addresses[0]}:6379",
+                f"--node-ip-address={self.addresses[1]}",
+                *common,
+            )
+            self._wait(f"ray status --address={self.addresses[0]}:6379 | grep -c '1 node_' | grep -q 2")
         return self
 
     def __exit__(
@@ -103,7 +117,7 @@ class TwoHosts:
 
     def run(self, host: int, *words: str) -> "subprocess.Popen[str]":
         """A command on a host, as a driver of its Ray."""
-        environ = self.environ | {"RAY_ADDRESS": f"{ADDRESSES[0]}:6379"}
+        environ = self.environ | {"RAY_ADDRESS": f"{self.addresses[0]}:6379"}
         within = ["ip", "netns", "exec", self._names[host], *words]
         return subprocess.Popen(
             within, cwd=ROOT, env=environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
