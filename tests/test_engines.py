@@ -189,6 +189,21 @@ def test_prompts_that_begin_alike_are_prefilled_once(engine: Engine, policy: Pol
     assert [ids for ids, _ in answers] == [_greedy(policy, ids, 8) for ids in prompts]
 
 
+@pytest.mark.case("B13: teams share no prefixes in any engine")
+def test_prompts_of_different_salts_share_nothing(engine: Engine, policy: Policy) -> None:
+    prompt = policy.prompt("", [Message("user", "What does the keeper of the lighthouse see at night? " * 12)], {})
+
+    def reused(salt: str) -> int:
+        before = engine.load.reused_tokens
+        complete(engine, [(prompt, Sampling(2, temperature=0, cache_salt=salt))])
+        return engine.load.reused_tokens - before
+
+    first, again, other, none, other_again = map(reused, ("games", "games", "school", "", "school"))
+    # The beginning of every prompt may be in the cache already, but only where no salt is set.
+    assert (first, other) == (0, 0)
+    assert none < again == other_again
+
+
 def test_what_cannot_fit_is_refused_with_numbers(engine: Engine) -> None:
     with pytest.raises(
         ValueError, match="500 tokens and max_tokens is 50: together they exceed the model's context of 512"

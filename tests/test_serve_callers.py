@@ -7,7 +7,11 @@ from typing import Any
 
 import pytest
 from fastapi import FastAPI
-from support.asgi import KEYS_TEXT, USER, Answered, Scripted, app_around, exchanged
+from support.asgi import KEYS_TEXT, TEAMS, USER, Answered, Scripted, app_around, exchanged
+
+import serve.ingress
+from data.errors import UserError
+from serve.auth import Keys
 
 ROUTES = ["/", "/docs", "/openapi.json", "/healthz", "/readyz", "/v1/models", "/v1/attributes", "/v1/chat/completions"]
 BODY = json.dumps({"messages": [USER]}).encode()
@@ -71,6 +75,16 @@ def test_without_keys_only_this_machine_may_call(path: str, of: dict[str, Any]) 
 )
 def test_this_machine_and_its_own_page_may_call(path: str, of: dict[str, Any]) -> None:
     assert asked(path, **of).status == 200
+
+
+@pytest.mark.case("B9: HAProxy hides who calls")
+def test_behind_haproxy_keys_are_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    none, some = Keys([], None), Keys(TEAMS, None, KEYS_TEXT)
+    serve.ingress._require_known_peers(none)
+    monkeypatch.setattr(serve.ingress, "RAY_SERVE_ENABLE_HA_PROXY", True)
+    serve.ingress._require_known_peers(some)
+    with pytest.raises(UserError, match="set teams and keys"):
+        serve.ingress._require_known_peers(none)
 
 
 def test_a_stranger_s_host_is_printable() -> None:

@@ -133,7 +133,7 @@ def test_headers_that_lie_or_flood(endpoint: Endpoint, headers: dict[str, str]) 
     connection = http.client.HTTPConnection(endpoint.url.removeprefix("http://"), timeout=30)
     try:
         connection.putrequest("POST", "/v1/chat/completions")
-        for name, value in ({"Content-Length": "2"} | headers).items():
+        for name, value in ({"Content-Length": "2", "Content-Type": "application/json"} | headers).items():
             connection.putheader(name, value)
         connection.endheaders(b"{}")
         answer = connection.getresponse()

@@ -1,8 +1,10 @@
 """Which policy is served: the newest finished run's last one, a run's, or a folder's; and the error without one."""
 
+import importlib.util
 import os
 import re
 import socket
+import time
 from pathlib import Path
 from typing import Any
 
@@ -136,6 +138,36 @@ def test_what_is_allowed_ray_serve_takes() -> None:
     settings = ServeSettings.model_validate(least(ServeSettings))
     assert settings.max_queued_requests == 1, "0 is for Ray no number of requests"
     bound(settings, [Located("model", "one")], "predictor")
+
+
+NO_VLLM = pytest.mark.skipif(importlib.util.find_spec("vllm") is not None, reason="vLLM is installed here")
+
+
+@NO_VLLM
+@pytest.mark.case("25-vllm-missing")
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["policy=runs/no-such-run"],
+        pytest.param(["storage=s3://no-such-bucket"], marks=pytest.mark.case("C15: vllm, before storage is asked")),
+        pytest.param(
+            ["models=[{name: a, policy: x}, {name: b, policy: y}]"], marks=pytest.mark.case("C15: vllm, two models")
+        ),
+    ],
+)
+def test_an_engine_that_is_not_installed_is_said_at_once(
+    words: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    started = time.monotonic()
+    assert main([*words, "engine.kind=vllm"]) == 2
+    assert time.monotonic() - started < 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    [line] = printed.err.splitlines()
+    assert "engine.kind is vllm" in line
+    assert "pip install vllm" in line
+    assert len(line) <= 400
 
 
 def test_without_keys_only_this_machine_is_served() -> None:
