@@ -9,9 +9,11 @@ from dataclasses import dataclass, replace
 from data.attributes import AttributeProblem, Values
 from data.errors import UserError
 from serve.auth import Team
+from serve.bodies import BodyLimits
 from serve.models import ServedPolicies, ServedPolicy
 from serve.profiles import find, resolve
 from serve.protocol import ChatRequest, ProtocolError
+from serve.rate_limits import RequestCost
 from serve.reply import ChatReply, Steering
 from serve.request import GenerationRequest
 
@@ -39,6 +41,8 @@ class AdmittedRequest:
     """Return only the nearest of the answers?"""
     include_usage: bool
     """End a stream with the token counts?"""
+    cost: RequestCost
+    """The most that it can use."""
 
     @property
     def effective(self) -> Mapping[str, int]:

@@ -16,6 +16,7 @@ from starlette.types import Receive, Scope, Send
 from serve.admission import AdmittedRequest, RequestLimits, admitted
 from serve.answering import Generate, RunningAnswers, Score
 from serve.auth import Keys, Team
+from serve.bodies import Bodies
 from serve.models import ServedPolicies
 from serve.parser import parse
 from serve.protocol import ProtocolError, ProtocolRecord
@@ -36,6 +37,7 @@ class Chat:
     score: Score | None
     keys: Keys
     limits: RequestLimits
+    bodies: Bodies
     telemetry: Telemetry
     rate_limiter: RateLimiter = field(default_factory=RateLimiter)
 
@@ -59,7 +61,7 @@ class Chat:
     async def _answered(self, request: Request, context: RequestContext) -> Response:
         team = self.keys.team_of(request.headers.get("authorization"))
         context.team = team.name
-        chat = parse(await _body(request, self.limits.max_body_bytes))
+        chat = parse(await self.bodies.read(request, team.name), self.limits.max_messages)
         accepted = admitted(chat, team, self.models, self.limits, self.score is not None)
         context.model, context.profile = accepted.model.name, accepted.profile or ""
         context.stream, context.answers = accepted.stream, len(accepted.generations)

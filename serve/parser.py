@@ -30,6 +30,9 @@ from serve.protocol import (
 )
 
 MAX_DEPTH = 16
+MAX_VALUES = 32_768
+"""Of one body: thirty for each of a thousand messages. A walk over a megabyte of zeros takes half a second."""
+MAX_MESSAGES = 1024
 _SHOWN_CHARS = 60
 """How much of a wrong value an error repeats: a megabyte of it helps nobody."""
 
@@ -88,9 +91,9 @@ NEUTRAL_IN_MESSAGE: dict[str, tuple[object, ...]] = {
 """The same inside a message: clients send an earlier reply back as it came, with its empty fields."""
 
 
-def parse(body: bytes) -> ChatRequest:
+def parse(body: bytes, max_messages: int = MAX_MESSAGES) -> ChatRequest:
     """The request in `body`; raises ProtocolError that names the field and what is allowed."""
-    raw = _supported(_as_object(body), ChatRequest.model_fields, NEUTRAL, "")
+    raw = _supported(_as_object(body, max_messages), ChatRequest.model_fields, NEUTRAL, "")
     if isinstance(raw.get("messages"), list):
         raw["messages"] = [_message(message, f"messages[{i}]") for i, message in enumerate(raw["messages"])]
     try:
@@ -107,7 +110,7 @@ def parse_swap(body: bytes) -> str:
         raise ProtocolError('the body is {"policy": a policy or run folder, or "newest"}', "policy") from None
 
 
-def _as_object(body: bytes) -> dict[str, Any]:
+def _as_object(body: bytes, max_messages: int = MAX_MESSAGES) -> dict[str, Any]:
     def refuse(constant: str) -> None:
         raise _no_json(f"the body holds {constant}, which is no JSON: send a finite number")
 
@@ -116,14 +119,17 @@ def _as_object(body: bytes) -> dict[str, Any]:
     except ProtocolError:
         raise
     except RecursionError:
-        raise _no_json("the body is nested too deeply to be a chat request") from None
+        raise _no_json(f"the body is nested deeper than {MAX_DEPTH} levels, which no field of a request is") from None
     except UnicodeDecodeError as error:
         raise _no_json(f"the body is no UTF-8 (byte {error.start}): send JSON in UTF-8") from None
     except ValueError as error:
         raise _no_json(f"the body is no JSON: {error}") from None
     if not isinstance(value, dict):
         raise _no_json(f"the body is {_shown(value)}: send a JSON object with messages")
-    _check_texts(value)
+    messages = value.get("messages")
+    if isinstance(messages, list) and len(messages) > max_messages:
+        raise ProtocolError(f"messages has {len(messages)} entries; allowed: at most {max_messages}", "messages")
+    _check_values(value)
     return value
 
 
@@ -231,11 +237,15 @@ def _usable(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e15
 
 
-def _check_texts(value: object) -> None:
-    """Refuses half a surrogate pair, which no tokenizer can read, and nesting deeper than any field of ours."""
+def _check_values(value: object) -> None:
+    """Refuses half a surrogate pair, which no tokenizer can read, and what no field of ours has: depth or number."""
     rest: list[tuple[str, int, object]] = [("", 0, value)]
+    number = 0
     while rest:
         path, depth, value = rest.pop()
+        number += 1
+        if number + len(rest) > MAX_VALUES:
+            raise _no_json(f"the body has more than {MAX_VALUES} values: send fewer messages, or fewer parts of them")
         name = path.removeprefix(".")
         if depth > MAX_DEPTH:
             deepest = f"{MAX_DEPTH} levels, which no field of a chat request is"
@@ -245,7 +255,7 @@ def _check_texts(value: object) -> None:
         if isinstance(value, dict):
             rest += [(f"{path}.{key}", depth + 1, text) for key, item in value.items() for text in (item, key)]
         elif isinstance(value, list):
-            rest += [(f"{path}[{i}]", depth + 1, item) for i, item in enumerate(value)]
+            rest += [(f"{path}[{i}]", depth + 1, item) for i, item in enumerate(value[:MAX_VALUES])]
 
 
 def _shown(value: object) -> str:

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +15,7 @@ from serve.admission import RequestLimits
 from serve.answering import Generate, Score
 from serve.app import Backend, application
 from serve.auth import Keys, Team, hashed
+from serve.bodies import BodyLimits
 from serve.models import ServedPolicies, ServedPolicy
 from serve.request import Delta, Event, GenerationRequest, PolicyInfo, Started
 from serve.telemetry import Telemetry
@@ -67,8 +68,9 @@ TEAMS = [
     Team(name="games", profiles=("gaming",), max_concurrent=2),
     Team(name="all"),
     Team(name="ops", admin=True),
-    Team(name="slow", tokens_per_minute=9),
+    Team(name="slow", tokens_per_minute=72),
 ]
+BODY = BodyLimits(max_bytes=2000)
 KEYS_TEXT = "\n".join(f"{team.name} {hashed(f'key-{team.name}')}" for team in TEAMS)
 
 
@@ -78,6 +80,8 @@ def app_around(
     keys_text: str = "",
     lines: list[str] | None = None,
     models: ServedPolicies | None = None,
+    body: BodyLimits = BODY,
+    teams: Sequence[Team] = TEAMS,
 ) -> FastAPI:
     served = models or ServedPolicies([ServedPolicy(POLICY_INFO)])
     log: list[str] = [] if lines is None else lines
@@ -97,8 +101,8 @@ def app_around(
         score=score,
         swap=swap,
         replicas=replicas,
-        keys=Keys(TEAMS, None, keys_text),
-        limits=RequestLimits(max_new_tokens=64, max_body_bytes=2000),
+        keys=Keys(teams, None, keys_text),
+        limits=RequestLimits(max_new_tokens=64, body=body, max_messages=8),
         telemetry=Telemetry(None, True, write=log.append),
         page="<!doctype html><title>page</title>",
     )
@@ -153,7 +157,18 @@ async def exchanged(
     0 is in the middle of the client's own body. `cancelled` is what the server raises then, instead of a message.
     """
     client = Client(body, gone_after, cancelled)
-    scope = {
+    await asyncio.wait_for(app(scope_of(method, path, key), client.receive, client.send), 10)
+    return client.answered
+
+
+def scope_of(
+    method: str,
+    path: str,
+    key: str | None = None,
+    peer: str = "127.0.0.1",
+    headers: Sequence[tuple[bytes, bytes]] = (),
+) -> dict[str, Any]:
+    return {
         "type": "http",
         "asgi": {"version": "3.0"},
         "http_version": "1.1",
@@ -161,14 +176,12 @@ async def exchanged(
         "path": path,
         "raw_path": path.encode(),
         "query_string": b"",
-        "headers": [] if key is None else [(b"authorization", f"Bearer {key}".encode())],
+        "headers": [*headers, *([] if key is None else [(b"authorization", f"Bearer {key}".encode())])],
         "scheme": "http",
         "server": ("127.0.0.1", 1),
-        "client": ("127.0.0.1", 2),
+        "client": (peer, 2),
         "root_path": "",
     }
-    await asyncio.wait_for(app(scope, client.receive, client.send), 10)
-    return client.answered
 
 
 def get(path: str) -> Answered:
