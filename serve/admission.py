@@ -23,7 +23,11 @@ class RequestLimits:
     """What one request may cost."""
 
     max_new_tokens: int
-    max_body_bytes: int
+    body: BodyLimits
+    max_messages: int = 1024
+    """Of one conversation."""
+    max_rated_tokens: int = 1024
+    """The most that the predictor reads of an answer and its conversation."""
 
 
 @dataclass(frozen=True)
@@ -90,6 +94,19 @@ def admitted(
         score=chat.score,
         best_of=chat.best_of is not None,
         include_usage=chat.stream_options is not None and chat.stream_options.include_usage,
+        cost=_cost(chat, generation, limits),
+    )
+
+
+def _cost(chat: ChatRequest, generation: GenerationRequest, limits: RequestLimits) -> RequestCost:
+    num_answers = chat.best_of or chat.n
+    num_rated = num_answers if chat.best_of else 0 if not chat.score else 1 if chat.stream else num_answers
+    return RequestCost(
+        prompt=generation.most_prompt_tokens,
+        num_answers=num_answers,
+        max_tokens=limits.max_new_tokens if generation.max_tokens is None else generation.max_tokens,
+        num_rated=num_rated,
+        max_rated=limits.max_rated_tokens,
     )
 
 
