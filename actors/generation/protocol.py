@@ -42,7 +42,8 @@ class GenerationStep:
     token_ids: list[int]
     """New ids; the one that ended the answer is not among them."""
     finish: str | None
-    """None while running, else "stop" (turn end), "length", "cancelled" or "error"."""
+    """None while running, else "stop" (turn end), "length", "cancelled", "memory" (the prompt is too long for what is
+    left of it) or "error"."""
 
 
 def require_fit(prompt_ids: Sequence[int], sampling: Sampling, context: int) -> None:
@@ -88,6 +89,11 @@ class Engine(Protocol):
 
     def cancel(self, request: int) -> None:
         """Stop it; its place is free at the next step, and its listener gets finish "cancelled"."""
+        ...
+
+    @property
+    def context(self) -> int:
+        """Most tokens of prompt and answer together."""
         ...
 
     @property
