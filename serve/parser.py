@@ -7,6 +7,7 @@ import difflib
 import json
 import re
 from collections.abc import Container, Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 from pydantic import ValidationError
@@ -253,7 +254,8 @@ def _check_values(value: object) -> None:
         if isinstance(value, str) and re.search("[\ud800-\udfff]", value):
             raise ProtocolError(f"{name} holds half of a surrogate pair: send whole Unicode characters", name)
         if isinstance(value, dict):
-            rest += [(f"{path}.{key}", depth + 1, text) for key, item in value.items() for text in (item, key)]
+            items = islice(value.items(), MAX_VALUES)
+            rest += [(f"{path}.{key}", depth + 1, text) for key, item in items for text in (item, key)]
         elif isinstance(value, list):
             rest += [(f"{path}[{i}]", depth + 1, item) for i, item in enumerate(value[:MAX_VALUES])]
 

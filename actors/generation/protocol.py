@@ -108,7 +108,8 @@ class Engine(Protocol):
 
 
 def complete(engine: Engine, requests: Sequence[tuple[Sequence[int], Sampling]]) -> list[tuple[list[int], str]]:
-    """Run all requests to their end: (ids, finish) in the order given. Raises RuntimeError if the engine dies."""
+    """Run all requests to their end: (ids, finish) in the order given. Raises RuntimeError if the engine dies or has
+    not enough memory for a prompt."""
     answers: list[list[int]] = [[] for _ in requests]
     finished = [""] * len(requests)
     open_requests = len(requests)
@@ -133,4 +134,7 @@ def complete(engine: Engine, requests: Sequence[tuple[Sequence[int], Sampling]])
         done.wait()
     if engine.error:
         raise RuntimeError(f"the generation engine died: {engine.error}")
+    if "memory" in finished:
+        longest = max(len(ids) for (ids, _), finish in zip(requests, finished, strict=True) if finish == "memory")
+        raise RuntimeError(f"no memory for a prompt of {longest} tokens: lower max_num_seqs, or shorten the prompts")
     return list(zip(answers, finished, strict=True))
