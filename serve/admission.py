@@ -9,9 +9,11 @@ from dataclasses import dataclass, replace
 from data.attributes import AttributeProblem, Values
 from data.errors import UserError
 from serve.auth import Team
+from serve.bodies import BodyLimits
 from serve.models import ServedPolicies, ServedPolicy
 from serve.profiles import find, resolve
 from serve.protocol import ChatRequest, ProtocolError
+from serve.rate_limits import RequestCost
 from serve.reply import ChatReply, Steering
 from serve.request import GenerationRequest
 
@@ -21,7 +23,11 @@ class RequestLimits:
     """What one request may cost."""
 
     max_new_tokens: int
-    max_body_bytes: int
+    body: BodyLimits
+    max_messages: int = 1024
+    """Of one conversation."""
+    max_rated_tokens: int = 1024
+    """The most that the predictor reads of an answer and its conversation."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +45,8 @@ class AdmittedRequest:
     """Return only the nearest of the answers?"""
     include_usage: bool
     """End a stream with the token counts?"""
+    cost: RequestCost
+    """The most that it can use."""
 
     @property
     def effective(self) -> Mapping[str, int]:
@@ -87,6 +95,19 @@ def admitted(
         score=chat.score,
         best_of=chat.best_of is not None,
         include_usage=chat.stream_options is not None and chat.stream_options.include_usage,
+        cost=_cost(chat, generation, limits),
+    )
+
+
+def _cost(chat: ChatRequest, generation: GenerationRequest, limits: RequestLimits) -> RequestCost:
+    num_answers = chat.best_of or chat.n
+    num_rated = num_answers if chat.best_of else 0 if not chat.score else 1 if chat.stream else num_answers
+    return RequestCost(
+        prompt=generation.most_prompt_tokens,
+        num_answers=num_answers,
+        max_tokens=limits.max_new_tokens if generation.max_tokens is None else generation.max_tokens,
+        num_rated=num_rated,
+        max_rated=limits.max_rated_tokens,
     )
 
 

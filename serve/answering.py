@@ -9,6 +9,7 @@ from contextlib import aclosing
 
 from data.attributes import AttributeSchema
 from serve.admission import AdmittedRequest
+from serve.rate_limits import Reservation
 from serve.reply import BestOfCandidate, ChatCompletion, FinishedAnswer, Usage
 from serve.request import Delta, Event, Failed, GenerationRequest, Started
 
@@ -16,26 +17,37 @@ Generate = Callable[[str, GenerationRequest], AsyncGenerator[Event, None]]
 """Generates with the model of a name; closing the generator cancels it."""
 Score = Callable[[GenerationRequest, str], Awaitable[dict[str, float]]]
 """The predictor's values of an answer to a request: attribute -> value."""
+BYTES_PER_TOKEN = 4
+"""Of usual text."""
 
 
 class RunningAnswers:
     """The started generations of a request. The owner calls `aclose`."""
 
-    def __init__(self, admitted: AdmittedRequest, generate: Generate, score: Score | None):
-        self._admitted, self._score = admitted, score
+    def __init__(self, admitted: AdmittedRequest, generate: Generate, score: Score | None, reservation: Reservation):
+        self._admitted, self._score, self._reservation = admitted, score, reservation
         self._events = [generate(admitted.model.name, generation) for generation in admitted.generations]
         self._texts = [""] * len(self._events)
         self._finished: dict[int, Delta] = {}
         self._counts = [0] * len(self._events)
-        self.prompt_tokens = 0
+        self.prompt_tokens = self._rated_tokens = 0
 
     async def start(self) -> None:
         """Returns when every generation runs or waits in an engine; raises ProtocolError if one was refused."""
-        for first in await asyncio.gather(*(anext(events) for events in self._events)):
+        try:
+            firsts = await asyncio.gather(*(anext(events) for events in self._events))
+        except asyncio.CancelledError:
+            # The caller left before its prompt was counted: that costs as much as this says, and no more than it held.
+            self._reservation.use(self._admitted.cost.prompt // BYTES_PER_TOKEN)
+            raise
+        for first in firsts:
             if isinstance(first, Failed):
+                self._reservation.use(first.prompt_tokens)
                 raise first.problem()
             assert isinstance(first, Started), f"a generation began with {first}"
             self.prompt_tokens = first.prompt_tokens
+        self._count()
+        self._reservation.correct(self.prompt_tokens)
 
     async def deltas(self) -> AsyncIterator[tuple[int, Delta]]:
         """(index of the answer, new text), as it comes; raises ProtocolError if a generation fails."""
@@ -46,6 +58,7 @@ class RunningAnswers:
                 if isinstance(event, Delta):
                     self._texts[index] += event.text
                     self._counts[index] = event.completion_tokens
+                    self._count()
                     if event.finish is not None:
                         self._finished[index] = event
                     yield index, event
@@ -63,6 +76,8 @@ class RunningAnswers:
     async def measured(self, index: int = 0) -> dict[str, float]:
         """The predictor's values of an answer that is whole."""
         assert self._score is not None, "admission refuses to measure where there is no predictor"
+        self._rated_tokens += self._admitted.cost.rated(self.prompt_tokens, self._counts[index])
+        self._count()
         return await self._score(self._admitted.generations[index], self._texts[index])
 
     @property
@@ -70,6 +85,10 @@ class RunningAnswers:
         """As OpenAI counts: the prompt once, all answers."""
         prompt, completion = self.prompt_tokens, sum(self._counts)
         return Usage(prompt_tokens=prompt, completion_tokens=completion, total_tokens=prompt + completion)
+
+    def _count(self) -> None:
+        """Its team pays as the answers grow, so that however they end nothing is left to pay."""
+        self._reservation.use(self.usage.total_tokens + self._rated_tokens)
 
     async def aclose(self) -> None:
         """Cancels what still runs."""

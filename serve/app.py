@@ -18,6 +18,7 @@ from serve import openapi
 from serve.admission import RequestLimits
 from serve.answering import Generate, Score
 from serve.auth import Keys, Team
+from serve.bodies import Bodies
 from serve.callers import CallerChecks
 from serve.chat import Chat
 from serve.models import ServedPolicies, ServedPolicy
@@ -75,7 +76,10 @@ def application(backend: Backend) -> FastAPI:
         summary="A steerable language model: OpenAI's chat completions with attributes.",
         redoc_url=None,
     )
-    chat = Chat(backend.models, backend.generate, backend.score, backend.keys, backend.limits, backend.telemetry)
+    bodies = Bodies(backend.limits.body)
+    chat = Chat(
+        backend.models, backend.generate, backend.score, backend.keys, backend.limits, bodies, backend.telemetry
+    )
 
     @app.post("/v1/chat/completions", **openapi.CHAT)
     async def chat_completions(request: Request) -> Response:
@@ -84,7 +88,7 @@ def application(backend: Backend) -> FastAPI:
 
     _information(app, backend)
     _health(app, backend)
-    _administration(app, backend)
+    _administration(app, backend, bodies)
 
     @app.get("/", include_in_schema=False)
     async def playground() -> HTMLResponse:
@@ -176,14 +180,14 @@ def _health(app: FastAPI, backend: Backend) -> None:
         return {"status": "ready"} | ({"replicas": dict(replicas)} if knows else {})
 
 
-def _administration(app: FastAPI, backend: Backend) -> None:
+def _administration(app: FastAPI, backend: Backend, bodies: Bodies) -> None:
     @app.post("/admin/models/{name}", **openapi.SWAP)
     async def swap(request: Request, name: str) -> dict[str, object]:
         """Answer a model's requests from another checkpoint; those that run end on the old one."""
-        if not backend.keys.any or not backend.team(request).admin:
+        if not backend.keys.any or not (team := backend.team(request)).admin:
             raise ProtocolError(NO_ADMIN, code="admin_only", status=403, kind="permission_error")
         backend.models.named(name)
-        policy = parse_swap(await request.body())
+        policy = parse_swap(await bodies.read(request, team.name))
         try:
             info = await backend.swap(name, policy)
         except UserError as problem:
@@ -197,6 +201,8 @@ def _errors(app: FastAPI) -> None:
         headers = {} if problem.retry_after_s is None else {"Retry-After": str(problem.retry_after_s)}
         if problem.status == 401:
             headers["WWW-Authenticate"] = "Bearer"
+        if problem.closes:
+            headers["Connection"] = "close"
         return _error(problem, headers)
 
     @app.exception_handler(HTTPException)

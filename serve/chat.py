@@ -16,6 +16,7 @@ from starlette.types import Receive, Scope, Send
 from serve.admission import AdmittedRequest, RequestLimits, admitted
 from serve.answering import Generate, RunningAnswers, Score
 from serve.auth import Keys, Team
+from serve.bodies import Bodies
 from serve.models import ServedPolicies
 from serve.parser import parse
 from serve.protocol import ProtocolError, ProtocolRecord
@@ -36,6 +37,7 @@ class Chat:
     score: Score | None
     keys: Keys
     limits: RequestLimits
+    bodies: Bodies
     telemetry: Telemetry
     rate_limiter: RateLimiter = field(default_factory=RateLimiter)
 
@@ -59,7 +61,7 @@ class Chat:
     async def _answered(self, request: Request, context: RequestContext) -> Response:
         team = self.keys.team_of(request.headers.get("authorization"))
         context.team = team.name
-        chat = parse(await _body(request, self.limits.max_body_bytes))
+        chat = parse(await self.bodies.read(request, team.name), self.limits.max_messages)
         accepted = admitted(chat, team, self.models, self.limits, self.score is not None)
         context.model, context.profile = accepted.model.name, accepted.profile or ""
         context.stream, context.answers = accepted.stream, len(accepted.generations)
@@ -79,16 +81,15 @@ class Chat:
         self, accepted: AdmittedRequest, team: Team, context: RequestContext
     ) -> AsyncGenerator[RunningAnswers, None]:
         """The answers, inside the team's limits; both are released at the end, however it ends."""
-        with self.rate_limiter.answers(team, len(accepted.generations)):
+        with self.rate_limiter.answers(team, len(accepted.generations), accepted.cost) as reservation:
             self.telemetry.admitted(context, +1)
-            answers = RunningAnswers(accepted, self.generate, self.score)
+            answers = RunningAnswers(accepted, self.generate, self.score, reservation)
             try:
                 yield answers
             finally:
                 await answers.aclose()
                 usage = answers.usage
                 context.prompt_tokens, context.completion_tokens = usage.prompt_tokens, usage.completion_tokens
-                self.rate_limiter.spend(team, usage.total_tokens)
                 self.telemetry.admitted(context, -1)
 
     async def _events(
@@ -138,17 +139,6 @@ class _Stream(StreamingResponse):
 def _record_gaps(context: RequestContext, accepted: AdmittedRequest, measured: dict[str, float] | None) -> None:
     for name, value in (measured or {}).items():
         context.gaps[name] = abs(value - accepted.effective[name])
-
-
-async def _body(request: Request, max_bytes: int) -> bytes:
-    """The body, read no further than the limit, whatever Content-Length is."""
-    body = b""
-    async for part in request.stream():
-        body += part
-        if len(body) > max_bytes:
-            message = f"the body is longer than {max_bytes} bytes: send a shorter conversation"
-            raise ProtocolError(message, code="body_too_large", status=413)
-    return body
 
 
 def _sse(record: ProtocolRecord) -> str:

@@ -23,6 +23,7 @@ from data.errors import UserError, is_user_error
 from serve.admission import RequestLimits
 from serve.app import Backend, application
 from serve.auth import Keys
+from serve.bodies import BodyLimits
 from serve.locate import locate
 from serve.models import ServedPolicies, ServedPolicy
 from serve.protocol import ProtocolError
@@ -41,6 +42,15 @@ READY_TIMEOUT_S = 3.0
 POLICY_LOST = Failed("the policy was lost while it worked on this request: send it again", 503, code="policy_lost")
 
 Handle: TypeAlias = ray.serve.handle.DeploymentHandle
+
+
+def _limits(settings: ServeSettings) -> RequestLimits:
+    return RequestLimits(
+        max_new_tokens=settings.max_new_tokens,
+        body=BodyLimits(settings.max_body_bytes, settings.body_timeout_s, settings.max_open_bodies),
+        max_messages=settings.max_messages,
+        max_rated_tokens=settings.scorer.max_tokens,
+    )
 
 
 class DisconnectsOfRay:
@@ -96,7 +106,7 @@ class Ingress:
             swap=self.swap,
             replicas=self.replicas,
             keys=self._keys,
-            limits=RequestLimits(self._settings.max_new_tokens, self._settings.max_body_bytes),
+            limits=_limits(self._settings),
             telemetry=Telemetry(EndpointMetrics(), self._settings.access_log),
             page=self._page,
         )

@@ -7,6 +7,7 @@ import difflib
 import json
 import re
 from collections.abc import Container, Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 from pydantic import ValidationError
@@ -30,6 +31,9 @@ from serve.protocol import (
 )
 
 MAX_DEPTH = 16
+MAX_VALUES = 32_768
+"""Of one body: thirty for each of a thousand messages. A walk over a megabyte of zeros takes half a second."""
+MAX_MESSAGES = 1024
 _SHOWN_CHARS = 60
 """How much of a wrong value an error repeats: a megabyte of it helps nobody."""
 
@@ -90,9 +94,9 @@ NEUTRAL_IN_MESSAGE: dict[str, tuple[object, ...]] = {
 NEUTRAL_IN_STREAM_OPTIONS: dict[str, tuple[object, ...]] = {"include_obfuscation": (False,)}
 
 
-def parse(body: bytes) -> ChatRequest:
+def parse(body: bytes, max_messages: int = MAX_MESSAGES) -> ChatRequest:
     """The request in `body`; raises ProtocolError that names the field and what is allowed."""
-    raw = _supported(_as_object(body), ChatRequest.model_fields, NEUTRAL, "")
+    raw = _supported(_as_object(body, max_messages), ChatRequest.model_fields, NEUTRAL, "")
     if isinstance(options := raw.get("stream_options"), dict):
         raw["stream_options"] = _supported(
             options, StreamOptions.model_fields, NEUTRAL_IN_STREAM_OPTIONS, "stream_options."
@@ -113,7 +117,7 @@ def parse_swap(body: bytes) -> str:
         raise ProtocolError('the body is {"policy": a policy or run folder, or "newest"}', "policy") from None
 
 
-def _as_object(body: bytes) -> dict[str, Any]:
+def _as_object(body: bytes, max_messages: int = MAX_MESSAGES) -> dict[str, Any]:
     def refuse(constant: str) -> None:
         raise _no_json(f"the body holds {constant}, which is no JSON: send a finite number")
 
@@ -122,14 +126,17 @@ def _as_object(body: bytes) -> dict[str, Any]:
     except ProtocolError:
         raise
     except RecursionError:
-        raise _no_json("the body is nested too deeply to be a chat request") from None
+        raise _no_json(f"the body is nested deeper than {MAX_DEPTH} levels, which no field of a request is") from None
     except UnicodeDecodeError as error:
         raise _no_json(f"the body is no UTF-8 (byte {error.start}): send JSON in UTF-8") from None
     except ValueError as error:
         raise _no_json(f"the body is no JSON: {error}") from None
     if not isinstance(value, dict):
         raise _no_json(f"the body is {_shown(value)}: send a JSON object with messages")
-    _check_texts(value)
+    messages = value.get("messages")
+    if isinstance(messages, list) and len(messages) > max_messages:
+        raise ProtocolError(f"messages has {len(messages)} entries; allowed: at most {max_messages}", "messages")
+    _check_values(value)
     return value
 
 
@@ -237,11 +244,15 @@ def _usable(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e15
 
 
-def _check_texts(value: object) -> None:
-    """Refuses half a surrogate pair, which no tokenizer can read, and nesting deeper than any field of ours."""
+def _check_values(value: object) -> None:
+    """Refuses half a surrogate pair, which no tokenizer can read, and what no field of ours has: depth or number."""
     rest: list[tuple[str, int, object]] = [("", 0, value)]
+    number = 0
     while rest:
         path, depth, value = rest.pop()
+        number += 1
+        if number + len(rest) > MAX_VALUES:
+            raise _no_json(f"the body has more than {MAX_VALUES} values: send fewer messages, or fewer parts of them")
         name = path.removeprefix(".")
         if depth > MAX_DEPTH:
             deepest = f"{MAX_DEPTH} levels, which no field of a chat request is"
@@ -249,9 +260,10 @@ def _check_texts(value: object) -> None:
         if isinstance(value, str) and re.search("[\ud800-\udfff]", value):
             raise ProtocolError(f"{name} holds half of a surrogate pair: send whole Unicode characters", name)
         if isinstance(value, dict):
-            rest += [(f"{path}.{key}", depth + 1, text) for key, item in value.items() for text in (item, key)]
+            items = islice(value.items(), MAX_VALUES)
+            rest += [(f"{path}.{key}", depth + 1, text) for key, item in items for text in (item, key)]
         elif isinstance(value, list):
-            rest += [(f"{path}[{i}]", depth + 1, item) for i, item in enumerate(value)]
+            rest += [(f"{path}[{i}]", depth + 1, item) for i, item in enumerate(value[:MAX_VALUES])]
 
 
 def _shown(value: object) -> str:

@@ -9,6 +9,7 @@ from pydantic import ConfigDict, Field, WithJsonSchema, field_validator, model_v
 
 from data.conversation import Message
 from data.errors import UserError
+from data.printable import printable
 from data.record import Record
 
 MAX_STOPS = 4
@@ -19,6 +20,9 @@ MAX_TOP_K = 1000
 MAX_CHOICES = 8
 MAX_BEST_OF = 16
 SEED_LIMIT = 2**63
+MAX_MESSAGE_CHARS = 400
+MAX_PARAM_CHARS = 200
+"""Of an error: what a caller sent may be in it."""
 ERROR_KINDS = {401: "authentication_error", 429: "rate_limit_error", 500: "server_error", 503: "server_error"}
 """HTTP status -> OpenAI's `type` of an error; of all others "invalid_request_error"."""
 
@@ -61,19 +65,19 @@ class ProtocolError(UserError):
         status: int = 400,
         kind: str | None = None,
         retry_after_s: int | None = None,
+        closes: bool = False,
     ):
+        """`closes`: the rest of the request is not read, so its connection ends with the reply."""
         super().__init__(message)
+        self.closes = closes
         self.param, self.code, self.status, self.retry_after_s = param, code, status, retry_after_s
         self.kind = kind or ERROR_KINDS.get(status, "invalid_request_error")
 
     def body(self) -> ErrorBody:
-        """Printable whatever the caller sent."""
-        param = None if self.param is None else _printable(self.param)
-        return ErrorBody(error=ErrorDetail(message=_printable(str(self)), type=self.kind, param=param, code=self.code))
-
-
-def _printable(text: str) -> str:
-    return text.encode("utf-8", "backslashreplace").decode()
+        """On one line, printable and short whatever the caller sent."""
+        param = None if self.param is None else printable(self.param, MAX_PARAM_CHARS)
+        message = printable(str(self), MAX_MESSAGE_CHARS)
+        return ErrorBody(error=ErrorDetail(message=message, type=self.kind, param=param, code=self.code))
 
 
 class SystemMessage(ProtocolRecord):

@@ -17,6 +17,7 @@ import ray.serve
 from actors.generation.protocol import Engine, Sampling
 from data.errors import UserError
 from serve.detokenizer import AnswerText
+from serve.prompts import Prompts
 from serve.request import Delta, Event, Failed, GenerationRequest, PolicyInfo, Revision, Started
 from serve.revisions import wanted
 from serve.settings import EngineSettings
@@ -35,6 +36,13 @@ PROGRESS_S = 1.0
 RETIRE_CHECK_S = 0.2
 """How often a replaced engine is checked: is its last answer written?"""
 ENGINE_FAILED = Failed("the policy failed while it worked on this request: send it again", 503, code="engine_failed")
+OUT_OF_MEMORY = Failed(
+    "the engine has not enough memory for this conversation: shorten messages, or lower engine.max_context_tokens, so "
+    "that such a conversation is refused at once",
+    503,
+    "messages",
+    "out_of_memory",
+)
 
 
 @dataclass(frozen=True)
@@ -42,6 +50,7 @@ class _Loaded:
     """A policy and the engine that runs it."""
 
     text: "PolicyText"
+    prompts: Prompts
     engine: Engine
     revision: Revision
 
@@ -98,20 +107,16 @@ class Replica:
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[Event, None]:
         """Started, then text; closing the generator cancels the request in the engine."""
         self._catch_up(request.revision)
-        steps, loaded = TokenStream(self._pace), self._loaded
+        steps = TokenStream(self._pace)
         try:
-            prompt_ids = loaded.text.prompt(request.system, request.messages, request.attributes, request.labels)
-            sampling = Sampling(
-                max_tokens=self._max_tokens(loaded.text.max_tokens, len(prompt_ids), request.max_tokens),
-                temperature=request.temperature,
-                top_p=request.top_p,
-                top_k=request.top_k,
-                seed=None if request.seed is None else request.seed % 2**63,  # no sampler takes negative ones
-                cache_salt=request.cache_salt,
-            )
-            handle = loaded.engine.submit(prompt_ids, sampling, steps)
+            loaded, prompt_ids = await self._prompt(request)
         except UserError as problem:
-            yield Failed(str(problem), 400, "messages", "context_length_exceeded")
+            yield _refused(problem)
+            return
+        try:
+            handle = loaded.engine.submit(prompt_ids, self._sampling(request, loaded, len(prompt_ids)), steps)
+        except UserError as problem:
+            yield _refused(problem, len(prompt_ids))
             return
         except RuntimeError as problem:
             logger.error("a request was not taken: %s", problem)
@@ -127,6 +132,14 @@ class Replica:
         finally:
             loaded.engine.cancel(handle)
 
+    async def _prompt(self, request: GenerationRequest) -> tuple[_Loaded, list[int]]:
+        """The policy that answers now, and the request as its prompt; raises UserError if it cannot be one."""
+        while True:
+            loaded = self._loaded
+            prompt_ids = await loaded.prompts.ids(request)
+            if loaded.engine is self._loaded.engine:  # else a swap came meanwhile, and may have closed the old one
+                return loaded, prompt_ids
+
     async def _text(
         self, steps: TokenStream, answer: AnswerText, loaded: _Loaded, stream: bool
     ) -> AsyncGenerator[Event, None]:
@@ -134,6 +147,9 @@ class Replica:
         num_tokens, text, sent_s = 0, "", time.monotonic()
         while True:
             for step in await steps.take(loaded.engine):
+                if step.finish == "memory":
+                    yield OUT_OF_MEMORY
+                    return
                 if step.finish in ("error", "cancelled"):
                     logger.error("a request ended with %s; engine: %s", step.finish, loaded.engine.error or "alive")
                     self._failed(loaded)
@@ -160,9 +176,15 @@ class Replica:
 
         own = self._settings
         text, engine = load_engine(
-            own.kind, revision.policy, own.dtype, own.max_num_seqs, own.prefix_cache_tokens, own.gpu_memory_share
+            own.kind,
+            revision.policy,
+            own.dtype,
+            own.max_num_seqs,
+            own.prefix_cache_tokens,
+            own.gpu_memory_share,
+            own.max_context_tokens,
         )
-        return _Loaded(text, engine, revision)
+        return _Loaded(text, Prompts(text, engine.context), engine, revision)
 
     def _catch_up(self, wanted: Revision | None) -> None:
         """A replica that came up after a swap learns of it from its first request."""
@@ -178,6 +200,7 @@ class Replica:
     async def _retire(self, old: _Loaded) -> None:
         while old.engine.error is None and (old.engine.load.running or old.engine.load.waiting):
             await asyncio.sleep(RETIRE_CHECK_S)
+        old.prompts.close()
         await asyncio.to_thread(old.engine.close)
 
     async def _update_metrics(self) -> None:
@@ -191,13 +214,24 @@ class Replica:
         self._tasks.add(task)  # the loop itself forgets a task that nobody holds
         task.add_done_callback(self._tasks.discard)
 
-    def _max_tokens(self, context: int, prompt_tokens: int, requested: int | None) -> int:
-        """Longest answer. A requested one must fit, or the engine refuses it; otherwise it is cut to the context."""
-        space = context - prompt_tokens
-        if space < 1:
+    def _sampling(self, request: GenerationRequest, loaded: _Loaded, prompt_tokens: int) -> Sampling:
+        """How to answer. A requested length must fit, or the engine refuses it; otherwise it is cut to the context."""
+        context, longest = loaded.engine.context, request.max_tokens
+        if prompt_tokens >= context:
             sizes = f"the conversation has {prompt_tokens} tokens, the policy's context {context}"
             raise UserError(f"{sizes}, and the answer needs room: shorten messages")
-        return min(self._max_new_tokens, space) if requested is None else requested
+        return Sampling(
+            max_tokens=min(self._max_new_tokens, context - prompt_tokens) if longest is None else longest,
+            temperature=request.temperature,
+            top_p=request.top_p,
+            top_k=request.top_k,
+            seed=None if request.seed is None else request.seed % 2**63,  # no sampler takes negative ones
+            cache_salt=request.cache_salt,
+        )
+
+
+def _refused(problem: UserError, prompt_tokens: int = 0) -> Failed:
+    return Failed(str(problem), 400, "messages", "context_length_exceeded", prompt_tokens=prompt_tokens)
 
 
 class ServedReplica(Replica):

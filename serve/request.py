@@ -12,6 +12,9 @@ from data.attributes import Values
 from data.conversation import Message
 from serve.protocol import ProtocolError
 
+PROMPT_TOKENS, TURN_TOKENS, VALUE_TOKENS = 64, 16, 4
+"""A prompt format adds fewer to a conversation, to a message, and to an attribute's name."""
+
 
 @dataclass(frozen=True)
 class PolicyInfo:
@@ -56,6 +59,13 @@ class GenerationRequest:
     revision: Revision | None = None
     """What the ingress wants served; a replica that came up with an older one changes over."""
 
+    @property
+    def most_prompt_tokens(self) -> int:
+        """A bound on the prompt's tokens, without a tokenizer: none has fewer bytes than one."""
+        texts = len(self.system.encode()) + sum(len(message.content.encode()) for message in self.messages)
+        lines = sum(len(name) + VALUE_TOKENS for values in (self.attributes, *self.labels) for name in values or ())
+        return texts + lines + PROMPT_TOKENS + TURN_TOKENS * len(self.messages)
+
 
 @dataclass(frozen=True)
 class Started:
@@ -83,6 +93,8 @@ class Failed:
     param: str | None = None
     code: str | None = None
     retry_after_s: int | None = None
+    prompt_tokens: int = 0
+    """That were counted to find that the prompt does not fit: work that its team pays."""
 
     def problem(self) -> ProtocolError:
         return ProtocolError(self.message, self.param, self.code, self.status, retry_after_s=self.retry_after_s)

@@ -34,6 +34,8 @@ class EngineSettings(Record):
     """Weights and activations; float32 gives on a CPU what training measured."""
     max_num_seqs: int = Field(16, ge=1)
     """Answers that a replica writes at the same time."""
+    max_context_tokens: int = Field(8192, ge=16)
+    """Prompt and answer together, where the model takes more: one long prompt must not use up the memory."""
     prefix_cache_tokens: int = Field(4096, ge=0)
     """Prefix cache of the transformers engine, for prompts that begin alike; 0 = none. vLLM has its own."""
     stream_every_s: float = Field(0.1, gt=0)
@@ -119,6 +121,12 @@ class ServeSettings(Record):
     """When a caller that was turned away should come back."""
     max_body_bytes: int = Field(1 << 20, ge=1)
     """Longest request body; a longer one gets 413."""
+    body_timeout_s: float = Field(20, gt=0)
+    """How long a request's body may take to arrive; a slower one gets 408."""
+    max_open_bodies: int = Field(256, ge=1)
+    """Bodies of one team, and of one address, that arrive at the same time; one more ends the oldest, or gets 429."""
+    max_messages: int = Field(1024, ge=1)
+    """Messages of one conversation; more get 400."""
     start_timeout_s: float = Field(600, gt=0)
     """How long loading the policy may take."""
     object_store_bytes: int = Field(200 << 20, ge=80 << 20)

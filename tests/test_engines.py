@@ -3,7 +3,7 @@
 import importlib.util
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import pytest
 import torch
@@ -248,3 +248,37 @@ def test_those_who_were_to_start_with_the_one_that_killed_it_are_told_too(
     )
     assert all(listener.ended.wait(20) for listener in recorder)
     assert [listener.steps[-1].finish for listener in recorder] == ["error"] * 3
+
+
+@pytest.mark.case("B10: one prompt that uses up the memory")
+def test_a_prompt_without_memory_ends_alone(policy: Policy, prompts: list[list[int]]) -> None:
+    engine, recorder = TransformersEngine(policy, max_num_seqs=4), [Recorder() for _ in range(3)]
+    [expected, _] = complete(engine, [(prompts[0], Sampling(5, temperature=0.0))])[0]
+    prefill = engine._prefill
+
+    def greedy(prompt_ids: Sequence[int], cache_salt: str) -> object:
+        if len(prompt_ids) == len(prompts[3]):
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return prefill(prompt_ids, cache_salt)
+
+    engine._prefill = greedy  # type: ignore[assignment]
+    asked = [(prompts[i], Sampling(5, temperature=0.0), recorder[n]) for n, i in enumerate((0, 3, 0))]
+    engine.submit_all(asked)
+    assert all(listener.ended.wait(20) for listener in recorder)
+    assert [listener.steps[-1].finish for listener in recorder] == ["length", "memory", "length"]
+    assert [[i for step in recorder[n].steps for i in step.token_ids] for n in (0, 1, 2)] == [expected, [], expected]
+    assert (engine.error, engine.load.running) == (None, 0)
+    with pytest.raises(RuntimeError, match=f"no memory for a prompt of {len(prompts[3])} tokens: lower max_num_seqs"):
+        complete(engine, [(prompts[3], Sampling(5)), (prompts[0], Sampling(5))])
+    engine.close()
+
+
+@pytest.mark.case("B10: a context that is bounded below the model's")
+def test_a_context_can_be_shorter_than_the_model_s_and_never_longer(policy: Policy) -> None:
+    short, long = (TransformersEngine(policy, max_num_seqs=1, max_context=n) for n in (20, 10**9))
+    assert (short.context, long.context) == (20, policy.max_tokens)
+    with pytest.raises(ValueError, match="exceed the model's context of 20"):
+        short.submit([5] * 16, Sampling(5), lambda _: None)
+    short.submit([5] * 15, Sampling(5), lambda _: None)
+    for engine in (short, long):
+        engine.close()

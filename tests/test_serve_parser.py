@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from serve.parser import ALLOWED, NEUTRAL, numbers, parse
-from serve.protocol import ChatRequest, ProtocolError
+from serve.parser import ALLOWED, MAX_MESSAGES, MAX_VALUES, NEUTRAL, numbers, parse
+from serve.protocol import MAX_MESSAGE_CHARS, ChatRequest, ProtocolError
 
 USER = {"role": "user", "content": "Why is the sky blue?"}
 
@@ -205,6 +205,79 @@ def test_no_body_breaks_the_parser(body: bytes) -> None:
     error = json.loads(json.dumps(caught.value.body().model_dump(), ensure_ascii=False).encode())["error"]
     assert set(error) == {"message", "type", "param", "code"}
     assert len(error["message"]) < 500
+
+
+def exchange(text: str) -> list[dict[str, Any]]:
+    return [{"role": "user", "content": text}, {"role": "assistant", "content": text}]
+
+
+@pytest.mark.case("B12: a conversation of 16,131 messages")
+def test_the_number_of_messages_is_limited() -> None:
+    many = problem(messages=[*exchange("a") * 8065, USER])
+    assert (many.param, str(many)) == ("messages", f"messages has 16131 entries; allowed: at most {MAX_MESSAGES}")
+    body = json.dumps({"messages": [*exchange("a"), USER]}).encode()
+    assert len(parse(body, 3).messages) == 3
+    with pytest.raises(ProtocolError, match="messages has 3 entries; allowed: at most 2"):
+        parse(body, 2)
+
+
+@pytest.mark.case("B12: a megabyte of zeros")
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"x": [0] * 500_000},
+        {"x": {str(i): 0 for i in range(20_000)}},
+        {"messages": [{"role": "user", "content": [{"type": "text", "text": "a"}] * 30_000}]},
+        {"messages": [{**USER, "x": [[]] * 40_000}]},
+    ],
+)
+def test_the_number_of_values_is_limited(fields: dict[str, Any]) -> None:
+    body = json.dumps({"messages": [USER], **fields}).encode()
+    with pytest.raises(ProtocolError, match=f"more than {MAX_VALUES} values: send fewer messages, or fewer parts"):
+        parse(body)
+
+
+def test_the_longest_conversation_is_within_the_number_of_values() -> None:
+    answer = {
+        "role": "assistant",
+        "content": [{"type": "text", "text": "a"}],
+        "attributes": dict.fromkeys("abcdefg", 1),
+    }
+    assert len(request(messages=[*[USER, answer] * 511, USER]).messages) == 1023
+
+
+@pytest.mark.case("B12: JSON that is too deep")
+@pytest.mark.parametrize("levels", [30, 500, 100_000])
+def test_the_depth_of_a_body_is_limited_by_name(levels: int) -> None:
+    for body in (b"[" * levels + b"]" * levels, b'{"messages": ' + b'{"a":' * levels + b"1" + b"}" * (levels + 1)):
+        with pytest.raises(ProtocolError, match=r"deeper than 16 levels|the body is .*: send a JSON object"):
+            parse(body)
+
+
+ESCAPES = "\x1b]0;you\x07\n\r\x9b2J\u202e\u2028"
+
+
+@pytest.mark.case("B11: escapes from a request")
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {ESCAPES: 1},
+        {ESCAPES * 10_000: 1},
+        {"model": [ESCAPES]},
+        {"attributes": ESCAPES},
+        {"messages": [{"role": ESCAPES, "content": "x"}]},
+        {"messages": [{**USER, ESCAPES: "x"}]},
+        {"messages": [{"role": "tool" + ESCAPES, "content": "x"}]},
+        {"messages": [{"role": "user", "content": [{"type": ESCAPES}]}]},
+        {"\ud800" + ESCAPES * 10_000: 1},
+        {"tools": ESCAPES},
+    ],
+)
+def test_an_error_is_one_printable_line_whatever_it_repeats(fields: dict[str, Any]) -> None:
+    error = problem(**fields).body().error
+    for text, limit in ((error.message, MAX_MESSAGE_CHARS), (error.param or "", 200)):
+        assert text.isprintable()
+        assert len(text) <= limit * 10, "every character may be escaped"
 
 
 def test_the_constant_that_is_no_json_is_named() -> None:

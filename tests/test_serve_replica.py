@@ -1,12 +1,15 @@
 """A replica without Ray: its text is the policy's own at the requested attributes; leaving cancels."""
 
 import asyncio
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import aclosing
 from dataclasses import replace
+from typing import Any
 
 import pytest
+import torch
 
 from actors.generation.protocol import Sampling, complete
 from actors.modeling.policy import PolicyTask
@@ -138,6 +141,80 @@ def test_what_does_not_fit_is_refused(replica: Replica) -> None:
         assert isinstance(event, Failed)
         assert (event.status, event.code) == (400, "context_length_exceeded")
         assert "context" in event.message
+
+
+@pytest.mark.case("B10: refused work is charged")
+def test_what_was_tokenized_and_refused_says_what_it_cost(replica: Replica) -> None:
+    def cost(request: GenerationRequest) -> int:
+        [event] = asyncio.run(collected(replica, request))
+        assert isinstance(event, Failed)
+        return event.prompt_tokens
+
+    assert cost(replace(REQUEST, max_tokens=10**6)) == len(replica._loaded.text.prompt("", REQUEST.messages, {}))
+    text = "moon " * 600
+    long = replace(REQUEST, max_tokens=None, messages=(Message("user", text),))
+    assert cost(long) == len(replica._loaded.text.prompt("", long.messages, {})) > 512
+    assert cost(replace(long, messages=(Message("user", text * 1000),))) == 0, "its characters were enough"
+
+
+@pytest.mark.case("B10: an engine's context is bounded")
+def test_a_context_below_the_model_s_is_said(tiny_policy: str) -> None:
+    replica = Replica("tiny", Revision(tiny_policy, 0), EngineSettings(max_num_seqs=2, max_context_tokens=60), 40)
+    [event] = asyncio.run(collected(replica, replace(REQUEST, messages=(Message("user", "moon " * 60),))))
+    assert isinstance(event, Failed)
+    assert "the policy's context 60" in event.message
+    last = asyncio.run(collected(replica, replace(REQUEST, max_tokens=None, temperature=0.0)))[-1]
+    assert isinstance(last, Delta)
+    assert last.completion_tokens == 60 - len(replica._loaded.text.prompt("", REQUEST.messages, {})) < 40
+    replica._loaded.engine.close()
+
+
+@pytest.mark.case("B10: one prompt that uses up the memory")
+def test_a_prompt_without_memory_is_a_sentence_and_the_engine_lives(
+    tiny_policy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replica = replica_of(tiny_policy)
+
+    def greedy(prompt_ids: object, cache_salt: str) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(replica._loaded.engine, "_prefill", greedy)
+        failed = asyncio.run(collected(replica, REQUEST))[-1]
+    assert isinstance(failed, Failed)
+    assert (failed.status, failed.code) == (503, "out_of_memory")
+    assert "engine.max_context_tokens" in failed.message
+    asyncio.run(replica.check_health())
+    assert isinstance(asyncio.run(collected(replica, REQUEST))[-1], Delta)
+    replica._loaded.engine.close()
+
+
+def test_a_swap_while_a_prompt_is_tokenized_takes_the_new_policy(tiny_policy: str, other_policy: str) -> None:
+    replica = replica_of(tiny_policy)
+    old = replica._loaded
+    tokenize, begun, go_on = old.text.prompt, threading.Event(), threading.Event()
+
+    def slow(*arguments: Any) -> list[int]:
+        begun.set()
+        assert go_on.wait(10)
+        return tokenize(*arguments)
+
+    old.text.prompt = slow  # type: ignore[method-assign]
+    long = replace(REQUEST, system=" " * 5000)
+
+    async def go() -> list[Event]:
+        answer = asyncio.ensure_future(collected(replica, long))
+        await asyncio.to_thread(begun.wait, 10)
+        await replica.swap(Revision(other_policy, 1))
+        await asyncio.sleep(0.5)
+        assert old.engine.load.running == 0
+        go_on.set()
+        return await answer
+
+    events = asyncio.run(go())
+    assert isinstance(events[-1], Delta)
+    assert replica._loaded.engine.load.generated_tokens > 0
+    replica._loaded.engine.close()
 
 
 def test_a_dead_engine_fails_the_health_check_and_its_requests(tiny_policy: str) -> None:

@@ -39,7 +39,7 @@ class EngineThread(ABC):
 
     def __init__(self, name: str, context: int):
         """`context`: most tokens of prompt and answer together. The subclass calls `start` when it is ready to step."""
-        self._context = context
+        self.context = context
         self._numbers = itertools.count()
         self._wake = threading.Condition()
         self._inbox: deque[Request] = deque()
@@ -67,7 +67,7 @@ class EngineThread(ABC):
 
     def submit_all(self, requests: Sequence[tuple[Sequence[int], Sampling, Listener]]) -> list[int]:
         for prompt_ids, sampling, _ in requests:
-            require_fit(prompt_ids, sampling, self._context)
+            require_fit(prompt_ids, sampling, self.context)
         with self._wake:  # the thread sees all of them or none
             if self._error or self._closed:
                 raise RuntimeError(f"the engine is down: {self._error or 'closed'}")

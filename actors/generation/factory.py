@@ -9,18 +9,25 @@ EngineKind = Literal["transformers", "vllm"]
 
 
 def load_engine(
-    kind: EngineKind, policy: str, dtype: str, max_num_seqs: int, prefix_cache_tokens: int, memory_share: float
+    kind: EngineKind,
+    policy: str,
+    dtype: str,
+    max_num_seqs: int,
+    prefix_cache_tokens: int,
+    memory_share: float,
+    max_context: int | None = None,
 ) -> tuple[PolicyText, Engine]:
     """The policy at a folder or URI and an engine that runs it; raises UserError if there is no such policy or engine.
 
-    `prefix_cache_tokens` bounds the prompts that the transformers engine keeps; `memory_share` is vLLM's of a GPU.
+    `prefix_cache_tokens` bounds the prompts that the transformers engine keeps; `memory_share` is vLLM's of a GPU;
+    `max_context` bounds prompt and answer together, where the model's own context is longer.
     """
     if kind == "vllm":
         from actors.generation.vllm_engine import VllmEngine
 
         text = PolicyText.load(policy)
-        return text, VllmEngine(text, dtype, max_num_seqs, memory_share)
+        return text, VllmEngine(text, dtype, max_num_seqs, memory_share, max_context)
     from actors.generation.transformers_engine import TransformersEngine
 
     loaded = Policy.load(policy, dtype)
-    return loaded, TransformersEngine(loaded, max_num_seqs, prefix_cache_tokens)
+    return loaded, TransformersEngine(loaded, max_num_seqs, prefix_cache_tokens, max_context)

@@ -44,7 +44,8 @@ class GenerationStep:
     token_ids: list[int]
     """New ids; the one that ended the answer is not among them."""
     finish: str | None
-    """None while running, else "stop" (turn end), "length", "cancelled" or "error"."""
+    """None while running, else "stop" (turn end), "length", "cancelled", "memory" (the prompt is too long for what is
+    left of it) or "error"."""
 
 
 def require_fit(prompt_ids: Sequence[int], sampling: Sampling, context: int) -> None:
@@ -93,6 +94,11 @@ class Engine(Protocol):
         ...
 
     @property
+    def context(self) -> int:
+        """Most tokens of prompt and answer together."""
+        ...
+
+    @property
     def load(self) -> Load: ...
 
     @property
@@ -104,7 +110,8 @@ class Engine(Protocol):
 
 
 def complete(engine: Engine, requests: Sequence[tuple[Sequence[int], Sampling]]) -> list[tuple[list[int], str]]:
-    """Run all requests to their end: (ids, finish) in the order given. Raises RuntimeError if the engine dies."""
+    """Run all requests to their end: (ids, finish) in the order given. Raises RuntimeError if the engine dies or has
+    not enough memory for a prompt."""
     answers: list[list[int]] = [[] for _ in requests]
     finished = [""] * len(requests)
     open_requests = len(requests)
@@ -129,4 +136,7 @@ def complete(engine: Engine, requests: Sequence[tuple[Sequence[int], Sampling]])
         done.wait()
     if engine.error:
         raise RuntimeError(f"the generation engine died: {engine.error}")
+    if "memory" in finished:
+        longest = max(len(ids) for (ids, _), finish in zip(requests, finished, strict=True) if finish == "memory")
+        raise RuntimeError(f"no memory for a prompt of {longest} tokens: lower max_num_seqs, or shorten the prompts")
     return list(zip(answers, finished, strict=True))

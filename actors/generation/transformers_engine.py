@@ -32,10 +32,12 @@ class _Sequence:
 class TransformersEngine(EngineThread):
     """Continuous batching: requests join and leave between steps."""
 
-    def __init__(self, policy: Policy, max_num_seqs: int = 16, prefix_cache_tokens: int = 0):
+    def __init__(
+        self, policy: Policy, max_num_seqs: int = 16, prefix_cache_tokens: int = 0, max_context: int | None = None
+    ):
         """`prefix_cache_tokens`: prompt tokens kept for prompts that begin alike. Reused values equal recomputed ones
-        to some 1e-6, not to the last bit."""
-        super().__init__("generator", policy.max_tokens)
+        to some 1e-6, not to the last bit. `max_context`: of prompt and answer, where the model takes more."""
+        super().__init__("generator", min(policy.max_tokens, max_context or policy.max_tokens))
         self._model, self._stop_ids = policy.model, policy.stop_ids
         self._max_num_seqs = max_num_seqs
         self._sequences: list[_Sequence] = []
@@ -62,7 +64,13 @@ class TransformersEngine(EngineThread):
         while len(self._sequences) < self._max_num_seqs and (request := self._next_new()):
             sequence = _Sequence(request, np.random.default_rng(request.sampling.seed))
             self._sequences.append(sequence)  # before any work, so that a failure reaches its listener
-            prefilled, logits_1V = self._prefill(request.prompt_ids, request.sampling.cache_salt)
+            try:
+                prefilled, logits_1V = self._prefill(request.prompt_ids, request.sampling.cache_salt)
+            except torch.OutOfMemoryError:
+                # Of this prompt: nothing of it is kept, and the others go on.
+                self._sequences.pop()
+                request.emit([], "memory")
+                continue
             sequence.length = len(request.prompt_ids)
             self._kv_cache.join(prefilled, sequence.length)
             self._take([sequence], logits_1V)

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +15,7 @@ from serve.admission import RequestLimits
 from serve.answering import Generate, Score
 from serve.app import Backend, application
 from serve.auth import Keys, Team, hashed
+from serve.bodies import BodyLimits
 from serve.models import ServedPolicies, ServedPolicy
 from serve.request import Delta, Event, GenerationRequest, PolicyInfo, Started
 from serve.telemetry import Telemetry
@@ -67,8 +68,9 @@ TEAMS = [
     Team(name="games", profiles=("gaming",), max_concurrent=2),
     Team(name="all"),
     Team(name="ops", admin=True),
-    Team(name="slow", tokens_per_minute=9),
+    Team(name="slow", tokens_per_minute=72),
 ]
+BODY = BodyLimits(max_bytes=2000)
 KEYS_TEXT = "\n".join(f"{team.name} {hashed(f'key-{team.name}')}" for team in TEAMS)
 
 
@@ -78,6 +80,8 @@ def app_around(
     keys_text: str = "",
     lines: list[str] | None = None,
     models: ServedPolicies | None = None,
+    body: BodyLimits = BODY,
+    teams: Sequence[Team] = TEAMS,
 ) -> FastAPI:
     served = models or ServedPolicies([ServedPolicy(POLICY_INFO)])
     log: list[str] = [] if lines is None else lines
@@ -97,8 +101,8 @@ def app_around(
         score=score,
         swap=swap,
         replicas=replicas,
-        keys=Keys(TEAMS, None, keys_text),
-        limits=RequestLimits(max_new_tokens=64, max_body_bytes=2000),
+        keys=Keys(teams, None, keys_text),
+        limits=RequestLimits(max_new_tokens=64, body=body, max_messages=8),
         telemetry=Telemetry(None, True, write=log.append),
         page="<!doctype html><title>page</title>",
     )
@@ -157,9 +161,22 @@ async def exchanged(
     `headers` replaces those that are always sent; "" leaves one out.
     """
     client = Client(body, gone_after, cancelled)
+    scope = scope_of(method, path, key, client_address, server_address, headers)
+    await asyncio.wait_for(app(scope, client.receive, client.send), 10)
+    return client.answered
+
+
+def scope_of(
+    method: str,
+    path: str,
+    key: str | None = None,
+    peer: str = "127.0.0.1",
+    server: str = "127.0.0.1",
+    headers: Mapping[str, str] = {},
+) -> dict[str, Any]:
     sent = {"host": "127.0.0.1:8000"} | ({"content-type": "application/json"} if method == "POST" else {})
     sent |= {} if key is None else {"authorization": f"Bearer {key}"}
-    scope = {
+    return {
         "type": "http",
         "asgi": {"version": "3.0"},
         "http_version": "1.1",
@@ -169,12 +186,10 @@ async def exchanged(
         "query_string": b"",
         "headers": [(name.encode(), value.encode()) for name, value in (sent | dict(headers)).items() if value],
         "scheme": "http",
-        "server": (server_address, 1),
-        "client": (client_address, 2),
+        "server": (server, 1),
+        "client": (peer, 2),
         "root_path": "",
     }
-    await asyncio.wait_for(app(scope, client.receive, client.send), 10)
-    return client.answered
 
 
 def get(path: str) -> Answered:
