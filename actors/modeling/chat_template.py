@@ -23,6 +23,8 @@ MAX_CHARS = 128 * 1024
 """Of a template's source; the longest of known models have some 20,000."""
 TRIAL_S, TRIAL_KIB = 5.0, 512 * 1024
 """A sample of six short messages takes milliseconds, and no memory to speak of."""
+TEMPLATE_FILE = "<template>"
+"""What Jinja calls a template without a file."""
 REMEDY = "set template: steerlm, or base.model to a model with another chat template"
 
 
@@ -56,29 +58,31 @@ class ChatRenderer:
         options: dict[str, Any] = {"tokenize": False, "add_generation_prompt": add_generation_prompt}
         try:
             return str(self._tokenizer.apply_chat_template(messages, chat_template=template, **options))
-        except TemplateRefusal:
+        except UserError:
             raise
         except jinja2.TemplateSyntaxError as error:
-            raise _refusal(f"is no valid Jinja, line {error.lineno}: {printable(str(error.message), 120)}") from None
+            raise TemplateRefusal(
+                _told(f"is no valid Jinja, line {error.lineno}: {printable(str(error.message), 120)}")
+            ) from None
         except Exception as error:  # what a stranger's template calls may raise anything
             kind = "" if type(error) is jinja2.TemplateError else f"{type(error).__name__}: "
-            raise _refusal(f"refuses a conversation ({kind}{printable(str(error), 120)})") from None
+            raise TemplateRefusal(_told(f"refuses a conversation ({kind}{printable(str(error), 120)})")) from None
 
 
 @contextmanager
 def watched() -> Iterator[None]:
-    """Ends a rendering in the block that goes on for TRIAL_S or takes TRIAL_KIB: raises TemplateRefusal.
+    """Ends a rendering in the block that goes on for TRIAL_S or takes TRIAL_KIB: raises UserError.
 
-    Every line that Python runs is counted, those of a compiled template too; one long call into C is not interrupted.
+    It looks at every line of the compiled template, and at every call; one long call into C is not interrupted.
     """
     end, most = time.monotonic() + TRIAL_S, _peak_kib() + TRIAL_KIB
 
     def check(frame: FrameType, event: str, argument: object) -> Any:
         if time.monotonic() > end:
-            raise _refusal(f"takes more than {TRIAL_S:g} s for six short messages")
+            raise UserError(_told(f"takes more than {TRIAL_S:g} s for six short messages"))
         if _peak_kib() > most:
-            raise _refusal(f"takes more than {TRIAL_KIB // 1024} MiB for six short messages")
-        return check
+            raise UserError(_told(f"takes more than {TRIAL_KIB // 1024} MiB for six short messages"))
+        return check if frame.f_code.co_filename == TEMPLATE_FILE else None
 
     before = sys.gettrace()
     sys.settrace(check)
@@ -93,5 +97,5 @@ def _peak_kib() -> int:
     return peak // 1024 if sys.platform == "darwin" else peak
 
 
-def _refusal(what: str) -> TemplateRefusal:
-    return TemplateRefusal(f"the model's chat template {what}; {REMEDY}")
+def _told(what: str) -> str:
+    return f"the model's chat template {what}; {REMEDY}"

@@ -47,7 +47,13 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenize
 
 def encoder(tokenizer: PreTrainedTokenizerBase) -> Encode:
     """Text to ids with nothing added."""
-    return lambda text: tokenizer.encode(text, add_special_tokens=False)
+    if not isinstance(tokenizer, PreTrainedTokenizerFast):
+        return lambda text: tokenizer.encode(text, add_special_tokens=False)
+    # The same, without what `encode` does around each call: a conversation is many short texts.
+    backend = tokenizer.backend_tokenizer
+    backend.no_truncation()
+    backend.no_padding()
+    return lambda text: list(backend.encode(text, add_special_tokens=False).ids)
 
 
 def make_template(
