@@ -80,3 +80,12 @@ def test_a_spelling_that_overlaps_itself_is_broken_everywhere() -> None:
         assert spelling not in plain(text)
         assert plain(text).replace(BREAK, "") == text
     assert Neutralizer(("<a>",)).jinja("text") == f"text|replace('<a>', {'<' + BREAK + 'a>'!r})|trim"
+
+
+def test_added_tokens_that_are_no_orders_do_not_refuse_a_tokenizer() -> None:
+    """Gemma's tokenizer has runs of its space sign as tokens, which any text with spaces holds."""
+    inner = tokenizers.Tokenizer(models.BPE(vocab={"▁": 0, "a": 1, "b": 2, "▁▁": 3}, merges=[("▁", "▁")]))
+    inner.normalizer = normalizers.Replace(" ", "▁")
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="</s>")
+    tokenizer.add_tokens([tokenizers.AddedToken("▁▁", normalized=False)])
+    assert make_template(tokenizer, SCHEMA, "steerlm").plain.gap == BREAK

@@ -14,17 +14,24 @@ GAPS = (BREAK, "\u2060", "\u00b7", "_", " ")
 """Breaks in the order in which they are tried; a normalizer for search drops those that nobody sees."""
 
 
-def surviving_gap(tokenizer: PreTrainedTokenizerBase, control: tuple[str, ...], markers: tuple[str, ...]) -> str:
+def surviving_gap(
+    tokenizer: PreTrainedTokenizerBase, control: tuple[str, ...], markers: tuple[str, ...] = (), template: str = ""
+) -> str:
     """The first break that leaves control tokens and markers plain text. Raises UserError if there is none.
+
+    All added tokens are broken. Those that must not come back are special ones and those that `template` writes: others
+    are runs of spaces, say, which a text may well hold.
 
     Changes the tokenizer where it must: a control token that is looked for after normalizing would be found in a text
     that never spelled it, so it is looked for before.
     """
-    _match_before_normalizing(tokenizer, control)
+    special = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
+    orders = tuple(token for token in control if token in special or token in template)
+    _match_before_normalizing(tokenizer, Neutralizer(control), orders)
     for gap in GAPS:
-        if _leak(tokenizer, Neutralizer((*control, *markers), gap), control, markers) is None:
+        if _leak(tokenizer, Neutralizer((*control, *markers), gap), orders, markers) is None:
             return gap
-    leak = _leak(tokenizer, Neutralizer((*control, *markers)), control, markers)
+    leak = _leak(tokenizer, Neutralizer((*control, *markers)), orders, markers)
     raise UserError(
         f"this tokenizer ({type(tokenizer).__name__}) takes {printable(str(leak))!r} in a text of users for the "
         "template's own, however it is broken; set the other `template` (steerlm or chat), or base.model to a model "
@@ -32,35 +39,29 @@ def surviving_gap(tokenizer: PreTrainedTokenizerBase, control: tuple[str, ...], 
     )
 
 
-def _match_before_normalizing(tokenizer: PreTrainedTokenizerBase, control: tuple[str, ...]) -> None:
-    folded = [
-        token
-        for token in tokenizer.added_tokens_decoder.values()
-        if token.normalized and token.content in control and _is_reached(tokenizer, token.content, control)
-    ]
+def _match_before_normalizing(tokenizer: PreTrainedTokenizerBase, plain: Neutralizer, orders: tuple[str, ...]) -> None:
+    written = _written(tokenizer, plain, orders)
     flags = ("single_word", "lstrip", "rstrip", "special")
-    for token in folded:
-        own = {flag: getattr(token, flag) for flag in flags}
-        tokenizer.add_tokens(
-            [tokenizers.AddedToken(token.content, normalized=False, **own)], special_tokens=token.special
-        )
+    for token in tokenizer.added_tokens_decoder.values():
+        if token.normalized and token.content in written:
+            own = {flag: getattr(token, flag) for flag in flags}
+            again = tokenizers.AddedToken(token.content, normalized=False, **own)
+            tokenizer.add_tokens([again], special_tokens=token.special)
 
 
-def _is_reached(tokenizer: PreTrainedTokenizerBase, token: str, control: tuple[str, ...]) -> bool:
-    plain, number = Neutralizer(control), tokenizer.convert_tokens_to_ids(token)
-    return any(number in _ids(tokenizer, plain(text)) for text in (token, *_look_alikes(token)))
+def _written(tokenizer: PreTrainedTokenizerBase, plain: Neutralizer, orders: tuple[str, ...]) -> list[str]:
+    """The control tokens that texts can still write. The unknown token is no order."""
+    texts = [text for token in orders for text in (token, *_look_alikes(token))]
+    found = set(_ids(tokenizer, plain(" a ".join(texts)))) - {tokenizer.unk_token_id}
+    return [token for token in orders if tokenizer.convert_tokens_to_ids(token) in found]
 
 
 def _leak(
-    tokenizer: PreTrainedTokenizerBase, plain: Neutralizer, control: tuple[str, ...], markers: tuple[str, ...]
+    tokenizer: PreTrainedTokenizerBase, plain: Neutralizer, orders: tuple[str, ...], markers: tuple[str, ...]
 ) -> str | None:
     """A control token or marker that a text can still write; None if none is left."""
-    unknown = tokenizer.unk_token_id
-    numbers = {tokenizer.convert_tokens_to_ids(token): token for token in control} | {unknown: None}
-    texts = [text for token in control for text in (token, *_look_alikes(token))]
-    for number in _ids(tokenizer, plain(" a ".join(texts))):
-        if numbers.get(number) is not None:
-            return numbers[number]
+    if written := _written(tokenizer, plain, orders):
+        return written[0]
     for marker in markers:
         real = _ids(tokenizer, f"a\n{marker}\nb")
         if any(_ids(tokenizer, f"a\n{plain(text)}\nb") == real for text in (marker, *_look_alikes(marker))):

@@ -71,11 +71,11 @@ def make_template(
     if kind == "steerlm":
         ids = tokenizer("a").input_ids
         bos = str(tokenizer.bos_token) if ids and ids[0] == tokenizer.bos_token_id else ""
-        return SteerLMTemplate(schema, control, bos, surviving_gap(tokenizer, control, ()))
+        return SteerLMTemplate(schema, control, bos, surviving_gap(tokenizer, control))
     source = base or own_template(tokenizer)
     with watched():
         template = WrappedTemplate.of(schema, source, ChatRenderer(tokenizer), control)
-    return replace(template, gap=surviving_gap(tokenizer, control, template.markers))
+    return replace(template, gap=surviving_gap(tokenizer, control, template.markers, source))
 
 
 def check_equality(tokenizer: PreTrainedTokenizerBase, template: Template) -> None:
