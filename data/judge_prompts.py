@@ -6,16 +6,20 @@ Knows no endpoint and reads no verdict (`data.verdicts`). Source: MT-bench (arXi
 import hashlib
 import itertools
 import json
+import re
 import string
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal
 
 from data.benchmarks import ModelAnswers, Question, QuestionId, record, records, text_field
 from data.errors import UserError
 from data.lines import BadRecord
+from data.plain_text import BREAK
 
 Kind = Literal["pair", "single"]
+HEADING = re.compile(r"\[[^\[\]]+\]$|<\|.+\|>$|#+ .+:$")
 WITH_REFERENCE = ("math", "reasoning", "coding")
 """Categories that are judged beside a reference answer, as in FastChat."""
 
@@ -31,6 +35,19 @@ class JudgePrompt:
     @property
     def fields(self) -> set[str]:
         return {field for _, field, _, _ in string.Formatter().parse(self.template) if field is not None}
+
+    def shown(self, values: Mapping[str, str]) -> str:
+        """What the judge is shown. A text that has a heading of this template gets a break in it: it is no heading."""
+        plain = {name: self._headings.sub(lambda m: m[0][0] + BREAK + m[0][1:], text) for name, text in values.items()}
+        return self.template.format(**plain)
+
+    @cached_property
+    def _headings(self) -> re.Pattern[str]:
+        """The lines around texts, such as [End of Assistant A's answer], in any case and spacing."""
+        constants = (literal for literal, _, _, _ in string.Formatter().parse(self.template))
+        lines = {line.strip() for literal in constants for line in literal.splitlines() if HEADING.match(line.strip())}
+        longest = sorted(lines, key=lambda line: (-len(line), line))
+        return re.compile("|".join(r"\s+".join(map(re.escape, line.split())) for line in longest) or "(?!)", re.I)
 
 
 @dataclass(frozen=True)
@@ -146,7 +163,7 @@ class Setup:
         values |= _numbered("question", question.turns)
         for name, side in zip(("answer_a", "answer_b") if kind == "pair" else ("answer",), answers, strict=True):
             values |= _numbered(name, side.of(question))
-        text = prompt.template.format(**values)
+        text = prompt.shown(values)
         models = tuple(a.model for a in answers)
         return Match(kind, question.id, question.category, turn, models, prompt.name, prompt.system, text)
 

@@ -4,8 +4,9 @@ The ids of a conversation and their mask are built piece by piece together, so t
 tokenizes turns separately and only warns on a mismatch).
 """
 
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -75,22 +76,86 @@ def tokenize(pieces: Sequence[TextPiece], encode: Encode) -> Tokens:
     return Tokens(np.array(ids, np.int32), np.array(trained, np.bool_), np.array(ends, np.int32))
 
 
-def fitted(
-    template: Template, encode: Encode, system: str, messages: Sequence[Message], labels: Labels, max_tokens: int
-) -> Tokens:
-    """The conversation in at most `max_tokens`: the oldest exchanges are cut first, system text and last answer never.
+class ConversationTokens:
+    """The tokens of a conversation up to any of its answers, in a limited number: the oldest exchanges are cut first.
 
-    Raises OverLong, with both numbers, if the last exchange alone does not fit.
+    An exchange is a user turn and its answer. Each is tokenized at most once as a later one and once as the first one,
+    so that the time grows with what is kept, not with its square.
     """
-    labels = list(labels or [None] * sum(m.role == "assistant" for m in messages))
-    dropped = 0
-    while True:
-        tokens = tokenize(template.pieces(system, messages, labels), encode)
-        if len(tokens) <= max_tokens:
-            return Tokens(tokens.ids_T, tokens.trained_T, tokens.turn_ends_S, dropped)
-        if len(messages) <= 2:
-            raise OverLong(f"the last exchange has {len(tokens)} tokens, max_tokens is {max_tokens}")
-        messages, labels, dropped = messages[2:], labels[1:], dropped + 1
+
+    def __init__(
+        self, template: Template, encode: Encode, system: str, messages: Sequence[Message], labels: Labels = ()
+    ):
+        """Raises Unrenderable as the template does."""
+        self._template, self._encode, self._system, self._messages = template, encode, system, messages
+        self._labels = list(labels or [None] * (len(messages) // 2))
+        self._pieces = template.pieces(system, messages, self._labels) if template.is_local else []
+        self._later: dict[int, Tokens] = {}
+        self._first: dict[int, Tokens] = {}
+
+    def fitted(self, max_tokens: int, num_answers: int | None = None) -> Tokens:
+        """The first `num_answers` exchanges (None = all) in at most `max_tokens`; system text and last answer stay.
+
+        Raises OverLong, with both numbers, if the last exchange alone does not fit.
+        """
+        end = len(self._labels) if num_answers is None else num_answers
+        if not self._template.is_local:
+            return self._rendered_again(max_tokens, end)
+        start, sizes = end, [0]  # sizes[i]: tokens of the last i exchanges
+        while start > 0 and sizes[-1] <= max_tokens:
+            start -= 1
+            sizes.append(sizes[-1] + len(self._exchange(start)))
+        if sizes[-1] <= max_tokens:
+            return self._joined(self._exchange(0), 0, end)
+        candidates = range(max(start, 1), end) or range(end - 1, end)
+        first = candidates[
+            min(
+                bisect_left(candidates, -max_tokens, key=lambda i: -len(self._as_first(i)) - sizes[end - i - 1]),
+                len(candidates) - 1,
+            )
+        ]
+        tokens = self._joined(self._as_first(first), first, end)
+        if len(tokens) > max_tokens:
+            raise _over_long(len(tokens), max_tokens)
+        return tokens
+
+    def _rendered_again(self, max_tokens: int, end: int) -> Tokens:
+        """The same where an exchange's text depends on its place: each attempt is rendered anew."""
+        for first in range(end):
+            tokens = tokenize(self._rendered(first, end), self._encode)
+            if len(tokens) <= max_tokens:
+                return replace(tokens, num_dropped_turns=first)
+        raise _over_long(len(tokens), max_tokens)
+
+    def _rendered(self, first: int, end: int) -> list[TextPiece]:
+        return self._template.pieces(self._system, self._messages[2 * first : 2 * end], self._labels[first:end])
+
+    def _exchange(self, index: int) -> Tokens:
+        """An exchange where it stands."""
+        if index not in self._later:
+            self._later[index] = tokenize(self._pieces[2 * index : 2 * index + 2], self._encode)
+        return self._later[index]
+
+    def _as_first(self, index: int) -> Tokens:
+        """An exchange behind the system text, with all before it cut."""
+        if index not in self._first:
+            self._first[index] = tokenize(self._rendered(index, index + 1), self._encode)
+        return self._first[index]
+
+    def _joined(self, first: Tokens, index: int, end: int) -> Tokens:
+        parts = [first, *(self._exchange(i) for i in range(index + 1, end))]
+        starts = np.cumsum([0, *map(len, parts)])
+        ends = [part.turn_ends_S + start for part, start in zip(parts, starts, strict=False)]
+        return Tokens(
+            np.concatenate([part.ids_T for part in parts]),
+            np.concatenate([part.trained_T for part in parts]),
+            np.concatenate(ends).astype(np.int32),
+            num_dropped_turns=index,
+        )
+
+
+def _over_long(num_tokens: int, max_tokens: int) -> OverLong:
+    return OverLong(f"the last exchange has {num_tokens} tokens, max_tokens is {max_tokens}")
 
 
 def prompt_ids(

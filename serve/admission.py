@@ -11,7 +11,7 @@ from data.errors import UserError
 from serve.auth import Team
 from serve.bodies import BodyLimits
 from serve.models import ServedPolicies, ServedPolicy
-from serve.profiles import find, resolve
+from serve.profiles import Profile, find, resolve
 from serve.protocol import ChatRequest, ProtocolError
 from serve.rate_limits import RequestCost
 from serve.reply import ChatReply, Steering
@@ -71,7 +71,8 @@ def admitted(
         remedy = "leave it out, or start the endpoint with one (predictor=URI)"
         raise ProtocolError(f"{what} needs an attribute predictor, and none is served here: {remedy}", what)
     profile = team.profile(chat.profile)
-    steering, labels = _steering(model, profile, chat), _labels(model, chat)
+    chosen = _chosen(model, profile)
+    steering, labels = _steering(model, chosen, chat), _labels(model, chosen, chat)
     generation = GenerationRequest(
         system=chat.system,
         messages=chat.turns,
@@ -111,23 +112,29 @@ def _cost(chat: ChatRequest, generation: GenerationRequest, limits: RequestLimit
     )
 
 
-def _steering(model: ServedPolicy, profile: str | None, chat: ChatRequest) -> Steering:
+def _chosen(model: ServedPolicy, profile: str | None) -> Profile | None:
     try:
-        chosen = None if profile is None else find(model.profiles, profile[:60])
+        return None if profile is None else find(model.profiles, profile[:60])
     except UserError as problem:
         raise ProtocolError(str(problem), "profile", "unknown_profile") from None
+
+
+def _steering(model: ServedPolicy, profile: Profile | None, chat: ChatRequest) -> Steering:
     try:
         requested = model.schema.checked(chat.attributes)
-        return Steering(requested=requested, effective=resolve(model.schema, chosen, requested))
+        return Steering(requested=requested, effective=resolve(model.schema, profile, requested))
     except AttributeProblem as problem:
         raise _wrong_attribute("attributes", problem) from None
 
 
-def _labels(model: ServedPolicy, chat: ChatRequest) -> tuple[Values | None, ...]:
+def _labels(model: ServedPolicy, profile: Profile | None, chat: ChatRequest) -> tuple[Values | None, ...]:
+    """The attributes of earlier answers, which enter the prompt: the profile's rules hold for them too."""
     labels = []
     for field, values in chat.answers:
         try:
-            labels.append(None if values is None else model.schema.checked(values))
+            checked = None if values is None else model.schema.checked(values)
+            resolve(model.schema, profile, checked or {})
+            labels.append(checked)
         except AttributeProblem as problem:
             raise _wrong_attribute(field, problem) from None
     return tuple(labels)

@@ -132,6 +132,43 @@ def test_a_team_is_under_its_profile_and_no_other() -> None:
     assert [p["name"] for p in profiles] == ["gaming"]
 
 
+@pytest.mark.case("B11: attributes of earlier answers")
+@pytest.mark.parametrize(
+    ("attributes", "turn", "reason"),
+    [
+        ([{"toxicity": 4}], 1, "profile 'gaming' allows a number from 0 to 1"),
+        ([None, {"humor": 0}], 3, "profile 'gaming' allows a number from 1 to 4"),
+        ([{"humor": 3}, {"verbosity": 4}], 3, "profile 'gaming' allows a number from 0 to 3"),
+    ],
+)
+def test_earlier_answers_are_under_the_profile_too(attributes: list[Any], turn: int, reason: str) -> None:
+    app = app_around(Scripted().generate, keys_text=KEYS_TEXT)
+    messages: list[Any] = []
+    for values in attributes:
+        messages += [USER, {"role": "assistant", "content": "So."} | ({"attributes": values} if values else {})]
+    answered = ask(app, "key-games", messages=[*messages, USER])
+    assert (answered.status, answered.json["error"]["code"]) == (400, "invalid_attribute")
+    assert answered.json["error"]["param"].startswith(f"messages[{turn}].attributes.")
+    assert reason in answered.json["error"]["message"]
+    assert ask(app, "key-all", messages=[*messages, USER]).status == 200, "a team without profiles may set them"
+
+
+@pytest.mark.case("B11: a locked attribute of an earlier answer")
+def test_a_locked_attribute_of_an_earlier_answer_stays_at_its_default() -> None:
+    script = Scripted()
+    app = app_around(script.generate, keys_text=KEYS_TEXT)
+
+    def sent(**values: int) -> Any:
+        earlier = {"role": "assistant", "content": "So.", "attributes": values}
+        return ask(app, "key-all", messages=[USER, earlier, USER], profile="support")
+
+    refused = sent(toxicity=1)
+    assert (refused.status, refused.json["error"]["param"]) == (400, "messages[1].attributes.toxicity")
+    assert "profile 'support' locks it at 0" in refused.json["error"]["message"]
+    assert sent(toxicity=0, humor=1).status == 200
+    assert script.requests[-1].labels == ({"humor": 1.0, "toxicity": 0.0},), "only what was sent enters the prompt"
+
+
 def test_limits_of_a_team() -> None:
     app = app_around(Scripted().generate, keys_text=KEYS_TEXT)
     answered = ask(app, "key-games", messages=[USER], n=3)

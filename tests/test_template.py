@@ -9,7 +9,8 @@ from transformers import PreTrainedTokenizerFast
 from actors.modeling.tokenizer import TemplateKind, chat_ids, check_equality, encoder, make_template, train_tokenizer
 from data.attributes import shipped
 from data.conversation import Message
-from data.template import BREAK, SteerLMTemplate, label_line, neutralize
+from data.plain_text import BREAK, Neutralizer
+from data.template import SteerLMTemplate, label_line
 from data.tokens import prompt_ids, tokenize
 
 SCHEMA = shipped("lab")
@@ -113,7 +114,7 @@ def test_control_text_in_a_message_is_plain_characters(kind: str) -> None:
     ).ids_T
     control = set(tokenizer.get_added_vocab().values())
     assert [i for i in hostile if i in control] == [i for i in quiet if i in control]
-    assert neutralize("<extra_id_2>", ("<extra_id_2>",)) == "<" + BREAK + "extra_id_2>"
+    assert Neutralizer(("<extra_id_2>",))("<extra_id_2>") == "<" + BREAK + "extra_id_2>"
 
 
 def test_template_that_rewrites_earlier_turns_is_refused() -> None:

@@ -3,7 +3,7 @@ import pytest
 from data.attributes import shipped
 from data.conversation import Message
 from data.template import CONTROL_TOKENS, SteerLMTemplate
-from data.tokens import OverLong, fitted, prompt_ids, tokenize
+from data.tokens import ConversationTokens, OverLong, prompt_ids, tokenize
 
 TEMPLATE = SteerLMTemplate(shipped("lab"))
 
@@ -39,11 +39,11 @@ def test_every_prefix_that_ends_with_an_answer_is_a_prefix_of_the_whole() -> Non
 def test_oldest_exchanges_are_cut_first_and_the_last_answer_never() -> None:
     turns = [Message("user", "a" * 50), Message("assistant", "x"), Message("user", "b"), Message("assistant", "y")]
     whole = len(tokenize(TEMPLATE.pieces("", turns, ()), letters))
-    tokens = fitted(TEMPLATE, letters, "", turns, (), max_tokens=whole - 1)
+    tokens = ConversationTokens(TEMPLATE, letters, "", turns).fitted(whole - 1)
     assert tokens.num_dropped_turns == 1
     assert tokens.ids_T.tolist() == tokenize(TEMPLATE.pieces("", turns[2:], ()), letters).ids_T.tolist()
     with pytest.raises(OverLong, match=r"the last exchange has .* tokens, max_tokens is 10"):
-        fitted(TEMPLATE, letters, "", turns, (), max_tokens=10)
+        ConversationTokens(TEMPLATE, letters, "", turns).fitted(10)
 
 
 def test_a_prompt_ends_with_a_user_turn() -> None:
@@ -51,3 +51,18 @@ def test_a_prompt_ends_with_a_user_turn() -> None:
     assert "".join(map(chr, ids[-9:])) == "\x02humor:4\n"[-9:]
     with pytest.raises(ValueError, match="ends with a user turn"):
         prompt_ids(TEMPLATE, letters, "", [Message("user", "a"), Message("assistant", "b")], None)
+
+
+@pytest.mark.case("B12: a dropped exchange is not tokenized again")
+def test_what_is_dropped_is_hardly_tokenized() -> None:
+    read: list[str] = []
+
+    def counted(text: str) -> list[int]:
+        read.append(text)
+        return letters(text)
+
+    turns = [Message(("user", "assistant")[i % 2], f"turn {i:03}") for i in range(400)]
+    tokens = ConversationTokens(TEMPLATE, counted, "s", turns).fitted(300)
+    assert 190 < tokens.num_dropped_turns < 200
+    assert len(tokens) <= 300
+    assert len(read) < 50, "of 400 texts, those that are kept and a few at the border"

@@ -20,8 +20,9 @@ from actors.modeling.tokenizer import TemplateKind, check_equality, make_templat
 from data.attributes import AttributeSchema
 from data.errors import UserError
 from data.storage import Storage
-from data.template import SteerLMTemplate, Template, WrappedTemplate
+from data.template import SteerLMTemplate, Template
 from data.tokens import BackboneReading
+from data.wrapped_template import WrappedTemplate
 
 logging.disable_progress_bar()  # workers load weights often, and a bar per load would bury a job's progress lines
 

@@ -4,16 +4,21 @@ Knows no model weights; the format itself is `data.template`'s.
 """
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any, Literal
 
 import tokenizers
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+from actors.modeling.chat_template import ChatRenderer, own_template, watched
+from actors.modeling.control_text import surviving_gap
 from data.attributes import AttributeSchema
 from data.conversation import Message
 from data.errors import UserError
-from data.template import CONTROL_TOKENS, LABEL_START, SteerLMTemplate, Template, WrappedTemplate
+from data.plain_text import longest_first
+from data.template import CONTROL_TOKENS, LABEL_START, SteerLMTemplate, Template
 from data.tokens import Encode, prompt_ids, tokenize
+from data.wrapped_template import WrappedTemplate
 
 TemplateKind = Literal["steerlm", "chat"]
 PAD = "<pad>"
@@ -42,7 +47,13 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenize
 
 def encoder(tokenizer: PreTrainedTokenizerBase) -> Encode:
     """Text to ids with nothing added."""
-    return lambda text: tokenizer.encode(text, add_special_tokens=False)
+    if not isinstance(tokenizer, PreTrainedTokenizerFast):
+        return lambda text: tokenizer.encode(text, add_special_tokens=False)
+    # The same, without what `encode` does around each call: a conversation is many short texts.
+    backend = tokenizer.backend_tokenizer
+    backend.no_truncation()
+    backend.no_padding()
+    return lambda text: list(backend.encode(text, add_special_tokens=False).ids)
 
 
 def make_template(
@@ -50,31 +61,21 @@ def make_template(
 ) -> Template:
     """Add the control tokens of `kind` to `tokenizer`, return the template; `base` is the model's Jinja for "chat".
 
-    Raises UserError if kind is "chat" and the model has no chat template of its own.
+    Raises UserError if kind is "chat" and the model has no chat template that can be used.
     """
     needed = CONTROL_TOKENS if kind == "steerlm" else (LABEL_START,)
     missing = [token for token in needed if token not in tokenizer.get_added_vocab()]
     added = [tokenizers.AddedToken(token, special=True, normalized=False) for token in missing]
     tokenizer.add_tokens(added, special_tokens=True)
-    # Longest first, so that breaking one spelling never leaves another whole.
-    spellings = (token for token in tokenizer.get_added_vocab() if len(token) > 1 and token.strip())
-    control = tuple(sorted(spellings, key=lambda t: (-len(t), t)))
+    control = longest_first([token for token in tokenizer.get_added_vocab() if len(token) > 1 and token.strip()])
     if kind == "steerlm":
         ids = tokenizer("a").input_ids
         bos = str(tokenizer.bos_token) if ids and ids[0] == tokenizer.bos_token_id else ""
-        return SteerLMTemplate(schema, control, bos)
-    base = base or tokenizer.chat_template
-    if not isinstance(base, str):
-        raise UserError(
-            "template: chat needs a model with one chat template of its own, and this tokenizer has none; "
-            "set template: steerlm"
-        )
-
-    def render(template: str, messages: list[dict[str, Any]], add_generation_prompt: bool) -> str:
-        options: dict[str, Any] = {"tokenize": False, "add_generation_prompt": add_generation_prompt}
-        return str(tokenizer.apply_chat_template(messages, chat_template=template, **options))
-
-    return WrappedTemplate(schema, base, render, control)
+        return SteerLMTemplate(schema, control, bos, surviving_gap(tokenizer, control))
+    source = base or own_template(tokenizer)
+    with watched():
+        template = WrappedTemplate.of(schema, source, ChatRenderer(tokenizer), control)
+    return replace(template, gap=surviving_gap(tokenizer, control, template.markers, source))
 
 
 def check_equality(tokenizer: PreTrainedTokenizerBase, template: Template) -> None:

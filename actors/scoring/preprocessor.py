@@ -10,6 +10,7 @@ import pyarrow as pa
 from actors.modeling.model_folder import Format, load_format, local_folder
 from actors.modeling.tokenizer import encoder
 from data.conversation import Conversation, from_table
+from data.template import Unrenderable
 from data.tokens import Tokens, tokenize
 
 COLUMNS = ("ids", "turn_ends", "whole_tokens")
@@ -56,11 +57,22 @@ class AnnotatorInput:
 
 
 def read(conversations: Iterable[Conversation], format: Format, max_tokens: int) -> tuple[list[Tokens], list[int]]:
-    """The tokens of each conversation, of an over-long one the last `max_tokens`; and how many it has."""
-    encode = encoder(format.tokenizer)
-    whole = [tokenize(format.template.pieces(c.system, c.messages, ()), encode) for c in conversations]
+    """The tokens of each conversation, of an over-long one the last `max_tokens`; and how many it has.
+
+    One that the template refuses is cut to nothing.
+    """
     num_tokens = max_tokens - len(format.reading.before) - len(format.reading.after)
-    return [kept_end(tokens, num_tokens) for tokens in whole], [len(tokens) for tokens in whole]
+    encode, kept, whole_tokens = encoder(format.tokenizer), [], []
+    for conversation in conversations:
+        try:
+            whole = tokenize(format.template.pieces(conversation.system, conversation.messages, ()), encode)
+        except Unrenderable:
+            kept.append(tokenize([], encode))
+            whole_tokens.append(1)
+        else:
+            kept.append(kept_end(whole, num_tokens))
+            whole_tokens.append(len(whole))
+    return kept, whole_tokens
 
 
 def kept_end(tokens: Tokens, num_tokens: int) -> Tokens:

@@ -6,8 +6,9 @@ with one example per row (`ROW_FOR_ROW`) can be trained on while they run. Knows
 
 import random
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -22,11 +23,14 @@ from data.calibration import Calibration
 from data.conversation import Conversation, from_table
 from data.errors import UserError
 from data.examples import EXAMPLE_SCHEMA, Origin, example_row
-from data.tokens import OverLong, Tokens, fitted, segments
+from data.template import Unrenderable
+from data.tokens import ConversationTokens, OverLong, Tokens, segments
 
 LabelSource = Literal["predicted", "human", "human_else_predicted", "none"]
 ExampleRow = dict[str, object]
 NO_VALUES = np.zeros(0)
+REFUSED = "chat_template_refuses"
+"""The reason of a row that the model's own chat template cannot render."""
 
 
 @dataclass(frozen=True)
@@ -57,18 +61,24 @@ class _ConversationMaker(_ExampleMaker, ABC):
         return _table(self._example(row) for row in from_table(batch))
 
     def _example(self, row: Conversation) -> ExampleRow:
-        try:
-            return self._fitted(row)
-        except OverLong:
-            return example_row(_origin(row), None, NO_VALUES, reason="over_long")
+        return _or_reason(row, lambda: self._fitted(row))
 
     @abstractmethod
     def _fitted(self, row: Conversation) -> ExampleRow:
-        """The row's example. Raises OverLong if it fits into no pack."""
+        """The row's example. Raises OverLong if it fits into no pack, Unrenderable if the template refuses it."""
 
-    def _tokens(self, row: Conversation, labels: Iterable[Values], max_tokens: int) -> Tokens:
-        """The newest exchanges that fit into `max_tokens`. Raises OverLong if none does."""
-        return fitted(self.format.template, self.encode, row.system, row.messages, tuple(labels), max_tokens)
+    def _tokens(self, row: Conversation, labels: Iterable[Values] = ()) -> ConversationTokens:
+        return ConversationTokens(self.format.template, self.encode, row.system, row.messages, tuple(labels))
+
+
+def _or_reason(row: Conversation, make: Callable[[], ExampleRow]) -> ExampleRow:
+    """What is made of a row, or why it cannot be made."""
+    try:
+        return make()
+    except OverLong:
+        return example_row(_origin(row), None, NO_VALUES, reason="over_long")
+    except Unrenderable:
+        return example_row(_origin(row), None, NO_VALUES, reason=REFUSED)
 
 
 class PredictorExamples(_ConversationMaker):
@@ -98,24 +108,36 @@ class PredictorExamples(_ConversationMaker):
         elif self.format.reading.causal:
             yield self._example(row)
         else:
-            for turn, values in enumerate(row.human):
-                if values:
-                    human, messages = (*({},) * turn, values), row.messages[: turn * 2 + 2]
-                    example = self._example(replace(row, messages=messages, human=human))
-                    yield example | {"id": f"{row.id}-{turn}"}
+            yield from self._one_by_one(row)
+
+    def _one_by_one(self, row: Conversation) -> Iterator[ExampleRow]:
+        try:
+            rendered = self._tokens(row)
+        except Unrenderable:
+            yield example_row(_origin(row), None, NO_VALUES, reason=REFUSED)
+            return
+        for turn, values in enumerate(row.human):
+            if values:
+                yield _or_reason(row, partial(self._upto, row, rendered, turn)) | {"id": f"{row.id}-{turn}"}
 
     def _fitted(self, row: Conversation) -> ExampleRow:
+        return self._upto(row, self._tokens(row), row.num_answers - 1)
+
+    def _upto(self, row: Conversation, rendered: ConversationTokens, turn: int) -> ExampleRow:
+        """A decoder's example, which reads every answer up to `turn`, or an encoder's, which reads this one."""
         reading, names = self.format.reading, self.spec.schema.names
-        tokens = self._tokens(row, (), self.spec.max_tokens - len(reading.before) - len(reading.after))
-        kept = row.human[tokens.num_dropped_turns :]
+        tokens = rendered.fitted(self.spec.max_tokens - len(reading.before) - len(reading.after), turn + 1)
+        kept = row.human[tokens.num_dropped_turns : turn + 1]
+        if not reading.causal:
+            kept, last = (*({},) * (len(kept) - 1), kept[-1]), tokens.turn_ends_S[-1:]
+            tokens = replace(tokens, turn_ends_S=last)
         if not any(kept):
             return example_row(_origin(row), None, NO_VALUES, reason="rated_turns_cut")
         values_SA = np.array([[v.get(n, np.nan) for n in names] for v in kept], np.float32)
         if not in_range(values_SA, self.spec.schema).any():
             rejected = example_row(_origin(row), None, NO_VALUES, reason="no_label_in_range")
             return rejected | {"values": values_SA.ravel()}
-        # The last segment is a decoder's only one; of an encoder's, the one that reads the rated answer.
-        segment = segments(tokens, reading)[-1]
+        (segment,) = segments(tokens, reading)
         answers_T = tokens.trained_T if reading.causal else np.zeros(len(segment), np.bool_)
         tokens = Tokens(segment.ids_T, answers_T, segment.reads_S, tokens.num_dropped_turns)
         return example_row(_origin(row), tokens, values_SA[-len(segment.reads_S) :])
@@ -149,7 +171,7 @@ class PolicyExamples(_ConversationMaker):
         labels = [self._shown(row.id, turn, own) for turn, own in enumerate(values)]
         if not any(labels) and self.dropout == 0 and self.labels != "none":
             return example_row(_origin(row), None, NO_VALUES, reason="unlabelled")
-        return example_row(_origin(row), self._tokens(row, labels, self.spec.max_tokens), NO_VALUES)
+        return example_row(_origin(row), self._tokens(row, labels).fitted(self.spec.max_tokens), NO_VALUES)
 
     def _shown(self, id: str, turn: int, values: Values) -> Values:
         """Attribute dropout: hides one to all labels of a share of the answers, the same ones in every run.
@@ -186,7 +208,7 @@ class ConversationExamples(_ConversationMaker):
         self.answers_only = answers_only
 
     def _fitted(self, row: Conversation) -> ExampleRow:
-        tokens = self._tokens(row, (), self.spec.max_tokens)
+        tokens = self._tokens(row).fitted(self.spec.max_tokens)
         trained_T = tokens.trained_T if self.answers_only else np.arange(len(tokens)) > 0
         return example_row(_origin(row), replace(tokens, trained_T=trained_T), NO_VALUES)
 

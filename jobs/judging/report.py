@@ -17,6 +17,7 @@ from data.comparisons import (
     rated,
 )
 from data.elo import ratings
+from data.printable import printable
 from data.storage import Storage
 from data.verdicts import Verdict
 from jobs.reporting.figures import FIRST, LINE, SECOND, Plot, save_png
@@ -160,11 +161,13 @@ def _outcomes_plot(pair: Metrics) -> Plot:
         totals = [max(1, sum(counts[outcome] for outcome in OUTCOMES)) for counts in found.values()]
         for outcome, color in zip(OUTCOMES, (FIRST, LINE, SECOND, "white"), strict=True):
             shares = [counts[outcome] / total for counts, total in zip(found.values(), totals, strict=True)]
-            axes.barh(list(found), shares, left=left, color=color, edgecolor="0.5", label=outcome.replace("_", " "))
+            axes.barh(
+                range(len(found)), shares, left=left, color=color, edgecolor="0.5", label=outcome.replace("_", " ")
+            )
             left = [a + b for a, b in zip(left, shares, strict=True)]
-        axes.set(xlabel="share of comparisons")
+        axes.set(xlabel="share of comparisons", yticks=range(len(found)), yticklabels=list(map(printable, found)))
 
-    return _plot(f"{pair['model']} against {pair['against']}", draw)
+    return _plot(f"{printable(pair['model'])} against {printable(pair['against'])}", draw)
 
 
 def _strengths_plot(ratings: Metrics) -> Plot:
@@ -177,7 +180,7 @@ def _strengths_plot(ratings: Metrics) -> Plot:
             spread += [[max(0, high - m) for m, (_, high) in zip(means, ends, strict=True)]]
             places = [place + shift for place in range(len(ratings))]
             axes.errorbar(means, places, xerr=spread, fmt="o", capsize=4, color=color, label=label)
-        axes.set(yticks=range(len(ratings)), yticklabels=list(ratings))
+        axes.set(yticks=range(len(ratings)), yticklabels=list(map(printable, ratings)))
 
     return _plot("ratings, 95 % over questions", draw)
 
@@ -190,7 +193,8 @@ def _single_plot(singles: Metrics) -> Plot:
             shift = 0.8 * (i + 0.5) / len(singles) - 0.4
             places = [n + shift for n, name in enumerate(names) if name in found["categories"]]
             means = [found["categories"][name] for name in names if name in found["categories"]]
-            axes.barh(places, means, height=0.7 / len(singles), label=model)
-        axes.set(xlim=(0, 10), yticks=range(len(names)), yticklabels=[name or "no category" for name in names])
+            axes.barh(places, means, height=0.7 / len(singles), label=printable(model))
+        labels = [printable(name or "no category") for name in names]
+        axes.set(xlim=(0, 10), yticks=range(len(names)), yticklabels=labels)
 
     return _plot("rating of single answers", draw)

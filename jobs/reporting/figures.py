@@ -19,6 +19,7 @@ import matplotlib.figure
 from matplotlib.ticker import MaxNLocator
 
 from data.attributes import Attribute
+from data.printable import printable
 from data.storage import Storage
 from jobs.reporting.blocks import Figure, finite
 from jobs.reporting.tables import shown
@@ -28,6 +29,7 @@ POINTS = 9.5
 """The smallest text. A page never shows a plot narrower than INCHES, so that this is also its least size in CSS
 pixels."""
 PNG_COLUMNS, PNG_DPI = 3, 120
+MAX_HEADING = 300
 COLORS = {
     "ink": ("#20242a", "#e5e3dd"),
     "soft": ("#5c626c", "#a2a7b0"),
@@ -62,6 +64,7 @@ STYLE = {
     "axes.grid": True,
     "axes.axisbelow": True,
     "grid.color": LINE,
+    "text.parse_math": False,  # names of models and runs are text, "$" in them is no formula
     "svg.fonttype": "none",
     "svg.hashsalt": "steerlm",
 }
@@ -97,7 +100,9 @@ def save_png(plots: Sequence[Plot], target: Storage, title: str = "") -> None:
     num_rows = math.ceil(len(plots) / num_columns)
     width, height = plots[0].inches
     with matplotlib.rc_context(STYLE):
-        heading = textwrap.fill(title, int(12 * width * num_columns))  # an inch holds 12 characters
+        heading = textwrap.fill(
+            printable(title, MAX_HEADING), int(12 * width * num_columns)
+        )  # an inch holds 12 characters
         size = (width * num_columns, height * num_rows + 0.25 * len(heading.splitlines()))
         figure = matplotlib.figure.Figure(figsize=size, layout="constrained")
         panels = figure.subplots(num_rows, num_columns, squeeze=False).ravel()
@@ -157,8 +162,8 @@ def heat_map(
             for j, value in enumerate(line):
                 color = "white" if abs(value) > 0.6 else "black"
                 axes.text(j, i, texts[i][j], ha="center", va="center", color=color)
-        axes.set_xticks(range(len(columns)), columns, rotation=35, ha="right", rotation_mode="anchor")
-        axes.set_yticks(range(len(rows)), rows)
+        axes.set_xticks(range(len(columns)), map(printable, columns), rotation=35, ha="right", rotation_mode="anchor")
+        axes.set_yticks(range(len(rows)), map(printable, rows))
         axes.set(title=title, xlabel=labels[0], ylabel=labels[1])
         axes.grid(visible=False)
         axes.spines[:].set_visible(False)

@@ -10,6 +10,7 @@ import matplotlib.axes
 
 from data.attributes import Attribute, AttributeSchema
 from data.measures import NORMAL_95
+from data.printable import printable
 from data.quality_metrics import AttributeQuality, Collinearity, PredictorQuality, ReliabilityBin
 from data.stage_metrics import LossPoint, TrainingMetrics
 from data.storage import Storage
@@ -34,7 +35,7 @@ MANY_MARKS = 30
 
 def losses(name: str, title: str, training: TrainingMetrics) -> Plot:
     """The loss by step, the loss on held-out rows, and the step whose weights were saved."""
-    trained, held_out = training.losses, training.validations
+    title, trained, held_out = printable(title), training.losses, training.validations
     alt = f"{title}: no step was logged"
     if trained:
         alt = f"{title}: training loss from {shown(trained[0].loss, 3)} to {shown(trained[-1].loss, 3)}"
