@@ -15,7 +15,7 @@ from support.source_rows import HELPSTEER, SCHEMA, good, helpsteer, real, reason
 
 from data.attributes import SchemaMismatch
 from data.conversation import Conversation, Message, content_id, to_table
-from data.lines import files_of
+from data.source_files import files_of
 from data.sources import FORMATS, read, read_texts
 
 
