@@ -199,7 +199,7 @@ def ratings(values: Mapping[str, Any], schema: AttributeSchema, scale: Scale | N
             if name not in names and (meant := misspelled(name, names, missing)):
                 raise BadRecord(
                     "misspelled_attribute",
-                    f"rating {printable(name)!r} is none of {', '.join(names)}; did you mean {meant!r}?",
+                    f"rating {printable(name)!r} is no attribute; did you mean {meant!r}?",
                 )
     rated = {
         a.name: _rating(a, values[a.name], scale or (a.low, a.high)) for a in schema.attributes if a.name in values

@@ -47,9 +47,9 @@ class SourceFiles:
         )
 
 
-def shown_path(path: str) -> str:
+def shown_path(path: str, limit: int = SHOWN_PATH) -> str:
     """The end of a path, as a message shows it."""
-    return ("..." if len(path) > SHOWN_PATH else "") + printable(path[-SHOWN_PATH:], SHOWN_PATH)
+    return ("..." if len(path) > limit else "") + printable(path[-limit:], limit)
 
 
 def files_of(uri: str, suffixes: tuple[str, ...] = SUFFIXES) -> list[str]:
