@@ -115,7 +115,7 @@ def question_id(record: Mapping[str, Any]) -> QuestionId:
 
 def text_field(record: Mapping[str, Any], name: str) -> str:
     found = record.get(name)
-    if not isinstance(found, str) or not found:
+    if not isinstance(found, str) or not found or not _is_unicode(found):
         raise BadRecord("wrong_type", f"{name} is {printable(repr(found))}; it is a text that is not empty")
     return found
 
@@ -137,7 +137,14 @@ def _answer(record: Mapping[str, Any]) -> tuple[str, QuestionId, tuple[str, ...]
 def _texts(value: object, name: str) -> tuple[str, ...]:
     if not isinstance(value, list) or not value or not all(isinstance(text, str) for text in value):
         raise BadRecord("wrong_type", f"{name} is no list of texts")
+    if not all(map(_is_unicode, value)):
+        raise BadRecord("invalid_utf8", f"{name} holds half a surrogate pair")
     return tuple(value)
+
+
+def _is_unicode(value: str) -> bool:
+    """False for half a surrogate pair, which JSON may spell and no file can hold."""
+    return not any("\ud800" <= character <= "\udfff" for character in value)
 
 
 def _require_unique(uri: str, ids: Iterable[QuestionId]) -> None:

@@ -90,6 +90,15 @@ def source_files(uri: str, suffixes: tuple[str, ...] = SUFFIXES) -> SourceFiles:
     return SourceFiles(tuple(sorted(read)), tuple(sorted(other)), tuple(sorted(hidden)))
 
 
+def checksums(*uris: str) -> dict[str, str]:
+    """Checksum of every file of the sources, by its name; a name that is no UTF-8 has its bytes escaped."""
+    return {
+        file.encode(errors="surrogateescape").decode(errors="backslashreplace"): Storage(file).checksum()
+        for uri in uris
+        for file in files_of(uri)
+    }
+
+
 def _is_hidden(path: str) -> bool:
     """True if a component begins with "." or "_"; "." and ".." are no names."""
     return any(part[:1] in (".", "_") and part not in (".", "..") for part in path.split("/"))

@@ -55,11 +55,16 @@ class Storage:
 
     @property
     def fs(self) -> fsspec.AbstractFileSystem:
-        return url_to_fs(self.uri, **options(self.uri))[0]
+        return LocalFileSystem() if self._is_path else url_to_fs(self.uri, **options(self.uri))[0]
 
     @property
     def path(self) -> str:
-        return str(url_to_fs(self.uri, **options(self.uri))[1])
+        return self.uri if self._is_path else str(url_to_fs(self.uri, **options(self.uri))[1])
+
+    @property
+    def _is_path(self) -> bool:
+        """A path, not a URI: fsspec would take "::" in it for a chain of filesystems."""
+        return "://" not in self.uri
 
     @property
     def arrow_fs(self) -> pyarrow.fs.FileSystem:
@@ -147,7 +152,7 @@ class Storage:
                     os.remove(beside)
 
     def write_json(self, value: Any) -> None:
-        self.write_bytes(json.dumps(value, indent=2, ensure_ascii=False).encode())
+        self.write_bytes(json.dumps(value, indent=2, ensure_ascii=False).encode(errors="backslashreplace"))
 
     def read_text(self) -> str:
         with self.fs.open(self.path, "rb") as file:

@@ -5,6 +5,7 @@ Knows no JSON (`data.lines`) and no Parquet (`data.parquet_rows`).
 
 import bz2
 import contextlib
+import errno
 import gzip
 import io
 import lzma
@@ -106,7 +107,10 @@ DAMAGE = (
 
 def is_damage(error: BaseException) -> bool:
     """False for the system's own errors, which say nothing about the file's content: no access, no connection."""
-    return not isinstance(error, OSError) or (error.errno is None and type(error) in (OSError, gzip.BadGzipFile))
+    if not isinstance(error, OSError):
+        return True
+    # EINVAL: a damaged archive names a place before the file's start.
+    return error.errno in (None, errno.EINVAL) and type(error) in (OSError, gzip.BadGzipFile)
 
 
 @contextlib.contextmanager

@@ -39,8 +39,7 @@ def require_trained(record: Mapping[str, Any]) -> None:
     if weight == 0:
         raise BadRecord(
             "answers_masked",
-            "`weight` is 0, so this answer is not meant for training, and all answers of a row are trained on: "
-            "end the conversation before it, or take `weight` out",
+            "an answer with `weight` 0 is not meant for training, a row's answers all are: cut it off or drop `weight`",
         )
     raise BadRecord("wrong_type", f"`weight` is {printable(str(weight), 20)}, it must be 1, or 0 (which is rejected)")
 

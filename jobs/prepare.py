@@ -18,8 +18,8 @@ from data.lab import SCHEMA as LAB_SCHEMA
 from data.lab import Lab
 from data.printable import printable
 from data.raters import RepeatedRows
-from data.source_files import shown_path
-from data.sources import files_of, found, read
+from data.source_files import checksums, shown_path
+from data.sources import found, read
 from data.stage_metrics import RowsMetrics
 from data.storage import Storage
 from jobs.pipelines.map_rows import write_table
@@ -27,6 +27,8 @@ from jobs.runner.cli import main
 from jobs.runner.preset import LAB, Preset, RowsSettings, SourceSettings
 from jobs.runner.stage import Run, Stage, StageError, log, warn
 
+MAX_SENTENCE = 396
+"""Characters of an error."""
 SHOWN_REJECTIONS = 3
 """A message shows at most so many rejected records."""
 
@@ -51,15 +53,14 @@ class Rejections:
         if rejected.reason == "broken_file" and not self.broken:
             self.broken = rejected
 
-    def shown(self, folder: Storage, room: int) -> str:
-        """The first ones, as many as fit, and where all are."""
+    def told(self, sentence: str, folder: Storage) -> str:
+        """The sentence with the first ones, as many as fit, and where all are in place of "{}"."""
         where = f"; all of them are in {shown_path(folder.uri, 60)}/rejected.jsonl"
-        sentences = [
-            f"{shown_path(r.file, 50)} line {r.line}: {r.reason} {printable(r.detail, 140)}" for r in self._first
-        ]
-        while len(sentences) > 1 and len("; ".join(sentences) + where) > room:
-            sentences.pop()
-        return printable("; ".join(sentences), room - len(where)) + where
+        room = MAX_SENTENCE - len(sentence) - len(where)
+        first = [f"{shown_path(r.file, 50)} line {r.line}: {r.reason} {printable(r.detail, 140)}" for r in self._first]
+        while len(first) > 1 and len("; ".join(first)) > room:
+            first.pop()
+        return sentence.replace("{}", printable("; ".join(first), room) + where)
 
 
 def source_rows(
@@ -149,22 +150,17 @@ def _check(settings: RowsSettings, counts: dict[str, Counter[str]], rejections: 
     num_read = sum(c["read"] for c in counts.values())
     if not sum(c["rows"] for c in counts.values()):
         sources = ", ".join(shown_path(s.uri, 50) or s.format for s in settings.sources[:2])
-        raise StageError(
-            f"no row could be read from {sources}: {num_read} records read, {rejections.num} rejected"
-            + (f": {rejections.shown(folder, 260 - len(sources))}" if rejections.num else "")
-        )
+        sentence = f"no row could be read from {sources}: {num_read} records read, {rejections.num} rejected"
+        raise StageError(rejections.told(f"{sentence}: {{}}", folder) if rejections.num else sentence)
     if rejections.num > settings.max_rejected * num_read:
         share = f"{rejections.num / num_read:.1%}), rows.max_rejected allows {settings.max_rejected:.1%}"
-        raise StageError(
-            f"{rejections.num} of {num_read} records were rejected ({share}: {rejections.shown(folder, 240)}; "
-            "fix them or raise rows.max_rejected"
-        )
+        sentence = f"{rejections.num} of {num_read} records were rejected ({share}: {{}}; fix them or raise "
+        raise StageError(rejections.told(f"{sentence}rows.max_rejected", folder))
 
 
 def _inputs(run: Run) -> dict[str, str]:
     """Checksum of every file read, so that a changed file is read again."""
-    files = [f for s in run.preset.rows.sources if s.format != LAB for f in files_of(s.uri)]
-    return {file: Storage(file).checksum() for file in files}
+    return checksums(*(s.uri for s in run.preset.rows.sources if s.format != LAB))
 
 
 def _settings(preset: Preset) -> object:
