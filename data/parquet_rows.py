@@ -1,5 +1,6 @@
 """A Parquet file's rows, a batch at a time; a damaged file or row is Rejected with its place. Knows no column."""
 
+import io
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from typing import IO, Any
@@ -14,8 +15,8 @@ from data.unpacked import DAMAGE, MAX_LINE_BYTES, MAX_RATIO, SHOWN_ERROR, Damage
 
 PARQUET_BATCH_ROWS = 256
 """Keeps a batch of long conversations (some 10 kB each) within a few MB."""
-MAX_CHUNK_BYTES = 64 * 2**20
-"""A larger column chunk must not unpack to more than MAX_RATIO times its size: it is unpacked as a whole."""
+FREE_BYTES = 64 * 2**20
+"""Rows of fewer bytes may be any number of times their file's size: a page is unpacked as a whole."""
 
 Record = Mapping[str, Any]
 Require = Callable[[pa.Schema], None]
@@ -49,21 +50,21 @@ def _batches(stream: IO[bytes], require: Require | None) -> Iterator[pa.RecordBa
         raise Damaged(f"column {printable(twice[0])!r} is there twice; leave one of them out")
     if require:
         require(schema)
-    _require_modest(parquet.metadata)
+    _require_modest(parquet.metadata, stream.seek(0, io.SEEK_END))
     yield from parquet.iter_batches(PARQUET_BATCH_ROWS)
 
 
-def _require_modest(metadata: pq.FileMetaData) -> None:
-    """Raises Damaged for a chunk of a column that is small in the file and huge in memory."""
-    for group in range(metadata.num_row_groups):
-        for place in range(metadata.num_columns):
-            chunk = metadata.row_group(group).column(place)
-            size = chunk.total_uncompressed_size
-            if size > MAX_CHUNK_BYTES and size > MAX_RATIO * chunk.total_compressed_size:
-                raise Damaged(
-                    f"column {printable(chunk.path_in_schema)!r} unpacks to {size:,} bytes, over {MAX_RATIO} times "
-                    "its size; write it uncompressed if you trust it"
-                )
+def _require_modest(metadata: pq.FileMetaData, file_bytes: int) -> None:
+    """Raises Damaged for rows that are few bytes in the file and very many in memory.
+
+    Asks row groups only: pyarrow ends the process when it is asked for a column chunk whose statistics are damaged.
+    """
+    groups = range(metadata.num_row_groups)
+    size = sum(metadata.row_group(number).total_byte_size for number in groups)
+    if size > FREE_BYTES and size > MAX_RATIO * file_bytes:
+        raise Damaged(
+            f"its rows unpack to {size:,} bytes, over {MAX_RATIO} times its size; write it uncompressed if you trust it"
+        )
 
 
 def _rows(file: str, before: int, batch: pa.RecordBatch) -> Iterator[tuple[int, Record] | Rejected]:

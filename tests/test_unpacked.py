@@ -226,4 +226,4 @@ def test_parquet_bombs(tmp_path: Path) -> None:
     pq.write_table(huge, tmp_path / "chunk.parquet", use_dictionary=False, compression="zstd")
     [refused] = read(str(tmp_path / "chunk.parquet"), "helpsteer", SCHEMA)
     assert isinstance(refused, Rejected)
-    assert "column 'response' unpacks to 67,1" in refused.detail
+    assert "its rows unpack to 67,1" in refused.detail
