@@ -35,12 +35,15 @@ class SourceFiles:
     def passed_by(self) -> str:
         """A sentence about what is not read; "" if all is."""
         parts = [
-            f"{len(names)} {what} ({_examples(names)})"
-            for names, what in ((self.other_suffix, "of another suffix"), (self.hidden, "that begin with . or _"))
+            f"{len(names)} file{'s' * (len(names) > 1)} {what} ({_examples(names)})"
+            for names, what in (
+                (self.other_suffix, "of another suffix"),
+                (self.hidden, "whose path has a name with . or _ at its start"),
+            )
             if names
         ]
         return (
-            f"not read are files {' and '.join(parts)}; read is what ends in {', '.join(SUFFIXES)}: "
+            f"not read: {' and '.join(parts)}; read is what ends in {', '.join(SUFFIXES)}: "
             "name another file outright, or by a glob"
             if parts
             else ""

@@ -79,7 +79,7 @@ class RowsSettings(Record):
     @model_validator(mode="after")
     def _unique(self) -> "RowsSettings":
         names = [source.name for source in self.sources]
-        if twice := next((name for name in names if names.count(name) > 1), None):
+        if (twice := next((name for name in names if names.count(name) > 1), None)) is not None:
             raise UserError(
                 f"two sources are called {printable(twice)!r}, so their rows and counts could not be told apart; "
                 "give each of rows.sources a name of its own"
