@@ -114,15 +114,15 @@ def _each_line(parse: Parser) -> Reader:
 
 def steerlm(file: str, schema: AttributeSchema, source: str) -> Iterator[Row]:
     """Our own Parquet rows; they keep their own `source`, ids and groups."""
-    wanted = arrow_schema(schema)
+    wanted, shown = arrow_schema(schema), shown_path(file)
 
     def require(there: pa.Schema) -> None:
-        schema.require_same(schema_of(there, file), "this run", file)
+        schema.require_same(schema_of(there, shown), "this run", shown)
         if missing := [name for name in wanted.names if name not in there.names]:
-            raise UserError(f"{file} lacks the columns {', '.join(missing)}; rebuild it with `python -m jobs.prepare`")
+            raise UserError(f"{shown} lacks the columns {', '.join(missing)}; rebuild it with `python -m jobs.prepare`")
         if other := [f.name for f in wanted if there.field(f.name).type != f.type]:
             raise UserError(
-                f"{file} has columns of other types ({', '.join(other)}); rebuild it with `python -m jobs.prepare`"
+                f"{shown} has columns of other types ({', '.join(other)}); rebuild it with `python -m jobs.prepare`"
             )
 
     for row in parquet_rows(file, require):
