@@ -114,7 +114,8 @@ def _settings(preset: Preset) -> object:
 def _inputs(run: Run) -> dict[str, str]:
     """Checksums of the files and of the predictor."""
     benchmarks = run.preset.benchmarks
-    return checksums(*(s.uri for s in (*benchmarks.pairs, *benchmarks.judged))) | predictor_weights(run)
+    uris = [*(source.uri for source in benchmarks.pairs), *(source.uri for source in benchmarks.judged)]
+    return checksums(*uris) | predictor_weights(run)
 
 
 STAGE = Stage("benchmarks", ("predictor",), _settings, work, _inputs)

@@ -36,7 +36,7 @@ from data.verdicts import read_verdicts
 QUICK_INPUTS = 300
 SLOW_INPUTS = int(os.environ.get("STEERLM_FUZZ_INPUTS", 20_000))
 LIMIT_S = 5.0
-"""No small file may take longer."""
+"""Seconds of the process that no small file may exceed; others on the machine do not count."""
 DIALOGUE = "\n\nHuman: Hi\n\nAssistant: A. é 👩\n\nHuman: So?\n\nAssistant: B."
 CHAT = [
     {"role": "system", "content": "S"},
@@ -171,7 +171,7 @@ def _mutated(content: bytes, draw: random.Random) -> bytes:
 
 def _ending(format: str, uri: str) -> str:
     """How reading the file ended: in words to count by. Anything but rows, rejections and a sentence is raised."""
-    started = time.monotonic()
+    started = time.process_time()
     rejected, sentence = 0, ""
     try:
         rows: Iterator[Any] = iter(OTHERS[format](uri) if format in OTHERS else read(uri, format, SCHEMA))
@@ -186,7 +186,7 @@ def _ending(format: str, uri: str) -> str:
                 to_table([row], SCHEMA)
     except UserError as error:
         sentence = str(error)
-    assert time.monotonic() - started < LIMIT_S
+    assert time.process_time() - started < LIMIT_S
     assert len(sentence) <= 400, sentence
     assert sentence.isprintable(), sentence
     return "sentence" if sentence else "rejections" if rejected else "rows"
