@@ -5,6 +5,7 @@ no data, unless the source names them itself.
 """
 
 import posixpath
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -51,7 +52,9 @@ class SourceFiles:
 
 
 def shown_path(path: str, limit: int = SHOWN_PATH) -> str:
-    """The end of a path, as a message shows it."""
+    """The end of a path, as a message shows it: a URI without user, password and query, which may be a credential."""
+    if "://" in path:
+        path = re.sub(r"://[^/]*@", "://", path.partition("?")[0])
     return ("..." if len(path) > limit else "") + printable(path[-limit:], limit)
 
 

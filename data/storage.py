@@ -55,16 +55,11 @@ class Storage:
 
     @property
     def fs(self) -> fsspec.AbstractFileSystem:
-        return LocalFileSystem() if self._is_path else url_to_fs(self.uri, **options(self.uri))[0]
+        return url_to_fs(self.uri, **options(self.uri))[0]
 
     @property
     def path(self) -> str:
-        return self.uri if self._is_path else str(url_to_fs(self.uri, **options(self.uri))[1])
-
-    @property
-    def _is_path(self) -> bool:
-        """A path, not a URI: fsspec would take "::" in it for a chain of filesystems."""
-        return "://" not in self.uri
+        return str(url_to_fs(self.uri, **options(self.uri))[1])
 
     @property
     def arrow_fs(self) -> pyarrow.fs.FileSystem:

@@ -16,7 +16,7 @@ from support.source_rows import HELPSTEER, SCHEMA, good, helpsteer, real, reason
 from data.attributes import SchemaMismatch
 from data.conversation import Conversation, Message, Rejected, content_id, to_table
 from data.errors import UserError
-from data.source_files import files_of, source_files
+from data.source_files import files_of, shown_path, source_files
 from data.sources import FORMATS, read, read_texts
 
 
@@ -168,6 +168,13 @@ def test_own_rows_with_columns_of_other_types_are_refused(tmp_path: Path) -> Non
     pq.write_table(odd, tmp_path / "x.parquet")
     with pytest.raises(UserError, match="carries an attribute schema that is none"):
         list(read(str(tmp_path), "steerlm", SCHEMA))
+
+
+@pytest.mark.parametrize("uri", ["https://bob:SECRET@host/x.jsonl", f"https://bob:SECRET@host/{'x' * 70}.jsonl"])
+def test_the_end_of_a_uri_in_a_message_holds_no_credential(uri: str) -> None:
+    assert "SECRET" not in shown_path(uri + "?sig=SECRET")
+    assert shown_path(uri + "?sig=SECRET").endswith("x.jsonl")
+    assert shown_path("/data/a@b?c.jsonl") == "/data/a@b?c.jsonl"
 
 
 def test_other_filesystems_keep_their_protocol() -> None:
