@@ -10,7 +10,19 @@ from typing import Any, Literal
 
 from data.attributes import AttributeSchema, Values
 from data.conversation import Conversation, Message
-from data.lines import BadRecord, Line, Row, column, optional_text, ratings, row, text, typed
+from data.lines import (
+    MAX_MESSAGES,
+    BadRecord,
+    Line,
+    Row,
+    column,
+    optional_text,
+    ratings,
+    row,
+    text,
+    too_many_messages,
+    typed,
+)
 from data.printable import printable
 from data.template import LABEL_START, TURN_START, label_line
 from data.unread import require_no_ratings, require_trained, require_unrated
@@ -128,7 +140,7 @@ def nemo(line: Line, schema: AttributeSchema, source: str) -> Iterator[Row]:
     require_no_ratings(record, schema, ("system", "mask", "type"), "the record")
     if "Assistant" in [role.strip() for role in optional_text(record, "mask").split(",")]:
         raise BadRecord("answers_masked", "`mask` names Assistant, so these answers are not meant for training")
-    said = [typed(turn, dict, "a turn") for turn in typed(column(record, "conversations"), list, "conversations")]
+    said = _objects(column(record, "conversations"), "conversations", "a turn")
     system = optional_text(record, "system")
     if said and said[0].get("from") == "system" and not system:
         system, said = text(said[0], "value"), said[1:]
@@ -220,7 +232,7 @@ def _prompt(prompt: Any, schema: AttributeSchema, marked: bool = True) -> tuple[
 
 def _chat(turns: Any, schema: AttributeSchema) -> tuple[str, Turns, tuple[Values, ...]]:
     """System text, messages, and the ratings of each assistant message."""
-    turns = [typed(turn, dict, "a message") for turn in typed(turns, list, "messages")]
+    turns = _objects(turns, "messages", "a message")
     for turn in turns:
         if not turn.keys() <= _OURS:
             require_no_ratings(turn, schema, _OURS, "a message")
@@ -233,6 +245,13 @@ def _chat(turns: Any, schema: AttributeSchema) -> tuple[str, Turns, tuple[Values
         system, turns = text(turns[0], "content"), turns[1:]
     human = tuple(_attributes(turn, schema) for turn in turns if turn.get("role") == "assistant")
     return system, tuple(Message(_role(turn), text(turn, "content")) for turn in turns), human
+
+
+def _objects(turns: Any, name: str, each: str) -> list[dict[str, Any]]:
+    """The turns of a conversation; their number is asked first, so that very many cost no more than their parsing."""
+    if len(typed(turns, list, name)) > MAX_MESSAGES:
+        raise too_many_messages(len(turns))
+    return [typed(turn, dict, each) for turn in turns]
 
 
 def _role(turn: Mapping[str, Any]) -> str:

@@ -258,13 +258,18 @@ def row(
     """
     messages = tuple(messages)
     if len(messages) > MAX_MESSAGES:
-        many = f"the conversation has {len(messages):,} messages, at most {MAX_MESSAGES:,} are read; split it"
-        return Rejected(line.file, line.number, "too_many_messages", many)
+        return too_many_messages(len(messages)).at(line)
     reason = problem(messages)
     if reason:
         return Rejected(line.file, line.number, reason, f"turns: {_outline(messages)}")
     rated = tuple(human) or ({},) * sum(m.role == "assistant" for m in messages)
     return Conversation(source, system, messages, human=rated, group=group or content_id("", "", messages[:1]))
+
+
+def too_many_messages(number: int) -> BadRecord:
+    return BadRecord(
+        "too_many_messages", f"the conversation has {number:,} messages, at most {MAX_MESSAGES:,} are read; split it"
+    )
 
 
 def _outline(messages: tuple[Message, ...]) -> str:

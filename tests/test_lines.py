@@ -1,6 +1,7 @@
 """Records of a line: keys that come twice, arrays, joined and nested objects, and what of it reaches a message."""
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ from support.source_rows import SCHEMA, good, helpsteer, reasons, rows, write
 
 from data.conversation import Rejected
 from data.lines import MAX_MESSAGES, MAX_RATINGS, lines, misspelled
-from data.sources import read_texts
+from data.sources import read, read_texts
 from data.trees import MAX_TREE_MESSAGES
 
 SOUND = json.dumps(helpsteer())
@@ -184,3 +185,23 @@ def test_half_a_surrogate_in_a_key_or_text_is_a_rejection(tmp_path: Path) -> Non
     uri = write(tmp_path / "x.jsonl", r'{"text": "\ud83d"}')
     with pytest.raises(ValueError, match="column 'text' holds half a surrogate pair at 0"):
         list(read_texts(uri))
+
+
+@pytest.mark.case("B12: a poison row")
+def test_a_poison_row_is_rejected_in_under_a_second(tmp_path: Path) -> None:
+    """16,131 answers in a MiB, and the worst that 8 MiB can hold: names to compare, objects, and one deep list."""
+    chat = [{"role": role, "content": "x"} for _ in range(16_131) for role in ("user", "assistant")]
+    names = answered({"attributes": {f"humo{i}": 1 for i in range(300_000)}})
+    for record, reason in (
+        ({"messages": chat}, "too_many_messages"),
+        (names, "too_many_ratings"),
+        ({"messages": [{}] * 1_000_000}, "too_many_messages"),
+        ('{"messages": ' + "[" * 8_000_000, "broken_json"),
+    ):
+        line = write(tmp_path / "x.jsonl", record)
+        started = time.process_time()
+        [found] = read(line, "messages", SCHEMA)
+        took = time.process_time() - started
+        assert isinstance(found, Rejected)
+        assert found.reason == reason
+        assert took < 1, reason
