@@ -11,6 +11,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from data.errors import UserError, nearest
+from data.printable import printable
 from data.record import Record
 
 Values = Mapping[str, float]
@@ -134,10 +135,12 @@ class AttributeSchema(Record):
         """Raise SchemaMismatch, naming both artifacts, unless the schemas are equal."""
         if self != other:
             raise SchemaMismatch(
-                f"{ours} has attribute schema {self.name!r} ({self.fingerprint}: {', '.join(self.names)}) but {theirs} "
-                f"has {other.name!r} ({other.fingerprint}: {', '.join(other.names)}); "
+                f"{ours} has attribute schema {self._shown()} but {theirs} has {other._shown()}; "
                 "set `attributes` to the schema of both, or rebuild one of them"
             )
+
+    def _shown(self) -> str:
+        return f"{printable(self.name, 40)!r} ({self.fingerprint}: {printable(', '.join(self.names))})"
 
 
 def shipped(name: str) -> AttributeSchema:

@@ -10,7 +10,9 @@ from typing import Any, TypeVar
 
 from data.conversation import Message, Rejected, content_id
 from data.errors import UserError
-from data.lines import BadRecord, Line, files_of, lines
+from data.lines import BadRecord, Line, lines
+from data.printable import printable
+from data.source_files import files_of, shown_path
 
 T = TypeVar("T")
 QuestionId = int | str
@@ -90,7 +92,9 @@ def records(uri: str) -> Iterator[Line]:
     for file in files_of(uri):
         for line in lines(file):
             if isinstance(line, Rejected):
-                raise UserError(f"{line.file}, line {line.line}: {line.detail}; fix it or take it out")
+                raise UserError(
+                    f"{shown_path(line.file)}, line {line.line}: {printable(line.detail, 200)}; fix it or take it out"
+                )
             yield line
 
 
@@ -99,20 +103,20 @@ def record(line: Line, read: Callable[[Mapping[str, Any]], T]) -> T:
     try:
         return read(line.record)
     except BadRecord as bad:
-        raise UserError(f"{line.file}, line {line.number}: {bad.detail}") from None
+        raise UserError(f"{shown_path(line.file)}, line {line.number}: {printable(bad.detail, 200)}") from None
 
 
 def question_id(record: Mapping[str, Any]) -> QuestionId:
     found = record.get("question_id")
     if isinstance(found, bool) or not isinstance(found, int | str) or found == "":
-        raise BadRecord("wrong_type", f"question_id is {found!r}; it is a whole number or a text")
+        raise BadRecord("wrong_type", f"question_id is {printable(repr(found))}; it is a whole number or a text")
     return found
 
 
 def text_field(record: Mapping[str, Any], name: str) -> str:
     found = record.get(name)
-    if not isinstance(found, str) or not found:
-        raise BadRecord("wrong_type", f"{name} is {found!r}; it is a text that is not empty")
+    if not isinstance(found, str) or not found or not _is_unicode(found):
+        raise BadRecord("wrong_type", f"{name} is {printable(repr(found))}; it is a text that is not empty")
     return found
 
 
@@ -133,7 +137,14 @@ def _answer(record: Mapping[str, Any]) -> tuple[str, QuestionId, tuple[str, ...]
 def _texts(value: object, name: str) -> tuple[str, ...]:
     if not isinstance(value, list) or not value or not all(isinstance(text, str) for text in value):
         raise BadRecord("wrong_type", f"{name} is no list of texts")
+    if not all(map(_is_unicode, value)):
+        raise BadRecord("invalid_utf8", f"{name} holds half a surrogate pair")
     return tuple(value)
+
+
+def _is_unicode(value: str) -> bool:
+    """False for half a surrogate pair, which JSON may spell and no file can hold."""
+    return not any("\ud800" <= character <= "\udfff" for character in value)
 
 
 def _require_unique(uri: str, ids: Iterable[QuestionId]) -> None:

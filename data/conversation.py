@@ -17,6 +17,8 @@ from data.attributes import AttributeSchema, Values
 from data.errors import UserError
 
 ROLES = ("user", "assistant")
+VALUES = ("human", "predicted", "requested")
+"""The columns that hold a mapping per assistant turn."""
 SCHEMA_KEY = b"steerlm.schema"
 """Where a Parquet file carries its attribute schema, as JSON."""
 
@@ -127,7 +129,10 @@ def schema_of(arrow: pa.Schema, where: str) -> AttributeSchema:
             f"{where} carries no attribute schema (metadata key {SCHEMA_KEY.decode()!r}): "
             "it was not written by `python -m jobs.prepare`"
         )
-    return AttributeSchema.model_validate_json(metadata[SCHEMA_KEY])
+    try:
+        return AttributeSchema.model_validate_json(metadata[SCHEMA_KEY])
+    except ValueError:
+        raise UserError(f"{where} carries an attribute schema that is none: write the file again") from None
 
 
 def to_table(conversations: Iterable[Conversation], schema: AttributeSchema) -> pa.Table:
@@ -137,18 +142,22 @@ def to_table(conversations: Iterable[Conversation], schema: AttributeSchema) -> 
 
 def from_table(table: pa.Table | pa.RecordBatch) -> Iterator[Conversation]:
     """The inverse of `to_table`; NaN entries become missing ones."""
-    for row in table.to_pylist():
-        yield Conversation(
-            id=row["id"],
-            source=row["source"],
-            group=row["group"],
-            system=row["system"],
-            messages=tuple(Message(m["role"], m["content"]) for m in row["messages"]),
-            predictor=row["predictor"],
-            truncated=row["truncated"],
-            tokens=row["tokens"],
-            **{kind: tuple(_rated(v) for v in row[kind]) for kind in ("human", "predicted", "requested")},
-        )
+    return map(from_record, table.to_pylist())
+
+
+def from_record(row: Mapping[str, Any]) -> Conversation:
+    """The conversation of one row of such a table."""
+    return Conversation(
+        id=row["id"],
+        source=row["source"],
+        group=row["group"],
+        system=row["system"],
+        messages=tuple(Message(m["role"], m["content"]) for m in row["messages"]),
+        predictor=row["predictor"],
+        truncated=row["truncated"],
+        tokens=row["tokens"],
+        **{kind: tuple(_rated(v) for v in row[kind]) for kind in VALUES},
+    )
 
 
 def _to_row(conversation: Conversation, schema: AttributeSchema) -> dict[str, Any]:
@@ -157,7 +166,7 @@ def _to_row(conversation: Conversation, schema: AttributeSchema) -> dict[str, An
         for name in ("id", "source", "group", "system", "predictor", "truncated", "tokens")
     }
     row["messages"] = [{"role": m.role, "content": m.content} for m in conversation.messages]
-    for kind in ("human", "predicted", "requested"):
+    for kind in VALUES:
         values: tuple[Values, ...] = getattr(conversation, kind) or ({},) * conversation.num_answers
         assert len(values) == conversation.num_answers, (
             f"{kind}: {len(values)} entries for {conversation.num_answers} assistant turns"

@@ -10,8 +10,22 @@ from typing import Any, Literal
 
 from data.attributes import AttributeSchema, Values
 from data.conversation import Conversation, Message
-from data.lines import BadRecord, Line, Row, column, optional_text, ratings, row, text, typed
+from data.lines import (
+    MAX_MESSAGES,
+    BadRecord,
+    Line,
+    Row,
+    column,
+    optional_text,
+    ratings,
+    row,
+    text,
+    too_many_messages,
+    typed,
+)
+from data.printable import printable
 from data.template import LABEL_START, TURN_START, label_line
+from data.unread import require_no_ratings, require_trained, require_unrated
 
 Which = Literal["human", "predicted"]
 """Whose values a writer writes."""
@@ -24,7 +38,9 @@ HELPSTEER_SCALE = (0, 4)
 # HelpSteer2 writes the earlier turns of a conversation into `prompt` with NeMo's turn markers.
 _TURN = re.compile(rf"\n?{re.escape(TURN_START)}(User|Assistant)\n")
 _HH_TURN = re.compile(r"(?:\A\s*|\n\n)(Human|Assistant): ?")
-_ROLES = {"User": "user", "Assistant": "assistant", "Human": "user"}
+_ROLES = {"User": "user", "Assistant": "assistant", "Human": "user", "human": "user", "gpt": "assistant"}
+_OURS = frozenset({"id", "source", "group", "system", "role", "content", "name", "weight", "attributes"})
+_PROMPT_COLUMNS = _OURS | {"prompt", "response", "messages"}
 
 SAMPLER_DEBRIS = (
     *[
@@ -46,6 +62,7 @@ SAMPLER_DEBRIS = (
 
 def helpsteer(line: Line, schema: AttributeSchema, source: str) -> Iterator[Row]:
     """HelpSteer and HelpSteer2: `prompt`, `response` and five ratings of the response."""
+    require_no_ratings(line.record, schema, HELPSTEER_ATTRIBUTES, "the record")
     messages = _with_answer(_marked_turns(text(line.record, "prompt")), text(line.record, "response"))
     rated = {name: column(line.record, name) for name in HELPSTEER_ATTRIBUTES if name in schema.names}
     yield row(line, source, messages, _last_rated(messages, ratings(rated, schema, HELPSTEER_SCALE)))
@@ -53,6 +70,7 @@ def helpsteer(line: Line, schema: AttributeSchema, source: str) -> Iterator[Row]
 
 def helpsteer_preference(line: Line, schema: AttributeSchema, source: str) -> Iterator[Row]:
     """HelpSteer2's pairs: `prompt`, `response_1`, `response_2`; which one people preferred is no rating."""
+    require_no_ratings(line.record, schema, (), "the record")
     prompt = _marked_turns(text(line.record, "prompt"))
     for answer in (text(line.record, "response_1"), text(line.record, "response_2")):
         yield row(line, source, _with_answer(prompt, answer))
@@ -60,13 +78,15 @@ def helpsteer_preference(line: Line, schema: AttributeSchema, source: str) -> It
 
 def helpsteer3(line: Line, schema: AttributeSchema, source: str) -> Iterator[Row]:
     """HelpSteer3's pairs: `context` (a list of messages, or a text), `response1`, `response2`."""
-    system, prompt, _ = _prompt(column(line.record, "context"), schema)
+    require_no_ratings(line.record, schema, (), "the record")
+    system, prompt, earlier = _prompt(column(line.record, "context"), schema)
     for answer in (text(line.record, "response1"), text(line.record, "response2")):
-        yield row(line, source, _with_answer(prompt, answer), system=system)
+        yield row(line, source, _with_answer(prompt, answer), (*earlier, {}), system)
 
 
 def hh_rlhf(line: Line, schema: AttributeSchema, source: str) -> Iterator[Row]:
     """Dialogues "\\n\\nHuman: ...\\n\\nAssistant: ..." in `chosen` and `rejected`, or `text`; they share a group."""
+    require_no_ratings(line.record, schema, (), "the record")
     names = [name for name in ("chosen", "rejected", "text") if name in line.record]
     if not names:
         column(line.record, "chosen")
@@ -74,7 +94,7 @@ def hh_rlhf(line: Line, schema: AttributeSchema, source: str) -> Iterator[Row]:
         before, *parts = _HH_TURN.split(dialogue)
         if before.strip():
             yield BadRecord(
-                "text_before_first_turn", f'the dialogue starts with {before[:40]!r}, not with "Human:"'
+                "text_before_first_turn", f'the dialogue starts with "{printable(before, 40)}", not with "Human:"'
             ).at(line)
         else:
             yield row(line, source, _turns(parts))
@@ -83,12 +103,19 @@ def hh_rlhf(line: Line, schema: AttributeSchema, source: str) -> Iterator[Row]:
 def messages(line: Line, schema: AttributeSchema, source: str) -> Iterator[Row]:
     """The OpenAI and TRL convention: `messages` of role and content, or `prompt` and `response`.
 
-    A system message may come first. An assistant message (or the record, beside `response`) may carry `attributes`,
-    people's ratings in schema units; the record may carry a `group`.
+    A system message may come first. An assistant message may carry `attributes`, people's ratings in schema units;
+    those of the record rate the last answer. The record may carry a `group`. A `weight` of 0 (OpenAI) rejects it.
     """
     record = line.record
+    require_no_ratings(record, schema, _PROMPT_COLUMNS, "the record")
+    require_trained(record)
     if "messages" in record:
         system, turns, human = _chat(record["messages"], schema)
+        human = _with_record(human, _attributes(record, schema))
+    elif "conversations" in record and "prompt" not in record:
+        raise BadRecord(
+            "missing_column", "no column 'messages'; `conversations` (ShareGPT, NeMo) is read by format nemo"
+        )
     else:
         system, prompt, earlier = _prompt(column(record, "prompt"), schema, marked=False)
         turns = _with_answer(prompt, text(record, "response"))
@@ -98,6 +125,7 @@ def messages(line: Line, schema: AttributeSchema, source: str) -> Iterator[Row]:
 
 def prompt_output(line: Line, schema: AttributeSchema, source: str) -> Iterator[Row]:
     """Samples of a model: `prompt` and `output`, without the special tokens that sampling left at the output's end."""
+    require_no_ratings(line.record, schema, (), "the record")
     prompt = (Message("user", text(line.record, "prompt")),)
     yield row(line, source, _with_answer(prompt, without_debris(text(line.record, "output"))))
 
@@ -105,18 +133,29 @@ def prompt_output(line: Line, schema: AttributeSchema, source: str) -> Iterator[
 def nemo(line: Line, schema: AttributeSchema, source: str) -> Iterator[Row]:
     """NeMo-Aligner: `conversations`, and `system`, `mask`, `type`; `group` as in `messages`.
 
-    A turn has from, value and label ("name:value,name:value", null or "").
+    A turn has from, value and label ("name:value,name:value", null or ""). ShareGPT's turns are the same without a
+    label: from is human, gpt or, in the first one, system.
     """
-    if "Assistant" in [role.strip() for role in optional_text(line.record, "mask").split(",")]:
+    record = line.record
+    require_no_ratings(record, schema, ("system", "mask", "type"), "the record")
+    if "Assistant" in [role.strip() for role in optional_text(record, "mask").split(",")]:
         raise BadRecord("answers_masked", "`mask` names Assistant, so these answers are not meant for training")
+    said = _objects(column(record, "conversations"), "conversations", "a turn")
+    system = optional_text(record, "system")
+    if said and said[0].get("from") == "system" and not system:
+        system, said = text(said[0], "value"), said[1:]
     turns, human = [], []
-    for turn in typed(column(line.record, "conversations"), list, "conversations"):
-        turn = typed(turn, dict, "a turn")
+    for turn in said:
         speaker = text(turn, "from")
         turns.append(Message(_ROLES.get(speaker, speaker), text(turn, "value")))
+        require_no_ratings(turn, schema, (), "a turn")
+        values = _label(optional_text(turn, "label"))
         if turns[-1].role == "assistant":
-            human.append(ratings(_label(optional_text(turn, "label")), schema))
-    yield row(line, source, turns, human, optional_text(line.record, "system"), optional_text(line.record, "group"))
+            human.append(ratings(values, schema))
+            require_trained(turn)
+        else:
+            require_unrated(values, f"the {printable(speaker, 20)}'s turn")
+    yield row(line, source, turns, human, system, optional_text(record, "group"))
 
 
 def to_nemo(conversation: Conversation, schema: AttributeSchema, which: Which = "human") -> dict[str, Any]:
@@ -193,12 +232,43 @@ def _prompt(prompt: Any, schema: AttributeSchema, marked: bool = True) -> tuple[
 
 def _chat(turns: Any, schema: AttributeSchema) -> tuple[str, Turns, tuple[Values, ...]]:
     """System text, messages, and the ratings of each assistant message."""
-    turns = [typed(turn, dict, "a message") for turn in typed(turns, list, "messages")]
+    turns = _objects(turns, "messages", "a message")
+    for turn in turns:
+        if not turn.keys() <= _OURS:
+            require_no_ratings(turn, schema, _OURS, "a message")
+        if turn.get("role") == "assistant":
+            require_trained(turn)
+        else:
+            require_unrated(turn.get("attributes"), "a message that is no assistant's")
     system = ""
     if turns and turns[0].get("role") == "system":
         system, turns = text(turns[0], "content"), turns[1:]
     human = tuple(_attributes(turn, schema) for turn in turns if turn.get("role") == "assistant")
-    return system, tuple(Message(text(turn, "role"), text(turn, "content")) for turn in turns), human
+    return system, tuple(Message(_role(turn), text(turn, "content")) for turn in turns), human
+
+
+def _objects(turns: Any, name: str, each: str) -> list[dict[str, Any]]:
+    """The turns of a conversation; their number is asked first, so that very many cost no more than their parsing."""
+    if len(typed(turns, list, name)) > MAX_MESSAGES:
+        raise too_many_messages(len(turns))
+    return [typed(turn, dict, each) for turn in turns]
+
+
+def _role(turn: Mapping[str, Any]) -> str:
+    if "role" not in turn and "from" in turn:
+        raise BadRecord("missing_column", "a message has `from`: turns of ShareGPT or NeMo are read by format nemo")
+    return text(turn, "role")
+
+
+def _with_record(human: tuple[Values, ...], values: Values) -> tuple[Values, ...]:
+    """The record's ratings are the last answer's, which must have none of its own."""
+    if not values or not human:
+        return human
+    if human[-1]:
+        raise BadRecord(
+            "misplaced_attributes", "both the record and its last answer have `attributes`; leave one of them out"
+        )
+    return (*human[:-1], values)
 
 
 def _attributes(record: Mapping[str, Any], schema: AttributeSchema) -> Values:
@@ -208,15 +278,17 @@ def _attributes(record: Mapping[str, Any], schema: AttributeSchema) -> Values:
 
 def _label(label: str) -> dict[str, float]:
     """`"quality:4,humor:0"` -> `{"quality": 4.0, "humor": 0.0}`."""
-    values = {}
+    values: dict[str, float] = {}
     for entry in filter(None, label.split(",")):
         name, _, value = entry.partition(":")
+        name = name.strip()
+        if name in values:
+            raise BadRecord("duplicate_key", f"label has {printable(name)!r} twice, one value would be lost")
         try:
-            values[name.strip()] = float(value)
+            values[name] = float(value)
         except ValueError:
-            raise BadRecord(
-                "broken_label", f"label {label[:80]!r} has {entry[:40]!r}, an entry is name:number"
-            ) from None
+            shown = printable(entry, 40)
+            raise BadRecord("broken_label", f"label has {shown!r}, an entry is name:number") from None
     return values
 
 

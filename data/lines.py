@@ -1,4 +1,4 @@
-"""Files in, records out: one record a line (JSONL, gz by extension) or a Parquet row, streamed from any fsspec URI.
+"""Files in, records out: one record a line (JSONL, packed or not) or a Parquet row, streamed from any fsspec URI.
 
 Every format's bad records are described here, in the same words. Knows no format (`data.formats`, `data.trees`).
 """
@@ -6,34 +6,37 @@ Every format's bad records are described here, in the same words. Knows no forma
 import difflib
 import functools
 import json
-import posixpath
-import zlib
+import re
+import unicodedata
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from gzip import BadGzipFile
 from typing import Any, TypeVar
 
-import fsspec
-import pyarrow as pa
-import pyarrow.parquet as pq
-from fsspec.implementations.local import LocalFileSystem
-
 from data.attributes import Attribute, AttributeSchema, Values
-from data.conversation import Conversation, Message, Rejected, content_id, problem
-from data.errors import nearest
-from data.storage import Storage, options
+from data.conversation import ROLES, Conversation, Message, Rejected, content_id, problem
+from data.parquet_rows import parquet_rows
+from data.printable import printable
+from data.source_files import files_of
+from data.unpacked import raw_lines
 
 Row = Conversation | Rejected
 T = TypeVar("T")
 Scale = tuple[float, float]
 """Lowest and highest rating a source can give."""
 
-SUFFIXES = (".jsonl", ".jsonl.gz", ".parquet")
-"""What counts as data in a folder; a file that is named outright may be called anything."""
-PARQUET_BATCH_ROWS = 256
-"""Keeps a batch of long conversations (some 10 kB each) within a few MB."""
 SHOWN_TURNS = 12
 """A rejection lists at most so many turns: enough to see the fault, short enough for a log line."""
+SHOWN_ROLE = 20
+"""Characters of a role in it."""
+MAX_MESSAGES = 10_000
+"""A conversation of more is rejected: no model reads so many turns, and every later step would pay for them."""
+MAX_RATINGS = 256
+"""An answer with more ratings is rejected: each name is compared with the schema's."""
+LONGEST_NAME = 64
+"""A longer name is no misspelling of an attribute's."""
+ONE_A_LINE = "a record stands on one line: `jq -c . FILE > NEW.jsonl` writes it so"
+ARRAY = "this is one JSON array: `jq -c '.[]' FILE > NEW.jsonl` makes it a record a line"
 
 
 @dataclass(frozen=True)
@@ -57,99 +60,65 @@ class BadRecord(Exception):
         return Rejected(line.file, line.number, self.reason, self.detail)
 
 
-def files_of(uri: str, suffixes: tuple[str, ...] = SUFFIXES) -> list[str]:
-    """The file at `uri`; or all files below a folder that end in one of `suffixes`; or all that match a glob. Sorted.
-
-    Raises FileNotFoundError, with the nearest name there is, when nothing matches.
-    """
-    if not uri:
-        raise FileNotFoundError(
-            "nothing to read at '': name a file, a folder or a glob"
-        )  # not the folder that this process happens to run in
-    storage = Storage(uri)
-    fs, path = storage.fs, storage.path
-    if fs.isfile(path):
-        return [storage.uri]
-    if fs.isdir(path):
-        found = [p for p in fs.find(path) if p.endswith(suffixes)]
-        wanted = f"it is a folder without a file that ends in {', '.join(suffixes)}"
-    else:
-        found = [p for p in fs.glob(path) if fs.isfile(p)]
-        wanted = "a source is a file, a folder or a glob such as folder/*.jsonl.gz"
-    if not found:
-        raise FileNotFoundError(f"nothing to read at {uri}: {wanted}{_nearest_file(storage)}")
-    return sorted(found if isinstance(fs, LocalFileSystem) else map(fs.unstrip_protocol, found))
-
-
-def _nearest_file(storage: Storage) -> str:
-    folder = posixpath.dirname(storage.path.rstrip("/"))
-    siblings = (
-        [posixpath.basename(p.rstrip("/")) for p in storage.fs.ls(folder, detail=False)]
-        if storage.fs.isdir(folder)
-        else []
-    )
-    return nearest(posixpath.basename(storage.path.rstrip("/")), siblings)
-
-
 def lines(file: str) -> Iterator[Line | Rejected]:
     """Every record of `file`, one at a time; blank lines are no records.
 
-    What cannot be read is Rejected: "broken_json", "invalid_utf8", "wrong_type" (not an object), and "broken_file" for
-    the rest of a torn file.
+    What cannot be read is Rejected: "broken_json", "duplicate_key", "invalid_utf8", "overlong_line", "wrong_type" (not
+    an object), and "broken_file" for the rest of a damaged file.
     """
     if file.endswith(".parquet"):
-        yield from _parquet_rows(file)
+        for row in parquet_rows(file):
+            yield row if isinstance(row, Rejected) else Line(file, *row)
         return
-    number = 0
-    with fsspec.open(file, "rb", compression="infer", **options(file)) as stream:
-        try:
-            # Bytes are split at "\n" only; text mode would also split at the lone "\r" that people paste into chats.
-            for number, raw in enumerate(stream, 1):
-                if raw.strip():
-                    yield _parsed(file, number, raw)
-        except (EOFError, BadGzipFile, zlib.error) as error:
-            yield Rejected(
-                file, number + 1, "broken_file", f"the file is torn after line {number} ({error}); fetch it again"
-            )
+    for line in raw_lines(file):
+        if isinstance(line, Rejected):
+            yield line
+        elif not line[1].isspace():
+            yield (found := _parsed(file, *line))
+            if isinstance(found, Rejected) and found.reason == "broken_file":
+                return
+
+
+class _DuplicateKey(Exception):
+    """An object has a key twice; the last would win without a word."""
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    record = dict(pairs)
+    if len(record) != len(pairs):
+        raise _DuplicateKey(Counter(key for key, _ in pairs).most_common(1)[0][0])
+    return record
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_object)
 
 
 def _parsed(file: str, number: int, raw: bytes) -> Line | Rejected:
     try:
-        record = json.loads(raw.decode("utf-8-sig" if number == 1 else "utf-8"))
+        content = raw.decode("utf-8-sig" if number == 1 else "utf-8")
+        record = _DECODER.decode(content)
     except UnicodeDecodeError as error:
         return Rejected(file, number, "invalid_utf8", str(error))
-    except (ValueError, RecursionError) as error:
-        return Rejected(file, number, "broken_json", str(error))
-    if not isinstance(record, dict):
-        return Rejected(
-            file, number, "wrong_type", f"the line is {_kind(record)}, it must be an object with named columns"
-        )
-    return Line(file, number, record)
+    except _DuplicateKey as error:
+        twice = f"key {printable(str(error))!r} is there twice in one object, one value would be lost"
+        return Rejected(file, number, "duplicate_key", twice)
+    except RecursionError:
+        return Rejected(file, number, "broken_json", "the record is nested too deeply, some hundred levels are read")
+    except ValueError as error:
+        if number == 1 and re.match(r"\s*\[\s*(\{|\Z)", content):
+            return Rejected(file, number, "broken_file", ARRAY)
+        return Rejected(file, number, "broken_json", f"{error}{_hint(content, error)}")
+    if isinstance(record, dict):
+        return Line(file, number, record)
+    if number == 1 and isinstance(record, list) and isinstance((record or [{}])[0], dict):
+        return Rejected(file, number, "broken_file", ARRAY)
+    return Rejected(file, number, "wrong_type", f"the line is {_kind(record)}, it must be an object with named columns")
 
 
-def _parquet_rows(file: str) -> Iterator[Line | Rejected]:
-    number = 0
-    for batch in parquet_batches(file):
-        if isinstance(batch, Rejected):
-            yield batch
-            continue
-        for record in batch.to_pylist():
-            number += 1
-            yield Line(file, number, record)
-
-
-def parquet_batches(
-    file: str, require: Callable[[pa.Schema], None] | None = None
-) -> Iterator[pa.RecordBatch | Rejected]:
-    """The file's rows, a batch at a time; no Parquet is one Rejected. `require` raises to refuse an Arrow schema."""
-    with fsspec.open(file, "rb", **options(file)) as stream:
-        try:
-            parquet = pq.ParquetFile(stream)
-            if require:
-                require(parquet.schema_arrow)
-            yield from parquet.iter_batches(PARQUET_BATCH_ROWS)
-        except pa.ArrowInvalid as error:
-            yield Rejected(file, 0, "broken_file", f"not a whole Parquet file ({error}); fetch or write it again")
+def _hint(content: str, error: ValueError) -> str:
+    """What the line may be part of."""
+    joined = isinstance(error, json.JSONDecodeError) and error.msg == "Extra data" and content[error.pos] == "{"
+    return f"; {ONE_A_LINE}" if joined or content.strip() in ("{", "}") else ""
 
 
 def numbered(uri: str, parse: Callable[[Line, int], T | Rejected], limit: int = 0) -> Iterator[T | Rejected]:
@@ -169,10 +138,12 @@ def numbered(uri: str, parse: Callable[[Line, int], T | Rejected], limit: int = 
 def column(record: Mapping[str, Any], name: str) -> Any:
     """The value of a column that must be there."""
     if name not in record:
-        raise BadRecord(
-            "missing_column", f"no column {name!r}; this record has {', '.join(map(str, record)) or 'none'}"
-        )
+        raise BadRecord("missing_column", f"no column {name!r}; this record has {_names(record)}")
     return record[name]
+
+
+def _names(record: Mapping[str, Any]) -> str:
+    return printable(", ".join(name for name, _ in zip(record, range(SHOWN_TURNS), strict=False))) or "none"
 
 
 def text(record: Mapping[str, Any], name: str) -> str:
@@ -182,7 +153,7 @@ def text(record: Mapping[str, Any], name: str) -> str:
         value.encode()
     except UnicodeEncodeError as error:
         # JSON may spell half of a surrogate pair ("\ud83d"): such a string can be stored nowhere.
-        raise BadRecord("invalid_utf8", f"column {name!r}: {error}") from None
+        raise BadRecord("invalid_utf8", f"column {name!r} holds half a surrogate pair at {error.start}") from None
     return value
 
 
@@ -194,7 +165,7 @@ def optional_text(record: Mapping[str, Any], name: str) -> str:
 def typed(value: Any, kind: type[T], name: str) -> T:
     """`value`, which must be a `kind`."""
     if not isinstance(value, kind):
-        raise BadRecord("wrong_type", f"{name!r} is {_kind(value)}, it must be {_KINDS[kind]}")
+        raise BadRecord("wrong_type", f"{printable(name)!r} is {_kind(value)}, it must be {_KINDS[kind]}")
     return value
 
 
@@ -219,12 +190,17 @@ def ratings(values: Mapping[str, Any], schema: AttributeSchema, scale: Scale | N
     Other names are left alone. Raises BadRecord "rating_out_of_range", and "misspelled_attribute" for a name that looks
     like one of the schema's.
     """
-    missing = tuple(name for name in schema.names if name not in values)
-    for name in values if missing else ():
-        if name not in schema.names and (meant := _misspelled(name, missing)):
-            raise BadRecord(
-                "misspelled_attribute", f"rating {name!r} is none of {', '.join(schema.names)}; did you mean {meant!r}?"
-            )
+    if len(values) > MAX_RATINGS:
+        raise BadRecord("too_many_ratings", f"an answer has {len(values):,} ratings, at most {MAX_RATINGS} are read")
+    names = schema.names
+    missing = tuple(name for name in names if name not in values)
+    if len(values) > len(names) - len(missing):
+        for name in values:
+            if name not in names and (meant := misspelled(name, names, missing)):
+                raise BadRecord(
+                    "misspelled_attribute",
+                    f"rating {printable(name)!r} is no attribute; did you mean {meant!r}?",
+                )
     rated = {
         a.name: _rating(a, values[a.name], scale or (a.low, a.high)) for a in schema.attributes if a.name in values
     }
@@ -232,9 +208,24 @@ def ratings(values: Mapping[str, Any], schema: AttributeSchema, scale: Scale | N
 
 
 @functools.lru_cache(maxsize=4096)
-def _misspelled(name: str, missing: tuple[str, ...]) -> str:
-    """The one of `missing` that `name` was meant to be, "" if none is near."""
-    return "".join(difflib.get_close_matches(name, missing, n=1, cutoff=0.8))
+def misspelled(name: str, names: tuple[str, ...], missing: tuple[str, ...] = ()) -> str:
+    """The one of `names` that is `name` but for capitals and signs; or one of `missing` that is near; "" if none is."""
+    if len(name) > LONGEST_NAME:
+        return ""
+    plain = _plain(name)
+    same = [known for known in names if _plain(known) == plain]
+    begun = [known for known in missing if _begins(_plain(known), plain)]
+    near = difflib.get_close_matches(plain, [_plain(known) for known in missing], n=1, cutoff=0.8)
+    return next(iter(same + begun + [known for known in missing if _plain(known) in near]), "")
+
+
+def _plain(name: str) -> str:
+    return "".join(filter(str.isalnum, unicodedata.normalize("NFKC", name))).casefold()
+
+
+def _begins(one: str, other: str) -> bool:
+    """True if one of the names is the beginning of the other: "helpful", "helpfulness"."""
+    return min(len(one), len(other)) >= 4 and (one.startswith(other) or other.startswith(one))
 
 
 def _rating(attribute: Attribute, value: Any, scale: Scale) -> float | None:
@@ -266,6 +257,8 @@ def row(
     tree.
     """
     messages = tuple(messages)
+    if len(messages) > MAX_MESSAGES:
+        return too_many_messages(len(messages)).at(line)
     reason = problem(messages)
     if reason:
         return Rejected(line.file, line.number, reason, f"turns: {_outline(messages)}")
@@ -273,7 +266,17 @@ def row(
     return Conversation(source, system, messages, human=rated, group=group or content_id("", "", messages[:1]))
 
 
+def too_many_messages(number: int) -> BadRecord:
+    return BadRecord(
+        "too_many_messages", f"the conversation has {number:,} messages, at most {MAX_MESSAGES:,} are read; split it"
+    )
+
+
 def _outline(messages: tuple[Message, ...]) -> str:
-    """`user, assistant (empty), ...`"""
-    turns = [m.role + ("" if m.content.strip() else " (empty)") for m in messages]
-    return ", ".join(turns[:SHOWN_TURNS] + (["..."] if len(turns) > SHOWN_TURNS else [])) or "none"
+    """`user, assistant (empty), ...`, and what to do about roles of others."""
+    turns = [
+        printable(m.role, SHOWN_ROLE) + ("" if m.content.strip() else " (empty)") for m in messages[: SHOWN_TURNS + 1]
+    ]
+    shown = ", ".join(turns[:SHOWN_TURNS] + (["..."] if len(turns) > SHOWN_TURNS else [])) or "none"
+    others = any(m.role not in ROLES for m in messages)
+    return shown + ("; roles are user and assistant, and system for a first message" if others else "")

@@ -1,15 +1,17 @@
 """Public data in, conversations out: a record becomes rows, or Rejected with file, line and reason, never an exception.
 
-The formats are in `data.formats` and `data.trees`, how files are opened is in `data.lines`. Knows no Ray and no prompt.
+The formats are in `data.formats` and `data.trees`, how files are opened is in `data.unpacked`, which are in
+`data.source_files`. Knows no Ray and no prompt.
 """
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import pyarrow as pa
 
 from data.attributes import AttributeSchema
-from data.conversation import Conversation, Rejected, arrow_schema, from_table, problem, schema_of
+from data.conversation import VALUES, Conversation, Rejected, arrow_schema, from_record, problem, schema_of
 from data.errors import UserError, nearest
 from data.formats import (
     helpsteer,
@@ -22,10 +24,13 @@ from data.formats import (
     to_messages,
     to_nemo,
 )
-from data.lines import BadRecord, Line, Row, files_of, lines, parquet_batches, text
+from data.lines import BadRecord, Line, Row, lines, text
+from data.parquet_rows import Record, parquet_rows
+from data.printable import printable
+from data.source_files import SUFFIXES, SourceFiles, files_of, shown_path, source_files
 from data.trees import oasst_messages, oasst_trees
 
-__all__ = ["FORMATS", "Reader", "files_of", "read", "read_texts", "require_format", "to_messages", "to_nemo"]
+__all__ = ["FORMATS", "Reader", "files_of", "found", "read", "read_texts", "require_format", "to_messages", "to_nemo"]
 
 Reader = Callable[[str, AttributeSchema, str], Iterator[Row]]
 """File, schema and source name -> rows."""
@@ -41,8 +46,13 @@ def read(uri: str, format: str, schema: AttributeSchema, source: str = "", limit
     nothing there, both at once; while reading, SchemaMismatch (a UserError) if rows of ours have another schema.
     """
     require_format(format)
-    files = files_of(uri, (".parquet",)) if format == "steerlm" else files_of(uri)
+    files = found(uri, format).files
     return _limited((row for file in files for row in FORMATS[format](file, schema, source or format)), limit)
+
+
+def found(uri: str, format: str) -> SourceFiles:
+    """The files of a source, and those that are passed by; raises FileNotFoundError."""
+    return source_files(uri, (".parquet",) if format == "steerlm" else SUFFIXES)
 
 
 def require_format(format: str, *also: str) -> None:
@@ -81,7 +91,7 @@ def _text(line: Line | Rejected) -> str:
 
 def _broken_text(rejected: Rejected) -> UserError:
     return UserError(
-        f"{rejected.file}, line {rejected.line}: {rejected.reason} ({rejected.detail}); "
+        f"{shown_path(rejected.file)}, line {rejected.line}: {rejected.reason} ({printable(rejected.detail, 160)}); "
         "a line is an object with a string `text`, fix or remove this one"
     )
 
@@ -104,22 +114,41 @@ def _each_line(parse: Parser) -> Reader:
 
 def steerlm(file: str, schema: AttributeSchema, source: str) -> Iterator[Row]:
     """Our own Parquet rows; they keep their own `source`, ids and groups."""
+    wanted, shown = arrow_schema(schema), shown_path(file)
 
-    def require(found: pa.Schema) -> None:
-        schema.require_same(schema_of(found, file), "this run", file)
-        missing = [name for name in arrow_schema(schema).names if name not in found.names]
-        if missing:
-            raise UserError(f"{file} lacks the columns {', '.join(missing)}; rebuild it with `python -m jobs.prepare`")
+    def require(there: pa.Schema) -> None:
+        schema.require_same(schema_of(there, shown), "this run", shown)
+        if missing := [name for name in wanted.names if name not in there.names]:
+            raise UserError(f"{shown} lacks the columns {', '.join(missing)}; rebuild it with `python -m jobs.prepare`")
+        if other := [f.name for f in wanted if there.field(f.name).type != f.type]:
+            raise UserError(
+                f"{shown} has columns of other types ({', '.join(other)}); rebuild it with `python -m jobs.prepare`"
+            )
 
-    number = 0
-    for batch in parquet_batches(file, require):
-        if isinstance(batch, Rejected):
-            yield batch
-            continue
-        for conversation in from_table(batch):
-            number += 1
-            reason = problem(conversation.messages)
-            yield Rejected(file, number, reason, f"row {conversation.id}") if reason else conversation
+    for row in parquet_rows(file, require):
+        yield row if isinstance(row, Rejected) else _own(file, *row, wanted.names)
+
+
+def _own(file: str, number: int, record: Record, names: Sequence[str]) -> Row:
+    if empty := next((name for name in names if _has_null(record[name])), ""):
+        return Rejected(file, number, "wrong_type", f"column {empty!r} holds a null; rebuild the file")
+    row = from_record(record)
+    if reason := problem(row.messages):
+        return Rejected(file, number, reason, f"row {printable(row.id)}")
+    for kind in VALUES:
+        if len(values := getattr(row, kind)) not in (0, row.num_answers):
+            return Rejected(
+                file, number, "wrong_type", f"{kind} has {len(values)} entries for {row.num_answers} answers"
+            )
+    return row
+
+
+def _has_null(value: Any) -> bool:
+    """A null where a row has none; single ratings may be null."""
+    return value is None or (
+        isinstance(value, list)
+        and any(v is None or v.get("role", "") is None or v.get("content", "") is None for v in value)
+    )
 
 
 FORMATS: Mapping[str, Reader] = {

@@ -19,8 +19,11 @@ class RowsMetrics(StageMetrics):
     """Stage `rows`."""
 
     counts: dict[str, Counts]
-    """Of each source: records read, rows kept, their answers, duplicates and, by reason, rejections."""
+    """Of each source: records read, rows kept, their answers, duplicates and, by reason, rejections. Merged are records
+    that became one more rater of a row; several_raters are answers with more than one."""
     rows: int
+    rater_spread: dict[str, Means] = {}
+    """Of each source with several raters: their standard deviation on one answer, the mean over answers."""
 
 
 class LossPoint(Record):

@@ -147,7 +147,7 @@ class Storage:
                     os.remove(beside)
 
     def write_json(self, value: Any) -> None:
-        self.write_bytes(json.dumps(value, indent=2, ensure_ascii=False).encode())
+        self.write_bytes(json.dumps(value, indent=2, ensure_ascii=False).encode(errors="backslashreplace"))
 
     def read_text(self) -> str:
         with self.fs.open(self.path, "rb") as file:

@@ -12,11 +12,14 @@ from typing import Any
 
 from data.attributes import AttributeSchema, Values
 from data.conversation import Message, Rejected
-from data.lines import BadRecord, Line, Row, column, lines, optional_text, ratings, row, text, typed
+from data.lines import MAX_MESSAGES, BadRecord, Line, Row, column, lines, optional_text, ratings, row, text, typed
+from data.printable import printable
 
 ROLES = {"prompter": "user", "assistant": "assistant"}
 LABEL_SCALE = (0, 1)
 """Likert 5 divided by 4, averaged over raters (arXiv 2304.07327)."""
+MAX_TREE_MESSAGES = 1_000_000
+"""All conversations of a tree may have so many messages together; a deep tree with many leaves has their product."""
 
 
 @dataclass
@@ -46,7 +49,10 @@ def oasst_messages(file: str, schema: AttributeSchema, source: str) -> Iterator[
             if not id:
                 raise BadRecord("missing_column", "message_id is empty, so no reply can name its parent")
             if id in nodes:
-                raise BadRecord("duplicate_message", f"message {id} was there before, on line {nodes[id].line.number}")
+                raise BadRecord(
+                    "duplicate_message",
+                    f"message {printable(id, 40)!r} was there before, on line {nodes[id].line.number}",
+                )
             nodes[id] = _node(line, line.record, id, optional_text(line.record, "parent_id"), schema)
         except BadRecord as bad:
             yield bad.at(line)
@@ -75,7 +81,7 @@ def _node(line: Line, record: Mapping[str, Any], id: str, parent: str, schema: A
         if record.get("deleted"):
             raise BadRecord("deleted", "the message is marked as deleted")
         if role not in ROLES:
-            raise BadRecord("unknown_role", f"role is {role[:40]!r}, allowed are {', '.join(ROLES)}")
+            raise BadRecord("unknown_role", f"role is {printable(role, 40)!r}, allowed are {', '.join(ROLES)}")
         if not node.message.content.strip():
             raise BadRecord("empty_message", f"the {role}'s message has no text")
         if role == "assistant":
@@ -104,7 +110,12 @@ def _labels(labels: Any) -> dict[str, Any]:
             "wrong_type",
             f"labels have {len(names)} names, {len(values)} values and {len(counts)} counts, they must be as many",
         )
-    return {name: value for name, value, count in zip(names, values, counts, strict=True) if count}
+    rated = [
+        (typed(name, str, "name"), value) for name, value, count in zip(names, values, counts, strict=True) if count
+    ]
+    if len(found := dict(rated)) < len(rated):
+        raise BadRecord("duplicate_key", "labels have a name twice, one value would be lost")
+    return found
 
 
 def _conversations(nodes: Mapping[str, TreeMessage], group: str, source: str) -> Iterator[Row]:
@@ -114,13 +125,21 @@ def _conversations(nodes: Mapping[str, TreeMessage], group: str, source: str) ->
         replies[node.parent].append(node)
     kept: set[str] = set()
     rated: set[str] = set()
-    waiting = _fitting(replies[""], "user")[::-1]
+    room = MAX_TREE_MESSAGES
+    waiting = [(node, 1) for node in _fitting(replies[""], "user")[::-1]]
     while waiting:
-        node = waiting.pop()
+        node, depth = waiting.pop()
+        if depth > min(MAX_MESSAGES, room):
+            node.bad = BadRecord(
+                "too_many_messages",
+                f"a conversation has at most {MAX_MESSAGES:,} messages, those of a tree {MAX_TREE_MESSAGES:,} together",
+            )
+            continue
         kept.add(node.id)
         following = _fitting(replies[node.id], "user" if node.message.role == "assistant" else "assistant")
-        waiting += following[::-1]
+        waiting += [(reply, depth + 1) for reply in following[::-1]]
         if not following:
+            room -= depth
             yield from _path(node, nodes, rated, group, source)
     yield from (_fault(node, nodes) for node in nodes.values() if node.id not in kept)
 
@@ -160,5 +179,7 @@ def _fault(node: TreeMessage, nodes: Mapping[str, TreeMessage]) -> Rejected:
     if node.bad:
         return node.bad.at(node.line)
     if node.parent not in nodes:
-        return BadRecord("missing_parent", f"it answers message {node.parent}, which is not in the file").at(node.line)
+        return BadRecord(
+            "missing_parent", f"it answers message {printable(node.parent, 40)!r}, which is not in the file"
+        ).at(node.line)
     return BadRecord("rejected_parent", "a message before it was rejected, so its conversation has a gap").at(node.line)

@@ -17,7 +17,7 @@ from data.judged import Judged, read_judged
 from data.measures import agreement
 from data.quality_metrics import Agreement, JudgedMetrics
 from data.run_layout import write_record
-from data.sources import files_of
+from data.source_files import checksums
 from data.stage_metrics import BenchmarkMetrics
 from data.storage import Storage
 from jobs.evaluation.predictor_pairs import answer_score, judge_pairs, require_enough, store_pairs
@@ -115,8 +115,7 @@ def _inputs(run: Run) -> dict[str, str]:
     """Checksums of the files and of the predictor."""
     benchmarks = run.preset.benchmarks
     uris = [*(source.uri for source in benchmarks.pairs), *(source.uri for source in benchmarks.judged)]
-    files = [Storage(file) for uri in uris for file in files_of(uri)]
-    return {file.uri: file.checksum() for file in files} | predictor_weights(run)
+    return checksums(*uris) | predictor_weights(run)
 
 
 STAGE = Stage("benchmarks", ("predictor",), _settings, work, _inputs)

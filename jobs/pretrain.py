@@ -14,7 +14,8 @@ from actors.training.examples import ConversationExamples, TextExamples
 from actors.training.settings import LearnerSettings
 from data.conversation import from_table
 from data.examples import Split
-from data.sources import files_of, read_texts
+from data.source_files import checksums
+from data.sources import read_texts
 from data.stage_metrics import BaseMetrics, TrainingMetrics
 from data.storage import Storage
 from jobs.pipelines.fit import example_spec, fit
@@ -79,7 +80,7 @@ def _pretrained(
 
 def _inputs(run: Run) -> dict[str, str]:
     uri = run.preset.base.texts
-    return {file: Storage(file).checksum() for file in files_of(uri)} if uri else {}
+    return checksums(uri) if uri else {}
 
 
 def _settings(preset: Preset) -> object:

@@ -22,7 +22,7 @@ from data.pairs import pair_weights
 from data.quality_metrics import PredictorQuality
 from data.ratings import Ratings, joined, ratings_of
 from data.run_layout import QUALITY, write_record
-from data.sources import files_of
+from data.source_files import checksums
 from data.stage_metrics import PredictorMetrics, TrainingMetrics
 from data.storage import Storage
 from jobs.evaluation.ask import synthetic_world
@@ -219,8 +219,7 @@ def _settings(preset: Preset) -> object:
 
 def _inputs(run: Run) -> dict[str, str]:
     """Checksums of the pair files; a missing file is an error now, not after hours of training."""
-    files = [Storage(file) for source in run.preset.predictor.pairs for file in files_of(source.uri)]
-    return {file.uri: file.checksum() for file in files}
+    return checksums(*(source.uri for source in run.preset.predictor.pairs))
 
 
 STAGE = Stage("predictor", ("rows", "base"), _settings, work, _inputs, resumes=True)

@@ -180,3 +180,106 @@ def test_nemo_round_trip(tmp_path: Path) -> None:
     [again] = good(rows(tmp_path, "nemo", to_nemo(found, SCHEMA)))
     assert again == found
     assert to_nemo(found.with_human([{"humor": 2.5}, {"humor": 3.5}]), SCHEMA)["conversations"][1]["label"] == "humor:2"
+
+
+def chat(answer: dict[str, Any], user: dict[str, Any] | None = None, **record: Any) -> dict[str, Any]:
+    """A chat of two answers; `answer` is added to the last one, `user` to its question."""
+    first = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "A"}]
+    last = [{"role": "user", "content": "So?"} | (user or {}), {"role": "assistant", "content": "B"} | answer]
+    return {"messages": first + last} | record
+
+
+@pytest.mark.case("14-ratings-beside-messages")
+def test_attributes_beside_messages_rate_the_last_answer(tmp_path: Path) -> None:
+    [found] = good(rows(tmp_path, "messages", chat({}, attributes={"humor": 4, "quality": None})))
+    assert found.human == ({}, {"humor": 4.0})
+    [found] = good(rows(tmp_path, "messages", chat({"attributes": {"humor": 1}}, attributes={"humor": None})))
+    assert found.human == ({}, {"humor": 1.0})
+
+
+@pytest.mark.case("14-ratings-beside-messages")
+@pytest.mark.parametrize(
+    ("format", "record", "named"),
+    [
+        ("messages", chat({"attributes": {"humor": 1}}, attributes={"humor": 4}), "the record and its last answer"),
+        ("messages", chat({}, {"attributes": {"humor": 1}}), "`attributes` of a message that is no assistant's"),
+        ("messages", {"prompt": [{"role": "user", "content": "Hi", "attributes": {"x": 1}}], "response": "A"}, "no as"),
+        ("messages", chat({}, humor=3), "the record has a rating 'humor'"),
+        ("messages", chat({}, Humor=3.5), "the record has a rating 'Humor'"),
+        ("messages", chat({"humor": 3}), "a message has a rating 'humor'"),
+        ("messages", chat({}, labels={"x": 1, "humor": 3}), "the record has a rating 'humor' in 'labels'"),
+        ("messages", chat({"ratings": {"QUALITY": 3}}), "a message has a rating 'QUALITY' in 'ratings'"),
+        ("messages", {"prompt": "Hi", "response": "A", "helpfulness": 3}, "the record has a rating 'helpfulness'"),
+        ("prompt_output", {"prompt": "Hi", "output": "A", "humor": 3}, "'humor'"),
+        ("prompt_output", {"prompt": "Hi", "output": "A", "attributes": {"humor": 3}}, "'humor' in 'attributes'"),
+        ("hh_rlhf", {"text": "Human: Hi\n\nAssistant: A", "humor": 3}, "'humor'"),
+        ("helpsteer_preference", {"prompt": "Hi", "response_1": "A", "response_2": "B", "quality": 0}, "'quality'"),
+        ("helpsteer3", {"context": "Hi", "response1": "A", "response2": "B", "quality": 0}, "'quality'"),
+    ],
+)
+def test_ratings_that_no_reader_looks_for_are_a_rejection_that_names_them(
+    tmp_path: Path, format: str, record: dict[str, Any], named: str
+) -> None:
+    [found] = rows(tmp_path, format, record)
+    assert isinstance(found, Rejected)
+    assert found.reason == "misplaced_attributes"
+    assert named in found.detail
+
+
+def test_what_only_looks_like_a_rating_is_left_alone(tmp_path: Path) -> None:
+    """Nulls (Arrow gives every object all keys), text, flags, and names that are no attribute's."""
+    nothing = dict.fromkeys(SCHEMA.names)
+    harmless = chat({"quality": None}, {"attributes": nothing}, quality="high", humor=True, score=3, meta={"score": 1})
+    assert good(rows(tmp_path, "messages", harmless))[0].human == ({}, {})
+
+
+@pytest.mark.case("14-ratings-beside-messages")
+def test_a_users_label_is_a_rejection(tmp_path: Path) -> None:
+    turns = [{"from": "User", "value": "Hi", "label": "quality:4"}, {"from": "Assistant", "value": "A"}]
+    assert reasons(rows(tmp_path, "nemo", {"conversations": turns})) == [(1, "misplaced_attributes")]
+
+
+@pytest.mark.case("16-weight-0")
+@pytest.mark.parametrize(
+    ("record", "reason"),
+    [
+        (chat({"weight": 0}), "answers_masked"),
+        (chat({"weight": 0.0, "attributes": {"humor": 1}}), "answers_masked"),
+        (chat({"weight": False}), "answers_masked"),
+        (chat({}, weight=0), "answers_masked"),
+        ({"prompt": "Hi", "response": "A", "weight": 0}, "answers_masked"),
+        (chat({"weight": 0.5}), "wrong_type"),
+        (chat({"weight": "0"}), "wrong_type"),
+    ],
+)
+def test_an_answer_that_is_not_meant_for_training_is_no_row(
+    tmp_path: Path, record: dict[str, Any], reason: str
+) -> None:
+    assert reasons(rows(tmp_path, "messages", record)) == [(1, reason)]
+
+
+@pytest.mark.case("16-weight-0")
+def test_a_weight_of_1_or_none_is_a_row_and_a_users_weight_says_nothing(tmp_path: Path) -> None:
+    assert len(good(rows(tmp_path, "messages", chat({"weight": 1}, {"weight": 0}), chat({"weight": None})))) == 2
+
+
+@pytest.mark.case("C14: ShareGPT")
+def test_sharegpt_is_read_by_nemo_and_named_elsewhere(tmp_path: Path) -> None:
+    turns = [
+        {"from": "system", "value": "S"},
+        {"from": "human", "value": "Hi"},
+        {"from": "gpt", "value": "A"},
+    ]
+    [found] = good(rows(tmp_path, "nemo", {"id": "x", "conversations": turns}))
+    assert (found.system, found.messages) == ("S", (Message("user", "Hi"), Message("assistant", "A")))
+    for record, sentence in (
+        ({"conversations": turns}, "`conversations` (ShareGPT, NeMo) is read by format nemo"),
+        ({"messages": turns}, "turns of ShareGPT or NeMo are read by format nemo"),
+        (
+            {"messages": [{"role": "human", "content": "Hi"}, {"role": "gpt", "content": "A"}]},
+            "human, gpt; roles are user",
+        ),
+    ):
+        [refused] = rows(tmp_path, "messages", record)
+        assert isinstance(refused, Rejected)
+        assert sentence in refused.detail

@@ -4,13 +4,16 @@ import gzip
 import json
 import os
 import re
+import tracemalloc
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 from support.manifests import metrics_of
 
 from cluster.settings.load import SettingsError, load
-from data.conversation import from_table
+from data.conversation import Conversation, Message, from_table
+from data.raters import RepeatedRows
 from data.stage_metrics import RowsMetrics
 from jobs.prepare import STAGE, work
 from jobs.runner.preset import Preset
@@ -39,7 +42,7 @@ def _run(tmp_path: Path, lines: list[str], *overrides: str) -> Run:
 
 def test_rows_duplicates_and_rejections_are_counted_under_their_names(tmp_path: Path) -> None:
     lines = [_line(f"q{i}", humor=i % 5) for i in range(7)] + [
-        _line("q0", humor=4),
+        _line("q0", humor=0),
         "{broken",
         _line("q8", ""),
         _line("q9", humor=7),
@@ -135,3 +138,145 @@ def test_a_source_that_cannot_be_read_is_one_sentence_before_anything_starts(sou
     with pytest.raises(SettingsError) as refused:
         load(Preset, DEMO, [f"rows.sources=[{source}]"])
     assert re.fullmatch(rf"rows\.sources\.0 on the command line: {sentence}", str(refused.value))
+
+
+def _kept(run: Run) -> list[Conversation]:
+    return [row for table in (run.folder("rows") / "rows").tables() for row in from_table(table)]
+
+
+@pytest.mark.case("A6: a second rater")
+@pytest.mark.parametrize("order", [(4, 1, 1), (1, 4, 1), (1, 1, 4)])
+def test_several_raters_of_an_answer_are_one_row_with_their_mean(tmp_path: Path, order: tuple[int, ...]) -> None:
+    others = [_line(f"q{i}", humor=3) for i in range(4)]
+    lines = [others[0], _line("q", humor=order[0]), *others[1:], *(_line("q", humor=value) for value in order[1:])]
+    run = _run(tmp_path, lines)
+    metrics = work(run, run.folder("rows"))
+    alone = _run(tmp_path, lines[:5], "run=alone")
+    work(alone, alone.folder("rows"))
+    assert [row.human[0]["humor"] for row in _kept(run)] == [3, 2, 3, 3, 3]
+    assert [(row.id, row.group) for row in _kept(run)] == [(row.id, row.group) for row in _kept(alone)]
+    expected = {"read": 7, "rows": 5, "answers": 5, "rated_answers": 5, "merged": 2, "several_raters": 1}
+    assert metrics.counts["mine"] == expected
+    assert metrics.rater_spread == {"mine": {"humor": 1.7321}}
+    assert metrics.rows == 5
+
+
+@pytest.mark.case("A6: a duplicate")
+def test_the_same_row_with_the_same_ratings_is_a_duplicate(tmp_path: Path) -> None:
+    lines = [_line("q", humor=0.1), _line("unrated"), _line("q", humor=0.1), _line("unrated"), _line("q", humor=0.1)]
+    run = _run(tmp_path, lines)
+    metrics = work(run, run.folder("rows"))
+    once = _run(tmp_path, lines[:2], "run=once")
+    work(once, once.folder("rows"))
+    assert metrics.counts["mine"]["duplicate"] == 3
+    assert metrics.rater_spread == {}
+    assert "merged" not in metrics.counts["mine"]
+    part = "rows/part-00000.parquet"
+    assert Path((run.folder("rows") / part).path).read_bytes() == Path((once.folder("rows") / part).path).read_bytes()
+
+
+@pytest.mark.case("A6: a rater of what was not rated")
+def test_a_rating_that_comes_later_is_kept(tmp_path: Path) -> None:
+    """The first row has none, or one of another attribute."""
+    run = _run(tmp_path, [_line("a"), _line("b", humor=1), _line("a", humor=2), _line("b", verbosity=3)])
+    metrics = work(run, run.folder("rows"))
+    assert [row.human[0] for row in _kept(run)] == [{"humor": 2.0}, {"humor": 1.0, "verbosity": 3.0}]
+    assert metrics.counts["mine"]["rated_answers"] == 2
+    assert metrics.counts["mine"]["merged"] == 2
+    assert "several_raters" not in metrics.counts["mine"]
+
+
+@pytest.mark.case("A6: a rater of an earlier answer")
+def test_every_answer_of_a_dialogue_has_its_own_raters(tmp_path: Path) -> None:
+    def dialogue(first: float | None, last: float | None) -> str:
+        turns = [
+            [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a", "attributes": {"humor": value}}]
+            for value in (first, last)
+        ]
+        return json.dumps({"messages": turns[0] + turns[1]})
+
+    run = _run(tmp_path, [dialogue(1, None), dialogue(3, 4), dialogue(None, 0)])
+    metrics = work(run, run.folder("rows"))
+    assert [row.human for row in _kept(run)] == [({"humor": 2.0}, {"humor": 2.0})]
+    assert (metrics.counts["mine"]["several_raters"], metrics.counts["mine"]["rated_answers"]) == (2, 2)
+
+
+@pytest.mark.case("A6: a second rater")
+def test_ratings_that_come_again_wait_on_disk(tmp_path: Path) -> None:
+    turns = (Message("user", "q"), Message("assistant", "a"))
+    rows = [Conversation("s", "", turns, human=({"humor": float(i)},), id=f"{i:032d}") for i in range(20_000)]
+    with closing(RepeatedRows(str(tmp_path / "again.db"))) as again:
+        tracemalloc.start()
+        for number, row in enumerate(rows):
+            again.add(number // 1000, "s", row)
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert peak < 200_000
+        merged = again.merged(7, [row.with_human([{"humor": 0.0}]) for row in rows[7000:8000]])
+    assert merged is not None
+    assert [row.human[0]["humor"] for row in merged] == [i / 2 for i in range(7000, 8000)]
+
+
+@pytest.mark.case("13-sources-of-one-name")
+@pytest.mark.parametrize("names", [("x", "x"), ("x", "y", "x"), ("", "")])
+def test_two_sources_of_one_name_are_refused(names: tuple[str, ...]) -> None:
+    sources = ", ".join(f"{{name: '{name}', format: messages, uri: in{place}}}" for place, name in enumerate(names))
+    with pytest.raises(
+        SettingsError, match=rf"two sources are called '{names[0]}', .*give each of rows\.sources a name"
+    ):
+        load(Preset, DEMO, [f"rows.sources=[{sources}]"])
+
+
+@pytest.mark.case("10-file-name-latin1")
+@pytest.mark.parametrize(
+    "name", [b"caf\xe9.jsonl", b"a::b.jsonl", b"100% [1] '\"\n\x1b.jsonl", "日本 é.jsonl".encode()]
+)
+def test_files_of_any_name_are_read_counted_and_named(tmp_path: Path, name: bytes) -> None:
+    folder = tmp_path / "in::put"
+    folder.mkdir()
+    Path(os.fsdecode(os.fsencode(folder) + b"/" + name)).write_text(_line("q") + "\n{broken\n")
+    sources = f"rows.sources=[{{name: mine, format: messages, uri: '{folder}'}}]"
+    run = Run(load(Preset, DEMO, [f"storage={tmp_path}/runs", sources, "rows.max_rejected=0.5"]))
+    manifest = perform(run, STAGE).manifest
+    assert metrics_of(perform(run, STAGE), RowsMetrics).rows == 1
+    assert len(manifest.description["inputs"]) == 1
+    [rejected] = Path((run.folder("rows") / "rejected.jsonl").path).read_bytes().decode().splitlines()
+    assert os.fsencode(json.loads(rejected)["file"]).endswith(name)
+    strict = Run(load(Preset, DEMO, [f"storage={tmp_path}/runs", sources]))
+    with pytest.raises(StageError) as refused:
+        perform(strict, STAGE)
+    assert str(refused.value).isprintable()
+
+
+@pytest.mark.case("19-folder-leftovers")
+def test_files_that_are_passed_by_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = _run(tmp_path, [_line("a")], f"rows.sources=[{{name: mine, format: messages, uri: {tmp_path}}}]")
+    for name in (".hidden.jsonl", "_temporary/0/part.jsonl", "more.csv", "more.json"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(_line("b"))
+    assert work(run, run.folder("rows")).rows == 1
+    assert (
+        "rows: mine: not read: 2 files of another suffix (more.csv, more.json) and "
+        "2 files whose path has a name with . or _ at its start (.hidden.jsonl, part.jsonl); "
+        "read is what ends in .jsonl, .jsonl.gz, .parquet"
+    ) in capsys.readouterr().err
+
+
+@pytest.mark.case("C14: sentences")
+@pytest.mark.parametrize(
+    "line", ["{" + "\x1b]0;x" * 99, json.dumps({"\x1b" * 999: 1}), _line("q", **{"humo\nr" * 9: 1})]
+)
+def test_sentences_about_rejections_are_short_and_plain(tmp_path: Path, line: str) -> None:
+    folder = tmp_path / ("deep" * 40)
+    folder.mkdir()
+    for lines in ([line] * 5, [line] * 5 + [_line("a", humor=1)]):
+        run = _run(folder, lines, "rows.max_rejected=0")
+        try:
+            metrics = work(run, run.folder("rows"))
+            assert metrics.rows, "a name that is no attribute's is left alone"
+        except StageError as error:
+            sentence = str(error)
+            assert len(sentence) <= 400, sentence
+            assert sentence.isprintable()
+            assert "in.jsonl line 1: " in sentence
+            assert "demo/rows/rejected.jsonl" in sentence

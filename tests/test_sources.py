@@ -14,8 +14,9 @@ import pytest
 from support.source_rows import HELPSTEER, SCHEMA, good, helpsteer, real, reasons, rows, write
 
 from data.attributes import SchemaMismatch
-from data.conversation import Conversation, Message, content_id, to_table
-from data.lines import files_of
+from data.conversation import Conversation, Message, Rejected, content_id, to_table
+from data.errors import UserError
+from data.source_files import files_of, shown_path, source_files
 from data.sources import FORMATS, read, read_texts
 
 
@@ -105,6 +106,75 @@ def test_files_of_a_folder_a_glob_and_a_file(tmp_path: Path) -> None:
     assert files_of(f"{tmp_path}/*.jsonl*") == [str(tmp_path / n) for n in ("a.jsonl.gz", "b.jsonl")]
     assert files_of(str(tmp_path / "odd[1].txt")) == [str(tmp_path / "odd[1].txt")]
     assert files_of(str(tmp_path / "**/*.parquet")) == [str(tmp_path / "deep/c.parquet")]
+
+
+@pytest.mark.case("19-folder-leftovers")
+def test_what_tools_leave_in_a_folder_is_no_data(tmp_path: Path) -> None:
+    leftovers = [
+        ".x.jsonl.crc",
+        ".hidden.jsonl",
+        "_temporary/0/p.jsonl",
+        "_SUCCESS",
+        ".ipynb_checkpoints/x.jsonl",
+        "_.parquet",
+    ]
+    for name in ["x.jsonl", "sub/y.jsonl", "notes.csv", *leftovers]:
+        write(tmp_path / name)
+    found = source_files(str(tmp_path))
+    assert found.files == (str(tmp_path / "sub/y.jsonl"), str(tmp_path / "x.jsonl"))
+    assert found.other_suffix == (str(tmp_path / "notes.csv"),)
+    assert found.hidden == tuple(sorted(str(tmp_path / name) for name in leftovers))
+    assert files_of(f"{tmp_path}/*.jsonl") == [str(tmp_path / "x.jsonl")]
+    assert files_of(f"{tmp_path}/.hid*.jsonl") == [str(tmp_path / ".hidden.jsonl")]
+    assert files_of(str(tmp_path / "_temporary")) == [str(tmp_path / "_temporary/0/p.jsonl")]
+    with pytest.raises(FileNotFoundError, match=r"without a file that ends in .*; there is x\.jsonl"):
+        files_of(str(tmp_path / ".ipynb_checkpoints"), (".parquet",))
+    (tmp_path / "x.jsonl").unlink()
+    with pytest.raises(FileNotFoundError, match=r"nothing to read at .*; there is \.hidden\.jsonl"):
+        files_of(f"{tmp_path}/*.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"human": [{"humor": 1.0}] * 2}, "human has 2 entries for 1 answers"),
+        ({"messages": None}, "column 'messages' holds a null"),
+        ({"messages": [{"role": "user", "content": None}]}, "column 'messages' holds a null"),
+        ({"human": [None]}, "column 'human' holds a null"),
+        ({"tokens": None}, "column 'tokens' holds a null"),
+    ],
+)
+def test_own_rows_that_hold_nulls_or_odd_values_are_rejected(
+    tmp_path: Path, change: dict[str, Any], sentence: str
+) -> None:
+    turns = (Message("user", "Hi"), Message("assistant", "A"))
+    table = to_table([Conversation("s", "", turns), Conversation("s", "", turns, id="other")], SCHEMA)
+    [record, other] = table.to_pylist()
+    pq.write_table(pa.Table.from_pylist([record | change, other], schema=table.schema), tmp_path / "x.parquet")
+    rejected, kept = read(str(tmp_path), "steerlm", SCHEMA)
+    assert isinstance(rejected, Rejected)
+    assert (rejected.line, rejected.reason) == (1, "wrong_type")
+    assert sentence in rejected.detail
+    assert isinstance(kept, Conversation)
+
+
+def test_own_rows_with_columns_of_other_types_are_refused(tmp_path: Path) -> None:
+    table = to_table([Conversation("s", "", (Message("user", "Hi"), Message("assistant", "A")))], SCHEMA)
+    tokens = table.schema.get_field_index("tokens")
+    pq.write_table(table.set_column(tokens, "tokens", pa.array(["x"])), tmp_path / "x.parquet")
+    with pytest.raises(UserError, match=r"has columns of other types \(tokens\)"):
+        list(read(str(tmp_path), "steerlm", SCHEMA))
+    odd = table.replace_schema_metadata({b"steerlm.schema": b"{}"})
+    pq.write_table(odd, tmp_path / "x.parquet")
+    with pytest.raises(UserError, match="carries an attribute schema that is none"):
+        list(read(str(tmp_path), "steerlm", SCHEMA))
+
+
+@pytest.mark.parametrize("uri", ["https://bob:SECRET@host/x.jsonl", f"https://bob:SECRET@host/{'x' * 70}.jsonl"])
+def test_the_end_of_a_uri_in_a_message_holds_no_credential(uri: str) -> None:
+    assert "SECRET" not in shown_path(uri + "?sig=SECRET")
+    assert shown_path(uri + "?sig=SECRET").endswith("x.jsonl")
+    assert shown_path("/data/a@b?c.jsonl") == "/data/a@b?c.jsonl"
 
 
 def test_other_filesystems_keep_their_protocol() -> None:

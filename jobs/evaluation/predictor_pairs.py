@@ -64,7 +64,9 @@ def require_enough(
 ) -> None:
     """Write `rejected.jsonl` into `folder`; raise StageError for an empty set, or more broken records than allowed."""
     file = folder / "rejected.jsonl"
-    file.write_bytes("".join(json.dumps(vars(r), ensure_ascii=False) + "\n" for r in rejected).encode())
+    file.write_bytes(
+        "".join(json.dumps(vars(r), ensure_ascii=False) + "\n" for r in rejected).encode(errors="backslashreplace")
+    )
     if not num_kept or len(rejected) > allowed * (num_kept + len(rejected)):
         worst = "; ".join(f"{r.file} line {r.line}: {r.reason}, {r.detail}" for r in rejected[:3])
         raise StageError(

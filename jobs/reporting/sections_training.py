@@ -117,7 +117,7 @@ def _counts(run: Run, manifests: Mapping[str, Manifest]) -> Part | None:
     rejected: list[list[Cell]] = []
     for name, counts in (sources.counts if sources else {}).items():
         reasons = {what.partition(": ")[2]: n for what, n in counts.items() if what.startswith("rejected: ")}
-        read = [counts.get(key, 0) for key in ("read", "rows", "duplicate")]
+        read = [counts.get(key, 0) for key in ("read", "rows", "duplicate", "merged")]
         kept.append([name, *read, sum(reasons.values()), counts.get("answers"), counts.get("rated_answers")])
         rejected += [[name, reason, n] for reason, n in reasons.items()]
     later = [
@@ -126,7 +126,7 @@ def _counts(run: Run, manifests: Mapping[str, Manifest]) -> Part | None:
         if stage != "rows"
         for what, n in manifest.metrics.get("counts", {}).items()
     ]
-    columns = ["source", "read", "kept", "duplicates", "rejected", "answers", "rated by people"]
+    columns = ["source", "read", "kept", "duplicates", "more raters", "rejected", "answers", "rated by people"]
     tables = [
         Table("What was read", columns, kept),
         Table("Why records were rejected", ["source", "reason", "records"], rejected),

@@ -16,6 +16,7 @@ from data.attributes import AttributeProblem, AttributeSchema, shipped
 from data.errors import UserError
 from data.lab import LabSettings
 from data.pairs import pair_weights
+from data.printable import printable
 from data.record import Record
 from data.selection import check_quantiles
 from data.sources import require_format
@@ -74,6 +75,16 @@ class RowsSettings(Record):
     """Share of rejected records above which the stage fails."""
     rows_per_file: int = Field(2000, ge=1)
     """Rows in each Parquet file."""
+
+    @model_validator(mode="after")
+    def _unique(self) -> "RowsSettings":
+        names = [source.name for source in self.sources]
+        if (twice := next((name for name in names if names.count(name) > 1), None)) is not None:
+            raise UserError(
+                f"two sources are called {printable(twice)!r}, so their rows and counts could not be told apart; "
+                "give each of rows.sources a name of its own"
+            )
+        return self
 
 
 class BaseSettings(Record):
