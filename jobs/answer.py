@@ -17,6 +17,7 @@ from pydantic import Field
 from actors.generation.sampler import FINISH, TOO_LONG
 from data.attributes import AttributeProblem
 from data.benchmarks import Question, answer_line, jsonl, read_questions
+from data.bounds import Count, Temperature, Weight
 from data.conversation import Message, from_table
 from data.errors import UserError
 from data.prompts import Prompt, prompt, prompts_table
@@ -41,15 +42,15 @@ class Answering(Preset):
 
     questions: str
     """Question file, a JSON object {question_id, category, turns} a line (FastChat's question.jsonl; any URI)."""
-    requested: dict[str, float] = {}
+    requested: dict[str, Weight] = {}
     """Requested values of single attributes, e.g. requested.humor=4."""
     others: Literal["best", "defaults", "unset"] = "best"
     """Requested of all other attributes: their best, the endpoint's defaults, or nothing."""
-    temperature: float = Field(0, ge=0)
+    temperature: Temperature = 0
     """0 = greedy, as the paper answers; length, top_k and top_p are those of `sampling`."""
     model_id: str | None = Field(None, pattern=r"^[A-Za-z0-9._-]+$")
     """Name of the model in the answer file, and of the file; null = from the run and the requested values."""
-    limit: int = Field(0, ge=0)
+    limit: Count = 0
     """Only the first so many questions; 0 = all."""
 
     def model_post_init(self, context: object) -> None:

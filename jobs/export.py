@@ -12,6 +12,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from cluster.settings.load import command_line
+from data.bounds import Repeats
 from data.errors import UserError
 from data.storage import Storage
 from jobs.exporting.hub import push, require_token
@@ -33,7 +34,7 @@ class Export(Preset):
     or a model."""
     to: str = Field(min_length=1)
     """The target folder, on any fsspec filesystem; an earlier export there is replaced, anything else is an error."""
-    round: int | None = Field(None, ge=0)
+    round: Repeats | None = None
     """The bootstrap round of selected or policy; None = the last samples, the promoted policy; 0 = the policy before
     them."""
     format: Literal["messages", "nemo", "parquet"] | None = None

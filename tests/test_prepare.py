@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from support.manifests import metrics_of
 
-from cluster.settings.load import SettingsError, load
+from cluster.settings.errors import SettingsError
+from cluster.settings.load import load
 from data.conversation import from_table
 from data.stage_metrics import RowsMetrics
 from jobs.prepare import STAGE, work
