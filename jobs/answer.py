@@ -24,6 +24,7 @@ from data.prompts import Prompt, prompt, prompts_table
 from data.selection import CUT_OFF
 from data.steering_metrics import AnswersMetrics
 from data.storage import Storage
+from data.uris import Uri
 from jobs.pipelines.map_rows import write_table
 from jobs.pipelines.sample import sample, sampling_settings
 from jobs.runner.cli import main
@@ -40,7 +41,7 @@ class Answering(Preset):
 
     RENAMED = {**Preset.RENAMED, "dials": "requested"}
 
-    questions: str
+    questions: Uri
     """Question file, a JSON object {question_id, category, turns} a line (FastChat's question.jsonl; any URI)."""
     requested: dict[str, Weight] = {}
     """Requested values of single attributes, e.g. requested.humor=4."""

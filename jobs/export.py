@@ -15,6 +15,7 @@ from cluster.settings.load import command_line
 from data.bounds import Repeats
 from data.errors import UserError
 from data.storage import Storage
+from data.uris import KeptUri
 from jobs.exporting.hub import push, require_token
 from jobs.exporting.models import WantedModel, write_model
 from jobs.exporting.rows import ValueKind, WantedRows, write_rows
@@ -32,7 +33,7 @@ class Export(Preset):
     what: Literal["rows", "annotated", "selected", "policy", "predictor"]
     """rows = as people rated them; annotated = with predicted values; selected = kept samples of a bootstrap round;
     or a model."""
-    to: str = Field(min_length=1)
+    to: KeptUri = Field(min_length=1)
     """The target folder, on any fsspec filesystem; an earlier export there is replaced, anything else is an error."""
     round: Repeats | None = None
     """The bootstrap round of selected or policy; None = the last samples, the promoted policy; 0 = the policy before

@@ -20,6 +20,7 @@ from data.bounds import (
 )
 from data.errors import UserError
 from data.record import Record
+from data.uris import Uri
 from serve.auth import KEYS_VARIABLE, Team
 from serve.profiles import NAMES as PROFILES
 
@@ -32,7 +33,7 @@ class ServedModel(Record):
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     """As callers write it in `model`."""
-    policy: str
+    policy: Uri
     """A policy folder, a finished run's folder, or "newest"."""
     weight: Amount = 1
     """Its share of the requests that name no model: 1 beside 19 is a canary of 5 %; 0 = only who names it gets it."""
@@ -82,19 +83,19 @@ class ServeSettings(Record):
 
     RENAMED = {"max_slots": "max_num_seqs", "prefix_tokens": "prefix_cache_tokens", "row_tokens": "pack_tokens"}
 
-    policy: str = "newest"
+    policy: Uri = "newest"
     """A policy folder or a finished run's folder (any URI), or "newest": the newest finished run in `storage`."""
-    storage: str = "runs"
+    storage: Uri = "runs"
     """Where runs live (any URI); only read for "newest"."""
     name: str | None = None
     """The `model` that callers name; None = the name of the run, or of the folder."""
     models: tuple[ServedModel, ...] = ()
     """Several policies side by side, instead of `policy` and `name`."""
-    predictor: str | None = FROM_THE_RUN
+    predictor: Uri | None = FROM_THE_RUN
     """Rates answers for `score` and `best_of`: a folder (any URI), "run" = the first policy's run's, null = none."""
     teams: tuple[Team, ...] = ()
     """Who may call; each key of `keys` belongs to one of them."""
-    keys: str | None = None
+    keys: Uri | None = None
     """File (any URI) with a line for each key, see `python -m serve.keys`; null = $STEERLM_KEYS, or no keys at all."""
     access_log: bool = True
     """Write one JSON line per request to the log? Its texts are never in it."""

@@ -31,7 +31,7 @@ MAX_PARTS = 20
 
 def load(record: type[T], path: str, overrides: Sequence[str] = ()) -> T:
     """The record that the preset at `path` describes, with `key.path=value` overrides on top; raises SettingsError."""
-    layers = _layers(path)
+    layers = _layers(os.fspath(path))
     values: dict[str, Any] = {}
     for layer in layers:
         values = _merged(values, layer.values)

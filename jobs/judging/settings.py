@@ -9,6 +9,7 @@ from data.bounds import Amount, Count, Positive, PositiveSeconds, Repeats, Resam
 from data.errors import UserError
 from data.judge_prompts import Kind
 from data.record import Record
+from data.uris import KeptUri, Uri
 
 
 class JudgeSettings(Record):
@@ -22,7 +23,7 @@ class JudgeSettings(Record):
     key_variable: str | None = "OPENAI_API_KEY"
     """Environment variable with the key; null = no key needed. The key is never a setting: the report lists all
     settings."""
-    key_file: str | None = None
+    key_file: Uri | None = None
     """File (any URI) with the key, instead of a variable."""
     temperature: Temperature | None = 0
     """0 as in FastChat; null = not sent, for models that take none."""
@@ -104,15 +105,15 @@ class Prices(Record):
 class Judging(Record):
     """The answers, the judge, and the output."""
 
-    questions: str = ""
+    questions: Uri = ""
     """Question file (FastChat's question.jsonl; any URI). For stored `judgements` of FastChat it gives the
     categories."""
-    answers: tuple[str, ...] = ()
+    answers: tuple[Uri, ...] = ()
     """Answer files of `jobs.answer` or FastChat, one a model: yours first, the reference model's last."""
-    references: str = ""
+    references: Uri = ""
     """Reference answers for math, reasoning and coding (FastChat's reference_answer/gpt-4.jsonl); empty = judge
     without."""
-    prompts: str = ""
+    prompts: Uri = ""
     """FastChat's judge_prompts.jsonl; empty = the shipped ones, to the same effect."""
     kinds: tuple[Kind, ...] = ("pair", "single")
     """pair: which of two answers is better, asked in both orders. single: each answer rated from 1 to 10."""
@@ -122,9 +123,9 @@ class Judging(Record):
     """The model that the others are compared with; null = the model of the last answer file."""
     limit: Count = 0
     """Only the first so many questions; 0 = all."""
-    judgements: tuple[str, ...] = ()
+    judgements: tuple[Uri, ...] = ()
     """Stored judgements (our judgements.jsonl, FastChat's model_judgment/*.jsonl) to score again, without any judge."""
-    output: str = "runs/judged"
+    output: KeptUri = "runs/judged"
     """Folder (any URI) for report, judgements and replies. Several reports may share it, one after the other."""
     judge: JudgeSettings = JudgeSettings()
     """The judge."""

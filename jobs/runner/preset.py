@@ -20,6 +20,7 @@ from data.pairs import pair_weights
 from data.record import Record
 from data.selection import check_quantiles
 from data.sources import require_format
+from data.uris import KeptUri, Uri
 from jobs.runner.settings import (
     AnnotateSettings,
     BenchmarkSettings,
@@ -51,7 +52,7 @@ class SourceSettings(Record):
     """Written into every row's `source`."""
     format: str
     """A format of `data.sources`, or "lab" for the synthetic world."""
-    uri: str = ""
+    uri: Uri = ""
     """File, folder or glob on any fsspec filesystem; empty for the synthetic world."""
     limit: Count = 0
     """Largest number of rows; 0 = all."""
@@ -80,13 +81,13 @@ class RowsSettings(Record):
 class BaseSettings(Record):
     """What predictor and policy start from."""
 
-    model: str | None = None
+    model: Uri | None = None
     """A Hugging Face causal LM: hub name, folder or URI. None = make `small`."""
     num_parameters: Parameters | None = None
     """Size of `model`, for --plan where the hub cannot be reached."""
     small: SmallModel = SmallModel()
     """The model to make if `model` is None."""
-    texts: str = ""
+    texts: Uri = ""
     """JSON lines with `text` to train tokenizer and language model on; empty = the rows themselves, without labels."""
     text_limit: Count = 0
     """Largest number of texts; 0 = all."""
@@ -117,7 +118,7 @@ class Preset(Record):
 
     run: str = Field(pattern=r"^[A-Za-z0-9._-]+$")
     """Name; the run lives in {storage}/{run}/."""
-    storage: str = "runs"
+    storage: KeptUri = "runs"
     """A folder or any fsspec URI (s3://bucket/prefix)."""
     attributes: str | AttributeSchema
     """Name of a shipped attribute schema, or one of your own."""

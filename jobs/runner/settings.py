@@ -33,6 +33,7 @@ from data.bounds import (
 from data.errors import UserError
 from data.record import Record
 from data.selection import SelectionSettings
+from data.uris import Uri
 
 
 class PairSource(Record):
@@ -40,7 +41,7 @@ class PairSource(Record):
 
     name: str = Field(pattern=r"^[A-Za-z0-9._-]+$")
     """Name in the metrics."""
-    uri: str
+    uri: Uri
     """File, folder or glob of records with `chosen` and `rejected`: hh-rlhf text, message lists, or answers to a
     `prompt`; `subset` is RewardBench's."""
     limit: Count = 0
@@ -52,7 +53,7 @@ class JudgedSource(Record):
 
     name: str = Field(pattern=r"^[A-Za-z0-9._-]+$")
     """Name in the metrics."""
-    uri: str
+    uri: Uri
     """File, folder or glob of conversations (`messages`, or `prompt` and `response`) with a `score`, or of FastChat's
     single judgements of MT-bench."""
     limit: Count = 0
@@ -87,7 +88,7 @@ class PredictorSettings(Record):
     validation_share: ShareBelowOne = 0.1
     """With folds = 0: share of groups held out for the metrics. With learner.validate_every: also the share of the
     other groups that picks the best step."""
-    backbone: str | None = None
+    backbone: Uri | None = None
     """Model to start from (hub name, folder or URI): a decoder or an encoder (BERT, ModernBERT, ...); None = the base
     model."""
     attribute_weights: dict[str, Positive] = {}
