@@ -28,6 +28,8 @@ class SettingsError(ClusterError):
 
 
 KEY_SHOWN = 120
+SEARCHED = 10
+"""Unknown keys of which the nearest known one is searched, among all: that takes milliseconds each."""
 MORE = "; and {} more"
 
 
@@ -45,13 +47,16 @@ def sentences(
     """One sentence per key."""
     found: dict[str, list[str]] = {}
     allowed: dict[str, tuple[str, list[str]]] = {}
+    missing: dict[str, list[str]] = {}
     for error in errors:
         if error["type"] == "too_short" and error["ctx"]["actual_length"] < len(error["input"]):
             continue  # pydantic counts the items that are right, and those that are wrong have sentences of their own
         path = _path(error, values)
         key, where = plain(".".join(path), KEY_SHOWN), _where(layers, path)
         if error["type"] == "missing":
-            found[key] = [f"{key} is missing {where}; add it there, or give {key}=VALUE"]
+            missing[key] = [f"{key} is missing {where}; add it there, or give {key}=VALUE"]
+        elif error["type"] == "extra_forbidden" and len(found) >= SEARCHED:
+            found[key] = [f"unknown key {key} {where}"]
         elif error["type"] == "extra_forbidden":
             found[key] = [_unknown(record, ".".join(path), where)]
         elif error["type"] in ("value_error", "assertion_error"):
@@ -62,6 +67,7 @@ def sentences(
             allowed.setdefault(key, (written, []))[1].append(_expected(record, path, error))
     for key, (written, expected_list) in allowed.items():
         found.setdefault(key, []).append(f"{written}; allowed: {' or '.join(dict.fromkeys(expected_list))}")
+    found |= missing  # last: a misspelled key is missing as well
     return _together([sentence for sentences in found.values() for sentence in sentences], layers)
 
 

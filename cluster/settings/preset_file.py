@@ -34,19 +34,18 @@ def read_preset(path: str, shown: str) -> Any:
         raise SettingsError(
             f"{shown} is no UTF-8 text (line {line}, byte 0x{content[error.start]:02x}); save it as UTF-8"
         ) from None
-    return parsed(text, shown)
+    return parsed(text, shown, is_file=True)
 
 
-def parsed(text: str, where: str) -> Any:
-    """The value of a YAML text; raises SettingsError with the line, where it has more than one."""
-    many = "\n" in text.strip()
+def parsed(text: str, where: str, is_file: bool = False) -> Any:
+    """The value of a YAML text; raises SettingsError, with the line if it is a file's."""
     try:
         return yaml.load(text, _Loader)
     except yaml.MarkedYAMLError as error:
-        line = f"line {error.problem_mark.line + 1}: " if error.problem_mark and many else ""
+        line = f"line {error.problem_mark.line + 1}: " if error.problem_mark and is_file else ""
         raise SettingsError(f"{where} is no valid YAML: {line}{plain(str(error.problem), 150)}") from None
     except yaml.reader.ReaderError as error:
-        line = f"line {text.count(chr(10), 0, error.position) + 1}: " if many else ""
+        line = f"line {text.count(chr(10), 0, error.position) + 1}: " if is_file else ""
         code = error.character if isinstance(error.character, int) else ord(error.character)
         raise SettingsError(f"{where} is no valid YAML: {line}character 0x{code:02x} is not allowed in it") from None
 
