@@ -50,7 +50,7 @@ BY_HAND: Mapping[str, tuple[str | bytes, str]] = {
     "own tag": ("run: x\nseed: !mine 1\n", "line 2: the tag !mine cannot be used in a preset"),
     "two documents": ("run: x\n---\nrun: y\n", "line 2: but found another document"),
     "bidi in a key": ('run: x\n"a\\u202eb\\e]0;": 1\n', "unknown key a\\u202eb\\x1b]0;"),
-    "half a surrogate": ('run: x\nstorage: "\\uD83D"\n', 'storage: got "\\ud83d" in'),
+    "half a surrogate": ('run: x\nstorage: "\\uD83D"\n', "line 2: an escape such as \\uD83D is half a character"),
     "extends a list": ("extends: [a]\n", "allowed is one file name"),
     "extends a name with a null": ('extends: "a\\0b"\n', "cannot read preset"),
     "extends a folder": ("extends: .\n", "Is a directory"),

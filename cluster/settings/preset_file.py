@@ -19,6 +19,7 @@ MAX_DEPTH = 32
 MAX_VALUES = 20_000
 """Values with what their aliases stand for: a page of aliases of aliases can stand for 10^9."""
 MAX_DIGITS = 40
+SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def read_preset(path: str, shown: str) -> Any:
@@ -85,6 +86,8 @@ class _Loader(yaml.SafeLoader):
             children = [value for _, value in node.value]
         elif isinstance(node, yaml.SequenceNode):
             children = node.value
+        elif SURROGATE.search(node.value):
+            raise _problem("an escape such as \\uD83D is half a character; write the character itself", node)
         self._sizes[id(node)] = size = 1 + sum(self._sizes[id(child)] for child in children)
         if size > MAX_VALUES:
             raise _problem(f"more than {MAX_VALUES:,} values, those of aliases included", node)
