@@ -64,7 +64,7 @@ class _Loader(yaml.SafeLoader):
         """Node -> values in it, those of aliases included."""
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        event = self.peek_event()
+        event: Any = self.peek_event()  # type: ignore[no-untyped-call]
         if isinstance(event, yaml.AliasEvent) and event.anchor in self._open:
             raise _problem(f"*{event.anchor} stands in what it is an alias of", event)
         if getattr(event, "tag", None) not in (None, "!", "tag:yaml.org,2002:str"):
@@ -118,7 +118,7 @@ def _require_keys(node: yaml.MappingNode) -> None:
             key.tag = "tag:yaml.org,2002:str"
 
 
-def _problem(text: str, at: yaml.Node | yaml.Event) -> yaml.MarkedYAMLError:
+def _problem(text: str, at: Any) -> yaml.MarkedYAMLError:
     return yaml.constructor.ConstructorError(None, None, text, at.start_mark)
 
 
