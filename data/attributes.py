@@ -10,6 +10,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
+from data.bounds import ScaleValue
 from data.errors import UserError, nearest
 from data.printable import printable
 from data.record import Record
@@ -35,11 +36,11 @@ class Attribute(Record):
 
     name: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
     """Lower-case identifier, as written in the label line."""
-    low: int = 0
+    low: ScaleValue = 0
     """Smallest value on the scale."""
-    high: int = 4
+    high: ScaleValue = 4
     """Largest value on the scale."""
-    default: int
+    default: ScaleValue
     """What the server requests when the caller sets nothing."""
     meaning: str
     """One sentence for people who set the attribute."""

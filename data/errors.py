@@ -11,12 +11,16 @@ class UserError(ValueError):
     """
 
 
+HTTP = ("httpx", "httpx2", "aiohttp")
+"""Packages through which file systems talk to servers; what they raise is about a network."""
+
+
 def is_user_error(error: BaseException) -> bool:
-    """A UserError, the system's errors about files and connections, and S3's about keys and endpoints."""
+    """A UserError, the system's errors about files and connections, S3's and HTTP's about keys and endpoints."""
     module = type(error).__module__
     if module.startswith("ray."):
         return False  # a worker's OSError comes wrapped as one of Ray's, and its text is pages of traceback
-    return isinstance(error, UserError | OSError) or module == "botocore.exceptions"
+    return isinstance(error, UserError | OSError) or module == "botocore.exceptions" or module.split(".")[0] in HTTP
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

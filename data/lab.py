@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pydantic import Field, model_validator
 
 from data.attributes import AttributeProblem, Values, shipped
+from data.bounds import ScaleValue, Seed, Share, Size, Times, Whole
 from data.conversation import Conversation, Message
 from data.errors import UserError
 from data.lab_words import FACTS, FILLER, FOLLOW_UPS, IMAGES, INSULTS, JOKES, OPENINGS, SAME_AGAIN
@@ -35,31 +36,31 @@ _SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
 class LabSettings(Record):
     """Size and difficulty of the world. Harder, for an ablation: 20 subjects, 6 facts, skew 1, rater_exact 0.4."""
 
-    num_subjects: int = Field(default=12, ge=2, le=MAX_SUBJECTS)
+    num_subjects: Whole = Field(default=12, ge=2, le=MAX_SUBJECTS)
     """Number of subjects of the questions."""
-    facts_per_subject: int = Field(default=4, ge=HIGH, le=MAX_FACTS)
+    facts_per_subject: Whole = Field(default=4, ge=HIGH, le=MAX_FACTS)
     """True facts of each subject; the highest helpfulness needs four."""
-    num_rows: int = Field(default=6000, ge=1)
+    num_rows: Size = 6000
     """Conversations to write; a larger number continues the same world."""
-    max_turns: int = Field(default=3, ge=1)
+    max_turns: Times = 3
     """Most questions in a conversation; each number of turns is half as common as the one before."""
-    seed: int = 0
+    seed: Seed = 0
     """Same seed, same rows."""
-    skew: float = Field(default=0.2, ge=0, le=1)
+    skew: Share = 0.2
     """0: all values equally common, so a fifth of the answers have the top one; 1: most are mediocre."""
-    shuffle: float = Field(default=0.25, ge=0, le=1)
+    shuffle: Share = 0.25
     """How often the sentences of a kind are a random sample; else they keep the book's order, from a random start."""
-    false_share: float = Field(default=0.15, ge=0, le=1)
+    false_share: Share = 0.15
     """Share of answers that state something false, where the helpfulness allows it."""
-    held_out: tuple[dict[str, int], ...] = ()
+    held_out: tuple[dict[str, ScaleValue], ...] = ()
     """Combinations that never occur: in each, an answer with all these attributes at the given value or above."""
     hold_out_helpful_humor: bool = False
     """Short for holding out helpfulness >= 3 with humor >= 2: what only a bootstrap round can teach."""
-    rated_share: float = Field(default=0.35, ge=0, le=1)
+    rated_share: Share = 0.35
     """Share of conversations that people rated; the predictor annotates the rest."""
-    rater_exact: float = Field(default=0.6, ge=0, le=1)
+    rater_exact: Share = 0.6
     """Share of ratings that equal the truth."""
-    rater_far: float = Field(default=0.1, ge=0, le=1)
+    rater_far: Share = 0.1
     """Share of the wrong ratings that are off by two, the others by one."""
     # As Open Assistant has no verbosity, and HelpSteer neither humor nor toxicity. Each rates what the other lacks,
     # so every attribute can be learned; but four of ten labels only by carrying them over from the other source.

@@ -5,13 +5,13 @@ Knows no model and no file: samples in, a decision for each out, in their order.
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Annotated
 
 import numpy as np
 from datasketch import MinHash, MinHashLSH
-from pydantic import Field, model_validator
+from pydantic import model_validator
 
 from data.attributes import AttributeSchema, Values
+from data.bounds import Amount, Count, InnerShare, Size
 from data.diversity import is_loop, is_refusal, shingles, words
 from data.errors import UserError
 from data.record import Record
@@ -27,17 +27,17 @@ class SelectionSettings(Record):
 
     unfinished: bool = False
     """Keep answers that were cut off at sampling.max_tokens? They would teach the model to end there."""
-    max_distance: float | None = Field(None, ge=0)
+    max_distance: Amount | None = None
     """Drop a sample whose predicted values are farther from those requested: points of scale, mean over attributes."""
-    min_quantile: dict[str, Annotated[float, Field(gt=0, lt=1)]] = {}
+    min_quantile: dict[str, InnerShare] = {}
     """Attribute -> share of the samples with the worst predicted values to drop; only where one end is better."""
     duplicates: bool = True
     """Keep an answer that the same question had before?"""
-    max_similarity: float | None = Field(None, gt=0, lt=1)
+    max_similarity: InnerShare | None = None
     """Drop an answer this similar to an earlier one of the round: Jaccard similarity of groups of three words."""
-    min_words: int = Field(0, ge=0)
+    min_words: Count = 0
     """Drop shorter answers."""
-    max_words: int | None = Field(None, ge=1)
+    max_words: Size | None = None
     """Drop longer answers."""
     refusals: bool = True
     """Keep answers that begin with "I'm sorry, but", "As an AI language model" and the like?"""

@@ -17,10 +17,10 @@ from typing import Any
 import fsspec
 import pyarrow.fs
 import pyarrow.parquet
-from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
 from data.errors import UserError
+from data.uris import checked_uri, filesystem, local_path
 
 S3_OPTIONS: dict[str, Any] = {
     # A listing cache makes a resumed job see files that another worker has deleted.
@@ -33,7 +33,7 @@ S3_OPTIONS: dict[str, Any] = {
 
 def options(uri: str) -> dict[str, Any]:
     """What fsspec needs besides the URI."""
-    return S3_OPTIONS if uri.startswith("s3://") else {}
+    return S3_OPTIONS if uri.startswith(("s3://", "s3a://")) else {}
 
 
 class Unwritable(OSError):
@@ -50,16 +50,17 @@ class Storage:
     uri: str
 
     def __post_init__(self) -> None:
-        if "://" not in self.uri:
-            object.__setattr__(self, "uri", os.path.abspath(os.path.expanduser(self.uri)))
+        uri = local_path(checked_uri(self.uri))
+        if uri != self.uri or "://" not in uri:
+            object.__setattr__(self, "uri", os.path.abspath(os.path.expanduser(uri)))
 
     @property
     def fs(self) -> fsspec.AbstractFileSystem:
-        return url_to_fs(self.uri, **options(self.uri))[0]
+        return filesystem(self.uri, options(self.uri))[0]
 
     @property
     def path(self) -> str:
-        return str(url_to_fs(self.uri, **options(self.uri))[1])
+        return filesystem(self.uri, options(self.uri))[1]
 
     @property
     def arrow_fs(self) -> pyarrow.fs.FileSystem:

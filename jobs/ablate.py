@@ -11,8 +11,9 @@ base model and predictor of the run.
 from collections.abc import Mapping
 from typing import Any
 
-from pydantic import Field, model_validator
+from pydantic import model_validator
 
+from data.bounds import Times
 from data.errors import UserError
 from jobs import annotate, prepare, pretrain, train_predictor
 from jobs.ablation.arms import ARMS, NEEDS, arm_stages
@@ -25,7 +26,7 @@ from jobs.runner.stage import Performed, Run, Stage
 class Ablation(Preset):
     """A run, the arms to train, and the number of seeds."""
 
-    seeds: int = Field(3, ge=1)
+    seeds: Times = 3
     """Number of seeds, from 0, with which each arm is trained."""
     arms: tuple[str, ...] = tuple(ARMS)
     """Arms to train; bootstrap starts from the policy of sources, longer trains as much as bootstrap did."""

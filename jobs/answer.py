@@ -17,12 +17,14 @@ from pydantic import Field
 from actors.generation.sampler import FINISH, TOO_LONG
 from data.attributes import AttributeProblem
 from data.benchmarks import Question, answer_line, jsonl, read_questions
+from data.bounds import Count, Temperature, Weight
 from data.conversation import Message, from_table
 from data.errors import UserError
 from data.prompts import Prompt, prompt, prompts_table
 from data.selection import CUT_OFF
 from data.steering_metrics import AnswersMetrics
 from data.storage import Storage
+from data.uris import Uri
 from jobs.pipelines.map_rows import write_table
 from jobs.pipelines.sample import sample, sampling_settings
 from jobs.runner.cli import main
@@ -39,17 +41,17 @@ class Answering(Preset):
 
     RENAMED = {**Preset.RENAMED, "dials": "requested"}
 
-    questions: str
+    questions: Uri
     """Question file, a JSON object {question_id, category, turns} a line (FastChat's question.jsonl; any URI)."""
-    requested: dict[str, float] = {}
+    requested: dict[str, Weight] = {}
     """Requested values of single attributes, e.g. requested.humor=4."""
     others: Literal["best", "defaults", "unset"] = "best"
     """Requested of all other attributes: their best, the endpoint's defaults, or nothing."""
-    temperature: float = Field(0, ge=0)
+    temperature: Temperature = 0
     """0 = greedy, as the paper answers; length, top_k and top_p are those of `sampling`."""
     model_id: str | None = Field(None, pattern=r"^[A-Za-z0-9._-]+$")
     """Name of the model in the answer file, and of the file; null = from the run and the requested values."""
-    limit: int = Field(0, ge=0)
+    limit: Count = 0
     """Only the first so many questions; 0 = all."""
 
     def model_post_init(self, context: object) -> None:

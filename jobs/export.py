@@ -12,8 +12,10 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from cluster.settings.load import command_line
+from data.bounds import Repeats
 from data.errors import UserError
 from data.storage import Storage
+from data.uris import KeptUri
 from jobs.exporting.hub import push, require_token
 from jobs.exporting.models import WantedModel, write_model
 from jobs.exporting.rows import ValueKind, WantedRows, write_rows
@@ -31,9 +33,9 @@ class Export(Preset):
     what: Literal["rows", "annotated", "selected", "policy", "predictor"]
     """rows = as people rated them; annotated = with predicted values; selected = kept samples of a bootstrap round;
     or a model."""
-    to: str = Field(min_length=1)
+    to: KeptUri = Field(min_length=1)
     """The target folder, on any fsspec filesystem; an earlier export there is replaced, anything else is an error."""
-    round: int | None = Field(None, ge=0)
+    round: Repeats | None = None
     """The bootstrap round of selected or policy; None = the last samples, the promoted policy; 0 = the policy before
     them."""
     format: Literal["messages", "nemo", "parquet"] | None = None

@@ -15,8 +15,10 @@ from pydantic import Field
 
 from actors.training.memory import Shape, training_memory
 from actors.training.settings import LearnerSettings
+from cluster.settings.errors import SettingsError
 from cluster.settings.help import help_text
-from cluster.settings.load import SettingsError, load
+from cluster.settings.load import load
+from data.bounds import Amount, Positive, PositiveShare, Share, Size, Times, TokenBudget, Whole, Width, Workers
 from data.record import Record
 
 DAY_S, GIB = 86_400, 2**30
@@ -27,84 +29,84 @@ class Gpu(Record):
 
     name: str = "H100 SXM"
     """For the table only."""
-    bf16_tflops: float = Field(989, gt=0)
+    bf16_tflops: Positive = 989
     """Peak of dense bf16 arithmetic, 1e12 operations a second; the maker's value."""
-    memory_gib: float = Field(80, gt=0)
+    memory_gib: Positive = 80
     """Memory, GiB."""
-    annotate_utilization: float = Field(0.4, gt=0, le=1)
+    annotate_utilization: PositiveShare = 0.4
     """Share of the peak that a packed forward reaches. Assumed: nothing of ours has been measured on a GPU yet."""
-    train_utilization: float = Field(0.35, gt=0, le=1)
+    train_utilization: PositiveShare = 0.35
     """Share of the peak that a training step reaches while it does not wait for the network. Assumed."""
-    dollars_an_hour: float = Field(3.0, ge=0)
+    dollars_an_hour: Amount = 3.0
     """Price of one."""
 
 
 class AnnotationScale(Record):
     """Step 2 on a large corpus."""
 
-    conversations: float = Field(1e9, gt=0)
+    conversations: Positive = 1e9
     """Rows to annotate."""
-    tokens_each: float = Field(600, gt=0)
+    tokens_each: Positive = 600
     """Tokens of a conversation, all turns; one forward reads all of them."""
-    parameters: float = Field(8e9, gt=0)
+    parameters: Positive = 8e9
     """Of the predictor."""
-    num_gpus: int = Field(256, ge=1)
+    num_gpus: Size = 256
     """Actors of annotate.pool, one GPU each."""
-    filled: float = Field(0.99, gt=0, le=1)
+    filled: PositiveShare = 0.99
     """Share of the packs' token budget that tokens take. Measured by `jobs.bench annotate_scale`."""
-    job_share: float = Field(0.88, gt=0, le=1)
+    job_share: PositiveShare = 0.88
     """Speed of the whole job over its bare kernel. Measured by `jobs.bench annotate_scale` (.88 to .93)."""
-    bytes_in: float = Field(950, gt=0)
+    bytes_in: Positive = 950
     """Bytes of a row in storage (Parquet, zstd): 1.6 a token, as the 4,771 rows of `jobs/presets/oasst.yaml` have."""
-    bytes_out: float = Field(1010, gt=0)
+    bytes_out: Positive = 1010
     """Bytes of an annotated row, in pieces and in parts: 1.7 a token, the same rows with five predicted attributes."""
-    shard_rows: int = Field(4096, ge=256)
+    shard_rows: Whole = Field(4096, ge=256, le=10**9)
     """annotate.pool.batch_rows: rows that an actor takes at a time; storage has one piece for them."""
-    rows_per_file: int = Field(200_000, ge=1)
+    rows_per_file: Size = 200_000
     """Rows of an input file, and of a finished part."""
-    tokenize_per_cpu: float = Field(150_000, gt=0)
+    tokenize_per_cpu: Positive = 150_000
     """Tokens a second that one CPU tokenizes. Assumed: fast tokenizers of large vocabularies do 100,000 to 300,000."""
 
 
 class TrainingScale(Record):
     """Step 3 on many GPUs, ZeRO stage 3."""
 
-    parameters: float = Field(70e9, gt=0)
+    parameters: Positive = 70e9
     """Of the policy."""
-    layers: int = Field(80, ge=1)
+    layers: Times = 80
     """Transformer layers."""
-    width: int = Field(8192, ge=1)
+    width: Width = 8192
     """Hidden size."""
-    feed_forward: int = Field(28_672, ge=1)
+    feed_forward: Width = 28_672
     """Intermediate size."""
-    vocabulary: int = Field(128_256, ge=1)
+    vocabulary: Size = 128_256
     """Entries of the tokenizer."""
-    tokens: float = Field(1e9, gt=0)
+    tokens: Positive = 1e9
     """Tokens of the training set, all epochs together."""
-    num_gpus: int = Field(64, ge=1)
+    num_gpus: Size = 64
     """Ray Train workers, one GPU each."""
-    gpus_per_node: int = Field(8, ge=1)
+    gpus_per_node: Workers = 8
     """GPUs that share one network card's bandwidth."""
-    pack_tokens: int = Field(4096, ge=2)
+    pack_tokens: TokenBudget = 4096
     """Token budget of one pack."""
-    packs_each: int = Field(4, ge=1)
+    packs_each: Size = 4
     """Packs of one worker in one optimizer step, one after the other."""
 
 
 class Machines(Record):
     """Network and storage."""
 
-    network_gbit: float = Field(400, gt=0)
+    network_gbit: Positive = 400
     """Of a node to the others, 1e9 bits a second."""
-    network_share: float = Field(0.7, gt=0, le=1)
+    network_share: PositiveShare = 0.7
     """Share of it that collective operations reach. Assumed."""
-    overlap: float = Field(0.6, ge=0, le=1)
+    overlap: Share = 0.6
     """Share of the communication hidden behind arithmetic. Assumed."""
-    storage_gbit: float = Field(25, gt=0)
+    storage_gbit: Positive = 25
     """Of a node to the object storage, 1e9 bits a second."""
-    storage_requests: float = Field(3500, gt=0)
+    storage_requests: Positive = 3500
     """Writes a second that the storage takes below one prefix (Amazon S3's documented limit)."""
-    cpus_beside: float = Field(8, gt=0)
+    cpus_beside: Positive = 8
     """CPUs beside each GPU, for reading, tokenizing and writing."""
 
 

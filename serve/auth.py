@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 
 from pydantic import Field
 
+from data.bounds import Size, Workers
 from data.errors import UserError
 from data.printable import printable
 from data.record import Record
@@ -36,9 +37,9 @@ class Team(Record):
     """As written in the keys file, in metrics and in the access log."""
     profiles: tuple[str, ...] = ()
     """Profiles that it may use, the first if a request names none; empty = any, or the schema's defaults if none."""
-    max_concurrent: int | None = Field(None, ge=1)
+    max_concurrent: Workers | None = None
     """Answers at the same time; null = no limit."""
-    tokens_per_minute: int | None = Field(None, ge=1)
+    tokens_per_minute: Size | None = None
     """Prompt and answer tokens in any 60 s; null = no limit."""
     admin: bool = False
     """May it use the /admin routes?"""

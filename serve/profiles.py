@@ -10,6 +10,7 @@ from typing import NamedTuple
 from pydantic import Field, model_validator
 
 from data.attributes import Attribute, AttributeProblem, AttributeSchema
+from data.bounds import ScaleValue
 from data.errors import UserError
 from data.record import Record
 
@@ -17,11 +18,11 @@ from data.record import Record
 class AttributeRule(Record):
     """One attribute under a profile, in the units of the schema."""
 
-    default: int
+    default: ScaleValue
     """Value where the request sets none."""
-    low: int
+    low: ScaleValue
     """Smallest value a caller may set."""
-    high: int
+    high: ScaleValue
     """Largest value a caller may set."""
     locked: bool = False
     """A locked attribute cannot be set: it stays at its default."""

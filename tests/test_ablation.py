@@ -10,7 +10,8 @@ import pytest
 from support import tiny_run
 from support.manifests import finish, training
 
-from cluster.settings.load import SettingsError, load
+from cluster.settings.errors import SettingsError
+from cluster.settings.load import load
 from data.attributes import Values, shipped
 from data.conversation import Conversation, Message
 from data.lab import LabSettings

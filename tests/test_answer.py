@@ -7,7 +7,8 @@ import pytest
 from support.manifests import finish, metrics_of, promotion
 
 import jobs.answer
-from cluster.settings.load import SettingsError, load
+from cluster.settings.errors import SettingsError
+from cluster.settings.load import load
 from data.benchmarks import Question, jsonl, read_answers
 from data.prompts import prompts_from
 from data.stage_metrics import SamplingMetrics, StageMetrics

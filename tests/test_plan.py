@@ -1,20 +1,25 @@
 """Plans: every preset has one, and what cannot work is refused with the setting that fixes it."""
 
+import importlib.util
 from pathlib import Path
 
 import pytest
 
 from actors.training.memory import Shape
 from actors.training.settings import LearnerSettings
-from cluster.settings.load import SettingsError, load
+from cluster.settings.errors import SettingsError
+from cluster.settings.load import load
 from data.attributes import shipped
 from data.conversation import to_table
+from data.errors import UserError
 from data.lab import Lab, LabSettings
 from data.record import Record
 from data.storage import Storage
 from jobs.pipelines.map_rows import write_table
 from jobs.run import stages
+from jobs.runner.cli import main
 from jobs.runner.estimate import estimate
+from jobs.runner.inputs import refuse_what_is_not_there
 from jobs.runner.plan import learners, plan_lines, refuse_what_cannot_fit
 from jobs.runner.preset import Preset
 from jobs.runner.stage import Run, StageError
@@ -105,3 +110,79 @@ def test_a_setting_of_yesterday_is_an_error_that_names_todays(
         load(record, path, [f"{old}=9"])
     assert str(caught.value) == f"{old} on the command line is called {new} now; rename it there"
     assert new.rpartition(".")[2] in record.RENAMED.values()
+
+
+def _refusal(*overrides: str) -> str:
+    preset = load(Preset, DEMO, overrides)
+    with pytest.raises(UserError) as caught:
+        refuse_what_is_not_there(preset)
+    assert len(str(caught.value)) <= 400
+    return str(caught.value)
+
+
+@pytest.mark.case("C15: a base model that is not there")
+def test_a_model_that_is_not_there_fails_the_plan(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for model, said in {
+        "/nowhere/at/all": "there is no such folder",
+        "~/nowhere": "there is no such folder",
+        str(tmp_path): "there is no config.json in it",
+        str(tmp_path / "file"): "there is no config.json in it",
+        f"file://{tmp_path}": "there is no config.json in it",
+        "memory://nowhere/model": "there is no config.json in it",
+    }.items():
+        assert said in (sentence := _refusal(f"base={{model: '{model}'}}"))
+        assert sentence.startswith(f"base.model is {model}")
+        assert "owner/name" in sentence
+        assert said in _refusal(f"predictor.backbone='{model}'")
+    (tmp_path / "config.json").write_text("{}")
+    for model in (str(tmp_path), f"file://{tmp_path}"):
+        refuse_what_is_not_there(load(Preset, DEMO, [f"base={{model: '{model}'}}"]))
+
+
+@pytest.mark.case("C15: a name of the hub")
+def test_a_name_of_the_hub_must_be_answered_or_have_a_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unreachable(*_: object, **__: object) -> None:
+        raise OSError("Name or service not known")
+
+    monkeypatch.setattr("huggingface_hub.HfApi.model_info", unreachable)
+    said = _refusal("base={model: no-owner/no-model}")
+    assert "base.model is no-owner/no-model, which is no folder here, and the hub cannot be reached" in said
+    assert "Name or service not known" in said
+    assert "base.num_parameters" in said
+    refuse_what_is_not_there(load(Preset, DEMO, ["base={model: no-owner/no-model, num_parameters: 1000}"]))
+    monkeypatch.setattr("huggingface_hub.HfApi.model_info", lambda *_, **__: None)
+    refuse_what_is_not_there(load(Preset, DEMO, ["base={model: no-owner/no-model}"]))
+
+
+@pytest.mark.case("22-storage-nowhere")
+@pytest.mark.parametrize("command", ["plan", "run"])
+def test_storage_that_cannot_be_fails_before_anything_starts(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("")
+    flags = ["--plan"] if command == "plan" else []
+    monkeypatch.setattr("sys.argv", ["jobs.run", DEMO, f"storage={tmp_path}/file/runs", *flags])
+    with pytest.raises(SystemExit) as stopped:
+        main("", stages)
+    assert stopped.value.code == 1
+    captured = capsys.readouterr()
+    said = captured.out + captured.err
+    assert (
+        f"storage is {tmp_path}/file/runs, but {tmp_path}/file is no folder; set storage to a folder of yours" in said
+    )
+    assert "Traceback" not in said
+    assert len(said.splitlines()) == 1
+
+
+@pytest.mark.case("21-protocols")
+@pytest.mark.skipif(importlib.util.find_spec("gcsfs") is not None, reason="gcsfs is installed")
+def test_a_protocol_without_its_package_fails_the_plan() -> None:
+    for override, setting in {
+        "storage='gs://bucket/x'": "storage",
+        "rows.sources=[{name: x, format: messages, uri: 'gs://bucket/x'}]": "rows.sources.0.uri",
+        "base={model: 'gs://bucket/x'}": "base.model",
+        "predictor.pairs=[{name: x, uri: 'gs://bucket/x'}]": "predictor.pairs.0.uri",
+    }.items():
+        said = _refusal(override)
+        assert said.startswith(f"{setting}: gs://bucket/x needs a package that is not installed here: `pip install gcs")

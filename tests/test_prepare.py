@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 from support.manifests import metrics_of
 
-from cluster.settings.load import SettingsError, load
+from cluster.settings.errors import SettingsError
+from cluster.settings.load import load
 from data.conversation import Conversation, Message, from_table
 from data.raters import RepeatedRows
 from data.stage_metrics import RowsMetrics

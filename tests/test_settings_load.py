@@ -5,7 +5,8 @@ from typing import Literal
 import pytest
 from pydantic import Field, model_validator
 
-from cluster.settings.load import SettingsError, command_line, load
+from cluster.settings.errors import SettingsError
+from cluster.settings.load import command_line, load
 from data.record import Record
 
 

@@ -14,7 +14,8 @@ from actors.modeling.regressor import PredictorTask
 from actors.scoring.predictor import Predictor
 from actors.training.examples import ExampleSpec, PolicyExamples, PredictorExamples
 from actors.training.settings import LearnerSettings, deepspeed_config
-from cluster.settings.load import SettingsError, load
+from cluster.settings.errors import SettingsError
+from cluster.settings.load import load
 from data.attributes import shipped
 from data.calibration import Calibration
 from data.conversation import to_table

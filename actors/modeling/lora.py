@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import torch
-from pydantic import Field
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from data.bounds import Positive, ShareBelowOne, Width
 from data.errors import UserError
 from data.record import Record
 
@@ -26,11 +26,11 @@ class LoraSettings(Record):
     their random values too: train all weights where their meaning matters.
     """
 
-    rank: int = Field(16, ge=1)
+    rank: Width = 16
     """Rank of each adapter."""
-    alpha: float = Field(32, gt=0)
+    alpha: Positive = 32
     """An adapter's product is scaled by alpha / rank."""
-    dropout: float = Field(0.0, ge=0, lt=1)
+    dropout: ShareBelowOne = 0.0
     """Dropout on an adapter's input."""
     target_modules: Literal["all-linear"] | tuple[str, ...] = "all-linear"
     """Names (or their ends) of the linear modules that get an adapter, e.g. [q_proj, v_proj]; all-linear = every one

@@ -47,6 +47,8 @@ def local_folder(path: str) -> str:
     if "://" not in path:
         return path
     storage = Storage(path)
+    if storage.is_local:
+        return storage.path  # file:///folder: to be read where it is
     content = "".join(f"{file} {storage.fs.checksum(file)}" for file in storage.files())
     digest = hashlib.sha256(f"{path} {content}".encode()).hexdigest()[:24]
     target = os.path.join(tempfile.gettempdir(), "steerlm-models", digest)

@@ -3,9 +3,8 @@
 import math
 from typing import Any, ClassVar, Literal
 
-from pydantic import Field
-
 from actors.modeling.lora import LoraSettings
+from data.bounds import Amount, Count, Cpus, Positive, Repeats, Seed, ShareBelowOne, Size, Times, TokenBudget, Workers
 from data.errors import UserError
 from data.record import Record
 
@@ -18,9 +17,9 @@ class LearnerSettings(Record):
     ) | {"activation_checkpointing", "memory_gib", "checkpoint_every", "keep_checkpoints", "max_failures"}
     """Settings that change only rounding in the result: a training may resume with other values."""
 
-    num_workers: int = Field(1, ge=1)
+    num_workers: Workers = 1
     """Ray Train workers, one model replica or ZeRO shard each."""
-    cpus_per_worker: float = 1
+    cpus_per_worker: Cpus = 1
     """CPUs (and CPU threads) per worker."""
     use_gpu: bool = False
     """One GPU per worker."""
@@ -39,42 +38,42 @@ class LearnerSettings(Record):
     """Arithmetic of forward and backward; weights and optimizer states stay fp32."""
     export: Literal["float32", "bfloat16"] = "float32"
     """How the weights of the finished model are saved."""
-    pack_tokens: int = Field(1024, ge=2)
+    pack_tokens: TokenBudget = 1024
     """Token budget of one pack (packed sequence), which is one forward."""
-    packs_per_step: int = Field(8, ge=1)
+    packs_per_step: Size = 8
     """Packs per optimizer step at most, over all workers; at least num_workers. A worker runs its packs one by one."""
-    max_tokens: int = Field(1024, ge=2)
+    max_tokens: TokenBudget = 1024
     """Longest conversation; the oldest exchanges are cut first. At most pack_tokens."""
-    epochs: int = Field(1, ge=1)
+    epochs: Times = 1
     """Passes over the examples."""
-    learning_rate: float = Field(5e-6, gt=0)
+    learning_rate: Positive = 5e-6
     """Peak learning rate; 5e-6 is SteerLM's for 13 B to 43 B (arXiv 2310.05344, A.3)."""
     schedule: Literal["cosine", "linear", "constant_with_warmup"] = "cosine"
     """Course of the learning rate after the warm-up."""
-    warmup: float = Field(0.05, ge=0, lt=1)
+    warmup: ShareBelowOne = 0.05
     """Share of the steps over which the learning rate rises."""
-    weight_decay: float = Field(0.01, ge=0)
+    weight_decay: Amount = 0.01
     """AdamW's weight decay."""
-    clip: float = Field(1.0, gt=0)
+    clip: Positive = 1.0
     """Gradient norm above which gradients are scaled down."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of initial heads and of the order of examples."""
     lora: LoraSettings | None = None
     """Train low-rank adapters, and heads in full; the saved model is a plain one. None = train all weights."""
-    validate_every: float = Field(0, ge=0)
+    validate_every: Amount = 0
     """Share of an epoch between validations; the step with the lowest loss is saved. 0 = validate only at the end, save
     the last step."""
-    patience: int = Field(0, ge=0)
+    patience: Count = 0
     """Stop after so many validations in a row without improvement; 0 = never."""
 
-    memory_gib: float | None = Field(None, gt=0)
+    memory_gib: Positive | None = None
     """Memory of a worker's device, for --plan and the check that the training fits; None = this machine's GPU, or a
     worker's share of its RAM."""
-    checkpoint_every: float = Field(0, ge=0)
+    checkpoint_every: Amount = 0
     """Share of an epoch between checkpoints; a killed training resumes from the last. 0 = only before a node goes."""
-    keep_checkpoints: int = Field(2, ge=1)
+    keep_checkpoints: Times = 2
     """Number of the newest checkpoints that are kept, beside the weights of the step with the best validation loss."""
-    max_failures: int = Field(3, ge=0)
+    max_failures: Repeats = 3
     """Most restarts from the last checkpoint after a worker or its node died; announced ends of nodes do not count."""
 
     def model_post_init(self, _: Any) -> None:

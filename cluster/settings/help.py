@@ -7,11 +7,15 @@ import json
 import types
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import to_jsonable_python
+
+SHOWN = 80
+"""Characters of a value that a message repeats."""
+PATH_SHOWN = 120
 
 
 @dataclass(frozen=True)
@@ -56,13 +60,14 @@ def _described(
         key = prefix + name
         value = getattr(default, name) if default is not None else _default(field)
         sections = list(_records(field.annotation))
-        plain = len(sections) == 1 and sections[0][0] == "" and only_record(field.annotation) is not None
+        is_plain = len(sections) == 1 and sections[0][0] == "" and only_record(field.annotation) is not None
         written = (
             ""
-            if value is ... or (plain and isinstance(value, BaseModel))
+            if value is ... or (is_plain and isinstance(value, BaseModel))
             else shown(to_jsonable_python(value, fallback=str))
         )
-        yield _Described(key, _type_name(field.annotation) + _limits(field), written, field.description or "", plain)
+        type_name = _type_name(field.annotation) + _limits(field.metadata)
+        yield _Described(key, type_name, written, field.description or "", is_plain)
         for suffix, section in sections:
             inner = value if suffix == "" and isinstance(value, section) else None
             yield from _described(section, inner, f"{key}{suffix}.", (*above, record))
@@ -117,34 +122,110 @@ def _type_name(annotation: Any) -> str:
         return "list of " + " or ".join(dict.fromkeys(_type_name(part) for part in inner if part is not ...))
     if origin in (dict, Mapping):
         return f"mapping of {_type_name(inner[0])} to {_type_name(inner[1])}"
-    if origin is not None and inner:  # Annotated
-        return _type_name(inner[0])
+    if origin is Annotated:
+        return _type_name(inner[0]) + _limits(inner[1:])
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return "section"
     return _NAMES.get(annotation, getattr(annotation, "__name__", str(annotation)))
 
 
-def _limits(field: FieldInfo) -> str:
-    """` >= 1, < 4` from a field's constraints."""
-    signs = {
-        "ge": ">= {}",
-        "gt": "> {}",
-        "le": "<= {}",
-        "lt": "< {}",
-        "min_length": "at least {} long",
-        "max_length": "at most {} long",
-        "pattern": "like {}",
-    }
-    found = [
-        text.format(value)
-        for rule in field.metadata
-        for name, text in signs.items()
-        if (value := getattr(rule, name, None)) is not None
-    ]
-    return f" ({', '.join(found)})" if found else ""
+def _limits(rules: Sequence[Any]) -> str:
+    """` (>= 1, < 4)` from the constraints of a type; ` (1 to 4)` where both ends belong to it."""
+    found = _constraints(rules)
+    if {"ge", "le"} <= found.keys():
+        ends = f"{_number(found.pop('ge'))} to {_number(found.pop('le'))}"
+    else:
+        ends = ""
+    texts = [text.format(_number(found[name])) for name, text in _SIGNS.items() if name in found]
+    return f" ({', '.join(filter(None, (ends, *texts)))})" if ends or texts else ""
+
+
+_SIGNS = {
+    "ge": ">= {}",
+    "gt": "> {}",
+    "le": "<= {}",
+    "lt": "< {}",
+    "min_length": "at least {} long",
+    "max_length": "at most {} long",
+    "pattern": "like {}",
+}
+
+
+def _constraints(rules: Sequence[Any]) -> dict[str, Any]:
+    """The constraints of an annotated type or a field by name, the narrowest of each."""
+    found: dict[str, Any] = {}
+    for rule in rules:
+        if isinstance(rule, FieldInfo):
+            found |= _constraints(rule.metadata)
+            continue
+        for name in _SIGNS:
+            value = getattr(rule, name, None)
+            if value is not None:
+                narrowest = max if name in ("ge", "gt") else min
+                found[name] = narrowest(found[name], value) if name in found else value
+    return found
+
+
+def _number(value: Any) -> str:
+    return f"{value:,}" if isinstance(value, int) else f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def number_allowed(record: type[BaseModel], path: Sequence[str]) -> str:
+    """`a whole number from 1 to 4` for the setting at `path`; "" if it takes no number."""
+    field = record.model_fields.get(path[0]) if path else None
+    return _number_in(field.annotation, path[1:], field.metadata) if field else ""
+
+
+def _number_in(annotation: Any, path: Sequence[str], rules: Sequence[Any]) -> str:
+    origin, inner = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return _number_in(inner[0], path, [*inner[1:], *rules])
+    if origin in (Union, types.UnionType):
+        return next(filter(None, (_number_in(part, path, rules) for part in inner)), "")
+    if origin in (dict, Mapping) or origin in (list, tuple, set, frozenset, Sequence):
+        return _number_in(inner[-1 if origin in (dict, Mapping) else 0], path[1:], ()) if path else ""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return number_allowed(annotation, path)
+    if path or annotation not in (int, float):
+        return ""
+    found = _constraints(rules)
+    texts = [text.format(_number(found[name])) for name, text in _RANGE.items() if name in found]
+    if {"ge", "le"} <= found.keys():
+        texts = [f"from {_number(found['ge'])} to {_number(found['le'])}"]
+    return " ".join(("a whole number" if annotation is int else "a number", " and ".join(texts))).strip()
+
+
+_RANGE = {"gt": "greater than {}", "ge": "at least {}", "lt": "less than {}", "le": "at most {}"}
 
 
 def shown(value: Any) -> str:
-    """A value as help and error messages repeat it."""
+    """A value as help and error messages repeat it: JSON on one line, cut, what no terminal may obey escaped."""
+    if isinstance(value, dict | list | tuple) and len(value) > SHOWN:
+        return f"{'a section' if isinstance(value, dict) else 'a list'} of {len(value)}"
     text = json.dumps(value, ensure_ascii=False, default=str)
-    return text if len(text) <= 80 else f"{text[:60]}... ({len(text)} characters)"
+    return plain(text) if len(text) <= SHOWN else f"{plain(text[:60], 60)}... ({len(text)} characters)"
+
+
+def plain(text: str, limit: int = SHOWN) -> str:
+    """`text` in at most `limit` characters and "..."; what no terminal may obey is escaped, as data.printable does."""
+    escaped = text[:limit]
+    if not escaped.isprintable():
+        escaped = "".join(
+            c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in escaped
+        )
+    return escaped if len(text) <= limit and len(escaped) <= limit else f"{escaped[:limit]}..."
+
+
+def shown_path(path: str) -> str:
+    """A file's name in a message; of a very long one its end."""
+    return plain(path if len(path) <= PATH_SHOWN else f"...{path[-PATH_SHOWN:]}", PATH_SHOWN + 3)
+
+
+def listed(names: Sequence[str], limit: int = 150) -> str:
+    """`a, b, c`; of many those that fit in `limit` characters, and how many more there are."""
+    shown_names: list[str] = []
+    for name in names:
+        if shown_names and len(", ".join([*shown_names, name])) > limit:
+            return f"{', '.join(shown_names)} and {len(names) - len(shown_names)} more"
+        shown_names.append(plain(name))
+    return ", ".join(shown_names)

@@ -2,38 +2,36 @@
 
 Works on any pydantic record. Knows no job, no Ray and no environment variable.
 
-YAML is read as people mean it, not as YAML 1.1 does: `1e-3` is a number, `no` and `on` are words, `010` and
-`2024-01-01` stay text. A preset may extend another one, `extends: other.yaml` (relative to itself), merged key by key.
+A preset may extend another one, `extends: other.yaml` (relative to itself), merged key by key.
 """
 
 import contextlib
 import os
-import re
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn, TypeVar
 
-import yaml
 from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
 from pydantic_core import to_jsonable_python
 
-from cluster.errors import ClusterError
-from cluster.settings.errors import Layer, coercions, did_you_mean, sentences
-from cluster.settings.help import example, help_text, only_record, shown
+from cluster.settings.errors import Layer, SettingsError, coercions, did_you_mean, is_index, sentences
+from cluster.settings.help import example, help_text, listed, only_record, plain, shown, shown_path
+from cluster.settings.preset_file import parsed, read_preset
 
 T = TypeVar("T", bound=BaseModel)
 
 EXTENDS = "extends"
 """The one key of a preset that is ours and not the record's."""
-
-
-class SettingsError(ClusterError):
-    """A preset or override that cannot be used; the message is for the person who wrote it."""
+MAX_EXTENDS = 16
+"""Presets that extend one another."""
+MAX_PARTS = 20
+"""Of a dotted key: more than any record is deep."""
 
 
 def load(record: type[T], path: str, overrides: Sequence[str] = ()) -> T:
     """The record that the preset at `path` describes, with `key.path=value` overrides on top; raises SettingsError."""
-    layers = _layers(path)
+    layers = _layers(os.fspath(path))
     values: dict[str, Any] = {}
     for layer in layers:
         values = _merged(values, layer.values)
@@ -83,82 +81,33 @@ def _fail(program: str, message: str) -> NoReturn:
 # --- reading ---------------------------------------------------------------------------------------------------------
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML with the plain scalars of YAML 1.2's core schema, text keys only, and no key twice."""
-
-    yaml_implicit_resolvers: dict[str, Any] = {}
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: dict[Any, int] = {}
-        for key_node, _ in node.value:
-            line = key_node.start_mark.line + 1
-            if not isinstance(key_node, yaml.ScalarNode):
-                raise yaml.constructor.ConstructorError(None, None, "a key must be a plain word", key_node.start_mark)
-            if key_node.value in seen:
-                raise yaml.constructor.ConstructorError(
-                    None,
-                    None,
-                    f"key {key_node.value!r} stands twice (line {seen[key_node.value]} and line {line}); keep one",
-                    key_node.start_mark,
-                )
-            seen[key_node.value] = line
-            if key_node.tag != "tag:yaml.org,2002:merge":
-                # `4: humor` and `null: x` have text keys as well, so that dotted paths are unambiguous.
-                key_node.tag = "tag:yaml.org,2002:str"
-        return super().construct_mapping(node, deep)
-
-    def construct_int(self, node: yaml.ScalarNode) -> int:
-        # Not SafeLoader's: that one reads 010 as 8.
-        return int(str(self.construct_scalar(node)).replace("_", ""), 0)
-
-
-for _tag, _pattern, _first in (
-    ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
-    ("int", r"[-+]?(0|[1-9][0-9_]*|0x[0-9a-fA-F]+)", "-+0123456789"),
-    (
-        "float",
-        r"[-+]?(\.[0-9]+|(0|[1-9][0-9_]*)(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
-        "-+.0123456789",
-    ),
-    ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
-    ("merge", "<<", "<"),
-):
-    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), list(_first))
-_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_int)
-
-
-def _parsed(text: str, where: str) -> Any:
-    try:
-        return yaml.load(text, _Loader)
-    except yaml.MarkedYAMLError as error:
-        line = f"line {error.problem_mark.line + 1}: " if error.problem_mark and "\n" in text.strip() else ""
-        raise SettingsError(f"{where} is no valid YAML: {line}{error.problem}") from None
-    except yaml.YAMLError as error:
-        raise SettingsError(f"{where} is no valid YAML: {error}") from None
-
-
 def _layers(path: str, above: tuple[str, ...] = ()) -> list[Layer]:
     """The file and what it extends, the base first."""
+    name = shown_path(path)
     if os.path.abspath(path) in above:
-        raise SettingsError(f"{path} extends itself, by way of {' -> '.join([*above, path])}; remove one `{EXTENDS}`")
+        raise SettingsError(f"{name} extends itself, by way of {shown_path(above[-1])}; remove one `{EXTENDS}`")
+    if len(above) >= MAX_EXTENDS:
+        raise SettingsError(f"{name} is extended by {len(above)} presets in a row; at most {MAX_EXTENDS} are read")
     try:
-        with open(path, encoding="utf-8") as file:
-            values = _parsed(file.read(), path)
-    except OSError as error:
-        extends = f", which {above[-1]} extends" if above else ""
-        raise SettingsError(f"cannot read preset {path}{extends} ({error.strerror}){_beside(path)}") from None
+        values = read_preset(path, name)
+    except (OSError, ValueError) as error:
+        if isinstance(error, SettingsError):
+            raise
+        extends = f", which {shown_path(above[-1])} extends" if above else ""
+        reason = getattr(error, "strerror", None) or error  # ValueError: the name has a null character
+        raise SettingsError(f"cannot read preset {name}{extends} ({reason}){_beside(path)}") from None
     if values is None:
         values = {}
     if not isinstance(values, dict):
-        raise SettingsError(f"{path} holds {shown(values)}; a preset is a mapping, `key: value`")
+        raise SettingsError(f"{name} holds {shown(values)}; a preset is a mapping, `key: value`")
     base = values.pop(EXTENDS, None)
     if base is None:
-        return [Layer(f"in {path}", values)]
+        return [Layer(f"in {name}", values)]
     if not isinstance(base, str):
-        raise SettingsError(f"{EXTENDS} in {path} is {shown(base)}; allowed is one file name, relative to {path}")
+        raise SettingsError(f"{EXTENDS} in {name} is {shown(base)}; allowed is one file name, relative to its folder")
     return [
         *_layers(os.path.join(os.path.dirname(path), base), (*above, os.path.abspath(path))),
-        Layer(f"in {path}", values),
+        Layer(f"in {name}", values),
     ]
 
 
@@ -167,7 +116,7 @@ def _beside(path: str) -> str:
     folder = os.path.dirname(path) or "."
     with contextlib.suppress(OSError):
         if found := sorted(name for name in os.listdir(folder) if name.endswith((".yaml", ".yml"))):
-            return f"; {folder} has {', '.join(found)}"
+            return f"; {shown_path(folder)} has {listed(found)}"
     return ""
 
 
@@ -197,17 +146,17 @@ def _with_section_defaults(record: type[BaseModel], values: dict[str, Any]) -> d
     return filled
 
 
-def _place(node: Any, key: str, override: str, reached: str) -> Any:
-    """`key`, as it indexes `node`. Raises SettingsError if `node` has no such place."""
+def _place(node: Any, key: str, reached: str) -> Any:
+    """`key`, as it indexes `node`. Raises SettingsError if `node` has no such place; `reached`: the path of `node`."""
     if isinstance(node, dict):
         return key
     if not isinstance(node, list):
+        raise SettingsError(f"{reached} is {shown(node)}, which has no keys below it; set {reached} as a whole")
+    if not node:
+        raise SettingsError(f"{reached} is an empty list, so it has no {plain(key)!r}; set {reached} as a whole")
+    if not is_index(key, node):
         raise SettingsError(
-            f"{override}: {reached} is {shown(node)}, which has no keys below it; set {reached} as a whole"
-        )
-    if not key.isdigit() or int(key) >= len(node):
-        raise SettingsError(
-            f"{override}: {reached} is a list of {len(node)}, so {key!r} must be a number from 0 to {len(node) - 1}"
+            f"{reached} is a list of {len(node)}, so {plain(key)!r} must be a number from 0 to {len(node) - 1}"
         )
     return int(key)
 
@@ -216,27 +165,33 @@ def _override(record: type[BaseModel], values: dict[str, Any], override: str) ->
     """Write one `key.path=value` into `values`."""
     path, equals, text = override.partition("=")
     keys = path.split(".")
-    if not equals or not all(keys):
-        raise SettingsError(f"{override!r} is no setting; write key.path=value, for example {example(record)}")
-    value = _parsed(text, f"the value of {path}")
+    if not equals or not all(keys) or len(keys) > MAX_PARTS:
+        raise SettingsError(f"{plain(override)!r} is no setting; write key.path=value, for example {example(record)}")
+    value = parsed(text, f"the value of {plain(path)}")
     node: Any = values
     section: type[BaseModel] | None = record
     for i, key in enumerate(keys):
-        at = _place(node, key, override, ".".join(keys[:i]))
+        at = _place(node, key, plain(".".join(keys[:i])))
         if i == len(keys) - 1:
             node[at] = value
             break
         field = section.model_fields.get(key) if section else None
         section = only_record(field.annotation) if field else None
-        if isinstance(node, dict) and node.get(at) is None:
-            # Start from the default, so that `sources.0.limit=10` reaches into a default list.
-            default = field.get_default(call_default_factory=True, validated_data={}) if field else None
-            nested = isinstance(default, BaseModel | list | tuple | dict)
-            node[at] = to_jsonable_python(default, inf_nan_mode="constants") if nested else {}
-        elif isinstance(node[at], dict | list):
-            node[at] = node[at].copy()  # the preset's own layer stays as its file is
+        node[at] = _opened(node.get(at) if isinstance(node, dict) else node[at], field)
         node = node[at]
     written: Any = value
     for key in reversed(keys):
         written = {key: written}
     return Layer("on the command line", written)
+
+
+def _opened(below: Any, field: FieldInfo | None) -> Any:
+    """What a deeper key is written into: a copy, as the preset's own layer stays as its file is."""
+    if isinstance(below, dict | list):
+        return below.copy()
+    if below is not None:
+        return below
+    # Start from the default, so that `sources.0.limit=10` reaches into a default list.
+    default = field.get_default(call_default_factory=True, validated_data={}) if field else None
+    nested = isinstance(default, BaseModel | list | tuple | dict)
+    return to_jsonable_python(default, inf_nan_mode="constants") if nested else {}

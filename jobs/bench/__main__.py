@@ -11,9 +11,9 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from cluster.settings.errors import did_you_mean
+from cluster.settings.errors import SettingsError, did_you_mean
 from cluster.settings.help import help_text
-from cluster.settings.load import SettingsError, load
+from cluster.settings.load import load
 from jobs.bench import annotate, annotate_scale, endpoint, sample, train, turns
 from jobs.bench.environment import NoEnvironment
 from jobs.bench.report import Bench, Disagreement, machine

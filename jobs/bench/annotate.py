@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
-from pydantic import Field
 
 from actors.baselines.pipelines import PipelineScorer
 from actors.modeling.tiny_llama import SmallModel
 from actors.scoring.annotator import Annotator
+from data.bounds import Size, Times, TokenBudget
 from data.conversation import Conversation, from_table, to_table
 from data.record import Record
 from jobs.bench.report import Bench, Outcome, cpu_seconds_by_turns, print_table, ratio_of, require_equal
@@ -23,15 +23,15 @@ OURS, HALF, BATCHED, SINGLE = "ours fp32", "ours bf16", "pipeline, batches", "pi
 class AnnotateBenchSettings(Record):
     """What is scored, how often, with which model."""
 
-    rows: int = Field(128, ge=1)
+    rows: Size = 128
     """Answers of oasst_model_eval_20k, single-turn, in file order."""
-    rounds: int = Field(3, ge=1)
+    rounds: Times = 3
     """Alternating rounds; metrics are medians over them."""
-    batch_size: int = Field(16, ge=1)
+    batch_size: Size = 16
     """Texts in a batch of the batched pipeline."""
-    pack_tokens: int = Field(2048, ge=2)
+    pack_tokens: TokenBudget = 2048
     """Token budget of one packed forward of ours."""
-    max_tokens: int = Field(1024, ge=2)
+    max_tokens: TokenBudget = 1024
     """Longer conversations keep their end, on both sides."""
     model: SmallModel = MEDIUM
     """Shape of the random-weight Llama."""

@@ -13,6 +13,7 @@ from pydantic import Field
 from actors.modeling.tiny_llama import SmallModel
 from actors.scoring.annotator import Annotator
 from cluster.connect import connect
+from data.bounds import Size, Times, TokenBudget, Whole
 from data.record import Record
 from data.storage import Storage
 from jobs.bench.bare import bare_seconds
@@ -33,24 +34,24 @@ OBJECT_STORE_BYTES = 512 * 2**20
 class AnnotateScaleBenchSettings(Record):
     """How many rows, and with which models."""
 
-    rows: int = Field(3000, ge=1)
+    rows: Size = 3000
     """Real rows for the throughput of the medium model."""
-    rounds: int = Field(1, ge=1)
+    rounds: Times = 1
     """Alternating rounds of the throughput, ten minutes each; metrics are medians over them."""
-    batch_rows: int = Field(128, ge=1)
+    batch_rows: Size = 128
     """Rows that an actor with the medium model takes at a time. One actor waits for the other's last piece, so a piece
     should be a small part of the work."""
-    scale_rows: int = Field(20_000, ge=1)
+    scale_rows: Size = 20_000
     """Real rows for the growth of memory and time, with the small model."""
-    times: int = Field(10, ge=2)
+    times: Whole = Field(10, ge=2, le=1000)
     """How often they are repeated, under new ids, for the large run."""
-    scale_batch_rows: int = Field(256, ge=1)
+    scale_batch_rows: Size = 256
     """Rows that an actor with the small model takes at a time."""
-    rows_per_file: int = Field(2000, ge=1)
+    rows_per_file: Size = 2000
     """Rows of each input file."""
-    pack_tokens: int = Field(2048, ge=2)
+    pack_tokens: TokenBudget = 2048
     """Token budget of one packed forward."""
-    max_tokens: int = Field(1024, ge=2)
+    max_tokens: TokenBudget = 1024
     """Longer conversations keep their end."""
     model: SmallModel = MEDIUM
     """Shape of the random-weight Llama for throughput."""

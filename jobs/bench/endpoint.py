@@ -9,12 +9,11 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field
-
 from actors.generation.protocol import Sampling, complete
 from actors.generation.transformers_engine import TransformersEngine
 from actors.modeling.policy import Policy
 from actors.modeling.tiny_llama import SmallModel
+from data.bounds import Size, Times, TokenBudget, Workers
 from data.conversation import Conversation, Message
 from data.record import Record
 from jobs.bench.clients import LoadResult, load
@@ -38,15 +37,15 @@ SETTINGS = 5
 class ServeBenchSettings(Record):
     """How many clients and requests, how often, to which model."""
 
-    clients: int = Field(16, ge=1)
+    clients: Workers = 16
     """Clients at the same time, each streaming one answer after another."""
-    requests: int = Field(48, ge=1)
+    requests: Size = 48
     """Questions of oasst_model_eval_20k that have at most prompt_tokens, in file order."""
-    prompt_tokens: int = Field(256, ge=1)
+    prompt_tokens: Size = 256
     """Longer prompts are left out."""
-    answer_tokens: int = Field(64, ge=2)
+    answer_tokens: TokenBudget = 64
     """Tokens of every answer."""
-    rounds: int = Field(3, ge=1)
+    rounds: Times = 3
     """Alternating rounds; metrics are medians over them."""
     vllm: str = ".venv-vllm"
     """Environment with vLLM (`make test-vllm` makes it); without it, that part is left out."""

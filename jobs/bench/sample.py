@@ -8,7 +8,6 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from pydantic import Field
 
 from actors.baselines.pipelines import GenerateSampler
 from actors.generation.protocol import Sampling
@@ -16,6 +15,7 @@ from actors.generation.sampler import Sampler
 from actors.modeling.policy import Policy
 from actors.modeling.tiny_llama import SmallModel
 from cluster.connect import connect
+from data.bounds import Size, Times, TokenBudget, Workers
 from data.prompts import Prompt, prompt, prompts_table
 from data.record import Record
 from data.storage import Storage
@@ -33,18 +33,18 @@ TEMPERATURE, TOP_K = 1.0, 50
 class SampleBenchSettings(Record):
     """How many questions, how often, to which model."""
 
-    rows: int = Field(64, ge=1)
+    rows: Size = 64
     """Questions of oasst_model_eval_20k that have at most prompt_tokens, in file order."""
-    prompt_tokens: int = Field(256, ge=1)
+    prompt_tokens: Size = 256
     """Longer prompts are left out and counted."""
-    mean_tokens: int = Field(80, ge=2)
+    mean_tokens: TokenBudget = 80
     """Mean length of an answer: one in so many tokens of the vocabulary ends it, as the end of a turn does in a trained
     model."""
-    max_tokens: int = Field(256, ge=2)
+    max_tokens: TokenBudget = 256
     """Longest answer."""
-    in_flight: int = Field(16, ge=1)
+    in_flight: Workers = 16
     """Answers in flight in ours, and prompts in a static batch."""
-    rounds: int = Field(3, ge=1)
+    rounds: Times = 3
     """Alternating rounds; metrics are medians over them."""
     model: SmallModel = MEDIUM
     """Shape of the random-weight Llama."""

@@ -11,6 +11,7 @@ from pydantic import Field
 
 from actors.modeling.tiny_llama import SmallModel
 from cluster.connect import REPOSITORY, connect
+from data.bounds import Positive, Size, Times, TokenBudget, Whole
 from data.record import Record
 from jobs.bench.environment import environment, version
 from jobs.bench.report import Bench, Outcome, by_turns, print_table, ratio_of, require_equal
@@ -29,21 +30,21 @@ when measured."""
 class TrainBenchSettings(Record):
     """What is trained, how often, with which model."""
 
-    rows: int = Field(96, ge=8)
+    rows: Whole = Field(96, ge=8, le=10**9)
     """Answers of oasst_model_eval_20k to train on, in file order; those longer than max_tokens are left out."""
-    held: int = Field(64, ge=1)
+    held: Size = 64
     """Answers after them to judge all trained models by."""
-    rounds: int = Field(3, ge=1)
+    rounds: Times = 3
     """Alternating rounds; metrics are medians over them."""
-    batch_size: int = Field(8, ge=1)
+    batch_size: Size = 8
     """Examples of an optimizer step of TRL where it does not pack; 8 is its default."""
-    pack_tokens: int = Field(1024, ge=2)
+    pack_tokens: TokenBudget = 1024
     """Token budget of one packed forward, ours and TRL's."""
-    packs_per_step: int = Field(2, ge=1)
+    packs_per_step: Size = 2
     """Packed forwards of an optimizer step, ours and TRL's: about as many examples as batch_size."""
-    max_tokens: int = Field(1024, ge=2)
+    max_tokens: TokenBudget = 1024
     """Longest example."""
-    learning_rate: float = Field(5e-4, gt=0)
+    learning_rate: Positive = 5e-4
     """Of all steps, on both sides."""
     model: SmallModel = MEDIUM
     """Shape of the random-weight Llama."""
@@ -51,11 +52,11 @@ class TrainBenchSettings(Record):
     """What pip installs for the other side, e.g. trl==1.16.0 for a certain release."""
     environment: str = ".venv-trl"
     """Where; a folder of the project unless it is absolute."""
-    worker_rows: int = Field(256, ge=8)
+    worker_rows: Whole = Field(256, ge=8, le=10**9)
     """Answers that two workers and one are timed on, at 32 rows a step at most."""
-    memory_rows: int = Field(20_000, ge=8)
+    memory_rows: Whole = Field(20_000, ge=8, le=10**9)
     """Real rows for the growth of memory, cut to their first words."""
-    times: int = Field(10, ge=2)
+    times: Whole = Field(10, ge=2, le=1000)
     """How often they are repeated, under new ids, for the large run."""
     memory_model: SmallModel = TINY
     """Shape of the random-weight Llama for the growth of memory."""

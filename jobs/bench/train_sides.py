@@ -14,6 +14,7 @@ from actors.modeling.tiny_llama import SmallModel
 from actors.training.examples import ConversationExamples, ExampleSpec
 from actors.training.settings import LearnerSettings
 from cluster.connect import REPOSITORY
+from data.bounds import Positive, Size, TokenBudget
 from data.conversation import Conversation, to_table
 from data.examples import Example, Examples
 from data.loader import Corpus
@@ -32,11 +33,11 @@ TRL_ROWS = "trl.parquet"
 class Recipe(Record):
     """What both sides do alike."""
 
-    learning_rate: float
+    learning_rate: Positive
     """The same for all steps: schedules of the same name differ in their first step."""
-    pack_tokens: int
-    packs_per_step: int
-    max_tokens: int
+    pack_tokens: TokenBudget
+    packs_per_step: Size
+    max_tokens: TokenBudget
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from functools import partial
 
 import numpy as np
-from pydantic import Field
 
 from actors.modeling.tiny_llama import SmallModel
 from actors.modeling.tokenizer import encoder
 from actors.scoring.predictor import Predictor
+from data.bounds import Size, Times, TokenBudget
 from data.conversation import Conversation
 from data.packing import best_fit
 from data.record import Record
@@ -28,11 +28,11 @@ SETS = {"hh_rlhf_harmless_test": "hh_rlhf", "oasst1_en_labelled": "oasst_message
 class TurnsBenchSettings(Record):
     """What is scored, how often, with which model."""
 
-    rows: int = Field(24, ge=1)
+    rows: Size = 24
     """Conversations for each number of answers (1, 2, 3, 4 or more), half from each set as far as both have them."""
-    rounds: int = Field(3, ge=1)
+    rounds: Times = 3
     """Alternating rounds; metrics are medians over them."""
-    pack_tokens: int = Field(2048, ge=2)
+    pack_tokens: TokenBudget = 2048
     """Token budget of one packed forward; conversations that are longer are left out and counted."""
     model: SmallModel = MEDIUM
     """Shape of the random-weight Llama."""

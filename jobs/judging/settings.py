@@ -3,11 +3,13 @@
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import field_validator, model_validator
 
+from data.bounds import Amount, Count, Positive, PositiveSeconds, Repeats, Resamples, Seed, Size, Temperature, Workers
 from data.errors import UserError
 from data.judge_prompts import Kind
 from data.record import Record
+from data.uris import KeptUri, Uri
 
 
 class JudgeSettings(Record):
@@ -21,26 +23,26 @@ class JudgeSettings(Record):
     key_variable: str | None = "OPENAI_API_KEY"
     """Environment variable with the key; null = no key needed. The key is never a setting: the report lists all
     settings."""
-    key_file: str | None = None
+    key_file: Uri | None = None
     """File (any URI) with the key, instead of a variable."""
-    temperature: float | None = Field(0, ge=0)
+    temperature: Temperature | None = 0
     """0 as in FastChat; null = not sent, for models that take none."""
-    max_tokens: int | None = Field(2048, ge=1)
+    max_tokens: Size | None = 2048
     """Longest judgement, as in FastChat; null = not sent, for models with another name
     (extra.max_completion_tokens=2048)."""
     extra: dict[str, Any] = {}
     """Further fields of the request's body, as they are."""
-    concurrency: int = Field(8, ge=1)
+    concurrency: Workers = 8
     """Requests at the same time."""
-    timeout_s: float = Field(120, gt=0)
+    timeout_s: PositiveSeconds = 120
     """Longest wait for one reply."""
-    max_retries: int = Field(8, ge=0)
+    max_retries: Repeats = 8
     """Retries of a request after 408, 409, 429, 5xx, a time-out, a broken connection or a garbled body."""
-    backoff_s: float = Field(0.5, gt=0)
+    backoff_s: PositiveSeconds = 0.5
     """Pause before the first retry; it doubles each time, with jitter, unless the endpoint sends Retry-After."""
-    max_wait_s: float = Field(120, gt=0)
+    max_wait_s: PositiveSeconds = 120
     """Longest pause; a longer Retry-After ends the request."""
-    give_up_after: int = Field(10, ge=1)
+    give_up_after: Size = 10
     """After so many failed requests in a row the endpoint counts as down and the job ends; the same command
     continues."""
 
@@ -74,15 +76,15 @@ class JudgeSettings(Record):
 class Prices(Record):
     """The prices of the judge."""
 
-    prompt_dollars: float = Field(0, ge=0)
+    prompt_dollars: Amount = 0
     """Dollars for a million prompt tokens."""
-    reply_dollars: float = Field(0, ge=0)
+    reply_dollars: Amount = 0
     """Dollars for a million tokens of judgement."""
-    characters_per_token: float = Field(4, gt=0)
+    characters_per_token: Positive = 4
     """For the estimate: English in the usual vocabularies."""
-    reply_tokens: int = Field(300, ge=0)
+    reply_tokens: Count = 300
     """For the estimate: a judgement as the prompts ask for it, an explanation and the verdict."""
-    max_cost: float | None = Field(None, ge=0)
+    max_cost: Amount | None = None
     """Dollars: above it nothing is asked, and a job that reaches it ends; replies are kept. null = no limit."""
 
     @model_validator(mode="after")
@@ -103,15 +105,15 @@ class Prices(Record):
 class Judging(Record):
     """The answers, the judge, and the output."""
 
-    questions: str = ""
+    questions: Uri = ""
     """Question file (FastChat's question.jsonl; any URI). For stored `judgements` of FastChat it gives the
     categories."""
-    answers: tuple[str, ...] = ()
+    answers: tuple[Uri, ...] = ()
     """Answer files of `jobs.answer` or FastChat, one a model: yours first, the reference model's last."""
-    references: str = ""
+    references: Uri = ""
     """Reference answers for math, reasoning and coding (FastChat's reference_answer/gpt-4.jsonl); empty = judge
     without."""
-    prompts: str = ""
+    prompts: Uri = ""
     """FastChat's judge_prompts.jsonl; empty = the shipped ones, to the same effect."""
     kinds: tuple[Kind, ...] = ("pair", "single")
     """pair: which of two answers is better, asked in both orders. single: each answer rated from 1 to 10."""
@@ -119,19 +121,19 @@ class Judging(Record):
     """Which models meet: all, or each the reference model only."""
     reference_model: str | None = None
     """The model that the others are compared with; null = the model of the last answer file."""
-    limit: int = Field(0, ge=0)
+    limit: Count = 0
     """Only the first so many questions; 0 = all."""
-    judgements: tuple[str, ...] = ()
+    judgements: tuple[Uri, ...] = ()
     """Stored judgements (our judgements.jsonl, FastChat's model_judgment/*.jsonl) to score again, without any judge."""
-    output: str = "runs/judged"
+    output: KeptUri = "runs/judged"
     """Folder (any URI) for report, judgements and replies. Several reports may share it, one after the other."""
     judge: JudgeSettings = JudgeSettings()
     """The judge."""
     prices: Prices = Prices()
     """Its prices."""
-    resamples: int = Field(1000, ge=10)
+    resamples: Resamples = 1000
     """Resamples of the questions behind the intervals."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of the resamples and of Elo's orders."""
 
     @model_validator(mode="after")

@@ -16,7 +16,7 @@ from jobs.runner.ending import print_last_line, user_errors_reported
 from jobs.runner.needs import needs
 from jobs.runner.plan import print_plan, refuse_what_cannot_fit
 from jobs.runner.preset import Preset
-from jobs.runner.stage import Performed, Run, Stage, StageError, perform, require, warn
+from jobs.runner.stage import Performed, Run, Stage, perform, require, warn
 
 FLAGS = {
     "plan": "print stages, resources and memory per worker, without starting Ray",
@@ -45,11 +45,8 @@ def main(
         print(needs(run, names).to_json())
         return
     if "plan" in flags:
-        try:
+        with user_errors_reported(program, "nothing was started"):
             print_plan(run, names)
-        except StageError as error:
-            print(f"{program}: {error}", file=sys.stderr)
-            raise SystemExit(1) from None
         return
     with user_errors_reported(program, "the same command goes on where it was"):
         refuse_what_cannot_fit(preset)

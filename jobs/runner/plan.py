@@ -14,6 +14,7 @@ from actors.training.memory import (
 )
 from actors.training.settings import LearnerSettings
 from jobs.runner.estimate import estimate
+from jobs.runner.inputs import refuse_what_is_not_there
 from jobs.runner.preset import Preset
 from jobs.runner.settings import WorkerPool
 from jobs.runner.stage import Run, StageError
@@ -34,13 +35,18 @@ def plan_lines(run: Run, stage_names: Sequence[str]) -> Iterator[str]:
 
 
 def print_plan(run: Run, stage_names: Sequence[str]) -> None:
-    """Raises StageError, after the plan, if a training cannot fit."""
+    """Raises UserError if the run cannot start, and StageError, after the plan, if a training cannot fit."""
+    refuse_what_is_not_there(run.preset)
     print("\n".join(plan_lines(run, stage_names)), flush=True)
     refuse_what_cannot_fit(run.preset)
 
 
 def refuse_what_cannot_fit(preset: Preset) -> None:
-    """Raise StageError, with the settings to change, if a worker needs more memory than its device has."""
+    """Raise StageError, with the settings to change, if a worker needs more memory than its device has.
+
+    Raises UserError as `refuse_what_is_not_there` does.
+    """
+    refuse_what_is_not_there(preset)
     shape = shape_of(preset.base.model, preset.base.num_parameters, preset.base.small)
     for path, learner in learners(preset).items():
         own = shape if not (preset.predictor.backbone and path.startswith("predictor")) else None

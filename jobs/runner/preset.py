@@ -13,6 +13,7 @@ from actors.training.metrics import Tracking
 from actors.training.settings import LearnerSettings
 from cluster.events import LogFormat
 from data.attributes import AttributeProblem, AttributeSchema, shipped
+from data.bounds import Count, Parameters, Seed, Share, Size, StoreMib, Workers
 from data.errors import UserError
 from data.lab import LabSettings
 from data.pairs import pair_weights
@@ -20,6 +21,7 @@ from data.printable import printable
 from data.record import Record
 from data.selection import check_quantiles
 from data.sources import require_format
+from data.uris import KeptUri, Uri
 from jobs.runner.settings import (
     AnnotateSettings,
     BenchmarkSettings,
@@ -37,10 +39,10 @@ LAB = "lab"
 class RaySettings(Record):
     """The local Ray. On a cluster (RAY_ADDRESS is set) the cluster's own sizes count instead."""
 
-    num_cpus: int | None = None
+    num_cpus: Workers | None = None
     """Logical CPUs of the local Ray; None = all. May exceed the machine's. Ray Data stalls if actors leave less than
     one free."""
-    object_store_mb: int | None = None
+    object_store_mb: StoreMib | None = None
     """Shared-memory object store of the local Ray, MiB; None = Ray's default."""
 
 
@@ -51,9 +53,9 @@ class SourceSettings(Record):
     """Written into every row's `source`."""
     format: str
     """A format of `data.sources`, or "lab" for the synthetic world."""
-    uri: str = ""
+    uri: Uri = ""
     """File, folder or glob on any fsspec filesystem; empty for the synthetic world."""
-    limit: int = Field(0, ge=0)
+    limit: Count = 0
     """Largest number of rows; 0 = all."""
 
     @model_validator(mode="after")
@@ -71,9 +73,9 @@ class RowsSettings(Record):
     """Rated and unrated ones alike: the predictor learns from the rated, all are annotated."""
     lab: LabSettings = LabSettings()
     """The synthetic world, for sources of format "lab"."""
-    max_rejected: float = Field(0.01, ge=0, le=1)
+    max_rejected: Share = 0.01
     """Share of rejected records above which the stage fails."""
-    rows_per_file: int = Field(2000, ge=1)
+    rows_per_file: Size = 2000
     """Rows in each Parquet file."""
 
     @model_validator(mode="after")
@@ -90,15 +92,15 @@ class RowsSettings(Record):
 class BaseSettings(Record):
     """What predictor and policy start from."""
 
-    model: str | None = None
+    model: Uri | None = None
     """A Hugging Face causal LM: hub name, folder or URI. None = make `small`."""
-    num_parameters: int | None = None
+    num_parameters: Parameters | None = None
     """Size of `model`, for --plan where the hub cannot be reached."""
     small: SmallModel = SmallModel()
     """The model to make if `model` is None."""
-    texts: str = ""
+    texts: Uri = ""
     """JSON lines with `text` to train tokenizer and language model on; empty = the rows themselves, without labels."""
-    text_limit: int = Field(0, ge=0)
+    text_limit: Count = 0
     """Largest number of texts; 0 = all."""
     pretrain: LearnerSettings | None = None
     """Language-model training of `small` on the texts; None = start from random weights."""
@@ -127,13 +129,13 @@ class Preset(Record):
 
     run: str = Field(pattern=r"^[A-Za-z0-9._-]+$")
     """Name; the run lives in {storage}/{run}/."""
-    storage: str = "runs"
+    storage: KeptUri = "runs"
     """A folder or any fsspec URI (s3://bucket/prefix)."""
     attributes: str | AttributeSchema
     """Name of a shipped attribute schema, or one of your own."""
     template: TemplateKind = "steerlm"
     """Prompt format: the reference template, or the model's own chat template with the label line in it."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of sampling, selection and bootstrap plans."""
     ray: RaySettings = RaySettings()
     """The local Ray."""
@@ -167,7 +169,12 @@ class Preset(Record):
         return shipped(self.attributes) if isinstance(self.attributes, str) else self.attributes
 
     def model_post_init(self, _: Any) -> None:
-        self.schema_[self.bootstrap.leading]
+        leading, least = self.schema_[self.bootstrap.leading], self.bootstrap.leading_at_least
+        if least is not None and not leading.low <= least <= leading.high:
+            raise UserError(
+                f"bootstrap.leading_at_least is {least}, outside the scale of {leading.name}, "
+                f"{leading.low} to {leading.high}"
+            )
         check_quantiles(self.bootstrap.selection.min_quantile, self.schema_)
         for name in self.predictor.attribute_weights:
             try:

@@ -3,7 +3,7 @@
 `jobs.runner.preset` collects them. Knows no YAML (`cluster.settings.load` does).
 """
 
-from typing import Annotated, Literal
+from typing import Literal
 
 from pydantic import Field, model_validator
 
@@ -11,9 +11,29 @@ from actors.modeling.regressor import LossKind
 from actors.training.examples import LabelSource
 from actors.training.settings import LearnerSettings
 from cluster.preflight import Demand
+from data.bounds import (
+    Amount,
+    Count,
+    Cpus,
+    Gpus,
+    Positive,
+    PositiveShare,
+    Repeats,
+    RowFactor,
+    ScaleValue,
+    ShareBelowOne,
+    Size,
+    Temperature,
+    Times,
+    TokenBudget,
+    Weight,
+    Whole,
+    Workers,
+)
 from data.errors import UserError
 from data.record import Record
 from data.selection import SelectionSettings
+from data.uris import Uri
 
 
 class PairSource(Record):
@@ -21,10 +41,10 @@ class PairSource(Record):
 
     name: str = Field(pattern=r"^[A-Za-z0-9._-]+$")
     """Name in the metrics."""
-    uri: str
+    uri: Uri
     """File, folder or glob of records with `chosen` and `rejected`: hh-rlhf text, message lists, or answers to a
     `prompt`; `subset` is RewardBench's."""
-    limit: int = Field(0, ge=0)
+    limit: Count = 0
     """Largest number of pairs; 0 = all."""
 
 
@@ -33,10 +53,10 @@ class JudgedSource(Record):
 
     name: str = Field(pattern=r"^[A-Za-z0-9._-]+$")
     """Name in the metrics."""
-    uri: str
+    uri: Uri
     """File, folder or glob of conversations (`messages`, or `prompt` and `response`) with a `score`, or of FastChat's
     single judgements of MT-bench."""
-    limit: int = Field(0, ge=0)
+    limit: Count = 0
     """Largest number of answers; 0 = all."""
 
 
@@ -47,7 +67,7 @@ class BenchmarkSettings(Record):
     """Preferences: accuracy on each set, on each of its subsets, and RewardBench's sections."""
     judged: tuple[JudgedSource, ...] = ()
     """Scores of a judge: rank correlation and correlation with each set."""
-    weights: dict[str, float] = {}
+    weights: dict[str, Weight] = {}
     """Attribute -> weight in the one score of an answer; empty = predictor.pair_weights."""
 
     @model_validator(mode="after")
@@ -63,24 +83,24 @@ class PredictorSettings(Record):
 
     learner: LearnerSettings
     """How it is trained."""
-    folds: int = Field(0, ge=0)
+    folds: Repeats = 0
     """k > 1: also train k predictors, each without one k-th of the groups, and report their scores on that part."""
-    validation_share: float = Field(0.1, ge=0, lt=1)
+    validation_share: ShareBelowOne = 0.1
     """With folds = 0: share of groups held out for the metrics. With learner.validate_every: also the share of the
     other groups that picks the best step."""
-    backbone: str | None = None
+    backbone: Uri | None = None
     """Model to start from (hub name, folder or URI): a decoder or an encoder (BERT, ModernBERT, ...); None = the base
     model."""
-    attribute_weights: dict[str, Annotated[float, Field(gt=0)]] = {}
+    attribute_weights: dict[str, Positive] = {}
     """Attribute -> weight of its labels in the loss (a weighted mean over the labels of a step); 1 for all others."""
     loss: LossKind = "squared"
     """Error that the loss averages over the labels. squared: scores approach the mean of the ratings. absolute: their
     median, which is nearer to the truth where most ratings are exact, because ratings at an end of the scale err to one
     side only."""
-    ridge_init: float = Field(0.0, ge=0)
+    ridge_init: Amount = 0.0
     """Ridge penalty per example for fitting a decoder's heads to the frozen backbone before training; 0 = random heads.
     Not with ZeRO-3."""
-    lm_loss_weight: float = Field(0.0, ge=0)
+    lm_loss_weight: Amount = 0.0
     """Weight of the language model's losses (next token, counts of the answer, its own surprise; mean over tokens)
     beside the loss of the ratings (mean over labels). It keeps a small backbone from forgetting what it knew. Needs a
     decoder with tied embeddings; 0 = off. Not with ZeRO-3."""
@@ -90,7 +110,7 @@ class PredictorSettings(Record):
     warm-up. Not with ZeRO-3."""
     pairs: tuple[PairSource, ...] = ()
     """Preferences to test the predictor on, set by set."""
-    pair_weights: dict[str, float] = {}
+    pair_weights: dict[str, Weight] = {}
     """Attribute -> weight in the one score that decides a pair; empty = 1/n for the attributes where higher is better,
     -1/n where lower is; n is the number of both."""
 
@@ -130,17 +150,17 @@ class PredictorSettings(Record):
 class WorkerPool(Record):
     """A pool of Ray Data actors that hold weights."""
 
-    num_actors: int = Field(2, ge=1)
+    num_actors: Workers = 2
     """Actors of the pool; with min_actors, its largest size."""
-    min_actors: int | None = Field(None, ge=1)
+    min_actors: Workers | None = None
     """Smallest size of the pool, and its first; None = a fixed pool of num_actors."""
-    cpus_per_actor: float = Field(1, ge=0)
+    cpus_per_actor: Cpus = 1
     """CPUs, and CPU threads, per actor."""
-    gpus_per_actor: float = Field(0, ge=0)
+    gpus_per_actor: Gpus = 0
     """GPUs per actor; a fraction shares one."""
     labels: dict[str, str] = {}
     """Only nodes with these labels, e.g. {role: annotate} (`ray start --labels`, ray_cluster.yaml); empty = any."""
-    batch_rows: int = Field(256, ge=1)
+    batch_rows: Size = 256
     """Rows that an actor takes at a time, sorts and packs; a crash repeats at most these. Files are read in groups of
     256 rows."""
     dtype: Literal["float32", "bfloat16"] = "float32"
@@ -167,9 +187,9 @@ class AnnotateSettings(Record):
 
     pool: WorkerPool = WorkerPool()
     """The actors that hold the predictor."""
-    pack_tokens: int = Field(2048, ge=2)
+    pack_tokens: TokenBudget = 2048
     """Token budget of one packed forward."""
-    max_tokens: int = Field(1024, ge=2)
+    max_tokens: TokenBudget = 1024
     """Longer conversations are marked `truncated`, counted and treated as over_long requires."""
     over_long: Literal["keep_end", "reject"] = "keep_end"
     """keep_end = the predictor reads the last max_tokens, and earlier answers stay unrated; reject = all answers of the
@@ -194,12 +214,12 @@ class PolicySettings(Record):
     plain fine-tuning without label lines: the model cannot be steered."""
     calibrate: bool = True
     """Stretch predicted values to the spread of human ratings (measured on held-out rows) before they become labels."""
-    source_weights: dict[str, Annotated[float, Field(ge=0)]] = {}
+    source_weights: dict[str, RowFactor] = {}
     """Source -> how often an epoch has each of its rows: 2 = twice, 0.5 = half of the rows in one epoch, the other half
     in the next; 1 for all other sources."""
-    attribute_dropout: float = Field(0.0, ge=0, lt=1)
+    attribute_dropout: ShareBelowOne = 0.0
     """Share of the answers of which one to all labels are hidden in training, so that callers may set only some."""
-    validation_share: float = Field(0.02, ge=0, lt=1)
+    validation_share: ShareBelowOne = 0.02
     """Share of groups held out for validation."""
 
 
@@ -208,67 +228,67 @@ class SamplingSettings(Record):
 
     pool: WorkerPool = WorkerPool(batch_rows=128)
     """The actors that hold the policy."""
-    max_num_seqs: int = Field(32, ge=1)
+    max_num_seqs: Workers = 32
     """Answers in flight per actor."""
-    max_tokens: int = Field(256, ge=1)
+    max_tokens: Size = 256
     """Longest answer."""
-    temperature: float = Field(1.0, ge=0)
+    temperature: Temperature = 1.0
     """0 = greedy."""
-    top_k: int = Field(50, ge=0)
+    top_k: Count = 50
     """Sample from the k most likely tokens; 50 as in the paper, 0 = off."""
-    top_p: float = Field(1.0, gt=0, le=1)
+    top_p: PositiveShare = 1.0
     """Nucleus sampling; 1 = off."""
 
 
 class BootstrapSettings(Record):
     """Step 4: sample at the best settings, rate, select, train again, and decide whether it helped."""
 
-    rounds: int = Field(1, ge=0)
+    rounds: Repeats = 1
     """Rounds; 0 = none. A round that makes things worse (see max_steering_fall) is not promoted, and is the last."""
     leading: str
     """The attribute that must be at its best in the requested combinations."""
-    leading_at_least: int | None = None
+    leading_at_least: ScaleValue | None = None
     """Least value of `leading` in a requested combination; None = only its best."""
-    min_count: int = Field(1, ge=0)
+    min_count: Count = 1
     """How often a combination must occur in the annotated rows; 0 = also new combinations of values that occur."""
-    num_prompts: int = Field(500, ge=1)
+    num_prompts: Size = 500
     """Prompts per round, drawn from the annotated rows."""
-    samples_per_prompt: int = Field(4, ge=1)
+    samples_per_prompt: Times = 4
     """Answers per prompt, each at another combination."""
     selection: SelectionSettings = SelectionSettings()
     """Which samples are trained on."""
-    annotated_per_sample: float = Field(1.0, ge=0)
+    annotated_per_sample: RowFactor = 1.0
     """Annotated rows mixed in per selected sample."""
     start: Literal["policy", "base"] = "policy"
     """Weights to start from: the last policy, or the base model."""
     learner: LearnerSettings
     """How the round trains."""
-    num_questions: int = Field(8, ge=1)
+    num_questions: Size = 8
     """Questions, other than the report's, that the policies before and after a round answer at every setting; they
     decide the promotion."""
-    max_steering_fall: float | None = Field(0.05, ge=0)
+    max_steering_fall: Amount | None = 0.05
     """Largest fall of the Spearman correlation of requested and measured values (mean over attributes) with which a
     round is promoted; None = no limit."""
-    max_quality_fall: float | None = Field(0.3, ge=0)
+    max_quality_fall: Amount | None = 0.3
     """The same for the leading attribute with all attributes at best: how much farther from its best it may be, in
     points of the scale."""
-    max_diversity_fall: float | None = Field(0.2, ge=0)
+    max_diversity_fall: Amount | None = 0.2
     """The same for distinct-2, the share of different pairs of words in the answers, as a share of its value before."""
 
 
 class EvaluateSettings(Record):
     """The report: each attribute varied over its scale, several at once, and in mid-conversation."""
 
-    num_questions: int = Field(20, ge=1)
+    num_questions: Size = 20
     """Questions that the policy answers at every setting."""
-    num_combinations: int = Field(6, ge=0)
+    num_combinations: Count = 6
     """Settings of all attributes at once, drawn from their scales, at which it answers every question too; 0 = none."""
-    num_dialogues: int = Field(8, ge=0)
+    num_dialogues: Count = 8
     """Questions whose answers at each end of a scale are continued at its other end, at most all; 0 = none."""
-    num_resamples: int = Field(2000, ge=100)
+    num_resamples: Whole = Field(2000, ge=100, le=100_000)
     """Resamples of the questions (bootstrap) for the 95 % bands of the means."""
     others: Literal["best", "unset"] = "best"
     """Values of the attributes that are not varied: their best, or none, as from callers who set one attribute (see
     policy.attribute_dropout)."""
-    temperature: float = Field(0.3, ge=0)
+    temperature: Temperature = 0.3
     """Sampling temperature of the evaluation; the paper's is 0 (greedy); a little more shows what callers see."""

@@ -1,0 +1,91 @@
+"""What a run starts from: its storage, its sources, its models. What is not there is refused before anything starts."""
+
+import os
+import re
+
+import huggingface_hub
+from huggingface_hub.errors import HfHubHTTPError
+
+from data.errors import UserError, is_user_error
+from data.printable import printable
+from data.storage import Storage
+from data.uris import require_installed, shown_uri
+from jobs.runner.preset import Preset
+
+HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+HUB_TIMEOUT_S = 10
+
+
+def refuse_what_is_not_there(preset: Preset) -> None:
+    """Raise UserError, naming the setting, for storage that cannot be and a model that is not there."""
+    for setting, uri in _uris(preset).items():
+        try:
+            require_installed(uri)
+        except UserError as error:
+            raise UserError(f"{setting}: {error}") from None
+    _require_a_folder(Storage(preset.storage))
+    if preset.base.model:
+        _require_model("base.model", preset.base.model)
+        if not preset.base.num_parameters:
+            _require_known_size(preset.base.model)
+    if preset.predictor.backbone:
+        _require_model("predictor.backbone", preset.predictor.backbone)
+
+
+def _uris(preset: Preset) -> dict[str, str]:
+    models = {"base.model": preset.base.model or "", "predictor.backbone": preset.predictor.backbone or ""}
+    sources = {f"rows.sources.{i}.uri": source.uri for i, source in enumerate(preset.rows.sources)}
+    pairs = {f"predictor.pairs.{i}.uri": source.uri for i, source in enumerate(preset.predictor.pairs)}
+    return {"storage": preset.storage, **sources, "base.texts": preset.base.texts, **models, **pairs}
+
+
+def _require_a_folder(storage: Storage) -> None:
+    """The nearest folder that exists must be one, and be writable; an object store says so when it is written."""
+    if not storage.is_local:
+        return
+    above = storage.path
+    while not os.path.lexists(above):
+        above = os.path.dirname(above)
+    fix = "set storage to a folder of yours"
+    if not os.path.isdir(above):
+        raise UserError(f"storage is {shown_uri(storage.uri)}, but {shown_uri(above)} is no folder; {fix}")
+    if not os.access(above, os.W_OK | os.X_OK):
+        raise UserError(f"storage is {shown_uri(storage.uri)}, but {shown_uri(above)} cannot be written; {fix}")
+
+
+def _require_model(setting: str, model: str) -> None:
+    """A folder must be there with its config; a name of the hub must look like one."""
+    named = f"{setting} is {shown_uri(model)}, but"
+    fix = f"set {setting} to a folder with config.json, its URI, or a name of the hub (owner/name)"
+    if "://" in model or os.path.exists(model):
+        try:
+            found = (Storage(model) / "config.json").exists()
+        except Exception as error:
+            if not is_user_error(error):
+                raise
+            raise UserError(f"{named} it cannot be read ({printable(str(error), 150)}); {fix}") from None
+        if not found:
+            raise UserError(f"{named} there is no config.json in it; {fix}")
+    elif not HUB_NAME.fullmatch(model):
+        raise UserError(f"{named} there is no such folder; {fix}")
+
+
+def _require_known_size(model: str) -> None:
+    """A name of the hub must be in this machine's cache or be answered by the hub, unless its size is set."""
+    if "://" in model or os.path.exists(model):
+        return
+    cached = huggingface_hub.try_to_load_from_cache(model, "config.json")
+    if isinstance(cached, str):
+        return
+    try:
+        huggingface_hub.HfApi().model_info(model, timeout=HUB_TIMEOUT_S)
+    except Exception as error:
+        missing = isinstance(error, HfHubHTTPError)
+        if not (missing or is_user_error(error)):
+            raise
+        reason = printable(str(error).strip().splitlines()[0], 120) if str(error).strip() else type(error).__name__
+        raise UserError(
+            f"base.model is {shown_uri(model)}, which is no folder here, and the hub "
+            f"{'has none of that name for you' if missing else 'cannot be reached'} ({reason}); set base.model to "
+            "what is there, or set base.num_parameters if the machines of the run reach it"
+        ) from None
