@@ -7,6 +7,7 @@ import json
 from collections import Counter
 from collections.abc import Iterator
 
+from cluster.masking import masked
 from data.attributes import AttributeSchema
 from data.conversation import Conversation, Rejected, to_table
 from data.lab import SCHEMA as LAB_SCHEMA
@@ -64,7 +65,7 @@ def work(run: Run, folder: Storage) -> RowsMetrics:
                 flush()
                 log(f"rows: {source.name}: {count['read']:,} read, {count['rows']:,} kept")
     flush()
-    lines = (json.dumps(vars(r), ensure_ascii=False) + "\n" for r in rejected)
+    lines = (json.dumps(vars(r) | {"file": masked(r.file)}, ensure_ascii=False) + "\n" for r in rejected)
     (folder / "rejected.jsonl").write_bytes("".join(lines).encode())
     _check(settings, counts, rejected, folder)
     log(f"rows: {json.dumps(counts)}")

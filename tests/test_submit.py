@@ -37,6 +37,11 @@ def test_a_secret_in_the_environment_is_refused(capsys: pytest.CaptureFixture[st
     assert "abc" not in said
 
 
+@pytest.mark.parametrize("pair", ["DATA=https://bob:hunter22@host/x", "hunter22", "=hunter22", "MY-hunter22=1"])
+def test_a_credential_given_as_a_value_is_refused_and_not_shown(pair: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "hunter22" not in refused(capsys, "run", "jobs/presets/demo.yaml", "--env", "A=1", "--env", pair)
+
+
 def test_where_nobody_answers_says_what_to_open(capsys: pytest.CaptureFixture[str]) -> None:
     assert "ray dashboard ray_cluster.yaml" in refused(
         capsys, "run", "jobs/presets/demo.yaml", "--address", "http://127.0.0.1:9"
