@@ -44,9 +44,9 @@ def main(argv: Sequence[str]) -> int:
     mask_streams()
     arguments = _parser().parse_args(argv)
     try:
+        environment = _environment(arguments.env)
         needs = needs_of(arguments.job, arguments.words)
         require_small_enough(REPOSITORY)
-        environment = _environment(arguments.env)
         if arguments.dry_run:
             print(f"would submit: {_entrypoint(arguments.job, arguments.words)}")
             return 0
