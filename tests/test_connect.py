@@ -84,28 +84,6 @@ def test_an_actor_of_an_actor_names_its_own_ray_where_there_are_several(ray_clus
     assert os.environ.get("RAY_ADDRESS", "") != ray.get_runtime_context().gcs_address, "the driver's children start own"
 
 
-TRAINING = """
-import time
-from ray.train import ScalingConfig
-from ray.train.torch import TorchTrainer
-from cluster.connect import connect
-with connect(num_cpus=2, object_store_bytes=100 * 2**20, dashboard=True):
-    TorchTrainer(lambda: time.sleep(6), scaling_config=ScalingConfig(num_workers=1)).fit()
-print("trained")
-"""
-
-
-@pytest.mark.ray
-@pytest.mark.slow
-@pytest.mark.case("28-two-rays")
-def test_a_training_beside_another_ray_prints_no_traceback(ray_cluster, tmp_path: Path) -> None:
-    done = run_python(TRAINING)
-    assert done.returncode == 0, done.stderr
-    assert "trained" in done.stdout
-    assert "Traceback" not in done.stdout + done.stderr
-    assert "Found multiple active Ray instances" not in done.stdout + done.stderr
-
-
 @pytest.mark.ray
 def test_a_ray_that_runs_in_this_process_is_used_and_left_alone(ray_cluster):
     with connect() as cluster:
