@@ -3,9 +3,12 @@
 Knows no job and no model. It describes the cluster, and leaves nothing running that it started.
 """
 
+import contextlib
 import logging
 import os
+import secrets
 import socket
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +18,8 @@ from typing import Any
 import ray
 import ray.data
 from ray._private import ray_constants
+
+from cluster.worker_setup import SETUP_HOOK
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 """Workers must import our packages from here."""
@@ -87,6 +92,7 @@ def connect(
 
 def _start(num_cpus: int | None, object_store_bytes: int | None, dashboard: bool) -> str:
     """Start a Ray that listens on loopback alone; returns the dashboard's host and port, "" without one."""
+    make_token_private()
     # On Linux, Ray replaces 127.0.0.1 and listens on all interfaces, ready for a second node that never comes.
     ray_constants.ENABLE_RAY_CLUSTER = False
     context = ray.init(
@@ -95,9 +101,30 @@ def _start(num_cpus: int | None, object_store_bytes: int | None, dashboard: bool
         object_store_memory=object_store_bytes,
         include_dashboard=dashboard,
         logging_level="WARNING",
-        runtime_env={"env_vars": worker_environment()},
+        runtime_env={"env_vars": worker_environment(), "worker_process_setup_hook": SETUP_HOOK},
     )
     return str(context.address_info["webui_url"] or "")
+
+
+def make_token_private() -> None:
+    """Let only this user read the token in ~/.ray, and make one if Ray would: it writes for all to read."""
+    file = Path.home() / ".ray" / "auth_token"
+    given = "RAY_AUTH_TOKEN" in os.environ or "RAY_AUTH_TOKEN_PATH" in os.environ
+    wanted = os.environ.get("RAY_AUTH_MODE", "token").lower() == "token" and not given
+    # A home that cannot be written is Ray's to report.
+    with contextlib.suppress(OSError):
+        if wanted and not file.exists():
+            file.parent.mkdir(parents=True, exist_ok=True)
+            descriptor, beside = tempfile.mkstemp(dir=file.parent)
+            try:
+                with os.fdopen(descriptor, "w") as token:
+                    token.write(secrets.token_hex(32))
+                # Unlike a rename, it leaves alone what another process made meanwhile.
+                os.link(beside, file)
+            finally:
+                os.remove(beside)
+        if file.stat().st_mode & 0o077:
+            file.chmod(0o600)
 
 
 def worker_environment() -> dict[str, str]:
@@ -112,7 +139,9 @@ def _join(address: str) -> str:
     _require_reachable(address)
     # A submitted job has brought its working_dir; a driver started by hand uploads ours (less what .rayignore names).
     runtime_env: dict[str, Any] | None = (
-        None if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ else {"working_dir": str(REPOSITORY)}
+        None
+        if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
+        else {"working_dir": str(REPOSITORY), "worker_process_setup_hook": SETUP_HOOK}
     )
     try:
         context = ray.init(address=address, logging_level="WARNING", runtime_env=runtime_env)

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 
 from cluster.checks import Finding, examined
 from cluster.connect import Unreachable, connect
+from cluster.masking import CredentialFound, mask_streams
 from cluster.needs import NotUnderstood, needs_of
 
 PROGRAM = "python -m cluster.doctor"
@@ -35,10 +36,11 @@ def main(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(PROGRAM, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("words", nargs="+", metavar="PRESET.yaml [key.path=value ...]")
     parser.add_argument("--job", default="run", help="whose stages are meant (default: run, all of them)")
+    mask_streams()
     arguments = parser.parse_args(argv)
     try:
         needs = needs_of(arguments.job, arguments.words)
-    except NotUnderstood as problem:
+    except (NotUnderstood, CredentialFound) as problem:
         print(problem, file=sys.stderr)
         return 2
     try:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from cluster.connect import REPOSITORY
 from cluster.errors import ClusterError
+from cluster.masking import masked, require_no_credentials
 from cluster.preflight import Demand
 
 
@@ -26,6 +27,8 @@ class Needs:
     """Setting -> Hugging Face model: hub name, folder or URI."""
     num_cpus: int | None = None
     """Logical CPUs of a local Ray, where there is no cluster; None = all."""
+    credentials: tuple[str, ...] = ()
+    """Settings whose URI has a credential; it is masked above, so nobody can read these URIs."""
 
     def to_json(self) -> str:
         return json.dumps(dataclasses.asdict(self))
@@ -33,7 +36,8 @@ class Needs:
     @classmethod
     def from_json(cls, text: str) -> "Needs":
         found = json.loads(text)
-        return cls(**found | {"demands": tuple(Demand(**demand) for demand in found["demands"])})
+        demands = tuple(Demand(**demand) for demand in found["demands"])
+        return cls(**found | {"demands": demands, "credentials": tuple(found["credentials"])})
 
 
 class NotUnderstood(ClusterError):
@@ -43,11 +47,14 @@ class NotUnderstood(ClusterError):
 def needs_of(job: str, words: Sequence[str]) -> Needs:
     """The needs of `python -m jobs.JOB WORDS`. A process of its own computes them: this package knows no job.
 
-    Raises NotUnderstood.
+    Raises NotUnderstood, and CredentialFound if the preset or a word has one.
     """
+    require_no_credentials([word.partition("=")[0] for word in words if masked(word) != word])
     command = [sys.executable, "-m", f"jobs.{job}", *words, "--needs"]
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
     if done.returncode:
         lines = done.stderr.strip().splitlines() or [f"jobs.{job} --needs ended with exit code {done.returncode}"]
         raise NotUnderstood(lines[-1])
-    return Needs.from_json(done.stdout.splitlines()[-1])
+    needs = Needs.from_json(done.stdout.splitlines()[-1])
+    require_no_credentials(needs.credentials)
+    return needs

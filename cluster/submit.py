@@ -23,6 +23,7 @@ from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
 from cluster.connect import REPOSITORY
 from cluster.errors import ClusterError
+from cluster.masking import CredentialFound, mask_streams, masked
 from cluster.needs import NotUnderstood, needs_of
 from cluster.upload import UPLOAD_LIMIT_BYTES, package_sizes
 
@@ -40,17 +41,18 @@ class Refused(ClusterError):
 
 
 def main(argv: Sequence[str]) -> int:
+    mask_streams()
     arguments = _parser().parse_args(argv)
     try:
+        environment = _environment(arguments.env)
         needs = needs_of(arguments.job, arguments.words)
         require_small_enough(REPOSITORY)
-        environment = _environment(arguments.env)
         if arguments.dry_run:
             print(f"would submit: {_entrypoint(arguments.job, arguments.words)}")
             return 0
         client = connected(arguments.address)
         return _submitted(client, arguments, f"steerlm-{needs.run}-{arguments.job}", environment)
-    except (NotUnderstood, Refused) as problem:
+    except (NotUnderstood, CredentialFound, Refused) as problem:
         _note(str(problem))
         return USER_ERROR
 
@@ -83,11 +85,12 @@ def _entrypoint(job: str, words: Sequence[str]) -> str:
 def _environment(pairs: Sequence[str]) -> dict[str, str]:
     """For the job's processes. Raises Refused for what is no NAME=VALUE, or looks like a secret."""
     found = {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_WAIT_S), "RAY_USAGE_STATS_ENABLED": "0", "PYTHONUNBUFFERED": "1"}
-    for pair in pairs:
+    for number, pair in enumerate(pairs, 1):
         name, equals, value = pair.partition("=")
         if not equals or not name.isidentifier():
-            raise Refused(f"--env {pair}: write NAME=VALUE")
-        if any(word in name.upper() for word in ("SECRET", "TOKEN", "PASSWORD", "KEY")):
+            # Not what was given: it may be a value whose name was forgotten.
+            raise Refused(f"--env number {number} is no NAME=VALUE; write one, NAME of letters, digits and _")
+        if masked(value) != value or any(word in name.upper() for word in ("SECRET", "TOKEN", "PASSWORD", "KEY")):
             raise Refused(
                 f"--env {name} looks like a secret, and the dashboard shows a job's environment; "
                 "give the nodes a role, or mount it there as a file"

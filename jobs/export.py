@@ -11,6 +11,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
+from cluster.masking import without_credentials
 from cluster.settings.load import command_line
 from data.bounds import Repeats
 from data.errors import UserError
@@ -86,7 +87,7 @@ def export(run: Run, settings: Export) -> Metrics:
         metrics: Metrics = {"what": settings.what, "run": run.root.uri, "to": target.uri, **found}
         names = sorted({*folder.names(), MANIFEST})
         finished = {"finished": True, "names": names, "schema": run.schema.model_dump(mode="json")}
-        (folder / MANIFEST).write_json(finished | metrics)
+        (folder / MANIFEST).write_json(finished | without_credentials(metrics))
     if settings.push:
         kind: Literal["model", "dataset"] = "model" if settings.what in MODELS else "dataset"
         metrics["pushed"] = push(target, settings.push, kind, settings.private)

@@ -13,6 +13,8 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from cluster.events import log_event
+from cluster.masking import without_secrets
 from cluster.settings.load import command_line
 from data.benchmarks import jsonl, read_answers, read_questions
 from data.comparisons import Metrics, latest, models_of
@@ -139,7 +141,9 @@ def _reported(settings: Judging, verdicts: Sequence[Verdict], models: Sequence[s
     output = Storage(settings.output)
     report = about | metrics_of(verdicts, models, _reference(settings, models), settings.resamples, settings.seed)
     finished = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    (output / "report.json").write_json(report | {"settings": settings.model_dump(mode="json"), "finished": finished})
+    (output / "report.json").write_json(
+        report | {"settings": without_secrets(settings.model_dump(mode="json")), "finished": finished}
+    )
     draw_report(report, f"judged by {report['judge']}", output / "report.png")
     for line in report_lines(report):
         log(line)
@@ -147,7 +151,7 @@ def _reported(settings: Judging, verdicts: Sequence[Verdict], models: Sequence[s
 
 
 def log(text: str) -> None:
-    print(text, flush=True)
+    log_event(text, "log")
 
 
 def main(argv: Sequence[str]) -> None:

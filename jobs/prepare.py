@@ -12,6 +12,7 @@ from typing import IO
 
 import pyarrow.parquet as pq
 
+from cluster.masking import masked
 from data.attributes import AttributeSchema
 from data.conversation import Conversation, Rejected, from_table, to_table
 from data.lab import SCHEMA as LAB_SCHEMA
@@ -45,7 +46,7 @@ class Rejections:
 
     def add(self, rejected: Rejected) -> None:
         # Half surrogates, of names that are no UTF-8, become JSON's own escapes.
-        line = json.dumps(vars(rejected), ensure_ascii=False) + "\n"
+        line = json.dumps(vars(rejected) | {"file": masked(rejected.file)}, ensure_ascii=False) + "\n"
         self._file.write(line.encode(errors="backslashreplace"))
         self.num += 1
         if len(self._first) < SHOWN_REJECTIONS:

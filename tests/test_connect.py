@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import ray
 
-from cluster.connect import REPOSITORY, connect, worker_environment
+from cluster.connect import REPOSITORY, connect, make_token_private, worker_environment
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -32,6 +32,56 @@ def test_workers_import_from_the_repository_first(monkeypatch):
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(["/elsewhere", str(ROOT)]))
     assert REPOSITORY == ROOT
     assert worker_environment()["PYTHONPATH"].split(os.pathsep) == [str(ROOT), "/elsewhere"]
+
+
+@pytest.mark.case("B13: ~/.ray/auth_token")
+@pytest.mark.parametrize("before", ["nothing", "a token for all to read", "a token of another file", "no tokens"])
+def test_the_token_is_for_this_user_alone(before: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_AUTH_MODE"):
+        monkeypatch.delenv(name, raising=False)
+    file = tmp_path / ".ray" / "auth_token"
+    if before == "a token of another file":
+        monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(tmp_path / "mine"))
+    elif before == "no tokens":
+        monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    elif before == "a token for all to read":
+        file.parent.mkdir()
+        file.write_text("theirs")
+        file.chmod(0o644)
+    make_token_private()
+    if before in ("a token of another file", "no tokens"):
+        assert not file.exists()
+        return
+    assert file.stat().st_mode & 0o777 == 0o600
+    token = file.read_text()
+    assert token == "theirs" if before == "a token for all to read" else len(token) == 64
+    make_token_private()
+    assert file.read_text() == token
+    assert os.listdir(file.parent) == ["auth_token"]
+
+
+@pytest.mark.ray
+@pytest.mark.case("28-two-rays")
+def test_an_actor_of_an_actor_names_its_own_ray_where_there_are_several(ray_cluster) -> None:
+    """As Ray Train's controller, which has an environment of its own, and the cleaner that it starts."""
+
+    @ray.remote(num_cpus=0)
+    class Cleaner:
+        def found(self) -> str:
+            from ray._private import services
+
+            services.find_gcs_addresses = lambda: {"127.0.0.1:1", "127.0.0.1:2"}
+            return str(services.canonicalize_bootstrap_address_or_die(None))
+
+    @ray.remote(num_cpus=0, runtime_env={"env_vars": {"OTHER": "1"}})
+    class Controller:
+        def found(self, cleaner: type) -> str:
+            return str(ray.get(ray.remote(num_cpus=0)(cleaner).remote().found.remote()))
+
+    kind = Cleaner.__ray_metadata__.modified_class
+    assert ray.get(Controller.remote().found.remote(kind)) == ray.get_runtime_context().gcs_address
+    assert os.environ.get("RAY_ADDRESS", "") != ray.get_runtime_context().gcs_address, "the driver's children start own"
 
 
 @pytest.mark.ray

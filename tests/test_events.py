@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.events import log_event, write_events_as
+from cluster.events import Level, log_event, write_events_as
 from cluster.progress import Progress
 
 
@@ -50,3 +50,28 @@ def test_progress_is_logged_with_metrics(as_json: None, capsys: pytest.CaptureFi
     said = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert said["event"] == "pipeline.progress"
     assert (said["pipeline"], said["metrics"]["rows_done"], said["metrics"]["eta_seconds"]) == ("annotate", 200, 0)
+
+
+STRANGE = "a\x1b]0;b\x07c\x9b2Jd\u202ee\ud800f\u2028g"
+
+
+@pytest.mark.case("B11: escapes of strangers in a log")
+@pytest.mark.parametrize("level", ["info", "warning", "error"])
+def test_no_terminal_obeys_a_line(level: Level, capsys: pytest.CaptureFixture[str]) -> None:
+    log_event(f"{STRANGE}\n\tsecond line: ünï", "row.skip", level)
+    out, err = capsys.readouterr()
+    first, second = (out + err).splitlines()
+    assert first.removeprefix("warning: ") == r"a\x1b]0;b\x07c\x9b2Jd\u202ee\ud800f\u2028g"
+    assert second == "\tsecond line: ünï"
+
+
+@pytest.mark.case("B11: escapes of strangers in a log")
+def test_no_terminal_obeys_an_object_and_machines_read_it_whole(
+    as_json: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log_event(STRANGE, "row.skip", name=STRANGE, words="ünï 🙂")
+    out = capsys.readouterr().out
+    assert out.removesuffix("\n").isprintable()
+    assert "ünï 🙂" in out
+    said = json.loads(out)
+    assert (said["text"], said["name"]) == (STRANGE, STRANGE)

@@ -17,6 +17,15 @@ from serve.settings import ServeSettings
 ROOT = FOLDER.parent.parent
 
 
+LOCKED = {
+    "runAsNonRoot": True,
+    "allowPrivilegeEscalation": False,
+    "capabilities": {"drop": ["ALL"]},
+    "seccompProfile": {"type": "RuntimeDefault"},
+}
+LOCKED_POD = {"runAsNonRoot": True, "fsGroup": 100, "seccompProfile": {"type": "RuntimeDefault"}}
+
+
 def clusters() -> Iterator[tuple[str, dict[str, Any]]]:
     yield "raycluster", loaded("raycluster")["spec"]
     yield "rayjob", loaded("rayjob")["spec"]["rayClusterSpec"]
@@ -69,17 +78,37 @@ def test_safe_by_default() -> None:
     for name, cluster in clusters():
         assert cluster["authOptions"] == {"mode": "token"}, name
         assert "serviceType" not in cluster["headGroupSpec"], "nothing outside the cluster may reach the head"
+        assert cluster["autoscalerOptions"]["securityContext"] == LOCKED, name
         for pod in pods(cluster):
+            assert pod["securityContext"] == LOCKED_POD, name
             for container in pod["containers"]:
-                assert container["securityContext"] == {
-                    "runAsNonRoot": True,
-                    "allowPrivilegeEscalation": False,
-                    "capabilities": {"drop": ["ALL"]},
-                }, name
+                assert container["securityContext"] == LOCKED, name
                 assert "env" not in container, "no secret in a manifest"
+    [submitter] = loaded("rayjob")["spec"]["submitterPodTemplate"]["spec"]["containers"]
+    assert submitter["securityContext"] == LOCKED
     policy = loaded("networkpolicy")["spec"]
     assert policy["policyTypes"] == ["Ingress"]
     assert all(rule["from"] for rule in policy["ingress"]), "a rule without `from` lets everyone in"
+    for peer in (peer for rule in policy["ingress"] for peer in rule["from"]):
+        assert peer.get("namespaceSelector", {"all": "our own"}), "an empty selector admits pods of any namespace"
+
+
+@pytest.mark.case("B13: a worker with the autoscaler's rights")
+def test_only_the_head_may_ask_the_api_server() -> None:
+    for name, cluster in clusters():
+        head, *workers = pods(cluster)
+        assert head["serviceAccountName"] == "steerlm-head", name
+        for pod in workers:
+            assert pod["serviceAccountName"] == "steerlm-worker", name
+            assert pod["automountServiceAccountToken"] is False, name
+    assert loaded("rayjob")["spec"]["submitterPodTemplate"]["spec"]["automountServiceAccountToken"] is False
+
+
+def test_the_image_s_user_may_read_mounted_secrets() -> None:
+    """A secret's files are root's; `fsGroup` makes them readable for the image's group."""
+    user = re.findall(r"^USER \d+:(\d+)$", (ROOT / "cluster" / "Dockerfile").read_text(), re.MULTILINE)[-1]
+    for name, cluster in clusters():
+        assert {pod["securityContext"]["fsGroup"] for pod in pods(cluster)} == {int(user)}, name
 
 
 def test_the_policy_lets_in_who_submits_the_job() -> None:

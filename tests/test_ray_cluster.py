@@ -4,8 +4,10 @@ import copy
 import re
 from pathlib import Path
 
+import botocore.session
 import pytest
 import yaml
+from ray.autoscaler._private.aws.config import _create_default_ssh_inbound_rules
 from ray.autoscaler._private.util import prepare_config, validate_config
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -74,6 +76,24 @@ def test_nothing_listens_for_the_world_and_the_token_is_asked_for(config):
     assert "RAY_USAGE_STATS_ENABLED=0" in options
     token = re.search(r"RAY_AUTH_TOKEN_PATH=(\S+)", options).group(1)
     assert token in config["file_mounts"]
+
+
+@pytest.mark.case("B13: SSH and the instance's credentials on AWS")
+def test_ssh_is_as_narrow_as_your_group_and_credentials_need_a_session(config):
+    """Without SecurityGroupIds Ray makes a group with SSH from 0.0.0.0/0; `IpPermissions` only add to it."""
+    assert [rule["IpRanges"] for rule in _create_default_ssh_inbound_rules()] == [[{"CidrIp": "0.0.0.0/0"}]]
+    assert "security_group" not in config["provider"]
+    for name, node in config["available_node_types"].items():
+        assert node["node_config"]["SecurityGroupIds"] == ["sg-YOUR-GROUP"], name
+        assert node["node_config"]["MetadataOptions"]["HttpTokens"] == "required", name
+        assert node["node_config"]["MetadataOptions"]["HttpPutResponseHopLimit"] == 1, name
+
+
+def test_aws_knows_these_options(config):
+    shape = botocore.session.get_session().get_service_model("ec2").operation_model("RunInstances").input_shape
+    for node in config["available_node_types"].values():
+        assert node["node_config"].keys() <= shape.members.keys()
+        assert node["node_config"]["MetadataOptions"].keys() <= shape.members["MetadataOptions"].members.keys()
 
 
 def test_setup_installs_the_lock(config):

@@ -11,10 +11,11 @@ import ray
 from support.finished_run import DEMO, HOSTILE, NAMES, finished, report
 from support.html_page import Page
 
+from cluster.masking import without_secrets
 from data.run_layout import REPORT, read_record, write_record
 from data.steering_metrics import ReportMetrics, SteeringCurve
 from jobs.report import main
-from jobs.reporting.blocks import duration, without_secrets
+from jobs.reporting.blocks import duration
 from jobs.reporting.page import page_parts, write_pages
 from jobs.reporting.rows import answers_by_value, spreads
 from jobs.reporting.tables import shown

@@ -12,7 +12,7 @@ from data.stage_metrics import StageMetrics
 from data.storage import Storage
 from jobs.run import stages
 from jobs.runner.preset import Preset
-from jobs.runner.stage import Run, Stage, StageError, _description, fingerprint_of, perform, require
+from jobs.runner.stage import Performed, Run, Stage, StageError, _description, _digest, fingerprint_of, perform, require
 
 DEMO = str(Path(__file__).parent.parent / "jobs" / "presets" / "demo.yaml")
 
@@ -52,6 +52,28 @@ def test_finished_stages_are_skipped_and_changed_ones_say_why(
     out = capsys.readouterr().out
     assert "changed: settings.seed 0 -> 7" in out
     assert "needs.a" in out
+
+
+@pytest.mark.case("B13: manifests")
+def test_a_manifest_has_no_credential_and_a_new_one_is_a_change(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def performed(uri: str) -> Performed:
+        file = f"{uri}/rows.jsonl"
+        stage = replace(_stage("a", calls), settings=lambda preset: {"uri": uri}, inputs=lambda run: {file: "checksum"})
+        return perform(_run(tmp_path), stage)
+
+    calls: list[str] = []
+    plain = performed("https://host/x?download=true")
+    content = {"uri": "https://host/x?download=true"}, {"https://host/x?download=true/rows.jsonl": "checksum"}
+    assert (plain.manifest.description["settings"], plain.manifest.description["inputs"]) == content
+    assert plain.manifest.fingerprint == _digest(plain.manifest.description), "as ever, without a credential"
+    for uri in ("https://bob:hunter22@host/x", "https://bob:hunter33@host/x"):
+        assert [performed(uri).skipped for _ in range(2)] == [False, True]
+        assert "hunter" not in (tmp_path / "demo" / "a" / MANIFEST).read_text()
+    out = capsys.readouterr().out
+    assert "changed: a credential in a URI" in out
+    assert "hunter" not in out
 
 
 def test_no_manifest_no_stage(tmp_path: Path) -> None:

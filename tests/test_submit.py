@@ -1,5 +1,6 @@
 """Submitting: refusals before anything is sent, and a job on a real cluster with a token, followed to its exit code."""
 
+import fnmatch
 import json
 import os
 import subprocess
@@ -37,6 +38,11 @@ def test_a_secret_in_the_environment_is_refused(capsys: pytest.CaptureFixture[st
     assert "abc" not in said
 
 
+@pytest.mark.parametrize("pair", ["DATA=https://bob:hunter22@host/x", "hunter22", "=hunter22", "MY-hunter22=1"])
+def test_a_credential_given_as_a_value_is_refused_and_not_shown(pair: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "hunter22" not in refused(capsys, "run", "jobs/presets/demo.yaml", "--env", "A=1", "--env", pair)
+
+
 def test_where_nobody_answers_says_what_to_open(capsys: pytest.CaptureFixture[str]) -> None:
     assert "ray dashboard ray_cluster.yaml" in refused(
         capsys, "run", "jobs/presets/demo.yaml", "--address", "http://127.0.0.1:9"
@@ -55,6 +61,36 @@ def test_what_is_sent_is_the_project_and_not_what_runs_wrote(tmp_path: Path) -> 
     assert {"jobs/run.py", "ray_cluster.yaml", ".rayignore"} <= sizes.keys()
     assert not [name for name in sizes if name.startswith(("runs/", ".venv/", ".git/", "tests/"))]
     assert sum(sizes.values()) < 5 * 2**20
+
+
+SECRETS = (
+    ".env",
+    ".env.local",
+    "keys.txt",
+    "auth_token",
+    "tls.key",
+    "aws.pem",
+    "id_rsa",
+    "deep/er/keys.txt",
+    "a/b.key",
+)
+
+
+@pytest.mark.case("B13: keys in the project's folder")
+def test_no_key_is_uploaded_or_committed_or_built_into_an_image(tmp_path: Path) -> None:
+    for name in (".rayignore", ".gitignore", ".dockerignore"):
+        (tmp_path / name).write_text((ROOT / name).read_text())
+    for name in (*SECRETS, "serve/keys.py", "data/tokens.py"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("x")
+    kept = {"serve/keys.py", "data/tokens.py", ".rayignore", ".gitignore", ".dockerignore"}
+    assert package_sizes(tmp_path).keys() == kept
+    subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)
+    listed = subprocess.check_output(["git", "ls-files", "-co", "--exclude-standard"], cwd=tmp_path, text=True)
+    assert set(listed.splitlines()) == kept
+    patterns = [line.removeprefix("**/") for line in (tmp_path / ".dockerignore").read_text().splitlines()]
+    anywhere = {pattern for pattern in patterns if f"**/{pattern}" in (tmp_path / ".dockerignore").read_text()}
+    assert all(any(fnmatch.fnmatch(Path(name).name, pattern) for pattern in anywhere) for name in SECRETS)
 
 
 def test_what_is_too_big_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -106,7 +142,7 @@ def test_a_job_is_followed_to_its_exit_code(head: JobCluster, tmp_path: Path) ->
         return subprocess.run(command, cwd=ROOT, env=head.environ, capture_output=True, text=True, timeout=300)
 
     done = submitted(f"storage={tmp_path}")
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 0, done.stdout + done.stderr
     assert json.loads(done.stdout.splitlines()[-1])["stages"]["rows"]["counts"]["lab"]["read"] == 60
     assert (tmp_path / "demo" / "rows" / "manifest.json").exists()
     failed = submitted(
@@ -175,3 +211,27 @@ def test_the_doctor_looks_at_every_node(head: JobCluster, tmp_path: Path) -> Non
         "nothing at /nowhere/model/config.json",
     ):
         assert line in unfit.stdout, unfit.stdout + unfit.stderr
+
+
+TRAINING = """
+import time
+from ray.train import ScalingConfig
+from ray.train.torch import TorchTrainer
+from cluster.connect import connect
+with connect(num_cpus=2, object_store_bytes=100 * 2**20, dashboard=True):
+    TorchTrainer(lambda: time.sleep(6), scaling_config=ScalingConfig(num_workers=1)).fit()
+print("trained")
+"""
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.case("28-two-rays")
+def test_a_training_beside_another_ray_prints_no_traceback(ray_cluster: object) -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    command = [sys.executable, "-c", TRAINING]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert "trained" in done.stdout
+    assert "(PlacementGroupCleaner" not in done.stdout + done.stderr
+    assert "Found multiple active Ray instances" not in done.stdout + done.stderr

@@ -19,9 +19,15 @@ class PipelineScorer:
 
     def __init__(self, folder: str, max_tokens: int):
         """`max_tokens`: longer conversations keep their end, as in our annotator."""
-        self.tokenizer = AutoTokenizer.from_pretrained(folder, truncation_side="left")
+        self.tokenizer = AutoTokenizer.from_pretrained(folder, truncation_side="left", trust_remote_code=False)
         self.pipe = pipeline(
-            "text-classification", model=folder, tokenizer=self.tokenizer, device="cpu", dtype=torch.float32
+            "text-classification",
+            model=folder,
+            tokenizer=self.tokenizer,
+            device="cpu",
+            dtype=torch.float32,
+            trust_remote_code=False,
+            model_kwargs={"use_safetensors": True},
         )
         self.names = [self.pipe.model.config.id2label[i] for i in range(self.pipe.model.config.num_labels)]
         self.limits = {"truncation": True, "max_length": max_tokens, "padding": True}
@@ -41,8 +47,8 @@ class GenerateSampler:
     """`generate` on a policy folder: prompts by the chat template, padded on the left."""
 
     def __init__(self, folder: str, attributes: Mapping[str, float]):
-        self.tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")
-        self.model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+        self.tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left", trust_remote_code=False)
+        self.model: Any = _causal_lm(folder)
         self.attributes = dict(attributes)
 
     def ids(self, prompt: Prompt) -> list[int]:
@@ -87,10 +93,16 @@ def _chat(row: Conversation) -> list[dict[str, str]]:
     return [*system, *({"role": m.role, "content": m.content} for m in row.messages)]
 
 
+def _causal_lm(folder: str) -> Any:
+    return AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.float32, trust_remote_code=False, use_safetensors=True
+    ).eval()
+
+
 @torch.inference_mode()
 def mean_loss(folder: str, examples: Iterable[Example]) -> float:
     """Mean loss of the trained tokens of all examples, in nats, in fp32: one forward each, no packing, no padding."""
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    model = _causal_lm(folder)
     total, targets = 0.0, 0
     for example in examples:
         ids_T = torch.tensor(np.asarray(example.ids_T), dtype=torch.int64)

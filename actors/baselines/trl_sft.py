@@ -35,7 +35,9 @@ def main(path: str) -> None:
     targets = sum(map(sum, rows["completion_mask"]))
     clock = Clock()
     trainer = trl.SFTTrainer(
-        model=AutoModelForCausalLM.from_pretrained(settings["model"], dtype=torch.float32),
+        model=AutoModelForCausalLM.from_pretrained(
+            settings["model"], dtype=torch.float32, trust_remote_code=False, use_safetensors=True
+        ),
         args=trl.SFTConfig(
             output_dir=f"{output}/trainer",
             num_train_epochs=1,
@@ -49,7 +51,7 @@ def main(path: str) -> None:
             **settings["arguments"],
         ),
         train_dataset=rows,
-        processing_class=AutoTokenizer.from_pretrained(settings["model"]),
+        processing_class=AutoTokenizer.from_pretrained(settings["model"], trust_remote_code=False),
         callbacks=[clock],
     )
     trainer.train()

@@ -123,6 +123,8 @@ def _llm_engine(folder: str, dtype: str, max_num_seqs: int, max_tokens: int, mem
         raise missing(str(error)) from None
     arguments = EngineArgs(
         model=folder,
+        load_format="safetensors",
+        trust_remote_code=False,
         dtype=dtype,
         max_num_seqs=max_num_seqs,
         max_model_len=max_tokens,

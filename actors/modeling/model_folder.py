@@ -3,26 +3,30 @@
 Any tool that reads Hugging Face folders can load it. Knows no training.
 """
 
-import hashlib
 import os
-import shutil
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.utils import logging
 
 from actors.modeling.backbone import reading_of
+from actors.modeling.model_cache import local_copy
 from actors.modeling.tokenizer import TemplateKind, check_equality, make_template
 from data.attributes import AttributeSchema
 from data.errors import UserError
+from data.printable import printable
 from data.storage import Storage
 from data.template import SteerLMTemplate, Template
 from data.tokens import BackboneReading
 from data.wrapped_template import WrappedTemplate
+
+LONGEST_REASON = 240
+"""Characters of a library's own sentence in ours."""
 
 logging.disable_progress_bar()  # workers load weights often, and a bar per load would bury a job's progress lines
 
@@ -44,23 +48,7 @@ class Format:
 
 def local_folder(path: str) -> str:
     """A local folder for a path, a Hub name (returned as it is) or an fsspec URI (downloaded once for each content)."""
-    if "://" not in path:
-        return path
-    storage = Storage(path)
-    if storage.is_local:
-        return storage.path  # file:///folder: to be read where it is
-    content = "".join(f"{file} {storage.fs.checksum(file)}" for file in storage.files())
-    digest = hashlib.sha256(f"{path} {content}".encode()).hexdigest()[:24]
-    target = os.path.join(tempfile.gettempdir(), "steerlm-models", digest)
-    if not os.path.isdir(target):
-        os.makedirs(os.path.dirname(target), exist_ok=True)
-        # Several processes of a node may need it at once: each downloads to its own folder, the first rename wins.
-        beside = storage.download(tempfile.mkdtemp(dir=os.path.dirname(target)))
-        try:
-            os.rename(beside, target)
-        except OSError:
-            shutil.rmtree(beside)
-    return target
+    return local_copy(Storage(path)) if "://" in path else path
 
 
 def new_format(base: str, schema: AttributeSchema, kind: TemplateKind) -> Format:
@@ -99,17 +87,55 @@ def _format(
 def load_config(folder: str) -> PreTrainedConfig:
     """Raises UserError naming the folder if there is no readable model there."""
     try:
-        return AutoConfig.from_pretrained(folder)
+        return AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError) as error:
-        raise UserError(f"no readable model at {folder}: {str(error).splitlines()[0]}") from None
+        raise UserError(f"no readable model at {folder}: {_reason(error)}") from None
 
 
 def load_tokenizer(folder: str) -> PreTrainedTokenizerBase:
     """Raises UserError naming the folder if there is no readable tokenizer there."""
     try:
-        return AutoTokenizer.from_pretrained(folder)
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError) as error:
-        raise UserError(f"no readable tokenizer at {folder}: {str(error).splitlines()[0]}") from None
+        raise UserError(f"no readable tokenizer at {folder}: {_reason(error)}") from None
+
+
+def load_weights(auto: Any, folder: str, what: str, **options: Any) -> PreTrainedModel:
+    """The model in `folder` by a class of transformers: safetensors only, and no code that comes with the model.
+
+    Raises UserError naming the folder if there is no such model; `what` says which one was wanted.
+    """
+    _require_safetensors(folder, auto.__name__)
+    try:
+        model: PreTrainedModel = auto.from_pretrained(folder, trust_remote_code=False, use_safetensors=True, **options)
+    except (OSError, ValueError, SafetensorError) as error:
+        raise UserError(f"no readable {what} at {folder}: {_reason(error)}") from None
+    return model
+
+
+def _require_safetensors(folder: str, auto: str) -> None:
+    """Raise UserError for a folder that has weights, but none that are read without running code."""
+    names = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
+    pickled = [
+        name for name in names if name.endswith((".bin", ".pt", ".pth", ".ckpt")) and name != "training_args.bin"
+    ]
+    if pickled and not any(name.endswith(".safetensors") for name in names):
+        raise UserError(
+            f"{folder} has its weights in {pickled[0]}, which can run code, and only safetensors are read; where you "
+            f"trust the file: `from transformers import {auto}; {auto}.from_pretrained(FOLDER, use_safetensors=False)"
+            ".save_pretrained(FOLDER)`"
+        )
+
+
+def _reason(error: Exception) -> str:
+    """Why transformers reads no model, on one line, without its advice to run what is in the folder."""
+    text = str(error)
+    if "trust_remote_code" in text:
+        return (
+            "it needs code of its own (auto_map in its config.json), which is never run; name a model that "
+            "transformers knows"
+        )
+    return printable((text.splitlines() or [type(error).__name__])[0], LONGEST_REASON)
 
 
 def fit_embeddings(model: PreTrainedModel, format: Format) -> None:

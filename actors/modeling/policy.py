@@ -11,17 +11,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 from transformers.configuration_utils import PreTrainedConfig
 
 from actors.kernels.onednn import generate_with_onednn, pack_multiple, target_multiple
 from actors.kernels.varlen import VARLEN, packed
-from actors.modeling.model_folder import Format, fit_embeddings, load_config, load_format, local_folder
+from actors.modeling.model_folder import Format, fit_embeddings, load_config, load_format, load_weights, local_folder
 from actors.modeling.tokenizer import encoder
 from actors.modeling.train_task import TrainTask
 from data.conversation import Message
-from data.errors import UserError
 from data.examples import Example
 from data.template import Labels
 from data.tokens import prompt_ids
@@ -71,10 +69,8 @@ class PolicyTask(TrainTask):
 
 def load_causal_lm(folder: str, format: Format, attention: str, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
     """Any HF causal LM, with embeddings for the format's control tokens; raises UserError if `folder` is unreadable."""
-    try:
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, attn_implementation=attention)
-    except (OSError, ValueError, SafetensorError) as error:
-        raise UserError(f"no readable causal language model at {folder}: {str(error).splitlines()[0]}") from None
+    what = "causal language model"
+    model = load_weights(AutoModelForCausalLM, folder, what, dtype=dtype, attn_implementation=attention)
     fit_embeddings(model, format)
     return model
 

@@ -13,7 +13,6 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.integrations import is_deepspeed_zero3_enabled
@@ -21,7 +20,7 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 from actors.kernels.onednn import pack_multiple
 from actors.kernels.varlen import VARLEN, packed
 from actors.modeling.backbone import backbone_of, check, first_position, model_class, packs
-from actors.modeling.model_folder import Format, fit_embeddings, load_config, local_folder
+from actors.modeling.model_folder import Format, fit_embeddings, load_config, load_weights, local_folder
 from actors.modeling.ridge_init import RidgeHeads
 from actors.modeling.train_task import TrainTask
 from actors.modeling.warmup import AnswerFeatures, WarmupHeads
@@ -190,18 +189,17 @@ def load_regressor(folder: str, format: Format, attention: str, dtype: torch.dty
                 f"a {config.model_type} backbone reads one segment per forward, so under ZeRO stage 3 workers would "
                 "wait for each other's layers forever; set predictor.learner.zero_stage to 2 or less"
             )
-    try:
-        model = AutoModelForSequenceClassification.from_pretrained(
-            folder,
-            dtype=dtype,
-            attn_implementation=attention,
-            id2label=dict(enumerate(format.schema.names)),
-            label2id={name: i for i, name in enumerate(format.schema.names)},
-            problem_type="regression",
-            **backbone.overrides,
-        )
-    except (OSError, ValueError, SafetensorError) as error:
-        raise UserError(f"no readable backbone at {folder}: {str(error).splitlines()[0]}") from None
+    model = load_weights(
+        AutoModelForSequenceClassification,
+        folder,
+        "backbone",
+        dtype=dtype,
+        attn_implementation=attention,
+        id2label=dict(enumerate(format.schema.names)),
+        label2id={name: i for i, name in enumerate(format.schema.names)},
+        problem_type="regression",
+        **backbone.overrides,
+    )
     check(model)
     fit_embeddings(model, format)
     for name in backbone.heads:

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import to_jsonable_python
 
+from cluster.masking import CredentialFound, mask_streams, remember_credentials, require_plain_buckets
 from cluster.settings.errors import Layer, SettingsError, coercions, did_you_mean, is_index, sentences
 from cluster.settings.help import example, help_text, listed, only_record, plain, shown, shown_path
 from cluster.settings.preset_file import parsed, read_preset
@@ -53,7 +54,9 @@ def command_line(
     """The record that `program PRESET.yaml key.path=value ... [--flag ...]` describes, and which of `flags` were given.
 
     `flags`: name -> help. `--help` prints every setting and exits 0; a user error is one sentence and exit code 2.
+    From then on what the process prints is masked (`cluster.masking`).
     """
+    mask_streams()
     options = {"--" + name.lstrip("-"): name for name in flags or {}}
     usage = " ".join([f"usage: {program} PRESET.yaml [key.path=value ...]", *(f"[{option}]" for option in options)])
     if "--help" in argv or "-h" in argv:
@@ -68,8 +71,12 @@ def command_line(
     if not words or ("=" in words[0] and not words[0].endswith((".yaml", ".yml"))):
         _fail(program, f"the first word must be a preset file; {usage}")
     try:
-        return load(record, words[0], words[1:]), {options[word] for word in given}
-    except SettingsError as error:
+        loaded = load(record, words[0], words[1:])
+        settings = loaded.model_dump(mode="json")
+        remember_credentials(settings)
+        require_plain_buckets(settings)
+        return loaded, {options[word] for word in given}
+    except (SettingsError, CredentialFound) as error:
         _fail(program, str(error))
 
 

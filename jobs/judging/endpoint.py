@@ -16,6 +16,7 @@ from typing import Any
 import openai
 from openai.types.chat import ChatCompletion, ChatCompletionMessageParam
 
+from cluster.masking import masked
 from data.errors import UserError
 from data.storage import Storage
 from jobs.judging.settings import JudgeSettings
@@ -197,8 +198,8 @@ class JudgeEndpoint:
             self._stopped.wait(seconds)
 
     def _clean(self, error: object) -> str:
-        """Short, on one line, and without the key, should an endpoint repeat it."""
-        text = " ".join(str(error).split())
+        """Short, on one line, without the key and without credentials in URIs, should an endpoint repeat them."""
+        text = masked(" ".join(str(error).split()))
         return (text.replace(self._key, "***") if self._key else text)[:LONGEST_DETAIL]
 
 

@@ -1,10 +1,10 @@
 """Send all matches to the judge, several at a time, keep every reply, and stop at the cost limit."""
 
-import sys
 import threading
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
 
+from cluster.events import log_event
 from cluster.progress import Progress
 from data.judge_prompts import Match
 from jobs.judging.cost import Cost, cost_of
@@ -79,4 +79,4 @@ class JudgeRequests:
 
 
 def warn(text: str) -> None:
-    print(f"warning: {text}", file=sys.stderr, flush=True)
+    log_event(text, "warning", "warning")

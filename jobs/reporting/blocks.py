@@ -4,16 +4,11 @@ HTML and Markdown render the same parts. Knows no run, no HTML and no Markdown.
 """
 
 import math
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from jobs.reporting.tables import Table
-
-MASK = "..."
-SECRET_NAMES = ("password", "secret", "token", "credential", "credentials", "key")
-"""A setting that holds a text is hidden if the last word of its name is one of these; `max_tokens` holds no text."""
 
 
 def duration(seconds: float) -> str:
@@ -25,26 +20,6 @@ def duration(seconds: float) -> str:
 def finite(value: Any) -> float | None:
     """The number, or None where there is none (null, NaN)."""
     return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
-
-
-def without_secrets(value: Any) -> Any:
-    """Settings as they may be shown: names and passwords in URIs, signed queries, and texts called `..._key` and the
-    like are masked."""
-    if isinstance(value, str):
-        # `name:password@`, or a lone token before the first slash. A key may have slashes itself;
-        # `hf://datasets/a/b@main` has no key.
-        masked = re.sub(r"(?<=://)(?:[^\s/@:]*:\S*|[^\s/@]*)@", f"{MASK}@", value)
-        # A glob has a `?` as well; a query has names.
-        return re.sub(r"(://[^\s?]*)\?[\w.~%-]+=\S*", rf"\1?{MASK}", masked)
-    if isinstance(value, Mapping):
-        return {
-            k: MASK if isinstance(v, str) and v and _is_secret(str(k)) else without_secrets(v) for k, v in value.items()
-        }
-    return [without_secrets(v) for v in value] if isinstance(value, list | tuple) else value
-
-
-def _is_secret(name: str) -> bool:
-    return re.split(r"[^a-z]+", name.lower())[-1] in SECRET_NAMES
 
 
 @dataclass(frozen=True)

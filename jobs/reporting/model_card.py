@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 
 from actors.training.settings import LearnerSettings
+from cluster.masking import masked
 from data.stage_metrics import RowsMetrics, TrainingMetrics
 from data.steering_metrics import ReportMetrics
 from data.storage import Storage
@@ -75,7 +76,8 @@ def card(
 ) -> str:
     """The card's text. `front` is added to the hub's front matter; `folder` is what the example loads."""
     preset = run.preset
-    start = preset.base.model if kind == "policy" else preset.predictor.backbone or preset.base.model
+    base = preset.base.model if kind == "policy" else preset.predictor.backbone or preset.base.model
+    start = base and masked(base)
     is_policy = kind == "policy"
     parts = [
         front_matter({**_front(is_policy, start), **(front or {})}),

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import jinja2
 
+from cluster.masking import without_secrets
 from data.steering_metrics import ReportMetrics
 from data.storage import Storage
 from jobs.evaluation.ask import synthetic_world
-from jobs.reporting.blocks import Gallery, Part, without_secrets
+from jobs.reporting.blocks import Gallery, Part
 from jobs.reporting.figures import COLORS, standalone
 from jobs.reporting.markdown import markdown
 from jobs.reporting.rows import answers_by_value

@@ -7,10 +7,11 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import yaml
 
+from cluster.masking import without_secrets
 from data.run_layout import TRAINING, Manifest, read_record
 from data.stage_metrics import NotRun, RowsMetrics, SelectionMetrics, TrainingMetrics
 from data.steering_metrics import RoundMeasures
-from jobs.reporting.blocks import Block, Gallery, Listing, Part, duration, finite, without_secrets
+from jobs.reporting.blocks import Block, Gallery, Listing, Part, duration, finite
 from jobs.reporting.figures import as_svg
 from jobs.reporting.figures_steering import rounds as round_plots
 from jobs.reporting.figures_training import losses

@@ -1,12 +1,11 @@
 """How every job ends: one JSON object as the last line of stdout, or one sentence on stderr. Knows no stage, no Ray."""
 
 import contextlib
-import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from cluster.errors import ClusterError
-from cluster.events import finite, log_event
+from cluster.events import json_line, log_event
 from data.errors import is_user_error
 
 
@@ -26,4 +25,4 @@ def user_errors_reported(program: str, after_stop: str) -> Iterator[None]:
 
 
 def print_last_line(result: Mapping[str, Any]) -> None:
-    print(json.dumps(finite(dict(result)), ensure_ascii=False), flush=True)
+    print(json_line(result), flush=True)

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from actors.training.settings import LearnerSettings
+from cluster.masking import credentials_in
 from cluster.needs import Needs
 from cluster.preflight import Demand
 from data.storage import Storage
@@ -40,6 +41,7 @@ def needs(run: Run, stage_names: Sequence[str]) -> Needs:
         _reads(run) if "rows" in kinds else {},
         _models(run) if kinds & {"base", "predictor", "policy"} else {},
         preset.ray.num_cpus,
+        tuple(credentials_in(preset.model_dump(mode="json"))),
     )
 
 

@@ -16,6 +16,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from cluster.events import log_event
+from cluster.masking import without_credentials, without_secrets
 from data.attributes import AttributeSchema
 from data.errors import UserError
 from data.run_layout import MANIFEST, M, Manifest, as_json, read_manifest, write_record
@@ -94,6 +95,8 @@ def perform(run: Run, stage: Stage) -> Performed:
     if old and old.fingerprint == fingerprint:
         log_event(f"[{stage.name}] finished earlier, nothing changed: skipped", "stage.skip", stage=stage.name)
         return Performed(old, True)
+    # The fingerprint is that of the real settings; what others may read has no credential.
+    description = without_secrets(description)
     why = _why(old, description)
     log_event(f"[{stage.name}] running: {why}", "stage.start", stage=stage.name, why=why)
     folder = run.folder(stage.name)
@@ -104,7 +107,7 @@ def perform(run: Run, stage: Stage) -> Performed:
         stage=stage.name,
         fingerprint=fingerprint,
         description=description,
-        metrics=metrics,
+        metrics=without_credentials(metrics),
         seconds=round(time.monotonic() - started, 1),
         finished=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         versions={name: importlib.metadata.version(name) for name in PACKAGES},
@@ -192,7 +195,7 @@ def _why(old: Manifest | None, new: dict[str, Any]) -> str:
     """What differs from the manifest, in words: "policy.learner.epochs 2 -> 3"."""
     if old is None:
         return "no finished result yet"
-    changes = list(_changes("", old.description, new))
+    changes = list(_changes("", old.description, new)) or ["a credential in a URI"]
     shown = "; ".join(changes[:4]) + (f"; and {len(changes) - 4} more" if len(changes) > 4 else "")
     return f"changed: {shown}"
 
