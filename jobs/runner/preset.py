@@ -17,6 +17,7 @@ from data.errors import UserError
 from data.lab import LabSettings
 from data.pairs import pair_weights
 from data.record import Record
+from data.run_layout import FolderName
 from data.selection import check_quantiles
 from data.sources import require_format
 from jobs.runner.settings import (
@@ -114,7 +115,7 @@ class Preset(Record):
         "probe": "ridge_init",
     }
 
-    run: str = Field(pattern=r"^[A-Za-z0-9._-]+$")
+    run: FolderName
     """Name; the run lives in {storage}/{run}/."""
     storage: str = "runs"
     """A folder or any fsspec URI (s3://bucket/prefix)."""

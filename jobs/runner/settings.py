@@ -13,13 +13,14 @@ from actors.training.settings import LearnerSettings
 from cluster.preflight import Demand
 from data.errors import UserError
 from data.record import Record
+from data.run_layout import FolderName
 from data.selection import SelectionSettings
 
 
 class PairSource(Record):
     """Pairs of answers of which people preferred one, to test whether the predictor agrees; no model trains on them."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9._-]+$")
+    name: FolderName
     """Name in the metrics."""
     uri: str
     """File, folder or glob of records with `chosen` and `rejected`: hh-rlhf text, message lists, or answers to a
@@ -31,7 +32,7 @@ class PairSource(Record):
 class JudgedSource(Record):
     """Answers that a judge scored with one number."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9._-]+$")
+    name: FolderName
     """Name in the metrics."""
     uri: str
     """File, folder or glob of conversations (`messages`, or `prompt` and `response`) with a `score`, or of FastChat's
