@@ -18,6 +18,8 @@ from data.storage import Storage
 
 SCRATCH_SUFFIXES, SCRATCH_NAMES = (".tmp",), (".DS_Store", ".nfs")
 """Ends, and starts of names, of files that count for nothing: of writers that died, and of the system."""
+PAGES, PICTURES = ("README.md", "report.html", "report.md"), "figures"
+"""Written again by later stages and `jobs.report`: they must be there, with any content."""
 READ_BY_LISTING = (".parquet", ".safetensors")
 """Whoever reads a folder of these takes all that are there: one too many is an error."""
 SAMPLE_BYTES = 16 * 2**10
@@ -72,11 +74,16 @@ class Difference:
 def record_files(folder: Storage) -> StageFiles:
     """Write `files.json`; call it when all else is written."""
     found = _found(folder)
-    sampled = list(found) if folder.is_local else _spread(list(found))
+    sampled = [name for name in (found if folder.is_local else _spread(list(found))) if not is_page(name)]
     samples = dict(zip(sampled, _samples(folder, sampled, found), strict=True))
-    files = {name: [*facts, samples.get(name, "")] for name, facts in found.items()}
+    return _written(folder, {name: [*facts, samples.get(name, "")] for name, facts in found.items()})
+
+
+def _written(folder: Storage, files: Mapping[str, list[Any]]) -> StageFiles:
     (folder / FILES).write_bytes(json.dumps(files, ensure_ascii=False, separators=(",", ":")).encode())
-    return StageFiles(num_files=len(found), total_bytes=sum(size for size, _ in found.values()), digest=_digest(found))
+    found: Found = {name: (entry[0], entry[1]) for name, entry in files.items()}
+    total = sum(size for size, _ in found.values())
+    return StageFiles(num_files=len(found), total_bytes=total, digest=_digest(found))
 
 
 def difference(folder: Storage, files: StageFiles) -> Difference | None:
@@ -103,6 +110,21 @@ def difference(folder: Storage, files: StageFiles) -> Difference | None:
     return result if result.is_damage or result.foreign else None
 
 
+def with_pages(folder: Storage, files: StageFiles) -> StageFiles:
+    """The record with the pages that are there now; of all other files it stays as it was."""
+    recorded = _recorded(folder)
+    if recorded is None:
+        return files
+    kept = {name: entry for name, entry in recorded.items() if not is_page(name)}
+    pages: dict[str, list[Any]] = {name: [*facts, ""] for name, facts in _found(folder).items() if is_page(name)}
+    return _written(folder, kept | pages)
+
+
+def recorded_names(folder: Storage) -> list[str]:
+    """The files that the finished stage in `folder` left, as far as it recorded them."""
+    return list(_recorded(folder) or {})
+
+
 def foreign_files(folder: Storage) -> tuple[str, ...]:
     """Files that the finished stage in `folder` did not leave; nothing is known without its `files.json`."""
     recorded = _recorded(folder)
@@ -126,12 +148,29 @@ def _found(folder: Storage) -> Found:
     fs, path = folder.fs, folder.path
     listing = fs.find(path, detail=True)
     found = {posixpath.relpath(name, path): info for name, info in sorted(listing.items())}
-    own = {FILES, MANIFEST, PROGRESS}
+    marks = {FILES, MANIFEST, PROGRESS}
     return {
-        name: (int(info["size"] or 0), str(info.get("ETag") or info.get("etag") or info.get("mtime") or ""))
-        for name, info in found.items()
-        if name not in own and not _is_scratch(name)
+        name: (0, "") if is_page(name) else _facts(found[name])
+        for name in own_names(found)
+        if name not in marks and not _is_scratch(name)
     }
+
+
+def _facts(info: Mapping[str, Any]) -> tuple[int, str]:
+    return int(info["size"] or 0), str(info.get("ETag") or info.get("etag") or info.get("mtime") or "")
+
+
+def own_names(names: Iterable[str]) -> list[str]:
+    """The names in a stage's folder without those in the folders of other stages below it."""
+    names = list(names)
+    marks = ("/" + MANIFEST, "/" + PROGRESS)
+    others = {name.rpartition("/")[0] + "/" for name in names if name.endswith(marks)}
+    return [name for name in names if not any(name.startswith(other) for other in others)]
+
+
+def is_page(name: str) -> bool:
+    *folders, last = name.split("/")
+    return last in PAGES or PICTURES in folders
 
 
 def _is_scratch(name: str) -> bool:

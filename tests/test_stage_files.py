@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from support.stages import Calls, demo_run, stage_of
 
+from data import stage_files
 from data.run_layout import MANIFEST
 from data.storage import Storage
 from jobs.runner.stage import Run, Stage, StageError, perform
@@ -143,3 +144,70 @@ def test_a_damaged_model_is_trained_again(tmp_path: Path) -> None:
         _cut(Path((damaged / "model" / "model.safetensors").path))
         perform(run, stage)
         assert trained == [damaged.uri]
+
+
+def test_a_stage_below_another_is_none_of_its_business(tmp_path: Path) -> None:
+    """As `benchmarks`, below which `jobs.answer` keeps its answers."""
+    run, below = demo_run(tmp_path), _three_files("a/b/c", [])
+    perform(run, below)
+    perform(run, stage_of("a", []))
+    files = run.folder("a/b/c").checksum()
+    (run.folder("a/b/c") / "more.parquet").write_bytes(b"x")
+    assert perform(run, stage_of("a", [])).skipped
+    (run.folder("a/b/c") / "more.parquet").remove()
+    assert not perform(demo_run(tmp_path, "seed=7"), stage_of("a", [])).skipped
+    assert run.folder("a/b/c").checksum() == files
+    assert perform(run, below).skipped
+
+
+def test_pages_may_be_written_again_and_must_be_there(tmp_path: Path) -> None:
+    def work(run: Run, folder: Storage) -> Calls:
+        for name in ("model/weights.safetensors", "model/README.md", "report.html", "figures/a.svg", "training.json"):
+            (folder / name).write_bytes(b"first")
+        return Calls(n=1)
+
+    run, stage = demo_run(tmp_path), Stage("a", (), lambda preset: {}, work, resumes=True)
+    perform(run, stage)
+    for name in ("model/README.md", "report.html", "figures/a.svg"):
+        (run.folder("a") / name).write_bytes(b"completed by the report")
+        assert perform(run, stage).skipped
+        (run.folder("a") / name).remove()
+        assert not perform(run, stage).skipped
+
+
+@pytest.mark.case("A4: on an object store")
+def test_on_an_object_store_too(s3: str, tmp_path: Path) -> None:
+    calls: list[str] = []
+    run, stage = demo_run(tmp_path, f"storage={s3}/stage-files"), _three_files("a", calls)
+    perform(run, stage)
+    assert perform(run, stage).skipped
+    part = run.folder("a") / "rows" / "part-1.parquet"
+    content = part.fs.cat_file(part.path)
+    part.write_bytes(content)
+    assert perform(run, stage).skipped
+    part.write_bytes(b"x" * len(content))
+    with pytest.raises(StageError, match=r"1 of 4 files is of other content \(rows/part-1.parquet\)"):
+        perform(run, stage_of("b", [], ("a",)))
+    assert not perform(run, stage).skipped
+    part.remove()
+    with pytest.raises(StageError, match=r"1 of 4 files is missing \(rows/part-1.parquet\)"):
+        perform(run, stage_of("b", [], ("a",)))
+
+
+def test_only_a_bounded_sample_is_read_of_many_copied_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = Storage(str(tmp_path))
+    for number in range(300):
+        (tmp_path / f"{number:03d}.parquet").write_bytes(b"%03d" % number)
+    record = stage_files.record_files(folder)
+    for file in tmp_path.glob("*.parquet"):
+        os.utime(file, (0, 0))
+    read: list[str] = []
+    sample = stage_files._sample
+    monkeypatch.setattr(stage_files, "_sample", lambda file, size: read.append(file.uri) or sample(file, size))
+    assert stage_files.difference(folder, record) is None
+    assert len(read) == 100
+    record = stage_files.record_files(folder)
+    _swap(tmp_path / "007.parquet")
+    found = stage_files.difference(folder, record)
+    assert found
+    assert found.swapped == ("007.parquet",)

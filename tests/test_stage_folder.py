@@ -101,12 +101,18 @@ def test_a_foreign_file_in_a_finished_stage_survives_its_nextdemo_run(tmp_path: 
     perform(demo_run(tmp_path, "seed=7"), stage_of("a", []))
 
 
+def _killed(path: str) -> None:
+    if path.endswith("out.json"):
+        raise KeyboardInterrupt
+    os.unlink(path)
+
+
 def test_a_stage_killed_while_it_cleared_its_folder_is_still_ours(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     perform(demo_run(tmp_path), stage_of("a", []))
     with monkeypatch.context() as patched:
-        patched.setattr(os, "unlink", lambda path: (_ for _ in ()).throw(KeyboardInterrupt))
+        patched.setattr(os, "remove", _killed)
         with pytest.raises(KeyboardInterrupt):
             perform(demo_run(tmp_path, "seed=7"), stage_of("a", []))
     assert (tmp_path / "demo" / "a" / "out.json").exists()
@@ -127,3 +133,18 @@ def test_a_stage_lies_below_itsdemo_run(tmp_path: Path, name: str) -> None:
     with pytest.raises(UserError, match="is not the name of one folder"):
         perform(demo_run(tmp_path), stage_of(name, []))
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.case("A2: on an object store")
+def test_on_an_object_store_too(s3: str, tmp_path: Path) -> None:
+    run = demo_run(tmp_path, f"storage={s3}/stage-folder")
+    mine = run.folder("a") / "train.jsonl"
+    mine.write_bytes(b"mine")
+    with pytest.raises(UserError, match=r"holds train.jsonl, but no manifest.json"):
+        perform(run, stage_of("a", []))
+    assert mine.read_text() == "mine"
+    with pytest.raises(RuntimeError):
+        perform(run, stage_of("b", ["boom"]))
+    (run.folder("b") / "stray").write_bytes(b"x")
+    perform(run, stage_of("b", []))
+    assert run.folder("b").names() == ["files.json", "manifest.json", "out.json", "progress.json"]

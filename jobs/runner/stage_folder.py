@@ -4,15 +4,15 @@
 last. A folder with neither that mark nor a manifest is somebody else's: nothing in it is touched.
 """
 
+import contextlib
 import os
 import posixpath
-import shutil
 from typing import Any
 
 from data.errors import UserError
 from data.printable import printable
 from data.run_layout import MANIFEST, MODEL, PROGRESS, TRAINING, read_manifest
-from data.stage_files import Difference, foreign_files
+from data.stage_files import Difference, foreign_files, is_page, own_names
 from data.storage import Storage
 
 
@@ -66,16 +66,11 @@ def clear(folder: Storage) -> None:
     # Without inputs: nobody resumes what is being removed.
     write_progress(folder, "", None)
     (folder / MANIFEST).remove()
-    if not folder.is_local:
-        folder.remove_files(name for name in folder.names() if name != PROGRESS)
-        return
-    for entry in list(os.scandir(folder.path)):
-        if entry.name == PROGRESS:
-            continue
-        if entry.is_dir(follow_symlinks=False):
-            shutil.rmtree(entry.path)
-        else:
-            os.unlink(entry.path)
+    folder.remove_files(name for name in _own_files(folder) if name != PROGRESS)
+    if folder.is_local:
+        for root, _, _ in os.walk(folder.path, topdown=False):
+            with contextlib.suppress(OSError):  # not empty: another stage's
+                os.rmdir(root)
 
 
 def drop_damaged(folder: Storage, found: Difference) -> None:
@@ -84,19 +79,24 @@ def drop_damaged(folder: Storage, found: Difference) -> None:
     A model is as good as its training: without it the training is to be done again.
     """
     (folder / MANIFEST).remove()
-    parts = [name.split("/") for name in (*found.missing, *found.damaged)]
+    parts = [name.split("/") for name in (*found.missing, *found.damaged) if not is_page(name)]
     models = {"/".join(p[: p.index(MODEL)]) for p in parts if MODEL in p[:-1]}
     folder.remove_files([*found.damaged, *(posixpath.join(above, TRAINING) for above in models)])
 
 
 def _first_file(folder: Storage) -> str | None:
-    """The name of a file in the folder, or None. A link counts as a file."""
-    if not folder.is_local:
-        return next(iter(folder.names()), None)
-    if os.path.lexists(folder.path) and not os.path.isdir(folder.path):
+    """The name of a file in the folder, or None."""
+    if folder.is_local and os.path.lexists(folder.path) and not os.path.isdir(folder.path):
         return posixpath.basename(folder.path)
+    return next(iter(_own_files(folder)), None)
+
+
+def _own_files(folder: Storage) -> list[str]:
+    """The names of all files that are not in another stage's folder below. A link is a file, and is not followed."""
+    if not folder.is_local:
+        return own_names(folder.names())
+    found = []
     for root, folders, names in os.walk(folder.path):
         links = [name for name in folders if os.path.islink(os.path.join(root, name))]
-        for name in [*names, *links]:
-            return os.path.relpath(os.path.join(root, name), folder.path)
-    return None
+        found += [os.path.relpath(os.path.join(root, name), folder.path) for name in [*names, *links]]
+    return own_names(sorted(found))
