@@ -26,6 +26,8 @@ class Needs:
     """Setting -> Hugging Face model: hub name, folder or URI."""
     num_cpus: int | None = None
     """Logical CPUs of a local Ray, where there is no cluster; None = all."""
+    held: str = ""
+    """Who works in the run now, as a sentence; "" = nobody, or the storage cannot be reached from here."""
 
     def to_json(self) -> str:
         return json.dumps(dataclasses.asdict(self))

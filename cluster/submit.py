@@ -3,8 +3,8 @@
     python -m cluster.submit JOB PRESET.yaml [key.path=value ...]
         [--address URL] [--retries N] [--env NAME=VALUE] [--dry-run] [--no-wait]
 
-JOB is a module of jobs/: run, prepare, annotate, ... Before anything is sent, the preset is read, the project's size is
-compared with the upload limit, and the cluster is asked for its version with your token. In the cluster the job itself
+JOB is a module of jobs/: run, prepare, annotate, ... Before anything is sent, the preset is read, nobody else may hold the
+run's lease, the project's size is compared with the upload limit, and the cluster is asked for its version with your token. In the cluster the job itself
 checks that it fits (`python -m cluster.doctor`) before it starts.
 """
 
@@ -43,6 +43,8 @@ def main(argv: Sequence[str]) -> int:
     arguments = _parser().parse_args(argv)
     try:
         needs = needs_of(arguments.job, arguments.words)
+        if needs.held:
+            raise Refused(needs.held)
         require_small_enough(REPOSITORY)
         environment = _environment(arguments.env)
         if arguments.dry_run:

@@ -21,6 +21,7 @@ from jobs.exporting.hub import push, require_token
 from jobs.exporting.models import WantedModel, write_model
 from jobs.exporting.rows import ValueKind, WantedRows, write_rows
 from jobs.runner.ending import print_last_line, user_errors_reported
+from jobs.runner.lease import held, lease_beside
 from jobs.runner.preset import Preset
 from jobs.runner.stage import Metrics, Run, StageError
 
@@ -139,7 +140,8 @@ def _earlier(target: Storage, names: set[str]) -> set[str]:
 def main() -> None:
     program = "python -m jobs.export"
     settings, _ = command_line(Export, sys.argv[1:], program, __doc__ or "")
-    with user_errors_reported(program, "the same command writes the folder again"):
+    again = "the same command writes the folder again"
+    with user_errors_reported(program, again), held(lease_beside(Storage(settings.to)), program):
         result = export(Run(settings), settings)
     print_last_line(result)
 

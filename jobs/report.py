@@ -13,6 +13,7 @@ from data.stage_files import PICTURES, recorded_names, with_pages
 from data.steering_metrics import ReportMetrics
 from jobs.reporting.page import HTML, MARKDOWN, write_pages
 from jobs.runner.ending import print_last_line, user_errors_reported
+from jobs.runner.lease import held, lease_of
 from jobs.runner.preset import Preset
 from jobs.runner.stage import Metrics, Run, StageError
 
@@ -44,7 +45,10 @@ def render(run: Run) -> Metrics:
 def main(argv: list[str]) -> None:
     preset, _ = command_line(Preset, argv, PROGRAM, __doc__ or "")
     with user_errors_reported(PROGRAM, "run it again for the pages"):
-        print_last_line(render(Run(preset)))
+        run = Run(preset)
+        with held(lease_of(run.root), PROGRAM):
+            done = render(run)
+        print_last_line(done)
 
 
 if __name__ == "__main__":

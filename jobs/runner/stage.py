@@ -19,6 +19,7 @@ from pydantic import BaseModel
 from cluster.events import log_event
 from data.attributes import AttributeSchema
 from data.errors import UserError
+from data.lease import current_fence
 from data.run_layout import (
     MANIFEST,
     PROGRESS,
@@ -132,6 +133,8 @@ def perform(run: Run, stage: Stage) -> Performed:
     _prepare(run, stage, folder, fingerprint, lost)
     started = time.monotonic()
     metrics = as_json(stage.work(run, folder))
+    if fence := current_fence():
+        fence.require()
     manifest = Manifest(
         stage=stage.name,
         fingerprint=fingerprint,
