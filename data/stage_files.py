@@ -110,14 +110,13 @@ def difference(folder: Storage, files: StageFiles) -> Difference | None:
     return result if result.is_damage or result.foreign else None
 
 
-def with_pages(folder: Storage, files: StageFiles) -> StageFiles:
-    """The record with the pages that are there now; of all other files it stays as it was."""
+def with_pages(folder: Storage, files: StageFiles, pages: Iterable[str]) -> StageFiles:
+    """The record with these pages, which were written again; of all other files it stays as it was."""
     recorded = _recorded(folder)
     if recorded is None:
         return files
     kept = {name: entry for name, entry in recorded.items() if not is_page(name)}
-    pages: dict[str, list[Any]] = {name: [*facts, ""] for name, facts in _found(folder).items() if is_page(name)}
-    return _written(folder, kept | pages)
+    return _written(folder, kept | {name: [0, "", ""] for name in pages})
 
 
 def recorded_names(folder: Storage) -> list[str]:

@@ -31,7 +31,8 @@ def render(run: Run) -> Metrics:
     before = [name for name in recorded_names(folder) if name.startswith(f"{PICTURES}/")]
     folder.remove_files(set(before).difference(pictures))
     if manifest.files:
-        write_record(folder / MANIFEST, manifest.model_copy(update={"files": with_pages(folder, manifest.files)}))
+        files = with_pages(folder, manifest.files, [HTML, MARKDOWN, *pictures])
+        write_record(folder / MANIFEST, manifest.model_copy(update={"files": files}))
     page = folder / HTML
     return {
         "run": run.root.uri,
