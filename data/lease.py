@@ -5,10 +5,8 @@ compared. A process of the same machine is asked instead: a dead one is replaced
 """
 
 import contextlib
-import getpass
 import json
 import os
-import secrets
 import socket
 import time
 import uuid
@@ -64,20 +62,6 @@ class Owner(Record):
 
     def to_bytes(self) -> bytes:
         return json.dumps(self.model_dump()).encode()
-
-
-def this_process(command: str) -> Owner:
-    return Owner(
-        token=secrets.token_hex(8),
-        command=command,
-        user=_user(),
-        host=socket.gethostname(),
-        machine=_machine(),
-        pid=os.getpid(),
-        started=_started(os.getpid()) or "",
-        job=_job(),
-        acquired=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-    )
 
 
 @dataclass(frozen=True)
@@ -190,7 +174,7 @@ def holder_of(file: Storage) -> str:
     holder = seen and owner_in(seen.content)
     if not seen or not holder:
         return ""
-    lives = _lives(holder) if holder.machine == _machine() else time.time() - seen.renewed_at < DEAD_AFTER_S
+    lives = _lives(holder) if holder.machine == this_machine() else time.time() - seen.renewed_at < DEAD_AFTER_S
     return str(_held(file.uri, holder)) if lives else ""
 
 
@@ -227,11 +211,11 @@ def _folder(uri: str) -> str:
 
 
 def _lives(holder: Owner) -> bool:
-    started = _started(holder.pid)
+    started = started_at(holder.pid)
     return started is not None and started == holder.started
 
 
-def _started(pid: int) -> str | None:
+def started_at(pid: int) -> str | None:
     """When a process of this machine started, "" where the system does not tell; None if it is dead."""
     if os.path.isdir("/proc/self"):
         try:
@@ -250,26 +234,10 @@ def _started(pid: int) -> str | None:
     return ""
 
 
-def _machine() -> str:
+def this_machine() -> str:
     try:
         with open("/proc/sys/kernel/random/boot_id") as file:
             boot = file.read().strip()
         return f"{socket.gethostname()} {boot} {os.readlink('/proc/self/ns/pid')}"
     except OSError:
         return f"{socket.gethostname()} {uuid.getnode():x}"
-
-
-def _user() -> str:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):
-        return str(os.getuid())  # containers often run as a number without a name
-
-
-def _job() -> str:
-    """The submission id of the job whose driver this process is."""
-    try:
-        found = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}"))
-        return str(found.get("metadata", {}).get("job_submission_id", ""))
-    except (ValueError, AttributeError):
-        return ""

@@ -16,12 +16,12 @@ import pytest
 
 from data import lease as leases
 from data import lease_file as files
-from data.lease import LEASE, Fence, Held, Lease, LeaseLost, Owner, acquire, holder_of, this_process
+from data.lease import LEASE, Fence, Held, Lease, LeaseLost, Owner, acquire, holder_of
 from data.lease_file import lease_file
 from data.shards import Output
 from data.storage import Storage, Unwritable
 from jobs.runner import lease as runner
-from jobs.runner.lease import held, lease_beside
+from jobs.runner.lease import held, lease_beside, this_process
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -311,11 +311,11 @@ def test_a_killed_driver_is_in_nobodys_way(tmp_path: Path, number: signal.Signal
 
 def test_a_zombie_is_dead(tmp_path: Path) -> None:
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
-        started = leases._started(process.pid)
+        started = leases.started_at(process.pid)
         assert started
         process.kill()
         os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
-        assert leases._started(process.pid) is None
+        assert leases.started_at(process.pid) is None
 
 
 def _two_at_once(storage: str) -> list["subprocess.CompletedProcess[str]"]:

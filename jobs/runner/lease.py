@@ -1,14 +1,20 @@
 """One driver at a time works in a run: it holds a lease, renews it, and stops if another has taken over."""
 
 import contextlib
+import getpass
+import json
+import os
+import secrets
 import signal
+import socket
 import threading
+import time
 from collections.abc import Iterator
 from types import FrameType
 
 from cluster.events import log_event
 from data import lease as leases
-from data.lease import BEAT_S, LEASE, Lease, LeaseLost, acquire, holder_of, this_process
+from data.lease import BEAT_S, LEASE, Lease, LeaseLost, Owner, acquire, holder_of, started_at, this_machine
 from data.printable import printable
 from data.storage import Storage
 
@@ -43,6 +49,36 @@ def held(file: Storage, command: str) -> Iterator[None]:
         raise
     if beat.lost:
         raise beat.lost
+
+
+def this_process(command: str) -> Owner:
+    return Owner(
+        token=secrets.token_hex(8),
+        command=command,
+        user=_user(),
+        host=socket.gethostname(),
+        machine=this_machine(),
+        pid=os.getpid(),
+        started=started_at(os.getpid()) or "",
+        job=_job(),
+        acquired=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    )
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return str(os.getuid())  # containers often run as a number without a name
+
+
+def _job() -> str:
+    """The submission id of the job whose driver this process is."""
+    try:
+        found = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}"))
+        return str(found.get("metadata", {}).get("job_submission_id", ""))
+    except (ValueError, AttributeError):
+        return ""
 
 
 def holder(file: Storage) -> str:
