@@ -204,7 +204,7 @@ def _sample(file: Storage, size: int) -> str:
         digest.update(fs.cat_file(path))
         return digest.hexdigest()[:16]
     for start in (0, size // 2, size - SAMPLE_BYTES):
-        digest.update(fs.cat_file(path, start, start + SAMPLE_BYTES))
+        digest.update(fs.cat_file(path, start=start, end=start + SAMPLE_BYTES))
     return digest.hexdigest()[:16]
 
 

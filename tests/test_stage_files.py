@@ -194,6 +194,20 @@ def test_on_an_object_store_too(s3: str, tmp_path: Path) -> None:
         perform(run, stage_of("b", [], ("a",)))
 
 
+@pytest.mark.parametrize("place", [0, 100_000, 199_999])
+@pytest.mark.parametrize("where", ["disk", "s3"])
+def test_large_files_are_sampled_at_their_start_middle_and_end(s3: str, tmp_path: Path, where: str, place: int) -> None:
+    folder = Storage(str(tmp_path) if where == "disk" else f"{s3}/sampled/{place}")
+    content = bytearray(os.urandom(200_000))
+    (folder / "a.parquet").write_bytes(bytes(content))
+    record = stage_files.record_files(folder)
+    content[place] ^= 1
+    (folder / "a.parquet").write_bytes(bytes(content))
+    found = stage_files.difference(folder, record)
+    assert found
+    assert found.swapped == ("a.parquet",)
+
+
 def test_only_a_bounded_sample_is_read_of_many_copied_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = Storage(str(tmp_path))
     for number in range(300):
