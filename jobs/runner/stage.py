@@ -20,6 +20,7 @@ from cluster.events import log_event
 from data.attributes import AttributeSchema
 from data.errors import UserError
 from data.lease import current_fence
+from data.printable import printable
 from data.run_layout import (
     MANIFEST,
     PROGRESS,
@@ -78,7 +79,7 @@ class Run:
         found = self.difference(stage)
         if found and (found.is_damage or found.misleading):
             raise StageError(
-                f"{whose} {stage}, but of {self.folder(stage).uri} {found}; "
+                f"{whose} {stage}, but of {printable(self.folder(stage).uri, 120)} {found}; "
                 "run `python -m jobs.run` with the same preset: it makes the stage again"
             )
 
@@ -122,7 +123,9 @@ def perform(run: Run, stage: Stage) -> Performed:
     old, folder = run.manifest(stage.name), run.folder(stage.name)
     lost = run.difference(stage.name) if old and old.fingerprint == fingerprint else None
     if lost and lost.misleading:
-        raise StageError(f"{folder.uri}: {lost}; move it away and run again: who reads the stage would read it too")
+        raise StageError(
+            f"{printable(folder.uri, 120)}: {lost}; move it away and run again: who reads the stage would read it too"
+        )
     if old and old.fingerprint == fingerprint and not (lost and lost.is_damage):
         log_event(f"[{stage.name}] finished earlier, nothing changed: skipped", "stage.skip", stage=stage.name)
         return Performed(old, True)
