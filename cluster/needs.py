@@ -29,6 +29,8 @@ class Needs:
     """Logical CPUs of a local Ray, where there is no cluster; None = all."""
     credentials: tuple[str, ...] = ()
     """Settings whose URI has a credential; it is masked above, so nobody can read these URIs."""
+    held: str = ""
+    """Who works in the run now, as a sentence; "" = nobody, or the storage cannot be reached from here."""
 
     def to_json(self) -> str:
         return json.dumps(dataclasses.asdict(self))

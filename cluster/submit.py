@@ -3,9 +3,9 @@
     python -m cluster.submit JOB PRESET.yaml [key.path=value ...]
         [--address URL] [--retries N] [--env NAME=VALUE] [--dry-run] [--no-wait]
 
-JOB is a module of jobs/: run, prepare, annotate, ... Before anything is sent, the preset is read, the project's size is
-compared with the upload limit, and the cluster is asked for its version with your token. In the cluster the job itself
-checks that it fits (`python -m cluster.doctor`) before it starts.
+JOB is a module of jobs/: run, prepare, annotate, ... Before anything is sent, the preset is read, the run must not be
+in use by another driver, the project's size is compared with the upload limit, and the cluster is asked for its version
+with your token. In the cluster the job itself checks that it fits (`python -m cluster.doctor`) before it starts.
 """
 
 import argparse
@@ -46,6 +46,8 @@ def main(argv: Sequence[str]) -> int:
     try:
         environment = _environment(arguments.env)
         needs = needs_of(arguments.job, arguments.words)
+        if needs.held:
+            raise Refused(needs.held)
         require_small_enough(REPOSITORY)
         if arguments.dry_run:
             print(f"would submit: {_entrypoint(arguments.job, arguments.words)}")

@@ -1,23 +1,50 @@
 """Where things lie in a run's folder, and the manifest that each of its stages leaves: written and read here alone.
 
-A stage's folder holds `manifest.json`, written last: no manifest, no stage. Knows no stage's work and no settings.
+A stage's folder holds `progress.json`, written first: the mark of a folder that is ours; and `manifest.json`, written
+last: no manifest, no stage. Knows no stage's work and no settings.
 """
 
-from typing import Any, TypeVar
+import re
+from typing import Annotated, Any, TypeVar
 
-from pydantic import ValidationError
+from pydantic import AfterValidator, ValidationError
 
 from data.errors import UserError
+from data.printable import printable
 from data.record import Record
 from data.stage_metrics import StageMetrics
 from data.storage import Storage
 
-MANIFEST = "manifest.json"
+MANIFEST, PROGRESS, FILES = "manifest.json", "progress.json", "files.json"
+"""Of a stage: its result, its mark and inputs, and all the files that it left (`data.stage_files`)."""
 MODEL, TRAINING, REPORT, QUALITY = "model", "training.json", "report.json", "quality.json"
 """Beside a manifest: a model's folder, its loss curves, all metrics of the report, all metrics of the predictor."""
 
 M = TypeVar("M", bound=StageMetrics)
 R = TypeVar("R", bound=Record)
+
+
+def require_one_folder(name: str) -> str:
+    """The name itself; raises UserError if it could name any folder but one right below another."""
+    if name in (".", "..") or not re.fullmatch(r"[A-Za-z0-9._-]+", name):
+        raise UserError(
+            f"{printable(name)!r} is not the name of one folder; take letters, digits and any of '._-', "
+            "no '/', and not '.' or '..'"
+        )
+    return name
+
+
+FolderName = Annotated[str, AfterValidator(require_one_folder)]
+"""A setting that names a folder right below another."""
+
+
+class StageFiles(Record):
+    """All files of a finished stage, in short."""
+
+    num_files: int
+    total_bytes: int
+    digest: str
+    """Of names, sizes and tags."""
 
 
 class Manifest(Record):
@@ -35,6 +62,8 @@ class Manifest(Record):
     """UTC, `2026-11-22T12:00:00Z`."""
     versions: dict[str, str]
     """Of the libraries that did the work."""
+    files: StageFiles | None = None
+    """What the stage left; None = an earlier version, which recorded nothing to compare with."""
 
     def read_as(self, kind: type[M]) -> M | None:
         """The metrics as a record; None if the stage had nothing to do. Raises UserError for another kind."""

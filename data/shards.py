@@ -10,12 +10,13 @@ resume, and some of its settings silently lose or double rows (`from_items` sour
 import posixpath
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data.counters import Counters, added, counters_of, with_counters
+from data.lease import Fence, current_fence
 from data.storage import Storage
 
 FINGERPRINT_KEY = b"steerlm.stamp"
@@ -63,6 +64,8 @@ class Output:
 
     uri: str
     fingerprint: str
+    fence: Fence | None = field(default_factory=current_fence, compare=False)
+    """Workers that outlive their driver write nothing once another has taken over."""
 
     @property
     def parts(self) -> Storage:
@@ -74,7 +77,13 @@ class Output:
 
     @property
     def pieces(self) -> Storage:
-        return self.all_pieces / (self.fingerprint or "unstamped")
+        # Without a fingerprint nobody resumes, so each driver has a folder of its own.
+        return self.all_pieces / (self.fingerprint or (self.fence.token if self.fence else "unstamped"))
+
+    def require_owner(self) -> None:
+        """Raise LeaseLost if another driver has taken over."""
+        if self.fence:
+            self.fence.require()
 
     def finished(self, inputs: Sequence[Input]) -> dict[str, Counters]:
         """The counters of the parts that are there and have this fingerprint, by name."""
@@ -155,6 +164,7 @@ def write(tables: Iterable[pa.Table], schema: pa.Schema, file: Storage) -> None:
 
 def write_piece(table: pa.Table, shard: Shard, output: Output) -> None:
     """The shard's output, in its place."""
+    output.require_owner()
     write([table], table.schema, output.pieces / shard.piece)
 
 
@@ -170,6 +180,7 @@ def merge(part: str, pieces: Sequence[str], output: Output) -> Counters:
         metadata = with_counters(schemas[0].empty_table(), counters).schema.metadata | {
             FINGERPRINT_KEY: output.fingerprint.encode()
         }
+        output.require_owner()
         write(_tables(pieces, output.pieces), schemas[0].with_metadata(metadata), output.parts / part)
     output.pieces.remove_files(pieces)
     return counters

@@ -12,8 +12,6 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, Literal
 
-from pydantic import Field
-
 from actors.generation.sampler import FINISH, TOO_LONG
 from data.attributes import AttributeProblem
 from data.benchmarks import Question, answer_line, jsonl, read_questions
@@ -21,6 +19,7 @@ from data.bounds import Count, Temperature, Weight
 from data.conversation import Message, from_table
 from data.errors import UserError
 from data.prompts import Prompt, prompt, prompts_table
+from data.run_layout import FolderName
 from data.selection import CUT_OFF
 from data.steering_metrics import AnswersMetrics
 from data.storage import Storage
@@ -49,7 +48,7 @@ class Answering(Preset):
     """Requested of all other attributes: their best, the endpoint's defaults, or nothing."""
     temperature: Temperature = 0
     """0 = greedy, as the paper answers; length, top_k and top_p are those of `sampling`."""
-    model_id: str | None = Field(None, pattern=r"^[A-Za-z0-9._-]+$")
+    model_id: FolderName | None = None
     """Name of the model in the answer file, and of the file; null = from the run and the requested values."""
     limit: Count = 0
     """Only the first so many questions; 0 = all."""

@@ -6,6 +6,8 @@
 The folder appears whole, with `export.json` listing its content and what was left out. Starts no Ray.
 """
 
+import os
+import re
 import sys
 from typing import Literal
 
@@ -15,17 +17,24 @@ from cluster.masking import without_credentials
 from cluster.settings.load import command_line
 from data.bounds import Repeats
 from data.errors import UserError
+from data.printable import printable
 from data.storage import Storage
 from data.uris import KeptUri
 from jobs.exporting.hub import push, require_token
 from jobs.exporting.models import WantedModel, write_model
 from jobs.exporting.rows import ValueKind, WantedRows, write_rows
 from jobs.runner.ending import print_last_line, user_errors_reported
+from jobs.runner.lease import held, lease_beside
 from jobs.runner.preset import Preset
 from jobs.runner.stage import Metrics, Run, StageError
 
 MANIFEST = "export.json"
 MODELS = ("policy", "predictor")
+UNFINISHED = re.compile(
+    r"export\.json|README\.md|part-\d+\.(jsonl|parquet)"
+    r"|(model|adapter|config|generation_config|tokenizer|special_tokens|added_tokens|chat_template|vocab|merges)[\w.-]*"
+)
+"""Files that a killed export may have left on an object store; on a disk it leaves none."""
 
 
 class Export(Preset):
@@ -105,22 +114,37 @@ def _write(run: Run, settings: Export, folder: Storage) -> Metrics:
 
 
 def _require_free(target: Storage) -> None:
-    """Raise StageError if `target` holds anything but an earlier export."""
-    names = {target.uri} if target.fs.isfile(target.path) else set(target.names())
-    if MANIFEST in names:
-        manifest = (target / MANIFEST).read_json()
-        names = names - set(manifest.get("names", names))
-    if names:
+    """Raise StageError if `target` holds anything but an earlier export, or is a link to another folder."""
+    if target.is_local and os.path.islink(target.path):
         raise StageError(
-            f"to is {target.uri}, where {min(names)} is no part of an earlier export; "
+            f"to is {printable(target.uri, 200)}, a symbolic link, and an export replaces its folder; name the folder"
+        )
+    names = {target.uri} if target.fs.isfile(target.path) else set(target.names())
+    if others := names - _earlier(target, names):
+        raise StageError(
+            f"to is {printable(target.uri, 200)}, where {printable(min(others))} is no part of an earlier export; "
             "name another folder, or empty this one"
         )
+
+
+def _earlier(target: Storage, names: set[str]) -> set[str]:
+    """Those of the names that an earlier export wrote, also one that was killed."""
+    try:
+        manifest = (target / MANIFEST).read_json() if MANIFEST in names else None
+    except UserError:
+        manifest = None  # somebody's own file of that name
+    if not isinstance(manifest, dict) or not isinstance(manifest.get("finished"), bool):
+        return set()
+    if manifest["finished"]:
+        return {MANIFEST, *manifest.get("names", ())}
+    return {name for name in names if UNFINISHED.fullmatch(name)}
 
 
 def main() -> None:
     program = "python -m jobs.export"
     settings, _ = command_line(Export, sys.argv[1:], program, __doc__ or "")
-    with user_errors_reported(program, "the same command writes the folder again"):
+    again = "the same command writes the folder again"
+    with user_errors_reported(program, again), held(lease_beside(Storage(settings.to)), program):
         result = export(Run(settings), settings)
     print_last_line(result)
 

@@ -162,6 +162,46 @@ def test_an_export_is_replaced_and_nothing_else_ever_is(storage: Path, tmp_path:
     assert (to / "model.safetensors").exists()
 
 
+@pytest.mark.case("A2: an export's folder")
+@pytest.mark.parametrize(
+    "manifest", ["{}", "[]", '{"names": ["mine.txt", "export.json"]}', '{"finished": "yes"}', "no JSON", "null"]
+)
+def test_an_export_json_of_somebody_else_gives_no_right_to_a_folder(
+    storage: Path, tmp_path: Path, manifest: str
+) -> None:
+    to = tmp_path / "out"
+    to.mkdir()
+    (to / "export.json").write_text(manifest)
+    (to / "mine.txt").write_text("mine")
+    with pytest.raises(StageError, match=r"export\.json is no part of an earlier export"):
+        export_to(storage, to, "what=rows")
+    assert (to / "mine.txt").read_text() == "mine"
+
+
+@pytest.mark.case("A2: an export's folder")
+def test_a_killed_export_is_replaced_and_what_lies_beside_it_is_not(storage: Path, tmp_path: Path) -> None:
+    to = tmp_path / "out"
+    to.mkdir()
+    (to / "export.json").write_text('{"finished": false}')
+    for name in ("part-00000.jsonl", "model-00001-of-00002.safetensors", "tokenizer.json", "README.md"):
+        (to / name).write_text("half")
+    (to / "part-a.jsonl").write_text("mine")
+    with pytest.raises(StageError, match=r"part-a\.jsonl is no part of an earlier export"):
+        export_to(storage, to, "what=rows")
+    (to / "part-a.jsonl").unlink()
+    export_to(storage, to, "what=rows")
+    assert not (to / "tokenizer.json").exists()
+
+
+@pytest.mark.case("A2: links")
+def test_an_export_does_not_replace_what_a_link_names(storage: Path, tmp_path: Path) -> None:
+    export_to(storage, tmp_path / "out", "what=rows")
+    (tmp_path / "link").symlink_to(tmp_path / "out")
+    with pytest.raises(StageError, match="a symbolic link"):
+        export_to(storage, tmp_path / "link", "what=rows")
+    assert (tmp_path / "out" / "export.json").exists()
+
+
 def test_a_failed_export_leaves_what_was_there(storage: Path, tmp_path: Path) -> None:
     to = tmp_path / "out"
     export_to(storage, to, "what=rows")

@@ -14,11 +14,12 @@ from support.manifests import metrics_of
 from cluster.settings.errors import SettingsError
 from cluster.settings.load import load
 from data.conversation import Conversation, Message, from_table
+from data.errors import UserError
 from data.raters import RepeatedRows
-from data.stage_metrics import RowsMetrics
+from data.stage_metrics import RowsMetrics, StageMetrics
 from jobs.prepare import STAGE, work
 from jobs.runner.preset import Preset
-from jobs.runner.stage import Run, StageError, perform
+from jobs.runner.stage import Run, Stage, StageError, perform
 
 DEMO = str(Path(__file__).parent.parent / "jobs" / "presets" / "demo.yaml")
 
@@ -281,3 +282,37 @@ def test_sentences_about_rejections_are_short_and_plain(tmp_path: Path, line: st
             assert sentence.isprintable()
             assert "in.jsonl line 1: " in sentence
             assert "demo/rows/rejected.jsonl" in sentence
+
+
+@pytest.mark.case("A4: the real rows")
+@pytest.mark.parametrize("damage", ["deleted", "cut", "swapped"])
+def test_damaged_rows_are_read_again_before_anybody_uses_them(
+    tmp_path: Path, damage: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = _run(tmp_path, [_line(f"q{i}", humor=i % 5) for i in range(7)])
+    perform(run, STAGE)
+    parts = [tmp_path / "runs" / "demo" / "rows" / "rows" / f"part-0000{n}.parquet" for n in range(3)]
+    whole = [part.read_bytes() for part in parts]
+    if damage == "deleted":
+        parts[1].unlink()
+    else:
+        parts[1].write_bytes(whole[1][:-9] if damage == "cut" else whole[0])
+    reader = Stage("reader", ("rows",), lambda preset: {}, lambda run, folder: StageMetrics())
+    with pytest.raises(StageError, match=r"stage reader needs rows, but of .* 1 of 4 files is .*part-00001.parquet"):
+        perform(run, reader)
+    assert not perform(run, STAGE).skipped
+    assert "[rows] running: 1 of 4 files is " in capsys.readouterr().out
+    assert [part.read_bytes() for part in parts] == whole
+    perform(run, reader)
+
+
+@pytest.mark.case("02-stage-folder-is-mine")
+def test_a_source_that_lies_where_the_rows_go_is_not_deleted(tmp_path: Path) -> None:
+    mine = tmp_path / "mine" / "rows" / "train.jsonl"
+    mine.parent.mkdir(parents=True)
+    mine.write_text(_line("q"))
+    sources = f"rows.sources=[{{name: x, format: messages, uri: {mine}}}]"
+    run = Run(load(Preset, DEMO, [f"storage={tmp_path}", "run=mine", sources]))
+    with pytest.raises(UserError, match=r"holds train.jsonl, but no manifest.json .* set `run` or `storage`"):
+        perform(run, STAGE)
+    assert mine.read_text() == _line("q")

@@ -12,7 +12,8 @@ from support.finished_run import DEMO, HOSTILE, NAMES, finished, report
 from support.html_page import Page
 
 from cluster.masking import without_secrets
-from data.run_layout import REPORT, read_record, write_record
+from data.run_layout import MANIFEST, REPORT, read_record, write_record
+from data.stage_files import record_files
 from data.steering_metrics import ReportMetrics, SteeringCurve
 from jobs.report import main
 from jobs.reporting.blocks import duration
@@ -144,6 +145,26 @@ def test_the_command_makes_the_very_same_pages_again_without_ray(
     )
 
 
+@pytest.mark.case("A2: pages beside pictures of others")
+def test_pages_written_again_replace_their_own_pictures_alone(tmp_path: Path) -> None:
+    run = finished(tmp_path)
+    folder = run.folder("report")
+    for name in ("of-an-earlier-page.svg", "mine.svg"):
+        (folder / "figures" / name).write_bytes(b"<svg/>")
+    done = run.manifest("report")
+    assert done
+    mine = (folder / "figures" / "mine.svg").read_text()
+    (folder / "figures" / "mine.svg").remove()
+    write_record(folder / MANIFEST, done.model_copy(update={"files": record_files(folder)}))
+    (folder / "figures" / "mine.svg").write_bytes(mine.encode())
+    main([DEMO, f"storage={tmp_path}"])
+    assert not (folder / "figures" / "of-an-earlier-page.svg").exists()
+    assert (folder / "figures" / "mine.svg").read_text() == mine
+    found = run.difference("report")
+    assert found
+    assert (found.is_damage, found.foreign) == (False, ("figures/mine.svg",))
+
+
 def test_the_command_says_what_is_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="1"):
         main([DEMO, f"storage={tmp_path}"])
@@ -195,7 +216,7 @@ def test_a_run_that_left_next_to_nothing_still_has_a_page(tmp_path: Path) -> Non
     page = Page((run.folder("report") / "report.html").read_text())
     assert [attributes["id"] for attributes in page.named("section")] == ["headline", "steering", "settings"]
     assert ["humor", "–", "no", "0.50", "0.50", "0.00"] in page.rows
-    assert len((run.folder("report") / "figures").files()) == 1, "pictures of an earlier page are gone"
+    assert len((run.folder("report") / "figures").files()) == 1
 
 
 def test_values_are_counted_as_a_prompt_would_show_them(run: Run) -> None:

@@ -5,49 +5,27 @@ from pathlib import Path
 
 import pytest
 from support.manifests import manifest
+from support.stages import DEMO, demo_run, stage_of
 
 from cluster.settings.load import load
 from data.run_layout import MANIFEST, write_record
-from data.stage_metrics import StageMetrics
-from data.storage import Storage
 from jobs.run import stages
 from jobs.runner.preset import Preset
 from jobs.runner.stage import Performed, Run, Stage, StageError, _description, _digest, fingerprint_of, perform, require
-
-DEMO = str(Path(__file__).parent.parent / "jobs" / "presets" / "demo.yaml")
-
-
-class _Calls(StageMetrics):
-    n: int
-
-
-def _run(tmp_path: Path, *overrides: str) -> Run:
-    return Run(load(Preset, DEMO, [f"storage={tmp_path}", *overrides]))
-
-
-def _stage(name: str, calls: list[str], needs: tuple[str, ...] = ()) -> Stage:
-    def work(run: Run, folder: Storage) -> _Calls:
-        calls.append(name)
-        (folder / "out.json").write_json(len(calls))
-        if calls.count("boom") > 0:
-            raise RuntimeError("killed")
-        return _Calls(n=len(calls))
-
-    return Stage(name, needs, lambda preset: {"seed": preset.seed}, work)
 
 
 def test_finished_stages_are_skipped_and_changed_ones_say_why(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     calls: list[str] = []
-    first, second = _stage("a", calls), _stage("b", calls, ("a",))
+    first, second = stage_of("a", calls), stage_of("b", calls, ("a",))
     for _ in range(2):
         for stage in (first, second):
-            perform(_run(tmp_path), stage)
+            perform(demo_run(tmp_path), stage)
     assert calls == ["a", "b"]
     assert "finished earlier" in capsys.readouterr().out
-    perform(_run(tmp_path, "seed=7"), first)
-    perform(_run(tmp_path, "seed=7"), second)
+    perform(demo_run(tmp_path, "seed=7"), first)
+    perform(demo_run(tmp_path, "seed=7"), second)
     assert calls == ["a", "b", "a", "b"]
     out = capsys.readouterr().out
     assert "changed: settings.seed 0 -> 7" in out
@@ -78,10 +56,10 @@ def test_a_manifest_has_no_credential_and_a_new_one_is_a_change(
 
 def test_no_manifest_no_stage(tmp_path: Path) -> None:
     calls = ["boom"]
-    stage = _stage("a", calls)
+    stage = stage_of("a", calls)
     with pytest.raises(RuntimeError, match="killed"):
-        perform(_run(tmp_path), stage)
-    run = _run(tmp_path)
+        perform(demo_run(tmp_path), stage)
+    run = demo_run(tmp_path)
     assert run.manifest("a") is None
     assert (run.folder("a") / "out.json").exists()  # left by the killed one ...
     (run.folder("a") / "stray").write_bytes(b"x")
@@ -89,7 +67,7 @@ def test_no_manifest_no_stage(tmp_path: Path) -> None:
     perform(run, stage)
     assert not (run.folder("a") / "stray").exists()  # ... is cleared by the next
     with pytest.raises(StageError, match="stage b needs c, which is not finished"):
-        require(run, _stage("b", [], ("a", "c")))
+        require(run, stage_of("b", [], ("a", "c")))
 
 
 def _killed_in(run: Run, stage: Stage) -> str:
@@ -102,9 +80,9 @@ def _killed_in(run: Run, stage: Stage) -> str:
 def test_a_resuming_stage_keeps_what_was_made_from_the_same_things_and_nothing_else(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    contents, run = {"weights": "1"}, _run(tmp_path)
-    perform(run, _stage("a", []))
-    stage = replace(_stage("b", ["boom"], ("a",)), resumes=True, contents=lambda run: dict(contents))
+    contents, run = {"weights": "1"}, demo_run(tmp_path)
+    perform(run, stage_of("a", []))
+    stage = replace(stage_of("b", ["boom"], ("a",)), resumes=True, contents=lambda run: dict(contents))
     fingerprint = _killed_in(run, stage)
     stray = run.folder("b") / "stray"
     stray.write_bytes(b"x")
@@ -120,15 +98,11 @@ def test_a_resuming_stage_keeps_what_was_made_from_the_same_things_and_nothing_e
 
     contents["weights"] = "2"
     again(run, "the contents of an input changed")
-    again(_run(tmp_path, "seed=7"), "a setting changed")
+    again(demo_run(tmp_path, "seed=7"), "a setting changed")
     old = run.manifest("a")
     assert old
     write_record(run.folder("a") / MANIFEST, old.model_copy(update={"finished": "2000-01-01T00:00:00Z"}))
-    again(_run(tmp_path, "seed=7"), "an input was made again, from the same settings")
-    (run.folder("b") / "progress.json").remove()
-    stray.write_bytes(b"x")
-    _killed_in(_run(tmp_path, "seed=7"), stage)
-    assert not stray.exists()
+    again(demo_run(tmp_path, "seed=7"), "an input was made again, from the same settings")
     assert len(fingerprints) == 4
 
 
@@ -159,7 +133,7 @@ def test_a_changed_setting_reruns_exactly_what_depends_on_it(
     change: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Run, "manifest", lambda self, name: manifest(name, fingerprint=name))
-    before, after = _run(tmp_path), _run(tmp_path, change)
+    before, after = demo_run(tmp_path), demo_run(tmp_path, change)
     changed = [s.name for s in stages(before.preset) if _description(before, s) != _description(after, s)]
     assert changed[:1] == ([CHANGES[change]] if CHANGES[change] else [])
 

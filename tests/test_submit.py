@@ -17,6 +17,8 @@ from support.job_cluster import JobCluster
 
 import cluster.submit as submit
 from cluster.upload import package_sizes
+from data.storage import Storage
+from jobs.runner.lease import held
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -54,6 +56,16 @@ def test_a_dry_run_sends_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     assert (
         capsys.readouterr().out == "would submit: python -m jobs.run jobs/presets/demo.yaml policy.learner.epochs=1\n"
     )
+
+
+@pytest.mark.case("A3: a submission to a run in use")
+def test_a_run_in_use_is_not_submitted_to(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ("run", "jobs/presets/demo.yaml", f"storage={tmp_path}", "--dry-run")
+    with held(Storage(str(tmp_path / "demo" / "lease.json")), "python -m jobs.run"):
+        said = refused(capsys, *words)
+    assert f"{tmp_path}/demo is in use by python -m jobs.run of " in said
+    assert f"process {os.getpid()}" in said
+    assert submit.main(words) == 0
 
 
 def test_what_is_sent_is_the_project_and_not_what_runs_wrote(tmp_path: Path) -> None:

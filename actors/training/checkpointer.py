@@ -23,6 +23,7 @@ from safetensors.torch import save_file
 
 from actors.training.zero_shards import ZeroShard
 from data.errors import UserError
+from data.lease import Fence
 from data.stage_metrics import CheckpointMetrics
 from data.storage import Storage
 
@@ -54,6 +55,8 @@ class Checkpointer:
     world: int
     keep: int
     timing: Timing = field(default_factory=Timing)
+    fence: Fence | None = None
+    """A worker that outlives its driver writes nothing once another has taken over."""
 
     def __post_init__(self) -> None:
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
@@ -86,11 +89,17 @@ class Checkpointer:
             self.timing.failed += 1
             print(f"warning: a checkpoint was not written: {error}", flush=True)
 
+    def require_owner(self) -> None:
+        """Raise LeaseLost if another driver has taken over."""
+        if self.fence:
+            self.fence.require()
+
     def _upload(self, step: int, kinds: dict[str, dict[str, torch.Tensor]], state: Any) -> None:
         started = time.perf_counter()
         folder = self.folder / f"{step:09d}"
         if (folder / COMPLETE).exists():
             return  # by an earlier run of this training
+        self.require_owner()
         part: dict[str, Any] = {"files": {}}
         try:
             with tempfile.TemporaryDirectory(prefix="steerlm-checkpoint-") as local:
@@ -106,7 +115,9 @@ class Checkpointer:
         finally:
             (folder / _part_name(self.rank)).write_json(part)
         if self.rank == 0:
-            (folder / COMPLETE).write_json({"step": step, "state": state, "files": self._all_parts(folder)})
+            files = self._all_parts(folder)
+            self.require_owner()
+            (folder / COMPLETE).write_json({"step": step, "state": state, "files": files})
             self._remove_old()
         self.timing.upload_s += time.perf_counter() - started
 

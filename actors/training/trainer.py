@@ -8,7 +8,7 @@ resumes from its last checkpoint, with any number of workers, and ends where it 
 import itertools
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import ray.train
@@ -26,6 +26,7 @@ from actors.training.settings import LearnerSettings, rate_factor
 from actors.training.train_state import TrainState
 from data.errors import UserError
 from data.examples import Examples, digest_of
+from data.lease import Fence, LeaseLost, current_fence
 from data.loader import DataLoader, PackedStep
 from data.packing import dealt
 from data.run_layout import TRAINING, as_json, write_record
@@ -51,6 +52,7 @@ class Assignment:
     output_uri: str
     """Folder that gets `model/`, `training.json`, `tensorboard/`, and `checkpoints/` while it lasts."""
     tracking: Tracking = "none"
+    fence: Fence | None = field(default_factory=current_fence)
 
 
 def train_worker(config: dict[str, Any]) -> None:
@@ -65,7 +67,8 @@ def train_worker(config: dict[str, Any]) -> None:
     try:
         metrics = _Training(config["assignment"]).run()
     except UserError as error:
-        noted.write_bytes(str(error).encode())
+        if not isinstance(error, LeaseLost):  # the driver that has taken over would read the note as its own
+            noted.write_bytes(str(error).encode())
         raise
     ray.train.report(as_json(metrics))
 
@@ -80,8 +83,9 @@ class _Training:
         self.rank, self.world = context.get_world_rank(), context.get_world_size()
         torch.manual_seed(settings.seed)
         torch.set_num_threads(max(1, int(settings.cpus_per_worker)))
-        self.checkpoints = Checkpointer(self.output / "checkpoints", self.rank, self.world, settings.keep_checkpoints)
-        self.best = Checkpointer(self.output / "best", self.rank, self.world, keep=1, timing=self.checkpoints.timing)
+        place, fence = (self.rank, self.world), assignment.fence
+        self.checkpoints = Checkpointer(self.output / "checkpoints", *place, settings.keep_checkpoints, fence=fence)
+        self.best = Checkpointer(self.output / "best", *place, 1, self.checkpoints.timing, fence)
         if not self.loader.corpus.shards:
             raise UserError(f"no examples to train on in {self.loader.corpus.uri}; check the rows and max_tokens")
         self.engine = TrainingEngine(self.task, settings, self.rank, self.world)
@@ -265,6 +269,7 @@ class _Training:
         [cpu_s] = summed(self.cpu_s)
         metrics = self.metrics(cpu_s)
         kept = Checkpoint(self.best.folder, step) if (step := metrics.saved_step) != self.state.step else None
+        self.checkpoints.require_owner()
         save_trained_model(self.task, self.engine, kept, self.output / "model")
         if self.rank == 0:
             losses = tuple(LossPoint.model_validate(point) for point in self.state.losses)

@@ -71,6 +71,7 @@ def _stage(run: Run, wanted: WantedModel) -> str:
             f"{name} is not finished in {run.root.uri}, so there is no model to export; "
             "run `python -m jobs.run` with the same preset first"
         )
+    run.require_whole(name, "the export needs")
     return name
 
 

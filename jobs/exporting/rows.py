@@ -86,6 +86,7 @@ def _stage(run: Run, wanted: WantedRows) -> str:
             f"{name} is not finished in {run.root.uri}, so there are no rows to export; "
             "run `python -m jobs.run` with the same preset first"
         )
+    run.require_whole(name, "the export needs")
     return name
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import jinja2
 
 from cluster.masking import without_secrets
+from data.stage_files import PICTURES
 from data.steering_metrics import ReportMetrics
 from data.storage import Storage
 from jobs.evaluation.ask import synthetic_world
@@ -22,21 +23,25 @@ from jobs.reporting.sections_training import rounds_part, training_parts
 from jobs.reporting.tables import as_html
 from jobs.runner.stage import Run
 
-HTML, MARKDOWN, PICTURES = "report.html", "report.md", "figures"
+HTML, MARKDOWN = "report.html", "report.md"
 QUESTIONS_PER_ATTRIBUTE = 2
 """Whose answers are shown at each requested value of an attribute."""
 
 
-def write_pages(run: Run, report: ReportMetrics, folder: Storage) -> None:
-    """Write the pages about `report` into `folder`, where the answers lie. The same input gives the same bytes."""
+def write_pages(run: Run, report: ReportMetrics, folder: Storage) -> list[str]:
+    """Write the pages about `report` into `folder`, where the answers lie; returns the names of their pictures.
+
+    The same input gives the same bytes.
+    """
     parts = page_parts(run, report, folder)
     title, about = f"{run.preset.run}: steering report", _about(run, report)
-    (folder / PICTURES).remove()
-    for block in (block for part in parts for block in part.blocks if isinstance(block, Gallery)):
-        for figure in block.figures:
-            (folder / PICTURES / f"{figure.name}.svg").write_bytes(standalone(figure).encode())
+    galleries = [block for part in parts for block in part.blocks if isinstance(block, Gallery)]
+    pictures = {f"{PICTURES}/{figure.name}.svg": figure for gallery in galleries for figure in gallery.figures}
+    for name, figure in pictures.items():
+        (folder / name).write_bytes(standalone(figure).encode())
     (folder / MARKDOWN).write_bytes(markdown(title, about, parts).encode())
     (folder / HTML).write_bytes(_html(title, about, parts).encode())
+    return list(pictures)
 
 
 def page_parts(run: Run, report: ReportMetrics, folder: Storage) -> list[Part]:

@@ -5,6 +5,7 @@ The last line of stdout is one JSON object; a user error is one sentence on stde
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from cluster.checks import require_fit
@@ -13,6 +14,7 @@ from cluster.events import log_event, write_events_as
 from cluster.preflight import preflight
 from cluster.settings.load import command_line
 from jobs.runner.ending import print_last_line, user_errors_reported
+from jobs.runner.lease import held, holder, lease_of
 from jobs.runner.needs import needs
 from jobs.runner.plan import print_plan, refuse_what_cannot_fit
 from jobs.runner.preset import Preset
@@ -42,7 +44,7 @@ def main(
     chosen = stages(preset) if callable(stages) else stages
     run, names = Run(preset), [stage.name for stage in chosen]
     if "needs" in flags:
-        print(needs(run, names).to_json())
+        print(replace(needs(run, names), held=holder(lease_of(run.root))).to_json())
         return
     if "plan" in flags:
         with user_errors_reported(program, "nothing was started"):
@@ -50,7 +52,8 @@ def main(
         return
     with user_errors_reported(program, "the same command goes on where it was"):
         refuse_what_cannot_fit(preset)
-        done = _perform_all(run, chosen)
+        with held(lease_of(run.root), program):
+            done = _perform_all(run, chosen)
     print_last_line((ending or _ending)(run, done))
 
 

@@ -19,6 +19,7 @@ from data.lab import LabSettings
 from data.pairs import pair_weights
 from data.printable import printable
 from data.record import Record
+from data.run_layout import FolderName
 from data.selection import check_quantiles
 from data.sources import require_format
 from data.uris import KeptUri, Uri
@@ -127,7 +128,7 @@ class Preset(Record):
         "probe": "ridge_init",
     }
 
-    run: str = Field(pattern=r"^[A-Za-z0-9._-]+$")
+    run: FolderName
     """Name; the run lives in {storage}/{run}/."""
     storage: KeptUri = "runs"
     """A folder or any fsspec URI (s3://bucket/prefix)."""

@@ -32,6 +32,7 @@ from data.bounds import (
 )
 from data.errors import UserError
 from data.record import Record
+from data.run_layout import FolderName
 from data.selection import SelectionSettings
 from data.uris import Uri
 
@@ -39,7 +40,7 @@ from data.uris import Uri
 class PairSource(Record):
     """Pairs of answers of which people preferred one, to test whether the predictor agrees; no model trains on them."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9._-]+$")
+    name: FolderName
     """Name in the metrics."""
     uri: Uri
     """File, folder or glob of records with `chosen` and `rejected`: hh-rlhf text, message lists, or answers to a
@@ -51,7 +52,7 @@ class PairSource(Record):
 class JudgedSource(Record):
     """Answers that a judge scored with one number."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9._-]+$")
+    name: FolderName
     """Name in the metrics."""
     uri: Uri
     """File, folder or glob of conversations (`messages`, or `prompt` and `response`) with a `score`, or of FastChat's

@@ -1,8 +1,9 @@
 """A run and its stages: where they live, when one must run again, and the manifest it leaves.
 
 A stage clears its folder, does its work and writes its manifest last and atomically: no manifest, no stage. A stage
-whose fingerprint (settings, schema, inputs) is unchanged is skipped; for any other the log names what changed. A stage
-that resumes keeps what a killed run left, if `progress.json` there names the same inputs. Knows no stage's content.
+whose fingerprint (settings, schema, inputs) is unchanged and whose files are all there is skipped; for any other the
+log names what changed. A stage that resumes keeps what a killed run left, if `progress.json` there names the same
+inputs. Knows no stage's content.
 """
 
 import hashlib
@@ -19,12 +20,24 @@ from cluster.events import log_event
 from cluster.masking import without_credentials, without_secrets
 from data.attributes import AttributeSchema
 from data.errors import UserError
-from data.run_layout import MANIFEST, M, Manifest, as_json, read_manifest, write_record
+from data.lease import current_fence
+from data.printable import printable
+from data.run_layout import (
+    MANIFEST,
+    PROGRESS,
+    M,
+    Manifest,
+    as_json,
+    read_manifest,
+    require_one_folder,
+    write_record,
+)
+from data.stage_files import Difference, difference, record_files
 from data.stage_metrics import StageMetrics
 from data.storage import Storage
 from jobs.runner.preset import Preset
+from jobs.runner.stage_folder import clear, drop_damaged, progress_in, require_ours, write_progress
 
-PROGRESS = "progress.json"
 PACKAGES = ("ray", "torch", "transformers", "deepspeed", "pyarrow")
 Metrics = dict[str, Any]
 
@@ -48,11 +61,28 @@ class Run:
         return Storage(self.preset.storage) / self.preset.run
 
     def folder(self, stage: str) -> Storage:
+        """Raises UserError for a name that would leave the run's folder."""
+        for name in stage.split("/"):
+            require_one_folder(name)
         return self.root / stage
 
     def manifest(self, stage: str) -> Manifest | None:
         """None if the stage is not finished."""
         return read_manifest(self.folder(stage))
+
+    def difference(self, stage: str) -> Difference | None:
+        """How the files of a finished stage differ from what it left; None if they do not, or nobody can know."""
+        manifest = self.manifest(stage)
+        return difference(self.folder(stage), manifest.files) if manifest and manifest.files else None
+
+    def require_whole(self, stage: str, whose: str) -> None:
+        """Raise StageError if files of a finished stage are missing or changed. `whose`: begins the sentence."""
+        found = self.difference(stage)
+        if found and (found.is_damage or found.misleading):
+            raise StageError(
+                f"{whose} {stage}, but of {printable(self.folder(stage).uri, 120)} {found}; "
+                "run `python -m jobs.run` with the same preset: it makes the stage again"
+            )
 
     def metrics(self, stage: str, kind: type[M]) -> M | None:
         """The record that a stage left; None if it is not finished, or had nothing to do."""
@@ -88,21 +118,29 @@ class Performed:
 
 
 def perform(run: Run, stage: Stage) -> Performed:
-    """Run the stage unless its manifest still holds."""
+    """Run the stage unless its manifest still holds, and all files that it left are there."""
     description = _description(run, stage)
     fingerprint = _digest(description)
-    old = run.manifest(stage.name)
-    if old and old.fingerprint == fingerprint:
+    old, folder = run.manifest(stage.name), run.folder(stage.name)
+    lost = run.difference(stage.name) if old and old.fingerprint == fingerprint else None
+    if lost and lost.misleading:
+        raise StageError(
+            f"{printable(folder.uri, 120)}: {lost}; move it away and run again: who reads the stage would read it too"
+        )
+    if old and old.fingerprint == fingerprint and not (lost and lost.is_damage):
         log_event(f"[{stage.name}] finished earlier, nothing changed: skipped", "stage.skip", stage=stage.name)
         return Performed(old, True)
+    for name in stage.needs:
+        run.require_whole(name, f"stage {stage.name} needs")
     # The fingerprint is that of the real settings; what others may read has no credential.
     description = without_secrets(description)
-    why = _why(old, description)
+    why = str(lost) if lost else _why(old, description)
     log_event(f"[{stage.name}] running: {why}", "stage.start", stage=stage.name, why=why)
-    folder = run.folder(stage.name)
-    _clear(run, stage, folder, fingerprint)
+    _prepare(run, stage, folder, fingerprint, lost)
     started = time.monotonic()
     metrics = as_json(stage.work(run, folder))
+    if fence := current_fence():
+        fence.require()
     manifest = Manifest(
         stage=stage.name,
         fingerprint=fingerprint,
@@ -111,6 +149,7 @@ def perform(run: Run, stage: Stage) -> Performed:
         seconds=round(time.monotonic() - started, 1),
         finished=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         versions={name: importlib.metadata.version(name) for name in PACKAGES},
+        files=record_files(folder),
     )
     write_record(folder / MANIFEST, manifest)
     done = f"[{stage.name}] done in {manifest.seconds} s -> {folder.uri}"
@@ -119,7 +158,7 @@ def perform(run: Run, stage: Stage) -> Performed:
     return Performed(manifest, False)
 
 
-def _clear(run: Run, stage: Stage, folder: Storage, fingerprint: str) -> None:
+def _prepare(run: Run, stage: Stage, folder: Storage, fingerprint: str, lost: Difference | None) -> None:
     """Empty the stage's folder, unless its content comes from the same inputs and the stage resumes."""
     manifests = {name: run.manifest(name) for name in stage.needs}
     inputs = {
@@ -128,17 +167,19 @@ def _clear(run: Run, stage: Stage, folder: Storage, fingerprint: str) -> None:
         "needs": {name: m and {"fingerprint": m.fingerprint, "finished": m.finished} for name, m in manifests.items()},
         "contents": stage.contents(run),
     }
-    progress = folder / PROGRESS
-    if stage.resumes and progress.exists() and progress.read_json().get("inputs") == inputs:
+    progress = progress_in(folder) or {}
+    if stage.resumes and progress.get("inputs") == inputs and not (lost and lost.unrecorded):
+        require_ours(folder)
+        if lost:
+            drop_damaged(folder, lost)
         log_event(f"[{stage.name}] goes on with what an earlier run left", "stage.resume", stage=stage.name)
         return
-    folder.remove()
-    if stage.resumes:
-        progress.write_json({"fingerprint": _digest(inputs), "inputs": inputs})
+    clear(folder)
+    write_progress(folder, _digest(inputs), inputs)
 
 
 def fingerprint_of(folder: Storage) -> str:
-    """16 hex digits of everything that the output of a resuming stage depends on."""
+    """16 hex digits of everything that the output of a stage depends on."""
     return str((folder / PROGRESS).read_json()["fingerprint"])
 
 

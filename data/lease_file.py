@@ -1,0 +1,254 @@
+"""The file of a lease: each change happens only if the file is still as it was seen, by what each storage offers.
+
+On a disk: a hard link that fails if the name is taken, a rename that only one can win, and the date of one's own file.
+On S3: conditional requests. Elsewhere: create-if-absent where the filesystem has it, else look, write, look again.
+"""
+
+import contextlib
+import os
+import secrets
+import time
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from data.storage import Storage
+
+SETTLE_S = 0.5
+"""Before a new lease is looked at again: a store that checks and writes in two steps may have let two in."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A lease as it was at one time."""
+
+    content: bytes
+    mark: str
+    """Another after every change."""
+    renewed_at: float
+    """By the storage's clock, seconds since 1970."""
+
+
+class LeaseFile(Protocol):
+    """All but `read` return None, or do nothing, if the file is not as it was seen."""
+
+    def read(self) -> Seen | None: ...
+
+    def create(self, content: bytes) -> Seen | None: ...
+
+    def renew(self, seen: Seen, content: bytes) -> Seen | None: ...
+
+    def take(self, seen: Seen, content: bytes) -> Seen | None: ...
+
+    def remove(self, seen: Seen) -> None: ...
+
+
+def lease_file(file: Storage) -> LeaseFile:
+    if file.is_local:
+        return _OnDisk(file.path)
+    return _OnS3(file) if file.uri.startswith("s3://") else _Elsewhere(file)
+
+
+class _OnDisk:
+    def __init__(self, path: str):
+        self._path, self._made_folder = path, False
+
+    def read(self) -> Seen | None:
+        return self._read(self._path)
+
+    def create(self, content: bytes) -> Seen | None:
+        folder = os.path.dirname(self._path)
+        self._made_folder = not os.path.isdir(folder)
+        os.makedirs(folder, exist_ok=True)
+        beside = self._beside()
+        try:
+            with open(beside, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.link(beside, self._path)
+        except FileExistsError:
+            return None
+        except OSError as error:
+            if not os.path.exists(beside):
+                raise
+            return self._create_without_links(content, error)
+        finally:
+            with contextlib.suppress(FileNotFoundError):
+                os.remove(beside)
+        return self.read()
+
+    def _create_without_links(self, content: bytes, error: OSError) -> Seen | None:
+        """Some filesystems have no hard links: then others see the file empty for a moment, as somebody unknown's."""
+        try:
+            descriptor = os.open(self._path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
+        except FileExistsError:
+            return None
+        except OSError:
+            raise error from None
+        with open(descriptor, "wb") as file:
+            file.write(content)
+        return self.read()
+
+    def renew(self, seen: Seen, content: bytes) -> Seen | None:
+        """By its date: whoever has renamed our file away meanwhile is not disturbed."""
+        try:
+            descriptor = os.open(self._path, os.O_RDWR)
+        except FileNotFoundError:
+            return None
+        with open(descriptor, "rb+") as file:
+            if file.read() != seen.content:
+                return None
+            now = time.time_ns()
+            os.utime(descriptor, ns=(now, now))
+            return Seen(seen.content, str(os.fstat(descriptor).st_mtime_ns), now / 1e9)
+
+    def take(self, seen: Seen, content: bytes) -> Seen | None:
+        return self.create(content) if self._put_aside(seen, whatever_date=False) else None
+
+    def remove(self, seen: Seen) -> None:
+        self._put_aside(seen, whatever_date=True)
+        if self._made_folder:
+            with contextlib.suppress(OSError):
+                os.rmdir(os.path.dirname(self._path))  # nothing else has come into it
+
+    def _put_aside(self, seen: Seen, whatever_date: bool) -> bool:
+        """Remove the file if it is the one that was seen: only one process can rename it."""
+        beside = self._beside()
+        try:
+            os.rename(self._path, beside)
+        except FileNotFoundError:
+            return False
+        now = self._read(beside)
+        is_seen = now is not None and now.content == seen.content and (whatever_date or now.mark == seen.mark)
+        if not is_seen:
+            with contextlib.suppress(FileExistsError):
+                os.link(beside, self._path)
+        os.remove(beside)
+        return is_seen
+
+    def _beside(self) -> str:
+        return f"{self._path}.{secrets.token_hex(4)}.tmp"
+
+    def _read(self, path: str) -> Seen | None:
+        try:
+            with open(path, "rb") as file:  # opening asks a network's filesystem for the true date
+                content, facts = file.read(), os.fstat(file.fileno())
+        except FileNotFoundError:
+            return None
+        return Seen(content, str(facts.st_mtime_ns), facts.st_mtime)
+
+
+class _OnS3:
+    def __init__(self, file: Storage):
+        self._file = file
+
+    def read(self) -> Seen | None:
+        for _ in range(10):
+            before = self._head()
+            if before is None:
+                return None
+            with contextlib.suppress(FileNotFoundError):
+                content = bytes(self._file.fs.cat_file(self._file.path))
+                if before == self._head():
+                    return Seen(content, *before)
+        raise TimeoutError(f"{self._file.uri} changes all the time")
+
+    def create(self, content: bytes) -> Seen | None:
+        made = self._put(content, IfNoneMatch="*")
+        if made is None:
+            return None
+        time.sleep(SETTLE_S)
+        now = self.read()
+        return made if now and now.content == content else None
+
+    def renew(self, seen: Seen, content: bytes) -> Seen | None:
+        return self._put(content, IfMatch=seen.mark)
+
+    def take(self, seen: Seen, content: bytes) -> Seen | None:
+        made = self._put(content, IfMatch=seen.mark)
+        if made is None:
+            return None
+        time.sleep(SETTLE_S)
+        now = self.read()
+        return made if now and now.content == content else None
+
+    def remove(self, seen: Seen) -> None:
+        bucket, key = self._place()
+        head = self._head()
+        if head and head[0] == seen.mark:
+            with contextlib.suppress(FileNotFoundError, FileExistsError):
+                self._conditional("delete_object", Bucket=bucket, Key=key, IfMatch=seen.mark)
+
+    def _put(self, content: bytes, **condition: str) -> Seen | None:
+        bucket, key = self._place()
+        answer = self._conditional("put_object", Bucket=bucket, Key=key, Body=content, **condition)
+        return None if answer is None else Seen(content, str(answer["ETag"]), time.time())
+
+    def _conditional(self, request: str, **arguments: Any) -> Any:
+        """None if the condition does not hold."""
+        try:
+            return self._file.fs.call_s3(request, **arguments)
+        except OSError as error:
+            if isinstance(error, FileExistsError) or _failed_condition(error):
+                return None
+            raise
+
+    def _place(self) -> tuple[str, str]:
+        bucket, key, _ = self._file.fs.split_path(self._file.path)
+        return bucket, key
+
+    def _head(self) -> tuple[str, float] | None:
+        try:
+            info = self._file.fs.info(self._file.path, refresh=True)
+        except FileNotFoundError:
+            return None
+        return str(info["ETag"]), info["LastModified"].timestamp()
+
+
+def _failed_condition(error: BaseException) -> bool:
+    cause = error.__cause__
+    code = getattr(cause, "response", {}).get("Error", {}).get("Code", "")
+    return code in ("PreconditionFailed", "ConditionalRequestConflict", "412", "409", "NoSuchKey")
+
+
+class _Elsewhere:
+    def __init__(self, file: Storage):
+        self._file = file
+
+    def read(self) -> Seen | None:
+        try:
+            content = bytes(self._file.fs.cat_file(self._file.path))
+        except FileNotFoundError:
+            return None
+        return Seen(content, content.hex(), time.time())
+
+    def create(self, content: bytes) -> Seen | None:
+        if self.read() is not None:
+            return None
+        try:
+            self._file.fs.pipe_file(self._file.path, content, mode="create")
+        except FileExistsError:
+            return None
+        except (TypeError, NotImplementedError):
+            self._file.fs.pipe_file(self._file.path, content)
+        return self._settled(content)
+
+    def renew(self, seen: Seen, content: bytes) -> Seen | None:
+        now = self.read()
+        if now is None or now.content != seen.content:
+            return None
+        self._file.fs.pipe_file(self._file.path, content)
+        return Seen(content, content.hex(), time.time())
+
+    def take(self, seen: Seen, content: bytes) -> Seen | None:
+        return self._settled(content) if self.renew(seen, content) else None
+
+    def remove(self, seen: Seen) -> None:
+        now = self.read()
+        if now is not None and now.content == seen.content:
+            self._file.fs.rm_file(self._file.path)
+
+    def _settled(self, content: bytes) -> Seen | None:
+        time.sleep(SETTLE_S)
+        now = self.read()
+        return now if now and now.content == content else None

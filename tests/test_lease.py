@@ -1,0 +1,372 @@
+"""One driver at a time: who else comes is told who works there; a dead owner is replaced, a living one never."""
+
+import json
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from support.two_drivers import drive
+
+from data import lease as leases
+from data import lease_file as files
+from data.lease import LEASE, Fence, Held, Lease, LeaseLost, Owner, acquire, holder_of
+from data.lease_file import lease_file
+from data.shards import Output
+from data.storage import Storage, Unwritable
+from jobs.runner import lease as runner
+from jobs.runner.lease import held, lease_beside, this_process
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "SETTLE_S", 0.0)
+    monkeypatch.setattr(leases, "POLL_S", 10.0)
+
+
+@pytest.fixture(params=["disk", "s3", "elsewhere"])
+def file(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
+    """A place for a lease on each kind of storage."""
+    if request.param == "disk":
+        return Storage(str(tmp_path / "run" / LEASE))
+    if request.param == "elsewhere":
+        return Storage(f"memory://leases/{tmp_path.name}/{LEASE}")
+    return Storage(f"{request.getfixturevalue('s3')}/{tmp_path.name}/{LEASE}")
+
+
+def here(**changes: object) -> Owner:
+    return this_process("python -m jobs.run").model_copy(update=changes)
+
+
+def elsewhere(**changes: object) -> Owner:
+    """On a machine that cannot be asked."""
+    return here(machine="another", host="node-7", user="ann", pid=123, **changes)
+
+
+def taken(file: Storage, owner: Owner, meanwhile: Callable[[], object] = lambda: None) -> tuple[Lease, float]:
+    """The lease, and how long it waited; `meanwhile` is called once while it waits."""
+    waited = [0.0]
+
+    def sleep(seconds: float) -> None:
+        if not waited[0]:
+            meanwhile()
+        waited[0] += seconds
+
+    return acquire(file, owner, lambda text: None, sleep), waited[0]
+
+
+def owner_of(file: Storage) -> Owner | None:
+    seen = lease_file(file).read()
+    return seen and leases.owner_in(seen.content)
+
+
+def test_a_living_owner_of_this_machine_is_left_alone_and_named(file: Storage) -> None:
+    lease, _ = taken(file, here(user="ann", job="steerlm-demo-run-1"))
+    with pytest.raises(Held) as caught:
+        taken(file, here())
+    said = str(caught.value)
+    for words in ("is in use by python -m jobs.run of ann on ", f"process {os.getpid()}, job steerlm-demo-run-1"):
+        assert words in said
+    assert "since 20" in said
+    assert len(said) <= 400
+    assert holder_of(file) == said
+    lease.release()
+    assert holder_of(file) == ""
+    assert lease_file(file).read() is None
+    taken(file, here())
+
+
+def test_the_folder_that_was_made_for_the_lease_goes_with_it(tmp_path: Path) -> None:
+    taken(Storage(str(tmp_path / "run" / LEASE)), here())[0].release()
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "mine").mkdir()
+    taken(Storage(str(tmp_path / "mine" / LEASE)), here())[0].release()
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+
+
+@pytest.mark.parametrize("changes", [{"pid": 2**22 + 7}, {"started": "1"}], ids=["dead", "its id is used again"])
+def test_a_dead_owner_of_this_machine_is_replaced_at_once(file: Storage, changes: dict[str, object]) -> None:
+    taken(file, here(**changes))
+    assert holder_of(file) == ""
+    lease, waited = taken(file, here())
+    assert waited == 0
+    lease.renew()
+
+
+def test_a_silent_owner_elsewhere_is_replaced_after_a_minute(file: Storage) -> None:
+    old, _ = taken(file, elsewhere())
+    new, waited = taken(file, here())
+    assert waited == leases.DEAD_AFTER_S == 60
+    new.renew()
+    with pytest.raises(LeaseLost, match=r"has been taken over by python -m jobs.run of .*it stops, and the other goes"):
+        old.renew()
+    old.release()  # does nothing to the other's
+    new.renew()
+
+
+def test_an_owner_elsewhere_who_shows_life_is_left_alone(file: Storage) -> None:
+    owner = elsewhere()
+    lease, _ = taken(file, owner)
+    for _ in range(2):
+        with pytest.raises(Held, match=r"of ann on node-7 \(process 123\)"):
+            taken(file, here(), meanwhile=lease.renew)
+    held_by = owner_of(file)
+    assert held_by
+    assert held_by.token == owner.token
+
+
+def test_who_ends_while_somebody_waits_lets_them_in(file: Storage) -> None:
+    lease, _ = taken(file, elsewhere())
+    _, waited = taken(file, here(), meanwhile=lease.release)
+    assert waited == leases.POLL_S
+
+
+def test_an_owner_who_comes_back_to_life_during_the_take_over_keeps_it(file: Storage) -> None:
+    """Whoever saw the lease before a sign of life cannot take it."""
+    lease, _ = taken(file, elsewhere())
+    place = lease_file(file)
+    seen = place.read()
+    assert seen
+    time.sleep(0.01)
+    lease.renew()
+    assert place.take(seen, here().to_bytes()) is None
+    lease.renew()
+
+
+def test_a_deleted_lease_is_made_again(file: Storage) -> None:
+    lease, _ = taken(file, here())
+    file.remove()
+    lease.renew()
+    assert holder_of(file)
+
+
+@pytest.mark.parametrize("content", [b"", b"{}", b"[]", b'{"token": 3}', b"\xff"])
+def test_a_lease_of_nobody_we_know_is_waited_for_too(file: Storage, content: bytes) -> None:
+    file.write_bytes(content)
+    _, waited = taken(file, here())
+    assert waited == leases.DEAD_AFTER_S
+
+
+def test_of_many_at_once_one_gets_it(file: Storage) -> None:
+    for owner in (None, here(pid=2**22 + 7)):
+        if owner:
+            file.remove()
+            taken(file, owner)
+
+        def attempt(_: int) -> bool:
+            try:
+                taken(file, here())
+            except Held:
+                return False
+            return True
+
+        with ThreadPoolExecutor(8) as pool:
+            assert sum(pool.map(attempt, range(8))) == 1
+        held_by = owner_of(file)
+        assert held_by
+        assert held_by.pid == os.getpid()
+
+
+def test_a_fence_stops_who_has_lost_it_and_nobody_else(file: Storage) -> None:
+    old, _ = taken(file, elsewhere())
+    old.fence.require()
+    new, _ = taken(file, here())
+    new.fence.require()
+    with pytest.raises(LeaseLost, match="so nothing more is written there"):
+        old.fence.require()
+    file.remove()
+    old.fence.require()  # nobody else works there
+
+
+def test_a_filesystem_without_hard_links_will_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def none(*_: object) -> None:
+        raise PermissionError("no links here")
+
+    monkeypatch.setattr(os, "link", none)
+    file = Storage(str(tmp_path / LEASE))
+    taken(file, here())
+    with pytest.raises(Held):
+        taken(file, here())
+    assert os.listdir(tmp_path) == [LEASE]
+
+
+def test_a_place_that_cannot_be_written_is_one_sentence(s3: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    for uri in (f"{tmp_path}/file/{LEASE}", f"s3://no-such-bucket/{LEASE}"):
+        with pytest.raises(Unwritable, match=r"cannot write .* or set `storage` to another place"):
+            taken(Storage(uri), here())
+
+
+@pytest.fixture
+def beats(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(runner, "BEAT_S", 0.02)
+    yield
+    assert [t.name for t in threading.enumerate() if t.name == "lease"] == []
+    assert signal.getsignal(signal.SIGUSR1) == signal.SIG_DFL
+    assert leases.current_fence() is None
+
+
+@pytest.mark.usefixtures("beats")
+def test_it_is_renewed_in_the_block_and_released_after_it(file: Storage) -> None:
+    with held(file, "a"):
+        first = lease_file(file).read()
+        deadline = time.monotonic() + 20
+        while lease_file(file).read() == first:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        fence = leases.current_fence()
+        assert fence
+        fence.require()
+    assert lease_file(file).read() is None
+
+
+@pytest.mark.usefixtures("beats")
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit])
+def test_it_is_released_whatever_ends_the_block(tmp_path: Path, error: type[BaseException]) -> None:
+    with pytest.raises(error), held(Storage(str(tmp_path / LEASE)), "a"):
+        raise error
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.usefixtures("beats")
+def test_a_lost_lease_ends_whatever_the_main_thread_waits_for(file: Storage) -> None:
+    def work() -> None:
+        with held(file, "a"):
+            file.write_bytes(elsewhere().to_bytes())
+            time.sleep(60)
+
+    started = time.monotonic()
+    with pytest.raises(LeaseLost, match=r"has been taken over by python -m jobs.run of ann on node-7"):
+        work()
+    assert time.monotonic() - started < 30
+    held_by = owner_of(file)
+    assert held_by
+    assert held_by.host == "node-7"
+
+
+@pytest.mark.usefixtures("beats")
+def test_a_lost_lease_is_told_instead_of_what_it_caused(tmp_path: Path) -> None:
+    file = Storage(str(tmp_path / LEASE))
+
+    def work() -> None:
+        with held(file, "a"):
+            file.write_bytes(elsewhere().to_bytes())
+            try:
+                time.sleep(60)
+            finally:
+                raise RuntimeError("a consequence")
+
+    with pytest.raises(LeaseLost):
+        work()
+
+
+@pytest.mark.usefixtures("beats")
+def test_a_storage_that_does_not_answer_for_a_while_ends_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, renew, failures = Storage(str(tmp_path / LEASE)), Lease.renew, []
+
+    def sometimes(lease: Lease) -> None:
+        if len(failures) < 3:
+            failures.append(1)
+            raise ConnectionError("no route")
+        renew(lease)
+
+    monkeypatch.setattr(Lease, "renew", sometimes)
+    with held(file, "a"):
+        time.sleep(0.3)
+    assert len(failures) == 3
+    assert "warning: the lease could not be renewed: ConnectionError: no route" in capsys.readouterr().err
+
+
+def test_a_folder_that_is_replaced_has_its_lease_beside_it() -> None:
+    assert lease_beside(Storage("/a/out/")).uri == "/a/out.lease.json"
+
+
+HOLDER = "import sys, time; from data.storage import Storage; from jobs.runner.lease import held\n"
+HOLDER += "with held(Storage(sys.argv[1]), 'holder'): print('held', flush=True); time.sleep(60)"
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_a_killed_driver_is_in_nobodys_way(tmp_path: Path, number: signal.Signals) -> None:
+    file = Storage(str(tmp_path / LEASE))
+    with subprocess.Popen([sys.executable, "-c", HOLDER, file.uri], cwd=ROOT, stdout=subprocess.PIPE) as process:
+        assert process.stdout
+        assert process.stdout.readline() == b"held\n"
+        with pytest.raises(Held, match="is in use by holder"):
+            taken(file, here())
+        process.send_signal(number)
+        process.wait(30)
+    _, waited = taken(file, here())
+    assert waited == 0
+
+
+def test_a_zombie_is_dead(tmp_path: Path) -> None:
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
+        started = leases.started_at(process.pid)
+        assert started
+        process.kill()
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        assert leases.started_at(process.pid) is None
+
+
+@pytest.mark.slow
+@pytest.mark.case("A3: two runs at once")
+@pytest.mark.parametrize("where", ["disk", "s3"])
+def test_of_two_drivers_at_once_one_works(where: str, s3: str, tmp_path: Path) -> None:
+    """Ten times: exactly one works, the other is told who does, and all results are equal."""
+    times, spawn = 10, multiprocessing.get_context("spawn")
+    place, barrier = str(tmp_path) if where == "disk" else f"{s3}/two", spawn.Barrier(2)
+    logs = [tmp_path / "one.log", tmp_path / "two.log"]
+    drivers = [spawn.Process(target=drive, args=(place, barrier, str(log), times)) for log in logs]
+    for driver in drivers:
+        driver.start()
+    for driver in drivers:
+        driver.join(300)
+    assert [driver.exitcode for driver in drivers] == [0, 0]
+    pairs = list(zip(*(log.read_text().splitlines() for log in logs), strict=True))
+    assert [sorted(line.partition(" ")[0] for line in pair) for pair in pairs] == [["told", "worked"]] * times
+    assert len({line for pair in pairs for line in pair if line.startswith("worked")}) == 1
+    pids = [driver.pid for driver in drivers]
+    for pair in pairs:
+        (told,) = (number for number in (0, 1) if pair[number].startswith("told"))
+        assert f"(process {pids[1 - told]})" in pair[told]
+    left = [run / "demo" / LEASE for run in map(Storage(place).__truediv__, map(str, range(times)))]
+    assert not any(lease.exists() for lease in left)
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.case("A3: two runs at once")
+def test_of_two_commands_at_once_one_works(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "jobs.prepare", "jobs/presets/demo.yaml", "rows.lab.num_rows=20000"]
+    command += [f"storage={tmp_path}", "ray.num_cpus=2", "ray.object_store_mb=100"]
+    with ThreadPoolExecutor(2) as pool:
+        runs = [pool.submit(subprocess.run, command, cwd=ROOT, capture_output=True, text=True) for _ in range(2)]
+    done = sorted((run.result() for run in runs), key=lambda process: process.returncode)
+    assert [process.returncode for process in done] == [0, 1], [process.stderr for process in done]
+    assert len(done[1].stderr.strip().splitlines()) == 1
+    assert "is in use by python -m jobs.prepare of" in done[1].stderr
+    assert json.loads(done[0].stdout.splitlines()[-1])["stages"]["rows"]["counts"]["lab"]["read"] == 20000
+    assert not (tmp_path / "demo" / LEASE).exists()
+
+
+def test_the_fence_travels_with_a_pipelines_output(tmp_path: Path) -> None:
+    fence = Fence(str(tmp_path / LEASE), "mine")
+    with leases.fenced(fence):
+        output = Output(str(tmp_path / "rows"), "")
+    assert output.fence == fence
+    assert output.pieces.path.endswith("rows.pieces/mine")
+    output.require_owner()
+    Storage(fence.uri).write_bytes(elsewhere().to_bytes())
+    with pytest.raises(LeaseLost):
+        output.require_owner()
