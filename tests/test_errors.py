@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 from ray.exceptions import RayTaskError
 
-from actors.training import trainer
+from actors.training import worker
 from cluster.errors import ClusterError
 from data.attributes import shipped
 from data.errors import UserError, is_user_error
@@ -93,14 +93,14 @@ def test_a_bug_does_not_stop_ray_trains_retry(
     class Given:
         output_uri = str(tmp_path)
 
-    monkeypatch.setattr(trainer, "_Training", Training)
+    monkeypatch.setattr(worker, "Training", Training)
     with pytest.raises(ValueError):  # noqa: PT011 - any
-        trainer.train_worker({"assignment": Given()})
-    assert not (tmp_path / trainer.USER_ERROR).exists()
+        worker.train_worker({"assignment": Given()})
+    assert not (tmp_path / worker.USER_ERROR).exists()
     monkeypatch.setattr(Training, "run", lambda self: (_ for _ in ()).throw(UserError("fix it")))
     with pytest.raises(UserError):
-        trainer.train_worker({"assignment": Given()})
-    assert (tmp_path / trainer.USER_ERROR).read_text() == "fix it"
+        worker.train_worker({"assignment": Given()})
+    assert (tmp_path / worker.USER_ERROR).read_text() == "fix it"
 
 
 @pytest.mark.parametrize("bug", BUGS)

@@ -9,19 +9,51 @@ import torch
 
 from actors.modeling.lora import merged
 from actors.modeling.train_task import TrainTask
-from actors.training.checkpointer import Checkpoint
+from actors.training.checkpoint import Checkpoint
 from actors.training.deepspeed_engine import TrainingEngine
-from data.storage import Storage
+from actors.training.divergence import require_finite_weights
+from data.errors import UserError
+from data.printable import printable
+from data.storage import Storage, Unwritable
 
 
-def save_trained_model(task: TrainTask, engine: TrainingEngine, kept: Checkpoint | None, target: Storage) -> None:
+def require_savable(task: TrainTask, engine: TrainingEngine, output: Storage) -> None:
+    """Raise UserError now for what would fail after the training: saves all but the weights, and writes to `output`."""
+    if engine.rank:
+        return
+    config = engine.module.model.config
+    before = vars(config).copy()
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            task.save(engine.module, {}, folder)
+        probe = output / "write-test"
+        probe.write_bytes(b"")
+        probe.remove()
+    except UserError:
+        raise
+    except Unwritable as error:
+        raise UserError(str(error)) from None
+    except (ValueError, TypeError) as error:
+        reason = printable(" ".join(str(error).split()), 200)
+        raise UserError(
+            f"a model from {task.base} cannot be saved: {reason}; correct the files of this model"
+        ) from None
+    finally:
+        vars(config).update(before)  # saving sets what only a finished model should have
+
+
+def save_trained_model(
+    task: TrainTask, engine: TrainingEngine, kept: Checkpoint | None, target: Storage, step: int, rate: float
+) -> None:
     """Save the live weights, or with `kept` the trained ones of an earlier step, at `target`.
 
-    Every worker takes part; the first one writes.
+    Every worker takes part; the first one writes. Raises Diverged for weights that are not finite.
     """
     state = engine.gathered(trained=False) | (_of(engine, kept) if kept else engine.gathered(trained=True))
     if engine.rank:
         return
+    names = (name for name, _ in engine.module.named_parameters())
+    require_finite_weights(state, names, step, rate, engine.settings)
     if engine.settings.lora:
         state = merged(engine.module, state)
     dtype = engine.settings.export

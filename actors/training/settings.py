@@ -13,9 +13,11 @@ from data.record import Record
 class LearnerSettings(Record):
     """How a model is trained."""
 
-    PLACEMENT: ClassVar[frozenset[str]] = frozenset(
-        {"num_workers", "cpus_per_worker", "use_gpu", "labels", "zero_stage", "offload"}
-    ) | {"activation_checkpointing", "memory_gib", "checkpoint_every", "keep_checkpoints", "max_failures"}
+    PLACEMENT: ClassVar[frozenset[str]] = (
+        frozenset({"num_workers", "cpus_per_worker", "use_gpu", "labels", "zero_stage", "offload"})
+        | {"activation_checkpointing", "memory_gib", "checkpoint_every", "checkpoint_every_s", "keep_checkpoints"}
+        | {"max_failures"}
+    )
     """Settings that change only rounding in the result: a training may resume with other values."""
 
     num_workers: int = Field(1, ge=1)
@@ -71,7 +73,9 @@ class LearnerSettings(Record):
     """Memory of a worker's device, for --plan and the check that the training fits; None = this machine's GPU, or a
     worker's share of its RAM."""
     checkpoint_every: float = Field(0, ge=0)
-    """Share of an epoch between checkpoints; a killed training resumes from the last. 0 = only before a node goes."""
+    """Share of an epoch between checkpoints, beside those of checkpoint_every_s; 0 = none."""
+    checkpoint_every_s: float = Field(600, ge=0)
+    """Seconds between checkpoints; a killed training resumes from the last. 0 = only before a node goes or a stop."""
     keep_checkpoints: int = Field(2, ge=1)
     """Number of the newest checkpoints that are kept, beside the weights of the step with the best validation loss."""
     max_failures: int = Field(3, ge=0)
