@@ -23,6 +23,8 @@ from data.storage import Storage
 KINDS = ("weights", "exp_avg", "exp_avg_sq")
 NUM = 1000
 """Elements of each worker's shard."""
+LIBRARIES = ["torch.distributed", "safetensors.torch", "s3fs", "pyarrow.parquet", "ray"]
+"""Imported once, for all workers; the server of Python 3.11 that forks them finds no modules of ours."""
 Fault = Literal["connection", "safetensors", "kill"]
 
 
@@ -48,7 +50,7 @@ class Try:
 def _start(life: Callable[[Try, int, int, Any], None], planned: Try) -> list[int]:
     """Run a life on two workers; as Ray Train does, end the other as soon as one is dead."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["support.checkpoint_workers"])
+    context.set_forkserver_preload(LIBRARIES)
     port, results = random.Random().randint(20000, 60000), context.SimpleQueue()
     workers = [context.Process(target=life, args=(planned, rank, port, results)) for rank in range(2)]
     for worker in workers:
