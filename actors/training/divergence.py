@@ -5,14 +5,14 @@ from collections.abc import Iterable, Mapping
 
 import torch
 
+from actors.training.collectives import AgreedError
 from actors.training.settings import LearnerSettings
-from data.errors import UserError
 
 NORM_EVERY = 10
 """Steps between two looks at the gradient's norm where each look would wait for the device."""
 
 
-class Diverged(UserError):
+class Diverged(AgreedError):
     """A loss, a gradient or a weight is NaN or infinite; trained again, it would be so again."""
 
 
@@ -42,10 +42,11 @@ def not_finite(parts: Mapping[str, float]) -> list[str]:
     return found if len(found) < len(parts) else []
 
 
-def require_finite_weights(
+def unfinite_weight(
     state: Mapping[str, torch.Tensor], names: Iterable[str], step: int, rate: float, settings: LearnerSettings
-) -> None:
-    """Raise Diverged unless the weights `names` in `state` are finite; other tensors may hold masks."""
+) -> Diverged | None:
+    """What to raise if one of the weights `names` in `state` is not finite; other tensors may hold masks."""
     for name in names:
         if name in state and not bool(torch.isfinite(state[name]).all()):
-            raise diverged(f"weight {name} is not finite", step, rate, settings)
+            return diverged(f"weight {name} is not finite", step, rate, settings)
+    return None

@@ -17,7 +17,7 @@ import ray.train
 import torch
 
 from actors.modeling.train_task import TrainTask
-from actors.training.collectives import barrier, summed, summed_modulo
+from actors.training.collectives import AgreedError, barrier, summed, summed_modulo
 from actors.training.deepspeed_engine import Pack, TrainingEngine
 from actors.training.divergence import NORM_EVERY, Diverged, diverged, is_norm, not_finite
 from actors.training.early_stopping import EarlyStopping
@@ -27,7 +27,6 @@ from actors.training.preemption import Preemption
 from actors.training.save_model import require_savable, save_trained_model
 from actors.training.settings import LearnerSettings, rate_factor
 from actors.training.train_state import TrainState
-from data.errors import UserError
 from data.examples import Examples, digest_of
 from data.loader import DataLoader, PackedStep
 from data.packing import dealt
@@ -67,7 +66,7 @@ class Training:
         torch.set_num_threads(max(1, int(settings.cpus_per_worker)))
         self.kept = KeptCheckpoints(self.output, self.rank, self.world, settings.keep_checkpoints)
         if not self.loader.corpus.shards:
-            raise UserError(f"no examples to train on in {self.loader.corpus.uri}; check the rows and max_tokens")
+            raise AgreedError(f"no examples to train on in {self.loader.corpus.uri}; check the rows and max_tokens")
         self.engine = TrainingEngine(self.task, settings, self.rank, self.world)
         require_savable(self.task, self.engine, self.output)
         checkpoint = self.kept.resume()
@@ -114,7 +113,7 @@ class Training:
                 self.logger.log(f"stop requested: the training ends after step {self.state.step}")
                 return self.metrics()
         if not self.state.step:
-            raise UserError(
+            raise AgreedError(
                 f"no examples to train on in {self.loader.corpus.uri}: all are held out or rejected; "
                 "lower validation_share, or check max_tokens"
             )
@@ -227,7 +226,7 @@ class Training:
         self.engine.validating(False)
         total, weight = summed(total, weight)
         if not weight and self.settings.validate_every:
-            raise UserError(
+            raise AgreedError(
                 f"validate_every is {self.settings.validate_every:g}, but no example is held out to validate on; "
                 "raise validation_share, or set validate_every and patience to 0"
             )

@@ -6,6 +6,7 @@ from typing import Any
 import ray.train
 import torch
 
+from actors.training.collectives import AgreedError
 from actors.training.memory import remedies
 from actors.training.trainer import Training
 from data.errors import UserError
@@ -19,7 +20,7 @@ def train_worker(config: dict[str, Any]) -> None:
     """Ray Train's per-worker loop: train, validate, save the model under `output_uri`, report metrics.
 
     Ray Train restarts the workers after any failure. A UserError would come back each time: it is noted for the driver
-    (`USER_ERROR`), and the restarted workers end at once.
+    (`USER_ERROR`), and the restarted workers end at once. If all workers raise it together, none fails.
     """
     noted = Storage(config["assignment"].output_uri) / USER_ERROR
     if noted.exists():
@@ -27,18 +28,21 @@ def train_worker(config: dict[str, Any]) -> None:
     try:
         metrics = Training(config["assignment"]).run()
     except UserError as error:
-        _note(noted, error)
+        if _note(noted, error) and isinstance(error, AgreedError):
+            return
         raise
     except torch.OutOfMemoryError as error:
         helps = "; ".join(remedies(config["assignment"].settings))
-        tight = UserError(
-            f"the GPU's memory ran out ({str(error).split('. ')[0]}); what helps, in its learner: {helps}"
-        )
+        said = str(error).split(". ")[0]
+        tight = UserError(f"the GPU's memory ran out ({said}); what helps, in its learner: {helps}")
         _note(noted, tight)
         raise tight from error
     ray.train.report(as_json(metrics))
 
 
-def _note(noted: Storage, error: UserError) -> None:
-    with contextlib.suppress(Exception):  # without the note, the driver reads it in the worker's traceback
+def _note(noted: Storage, error: UserError) -> bool:
+    """Is it noted? If not, the driver reads it in the worker's traceback."""
+    with contextlib.suppress(Exception):
         noted.write_bytes(str(error).encode())
+        return True
+    return False
