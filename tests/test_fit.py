@@ -20,6 +20,7 @@ from actors.training.settings import LearnerSettings
 from actors.training.worker import USER_ERROR
 from cluster.settings.load import load
 from data.storage import Storage
+from jobs.pipelines import fit
 from jobs.pipelines.failure import reason_of
 from jobs.pipelines.fit import _run, example_spec
 from jobs.runner.preset import Preset
@@ -181,3 +182,17 @@ def test_a_chat_template_that_refuses_is_one_sentence_before_anything_starts(
         example_spec(run, LearnerSettings(), base)
     assert base in str(caught.value)
     assert len(str(caught.value)) <= 400
+
+
+@pytest.mark.case("A7: a base model on remote storage")
+def test_the_template_of_a_model_on_remote_storage_is_tried_without_its_weights(
+    tiny_base: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = f"memory://{tmp_path.name}/m"
+    Storage(base).upload(_with_chat_template(tiny_base, tmp_path / "m", REFUSING["gemma"]))
+    run = Run(load(Preset, DEMO, [f"storage={tmp_path}", "template=chat"]))
+    monkeypatch.setattr(fit, "local_folder", lambda path: pytest.fail(f"{path} must not be fetched whole"))
+    with pytest.raises(ValueError, match=r"template") as caught:
+        example_spec(run, LearnerSettings(), base)
+    assert base in str(caught.value)
+    assert example_spec(run.__class__(run.preset.model_copy(update={"template": "steerlm"})), LearnerSettings(), base)

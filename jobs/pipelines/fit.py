@@ -5,6 +5,7 @@ import importlib.util
 import os
 import re
 import signal
+import tempfile
 import threading
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -35,6 +36,8 @@ from data.storage import Storage
 from jobs.pipelines.failure import reason_of
 from jobs.runner.stage import Run, StageError, log
 
+WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".onnx")
+
 
 def base_uri(run: Run) -> str:
     """The model that predictor and policy start from: the preset's, or the one that stage `base` made."""
@@ -62,7 +65,8 @@ def example_spec(run: Run, learner: LearnerSettings, base: str | None = None) ->
     """
     spec = ExampleSpec(base or base_uri(run), run.schema, run.preset.template, learner.max_tokens)
     try:
-        new_format(local_folder(spec.base), spec.schema, spec.template)
+        with _without_weights(spec.base) as folder:
+            new_format(folder, spec.schema, spec.template)
     except TemplateError as error:
         reason = printable(" ".join(str(error).split()), 150)
         raise StageError(
@@ -70,6 +74,21 @@ def example_spec(run: Run, learner: LearnerSettings, base: str | None = None) ->
             f"{reason}); set template: steerlm, or base.model to a model whose template takes one"
         ) from None
     return spec
+
+
+@contextlib.contextmanager
+def _without_weights(base: str) -> Iterator[str]:
+    """What `local_folder` gives, but of a folder on remote storage only the small files."""
+    storage = Storage(base)
+    names = [name for name in storage.names() if not name.endswith(WEIGHTS)] if "://" in base else []
+    if not names:
+        yield local_folder(base)
+        return
+    with tempfile.TemporaryDirectory(prefix="steerlm-base-") as local:
+        for name in names:
+            os.makedirs(os.path.dirname(os.path.join(local, name)), exist_ok=True)
+            storage.fs.get_file((storage / name).path, os.path.join(local, name))
+        yield local
 
 
 def fit(
