@@ -89,8 +89,9 @@ def test_a_batch_whose_loss_is_infinite_ends_the_training_at_its_step(
             return module
 
     task = Poisoned(tiny_base, SCHEMA, "steerlm")
-    match = r"^test failed: the loss is inf at step 6, at a learning rate of "
-    _ends_with(match, task, SETTINGS, _examples(tiny_base, tmp_path), Storage(str(tmp_path / "out")))
+    match = r"^test failed: the loss is inf at step 12, at a learning rate of "
+    settings = SETTINGS.model_copy(update={"packs_per_step": 1})
+    _ends_with(match, task, settings, _examples(tiny_base, tmp_path), Storage(str(tmp_path / "out")))
 
 
 @pytest.mark.slow
