@@ -19,6 +19,7 @@ import pyarrow.fs
 import pyarrow.parquet
 from fsspec.implementations.local import LocalFileSystem
 
+from data.durable import exchange, make_folders, sync, sync_all
 from data.errors import UserError
 from data.uris import checked_uri, filesystem, local_path
 
@@ -115,8 +116,6 @@ class Storage:
                 return
             with open(beside, "wb") as file:
                 file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
 
     def put(self, local: str) -> None:
         """Copy a local file here; it appears whole or not at all. Raises Unwritable."""
@@ -128,14 +127,19 @@ class Storage:
 
     @contextlib.contextmanager
     def _whole(self) -> Iterator[str]:
-        """A local path to write, which is renamed to this file at the end; "" on an object store. Raises Unwritable."""
+        """A local path to write, which is renamed to this file at the end; "" on an object store. Raises Unwritable.
+
+        When the block has ended, the file outlasts a loss of power: so what is written later may say that it is there.
+        """
         beside = f"{self.path}.{secrets.token_hex(4)}.tmp" if self.is_local else ""
         try:
             if beside:
-                os.makedirs(os.path.dirname(self.path), exist_ok=True)
+                make_folders(os.path.dirname(self.path))
             yield beside
             if beside:
+                sync(beside)
                 os.replace(beside, self.path)
+                sync(os.path.dirname(self.path))
         except OSError as error:
             reason = error.strerror or str(error)
             raise Unwritable(
@@ -181,36 +185,50 @@ class Storage:
         return digest.hexdigest()[:16]
 
     def upload(self, folder: str) -> None:
-        """Copy a local folder's content here, file by file, replacing what was there."""
-        self.remove()
-        for root, _, names in os.walk(folder):
-            for name in names:
-                local = os.path.join(root, name)
-                remote = posixpath.join(self.path, os.path.relpath(local, folder).replace(os.sep, "/"))
-                self.fs.makedirs(posixpath.dirname(remote), exist_ok=True)
-                self.fs.put_file(local, remote)
+        """Copy a local folder's content here, replacing what was there: on a disk at once, when all is copied.
+
+        An object store cannot rename: there each file is replaced by itself, and what is left over goes last.
+        """
+        names = Storage(folder).names()
+        if self.is_local:
+            with self.replaced() as beside:
+                for name in names:
+                    (beside / name).put(os.path.join(folder, name))
+            return
+        for name in names:
+            (self / name).put(os.path.join(folder, name))
+        self.remove_files(set(self.names()) - set(names))
 
     @contextlib.contextmanager
     def replaced(self) -> Iterator["Storage"]:
         """A folder to fill; when the block ends, it takes the place of this one. If it raises, this one stays.
 
-        An object store cannot rename: there the old folder goes at once, and each file appears whole when written.
-        Write last the file that marks the folder as complete.
+        Raises Unwritable if the new folder cannot take the place: then both are kept. An object store cannot rename:
+        there the old folder goes at once, and each file appears whole when written. Write last the file that marks the
+        folder as complete.
         """
         if not self.is_local:
             self.remove()
             yield self
             return
-        beside, before = (Storage(f"{self.path.rstrip('/')}.{secrets.token_hex(4)}.{end}") for end in ("tmp", "old"))
-        os.makedirs(beside.path)
+        beside, before = (f"{self.path.rstrip('/')}.{secrets.token_hex(4)}.{end}" for end in ("tmp", "old"))
+        make_folders(beside)
         try:
-            yield beside
-            if self.exists():
-                os.rename(self.path, before.path)
-            os.rename(beside.path, self.path)
-        finally:
-            beside.remove()
-            before.remove()
+            yield Storage(beside)
+            sync_all(beside)
+        except BaseException:
+            shutil.rmtree(beside, ignore_errors=True)
+            raise
+        try:
+            exchange(self.path, beside, before)
+        except OSError as error:
+            kept = " and ".join(folder for folder in (beside, before) if os.path.lexists(folder))
+            raise Unwritable(
+                error.errno,
+                f"cannot replace {self.uri}: {error.strerror or error}; nothing is lost, {kept} is kept; "
+                "get access there, or set `storage` to another place",
+            ) from error
+        shutil.rmtree(before, ignore_errors=True)
 
     def download(self, folder: str) -> str:
         """A local folder with this one's content: itself if it is local, else a copy in `folder`."""

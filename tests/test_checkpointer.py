@@ -4,15 +4,20 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import torch
+from botocore.exceptions import EndpointConnectionError, HTTPClientError
+from safetensors import SafetensorError
+from support import checkpoint_workers
 
-from actors.training.checkpointer import COMPLETE, Checkpoint, Checkpointer, complete_steps, sweep
+from actors.training.checkpoint import COMPLETE, Checkpoint, complete_steps, newest_whole, sweep
+from actors.training.checkpointer import Checkpointer
 from actors.training.zero_shards import ZeroShard
-from data.storage import Storage
+from data.storage import Storage, Unwritable
 
 WHOLE = torch.arange(10.0)
 
@@ -93,7 +98,7 @@ def test_a_damaged_file_is_named(tmp_path: Path) -> None:
     checkpoint = Checkpoint(folder, 1)
     assert torch.equal(checkpoint.values("weights", "w", 0, 5), WHOLE[:5] + 1)
     with pytest.raises(
-        ValueError, match=r"weights-00001.safetensors is damaged or gone: delete the checkpoint .*000000001 to go on"
+        ValueError, match=r"000000001/weights-00001.safetensors is damaged: .* bytes with another checksum"
     ):
         checkpoint.values("weights", "w", 0, 6)
 
@@ -159,3 +164,163 @@ def test_a_crash_in_mid_upload_leaves_the_checkpoint_before_it(s3: str, capsys: 
     assert checkpoint.values("exp_avg", "w", 7_999_990, 10).tolist() == [1.0] * 10
     checkpoint.close()
     assert {name.split("/")[0] for name in folder.names()} == {"000000001"}
+
+
+@pytest.mark.slow
+@pytest.mark.case("A1: two workers, a fault in one of them, on disk and on S3")
+@pytest.mark.parametrize("store", ["disk", "s3"])
+@pytest.mark.parametrize("fault", ["connection", "safetensors", "kill"])
+def test_a_training_resumes_from_what_is_whole_whatever_comes_to_one_worker(
+    fault: checkpoint_workers.Fault, store: str, s3: str, tmp_path: Path
+) -> None:
+    """Five tries each, 30 in all: which worker, which file and which moment differ."""
+    for seed in range(5):
+        folder = f"{tmp_path}/{seed}" if store == "disk" else f"{s3}/{tmp_path.name}-{fault}/{seed}"
+        resumed, complete = checkpoint_workers.Try(folder, fault, seed).run()
+        if fault == "kill":
+            assert (resumed, complete) == (1, [1])
+        else:
+            assert (resumed, complete) == (3, [1, 3]), "step 2 lacks a part, step 3 is whole"
+
+
+def _raising(error: Exception) -> Callable[..., None]:
+    def raises(*_: object) -> None:
+        raise error
+
+    return raises
+
+
+@pytest.mark.case("A1: any error of one worker")
+@pytest.mark.parametrize(
+    "error",
+    [
+        EndpointConnectionError(endpoint_url="http://s3.invalid"),
+        HTTPClientError(error="reset"),
+        SafetensorError("No space left on device"),
+        RuntimeError("what nobody thought of"),
+        Unwritable(28, "cannot write it"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_a_part_that_failed_makes_no_checkpoint_and_the_older_ones_stay(
+    error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = Storage(str(tmp_path))
+    _save(folder, 1, keep=1)
+    workers = [Checkpointer(folder, rank, 2, keep=1) for rank in range(2)]
+    with monkeypatch.context() as patch:
+        patch.setattr("actors.training.checkpointer._written", _raising(error))
+        workers[1].save(2, {"weights": [ZeroShard("w", 5, WHOLE[5:])]}, None)
+        workers[1].wait()
+    workers[0].save(2, {"weights": [ZeroShard("w", 0, WHOLE[:5])]}, None)
+    workers[0].wait()
+    assert [(w.timing.written, w.timing.failed) for w in workers] == [(0, 1), (0, 1)]
+    assert complete_steps(folder) == [1]
+    own, first = capsys.readouterr().out.splitlines()
+    assert str(error) in own
+    assert f"warning: a checkpoint was not written: worker 1: {type(error).__name__}: " in first or str(error) in first
+    _save(folder, 3, keep=1)
+    assert {name.split("/")[0] for name in folder.names()} == {"000000003"}, "what failed before goes, too"
+
+
+@pytest.mark.case("A1: a file that storage has cut")
+def test_a_file_that_is_shorter_on_storage_than_here_is_a_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    put = Storage.put
+
+    def cut(self: Storage, local: str) -> None:
+        put(self, local)
+        os.truncate(self.path, 20)
+
+    monkeypatch.setattr(Storage, "put", cut)
+    checkpointer = Checkpointer(Storage(str(tmp_path)), 0, 1, 1)
+    checkpointer.save(1, {"weights": [ZeroShard("w", 0, WHOLE)]}, None)
+    checkpointer.wait()
+    assert complete_steps(checkpointer.folder) == []
+    assert "weights-00000.safetensors has 20 bytes of " in capsys.readouterr().out
+
+
+@pytest.mark.case("A7: weights that are not finite")
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_no_checkpoint_holds_numbers_that_are_not_finite(
+    value: float, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpointer = Checkpointer(Storage(str(tmp_path)), 0, 1, 1)
+    checkpointer.save(1, {"exp_avg": [ZeroShard("model.w", 0, torch.tensor([1.0, value]))]}, None)
+    checkpointer.wait()
+    assert complete_steps(checkpointer.folder) == []
+    assert "a checkpoint was not written: model.w holds NaN or infinities" in capsys.readouterr().out
+
+
+def _cut(file: Path) -> None:
+    os.truncate(file, os.path.getsize(file) - 1)
+
+
+def _flip(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+
+
+DAMAGES: dict[str, tuple[str, Callable[[Path], object]]] = {
+    "a bit": ("weights-00001.safetensors", _flip),
+    "cut": ("weights-00000.safetensors", _cut),
+    "empty": ("weights-00000.safetensors", lambda file: file.write_bytes(b"")),
+    "gone": ("weights-00001.safetensors", Path.unlink),
+    "mark cut": (COMPLETE, _cut),
+    "mark empty": (COMPLETE, lambda file: file.write_bytes(b"")),
+    "mark {}": (COMPLETE, lambda file: file.write_text("{}")),
+    "mark a list": (COMPLETE, lambda file: file.write_text("[1]")),
+}
+
+
+@pytest.mark.case("A1: a damaged checkpoint")
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_the_newest_that_verifies_is_resumed(damage: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder, (file, change) = Storage(str(tmp_path)), DAMAGES[damage]
+    for step in (1, 2):
+        _save(folder, step)
+    change(tmp_path / "000000002" / file)
+    found = newest_whole(folder, 0, 1)
+    assert found is not None
+    assert found.state == {"step": 1}
+    assert complete_steps(folder) == [1]
+    damaged, removed = capsys.readouterr().out.splitlines()
+    assert file in damaged
+    assert removed.endswith("step 2 is not whole, and is removed; the one before it is tried")
+    change(tmp_path / "000000001" / file)
+    assert newest_whole(folder, 0, 1) is None
+    assert "there is none before it: step 0 is next" in capsys.readouterr().out
+
+
+@pytest.mark.case("A1: storage that does not answer while a checkpoint is read")
+def test_a_checkpoint_that_cannot_be_read_now_is_not_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = Storage(str(tmp_path))
+    _save(folder, 1)
+    monkeypatch.setattr("actors.training.checkpoint.sha256", _raising(EndpointConnectionError(endpoint_url="x")))
+    with pytest.raises(EndpointConnectionError):
+        newest_whole(folder, 0, 1)
+    assert complete_steps(folder) == [1]
+
+
+@pytest.mark.case("A1: the best weights that a kept checkpoint names")
+def test_a_step_that_is_needed_is_kept_beside_the_newest(tmp_path: Path) -> None:
+    best = Checkpointer(Storage(str(tmp_path)), 0, 1, keep=1, needed=lambda: {1})
+    for step in (1, 2, 3):
+        best.save(step, {"weights": [ZeroShard("w", 0, WHOLE)]}, None)
+        best.wait()
+    assert complete_steps(best.folder) == [1, 3]
+
+
+@pytest.mark.case("A1: a worker of an earlier life is still writing")
+def test_the_part_of_another_life_does_not_count(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("actors.training.checkpointer.WAIT_FOR_OTHERS_S", 0.0)
+    old, new = (Checkpointer(Storage(str(tmp_path)), rank, 2, 1, life=f"{rank}") for rank in (1, 0))
+    for worker in (old, new):
+        worker.save(1, {"weights": [ZeroShard("w", 0, WHOLE)]}, None)
+        worker.wait()
+    assert complete_steps(new.folder) == []
+    assert "worker 1 has not written its part" in capsys.readouterr().out

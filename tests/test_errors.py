@@ -9,7 +9,8 @@ import pyarrow as pa
 import pytest
 from ray.exceptions import RayTaskError
 
-from actors.training import trainer
+from actors.training import worker
+from actors.training.collectives import agree
 from cluster.errors import ClusterError
 from data.attributes import shipped
 from data.errors import UserError, is_user_error
@@ -93,14 +94,35 @@ def test_a_bug_does_not_stop_ray_trains_retry(
     class Given:
         output_uri = str(tmp_path)
 
-    monkeypatch.setattr(trainer, "_Training", Training)
+    monkeypatch.setattr(worker, "Training", Training)
     with pytest.raises(ValueError):  # noqa: PT011 - any
-        trainer.train_worker({"assignment": Given()})
-    assert not (tmp_path / trainer.USER_ERROR).exists()
+        worker.train_worker({"assignment": Given()})
+    assert not (tmp_path / worker.USER_ERROR).exists()
     monkeypatch.setattr(Training, "run", lambda self: (_ for _ in ()).throw(UserError("fix it")))
     with pytest.raises(UserError):
-        trainer.train_worker({"assignment": Given()})
-    assert (tmp_path / trainer.USER_ERROR).read_text() == "fix it"
+        worker.train_worker({"assignment": Given()})
+    assert (tmp_path / worker.USER_ERROR).read_text() == "fix it"
+
+
+@pytest.mark.case("A7: a mistake that all workers find")
+def test_an_error_that_all_workers_raise_fails_none_so_that_ray_train_starts_none_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Given:
+        output_uri = str(tmp_path)
+
+    def agreed(_: object) -> None:
+        agree(UserError("fix it"))
+
+    monkeypatch.setattr(worker, "Training", agreed)
+    worker.train_worker({"assignment": Given()})
+    assert (tmp_path / worker.USER_ERROR).read_text() == "fix it"
+    monkeypatch.setattr(worker, "Training", lambda _: pytest.fail("it must not start again"))
+    worker.train_worker({"assignment": Given()})
+    Given.output_uri = str(tmp_path / worker.USER_ERROR)  # no folder, so that nothing can be noted there
+    monkeypatch.setattr(worker, "Training", agreed)
+    with pytest.raises(UserError, match=r"^fix it$"):
+        worker.train_worker({"assignment": Given()})
 
 
 @pytest.mark.parametrize("bug", BUGS)

@@ -91,8 +91,12 @@ def test_killed_in_every_stage_the_result_is_the_same(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_stopped_training_keeps_what_it_has_and_continues_from_there(tmp_path: Path) -> None:
-    """`ray job stop` and the end of a pod send SIGTERM; no other checkpoint is written (checkpoint_every is 0)."""
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_stopped_training_keeps_what_it_has_and_continues_from_there(number: signal.Signals, tmp_path: Path) -> None:
+    """`ray job stop` and the end of a pod send SIGTERM, Ctrl-C sends SIGINT to Ray's processes as well.
+
+    No other checkpoint is written: the training lasts less than ten minutes.
+    """
     longer = "policy.learner.epochs=6"
     process = subprocess.Popen(
         tiny_run.command(tmp_path / "stopped", longer),
@@ -100,6 +104,7 @@ def test_a_stopped_training_keeps_what_it_has_and_continues_from_there(tmp_path:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        start_new_session=True,
     )
     assert process.stdout
     for line in process.stdout:
@@ -107,7 +112,10 @@ def test_a_stopped_training_keeps_what_it_has_and_continues_from_there(tmp_path:
             break
     for line in process.stdout:
         if "step " in line and "loss" in line:
-            process.send_signal(signal.SIGTERM)
+            if number == signal.SIGINT:
+                os.killpg(process.pid, number)
+            else:
+                process.send_signal(number)
             break
     said, told = process.communicate(timeout=180)
     assert process.returncode == 1, said

@@ -38,8 +38,10 @@ def test_a_manifest_has_no_credential_and_a_new_one_is_a_change(
 ) -> None:
     def performed(uri: str) -> Performed:
         file = f"{uri}/rows.jsonl"
-        stage = replace(_stage("a", calls), settings=lambda preset: {"uri": uri}, inputs=lambda run: {file: "checksum"})
-        return perform(_run(tmp_path), stage)
+        stage = replace(
+            stage_of("a", calls), settings=lambda preset: {"uri": uri}, inputs=lambda run: {file: "checksum"}
+        )
+        return perform(demo_run(tmp_path), stage)
 
     calls: list[str] = []
     plain = performed("https://host/x?download=true")

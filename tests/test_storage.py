@@ -1,3 +1,7 @@
+import errno
+import os
+import re
+import shutil
 from pathlib import Path
 
 import fsspec
@@ -114,3 +118,129 @@ def test_an_object_store_is_filled_in_place() -> None:
     with target.replaced() as folder:
         (folder / "new").write_bytes(b"")
     assert target.names() == ["new"]
+
+
+def _filled(folder: Path, *names: str) -> str:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(name)
+    return str(folder)
+
+
+def _failing_rename(monkeypatch: pytest.MonkeyPatch, *fails: int) -> None:
+    """`os.rename` fails at the calls of these numbers."""
+    real, calls = os.rename, iter(range(100))
+
+    def rename(source: str, target: str) -> None:
+        if next(calls) in fails:
+            raise PermissionError(13, "Permission denied")
+        real(source, target)
+
+    monkeypatch.setattr("os.rename", rename)
+
+
+@pytest.mark.case("A5: a rename that fails")
+@pytest.mark.parametrize("fails", [(0,), (1,), (1, 2)])
+def test_neither_the_old_folder_nor_the_new_is_lost_if_a_rename_fails(
+    fails: tuple[int, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """(1, 2): the old folder cannot be put back, either."""
+    target = Storage(_filled(tmp_path / "out", "old"))
+    _failing_rename(monkeypatch, *fails)
+    with (
+        pytest.raises(Unwritable, match=r"^cannot replace .*/out: Permission denied; nothing is lost, .* is kept; get"),
+        target.replaced() as folder,
+    ):
+        (folder / "new").write_bytes(b"new")
+    found = sorted(path.name for path in tmp_path.rglob("*") if path.is_file())
+    assert found == ["new", "old"]
+    assert (target.names() == ["old"]) == (fails != (1, 2))
+
+
+@pytest.mark.case("A5: an upload that fails half way")
+def test_an_upload_takes_the_place_of_the_old_folder_at_once_or_not_at_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target, local = Storage(_filled(tmp_path / "out", "old")), _filled(tmp_path / "local", "a", "deep/b")
+    real, done = shutil.copyfile, []
+
+    def copyfile(source: str, beside: str) -> None:
+        if done:
+            raise OSError(28, "No space left on device")
+        done.append(real(source, beside))
+
+    with monkeypatch.context() as patch:
+        patch.setattr("shutil.copyfile", copyfile)
+        with pytest.raises(Unwritable, match="No space left"):
+            target.upload(local)
+    assert target.names() == ["old"]
+    target.upload(local)
+    assert target.names() == ["a", "deep/b"]
+
+
+@pytest.mark.case("A5: an upload to an object store")
+def test_on_an_object_store_new_files_are_there_before_old_ones_go(tmp_path: Path) -> None:
+    target = Storage(f"memory://{tmp_path.name}/out")
+    for name in ("config.json", "old.safetensors"):
+        (target / name).write_bytes(b"old")
+    local = _filled(tmp_path / "local", "config.json", "new.safetensors")
+    removed: list[list[str]] = []
+    with pytest.MonkeyPatch.context() as patch:
+        remove = Storage.remove_files
+        patch.setattr(Storage, "remove_files", lambda self, n: (removed.append(self.names()), remove(self, n))[1])
+        target.upload(local)
+    assert removed == [["config.json", "new.safetensors", "old.safetensors"]], "all is there when the first goes"
+    assert target.names() == ["config.json", "new.safetensors"]
+    assert (target / "config.json").read_text() == "config.json"
+
+
+@pytest.mark.case("A5: power goes between data and mark")
+def test_data_is_on_the_disk_before_the_file_that_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No write may wait in memory when a later one that speaks of it is on the disk: data, its names, then the mark."""
+    done: list[tuple[str, str]] = []
+    fsync, replace, rename = os.fsync, os.replace, os.rename
+
+    def name(path: str) -> str:
+        return re.sub(r"\.[0-9a-f]{8}\.tmp", ".tmp", os.path.relpath(path, tmp_path))
+
+    monkeypatch.setattr(
+        "os.fsync", lambda n: (done.append(("sync", name(os.readlink(f"/proc/self/fd/{n}")))), fsync(n))
+    )
+    monkeypatch.setattr("os.replace", lambda a, b: (done.append(("move", name(b))), replace(a, b)))
+    monkeypatch.setattr("os.rename", lambda a, b: (done.append(("move", name(b))), rename(a, b)))
+    local = _filled(tmp_path / "local", "model.safetensors")
+    Storage(str(tmp_path / "out" / "model")).upload(local)
+    Storage(str(tmp_path / "out" / "training.json")).write_json({})
+    upload, mark = done[: done.index(("move", "out/model")) + 2], done[done.index(("move", "out/model")) + 2 :]
+    assert upload[-5:] == [
+        ("sync", "out/model.tmp"),  # the name of the file
+        ("sync", "out/model.tmp/model.safetensors"),
+        ("sync", "out/model.tmp"),
+        ("move", "out/model"),
+        ("sync", "out"),
+    ]
+    assert upload[:4] == [
+        ("sync", "out"),  # the new folders
+        ("sync", "."),
+        ("sync", "out/model.tmp/model.safetensors.tmp"),
+        ("move", "out/model.tmp/model.safetensors"),
+    ]
+    assert mark == [("sync", "out/training.json.tmp"), ("move", "out/training.json"), ("sync", "out")]
+
+
+@pytest.mark.case("A5: a filesystem that cannot sync folders")
+def test_a_filesystem_without_fsync_for_folders_is_no_error_but_a_full_disk_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fsync, code = os.fsync, [errno.EINVAL]
+
+    def for_files_only(number: int) -> None:
+        if os.path.isdir(f"/proc/self/fd/{number}"):
+            raise OSError(code[0], os.strerror(code[0]))
+        fsync(number)
+
+    monkeypatch.setattr("os.fsync", for_files_only)
+    Storage(str(tmp_path / "a")).write_bytes(b"x")
+    code[0] = errno.EIO
+    with pytest.raises(Unwritable, match="Input/output error"):
+        Storage(str(tmp_path / "b")).write_bytes(b"x")

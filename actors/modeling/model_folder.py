@@ -157,6 +157,8 @@ def save_model(
     model.config.steerlm = {"schema": schema, "template": format.kind, "base_chat_template": base}
     model.config.pad_token_id = format.tokenizer.pad_token_id
     model.config.use_cache = True
+    if model.can_generate():
+        make_consistent(model)
     weights = {k.removeprefix("model."): v for k, v in state.items() if k.startswith("model.")}
     model.save_pretrained(folder, state_dict=weights)
     source = format.template.jinja()
@@ -165,6 +167,32 @@ def save_model(
         source = f"{{%- set attributes = {{}} -%}}{before}{source}{after}"
     format.tokenizer.chat_template = source
     format.tokenizer.save_pretrained(folder)
+
+
+def make_consistent(model: PreTrainedModel) -> None:
+    """Let `model.generation_config` be one that transformers saves; raises UserError if that takes more than a flag.
+
+    Llama 2, Vicuna and their kin come with sampling settings beside `do_sample: false`.
+    """
+    config = model.generation_config
+    try:
+        config.validate(strict=True)
+        return
+    except ValueError:
+        before, config.do_sample = config.do_sample, True
+    where = f"generation_config.json of {model.name_or_path}"
+    try:
+        config.validate(strict=True)
+    except ValueError as error:
+        config.do_sample = before
+        raise UserError(f"{where} cannot be saved again: {_issues(error)}; correct that file") from None
+    print(f"warning: {where} has sampling settings without do_sample; the new model has do_sample: true", flush=True)
+
+
+def _issues(error: ValueError) -> str:
+    """The first of transformers' complaints, `field: reason`."""
+    lines = [line.strip("- ") for line in str(error).splitlines() if line.startswith("- ")]
+    return printable(next(iter(lines), str(error)), 200)
 
 
 def _literal(tokenizer: PreTrainedTokenizerBase, ids: tuple[int, ...]) -> str:

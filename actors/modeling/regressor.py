@@ -160,6 +160,17 @@ class PredictorTask(TrainTask):
             "weights_SA": torch.from_numpy(weights_SA).to(device),
         } | (self.answer_features.inputs(examples, device) if self.answer_features else {})
 
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """The attributes."""
+        return tuple(self.schema.names)
+
+    def loss_parts(self, module: torch.nn.Module, inputs: dict[str, Any]) -> dict[str, float]:
+        assert isinstance(module, PredictorLoss)
+        losses_SA = label_losses(module.scores(inputs["pack"], inputs["reads_S"]) - inputs["values_SA"], self.loss)
+        losses_A = (losses_SA * inputs["weights_SA"]).sum(0)
+        return dict(zip(self.schema.names, losses_A.tolist(), strict=True))
+
     def target_weight(self, example: Example) -> float:
         return float(self._weights(example).sum(dtype=np.float64))
 

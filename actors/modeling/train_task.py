@@ -41,6 +41,15 @@ class TrainTask(ABC):
         """What an example counts in the mean: its trained tokens, or the weights of its valid labels."""
         return float(example.trained_T.sum())
 
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """The names of the loss's parts, for a message; () = it has one."""
+        return ()
+
+    def loss_parts(self, module: torch.nn.Module, inputs: dict[str, Any]) -> dict[str, float]:
+        """The parts of a pack's loss, by name."""
+        return {}
+
     def save(self, module: torch.nn.Module, state: Mapping[str, torch.Tensor], folder: str) -> None:
         """Plain Hugging Face safetensors and tokenizer; `state` is the whole module's, gathered on the CPU."""
         save_model(module.model, state, self.format(), folder, self.LABELS)

@@ -5,6 +5,12 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from data.errors import UserError
+
+
+class AgreedError(UserError):
+    """A user error that every worker raises at the same place, so that none waits for another."""
+
 
 def summed(*values: float) -> list[float]:
     """Each value's sum over all workers."""
@@ -30,6 +36,12 @@ def from_first(value: Any) -> Any:
     if dist.is_initialized():
         dist.broadcast_object_list(box, device=torch.device("cpu"))
     return box[0]
+
+
+def agree(error: UserError | None) -> None:
+    """Raise the first worker's error, if it has one, on every worker."""
+    if sentence := from_first(str(error) if error else ""):
+        raise AgreedError(sentence)
 
 
 def barrier() -> None:

@@ -14,7 +14,7 @@ import torch
 from actors.kernels.onednn import train_with_onednn
 from actors.modeling.lora import add_adapters
 from actors.modeling.train_task import TrainTask
-from actors.training.checkpointer import Checkpoint
+from actors.training.checkpoint import Checkpoint
 from actors.training.flops import Arithmetic, num_elements
 from actors.training.settings import LearnerSettings, deepspeed_config
 from actors.training.zero_shards import (
@@ -140,6 +140,11 @@ class TrainingEngine:
 
     def validating(self, on: bool) -> None:
         self.engine.train(not on)
+
+    @property
+    def knows_norm(self) -> bool:
+        """Is the gradient's norm on the host already? ZeRO's optimizers look at it in each step."""
+        return self.settings.zero_stage > 0 or self.device.type == "cpu"
 
     @property
     def gradient_norm(self) -> float:

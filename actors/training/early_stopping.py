@@ -38,3 +38,7 @@ class EarlyStopping:
     @property
     def should_stop(self) -> bool:
         return 0 < self.patience <= self.since_best
+
+    def reason(self) -> str:
+        """Why it should stop, for the log."""
+        return f"stopped early: the last {self.patience} validations were no better than that of step {self.best_step}"

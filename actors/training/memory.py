@@ -121,20 +121,25 @@ def too_large(path: str, learner: LearnerSettings, memory: TrainingMemory, limit
     """Why a training does not fit and which settings help; None if it fits."""
     if memory.total <= limit:
         return None
-    remedies = []
-    if not learner.activation_checkpointing and (memory.activations or 0) > 0.2 * memory.total:
-        remedies.append("activation_checkpointing: true")
-    if learner.zero_stage < 3 and learner.num_workers > 1:
-        remedies.append("zero_stage: 3")
-    if learner.offload == "none" and learner.use_gpu:
-        remedies.append("offload: optimizer" if learner.zero_stage else "zero_stage: 2 with offload: optimizer")
-    if learner.lora is None:
-        remedies.append("lora: {}")
-    remedies += ["more num_workers"] if learner.zero_stage else []
-    remedies.append(f"pack_tokens below {learner.pack_tokens}")
+    large_activations = (memory.activations or 0) > 0.2 * memory.total
     kinds = ("weights", "gradients", "optimizer", "activations")
     parts = [f"{kind} {size / GIB:,.1f}" for kind in kinds if (size := getattr(memory, kind)) is not None]
     return (
         f"{path} needs {memory.total / GIB:,.1f} GiB on each worker ({', '.join(parts)}), and its device has "
-        f"{limit / GIB:,.1f}; what helps, in {path}: {'; '.join(remedies)}"
+        f"{limit / GIB:,.1f}; what helps, in {path}: {'; '.join(remedies(learner, large_activations))}"
     )
+
+
+def remedies(learner: LearnerSettings, large_activations: bool = True) -> list[str]:
+    """The settings that make a training smaller."""
+    found = []
+    if not learner.activation_checkpointing and large_activations:
+        found.append("activation_checkpointing: true")
+    if learner.zero_stage < 3 and learner.num_workers > 1:
+        found.append("zero_stage: 3")
+    if learner.offload == "none" and learner.use_gpu:
+        found.append("offload: optimizer" if learner.zero_stage else "zero_stage: 2 with offload: optimizer")
+    if learner.lora is None:
+        found.append("lora: {}")
+    found += ["more num_workers"] if learner.zero_stage else []
+    return [*found, f"pack_tokens below {learner.pack_tokens}"]

@@ -4,7 +4,20 @@ import math
 from typing import Any, ClassVar, Literal
 
 from actors.modeling.lora import LoraSettings
-from data.bounds import Amount, Count, Cpus, Positive, Repeats, Seed, ShareBelowOne, Size, Times, TokenBudget, Workers
+from data.bounds import (
+    Amount,
+    Count,
+    Cpus,
+    Positive,
+    Repeats,
+    Seconds,
+    Seed,
+    ShareBelowOne,
+    Size,
+    Times,
+    TokenBudget,
+    Workers,
+)
 from data.errors import UserError
 from data.record import Record
 
@@ -12,9 +25,11 @@ from data.record import Record
 class LearnerSettings(Record):
     """How a model is trained."""
 
-    PLACEMENT: ClassVar[frozenset[str]] = frozenset(
-        {"num_workers", "cpus_per_worker", "use_gpu", "labels", "zero_stage", "offload"}
-    ) | {"activation_checkpointing", "memory_gib", "checkpoint_every", "keep_checkpoints", "max_failures"}
+    PLACEMENT: ClassVar[frozenset[str]] = (
+        frozenset({"num_workers", "cpus_per_worker", "use_gpu", "labels", "zero_stage", "offload"})
+        | {"activation_checkpointing", "memory_gib", "checkpoint_every", "checkpoint_every_s", "keep_checkpoints"}
+        | {"max_failures"}
+    )
     """Settings that change only rounding in the result: a training may resume with other values."""
 
     num_workers: Workers = 1
@@ -70,7 +85,9 @@ class LearnerSettings(Record):
     """Memory of a worker's device, for --plan and the check that the training fits; None = this machine's GPU, or a
     worker's share of its RAM."""
     checkpoint_every: Amount = 0
-    """Share of an epoch between checkpoints; a killed training resumes from the last. 0 = only before a node goes."""
+    """Share of an epoch between checkpoints, beside those of checkpoint_every_s; 0 = none."""
+    checkpoint_every_s: Seconds = 600
+    """Seconds between checkpoints; a killed training resumes from the last. 0 = only before a node goes or a stop."""
     keep_checkpoints: Times = 2
     """Number of the newest checkpoints that are kept, beside the weights of the step with the best validation loss."""
     max_failures: Repeats = 3

@@ -1,13 +1,15 @@
-"""The Ray Train worker: one training loop, for language model, predictor and policy alike.
+"""One worker's part of a training: one loop, for language model, predictor and policy alike.
 
 It gets a task (the model and its loss) and a data loader (tokenized examples in order); it knows no prompts and no
-jobs. All decisions depend on the position in the data, never on time or on the number of workers: a killed training
-resumes from its last checkpoint, with any number of workers, and ends where it would have ended.
+jobs. What changes the result depends on the position in the data, never on time or on the number of workers: a killed
+training resumes from its last checkpoint, with any number of workers, and ends where it would have ended.
 """
 
+import contextlib
 import itertools
+import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -15,25 +17,24 @@ import ray.train
 import torch
 
 from actors.modeling.train_task import TrainTask
-from actors.training.checkpointer import Checkpoint, Checkpointer, complete_steps, sweep
-from actors.training.collectives import barrier, from_first, summed, summed_modulo
+from actors.training.collectives import AgreedError, barrier, summed, summed_modulo
 from actors.training.deepspeed_engine import Pack, TrainingEngine
+from actors.training.divergence import NORM_EVERY, Diverged, diverged, is_norm, not_finite
 from actors.training.early_stopping import EarlyStopping
+from actors.training.kept_checkpoints import KeptCheckpoints
 from actors.training.metrics import MetricsLogger, Tracking, peak_memory_bytes
 from actors.training.preemption import Preemption
-from actors.training.save_model import save_trained_model
+from actors.training.save_model import require_savable, save_trained_model
 from actors.training.settings import LearnerSettings, rate_factor
 from actors.training.train_state import TrainState
-from data.errors import UserError
 from data.examples import Examples, digest_of
-from data.lease import Fence, LeaseLost, current_fence
+from data.lease import Fence, current_fence
 from data.loader import DataLoader, PackedStep
 from data.packing import dealt
-from data.run_layout import TRAINING, as_json, write_record
+from data.run_layout import TRAINING, write_record
 from data.stage_metrics import LossPoint, TrainingMetrics
 from data.storage import Storage
 
-USER_ERROR = "user_error.txt"
 START_STEPS = 512
 """`task.start` gets the examples of this many steps: enough for ridge-initialized heads, little of a long training."""
 LINES, STEPS_PER_LINE = 30, 50
@@ -55,25 +56,7 @@ class Assignment:
     fence: Fence | None = field(default_factory=current_fence)
 
 
-def train_worker(config: dict[str, Any]) -> None:
-    """Ray Train's per-worker loop: train, validate, save the model under `output_uri`, report metrics.
-
-    Ray Train restarts the workers after any failure. A UserError would come back each time: it is noted for the driver
-    (`USER_ERROR`), and the restarted workers end at once.
-    """
-    noted = Storage(config["assignment"].output_uri) / USER_ERROR
-    if noted.exists():
-        return
-    try:
-        metrics = _Training(config["assignment"]).run()
-    except UserError as error:
-        if not isinstance(error, LeaseLost):  # the driver that has taken over would read the note as its own
-            noted.write_bytes(str(error).encode())
-        raise
-    ray.train.report(as_json(metrics))
-
-
-class _Training:
+class Training:
     """One worker's part of the training."""
 
     def __init__(self, assignment: Assignment):
@@ -83,17 +66,16 @@ class _Training:
         self.rank, self.world = context.get_world_rank(), context.get_world_size()
         torch.manual_seed(settings.seed)
         torch.set_num_threads(max(1, int(settings.cpus_per_worker)))
-        place, fence = (self.rank, self.world), assignment.fence
-        self.checkpoints = Checkpointer(self.output / "checkpoints", *place, settings.keep_checkpoints, fence=fence)
-        self.best = Checkpointer(self.output / "best", *place, 1, self.checkpoints.timing, fence)
+        self.kept = KeptCheckpoints(self.output, (self.rank, self.world), settings.keep_checkpoints, assignment.fence)
         if not self.loader.corpus.shards:
-            raise UserError(f"no examples to train on in {self.loader.corpus.uri}; check the rows and max_tokens")
+            raise AgreedError(f"no examples to train on in {self.loader.corpus.uri}; check the rows and max_tokens")
         self.engine = TrainingEngine(self.task, settings, self.rank, self.world)
-        checkpoint = self._last_checkpoint()
+        require_savable(self.task, self.engine, self.output)
+        checkpoint = self.kept.resume()
         self.state = TrainState(**checkpoint.state) if checkpoint else TrainState()
         self.early_stopping = EarlyStopping(settings.patience, **self.state.validations)
         self.validates = self.loader.split.has_validation
-        self.trained_digest, self.cpu_s = 0, 0.0
+        self.trained_digest, self.cpu_s, self.rate = 0, 0.0, 0.0
         self.logger = MetricsLogger(
             assignment.what, self.output, assignment.tracking, self.world, settings.precision, enabled=self.rank == 0
         )
@@ -110,59 +92,84 @@ class _Training:
 
     def run(self) -> TrainingMetrics:
         """Train to the end, or until a stop is requested; returns the metrics."""
-        preemption = Preemption(self.output, self.rank)
+        preemption = Preemption(self.output, self.rank, self.settings.checkpoint_every_s)
         self.cpu_s = -time.process_time()
-        loss = rate = 0.0
+        loss = 0.0
         for step in self.loader.steps(self.state.next_step):
             before = self.state.progress
-            loss, rate = self.do(step)
+            requests = preemption.requested(self.do(step), float(not is_norm(self._norm())))
+            loss = self._finite(*requests.sums)
             if step.progress == self.loader.epochs:
                 break
             if self.state.step % self._log_every() == 0:
-                self.log(loss, rate)
+                self.log(loss)
             if self.validates and _crossed(before, step.progress, self.settings.validate_every):
                 self.validate(last=False)
             if self.early_stopping.should_stop:
-                self.logger.log(
-                    f"stopped early: the last {self.settings.patience} validations were no better than that of "
-                    f"step {self.early_stopping.best_step}"
-                )
+                self.logger.log(self.early_stopping.reason())
                 return self.finish()
-            saves, ends = preemption.requested()
-            if saves or _crossed(before, step.progress, self.settings.checkpoint_every):
-                self.checkpoint(wait=saves)
-            if ends:
-                self.logger.log(f"stop requested: the checkpoint after step {self.state.step} is kept")
+            if requests.saves or requests.due or _crossed(before, step.progress, self.settings.checkpoint_every):
+                self.checkpoint(wait=requests.saves)
+                preemption.saved()
+            if requests.ends:
+                self.logger.log(f"stop requested: the training ends after step {self.state.step}")
                 return self.metrics()
         if not self.state.step:
-            raise UserError(
+            raise AgreedError(
                 f"no examples to train on in {self.loader.corpus.uri}: all are held out or rejected; "
                 "lower validation_share, or check max_tokens"
             )
-        self.log(loss, rate)
+        self.log(loss)
         if self.validates:
             self.validate(last=True)
         self._count_trained()
         self.logger.log(self.state.audit())
         return self.finish()
 
-    def do(self, step: PackedStep) -> tuple[float, float]:
-        """One optimizer step; returns this worker's share of its mean loss, and the learning rate."""
+    def do(self, step: PackedStep) -> float:
+        """One optimizer step; returns this worker's share of its mean loss."""
         started = time.perf_counter()
         settings, state, examples = self.settings, self.state, step.examples
         weight = self._weight(examples, step.packs)
         assert weight > 0, "a step without a single target"
         progress = step.middle / self.loader.epochs
-        rate = settings.learning_rate * rate_factor(settings.schedule, progress, settings.warmup)
+        self.rate = settings.learning_rate * rate_factor(settings.schedule, progress, settings.warmup)
         if step.is_first:
             digest = digest_of(examples.ids[i] for i in self.loader.drawn(examples, step.epoch))
             state.expected_digest = (state.expected_digest + digest) % 2**64
-        loss = self.engine.step(list(self._share(examples, step.packs)), weight, rate)
+        self.packs = list(self._share(examples, step.packs))
+        loss = self.engine.step(self.packs, weight, self.rate)
         seconds = time.perf_counter() - started
         state.add(step, settings.pack_tokens, weight, seconds)
         squares = sum(float(examples.lengths[i]) ** 2 for pack in step.packs for i in pack)
         self.logger.count(step.num_tokens, self.engine.arithmetic.flops(step.num_tokens, weight, squares), seconds)
-        return loss, rate
+        return loss
+
+    def _norm(self) -> float:
+        """The gradient's, as often as it costs little to know; else 0."""
+        looks = self.engine.knows_norm or self.state.step % NORM_EVERY == 0
+        return self.engine.gradient_norm if looks else 0.0
+
+    def _finite(self, loss: float, bad_norms: float) -> float:
+        """The mean loss; raises Diverged unless it and the gradient are finite. All workers decide the same."""
+        if not math.isfinite(loss):
+            raise self._diverged(f"the loss is {loss}", self._loss_parts())
+        if bad_norms:
+            raise self._diverged("the gradient is not finite", self._loss_parts())
+        return loss
+
+    def _diverged(self, number: str, parts: Mapping[str, float] | None = None) -> Diverged:
+        return diverged(number, self.state.step, self.rate, self.settings, not_finite(parts or {}))
+
+    @torch.no_grad()
+    def _loss_parts(self) -> dict[str, float]:
+        """The parts of the last step's loss, over all workers."""
+        if self.settings.zero_stage == 3:
+            return {}  # a forward needs all workers there, and they may have unequal packs
+        names, own = self.task.parts, list[dict[str, float]]()
+        with contextlib.suppress(Exception):  # it only adds to a message
+            own = [self.task.loss_parts(self.engine.module, pack.inputs) for pack in self.packs]
+        return dict(zip(names, summed(*(sum(part[name] for part in own) for name in names)), strict=True))
 
     def _share(self, examples: Examples, packs: list[list[int]]) -> Iterator[Pack]:
         """This worker's packs of a step; one with fewer than others adds the shortest example, which does not count."""
@@ -188,11 +195,10 @@ class _Training:
         expected = self.state.step / self.state.progress * self.loader.epochs
         return max(1, min(STEPS_PER_LINE, int(expected / LINES)))
 
-    def log(self, loss: float, rate: float) -> None:
-        """Log and record the loss; every worker takes part."""
-        [mean] = summed(loss)
-        self.logger.step(self.state, self.loader.epochs, mean, rate, self.engine.gradient_norm)
-        self.state.losses.append({"step": self.state.step, "loss": round(mean, 5), "learning_rate": rate})
+    def log(self, loss: float) -> None:
+        """Log and record the mean loss of all workers."""
+        self.logger.step(self.state, self.loader.epochs, loss, self.rate, self.engine.gradient_norm)
+        self.state.losses.append({"step": self.state.step, "loss": round(loss, 5), "learning_rate": self.rate})
 
     def validate(self, last: bool) -> None:
         """Mean loss over all validation targets; keeps the weights of the best step. Every worker takes part."""
@@ -201,10 +207,12 @@ class _Training:
         self.cpu_s -= time.process_time() - cpu_started
         if loss is None:
             return
+        if not math.isfinite(loss):
+            raise self._diverged(f"the validation loss is {loss}")
         improved = self.early_stopping.add(self.state.step, loss)
         # The last step's weights need no copy: they are the live ones.
         if improved and not last:
-            self.best.save(self.state.step, {"weights": self.engine.weights()}, None)
+            self.kept.best.save(self.state.step, {"weights": self.engine.weights()}, None)
         self.logger.validated(self.state, loss, improved)
 
     def _validation_loss(self) -> float | None:
@@ -220,7 +228,7 @@ class _Training:
         self.engine.validating(False)
         total, weight = summed(total, weight)
         if not weight and self.settings.validate_every:
-            raise UserError(
+            raise AgreedError(
                 f"validate_every is {self.settings.validate_every:g}, but no example is held out to validate on; "
                 "raise validation_share, or set validate_every and patience to 0"
             )
@@ -232,50 +240,40 @@ class _Training:
         self.trained_digest = 0
 
     def checkpoint(self, wait: bool) -> None:
-        """Save weights, moments and state; every worker takes part."""
+        """Save weights, moments and state; every worker takes part. Raises Diverged if the gradient is not finite."""
+        if not is_norm(self.engine.gradient_norm):
+            raise self._diverged("the gradient is not finite")
         self._count_trained()
         self.state.validations = self.early_stopping.state()
         shards = {"weights": self.engine.weights(), **self.engine.moments()}
-        self.checkpoints.save(self.state.step, shards, asdict(self.state))
+        self.kept.newest.save(self.state.step, shards, asdict(self.state))
         if wait:
-            self.checkpoints.wait()
+            self.kept.newest.wait()
             barrier()  # the first worker has marked it complete
-
-    def _last_checkpoint(self) -> Checkpoint | None:
-        """The last checkpoint of an earlier run of this training."""
-        step = None
-        if self.rank == 0:
-            sweep(self.checkpoints.folder)
-            sweep(self.best.folder)
-            step = max(complete_steps(self.checkpoints.folder), default=None)
-        step = from_first(step)
-        return None if step is None else Checkpoint(self.checkpoints.folder, step)
 
     def metrics(self, cpu_seconds: float = 0.0) -> TrainingMetrics:
         """The metrics of the training so far, without its loss curve."""
-        timing, held = self.checkpoints.timing.metrics(), self.engine.held
+        timing, held = self.kept.newest.timing.metrics(), self.engine.held
         workers = self.settings.zero_stage, self.world
         return self.state.metrics(self.early_stopping, timing, *workers, held, peak_memory_bytes(), cpu_seconds)
 
     def finish(self) -> TrainingMetrics:
         """Save the model of the best step and the metrics; remove the checkpoints."""
-        self.checkpoints.wait()
-        self.best.wait()
+        self.kept.wait()
         self.cpu_s += time.process_time()
+        [cpu_s] = summed(self.cpu_s)
         best = self.early_stopping.best_step
-        if not from_first(best in (0, self.state.step, *complete_steps(self.best.folder))):
+        kept = self.kept.best_weights(best) if best not in (0, self.state.step) else None
+        if best not in (0, self.state.step) and kept is None:
             self.logger.log(f"warning: the weights of step {best} were not kept; those of the last step are saved")
             self.early_stopping.best_step, self.early_stopping.best_loss = 0, float("inf")
-        [cpu_s] = summed(self.cpu_s)
         metrics = self.metrics(cpu_s)
-        kept = Checkpoint(self.best.folder, step) if (step := metrics.saved_step) != self.state.step else None
-        self.checkpoints.require_owner()
-        save_trained_model(self.task, self.engine, kept, self.output / "model")
+        self.kept.newest.require_owner()
+        save_trained_model(self.task, self.engine, kept, self.output / "model", self.state.step, self.rate)
         if self.rank == 0:
             losses = tuple(LossPoint.model_validate(point) for point in self.state.losses)
             write_record(self.output / TRAINING, metrics.model_copy(update={"losses": losses}))
-            self.checkpoints.folder.remove()
-            self.best.folder.remove()
+            self.kept.remove()
         self.logger.close()
         barrier()  # no worker ends before the model is saved
         return metrics

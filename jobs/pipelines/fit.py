@@ -5,26 +5,38 @@ import importlib.util
 import os
 import re
 import signal
+import tempfile
 import threading
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import ray.train
+from jinja2 import TemplateError
+from ray.exceptions import RayError
 from ray.train.torch import TorchTrainer
 from ray.train.v2.api.exceptions import TrainingFailedError
 
+from actors.modeling.model_folder import local_folder, new_format
 from actors.modeling.train_task import TrainTask
+from actors.training.checkpoint import complete_steps
 from actors.training.examples import ExampleSpec
+from actors.training.kept_checkpoints import CHECKPOINTS
 from actors.training.metrics import Tracking
 from actors.training.preemption import STOP
 from actors.training.settings import LearnerSettings
-from actors.training.trainer import USER_ERROR, Assignment, train_worker
+from actors.training.trainer import Assignment
+from actors.training.worker import USER_ERROR, train_worker
 from cluster.process_group import OwnAddressConfig
 from data.examples import Split
 from data.loader import Corpus, DataLoader
+from data.printable import printable
 from data.run_layout import TRAINING, read_record
 from data.stage_metrics import TrainingMetrics
 from data.storage import Storage
+from jobs.pipelines.failure import reason_of
 from jobs.runner.stage import Run, StageError, log
+
+WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".onnx")
 
 
 def base_uri(run: Run) -> str:
@@ -47,8 +59,36 @@ def backbone_uri(run: Run) -> str:
 
 
 def example_spec(run: Run, learner: LearnerSettings, base: str | None = None) -> ExampleSpec:
-    """`base`: the model whose tokenizer is used; None = the one all start from."""
-    return ExampleSpec(base or base_uri(run), run.schema, run.preset.template, learner.max_tokens)
+    """`base`: the model whose tokenizer is used; None = the one all start from.
+
+    Raises StageError if the model's tokenizer and chat template cannot render a conversation.
+    """
+    spec = ExampleSpec(base or base_uri(run), run.schema, run.preset.template, learner.max_tokens)
+    try:
+        with _without_weights(spec.base) as folder:
+            new_format(folder, spec.schema, spec.template)
+    except TemplateError as error:
+        reason = printable(" ".join(str(error).split()), 150)
+        raise StageError(
+            f"the chat template of {spec.base} refuses a conversation with a system message ({type(error).__name__}: "
+            f"{reason}); set template: steerlm, or base.model to a model whose template takes one"
+        ) from None
+    return spec
+
+
+@contextlib.contextmanager
+def _without_weights(base: str) -> Iterator[str]:
+    """What `local_folder` gives, but of a folder on remote storage only the small files."""
+    storage = Storage(base)
+    names = [name for name in storage.names() if not name.endswith(WEIGHTS)] if "://" in base else []
+    if not names:
+        yield local_folder(base)
+        return
+    with tempfile.TemporaryDirectory(prefix="steerlm-base-") as local:
+        for name in names:
+            os.makedirs(os.path.dirname(os.path.join(local, name)), exist_ok=True)
+            storage.fs.get_file((storage / name).path, os.path.join(local, name))
+        yield local
 
 
 def fit(
@@ -65,7 +105,7 @@ def fit(
 
     `weights`: source -> how often an epoch has each of its examples. What an earlier run left in `output` is kept: a
     finished training is not repeated, and a checkpoint is resumed. Raises StageError with the worker's own message if
-    training fails, or after SIGTERM.
+    training fails, or after SIGTERM or Ctrl-C.
     """
     finished = output / TRAINING
     if finished.exists():
@@ -87,25 +127,34 @@ def fit(
 
 
 def _run(what: str, trainer: TorchTrainer, output: Storage) -> None:
-    """Raises StageError unless the training ends by itself, without a user error."""
+    """Raises StageError unless the training ends by itself, without a user error: whatever happened, in a sentence."""
     for mark in (USER_ERROR, STOP):
         (output / mark).remove()
+    failure: Exception | None = None
     try:
         with _stopping(output / STOP):
             trainer.fit()
-    except TrainingFailedError as error:
-        causes = getattr(error, "worker_failures", {}).values()
-        reasons = sorted({str(c).strip().splitlines()[-1] for c in causes})
-        raise StageError(f"{what} failed: {'; '.join(reasons) or error}") from error
+    except (TrainingFailedError, RayError) as error:
+        failure = error
     if (output / USER_ERROR).exists():
-        raise StageError(f"{what} failed: {(output / USER_ERROR).read_text()}")
+        raise StageError(f"{what} failed: {(output / USER_ERROR).read_text()}") from failure
+    if failure:
+        raise StageError(f"{what} failed: {reason_of(failure)}; {_goes_on(output)}") from failure
     if (output / STOP).exists():
-        raise StageError(f"{what} was stopped; its checkpoint is kept, and the same command goes on from there")
+        if complete_steps(output / CHECKPOINTS):
+            raise StageError(f"{what} was stopped; its checkpoint is kept, and the same command goes on from there")
+        raise StageError(f"{what} was stopped before it had a checkpoint; the same command starts it from step 0")
+
+
+def _goes_on(output: Storage) -> str:
+    if steps := complete_steps(output / CHECKPOINTS):
+        return f"the same command goes on from its checkpoint at step {steps[-1]}"
+    return "it has no checkpoint yet, and the same command starts it again"
 
 
 def _trainer(assignment: Assignment, output: Storage) -> TorchTrainer:
     settings = assignment.settings
-    return TorchTrainer(
+    return _Trainer(
         train_worker,
         train_loop_config={"assignment": assignment},
         # Weights and gradients go over NCCL; sums on the host (losses, moments) over gloo, absent in Ray's default.
@@ -127,20 +176,32 @@ def _trainer(assignment: Assignment, output: Storage) -> TorchTrainer:
 
 @contextlib.contextmanager
 def _stopping(mark: Storage) -> Iterator[None]:
-    """In the block, SIGTERM (`ray job stop`, a pod's end) writes the mark; workers then keep a checkpoint and end."""
+    """In the block, SIGTERM (`ray job stop`, a pod's end) or Ctrl-C leaves the mark; workers keep a checkpoint and end.
+
+    A second Ctrl-C ends the command at once.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
-    def leave_mark(*_: object) -> None:
-        log("SIGTERM: keeping a checkpoint before the end")
+    def leave_mark(number: int, _: object) -> None:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        log(f"{signal.Signals(number).name}: keeping a checkpoint before the end; Ctrl-C now ends without one")
         mark.write_bytes(b"")
 
-    before = signal.signal(signal.SIGTERM, leave_mark)
+    before = {number: signal.signal(number, leave_mark) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+class _Trainer(TorchTrainer):
+    """Ray's, but for Ctrl-C: Ray's own handler would end the workers before they have written a checkpoint."""
+
+    def _register_sigint_handler(self, controller: Any) -> None:
+        """Leaves the handler of `_stopping` in place."""
 
 
 def buckets_for(share: float) -> int:

@@ -1,0 +1,51 @@
+"""What Ray Train calls on each worker: it trains, and leaves a note of an error that a restart would only repeat."""
+
+import contextlib
+from typing import Any
+
+import ray.train
+import torch
+
+from actors.training.collectives import AgreedError
+from actors.training.memory import remedies
+from actors.training.trainer import Training
+from data.errors import UserError
+from data.lease import LeaseLost
+from data.run_layout import as_json
+from data.storage import Storage
+
+USER_ERROR = "user_error.txt"
+
+
+def train_worker(config: dict[str, Any]) -> None:
+    """Ray Train's per-worker loop: train, validate, save the model under `output_uri`, report metrics.
+
+    Ray Train restarts the workers after any failure. A UserError would come back each time: it is noted for the driver
+    (`USER_ERROR`), and the restarted workers end at once. If all workers raise it together, none fails.
+    """
+    noted = Storage(config["assignment"].output_uri) / USER_ERROR
+    if noted.exists():
+        return
+    try:
+        metrics = Training(config["assignment"]).run()
+    except LeaseLost:
+        raise  # the driver that has taken over would read a note as its own
+    except UserError as error:
+        if _note(noted, error) and isinstance(error, AgreedError):
+            return
+        raise
+    except torch.OutOfMemoryError as error:
+        helps = "; ".join(remedies(config["assignment"].settings))
+        said = str(error).split(". ")[0]
+        tight = UserError(f"the GPU's memory ran out ({said}); what helps, in its learner: {helps}")
+        _note(noted, tight)
+        raise tight from error
+    ray.train.report(as_json(metrics))
+
+
+def _note(noted: Storage, error: UserError) -> bool:
+    """Is it noted? If not, the driver reads it in the worker's traceback."""
+    with contextlib.suppress(Exception):
+        noted.write_bytes(str(error).encode())
+        return True
+    return False
