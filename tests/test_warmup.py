@@ -23,7 +23,7 @@ from actors.modeling.warmup import (
 from data.attributes import shipped
 from data.examples import Example
 from data.lab import Lab, LabSettings
-from data.tokens import fitted
+from data.tokens import ConversationTokens
 
 SCHEMA = shipped("lab")
 
@@ -32,7 +32,7 @@ def examples(base: str, num_rows: int = 12) -> list[Example]:
     format = new_format(base, SCHEMA, "steerlm")
     encode = encoder(format.tokenizer)
     rows = Lab(LabSettings(num_rows=num_rows)).rows()
-    tokens = [fitted(format.template, encode, "", row.messages, (), 512) for row in rows]
+    tokens = [ConversationTokens(format.template, encode, "", row.messages).fitted(512) for row in rows]
     return [Example(t.ids_T, t.trained_T, t.turn_ends_S, np.zeros((len(t.turn_ends_S), 0), np.float32)) for t in tokens]
 
 

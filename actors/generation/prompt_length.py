@@ -1,6 +1,7 @@
 """How few tokens a text can have, without tokenizing it. Knows no policy and no engine."""
 
 import json
+from typing import Any
 
 from tokenizers import models
 from transformers import PreTrainedTokenizerBase
@@ -26,10 +27,10 @@ def longest_token(tokenizer: PreTrainedTokenizerBase) -> int | None:
     return max(len(token) for token in tokenizer.get_vocab())
 
 
-def _keeps_everything(pre_tokenizer: object) -> bool:
+def _keeps_everything(pre_tokenizer: Any) -> bool:
     if pre_tokenizer is None:
         return False
-    found = json.loads(pre_tokenizer.__getstate__())  # type: ignore[attr-defined]  # its JSON
+    found = json.loads(pre_tokenizer.__getstate__())
     parts = found["pretokenizers"] if found["type"] == "Sequence" else [found]
     kinds = {part["type"] for part in parts}
     drops = any(part.get("behavior") == "Removed" for part in parts)
