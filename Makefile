@@ -11,7 +11,7 @@ ARGS ?=
 # The build of torch: `cuda` where an NVIDIA driver is installed, else `cpu`.
 TORCH ?= $(if $(shell command -v nvidia-smi),cuda,cpu)
 
-.PHONY: help setup lock demo serve report test test-cases test-run test-kill test-train test-page pictures test-steered \
+.PHONY: help setup lock demo serve report test test-cases test-fuzz test-storage test-run test-kill test-train test-page pictures test-steered \
   test-faults test-vllm test-judge test-docs cluster-test chaos check format docs clean
 
 help:  ## list the targets
@@ -82,6 +82,12 @@ test: setup  ## run the tests and hold their coverage to the floor in pyproject.
 test-cases: setup  ## mistakes, faults and attacks that were met once, the slow ones too (minutes)
 	@$(PYTEST) -m case $(ARGS)
 
+test-fuzz: setup  ## thousands of broken data files and presets (minutes)
+	@$(SLOW) tests/test_readers_fuzz.py tests/test_preset_fuzz.py $(ARGS)
+
+test-storage: setup  ## checkpoints cut off in the write, two drivers on one run, trainings that diverge (minutes)
+	@$(SLOW) tests/test_checkpointer.py tests/test_lease.py tests/test_divergence.py $(ARGS)
+
 test-run: setup  ## the whole loop on a tiny world and after changed settings; whole trainings (minutes)
 	@$(PYTEST) -m slow tests/test_demo.py tests/test_trainer.py tests/test_lora.py $(ARGS)
 
@@ -101,7 +107,7 @@ test-steered: demo  ## the attributes of answers served by the demo's model, mea
 	@$(SLOW) tests/test_steered.py
 
 test-faults: setup  ## the endpoint under broken requests, killed replicas, overload, callers that leave (ten minutes)
-	@$(SLOW) tests/test_serve_fuzz.py tests/test_serve_faults.py $(ARGS)
+	@$(SLOW) tests/test_serve_fuzz.py tests/test_serve_faults.py tests/test_serve_crowds.py $(ARGS)
 
 test-judge: demo  ## Vicuna's 80 questions, answered and judged by our own endpoint, with kills (minutes)
 	@$(SLOW) tests/test_answer.py tests/test_judge_served.py $(ARGS)
@@ -129,7 +135,8 @@ chaos: setup  ## annotate real rows while drivers, actors and nodes are killed a
 	@$(SLOW) tests/test_chaos.py $(ARGS)
 
 cluster-test: setup  ## jobs and the pipeline on a three-node cluster with losses and cut links (half an hour)
-	@$(SLOW) tests/test_submit.py tests/test_cluster_run.py tests/test_served_cluster.py tests/test_network.py $(ARGS)
+	@$(SLOW) tests/test_submit.py tests/test_cluster_run.py tests/test_served_cluster.py tests/test_network.py \
+	  tests/test_served_network.py $(ARGS)
 
 check: setup  ## lint, formatting and types
 	@$(BIN)/ruff check .
