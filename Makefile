@@ -11,8 +11,8 @@ ARGS ?=
 # The build of torch: `cuda` where an NVIDIA driver is installed, else `cpu`.
 TORCH ?= $(if $(shell command -v nvidia-smi),cuda,cpu)
 
-.PHONY: help setup lock demo serve report test test-cases test-fuzz test-storage test-run test-kill test-train test-page pictures test-steered \
-  test-faults test-vllm test-judge test-docs cluster-test chaos check format docs clean
+.PHONY: help setup lock demo serve report test test-cases test-fuzz test-storage test-run test-kill test-train test-page \
+  pictures test-steered test-faults test-vllm test-judge test-docs cluster-test chaos check format docs clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
