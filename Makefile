@@ -86,7 +86,7 @@ test-fuzz: setup  ## thousands of broken data files and presets (minutes)
 	@$(SLOW) tests/test_readers_fuzz.py tests/test_preset_fuzz.py $(ARGS)
 
 test-storage: setup  ## checkpoints cut off in the write, two drivers on one run, trainings that diverge (minutes)
-	@$(SLOW) tests/test_checkpointer.py tests/test_lease.py tests/test_divergence.py $(ARGS)
+	@$(SLOW) tests/test_checkpointer.py tests/test_two_drivers.py tests/test_divergence.py $(ARGS)
 
 test-run: setup  ## the whole loop on a tiny world and after changed settings; whole trainings (minutes)
 	@$(PYTEST) -m slow tests/test_demo.py tests/test_trainer.py tests/test_lora.py $(ARGS)
@@ -107,7 +107,8 @@ test-steered: demo  ## the attributes of answers served by the demo's model, mea
 	@$(SLOW) tests/test_steered.py
 
 test-faults: setup  ## the endpoint under broken requests, killed replicas, overload, callers that leave (ten minutes)
-	@$(SLOW) tests/test_serve_fuzz.py tests/test_serve_faults.py tests/test_serve_crowds.py $(ARGS)
+	@$(SLOW) tests/test_serve_fuzz.py tests/test_serve_faults.py tests/test_serve_state.py \
+	  tests/test_serve_crowds.py $(ARGS)
 
 test-judge: demo  ## Vicuna's 80 questions, answered and judged by our own endpoint, with kills (minutes)
 	@$(SLOW) tests/test_answer.py tests/test_judge_served.py $(ARGS)

@@ -62,14 +62,7 @@ def admitted(
 ) -> AdmittedRequest:
     """Raises ProtocolError that names the field to fix."""
     model = models.pick(chat.model)
-    field, max_tokens = chat.answer_limit
-    if max_tokens is not None and max_tokens > limits.max_new_tokens:
-        allowed = f"a whole number from 1 to {limits.max_new_tokens}"
-        raise ProtocolError(f"{field} is {max_tokens}; allowed: {allowed}", field)
-    if (chat.score or chat.best_of) and not can_score:
-        what = "score" if chat.score else "best_of"
-        remedy = "leave it out, or start the endpoint with one (predictor=URI)"
-        raise ProtocolError(f"{what} needs an attribute predictor, and none is served here: {remedy}", what)
+    _require_possible(chat, limits, can_score)
     profile = team.profile(chat.profile)
     chosen = _chosen(model, profile)
     steering, labels = _steering(model, chosen, chat), _labels(model, chosen, chat)
@@ -78,7 +71,7 @@ def admitted(
         messages=chat.turns,
         labels=labels,
         attributes=steering.effective,
-        max_tokens=max_tokens,
+        max_tokens=chat.answer_limit[1],
         temperature=chat.temperature,
         top_p=chat.top_p,
         top_k=chat.top_k,
@@ -98,6 +91,17 @@ def admitted(
         include_usage=chat.stream_options is not None and chat.stream_options.include_usage,
         cost=_cost(chat, generation, limits),
     )
+
+
+def _require_possible(chat: ChatRequest, limits: RequestLimits, can_score: bool) -> None:
+    field, max_tokens = chat.answer_limit
+    if max_tokens is not None and max_tokens > limits.max_new_tokens:
+        allowed = f"a whole number from 1 to {limits.max_new_tokens}"
+        raise ProtocolError(f"{field} is {max_tokens}; allowed: {allowed}", field)
+    if (chat.score or chat.best_of) and not can_score:
+        what = "score" if chat.score else "best_of"
+        remedy = "leave it out, or start the endpoint with one (predictor=URI)"
+        raise ProtocolError(f"{what} needs an attribute predictor, and none is served here: {remedy}", what)
 
 
 def _cost(chat: ChatRequest, generation: GenerationRequest, limits: RequestLimits) -> RequestCost:

@@ -4,8 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -13,36 +11,18 @@ import torch
 from botocore.exceptions import EndpointConnectionError, HTTPClientError
 from safetensors import SafetensorError
 from support import checkpoint_workers
+from support.checkpoints import WHOLE, raising, save
 
-from actors.training.checkpoint import COMPLETE, Checkpoint, complete_steps, newest_whole, sweep
+from actors.training.checkpoint import COMPLETE, Checkpoint, complete_steps, sweep
 from actors.training.checkpointer import Checkpointer
 from actors.training.zero_shards import ZeroShard
 from data.storage import Storage, Unwritable
-
-WHOLE = torch.arange(10.0)
-
-
-def _save(folder: Storage, step: int, world: int = 2, keep: int = 2, kind: str = "weights") -> None:
-    """As `world` workers would, all at once: each holds an equal part of WHOLE, the first of them a second tensor."""
-
-    def worker(rank: int) -> None:
-        checkpointer = Checkpointer(folder, rank, world, keep)
-        start, stop = (i * len(WHOLE) // world for i in (rank, rank + 1))
-        shards = [ZeroShard("w", start, WHOLE[start:stop] + step)] + (
-            [ZeroShard("b", 0, torch.ones(3))] if rank == 0 else []
-        )
-        checkpointer.save(step, {kind: shards}, {"step": step})
-        checkpointer.wait()
-        assert checkpointer.timing.written == 1, "it must not have failed"
-
-    with ThreadPoolExecutor(world) as pool:
-        list(pool.map(worker, range(world)))
 
 
 @pytest.mark.parametrize("world", [1, 2, 3])
 def test_any_part_can_be_read_whoever_wrote_it(world: int, tmp_path: Path) -> None:
     folder = Storage(str(tmp_path))
-    _save(folder, 7, world)
+    save(folder, 7, world)
     checkpoint = Checkpoint(folder, 7)
     assert checkpoint.state == {"step": 7}
     assert sorted(checkpoint.names("weights")) == ["b", "w"]
@@ -60,26 +40,26 @@ def test_any_part_can_be_read_whoever_wrote_it(world: int, tmp_path: Path) -> No
 def test_only_the_newest_are_kept(tmp_path: Path) -> None:
     folder = Storage(str(tmp_path))
     for step in (1, 2, 3):
-        _save(folder, step, keep=2)
+        save(folder, step, keep=2)
     assert complete_steps(folder) == [2, 3]
     assert {name.split("/")[0] for name in folder.names()} == {"000000002", "000000003"}
 
 
 def test_what_a_dead_worker_left_is_no_checkpoint(tmp_path: Path) -> None:
     folder = Storage(str(tmp_path))
-    _save(folder, 1)
-    _save(folder, 2)
+    save(folder, 1)
+    save(folder, 2)
     os.remove(tmp_path / "000000002" / COMPLETE)
     assert complete_steps(folder) == [1]
     sweep(folder)
     assert not (tmp_path / "000000002").exists()
-    _save(folder, 2)
+    save(folder, 2)
     assert complete_steps(folder) == [1, 2]
 
 
 def test_a_checkpoint_saved_again_stays_as_it_was(tmp_path: Path) -> None:
     folder = Storage(str(tmp_path))
-    _save(folder, 1, world=1)
+    save(folder, 1, world=1)
     written = os.path.getmtime(tmp_path / "000000001" / "weights-00000.safetensors")
     checkpointer = Checkpointer(folder, 0, 1, 1)
     checkpointer.save(1, {"weights": [ZeroShard("w", 0, WHOLE)]}, {"step": 1})
@@ -90,7 +70,7 @@ def test_a_checkpoint_saved_again_stays_as_it_was(tmp_path: Path) -> None:
 
 def test_a_damaged_file_is_named(tmp_path: Path) -> None:
     folder = Storage(str(tmp_path))
-    _save(folder, 1)
+    save(folder, 1)
     file = tmp_path / "000000001" / "weights-00001.safetensors"
     content = bytearray(file.read_bytes())
     content[-1] ^= 1
@@ -183,13 +163,6 @@ def test_a_training_resumes_from_what_is_whole_whatever_comes_to_one_worker(
             assert (resumed, complete) == (3, [1, 3]), "step 2 lacks a part, step 3 is whole"
 
 
-def _raising(error: Exception) -> Callable[..., None]:
-    def raises(*_: object) -> None:
-        raise error
-
-    return raises
-
-
 @pytest.mark.case("A1: any error of one worker")
 @pytest.mark.parametrize(
     "error",
@@ -206,10 +179,10 @@ def test_a_part_that_failed_makes_no_checkpoint_and_the_older_ones_stay(
     error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = Storage(str(tmp_path))
-    _save(folder, 1, keep=1)
+    save(folder, 1, keep=1)
     workers = [Checkpointer(folder, rank, 2, keep=1) for rank in range(2)]
     with monkeypatch.context() as patch:
-        patch.setattr("actors.training.checkpointer._written", _raising(error))
+        patch.setattr("actors.training.checkpointer._written", raising(error))
         workers[1].save(2, {"weights": [ZeroShard("w", 5, WHOLE[5:])]}, None)
         workers[1].wait()
     workers[0].save(2, {"weights": [ZeroShard("w", 0, WHOLE[:5])]}, None)
@@ -219,7 +192,7 @@ def test_a_part_that_failed_makes_no_checkpoint_and_the_older_ones_stay(
     own, first = capsys.readouterr().out.splitlines()
     assert str(error) in own
     assert f"warning: a checkpoint was not written: worker 1: {type(error).__name__}: " in first or str(error) in first
-    _save(folder, 3, keep=1)
+    save(folder, 3, keep=1)
     assert {name.split("/")[0] for name in folder.names()} == {"000000003"}, "what failed before goes, too"
 
 
@@ -251,57 +224,6 @@ def test_no_checkpoint_holds_numbers_that_are_not_finite(
     checkpointer.wait()
     assert complete_steps(checkpointer.folder) == []
     assert "a checkpoint was not written: model.w holds NaN or infinities" in capsys.readouterr().out
-
-
-def _cut(file: Path) -> None:
-    os.truncate(file, os.path.getsize(file) - 1)
-
-
-def _flip(file: Path) -> None:
-    content = bytearray(file.read_bytes())
-    content[-1] ^= 1
-    file.write_bytes(content)
-
-
-DAMAGES: dict[str, tuple[str, Callable[[Path], object]]] = {
-    "a bit": ("weights-00001.safetensors", _flip),
-    "cut": ("weights-00000.safetensors", _cut),
-    "empty": ("weights-00000.safetensors", lambda file: file.write_bytes(b"")),
-    "gone": ("weights-00001.safetensors", Path.unlink),
-    "mark cut": (COMPLETE, _cut),
-    "mark empty": (COMPLETE, lambda file: file.write_bytes(b"")),
-    "mark {}": (COMPLETE, lambda file: file.write_text("{}")),
-    "mark a list": (COMPLETE, lambda file: file.write_text("[1]")),
-}
-
-
-@pytest.mark.case("A1: a damaged checkpoint")
-@pytest.mark.parametrize("damage", DAMAGES)
-def test_the_newest_that_verifies_is_resumed(damage: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    folder, (file, change) = Storage(str(tmp_path)), DAMAGES[damage]
-    for step in (1, 2):
-        _save(folder, step)
-    change(tmp_path / "000000002" / file)
-    found = newest_whole(folder, 0, 1)
-    assert found is not None
-    assert found.state == {"step": 1}
-    assert complete_steps(folder) == [1]
-    damaged, removed = capsys.readouterr().out.splitlines()
-    assert file in damaged
-    assert removed.endswith("step 2 is not whole, and is removed; the one before it is tried")
-    change(tmp_path / "000000001" / file)
-    assert newest_whole(folder, 0, 1) is None
-    assert "there is none before it: step 0 is next" in capsys.readouterr().out
-
-
-@pytest.mark.case("A1: storage that does not answer while a checkpoint is read")
-def test_a_checkpoint_that_cannot_be_read_now_is_not_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = Storage(str(tmp_path))
-    _save(folder, 1)
-    monkeypatch.setattr("actors.training.checkpoint.sha256", _raising(EndpointConnectionError(endpoint_url="x")))
-    with pytest.raises(EndpointConnectionError):
-        newest_whole(folder, 0, 1)
-    assert complete_steps(folder) == [1]
 
 
 @pytest.mark.case("A1: the best weights that a kept checkpoint names")

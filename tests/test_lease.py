@@ -1,28 +1,25 @@
 """One driver at a time: who else comes is told who works there; a dead owner is replaced, a living one never."""
 
-import json
-import multiprocessing
 import os
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from support.two_drivers import drive
+from support.leases import elsewhere, here, owner_of, taken
 
 from data import lease as leases
 from data import lease_file as files
-from data.lease import LEASE, Fence, Held, Lease, LeaseLost, Owner, acquire, holder_of
+from data.lease import LEASE, Held, Lease, LeaseLost, holder_of
 from data.lease_file import lease_file
-from data.shards import Output
 from data.storage import Storage, Unwritable
 from jobs.runner import lease as runner
-from jobs.runner.lease import held, lease_beside, this_process
+from jobs.runner.lease import held, lease_beside
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -41,32 +38,6 @@ def file(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
     if request.param == "elsewhere":
         return Storage(f"memory://leases/{tmp_path.name}/{LEASE}")
     return Storage(f"{request.getfixturevalue('s3')}/{tmp_path.name}/{LEASE}")
-
-
-def here(**changes: object) -> Owner:
-    return this_process("python -m jobs.run").model_copy(update=changes)
-
-
-def elsewhere(**changes: object) -> Owner:
-    """On a machine that cannot be asked."""
-    return here(machine="another", host="node-7", user="ann", pid=123, **changes)
-
-
-def taken(file: Storage, owner: Owner, meanwhile: Callable[[], object] = lambda: None) -> tuple[Lease, float]:
-    """The lease, and how long it waited; `meanwhile` is called once while it waits."""
-    waited = [0.0]
-
-    def sleep(seconds: float) -> None:
-        if not waited[0]:
-            meanwhile()
-        waited[0] += seconds
-
-    return acquire(file, owner, lambda text: None, sleep), waited[0]
-
-
-def owner_of(file: Storage) -> Owner | None:
-    seen = lease_file(file).read()
-    return seen and leases.owner_in(seen.content)
 
 
 def test_a_living_owner_of_this_machine_is_left_alone_and_named(file: Storage) -> None:
@@ -292,24 +263,6 @@ def test_a_folder_that_is_replaced_has_its_lease_beside_it() -> None:
     assert lease_beside(Storage("/a/out/")).uri == "/a/out.lease.json"
 
 
-HOLDER = "import sys, time; from data.storage import Storage; from jobs.runner.lease import held\n"
-HOLDER += "with held(Storage(sys.argv[1]), 'holder'): print('held', flush=True); time.sleep(60)"
-
-
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
-def test_a_killed_driver_is_in_nobodys_way(tmp_path: Path, number: signal.Signals) -> None:
-    file = Storage(str(tmp_path / LEASE))
-    with subprocess.Popen([sys.executable, "-c", HOLDER, file.uri], cwd=ROOT, stdout=subprocess.PIPE) as process:
-        assert process.stdout
-        assert process.stdout.readline() == b"held\n"
-        with pytest.raises(Held, match="is in use by holder"):
-            taken(file, here())
-        process.send_signal(number)
-        process.wait(30)
-    _, waited = taken(file, here())
-    assert waited == 0
-
-
 def test_a_zombie_is_dead(tmp_path: Path) -> None:
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
         started = leases.started_at(process.pid)
@@ -317,56 +270,3 @@ def test_a_zombie_is_dead(tmp_path: Path) -> None:
         process.kill()
         os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
         assert leases.started_at(process.pid) is None
-
-
-@pytest.mark.slow
-@pytest.mark.case("A3: two runs at once")
-@pytest.mark.parametrize("where", ["disk", "s3"])
-def test_of_two_drivers_at_once_one_works(where: str, s3: str, tmp_path: Path) -> None:
-    """Ten times: exactly one works, the other is told who does, and all results are equal."""
-    times, spawn = 10, multiprocessing.get_context("spawn")
-    place, barrier = str(tmp_path) if where == "disk" else f"{s3}/two", spawn.Barrier(2)
-    logs = [tmp_path / "one.log", tmp_path / "two.log"]
-    drivers = [spawn.Process(target=drive, args=(place, barrier, str(log), times)) for log in logs]
-    for driver in drivers:
-        driver.start()
-    for driver in drivers:
-        driver.join(300)
-    assert [driver.exitcode for driver in drivers] == [0, 0]
-    pairs = list(zip(*(log.read_text().splitlines() for log in logs), strict=True))
-    assert [sorted(line.partition(" ")[0] for line in pair) for pair in pairs] == [["told", "worked"]] * times
-    assert len({line for pair in pairs for line in pair if line.startswith("worked")}) == 1
-    pids = [driver.pid for driver in drivers]
-    for pair in pairs:
-        (told,) = (number for number in (0, 1) if pair[number].startswith("told"))
-        assert f"(process {pids[1 - told]})" in pair[told]
-    left = [run / "demo" / LEASE for run in map(Storage(place).__truediv__, map(str, range(times)))]
-    assert not any(lease.exists() for lease in left)
-
-
-@pytest.mark.ray
-@pytest.mark.slow
-@pytest.mark.case("A3: two runs at once")
-def test_of_two_commands_at_once_one_works(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "jobs.prepare", "jobs/presets/demo.yaml", "rows.lab.num_rows=20000"]
-    command += [f"storage={tmp_path}", "ray.num_cpus=2", "ray.object_store_mb=100"]
-    with ThreadPoolExecutor(2) as pool:
-        runs = [pool.submit(subprocess.run, command, cwd=ROOT, capture_output=True, text=True) for _ in range(2)]
-    done = sorted((run.result() for run in runs), key=lambda process: process.returncode)
-    assert [process.returncode for process in done] == [0, 1], [process.stderr for process in done]
-    assert len(done[1].stderr.strip().splitlines()) == 1
-    assert "is in use by python -m jobs.prepare of" in done[1].stderr
-    assert json.loads(done[0].stdout.splitlines()[-1])["stages"]["rows"]["counts"]["lab"]["read"] == 20000
-    assert not (tmp_path / "demo" / LEASE).exists()
-
-
-def test_the_fence_travels_with_a_pipelines_output(tmp_path: Path) -> None:
-    fence = Fence(str(tmp_path / LEASE), "mine")
-    with leases.fenced(fence):
-        output = Output(str(tmp_path / "rows"), "")
-    assert output.fence == fence
-    assert output.pieces.path.endswith("rows.pieces/mine")
-    output.require_owner()
-    Storage(fence.uri).write_bytes(elsewhere().to_bytes())
-    with pytest.raises(LeaseLost):
-        output.require_owner()

@@ -4,52 +4,30 @@ import gzip
 import json
 import os
 import re
-import tracemalloc
-from contextlib import closing
 from pathlib import Path
 
 import pytest
 from support.manifests import metrics_of
+from support.source_lines import DEMO, line, run_of
 
 from cluster.settings.errors import SettingsError
 from cluster.settings.load import load
-from data.conversation import Conversation, Message, from_table
+from data.conversation import from_table
 from data.errors import UserError
-from data.raters import RepeatedRows
 from data.stage_metrics import RowsMetrics, StageMetrics
 from jobs.prepare import STAGE, work
 from jobs.runner.preset import Preset
 from jobs.runner.stage import Run, Stage, StageError, perform
 
-DEMO = str(Path(__file__).parent.parent / "jobs" / "presets" / "demo.yaml")
-
-
-def _line(question: str, answer: str = "Because.", **values: object) -> str:
-    return json.dumps(
-        {
-            "messages": [
-                {"role": "user", "content": question},
-                {"role": "assistant", "content": answer, "attributes": values},
-            ]
-        }
-    )
-
-
-def _run(tmp_path: Path, lines: list[str], *overrides: str) -> Run:
-    source = tmp_path / "in.jsonl"
-    source.write_text("\n".join(lines) + "\n")
-    sources = f"rows.sources=[{{name: mine, format: messages, uri: {source}}}]"
-    return Run(load(Preset, DEMO, [f"storage={tmp_path}/runs", sources, "rows.rows_per_file=3", *overrides]))
-
 
 def test_rows_duplicates_and_rejections_are_counted_under_their_names(tmp_path: Path) -> None:
-    lines = [_line(f"q{i}", humor=i % 5) for i in range(7)] + [
-        _line("q0", humor=0),
+    lines = [line(f"q{i}", humor=i % 5) for i in range(7)] + [
+        line("q0", humor=0),
         "{broken",
-        _line("q8", ""),
-        _line("q9", humor=7),
+        line("q8", ""),
+        line("q9", humor=7),
     ]
-    run = _run(tmp_path, lines, "rows.max_rejected=0.5")
+    run = run_of(tmp_path, lines, "rows.max_rejected=0.5")
     metrics = work(run, run.folder("rows"))
     assert metrics.rows == 7
     assert metrics.counts["mine"] == {
@@ -76,7 +54,7 @@ def test_rows_duplicates_and_rejections_are_counted_under_their_names(tmp_path: 
 
 
 def test_too_many_rejections_fail_the_stage_and_say_where_they_are(tmp_path: Path) -> None:
-    run = _run(tmp_path, [_line("q"), "{broken", "{too"])
+    run = run_of(tmp_path, [line("q"), "{broken", "{too"])
     with pytest.raises(
         StageError,
         match=r"2 of 3 records were rejected \(66\.7%\), rows\.max_rejected allows 1\.0%: "
@@ -87,7 +65,7 @@ def test_too_many_rejections_fail_the_stage_and_say_where_they_are(tmp_path: Pat
 
 
 def test_a_torn_file_fails_whatever_share_is_allowed(tmp_path: Path) -> None:
-    whole = gzip.compress("\n".join(_line(f"q{i}") for i in range(500)).encode())
+    whole = gzip.compress("\n".join(line(f"q{i}") for i in range(500)).encode())
     (tmp_path / "torn.jsonl.gz").write_bytes(whole[: len(whole) // 2])
     sources = f"rows.sources=[{{name: mine, format: messages, uri: {tmp_path}/torn.jsonl.gz}}]"
     run = Run(load(Preset, DEMO, [f"storage={tmp_path}/runs", sources, "rows.max_rejected=1"]))
@@ -96,21 +74,21 @@ def test_a_torn_file_fails_whatever_share_is_allowed(tmp_path: Path) -> None:
 
 
 def test_a_changed_file_is_read_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run = _run(tmp_path, [_line("a")])
+    run = run_of(tmp_path, [line("a")])
     assert perform(run, STAGE).skipped is False
     assert perform(run, STAGE).skipped is True
     os.utime(tmp_path / "in.jsonl", (1e9, 1e9))
     assert perform(run, STAGE).skipped is True, "a date is no change: hours may depend on it"
-    run = _run(tmp_path, [_line("a"), _line("b")])
+    run = run_of(tmp_path, [line("a"), line("b")])
     assert metrics_of(perform(run, STAGE), RowsMetrics).rows == 2
     assert "changed: inputs" in capsys.readouterr().out
 
 
 def test_nothing_to_read_is_an_error(tmp_path: Path) -> None:
-    run = _run(tmp_path, [])
+    run = run_of(tmp_path, [])
     with pytest.raises(StageError, match="no row could be read from"):
         work(run, run.folder("rows"))
-    broken = _run(tmp_path, [_line("q", humour=3)])
+    broken = run_of(tmp_path, [line("q", humour=3)])
     with pytest.raises(
         StageError,
         match=r"1 records read, 1 rejected: .* line 1: misspelled_attribute .*'humour'.* did you mean 'humor'\?; "
@@ -142,83 +120,6 @@ def test_a_source_that_cannot_be_read_is_one_sentence_before_anything_starts(sou
     assert re.fullmatch(rf"rows\.sources\.0 on the command line: {sentence}", str(refused.value))
 
 
-def _kept(run: Run) -> list[Conversation]:
-    return [row for table in (run.folder("rows") / "rows").tables() for row in from_table(table)]
-
-
-@pytest.mark.case("A6: a second rater")
-@pytest.mark.parametrize("order", [(4, 1, 1), (1, 4, 1), (1, 1, 4)])
-def test_several_raters_of_an_answer_are_one_row_with_their_mean(tmp_path: Path, order: tuple[int, ...]) -> None:
-    others = [_line(f"q{i}", humor=3) for i in range(4)]
-    lines = [others[0], _line("q", humor=order[0]), *others[1:], *(_line("q", humor=value) for value in order[1:])]
-    run = _run(tmp_path, lines)
-    metrics = work(run, run.folder("rows"))
-    alone = _run(tmp_path, lines[:5], "run=alone")
-    work(alone, alone.folder("rows"))
-    assert [row.human[0]["humor"] for row in _kept(run)] == [3, 2, 3, 3, 3]
-    assert [(row.id, row.group) for row in _kept(run)] == [(row.id, row.group) for row in _kept(alone)]
-    expected = {"read": 7, "rows": 5, "answers": 5, "rated_answers": 5, "merged": 2, "several_raters": 1}
-    assert metrics.counts["mine"] == expected
-    assert metrics.rater_spread == {"mine": {"humor": 1.7321}}
-    assert metrics.rows == 5
-
-
-@pytest.mark.case("A6: a duplicate")
-def test_the_same_row_with_the_same_ratings_is_a_duplicate(tmp_path: Path) -> None:
-    lines = [_line("q", humor=0.1), _line("unrated"), _line("q", humor=0.1), _line("unrated"), _line("q", humor=0.1)]
-    run = _run(tmp_path, lines)
-    metrics = work(run, run.folder("rows"))
-    once = _run(tmp_path, lines[:2], "run=once")
-    work(once, once.folder("rows"))
-    assert metrics.counts["mine"]["duplicate"] == 3
-    assert metrics.rater_spread == {}
-    assert "merged" not in metrics.counts["mine"]
-    part = "rows/part-00000.parquet"
-    assert Path((run.folder("rows") / part).path).read_bytes() == Path((once.folder("rows") / part).path).read_bytes()
-
-
-@pytest.mark.case("A6: a rater of what was not rated")
-def test_a_rating_that_comes_later_is_kept(tmp_path: Path) -> None:
-    """The first row has none, or one of another attribute."""
-    run = _run(tmp_path, [_line("a"), _line("b", humor=1), _line("a", humor=2), _line("b", verbosity=3)])
-    metrics = work(run, run.folder("rows"))
-    assert [row.human[0] for row in _kept(run)] == [{"humor": 2.0}, {"humor": 1.0, "verbosity": 3.0}]
-    assert metrics.counts["mine"]["rated_answers"] == 2
-    assert metrics.counts["mine"]["merged"] == 2
-    assert "several_raters" not in metrics.counts["mine"]
-
-
-@pytest.mark.case("A6: a rater of an earlier answer")
-def test_every_answer_of_a_dialogue_has_its_own_raters(tmp_path: Path) -> None:
-    def dialogue(first: float | None, last: float | None) -> str:
-        turns = [
-            [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a", "attributes": {"humor": value}}]
-            for value in (first, last)
-        ]
-        return json.dumps({"messages": turns[0] + turns[1]})
-
-    run = _run(tmp_path, [dialogue(1, None), dialogue(3, 4), dialogue(None, 0)])
-    metrics = work(run, run.folder("rows"))
-    assert [row.human for row in _kept(run)] == [({"humor": 2.0}, {"humor": 2.0})]
-    assert (metrics.counts["mine"]["several_raters"], metrics.counts["mine"]["rated_answers"]) == (2, 2)
-
-
-@pytest.mark.case("A6: a second rater")
-def test_ratings_that_come_again_wait_on_disk(tmp_path: Path) -> None:
-    turns = (Message("user", "q"), Message("assistant", "a"))
-    rows = [Conversation("s", "", turns, human=({"humor": float(i)},), id=f"{i:032d}") for i in range(20_000)]
-    with closing(RepeatedRows(str(tmp_path / "again.db"))) as again:
-        tracemalloc.start()
-        for number, row in enumerate(rows):
-            again.add(number // 1000, "s", row)
-        _, peak = tracemalloc.get_traced_memory()
-        tracemalloc.stop()
-        assert peak < 200_000
-        merged = again.merged(7, [row.with_human([{"humor": 0.0}]) for row in rows[7000:8000]])
-    assert merged is not None
-    assert [row.human[0]["humor"] for row in merged] == [i / 2 for i in range(7000, 8000)]
-
-
 @pytest.mark.case("13-sources-of-one-name")
 @pytest.mark.parametrize("names", [("x", "x"), ("x", "y", "x"), ("", "")])
 def test_two_sources_of_one_name_are_refused(names: tuple[str, ...]) -> None:
@@ -236,7 +137,7 @@ def test_two_sources_of_one_name_are_refused(names: tuple[str, ...]) -> None:
 def test_files_of_any_name_are_read_counted_and_named(tmp_path: Path, name: bytes) -> None:
     folder = tmp_path / "in::put"
     folder.mkdir()
-    Path(os.fsdecode(os.fsencode(folder) + b"/" + name)).write_text(_line("q") + "\n{broken\n")
+    Path(os.fsdecode(os.fsencode(folder) + b"/" + name)).write_text(line("q") + "\n{broken\n")
     sources = f"rows.sources=[{{name: mine, format: messages, uri: '{folder}'}}]"
     run = Run(load(Preset, DEMO, [f"storage={tmp_path}/runs", sources, "rows.max_rejected=0.5"]))
     manifest = perform(run, STAGE).manifest
@@ -252,10 +153,10 @@ def test_files_of_any_name_are_read_counted_and_named(tmp_path: Path, name: byte
 
 @pytest.mark.case("19-folder-leftovers")
 def test_files_that_are_passed_by_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run = _run(tmp_path, [_line("a")], f"rows.sources=[{{name: mine, format: messages, uri: {tmp_path}}}]")
+    run = run_of(tmp_path, [line("a")], f"rows.sources=[{{name: mine, format: messages, uri: {tmp_path}}}]")
     for name in (".hidden.jsonl", "_temporary/0/part.jsonl", "more.csv", "more.json"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_text(_line("b"))
+        (tmp_path / name).write_text(line("b"))
     assert work(run, run.folder("rows")).rows == 1
     assert (
         "rows: mine: not read: 2 files of another suffix (more.csv, more.json) and "
@@ -266,13 +167,13 @@ def test_files_that_are_passed_by_are_named(tmp_path: Path, capsys: pytest.Captu
 
 @pytest.mark.case("C14: sentences")
 @pytest.mark.parametrize(
-    "line", ["{" + "\x1b]0;x" * 99, json.dumps({"\x1b" * 999: 1}), _line("q", **{"humo\nr" * 9: 1})]
+    "text", ["{" + "\x1b]0;x" * 99, json.dumps({"\x1b" * 999: 1}), line("q", **{"humo\nr" * 9: 1})]
 )
-def test_sentences_about_rejections_are_short_and_plain(tmp_path: Path, line: str) -> None:
+def test_sentences_about_rejections_are_short_and_plain(tmp_path: Path, text: str) -> None:
     folder = tmp_path / ("deep" * 40)
     folder.mkdir()
-    for lines in ([line] * 5, [line] * 5 + [_line("a", humor=1)]):
-        run = _run(folder, lines, "rows.max_rejected=0")
+    for lines in ([text] * 5, [text] * 5 + [line("a", humor=1)]):
+        run = run_of(folder, lines, "rows.max_rejected=0")
         try:
             metrics = work(run, run.folder("rows"))
             assert metrics.rows, "a name that is no attribute's is left alone"
@@ -289,7 +190,7 @@ def test_sentences_about_rejections_are_short_and_plain(tmp_path: Path, line: st
 def test_damaged_rows_are_read_again_before_anybody_uses_them(
     tmp_path: Path, damage: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run = _run(tmp_path, [_line(f"q{i}", humor=i % 5) for i in range(7)])
+    run = run_of(tmp_path, [line(f"q{i}", humor=i % 5) for i in range(7)])
     perform(run, STAGE)
     parts = [tmp_path / "runs" / "demo" / "rows" / "rows" / f"part-0000{n}.parquet" for n in range(3)]
     whole = [part.read_bytes() for part in parts]
@@ -310,9 +211,9 @@ def test_damaged_rows_are_read_again_before_anybody_uses_them(
 def test_a_source_that_lies_where_the_rows_go_is_not_deleted(tmp_path: Path) -> None:
     mine = tmp_path / "mine" / "rows" / "train.jsonl"
     mine.parent.mkdir(parents=True)
-    mine.write_text(_line("q"))
+    mine.write_text(line("q"))
     sources = f"rows.sources=[{{name: x, format: messages, uri: {mine}}}]"
     run = Run(load(Preset, DEMO, [f"storage={tmp_path}", "run=mine", sources]))
     with pytest.raises(UserError, match=r"holds train.jsonl, but no manifest.json .* set `run` or `storage`"):
         perform(run, STAGE)
-    assert mine.read_text() == _line("q")
+    assert mine.read_text() == line("q")

@@ -8,7 +8,7 @@ from pathlib import Path
 import openai
 import pytest
 from support.endpoint import QUESTION, Endpoint, running
-from test_serve_replica import turned_policy
+from support.policies import turned_policy
 
 from serve.auth import Team, hashed
 from serve.locate import Located

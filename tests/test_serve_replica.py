@@ -10,10 +10,9 @@ from typing import Any
 
 import pytest
 import torch
+from support.policies import turned_policy
 
 from actors.generation.protocol import Sampling, complete
-from actors.modeling.policy import PolicyTask
-from data.attributes import shipped
 from data.conversation import Message
 from serve.replica import Replica
 from serve.request import Delta, Event, Failed, GenerationRequest, Revision, Started
@@ -232,18 +231,6 @@ def test_a_dead_engine_fails_the_health_check_and_its_requests(tiny_policy: str)
 @pytest.fixture(scope="module")
 def other_policy(tiny_base: str, tmp_path_factory: pytest.TempPathFactory) -> str:
     return turned_policy(tiny_base, str(tmp_path_factory.mktemp("other")))
-
-
-def turned_policy(base: str, folder: str, schema: str = "lab") -> str:
-    """A policy whose embeddings are turned round, so that it writes other things."""
-    task = PolicyTask(base, shipped(schema), "steerlm")
-    module = task.build()
-    state = {
-        name: value.flip(0) if "embed_tokens" in name or "lm_head" in name else value
-        for name, value in module.state_dict().items()
-    }
-    task.save(module, state, folder)
-    return folder
 
 
 def test_a_swap_changes_what_new_requests_get_and_running_ones_end_on_the_old(
