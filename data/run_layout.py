@@ -26,10 +26,10 @@ R = TypeVar("R", bound=Record)
 
 def require_one_folder(name: str) -> str:
     """The name itself; raises UserError if it could name any folder but one right below another."""
-    if name in (".", "..") or not re.fullmatch(r"[A-Za-z0-9._-]+", name):
+    if name in (".", "..") or not re.fullmatch(r"[A-Za-z0-9._-]{1,200}", name):
         raise UserError(
-            f"{printable(name)!r} is not the name of one folder; take letters, digits and any of '._-', "
-            "no '/', and not '.' or '..'"
+            f"{printable(name)!r} is not the name of one folder; take 1 to 200 letters, digits and any of "
+            "'._-', no '/', and not '.' or '..'"
         )
     return name
 

@@ -162,16 +162,14 @@ def _with_chat_template(base: str, folder: Path, template: str) -> str:
     return str(folder)
 
 
-TURNS = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{{ eos_token }}{% endfor %}"
 REFUSING = {
-    "gemma": "{% if messages[0].role == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
-    + TURNS,
+    "raises": "{{ raise_exception('This model is no chat model') }}",
     "syntax": "{% for m in messages %}{{ m.content }}",
     "missing filter": "{{ messages | nothing }}",
 }
 
 
-@pytest.mark.case("05-chat-template-refuses-system")
+@pytest.mark.case("A7: a chat template that refuses")
 @pytest.mark.parametrize("template", REFUSING.values(), ids=REFUSING)
 def test_a_chat_template_that_refuses_is_one_sentence_before_anything_starts(
     template: str, tiny_base: str, tmp_path: Path
@@ -189,7 +187,7 @@ def test_the_template_of_a_model_on_remote_storage_is_tried_without_its_weights(
     tiny_base: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     base = f"memory://{tmp_path.name}/m"
-    Storage(base).upload(_with_chat_template(tiny_base, tmp_path / "m", REFUSING["gemma"]))
+    Storage(base).upload(_with_chat_template(tiny_base, tmp_path / "m", REFUSING["raises"]))
     run = Run(load(Preset, DEMO, [f"storage={tmp_path}", "template=chat"]))
     monkeypatch.setattr(fit, "local_folder", lambda path: pytest.fail(f"{path} must not be fetched whole"))
     with pytest.raises(ValueError, match=r"template") as caught:

@@ -23,7 +23,7 @@ TEAMS = (
     Team(name="games", profiles=("gaming",)),
     Team(name="free"),
     Team(name="ops", admin=True),
-    Team(name="slow", tokens_per_minute=10),
+    Team(name="slow", tokens_per_minute=100),
 )
 
 

@@ -11,7 +11,6 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import ray.train
-from jinja2 import TemplateError
 from ray.exceptions import RayError
 from ray.train.torch import TorchTrainer
 from ray.train.v2.api.exceptions import TrainingFailedError
@@ -33,6 +32,7 @@ from data.printable import printable
 from data.run_layout import TRAINING, read_record
 from data.stage_metrics import TrainingMetrics
 from data.storage import Storage
+from data.template import Unrenderable
 from jobs.pipelines.failure import reason_of
 from jobs.runner.stage import Run, StageError, log
 
@@ -67,12 +67,8 @@ def example_spec(run: Run, learner: LearnerSettings, base: str | None = None) ->
     try:
         with _without_weights(spec.base) as folder:
             new_format(folder, spec.schema, spec.template)
-    except TemplateError as error:
-        reason = printable(" ".join(str(error).split()), 150)
-        raise StageError(
-            f"the chat template of {spec.base} refuses a conversation with a system message ({type(error).__name__}: "
-            f"{reason}); set template: steerlm, or base.model to a model whose template takes one"
-        ) from None
+    except Unrenderable as error:
+        raise StageError(f"base.model {printable(spec.base, 120)}: {error}") from None
     return spec
 
 
