@@ -5,6 +5,7 @@ import os
 import random
 import shutil
 import signal
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -47,12 +48,12 @@ class Try:
         return results[0], complete
 
 
-def _start(life: Callable[[Try, int, int, Any], None], planned: Try) -> list[int]:
+def _start(life: Callable[[Try, int, str, Any], None], planned: Try) -> list[int]:
     """Run a life on two workers; as Ray Train does, end the other as soon as one is dead."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(LIBRARIES)
-    port, results = random.Random().randint(20000, 60000), context.SimpleQueue()
-    workers = [context.Process(target=life, args=(planned, rank, port, results)) for rank in range(2)]
+    meeting, results = f"{tempfile.mkdtemp()}/meeting", context.SimpleQueue()
+    workers = [context.Process(target=life, args=(planned, rank, meeting, results)) for rank in range(2)]
     for worker in workers:
         worker.start()
     while any(worker.is_alive() for worker in workers):
@@ -66,15 +67,16 @@ def _start(life: Callable[[Try, int, int, Any], None], planned: Try) -> list[int
     return found
 
 
-def _join(rank: int, port: int) -> None:
+def _join(rank: int, meeting: str) -> None:
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+    # By a file: a port that was free a moment ago may be another's by now.
+    dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=2)
 
 
-def _first_life(planned: Try, rank: int, port: int, _: Any) -> None:
+def _first_life(planned: Try, rank: int, meeting: str, _: Any) -> None:
     rng = random.Random(planned.seed)
     victim, at, moment = rng.randrange(2), rng.randrange(3), rng.choice(["before", "half", "after"])
-    _join(rank, port)
+    _join(rank, meeting)
     checkpointer = _checkpointer(planned, rank)
     _save(checkpointer, 1)
     if rank == victim:
@@ -83,8 +85,8 @@ def _first_life(planned: Try, rank: int, port: int, _: Any) -> None:
         _save(checkpointer, step)
 
 
-def _second_life(planned: Try, rank: int, port: int, results: Any) -> None:
-    _join(rank, port)
+def _second_life(planned: Try, rank: int, meeting: str, results: Any) -> None:
+    _join(rank, meeting)
     checkpointer = _checkpointer(planned, rank)
     if rank == 0:
         sweep(checkpointer.folder)
