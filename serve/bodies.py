@@ -13,7 +13,7 @@ from fastapi import Request
 
 from serve.protocol import ProtocolError
 
-GRACE_S = 0.25
+GRACE_S = 0.5
 """A body that has been open for longer gives its place to a new one, if there are too many."""
 MAX_OPEN = 512
 """Open bodies of all callers together: well below what the ingress takes at the same time, so that it stays free."""
