@@ -8,7 +8,7 @@ import pytest
 from botocore.exceptions import EndpointConnectionError
 from support.checkpoints import raising, save
 
-from actors.training.checkpoint import COMPLETE, complete_steps, newest_whole
+from actors.training.checkpoint import COMPLETE, complete_steps, newest_whole, sweep
 from data.storage import Storage
 
 
@@ -61,3 +61,15 @@ def test_a_checkpoint_that_cannot_be_read_now_is_not_removed(tmp_path: Path, mon
     with pytest.raises(EndpointConnectionError):
         newest_whole(folder, 0, 1)
     assert complete_steps(folder) == [1]
+
+
+@pytest.mark.case("A2: a foreign folder among the checkpoints")
+def test_what_is_no_checkpoint_stays(tmp_path: Path) -> None:
+    folder = Storage(str(tmp_path))
+    for name in ("mine/notes.txt", f"mine/{COMPLETE}", "000000007/half.safetensors"):
+        (folder / name).write_bytes(b"{}")
+    for step in (1, 2):
+        save(folder, step)
+    sweep(folder, keep={2})
+    assert complete_steps(folder) == [2]
+    assert {name.split("/")[0] for name in folder.names()} == {"mine", "000000002"}

@@ -5,6 +5,7 @@
 
 import hashlib
 import os
+import re
 import tempfile
 from collections.abc import Iterable
 from typing import Any
@@ -17,6 +18,7 @@ from data.errors import UserError
 from data.storage import Storage
 
 COMPLETE = "COMPLETE.json"
+STEP = re.compile(r"\d{9}")
 
 
 class Damaged(UserError):
@@ -111,7 +113,8 @@ def sha256(path: str) -> str:
 
 def complete_steps(folder: Storage) -> list[int]:
     """The steps that have a complete checkpoint, ascending."""
-    return sorted(int(name.split("/")[0]) for name in folder.names(COMPLETE))
+    marked = (name.split("/")[0] for name in folder.names(COMPLETE))
+    return sorted(int(name) for name in marked if STEP.fullmatch(name))
 
 
 def newest_whole(folder: Storage, rank: int, world: int) -> Checkpoint | None:
@@ -153,13 +156,13 @@ def _verified(folder: Storage, step: int, rank: int, world: int) -> Checkpoint |
 def sweep(folder: Storage, before: int | None = None, keep: Iterable[int] | None = None) -> None:
     """Remove the incomplete checkpoints (of dead workers; with `before`, of steps before it).
 
-    With `keep`, complete ones of other steps go as well.
+    With `keep`, complete ones of other steps go as well. What is not called as a step is none of ours, and stays.
     """
     complete = set(complete_steps(folder))
     for step in sorted(complete - set(complete if keep is None else keep)):
         remove(folder / f"{step:09d}")
     left = {name.split("/")[0] for name in folder.names()} - {f"{step:09d}" for step in complete}
-    for name in sorted(left):
+    for name in sorted(filter(STEP.fullmatch, left)):
         if before is None or name < f"{before:09d}":
             (folder / name).remove()
 
