@@ -15,7 +15,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parent.parent
-COVERAGE_FLOOR = 87
+COVERAGE_FLOOR = 89
 """The highest `fail_under` that was ever committed: raise both together."""
 IGNORES = (".gitignore", ".rayignore", ".dockerignore")
 LOCKS = sorted(path.name for path in ROOT.glob("requirements*.lock"))
