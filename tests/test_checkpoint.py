@@ -5,10 +5,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from botocore.exceptions import EndpointConnectionError
 from support.checkpoints import raising, save
+from support.leases import elsewhere
 
 from actors.training.checkpoint import COMPLETE, complete_steps, newest_whole, sweep
+from actors.training.checkpointer import Checkpointer
+from actors.training.zero_shards import ZeroShard
+from data.lease import LEASE, Fence, LeaseLost
 from data.storage import Storage
 
 
@@ -73,3 +78,18 @@ def test_what_is_no_checkpoint_stays(tmp_path: Path) -> None:
     sweep(folder, keep={2})
     assert complete_steps(folder) == [2]
     assert {name.split("/")[0] for name in folder.names()} == {"mine", "000000002"}
+
+
+@pytest.mark.case("A3: a worker that outlives its driver")
+def test_who_has_lost_the_run_writes_no_checkpoint_and_ends(tmp_path: Path) -> None:
+    folder, lease = Storage(str(tmp_path / "checkpoints")), Storage(str(tmp_path / LEASE))
+    checkpointer = Checkpointer(folder, 0, 1, keep=2, fence=Fence(lease.uri, "mine"))
+    for step in (1, 2):
+        checkpointer.save(step, {"weights": [ZeroShard("w", 0, torch.ones(3))]}, {"step": step})
+        if step == 1:
+            checkpointer.wait()
+            lease.write_bytes(elsewhere().to_bytes())
+    with pytest.raises(LeaseLost, match="has been taken over by"):
+        checkpointer.wait()
+    assert {name.split("/")[0] for name in folder.names()} == {"000000001"}
+    assert checkpointer.timing.failed == 0, "it did not fail, it had to stop"
