@@ -6,9 +6,9 @@ It travels with every dataset, checkpoint and endpoint. Knows no prompt format (
 import hashlib
 import sys
 from collections.abc import Mapping
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from data.bounds import ScaleValue
 from data.errors import UserError, nearest
@@ -48,6 +48,15 @@ class Attribute(Record):
     """Which end of the scale is the better one."""
     steerable: bool = True
     """May a caller set it?"""
+    phrases: tuple[str, ...] = ()
+    """Its values in words for `template: words`, from low to high and spread evenly over the scale, two or more; () =
+    the shipped ones for this name (`data.words_template`)."""
+
+    @model_serializer(mode="wrap")
+    def _without_absent_phrases(self, record: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """A schema without words of its own is stored, and its fingerprint taken, as before there were any."""
+        fields: dict[str, Any] = record(self)
+        return fields if self.phrases else {name: value for name, value in fields.items() if name != "phrases"}
 
     @model_validator(mode="after")
     def _range(self) -> "Attribute":
@@ -55,6 +64,11 @@ class Attribute(Record):
             raise UserError(f"attribute {self.name}: low {self.low} must be below high {self.high}")
         if not self.low <= self.default <= self.high:
             raise UserError(f"attribute {self.name}: default {self.default} is outside {self.low}..{self.high}")
+        if len(self.phrases) == 1 or any(not phrase.strip() for phrase in self.phrases):
+            raise UserError(
+                f"attribute {self.name}: phrases has {len(self.phrases)} entries; write two or more sentences, none "
+                "empty, from low to high"
+            )
         return self
 
     @property

@@ -86,8 +86,9 @@ class WrappedTemplate:
     ) -> list[TextPiece]:
         """Raises Unrenderable if the template rewrites earlier turns, so that a prompt is no prefix of the whole."""
         asks = bool(messages) and messages[-1].role == "user"
-        chat = self._chat(system, messages)
-        lines = [label_line(self.schema, values) for values in per_message(messages, labels)]
+        values = per_message(messages, labels)
+        chat = self._chat(system, self._turns(messages, values, attributes))
+        lines = [self._line(v) for v in values]
         turns = len(chat) - len(messages)
         shown = [
             m | {"content": line + m["content"]} if m["role"] == "assistant" else m
@@ -99,12 +100,22 @@ class WrappedTemplate:
             pieces = self._turn_by_turn(chat[:turns], chat[turns:], lines)
         if asks:
             prompt = _after(whole, "".join(p.text for p in pieces))
-            pieces.append(TextPiece(prompt + label_line(self.schema, attributes)))
+            pieces.append(TextPiece(prompt + self._line(attributes)))
         return pieces
 
-    def _chat(self, system: str, messages: Sequence[Message]) -> Chat:
-        """The messages for the template, neutralized, without label lines."""
-        chat = [{"role": m.role, "content": self.plain(m.content)} for m in messages]
+    def _turns(
+        self, messages: Sequence[Message], values: Sequence[Values | None], attributes: Values | None
+    ) -> list[tuple[str, str]]:
+        """Role and neutralized text of every message, with what this format adds to a user's turn: nothing."""
+        return [(m.role, self.plain(m.content)) for m in messages]
+
+    def _line(self, values: Values | None) -> str:
+        """What stands right before an answer of these values."""
+        return label_line(self.schema, values)
+
+    def _chat(self, system: str, turns: Sequence[tuple[str, str]]) -> Chat:
+        """The messages for the template, without label lines."""
+        chat: Chat = [{"role": role, "content": content} for role, content in turns]
         if system and not self.merges_system:
             return [{"role": "system", "content": self.plain(system)}, *chat]
         if chat and (text := self.plain(system)):
@@ -166,6 +177,14 @@ class WrappedTemplate:
 
     def jinja(self) -> str:
         label = "{%- set content = line(message.get('attributes')) + content -%}"
+        return self._jinja(
+            jinja_prelude(self.schema, self.plain),
+            f"{{%- if message['role'] == 'assistant' -%}}{label}{{%- endif -%}}",
+            "{% if add_generation_prompt %}{{ line(asked) }}{% endif %}",
+        )
+
+    def _jinja(self, prelude: str, label: str, after: str) -> str:
+        """The model's template with `prelude` before it, `label` run for every message, and `after` behind it."""
         append = "{%- set ns.chat = ns.chat + [dict(message, content=content)] -%}"
         state = "chat=[]"
         if self.merges_system:
@@ -176,15 +195,15 @@ class WrappedTemplate:
 {{%- if ns.system -%}}{{%- set content = ns.system + '\\n\\n' + content -%}}{{%- set ns.system = '' -%}}{{%- endif -%}}
 {append}
 {{%- endif -%}}"""
-        return f"""{jinja_prelude(self.schema, self.plain)}\
+        return f"""{prelude}\
 {{%- set ns = namespace({state}) -%}}
 {{%- for message in messages -%}}
 {{%- set content = plain(message['content']) -%}}
-{{%- if message['role'] == 'assistant' -%}}{label}{{%- endif -%}}
+{label}
 {append}
 {{%- endfor -%}}
 {{%- set messages = ns.chat -%}}
-{self.base.removesuffix(chr(10))}{{% if add_generation_prompt %}}{{{{ line(asked) }}}}{{% endif %}}"""
+{self.base.removesuffix(chr(10))}{after}"""
 
 
 def _after(text: str, prefix: str) -> str:

@@ -9,9 +9,8 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.chat_templates import CHATML, SHAPES, ZEPHYR, chat_tokenizer
+from support.chat_templates import CHATML, SHAPES, ZEPHYR, chat_folder, chat_tokenizer
 from support.tiny_backbones import save_backbone
-from transformers import LlamaConfig
 
 from actors.modeling.model_folder import Format
 from actors.modeling.policy import PolicyText
@@ -166,14 +165,6 @@ def ratio(work: Callable[[Conversation], object], **more: Any) -> float:
             work(row)
             best[i] = min(best[i], time.thread_time() - start)
     return best[1] / best[0]
-
-
-def chat_folder(shape: str, folder: Path, **changed: Any) -> str:
-    """A model folder without weights."""
-    tokenizer = chat_tokenizer(shape, **changed)
-    LlamaConfig(vocab_size=len(tokenizer), hidden_size=8, num_attention_heads=2).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return str(folder)
 
 
 @pytest.mark.case("27-many-turns")

@@ -23,6 +23,7 @@ from data.printable import printable
 from data.storage import Storage
 from data.template import SteerLMTemplate, Template
 from data.tokens import BackboneReading
+from data.words_template import WordsTemplate
 from data.wrapped_template import WrappedTemplate
 
 LONGEST_REASON = 240
@@ -70,8 +71,8 @@ def load_format(folder: str) -> Format:
         )
     tokenizer = load_tokenizer(folder)
     schema = AttributeSchema.model_validate(steerlm["schema"])
-    kind = steerlm["template"]
-    return _format(config, tokenizer, make_template(tokenizer, schema, kind, steerlm["base_chat_template"]), kind)
+    kind, base, sentences = steerlm["template"], steerlm["base_chat_template"], steerlm.get("sentences")
+    return _format(config, tokenizer, make_template(tokenizer, schema, kind, base, sentences), kind)
 
 
 def _format(
@@ -155,6 +156,8 @@ def save_model(
     base = format.template.base if isinstance(format.template, WrappedTemplate) else None
     schema = format.schema.model_dump(mode="json")
     model.config.steerlm = {"schema": schema, "template": format.kind, "base_chat_template": base}
+    if isinstance(format.template, WordsTemplate):
+        model.config.steerlm["sentences"] = format.template.sentences
     model.config.pad_token_id = format.tokenizer.pad_token_id
     model.config.use_cache = True
     if model.can_generate():

@@ -3,6 +3,7 @@
 Knows no model weights; the format itself is `data.template`'s.
 """
 
+import string
 from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any, Literal
@@ -18,10 +19,12 @@ from data.errors import UserError
 from data.plain_text import longest_first
 from data.template import CONTROL_TOKENS, LABEL_START, SteerLMTemplate, Template
 from data.tokens import Encode, prompt_ids, tokenize
+from data.words_template import Sentences, WordsTemplate, sentences_of
 from data.wrapped_template import WrappedTemplate
 
-TemplateKind = Literal["steerlm", "chat"]
+TemplateKind = Literal["steerlm", "chat", "words"]
 PAD = "<pad>"
+ANSWER_STARTS = (*string.ascii_letters, *string.digits, *"\"'#*-({[<", "The", "They", "Yes", "So", "In", "Here", "Sure")
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
@@ -57,11 +60,16 @@ def encoder(tokenizer: PreTrainedTokenizerBase) -> Encode:
 
 
 def make_template(
-    tokenizer: PreTrainedTokenizerBase, schema: AttributeSchema, kind: TemplateKind, base: str | None = None
+    tokenizer: PreTrainedTokenizerBase,
+    schema: AttributeSchema,
+    kind: TemplateKind,
+    base: str | None = None,
+    sentences: Sentences | None = None,
 ) -> Template:
-    """Add the control tokens of `kind` to `tokenizer`, return the template; `base` is the model's Jinja for "chat".
+    """Add the control tokens of `kind` to `tokenizer`, return the template; `base`: the model's Jinja, if not steerlm.
 
-    Raises UserError if kind is "chat" and the model has no chat template that can be used.
+    `sentences`: of "words"; None = those of the schema. Raises UserError if kind is not "steerlm" and the model has no
+    chat template that can be used, or if an attribute has no words.
     """
     needed = CONTROL_TOKENS if kind == "steerlm" else (LABEL_START,)
     missing = [token for token in needed if token not in tokenizer.get_added_vocab()]
@@ -74,8 +82,35 @@ def make_template(
         return SteerLMTemplate(schema, control, bos, surviving_gap(tokenizer, control))
     source = base or own_template(tokenizer)
     with watched():
-        template = WrappedTemplate.of(schema, source, ChatRenderer(tokenizer), control)
-    return replace(template, gap=surviving_gap(tokenizer, control, template.markers, source))
+        wrapped = WordsTemplate if kind == "words" else WrappedTemplate
+        template = wrapped.of(schema, source, ChatRenderer(tokenizer), control)
+    template = replace(template, gap=surviving_gap(tokenizer, control, template.markers, source))
+    if not isinstance(template, WordsTemplate):
+        return template
+    _require_boundary(tokenizer, template)
+    return _with_words(template, sentences)
+
+
+def _with_words(template: WordsTemplate, sentences: Sentences | None) -> WordsTemplate:
+    """Raises UserError if an attribute has no words."""
+    found = sentences or sentences_of(template.schema)
+    return replace(template, sentences={name: [template.plain(s) for s in said] for name, said in found.items()})
+
+
+def _require_boundary(tokenizer: PreTrainedTokenizerBase, template: WordsTemplate) -> None:
+    """Raise UserError if an answer's first token may swallow the end of its prompt, as in "[/INST] " + "They".
+
+    A label line ends with a newline; without one, the model's own template decides where an answer begins.
+    """
+    encode = encoder(tokenizer)
+    for start in ANSWER_STARTS:
+        prompt, answer = template.pieces("", [Message("user", "a"), Message("assistant", start)], ())
+        if encode(prompt.text + answer.text) != encode(prompt.text) + encode(answer.text):
+            raise UserError(
+                f"the model's chat template writes {prompt.text[-10:]!r} before an answer, which its tokenizer joins "
+                f"with the answer's start ({start!r}), so training and other engines would see different tokens; "
+                "set template: chat"
+            )
 
 
 def check_equality(tokenizer: PreTrainedTokenizerBase, template: Template) -> None:
@@ -97,7 +132,7 @@ def check_equality(tokenizer: PreTrainedTokenizerBase, template: Template) -> No
         raise UserError(
             "the exported chat template and training give different ids with this tokenizer "
             f"({type(tokenizer).__name__}): {tokenizer.decode(ours)!r} against {tokenizer.decode(theirs)!r}; "
-            "try the other `template` (steerlm or chat)"
+            "try another `template` (steerlm, chat or words)"
         )
 
 

@@ -135,7 +135,9 @@ class Preset(Record):
     attributes: str | AttributeSchema
     """Name of a shipped attribute schema, or one of your own."""
     template: TemplateKind = "steerlm"
-    """Prompt format: the reference template, or the model's own chat template with the label line in it."""
+    """Prompt format: the reference template; `chat`, the model's own chat template with the label line in it; or
+    `words`, the same with the values as sentences at the end of the user's turn, for models that follow
+    instructions."""
     seed: Seed = 0
     """Seed of sampling, selection and bootstrap plans."""
     ray: RaySettings = RaySettings()

@@ -1,9 +1,10 @@
 """Chat templates like those of well-known models, with the special tokens each of them needs."""
 
+from pathlib import Path
 from typing import Any
 
 import tokenizers
-from transformers import PreTrainedTokenizerFast
+from transformers import LlamaConfig, PreTrainedTokenizerFast
 
 from actors.modeling.tokenizer import train_tokenizer
 
@@ -72,3 +73,11 @@ def chat_tokenizer(shape: str, **changed: Any) -> PreTrainedTokenizerFast:
     tokenizer.bos_token, tokenizer.eos_token = own[0], own[-1]
     tokenizer.chat_template = changed.get("template", template)
     return tokenizer
+
+
+def chat_folder(shape: str, folder: Path, **changed: Any) -> str:
+    """A model folder without weights."""
+    tokenizer = chat_tokenizer(shape, **changed)
+    LlamaConfig(vocab_size=len(tokenizer), hidden_size=8, num_attention_heads=2).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return str(folder)
