@@ -75,6 +75,8 @@ Positive = Annotated[float, Field(gt=0, le=1e15, allow_inf_nan=False), FLOAT]
 """How much, more than nothing."""
 Weight = Annotated[float, Field(ge=-1e6, le=1e6, allow_inf_nan=False), FLOAT]
 """A factor of either sign."""
+Score = Annotated[float, Field(ge=-1e9, le=1e9, allow_inf_nan=False), FLOAT]
+"""A value on a source's own scale."""
 Temperature = Annotated[float, Field(ge=0, le=100, allow_inf_nan=False), FLOAT]
 """0 = the likeliest token; above 2 or so it is noise."""
 Seconds = Annotated[float, Field(ge=0, le=1e8, allow_inf_nan=False), FLOAT]

@@ -1,4 +1,4 @@
-"""Files in, records out: one record a line (JSONL, packed or not) or a Parquet row, streamed from any fsspec URI.
+"""Files in, records out: a line of JSONL, a record of CSV (packed or not) or a Parquet row, from any fsspec URI.
 
 Every format's bad records are described here, in the same words. Knows no format (`data.formats`, `data.trees`).
 """
@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 from data.attributes import Attribute, AttributeSchema, Values
 from data.conversation import ROLES, Conversation, Message, Rejected, content_id, problem
+from data.csv_rows import csv_rows, separator_of
 from data.parquet_rows import parquet_rows
 from data.printable import printable
 from data.source_files import files_of
@@ -66,8 +67,8 @@ def lines(file: str) -> Iterator[Line | Rejected]:
     What cannot be read is Rejected: "broken_json", "duplicate_key", "invalid_utf8", "overlong_line", "wrong_type" (not
     an object), and "broken_file" for the rest of a damaged file.
     """
-    if file.endswith(".parquet"):
-        for row in parquet_rows(file):
+    if file.endswith(".parquet") or separator_of(file):
+        for row in parquet_rows(file) if file.endswith(".parquet") else csv_rows(file):
             yield row if isinstance(row, Rejected) else Line(file, *row)
         return
     for line in raw_lines(file):

@@ -32,6 +32,8 @@ class SourceFiles:
     """Files of the folder that are no data by their suffix."""
     hidden: tuple[str, ...] = ()
     """Files whose name, or a folder's on the way, begins with "." or "_"."""
+    suffixes: tuple[str, ...] = SUFFIXES
+    """Of data in a folder."""
 
     def passed_by(self) -> str:
         """A sentence about what is not read; "" if all is."""
@@ -44,7 +46,7 @@ class SourceFiles:
             if names
         ]
         return (
-            f"not read: {' and '.join(parts)}; read is what ends in {', '.join(SUFFIXES)}: "
+            f"not read: {' and '.join(parts)}; read is what ends in {', '.join(self.suffixes)}: "
             "name another file outright, or by a glob"
             if parts
             else ""
@@ -93,7 +95,7 @@ def source_files(uri: str, suffixes: tuple[str, ...] = SUFFIXES) -> SourceFiles:
         raise FileNotFoundError(f"nothing to read at {uri}: {wanted}{here}")
     if not isinstance(fs, LocalFileSystem):
         read = [str(fs.unstrip_protocol(p)) for p in read]
-    return SourceFiles(tuple(sorted(read)), tuple(sorted(other)), tuple(sorted(hidden)))
+    return SourceFiles(tuple(sorted(read)), tuple(sorted(other)), tuple(sorted(hidden)), suffixes)
 
 
 def checksums(*uris: str) -> dict[str, str]:

@@ -27,6 +27,7 @@ from data.formats import (
 from data.lines import BadRecord, Line, Row, lines, text
 from data.parquet_rows import Record, parquet_rows
 from data.printable import printable
+from data.scored_text import SCORED_TEXT, TEXT_SUFFIXES, ScoredColumns, scored_text
 from data.source_files import SUFFIXES, SourceFiles, files_of, shown_path, source_files
 from data.trees import oasst_messages, oasst_trees
 
@@ -38,26 +39,37 @@ Parser = Callable[[Line, AttributeSchema, str], Iterator[Row]]
 """The same for one record; may raise BadRecord."""
 
 
-def read(uri: str, format: str, schema: AttributeSchema, source: str = "", limit: int = 0) -> Iterator[Row]:
+def read(
+    uri: str,
+    format: str,
+    schema: AttributeSchema,
+    source: str = "",
+    limit: int = 0,
+    columns: ScoredColumns | None = None,
+) -> Iterator[Row]:
     """Rows of the file, folder or glob at `uri`, in order, streamed.
 
     `source` is the name of the rows, and a part of their ids: by default the format's name. `limit` counts rows without
-    the rejected ones; 0 means all. Raises UserError for an unknown format and FileNotFoundError for a `uri` with
-    nothing there, both at once; while reading, SchemaMismatch (a UserError) if rows of ours have another schema.
+    the rejected ones; 0 means all. `columns` belong to format scored_text. Raises UserError for an unknown format or
+    attribute and FileNotFoundError for a `uri` with nothing there, at once; while reading, SchemaMismatch (a UserError)
+    if rows of ours have another schema.
     """
     require_format(format)
+    if columns:
+        columns.require_in(schema)
+    reader = _each_line(scored_text(columns)) if columns else FORMATS[format]
     files = found(uri, format).files
-    return _limited((row for file in files for row in FORMATS[format](file, schema, source or format)), limit)
+    return _limited((row for file in files for row in reader(file, schema, source or format)), limit)
 
 
 def found(uri: str, format: str) -> SourceFiles:
     """The files of a source, and those that are passed by; raises FileNotFoundError."""
-    return source_files(uri, (".parquet",) if format == "steerlm" else SUFFIXES)
+    return source_files(uri, {"steerlm": (".parquet",), SCORED_TEXT: TEXT_SUFFIXES}.get(format, SUFFIXES))
 
 
 def require_format(format: str, *also: str) -> None:
     """Raises UserError, with the nearest name there is, if `format` is neither of ours nor one of `also`."""
-    known = (*FORMATS, *also)
+    known = (*FORMATS, SCORED_TEXT, *also)
     if format not in known:
         raise UserError(f"unknown format {format!r}{nearest(format, known)}; allowed: {', '.join(known)}")
 
@@ -163,4 +175,4 @@ FORMATS: Mapping[str, Reader] = {
     "nemo": _each_line(nemo),
     "steerlm": steerlm,
 }
-"""Format name -> reader."""
+"""Format name -> reader; `scored_text` has one for each source's columns."""

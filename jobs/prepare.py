@@ -71,7 +71,7 @@ def source_rows(
     if source.format == LAB:
         schema.require_same(LAB_SCHEMA, "the run", "the synthetic world")
         return iter(Lab(settings.lab).rows())
-    return read(source.uri, source.format, schema, source.name, source.limit)
+    return read(source.uri, source.format, schema, source.name, source.limit, source.columns)
 
 
 def work(run: Run, folder: Storage) -> RowsMetrics:

@@ -80,7 +80,8 @@ def train(run: Run, folder: Storage) -> tuple[TrainingMetrics, Ratings]:
 
     def fitted(what: str, output: Storage, buckets: int, held_out: int) -> TrainingMetrics:
         split = Split(buckets, held_out, validation_buckets)
-        return fit_and_draw(run, what, task, settings.learner, folder / "examples", output, split)
+        weights = settings.source_weights
+        return fit_and_draw(run, what, task, settings.learner, folder / "examples", output, split, weights)
 
     scored: list[Ratings] = []
     for fold in range(settings.folds):
@@ -98,10 +99,17 @@ def _backbone(run: Run, folder: Storage) -> str:
 
 
 def fit_and_draw(
-    run: Run, what: str, task: TrainTask, learner: LearnerSettings, examples: Storage, output: Storage, split: Split
+    run: Run,
+    what: str,
+    task: TrainTask,
+    learner: LearnerSettings,
+    examples: Storage,
+    output: Storage,
+    split: Split,
+    weights: Mapping[str, float] | None = None,
 ) -> TrainingMetrics:
-    """Train `task` on the `examples`; the model and the picture of its losses go to `output`."""
-    training = fit(what, task, learner, Corpus.of(examples), output, split, tracking=run.preset.tracking)
+    """Train `task` on the `examples`; the model and the picture of its losses go to `output`. `weights`: see `fit`."""
+    training = fit(what, task, learner, Corpus.of(examples), output, split, weights, run.preset.tracking)
     draw_losses({what: training}, output / "loss.png")
     return training
 

@@ -20,6 +20,7 @@ from data.pairs import pair_weights
 from data.printable import printable
 from data.record import Record
 from data.run_layout import FolderName
+from data.scored_text import SCORED_TEXT, ScoredColumns
 from data.selection import check_quantiles
 from data.sources import require_format
 from data.uris import KeptUri, Uri
@@ -58,10 +59,18 @@ class SourceSettings(Record):
     """File, folder or glob on any fsspec filesystem; empty for the synthetic world."""
     limit: Count = 0
     """Largest number of rows; 0 = all."""
+    columns: ScoredColumns | None = None
+    """For format "scored_text": where the file has texts and ratings."""
 
     @model_validator(mode="after")
     def _readable(self) -> "SourceSettings":
         require_format(self.format, LAB)
+        if (self.format == SCORED_TEXT) != bool(self.columns):
+            needs = "needs" if self.format == SCORED_TEXT else "takes no"
+            raise UserError(
+                f"source {printable(self.name)!r} of format {self.format} {needs} columns: they say where a "
+                "scored_text has its texts and ratings, such as {text: joke, attributes: {humor: {column: score}}}"
+            )
         if not self.uri and self.format != LAB:
             raise UserError(f"source {self.name!r} of format {self.format} has no uri: name a file, a folder or a glob")
         return self
@@ -179,6 +188,9 @@ class Preset(Record):
                 f"{leading.low} to {leading.high}"
             )
         check_quantiles(self.bootstrap.selection.min_quantile, self.schema_)
+        for source in self.rows.sources:
+            if source.columns:
+                source.columns.require_in(self.schema_)
         for name in self.predictor.attribute_weights:
             try:
                 self.schema_[name]

@@ -94,6 +94,9 @@ class PredictorSettings(Record):
     model."""
     attribute_weights: dict[str, Positive] = {}
     """Attribute -> weight of its labels in the loss (a weighted mean over the labels of a step); 1 for all others."""
+    source_weights: dict[str, RowFactor] = {}
+    """Source -> how often an epoch has each of its rated rows: 2 = twice, 0.5 = half of them in one epoch, the other
+    half in the next; 1 for all other sources."""
     loss: LossKind = "squared"
     """Error that the loss averages over the labels. squared: scores approach the mean of the ratings. absolute: their
     median, which is nearer to the truth where most ratings are exact, because ratings at an end of the scale err to one
