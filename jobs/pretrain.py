@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 
 import pyarrow as pa
 
+from actors.modeling.gguf_model import convert, gguf_file, is_gguf, license_of
 from actors.modeling.policy import PolicyTask
 from actors.modeling.tiny_llama import make_small_model
 from actors.training.examples import ConversationExamples, TextExamples
@@ -41,8 +42,7 @@ def texts(run: Run) -> Iterator[str]:
 def work(run: Run, folder: Storage) -> BaseMetrics:
     base = run.preset.base
     if base.model:
-        log(f"base: {base.model}")
-        return BaseMetrics(model=base.model, counts={})
+        return _named(base.model, folder)
     found = list(texts(run))
     with tempfile.TemporaryDirectory() as local:
         sizes = make_small_model(base.small, found, run.preset.seed, local)
@@ -56,6 +56,19 @@ def work(run: Run, folder: Storage) -> BaseMetrics:
         return metrics
     training = _pretrained(run, base.pretrain, found, start.uri, folder)
     return metrics.model_copy(update={"training": training.without_curve()})
+
+
+def _named(model: str, folder: Storage) -> BaseMetrics:
+    """The preset's own model; what is one GGUF file becomes a folder that every later stage can read."""
+    if not is_gguf(model):
+        log(f"base: {model}")
+        return BaseMetrics(model=model, counts={})
+    with tempfile.TemporaryDirectory() as local:
+        num_parameters = convert(model, local)
+        (folder / "model").upload(local)
+    licensed = f", license {license}" if (license := license_of(model)) else ""
+    log(f"base: {model}{licensed}: {num_parameters:,} parameters, converted to safetensors")
+    return BaseMetrics(model=model, counts={}, num_parameters=num_parameters)
 
 
 def _pretrained(
@@ -79,8 +92,10 @@ def _pretrained(
 
 
 def _inputs(run: Run) -> dict[str, str]:
-    uri = run.preset.base.texts
-    return checksums(uri) if uri else {}
+    base = run.preset.base
+    if base.model and is_gguf(base.model):
+        return checksums(gguf_file(base.model))
+    return checksums(base.texts) if base.texts else {}
 
 
 def _settings(preset: Preset) -> object:

@@ -15,6 +15,7 @@ from ray.exceptions import RayError
 from ray.train.torch import TorchTrainer
 from ray.train.v2.api.exceptions import TrainingFailedError
 
+from actors.modeling.gguf_model import is_gguf
 from actors.modeling.model_folder import local_folder, new_format
 from actors.modeling.train_task import TrainTask
 from actors.training.checkpoint import complete_steps
@@ -40,9 +41,9 @@ WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".onnx")
 
 
 def base_uri(run: Run) -> str:
-    """The model that predictor and policy start from: the preset's, or the one that stage `base` made."""
+    """The model that predictor and policy start from: the preset's, or the one that stage `base` made of it."""
     model = run.preset.base.model
-    if model is None:
+    if model is None or is_gguf(model):
         return (run.folder("base") / "model").uri
     return _absolute(model)
 

@@ -6,6 +6,7 @@ import re
 import huggingface_hub
 from huggingface_hub.errors import HfHubHTTPError
 
+from actors.modeling.gguf_model import gguf_file, is_gguf
 from data.errors import UserError, is_user_error
 from data.printable import printable
 from data.storage import Storage
@@ -26,7 +27,7 @@ def refuse_what_is_not_there(preset: Preset) -> None:
     _require_a_folder(Storage(preset.storage))
     if preset.base.model:
         _require_model("base.model", preset.base.model)
-        if not preset.base.num_parameters:
+        if not preset.base.num_parameters and not is_gguf(preset.base.model):
             _require_known_size(preset.base.model)
     if preset.predictor.backbone:
         _require_model("predictor.backbone", preset.predictor.backbone)
@@ -54,7 +55,10 @@ def _require_a_folder(storage: Storage) -> None:
 
 
 def _require_model(setting: str, model: str) -> None:
-    """A folder must be there with its config; a name of the hub must look like one."""
+    """A folder must be there with its config, a GGUF file or package too; a name of the hub must look like one."""
+    if setting == "base.model" and is_gguf(model):
+        gguf_file(model)
+        return
     named = f"{setting} is {shown_uri(model)}, but"
     fix = f"set {setting} to a folder with config.json, its URI, or a name of the hub (owner/name)"
     if "://" in model or os.path.exists(model):

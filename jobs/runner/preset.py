@@ -103,7 +103,8 @@ class BaseSettings(Record):
     """What predictor and policy start from."""
 
     model: Uri | None = None
-    """A Hugging Face causal LM: hub name, folder or URI. None = make `small`."""
+    """A Hugging Face causal LM: hub name, folder or URI; a GGUF file of the machine that starts the run, or
+    package:NAME for one inside an installed Python package (`make setup-real`). None = make `small`."""
     num_parameters: Parameters | None = None
     """Size of `model`, for --plan where the hub cannot be reached."""
     small: SmallModel = SmallModel()
