@@ -74,11 +74,12 @@ class RunningAnswers:
         return self._admitted.reply.whole(answers, self.usage, candidates)
 
     async def measured(self, index: int = 0) -> dict[str, float]:
-        """The predictor's values of an answer that is whole."""
+        """The predictor's values of an answer that is whole, on the scale of the policy's labels."""
         assert self._score is not None, "admission refuses to measure where there is no predictor"
         self._rated_tokens += self._admitted.cost.rated(self.prompt_tokens, self._counts[index])
         self._count()
-        return await self._score(self._admitted.generations[index], self._texts[index])
+        values = await self._score(self._admitted.generations[index], self._texts[index])
+        return {name: round(value, 4) for name, value in self._admitted.model.calibration(values).items()}
 
     @property
     def usage(self) -> Usage:

@@ -125,6 +125,7 @@ def _information(app: FastAPI, backend: Backend) -> None:
             "max_new_tokens": backend.limits.max_new_tokens,
             "measures": backend.score is not None,
             "attributes": [a.model_dump() for a in policy.schema.attributes],
+            "label_points": policy.calibration.points,
             "profiles": _profiles(policy, team),
         }
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from data.attributes import AttributeSchema
+from data.calibration import Calibration
 from serve.profiles import Profile, shipped
 from serve.protocol import ProtocolError
 from serve.request import PolicyInfo
@@ -22,6 +23,10 @@ class ServedPolicy:
     @cached_property
     def schema(self) -> AttributeSchema:
         return AttributeSchema.model_validate_json(self.info.schema_json)
+
+    @cached_property
+    def calibration(self) -> Calibration:
+        return Calibration.model_validate_json(self.info.calibration_json)
 
     @cached_property
     def profiles(self) -> dict[str, Profile]:

@@ -67,7 +67,9 @@ class Replica:
         self._metrics: EngineMetrics | None = None
 
     async def info(self) -> PolicyInfo:
-        return PolicyInfo(self._name, self._loaded.text.schema.model_dump_json(), self._loaded.revision.policy)
+        format = self._loaded.text.format
+        schema, calibration = format.schema.model_dump_json(), format.calibration.model_dump_json()
+        return PolicyInfo(self._name, schema, self._loaded.revision.policy, calibration)
 
     async def num_running(self) -> int:
         """Answers that are being written right now."""

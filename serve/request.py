@@ -24,6 +24,8 @@ class PolicyInfo:
     schema_json: str
     policy: str = ""
     """Where its weights came from."""
+    calibration_json: str = "{}"
+    """How a predictor's values stand on the scale of its labels."""
     created: int = field(default_factory=lambda: int(time.time()))
 
 

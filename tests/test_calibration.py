@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from data.attributes import shipped
-from data.calibration import MAX_SCALE, Calibration, matched_to_people
+from data.calibration import MAX_SCALE, MIN_PAIRS, Calibration, matched_to_people, spread_by_rank
 
 SCHEMA = shipped("lab")
 
@@ -48,3 +48,39 @@ def test_columns_are_calibrated_like_single_values() -> None:
     assert calibration.of("humor", np.array([1.0, np.nan, 2.0])).tolist()[::2] == [1.0, 3.0]
     assert calibration({"humor": 2.0, "toxicity": 1.0}) == {"humor": 3.0, "toxicity": 1.0}
     assert (calibration.changes("humor"), calibration.changes("toxicity")) == (True, False)
+
+
+def _spread(values: np.ndarray) -> Calibration:
+    predicted_NA = np.full((len(values), 5), np.nan)
+    predicted_NA[:, 2] = values
+    return spread_by_rank(predicted_NA, SCHEMA)
+
+
+def test_labels_by_rank_are_equally_common_whatever_the_values_are() -> None:
+    values = np.random.default_rng(2).lognormal(3, 1, 5000)  # such as numbers of tokens
+    spread = _spread(values)
+    labels = [SCHEMA["humor"].rounded(spread({"humor": v})["humor"]) for v in values]
+    assert all(abs(labels.count(label) - 1000) < 60 for label in range(5))
+    order = np.argsort(values)
+    assert (np.diff(spread.of("humor", values)[order]) >= 0).all()
+    assert spread({"humor": -9.0})["humor"] == 0.0
+    assert spread({"humor": 1e9})["humor"] == 4.0
+    assert spread.changes("humor")
+    assert not spread.changes("toxicity")
+
+
+def test_equal_values_have_equal_labels() -> None:
+    spread = _spread(np.repeat([1.0, 2.0, 3.0], [600, 300, 100]))
+    low, middle, high = (spread({"humor": v})["humor"] for v in (1.0, 2.0, 3.0))
+    assert low < middle < high
+    assert low == pytest.approx(1.0, abs=0.15)  # the middle of the lowest 60 %
+
+
+def test_too_few_values_and_a_constant_stay_as_they_are() -> None:
+    assert not _spread(np.arange(MIN_PAIRS - 1.0)).points
+    assert not _spread(np.full(100, 2.0)).points
+
+
+def test_a_spread_is_the_same_after_its_way_through_json() -> None:
+    spread = _spread(np.arange(100.0))
+    assert Calibration.model_validate_json(spread.model_dump_json()) == spread

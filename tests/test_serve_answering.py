@@ -1,11 +1,14 @@
 """Several answers to one request: side by side, rated, the nearest chosen."""
 
 from collections.abc import AsyncGenerator
+from dataclasses import replace
 from typing import Any
 
 import pytest
-from support.asgi import USER, Counting, app_around, ask, refused
+from support.asgi import POLICY_INFO, USER, Counting, app_around, ask, refused
 
+from data.calibration import Calibration
+from serve.models import ServedPolicies, ServedPolicy
 from serve.protocol import ProtocolError
 from serve.request import Event, Failed, GenerationRequest
 
@@ -26,6 +29,15 @@ def test_n_answers_are_those_of_the_seeds_that_follow() -> None:
     assert answered.json["usage"] == {"prompt_tokens": 7, "completion_tokens": 6, "total_tokens": 13}
     assert [request.seed for request in script.requests] == [0, 1, 2]
     assert script.num_closed == 3
+
+
+def test_measured_values_are_on_the_scale_of_the_policys_labels() -> None:
+    by_rank = Calibration(points={"humor": ((1.0, 0.0), (3.0, 4.0))})
+    info = replace(POLICY_INFO, calibration_json=by_rank.model_dump_json())
+    app = app_around(Counting().generate, by_length, models=ServedPolicies([ServedPolicy(info)]))
+    answered = ask(app, messages=[USER], attributes={"humor": 2}, best_of=3, seed=0).json
+    assert [c["measured"]["humor"] for c in answered["steering"]["candidates"]] == [0.0, 2.0, 4.0]
+    assert [c["chosen"] for c in answered["steering"]["candidates"]] == [False, True, False]
 
 
 def test_n_answers_stream_side_by_side_and_the_measure_comes_last() -> None:

@@ -5,7 +5,7 @@ Any tool that reads Hugging Face folders can load it. Knows no training.
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -18,6 +18,7 @@ from actors.modeling.backbone import reading_of
 from actors.modeling.model_cache import local_copy
 from actors.modeling.tokenizer import TemplateKind, check_equality, make_template
 from data.attributes import AttributeSchema
+from data.calibration import Calibration
 from data.errors import UserError
 from data.printable import printable
 from data.storage import Storage
@@ -41,6 +42,8 @@ class Format:
     kind: TemplateKind
     reading: BackboneReading
     """How a predictor on this backbone reads a conversation."""
+    calibration: Calibration = field(default_factory=Calibration)
+    """Of a policy: how measured values stand on the scale of its labels."""
 
     @property
     def schema(self) -> AttributeSchema:
@@ -72,7 +75,8 @@ def load_format(folder: str) -> Format:
     tokenizer = load_tokenizer(folder)
     schema = AttributeSchema.model_validate(steerlm["schema"])
     kind, base, sentences = steerlm["template"], steerlm["base_chat_template"], steerlm.get("sentences")
-    return _format(config, tokenizer, make_template(tokenizer, schema, kind, base, sentences), kind)
+    format = _format(config, tokenizer, make_template(tokenizer, schema, kind, base, sentences), kind)
+    return replace(format, calibration=Calibration.model_validate(steerlm.get("calibration", {})))
 
 
 def _format(
@@ -158,6 +162,8 @@ def save_model(
     model.config.steerlm = {"schema": schema, "template": format.kind, "base_chat_template": base}
     if isinstance(format.template, WordsTemplate):
         model.config.steerlm["sentences"] = format.template.sentences
+    if format.calibration != Calibration():
+        model.config.steerlm["calibration"] = format.calibration.model_dump(mode="json")
     model.config.pad_token_id = format.tokenizer.pad_token_id
     model.config.use_cache = True
     if model.can_generate():

@@ -6,7 +6,7 @@ Knows no training loop (`actors.training.trainer`) and no sampling (`actors.gene
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from actors.kernels.varlen import VARLEN, packed
 from actors.modeling.model_folder import Format, fit_embeddings, load_config, load_format, load_weights, local_folder
 from actors.modeling.tokenizer import encoder
 from actors.modeling.train_task import TrainTask
+from data.calibration import Calibration
 from data.conversation import Message
 from data.examples import Example
 from data.template import Labels
@@ -49,6 +50,11 @@ class PolicyTask(TrainTask):
     """Trains a policy, or any causal language model, from `base`."""
 
     LABELS = True
+    calibration: Calibration = field(default_factory=Calibration)
+    """How values that a predictor measures stand on the scale of the labels; kept with the model, for its endpoint."""
+
+    def format(self) -> Format:
+        return replace(super().format(), calibration=self.calibration)
 
     def build(self) -> PolicyLoss:
         return PolicyLoss(load_causal_lm(local_folder(self.base), self.format(), VARLEN))

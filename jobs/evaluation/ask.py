@@ -12,6 +12,7 @@ from functools import cached_property
 import numpy as np
 
 from data.attributes import AttributeSchema, Values
+from data.calibration import Calibration
 from data.conversation import Conversation, Message, from_table
 from data.examples import bucket
 from data.lab import Lab
@@ -21,7 +22,7 @@ from data.stage_metrics import Means
 from data.steering_metrics import SteeringCurve
 from data.storage import Storage
 from jobs.evaluation.predictor_quality import plain
-from jobs.pipelines.annotation import annotate
+from jobs.pipelines.annotation import annotate, calibration
 from jobs.pipelines.fit import buckets_for
 from jobs.pipelines.map_rows import write_table
 from jobs.pipelines.sample import sample
@@ -79,7 +80,8 @@ def measurable(run: Run, rows: list[Conversation]) -> MeasuredAnswers:
     """The rows with the best known measure: the synthetic world's, or else the values of the predictor."""
     if world := synthetic_world(run):
         return MeasuredAnswers(rows, "exactly, from the text", lambda row: world.measure(row.messages))
-    return MeasuredAnswers(rows, "by the predictor", lambda row: row.predicted[-1])
+    as_label = calibration(run) if run.preset.policy.spread_labels else Calibration()
+    return MeasuredAnswers(rows, "by the predictor", lambda row: as_label(row.predicted[-1]))
 
 
 def synthetic_world(run: Run) -> Lab | None:

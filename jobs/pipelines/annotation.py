@@ -5,6 +5,7 @@ Shared by every stage that rates answers or trains on predicted values.
 
 from actors.scoring.annotator import Annotator
 from data.calibration import Calibration
+from data.label_spread import label_spread
 from data.stage_metrics import AnnotationMetrics, AuditMetrics, PredictorMetrics
 from data.storage import Storage
 from jobs.pipelines.audit import audit
@@ -70,7 +71,9 @@ def annotator(run: Run, predictor: Storage, fingerprint: str = "") -> dict[str, 
 
 
 def calibration(run: Run) -> Calibration:
-    """How predicted values become labels: calibrated on the predictor's held-out rows, or unchanged."""
+    """How predicted values become labels: spread by rank, calibrated on the predictor's held-out rows, or unchanged."""
+    if run.preset.policy.spread_labels:
+        return label_spread(run.folder("annotated") / "rows", run.schema)
     predictor = run.metrics("predictor", PredictorMetrics)
     assert predictor is not None, "the predictor must be finished"
     return predictor.calibration if run.preset.policy.calibrate else Calibration()

@@ -80,7 +80,8 @@ class BootstrapStages:
     def _samples(self, run: Run, folder: Storage, number: int) -> SamplesMetrics:
         """Plan the round and sample it; answers that are no turn (empty) are counted, not rated."""
         settings, annotated = run.preset.bootstrap, run.folder("annotated") / "rows"
-        values = (v for row in _rows(annotated) for v in map(calibration(run), row.predicted) if v)
+        as_label = calibration(run)
+        values = (v for row in _rows(annotated) for v in map(as_label, row.predicted) if v)
         requested = combinations(values, run.schema, settings.leading, settings.min_count, settings.leading_at_least)
         log(f"bootstrap {number}: {len(requested)} attribute combinations with {settings.leading} at its best")
         sizes, seed = (settings.num_prompts, settings.samples_per_prompt), run.preset.seed + number
@@ -140,14 +141,18 @@ def _sampling_settings(preset: Preset) -> object:
     names = {"leading", "leading_at_least", "min_count", "num_prompts", "samples_per_prompt"}
     return {
         "bootstrap": preset.bootstrap.model_dump(include=names),
-        "calibrate": preset.policy.calibrate,
+        "calibrate": _calibration(preset),
         "sampling": sampling_settings(preset.sampling),
         "seed": preset.seed,
     }
 
 
 def _selection_settings(preset: Preset) -> object:
-    return {"selection": preset.bootstrap.selection, "calibrate": preset.policy.calibrate, "lab": preset.rows.lab}
+    return {"selection": preset.bootstrap.selection, "calibrate": _calibration(preset), "lab": preset.rows.lab}
+
+
+def _calibration(preset: Preset) -> bool | str:
+    return "rank" if preset.policy.spread_labels else preset.policy.calibrate
 
 
 def _training_settings(preset: Preset) -> object:

@@ -6,6 +6,7 @@ Shared by stage `policy`, the bootstrap rounds and the ablation.
 from actors.modeling.policy import PolicyTask
 from actors.training.examples import PolicyExamples
 from actors.training.settings import LearnerSettings
+from data.calibration import Calibration
 from data.examples import Split
 from data.loader import counts
 from data.stage_metrics import PolicyMetrics
@@ -22,16 +23,17 @@ def train_policy(
     run: Run, what: str, rows: list[Storage], start: str, learner: LearnerSettings, folder: Storage
 ) -> PolicyMetrics:
     """Conditioned SFT on `rows`, from the weights at `start`, into the stage's `folder`."""
-    settings = run.preset.policy
+    settings, as_label = run.preset.policy, calibration(run)
     arguments = {
         "spec": example_spec(run, learner),
         "labels": settings.labels,
-        "calibration": calibration(run),
+        "calibration": as_label,
         "attribute_dropout": settings.attribute_dropout,
         "seed": run.preset.seed,
     }
     tokenizing = Tokenizing(what, rows, PolicyExamples, arguments, folder / "examples", fingerprint_of(folder))
-    task = PolicyTask(start, run.schema, run.preset.template)
+    kept = as_label if settings.spread_labels else Calibration()
+    task = PolicyTask(start, run.schema, run.preset.template, kept)
     split = Split(buckets_for(settings.validation_share))
     with tokenizing.meanwhile(learner) as examples:
         training = fit(what, task, learner, examples, folder, split, settings.source_weights, run.preset.tracking)

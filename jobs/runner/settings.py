@@ -218,6 +218,10 @@ class PolicySettings(Record):
     plain fine-tuning without label lines: the model cannot be steered."""
     calibrate: bool = True
     """Stretch predicted values to the spread of human ratings (measured on held-out rows) before they become labels."""
+    spread_labels: bool = False
+    """Instead, spread them over the whole scale by their rank among the annotated answers, so that each label is as
+    common as any other; then 4 means "among the highest fifth", in training, evaluation and the endpoint's `measured`.
+    For real rows, whose predictions cluster in the middle of the scale."""
     source_weights: dict[str, RowFactor] = {}
     """Source -> how often an epoch has each of its rows: 2 = twice, 0.5 = half of the rows in one epoch, the other half
     in the next; 1 for all other sources."""
