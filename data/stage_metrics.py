@@ -4,6 +4,7 @@ NaN is None in JSON, wherever a type allows it. Knows no stage's work and no fil
 """
 
 from data.calibration import Calibration
+from data.label_use import LabelUse
 from data.quality_metrics import AttributeQuality, Counts, JudgedMetrics, PairMetrics
 from data.record import Record
 
@@ -71,6 +72,8 @@ class TrainingMetrics(Record):
     cpu_seconds: float = 0.0
     """Of the last life, over all workers, without building and validating."""
     losses: tuple[LossPoint, ...] = ()
+    label_use: dict[str, LabelUse] = {}
+    """Of a policy: attribute -> what its labels are worth on held-out answers."""
 
     def without_curve(self) -> "TrainingMetrics":
         """For a manifest: the curve stays in training.json."""

@@ -171,7 +171,11 @@ class PolicyExamples(_ConversationMaker):
         labels = [self._shown(row.id, turn, own) for turn, own in enumerate(values)]
         if not any(labels) and self.dropout == 0 and self.labels != "none":
             return example_row(_origin(row), None, NO_VALUES, reason="unlabelled")
-        return example_row(_origin(row), self._tokens(row, labels).fitted(self.spec.max_tokens), NO_VALUES)
+        return example_row(_origin(row), self.tokens(row, labels), NO_VALUES)
+
+    def tokens(self, row: Conversation, labels: Iterable[Values]) -> Tokens:
+        """The row with these labels. Raises OverLong and Unrenderable."""
+        return self._tokens(row, labels).fitted(self.spec.max_tokens)
 
     def _shown(self, id: str, turn: int, values: Values) -> Values:
         """Attribute dropout: hides one to all labels of a share of the answers, the same ones in every run.

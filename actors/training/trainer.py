@@ -22,12 +22,14 @@ from actors.training.deepspeed_engine import Pack, TrainingEngine
 from actors.training.divergence import NORM_EVERY, Diverged, diverged, is_norm, not_finite
 from actors.training.early_stopping import EarlyStopping
 from actors.training.kept_checkpoints import KeptCheckpoints
+from actors.training.label_use import measure_label_use
 from actors.training.metrics import MetricsLogger, Tracking, peak_memory_bytes
 from actors.training.preemption import Preemption
 from actors.training.save_model import require_savable, save_trained_model
 from actors.training.settings import LearnerSettings, rate_factor
 from actors.training.train_state import TrainState
 from data.examples import Examples, digest_of
+from data.label_use import LabelProbe
 from data.lease import Fence, current_fence
 from data.loader import DataLoader, PackedStep
 from data.packing import dealt
@@ -53,6 +55,8 @@ class Assignment:
     output_uri: str
     """Folder that gets `model/`, `training.json`, `tensorboard/`, and `checkpoints/` while it lasts."""
     tracking: Tracking = "none"
+    probes: tuple[LabelProbe, ...] = ()
+    """Held-out answers that show which labels a policy reads."""
     fence: Fence | None = field(default_factory=current_fence)
 
 
@@ -61,7 +65,7 @@ class Training:
 
     def __init__(self, assignment: Assignment):
         self.task, self.settings, self.loader = assignment.task, assignment.settings, assignment.loader
-        self.output = Storage(assignment.output_uri)
+        self.probes, self.output = assignment.probes, Storage(assignment.output_uri)
         settings, context = assignment.settings, ray.train.get_context()
         self.rank, self.world = context.get_world_rank(), context.get_world_size()
         torch.manual_seed(settings.seed)
@@ -267,7 +271,8 @@ class Training:
         if best not in (0, self.state.step) and kept is None:
             self.logger.log(f"warning: the weights of step {best} were not kept; those of the last step are saved")
             self.early_stopping.best_step, self.early_stopping.best_loss = 0, float("inf")
-        metrics = self.metrics(cpu_s)
+        use = measure_label_use(self.probes, self.task, self.engine)
+        metrics = self.metrics(cpu_s).model_copy(update={"label_use": use})
         self.kept.newest.require_owner()
         save_trained_model(self.task, self.engine, kept, self.output / "model", self.state.step, self.rate)
         if self.rank == 0:

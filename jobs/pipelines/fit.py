@@ -7,7 +7,7 @@ import re
 import signal
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import ray.train
@@ -28,6 +28,7 @@ from actors.training.trainer import Assignment
 from actors.training.worker import USER_ERROR, train_worker
 from cluster.process_group import OwnAddressConfig
 from data.examples import Split
+from data.label_use import LabelProbe
 from data.loader import Corpus, DataLoader
 from data.printable import printable
 from data.run_layout import TRAINING, read_record
@@ -97,6 +98,7 @@ def fit(
     split: Split | None = None,
     weights: Mapping[str, float] | None = None,
     tracking: Tracking = "none",
+    probes: Sequence[LabelProbe] = (),
 ) -> TrainingMetrics:
     """Train `task` on `examples`; the model goes to `output`/model. Returns the metrics, with the loss curve.
 
@@ -119,7 +121,8 @@ def fit(
     )
     sizes = (settings.pack_tokens, settings.packs_per_step, settings.epochs, settings.seed)
     loader = DataLoader(examples, split or Split(), *sizes, weights or {})
-    _run(what, _trainer(Assignment(what, task, settings, loader, output.uri, tracking), output), output)
+    assignment = Assignment(what, task, settings, loader, output.uri, tracking, tuple(probes))
+    _run(what, _trainer(assignment, output), output)
     return read_record(finished, TrainingMetrics)
 
 

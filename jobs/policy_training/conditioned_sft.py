@@ -3,6 +3,8 @@
 Shared by stage `policy`, the bootstrap rounds and the ablation.
 """
 
+from typing import Any
+
 from actors.modeling.policy import PolicyTask
 from actors.training.examples import PolicyExamples
 from actors.training.settings import LearnerSettings
@@ -14,6 +16,7 @@ from data.storage import Storage
 from jobs.pipelines.annotation import calibration
 from jobs.pipelines.fit import buckets_for, example_spec, fit
 from jobs.pipelines.tokenize import Tokenizing
+from jobs.policy_training.label_probes import label_probes, log_label_use
 from jobs.reporting.figures_training import draw_losses
 from jobs.reporting.model_card import write_card
 from jobs.runner.stage import Run, fingerprint_of
@@ -24,7 +27,7 @@ def train_policy(
 ) -> PolicyMetrics:
     """Conditioned SFT on `rows`, from the weights at `start`, into the stage's `folder`."""
     settings, as_label = run.preset.policy, calibration(run)
-    arguments = {
+    arguments: dict[str, Any] = {
         "spec": example_spec(run, learner),
         "labels": settings.labels,
         "calibration": as_label,
@@ -35,8 +38,11 @@ def train_policy(
     kept = as_label if settings.spread_labels else Calibration()
     task = PolicyTask(start, run.schema, run.preset.template, kept)
     split = Split(buckets_for(settings.validation_share))
+    probes = label_probes(PolicyExamples(**arguments), rows, split, settings.label_probes)
     with tokenizing.meanwhile(learner) as examples:
-        training = fit(what, task, learner, examples, folder, split, settings.source_weights, run.preset.tracking)
+        weights, tracking = settings.source_weights, run.preset.tracking
+        training = fit(what, task, learner, examples, folder, split, weights, tracking, probes)
+    log_label_use(what, training)
     draw_losses({what: training}, folder / "loss.png")
     write_card(run, "policy", learner, training, folder / "model")
     return PolicyMetrics(training=training.without_curve(), counts=counts(folder / "examples"))

@@ -108,7 +108,21 @@ def _trainings(run: Run) -> Part | None:
     )
     columns = ["training", "examples", "epochs", "steps", "tokens", "last loss", "held out", "saved step", "took"]
     blocks: list[Block] = [Gallery(figures), Table("All trainings", columns, rows)]
+    if read := _label_use(found):
+        blocks.append(read)
     return Part("trainings", "Trainings", about, blocks) if found else None
+
+
+def _label_use(found: Mapping[str, TrainingMetrics]) -> Table | None:
+    """What each policy loses when the labels of one attribute are dealt anew among held-out answers."""
+    rows: list[list[Cell]] = [
+        [name, attribute, use.nats, f"{use.low:.4f} to {use.high:.4f}", use.conversations, use.low > 0]
+        for name, training in found.items()
+        for attribute, use in training.label_use.items()
+    ]
+    columns = ["policy", "attribute", "nats a token", "95 % interval", "held-out conversations", "read"]
+    title = "Which labels the policies read: loss with labels of other answers, less that with their own"
+    return Table(title, columns, rows) if rows else None
 
 
 def _counts(run: Run, manifests: Mapping[str, Manifest]) -> Part | None:

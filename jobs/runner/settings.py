@@ -229,6 +229,9 @@ class PolicySettings(Record):
     """Share of the answers of which one to all labels are hidden in training, so that callers may set only some."""
     validation_share: ShareBelowOne = 0.02
     """Share of groups held out for validation."""
+    label_probes: Count = 100
+    """Held-out conversations on which a trained policy shows which labels it reads: its loss with labels of other
+    answers, against that with their own; 0 = none."""
 
 
 class SamplingSettings(Record):
