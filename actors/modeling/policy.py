@@ -14,6 +14,7 @@ import torch
 from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 from transformers.configuration_utils import PreTrainedConfig
 
+from actors.kernels.devices import own_device
 from actors.kernels.onednn import generate_with_onednn, pack_multiple, target_multiple
 from actors.kernels.varlen import VARLEN, packed
 from actors.modeling.model_folder import Format, fit_embeddings, load_config, load_format, load_weights, local_folder
@@ -135,13 +136,16 @@ class Policy(PolicyText):
     def load(
         cls, path: str, dtype: str = "float32", device: str | None = None, num_threads: int | None = None
     ) -> "Policy":
-        """From a folder or fsspec URI, on `num_threads` CPU threads; raises UserError if it is no policy of ours."""
+        """From a folder or fsspec URI, on `num_threads` CPU threads; raises UserError if it is no policy of ours.
+
+        `device`: None = this process's own (`actors.kernels.devices`), the CPU unless Ray assigned a GPU to it.
+        """
         if num_threads:
             torch.set_num_threads(num_threads)
         folder = local_folder(path)
         format = load_format(folder)
         model = load_causal_lm(folder, format, "sdpa", getattr(torch, dtype))
-        generate_with_onednn(model.to(device or ("cuda" if torch.cuda.is_available() else "cpu")))
+        generate_with_onednn(model.to(own_device(device)))
         return cls(model, format, _name(path), folder)
 
 

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from actors.kernels.devices import own_device
 from actors.kernels.last_layer import only_read
 from actors.kernels.onednn import pack_multiple, use_onednn
 from actors.kernels.varlen import VARLEN, kernel_name, packed
@@ -42,13 +43,16 @@ class Predictor:
     def load(
         cls, path: str, dtype: str = "float32", device: str | None = None, num_threads: int | None = None
     ) -> "Predictor":
-        """From a folder or fsspec URI, on `num_threads` CPU threads; raises UserError if it is no predictor of ours."""
+        """From a folder or fsspec URI, on `num_threads` CPU threads; raises UserError if it is no predictor of ours.
+
+        `device`: None = this process's own (`actors.kernels.devices`), the CPU unless Ray assigned a GPU to it.
+        """
         if num_threads:
             torch.set_num_threads(num_threads)
         folder = local_folder(path)
         format = load_format(folder)
         model = load_regressor(folder, format, VARLEN, getattr(torch, dtype))
-        return cls(PredictorLoss(model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))), format)
+        return cls(PredictorLoss(model.to(own_device(device))), format)
 
     def require_segment_fits(self, num_tokens: int) -> None:
         """Raise UserError if a segment of `num_tokens` has more tokens than an encoder has positions."""

@@ -6,11 +6,12 @@ The loss of a step is the mean over the targets of the *global* batch, whatever 
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
-import ray.train.torch
 import torch
 
+from actors.kernels.devices import own_device
 from actors.kernels.onednn import train_with_onednn
 from actors.modeling.lora import add_adapters
 from actors.modeling.train_task import TrainTask
@@ -45,15 +46,9 @@ class TrainingEngine:
 
     def __init__(self, task: TrainTask, settings: LearnerSettings, rank: int, world: int):
         """Builds the module; raises UserError as `task.build` does."""
-        if not torch.cuda.is_available():
-            os.environ["DS_ACCELERATOR"] = "cpu"  # read when deepspeed is imported
-        import deepspeed
-
-        # An operator for inference: the first start on a CPU would compile it for half a minute, and a worker killed
-        # meanwhile would leave a lock that blocks all later ones.
-        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+        self.device = own_device()
+        use_accelerator(self.device)
         self.settings, self.rank, self.world = settings, rank, world
-        self.device = ray.train.torch.get_device()
         self._config = deepspeed_config(settings)
         if settings.zero_stage == 3:
             # While this object lives, transformers creates weights sharded: no process ever holds a large model whole.
@@ -82,7 +77,12 @@ class TrainingEngine:
             restore_weights(self.module, settings.zero_stage, self.rank, _source(checkpoint, "weights"))
         self.trained = [p for _, p in trained(self.module)]
         self.engine, *_ = deepspeed.initialize(
-            model=self.module, optimizer=self._optimizer(), config=self._config, dist_init_required=False
+            # Without it DeepSpeed takes the GPU with this worker's number on the node, whichever Ray assigned.
+            args=SimpleNamespace(device_rank=self.device.index or 0),
+            model=self.module,
+            optimizer=self._optimizer(),
+            config=self._config,
+            dist_init_required=False,
         )
         if checkpoint:
             sources = {moment: _source(checkpoint, moment) for moment in MOMENTS}
@@ -162,6 +162,22 @@ class TrainingEngine:
     def gathered(self, trained: bool) -> dict[str, torch.Tensor]:
         """See the function `gathered`."""
         return gathered(self.module, self.settings.zero_stage, self.rank, trained)
+
+
+def use_accelerator(device: torch.device) -> None:
+    """Let DeepSpeed run on `device`; left alone, it takes a GPU wherever torch sees one."""
+    os.environ["DS_ACCELERATOR"] = device.type  # read when deepspeed is imported
+    import deepspeed
+
+    if deepspeed.get_accelerator().device_name() != device.type:  # imported before, by another library
+        from deepspeed.accelerator import set_accelerator
+        from deepspeed.accelerator.cpu_accelerator import CPU_Accelerator
+        from deepspeed.accelerator.cuda_accelerator import CUDA_Accelerator
+
+        set_accelerator({"cpu": CPU_Accelerator, "cuda": CUDA_Accelerator}[device.type]())
+    # An operator for inference: the first start on a CPU would compile it for half a minute, and a worker killed
+    # meanwhile would leave a lock that blocks all later ones.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
 
 
 def gathered(module: torch.nn.Module, zero_stage: int, rank: int, trained: bool) -> dict[str, torch.Tensor]:

@@ -76,9 +76,8 @@ class Training:
         self.early_stopping = EarlyStopping(settings.patience, **self.state.validations)
         self.validates = self.loader.split.has_validation
         self.trained_digest, self.cpu_s, self.rate = 0, 0.0, 0.0
-        self.logger = MetricsLogger(
-            assignment.what, self.output, assignment.tracking, self.world, settings.precision, enabled=self.rank == 0
-        )
+        where, how = (assignment.what, self.output, assignment.tracking), (self.engine.device, self.settings.precision)
+        self.logger = MetricsLogger(*where, self.world, *how, enabled=self.rank == 0)
         # Sharded weights cannot run before DeepSpeed wraps them; jobs.runner.preset refuses what needs `start` then.
         if checkpoint is None and settings.zero_stage < 3:
             self._start_module()
@@ -253,9 +252,9 @@ class Training:
 
     def metrics(self, cpu_seconds: float = 0.0) -> TrainingMetrics:
         """The metrics of the training so far, without its loss curve."""
-        timing, held = self.kept.newest.timing.metrics(), self.engine.held
+        timing, memory = self.kept.newest.timing.metrics(), (self.engine.held, peak_memory_bytes(self.engine.device))
         workers = self.settings.zero_stage, self.world
-        return self.state.metrics(self.early_stopping, timing, *workers, held, peak_memory_bytes(), cpu_seconds)
+        return self.state.metrics(self.early_stopping, timing, *workers, *memory, cpu_seconds)
 
     def finish(self) -> TrainingMetrics:
         """Save the model of the best step and the metrics; remove the checkpoints."""
@@ -290,8 +289,7 @@ class Training:
 
         with torch.autocast(device.type, torch.bfloat16, enabled=self.settings.precision == "bf16"):
             if line := self.task.start(module, mine()):
-                self.logger.log(line)
-
+        
 
 def _crossed(before: float, after: float, every: float) -> bool:
     """Did progress pass a multiple of `every`?"""

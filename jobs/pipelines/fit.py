@@ -15,6 +15,7 @@ from ray.exceptions import RayError
 from ray.train.torch import TorchTrainer
 from ray.train.v2.api.exceptions import TrainingFailedError
 
+from actors.kernels.devices import process_group_backend
 from actors.modeling.model_folder import local_folder, new_format
 from actors.modeling.train_task import TrainTask
 from actors.training.checkpoint import complete_steps
@@ -114,7 +115,7 @@ def fit(
         )
     log(
         f"{what}: Ray Train, {settings.num_workers} workers, "
-        f"DeepSpeed ZeRO stage {settings.zero_stage}, {settings.precision}"
+        f"DeepSpeed ZeRO stage {settings.zero_stage}, precision {settings.precision}"
     )
     sizes = (settings.pack_tokens, settings.packs_per_step, settings.epochs, settings.seed)
     loader = DataLoader(examples, split or Split(), *sizes, weights or {})
@@ -153,8 +154,7 @@ def _trainer(assignment: Assignment, output: Storage) -> TorchTrainer:
     return _Trainer(
         train_worker,
         train_loop_config={"assignment": assignment},
-        # Weights and gradients go over NCCL; sums on the host (losses, moments) over gloo, absent in Ray's default.
-        torch_config=OwnAddressConfig(backend="cpu:gloo,cuda:nccl" if settings.use_gpu else "gloo"),
+        torch_config=OwnAddressConfig(backend=process_group_backend(settings.use_gpu)),
         scaling_config=ray.train.ScalingConfig(
             num_workers=settings.num_workers,
             use_gpu=settings.use_gpu,

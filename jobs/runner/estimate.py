@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import pyarrow.parquet as pq
 
 from actors.training.memory import Shape
-from actors.training.metrics import peak_flops
+from actors.training.metrics import expected_flops
 from actors.training.settings import LearnerSettings
 from data.storage import Storage
 
@@ -46,5 +46,5 @@ def estimate(rows: Storage, learner: LearnerSettings, shape: Shape | None, has_d
     if shape is None or not has_device:
         return Estimate(tokens, steps, None)
     # Two operations forward and four backward for each weight and token (arXiv 2001.08361).
-    seconds = 6 * shape.num_parameters * tokens / (SHARE_OF_PEAK * peak_flops(learner.precision) * learner.num_workers)
+    seconds = 6 * shape.num_parameters * tokens / (SHARE_OF_PEAK * expected_flops(learner) * learner.num_workers)
     return Estimate(tokens, steps, seconds)

@@ -30,7 +30,8 @@ def plan_lines(run: Run, stage_names: Sequence[str]) -> Iterator[str]:
     for name in stage_names:
         yield f"  {name:22} {_needs(preset, name, shape)}"
     for path, learner in learners(preset).items():
-        guess = estimate(run.folder("rows") / "rows", learner, shape, has_device=learner.use_gpu == torch_sees_a_gpu())
+        has_device = torch_sees_a_gpu() if learner.use_gpu else True
+        guess = estimate(run.folder("rows") / "rows", learner, shape, has_device)
         yield f"  {path:22} {guess or 'tokens, steps and time: known once jobs.prepare has read the rows'}"
 
 
