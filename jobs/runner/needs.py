@@ -30,7 +30,9 @@ def needs(run: Run, stage_names: Sequence[str]) -> Needs:
         if STAGE_OF.get(path) in kinds or (path == "bootstrap.learner" and rounds)
     }
     pools = []
-    if kinds & {"annotated", "rated", "promotion", "report", "benchmarks"}:
+    # The predictor's own stage scores what it did not train on.
+    scores_held_out = preset.predictor.folds or preset.predictor.validation_share or preset.predictor.pairs
+    if kinds & {"annotated", "rated", "promotion", "report", "benchmarks", *(["predictor"] if scores_held_out else [])}:
         pools.append(preset.annotate.pool.demand("annotate.pool", "annotate.pool"))
     if kinds & {"samples", "promotion", "report", "answers"}:
         pools.append(preset.sampling.pool.demand("sampling.pool", "sampling.pool"))
