@@ -25,9 +25,12 @@ class Scorer:
 
     def __init__(self, predictor: str, dtype: str, pack_tokens: int, max_tokens: int, num_threads: int):
         """Raises UserError if there is no predictor at `predictor`."""
+        from actors.kernels.devices import own_device
+        from actors.kernels.precision import usable_dtype
         from actors.scoring.predictor import Predictor
         from actors.scoring.rater import Rater
 
+        dtype = usable_dtype(dtype, own_device(), "engine.dtype")
         self._rater = Rater(Predictor.load(predictor, dtype, num_threads=num_threads), pack_tokens, max_tokens)
 
     @ray.serve.batch(max_batch_size=MAX_BATCH, batch_wait_timeout_s=BATCH_WAIT_S)

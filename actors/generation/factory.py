@@ -3,6 +3,8 @@
 from typing import Literal
 
 from actors.generation.protocol import Engine
+from actors.kernels.devices import own_device
+from actors.kernels.precision import usable_dtype
 from actors.modeling.policy import Policy, PolicyText
 
 EngineKind = Literal["transformers", "vllm"]
@@ -20,8 +22,10 @@ def load_engine(
     """The policy at a folder or URI and an engine that runs it; raises UserError if there is no such policy or engine.
 
     `prefix_cache_tokens` bounds the prompts that the transformers engine keeps; `memory_share` is vLLM's of a GPU;
-    `max_context` bounds prompt and answer together, where the model's own context is longer.
+    `max_context` bounds prompt and answer together, where the model's own context is longer. The engine runs on this
+    process's own device.
     """
+    dtype = usable_dtype(dtype, own_device(), "engine.dtype")
     if kind == "vllm":
         from actors.generation.vllm_engine import VllmEngine
 

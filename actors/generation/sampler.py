@@ -10,6 +10,8 @@ import pyarrow as pa
 
 from actors.generation.protocol import Sampling, complete, require_fit
 from actors.generation.transformers_engine import TransformersEngine
+from actors.kernels.devices import own_device
+from actors.kernels.precision import usable_dtype
 from actors.modeling.policy import Policy
 from data.attributes import AttributeSchema
 from data.conversation import Conversation, Message, to_table
@@ -41,6 +43,7 @@ class Sampler:
 
         `keep_too_long`: a prompt that leaves no space gets an empty answer instead of an error.
         """
+        dtype = usable_dtype(dtype, own_device(), "sampling.pool.dtype")
         self.policy = Policy.load(policy, dtype, num_threads=num_threads)
         schema.require_same(self.policy.schema, "the run", f"the policy at {policy}")
         self.schema, self.sampling, self.keep_too_long = schema, sampling, keep_too_long

@@ -11,6 +11,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from actors.kernels.devices import own_device
+from actors.kernels.precision import usable_dtype
 from actors.modeling.model_folder import local_folder
 from actors.scoring.predictor import Predictor
 from actors.scoring.preprocessor import AnnotatorInput
@@ -40,6 +42,7 @@ class Annotator:
         `pack_tokens` and `max_tokens` bound a pack and a conversation; `over_long` ("keep_end" or "reject") is for
         longer conversations.
         """
+        dtype = usable_dtype(dtype, own_device(), "annotate.pool.dtype")
         loaded = Predictor.load(predictor, dtype, num_threads=num_threads)
         schema.require_same(loaded.schema, "the run", f"the predictor at {local_folder(predictor)}")
         self.rater = Rater(loaded, pack_tokens, max_tokens)

@@ -21,6 +21,8 @@ from data.bounds import (
 from data.errors import UserError
 from data.record import Record
 
+PrecisionKind = Literal["auto", "bf16", "fp32"]
+
 
 class LearnerSettings(Record):
     """How a model is trained."""
@@ -30,7 +32,11 @@ class LearnerSettings(Record):
         | {"activation_checkpointing", "memory_gib", "checkpoint_every", "checkpoint_every_s", "keep_checkpoints"}
         | {"max_failures"}
     )
-    """Settings that change only rounding in the result: a training may resume with other values."""
+    """Settings that change only the order of sums in the result: a training may resume with other values.
+
+    `precision` is none of them: bf16 rounds every product to 8 bits, and a model trained in it is another one. "auto"
+    is the same setting on every machine, so that a run may move to another kind of CPU: a training's checkpoints keep
+    what was chosen, and its metrics name it."""
 
     num_workers: Workers = 1
     """Ray Train workers, one model replica or ZeRO shard each."""
@@ -49,8 +55,9 @@ class LearnerSettings(Record):
     activation_checkpointing: bool = False
     """Keep only each layer's input for the backward pass and recompute the rest: a third more arithmetic, a fraction of
     the memory."""
-    precision: Literal["bf16", "fp32"] = "bf16"
-    """Arithmetic of forward and backward; weights and optimizer states stay fp32."""
+    precision: PrecisionKind = "auto"
+    """Arithmetic of forward and backward; weights and optimizer states stay fp32. auto = bf16 where the workers'
+    devices multiply it faster, else fp32: measured at the start, and kept after a restart."""
     export: Literal["float32", "bfloat16"] = "float32"
     """How the weights of the finished model are saved."""
     pack_tokens: TokenBudget = 1024
@@ -120,7 +127,8 @@ def rate_factor(schedule: str, progress: float, warmup: float) -> float:
 
 
 def deepspeed_config(settings: LearnerSettings) -> dict[str, Any]:
-    """The DeepSpeed configuration for `settings`."""
+    """The DeepSpeed configuration for `settings`, whose precision is chosen already."""
+    assert settings.precision != "auto", "the trainer decides it first"
     zero: dict[str, Any] = {"stage": settings.zero_stage}
     if settings.offload != "none":
         zero["offload_optimizer"] = {"device": "cpu"}

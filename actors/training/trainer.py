@@ -23,6 +23,7 @@ from actors.training.divergence import NORM_EVERY, Diverged, diverged, is_norm, 
 from actors.training.early_stopping import EarlyStopping
 from actors.training.kept_checkpoints import KeptCheckpoints
 from actors.training.metrics import MetricsLogger, Tracking, peak_memory_bytes
+from actors.training.precision import with_precision
 from actors.training.preemption import Preemption
 from actors.training.save_model import require_savable, save_trained_model
 from actors.training.settings import LearnerSettings, rate_factor
@@ -69,15 +70,17 @@ class Training:
         self.kept = KeptCheckpoints(self.output, (self.rank, self.world), settings.keep_checkpoints, assignment.fence)
         if not self.loader.corpus.shards:
             raise AgreedError(f"no examples to train on in {self.loader.corpus.uri}; check the rows and max_tokens")
-        self.engine = TrainingEngine(self.task, settings, self.rank, self.world)
-        require_savable(self.task, self.engine, self.output)
         checkpoint = self.kept.resume()
         self.state = TrainState(**checkpoint.state) if checkpoint else TrainState()
+        self.settings, line = with_precision(settings, self.state, assignment.what)
+        self.engine = TrainingEngine(self.task, self.settings, self.rank, self.world)
+        require_savable(self.task, self.engine, self.output)
         self.early_stopping = EarlyStopping(settings.patience, **self.state.validations)
         self.validates = self.loader.split.has_validation
         self.trained_digest, self.cpu_s, self.rate = 0, 0.0, 0.0
         where, how = (assignment.what, self.output, assignment.tracking), (self.engine.device, self.settings.precision)
         self.logger = MetricsLogger(*where, self.world, *how, enabled=self.rank == 0)
+        self.logger.log(line)
         # Sharded weights cannot run before DeepSpeed wraps them; jobs.runner.preset refuses what needs `start` then.
         if checkpoint is None and settings.zero_stage < 3:
             self._start_module()
@@ -289,7 +292,8 @@ class Training:
 
         with torch.autocast(device.type, torch.bfloat16, enabled=self.settings.precision == "bf16"):
             if line := self.task.start(module, mine()):
-        
+                self.logger.log(line)
+
 
 def _crossed(before: float, after: float, every: float) -> bool:
     """Did progress pass a multiple of `every`?"""

@@ -164,8 +164,9 @@ class WorkerPool(Record):
     batch_rows: Size = 256
     """Rows that an actor takes at a time, sorts and packs; a crash repeats at most these. Files are read in groups of
     256 rows."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """Arithmetic of the weights."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "float32"
+    """Arithmetic of the weights. auto = bfloat16 where an actor's device multiplies it faster, else float32: each actor
+    measures, so actors on different CPUs may differ; set one where every row must get the same numbers."""
 
     def demand(self, what: str, setting: str, num_shards: int | None = None) -> Demand:
         """What the pool takes of a cluster if there are `num_shards` to do. `setting`: its path in a preset."""
