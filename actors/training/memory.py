@@ -93,7 +93,8 @@ def _activations(shape: Shape, learner: LearnerSettings) -> float | None:
     """Of one pack: attention never stores its matrix; logits are those of the trained tokens, at worst of all."""
     if not shape.layers:
         return None
-    bytes_each = 2 if learner.precision == "bf16" else 4
+    # What "auto" will be is measured on the workers: on a GPU bf16, on a CPU maybe not.
+    bytes_each = 2 if learner.precision == "bf16" or (learner.precision == "auto" and learner.use_gpu) else 4
     # For the backward pass: inputs of both norms in fp32; query, key, value, attention's output; gate, up, product.
     layer = learner.pack_tokens * (2 * 4 * shape.width + bytes_each * (6 * shape.width + 4 * shape.feed_forward))
     inputs = shape.layers * learner.pack_tokens * 4 * shape.width
