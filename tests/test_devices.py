@@ -14,7 +14,9 @@ import torch
 
 from actors.generation.vllm_engine import require_own_device
 from actors.kernels.devices import CPU, assigned_devices, devices_of, own_device, process_group_backend
+from actors.modeling.policy import Policy
 from actors.modeling.regressor import PredictorTask
+from actors.scoring.predictor import Predictor
 from actors.training.examples import ExampleSpec, PredictorExamples
 from actors.training.metrics import peak_flops, peak_memory_bytes
 from actors.training.settings import LearnerSettings
@@ -79,6 +81,16 @@ def test_a_process_that_ray_does_not_know_runs_on_the_cpu_unless_told(monkeypatc
     assert assigned_devices() == (CPU,)
     assert own_device() == CPU
     assert own_device("cuda:1") == torch.device("cuda", 1)
+
+
+def test_weights_stay_on_the_cpu_beside_a_gpu(
+    tiny_predictor: str, tiny_policy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert Predictor.load(tiny_predictor).device == CPU
+    assert Policy.load(tiny_policy).model.device == CPU
+    with pytest.raises((AssertionError, RuntimeError), match="CUDA"):  # where one is asked for, it is looked for
+        Policy.load(tiny_policy, device="cuda")
 
 
 def test_metrics_are_those_of_the_own_device(monkeypatch: pytest.MonkeyPatch) -> None:
