@@ -71,7 +71,7 @@ def test_surprise_is_a_tokens_loss_with_its_answers_mean_and_maximum_so_far() ->
     nats, answers = torch.tensor([1.0, 5.0, 3.0, 2.0, 4.0]), torch.tensor([0, 0, 0, 1, 1])
     raw = torch.tensor([[1, 1, 1], [5, 3, 5], [3, 3, 5], [2, 2, 2], [4, 3, 4]], dtype=torch.float32)
     expected = (raw - raw.mean(0)) / raw.std(0, correction=0)
-    torch.testing.assert_close(_surprise(nats, answers), expected, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(_surprise(nats, answers, torch.tensor([3, 2])), expected, atol=1e-4, rtol=1e-4)
 
 
 def test_a_packed_row_has_the_loss_of_its_examples_one_by_one(tiny_base: str) -> None:

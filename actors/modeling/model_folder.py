@@ -4,7 +4,8 @@ Any tool that reads Hugging Face folders can load it. Knows no training.
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -25,6 +26,12 @@ from data.template import SteerLMTemplate, Template
 from data.tokens import BackboneReading
 from data.wrapped_template import WrappedTemplate
 
+VOCABULARY_MULTIPLE = 64
+"""Matrix products on a GPU are fast where their sizes are multiples of this; Llama 3.1 grows to 128,257 tokens."""
+PADDED_VOCABULARY = 16_384
+"""A vocabulary of fewer tokens is not padded."""
+VOCABULARY = "num_vocabulary_tokens"
+"""Attribute of a model whose vocabulary is padded: its size without the padding."""
 LONGEST_REASON = 240
 """Characters of a library's own sentence in ours."""
 
@@ -138,10 +145,26 @@ def _reason(error: Exception) -> str:
     return printable((text.splitlines() or [type(error).__name__])[0], LONGEST_REASON)
 
 
-def fit_embeddings(model: PreTrainedModel, format: Format) -> None:
-    """Give the embeddings a vector for every token of the tokenizer; never shrinks them."""
-    if len(format.tokenizer) > model.config.get_text_config().vocab_size:
-        model.resize_token_embeddings(len(format.tokenizer))
+def fit_embeddings(model: PreTrainedModel, format: Format, padded: bool = False) -> None:
+    """Give the embeddings a vector for every token of the tokenizer; never shrinks them.
+
+    `padded`: a large vocabulary that must grow grows to a multiple of VOCABULARY_MULTIPLE. What is above the
+    tokenizer's size has no part in the loss (`vocabulary_size`) and is not saved, so nothing can ever sample it. A
+    small vocabulary gains nothing, and stays as it is: more vectors would draw other random numbers.
+    """
+    num_tokens = len(format.tokenizer)
+    if num_tokens <= model.config.get_text_config().vocab_size:
+        return
+    if padded and num_tokens >= PADDED_VOCABULARY:
+        model.resize_token_embeddings(num_tokens, pad_to_multiple_of=VOCABULARY_MULTIPLE)
+        setattr(model, VOCABULARY, num_tokens)
+    else:
+        model.resize_token_embeddings(num_tokens)
+
+
+def vocabulary_size(model: PreTrainedModel) -> int:
+    """Entries of the vocabulary without what `fit_embeddings` added to reach a multiple."""
+    return int(getattr(model, VOCABULARY, 0) or model.config.get_text_config().vocab_size)
 
 
 def save_model(
@@ -160,13 +183,35 @@ def save_model(
     if model.can_generate():
         make_consistent(model)
     weights = {k.removeprefix("model."): v for k, v in state.items() if k.startswith("model.")}
-    model.save_pretrained(folder, state_dict=weights)
+    with _without_padding(model, weights):
+        model.save_pretrained(folder, state_dict=weights)
     source = format.template.jinja()
     if not labels:
         before, after = (_literal(format.tokenizer, ids) for ids in (format.reading.before, format.reading.after))
         source = f"{{%- set attributes = {{}} -%}}{before}{source}{after}"
     format.tokenizer.chat_template = source
     format.tokenizer.save_pretrained(folder)
+
+
+@contextmanager
+def _without_padding(model: PreTrainedModel, weights: dict[str, torch.Tensor]) -> Iterator[None]:
+    """Cut the padding of the vocabulary off `weights`, and off the config within this context."""
+    config, size = model.config.get_text_config(), vocabulary_size(model)
+    padded = config.vocab_size
+    if size == padded:
+        yield
+        return
+    layers = {id(model.get_input_embeddings()), id(model.get_output_embeddings())}
+    cut: dict[int, torch.Tensor] = {}  # tied weights stay one tensor, so that they are saved once
+    for name, module in model.named_modules(remove_duplicate=False):
+        for key in (f"{name}.weight", f"{name}.bias") if id(module) in layers else ():
+            if key in weights:
+                weights[key] = cut.setdefault(weights[key].data_ptr(), weights[key][:size].clone())
+    config.vocab_size = size
+    try:
+        yield
+    finally:
+        config.vocab_size = padded
 
 
 def make_consistent(model: PreTrainedModel) -> None:

@@ -14,18 +14,18 @@ import torch
 from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 from transformers.configuration_utils import PreTrainedConfig
 
+from actors.kernels.cross_entropy import IGNORED
 from actors.kernels.onednn import generate_with_onednn, pack_multiple, target_multiple
+from actors.kernels.transfer import to_device
 from actors.kernels.varlen import VARLEN, packed
 from actors.modeling.model_folder import Format, fit_embeddings, load_config, load_format, load_weights, local_folder
 from actors.modeling.tokenizer import encoder
 from actors.modeling.train_task import TrainTask
+from actors.modeling.vocabulary_loss import VocabularyLoss
 from data.conversation import Message
 from data.examples import Example
 from data.template import Labels
 from data.tokens import prompt_ids
-
-IGNORED = -100
-"""The target of a padding position."""
 
 
 class PolicyLoss(torch.nn.Module):
@@ -36,12 +36,10 @@ class PolicyLoss(torch.nn.Module):
 
     def __init__(self, model: PreTrainedModel):
         super().__init__()
-        self.model = model
+        self.model, self.loss = model, VocabularyLoss(model)
 
     def forward(self, pack: dict[str, Any], positions_N: torch.Tensor, targets_N: torch.Tensor) -> torch.Tensor:
-        # Only the positions that predict a trained token reach the vocabulary: masked logits are never computed.
-        logits_NV = self.model(**pack, logits_to_keep=positions_N).logits[0].float()
-        return torch.nn.functional.cross_entropy(logits_NV, targets_N, reduction="sum", ignore_index=IGNORED)
+        return self.loss(pack, positions_N, targets_N)
 
 
 @dataclass(frozen=True)
@@ -51,7 +49,7 @@ class PolicyTask(TrainTask):
     LABELS = True
 
     def build(self) -> PolicyLoss:
-        return PolicyLoss(load_causal_lm(local_folder(self.base), self.format(), VARLEN))
+        return PolicyLoss(load_causal_lm(local_folder(self.base), self.format(), VARLEN, padded=True))
 
     def inputs(self, examples: Sequence[Example], device: torch.device | str, pack_tokens: int = 0) -> dict[str, Any]:
         """Forward arguments for one pack; position p predicts the token at p + 1."""
@@ -62,16 +60,21 @@ class PolicyTask(TrainTask):
         targets_N = np.pad(targets_N.astype(np.int64), padding, constant_values=IGNORED)
         return {
             "pack": packed([e.ids_T for e in examples], device, multiple),
-            "positions_N": torch.from_numpy(np.pad(positions_N, padding)).to(device),
-            "targets_N": torch.from_numpy(targets_N).to(device),
+            "positions_N": to_device(np.pad(positions_N, padding), device),
+            "targets_N": to_device(targets_N, device),
         }
 
 
-def load_causal_lm(folder: str, format: Format, attention: str, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
-    """Any HF causal LM, with embeddings for the format's control tokens; raises UserError if `folder` is unreadable."""
+def load_causal_lm(
+    folder: str, format: Format, attention: str, dtype: torch.dtype = torch.float32, padded: bool = False
+) -> PreTrainedModel:
+    """Any HF causal LM, with embeddings for the format's control tokens; raises UserError if `folder` is unreadable.
+
+    `padded`: for training, see `fit_embeddings`.
+    """
     what = "causal language model"
     model = load_weights(AutoModelForCausalLM, folder, what, dtype=dtype, attn_implementation=attention)
-    fit_embeddings(model, format)
+    fit_embeddings(model, format, padded)
     return model
 
 

@@ -18,6 +18,7 @@ from transformers.configuration_utils import PreTrainedConfig
 from transformers.integrations import is_deepspeed_zero3_enabled
 
 from actors.kernels.onednn import pack_multiple
+from actors.kernels.transfer import to_device
 from actors.kernels.varlen import VARLEN, packed
 from actors.modeling.backbone import backbone_of, check, first_position, model_class, packs
 from actors.modeling.model_folder import Format, fit_embeddings, load_config, load_weights, local_folder
@@ -155,9 +156,9 @@ class PredictorTask(TrainTask):
         multiple = pack_multiple(device, pack_tokens) if _packs(self.base) else 1
         return {
             "pack": packed([e.ids_T for e in examples], device, multiple),
-            "reads_S": torch.from_numpy(reads_S.astype(np.int64)).to(device),
-            "values_SA": torch.from_numpy(values_SA).to(device),
-            "weights_SA": torch.from_numpy(weights_SA).to(device),
+            "reads_S": to_device(reads_S.astype(np.int64), device),
+            "values_SA": to_device(values_SA, device),
+            "weights_SA": to_device(weights_SA, device),
         } | (self.answer_features.inputs(examples, device) if self.answer_features else {})
 
     @property
