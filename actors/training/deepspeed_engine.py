@@ -11,7 +11,11 @@ from typing import Any
 import ray.train.torch
 import torch
 
+from actors.kernels.compiled import compile_layers
+from actors.kernels.experts import use_grouped_experts
+from actors.kernels.norms import use_fused_norms
 from actors.kernels.onednn import train_with_onednn
+from actors.kernels.varlen import kernel_name
 from actors.modeling.lora import add_adapters
 from actors.modeling.train_task import TrainTask
 from actors.training.checkpoint import Checkpoint
@@ -65,13 +69,25 @@ class TrainingEngine:
             add_adapters(self.module.model, settings.lora, self.module.heads)
         if settings.activation_checkpointing:
             self.module.model.gradient_checkpointing_enable({"use_reentrant": False})
-        # ZeRO-3 brings its own products, which fetch the weights.
-        if self.device.type == "cpu" and settings.precision == "fp32" and settings.zero_stage < 3:
-            train_with_onednn(self.module)
+        self._use_kernels()
         self.held: dict[str, int] | None = None
         """Bytes of the model on this worker (see `held_bytes`); known after the second step."""
         self._steps = 0
         self.arithmetic = Arithmetic.of(self.module.model)
+
+    def _use_kernels(self) -> None:
+        settings = self.settings
+        use_grouped_experts()
+        if self._on_gpu_or_set(settings.fused_norms):
+            use_fused_norms(self.module.model)
+        if settings.compile_layers:
+            compile_layers(self.module.model)
+        # ZeRO-3 brings its own products, which fetch the weights; the compiler brings its own as well.
+        elif self.device.type == "cpu" and settings.precision == "fp32" and settings.zero_stage < 3:
+            train_with_onednn(self.module)
+
+    def _on_gpu_or_set(self, setting: bool | None) -> bool:
+        return self.device.type == "cuda" if setting is None else setting
 
     def start(self, checkpoint: Checkpoint | None) -> None:
         """Wrap the module; a checkpoint restores weights and moments."""
@@ -94,7 +110,7 @@ class TrainingEngine:
         arguments: dict[str, Any] = {"lr": settings.learning_rate, "weight_decay": settings.weight_decay}
         arguments["betas"] = (0.9, 0.98)
         if settings.offload == "none":
-            return torch.optim.AdamW(self.trained, **arguments)
+            return torch.optim.AdamW(self.trained, **arguments, fused=self._on_gpu_or_set(settings.fused_adamw) or None)
         from deepspeed.ops.adam import DeepSpeedCPUAdam
 
         optimizer: torch.optim.Optimizer = DeepSpeedCPUAdam(self.trained, adamw_mode=True, **arguments)
@@ -106,9 +122,12 @@ class TrainingEngine:
         total, trained = (sum(map(num_elements, ps)) for ps in (self.module.parameters(), self.trained))
         offload = "" if self.settings.offload == "none" else f", {self.settings.offload} on the CPU"
         stage = f"ZeRO stage {self.engine.zero_optimization_stage()}{offload}"
+        dtype = torch.bfloat16 if self.settings.precision == "bf16" else torch.float32
+        attention = kernel_name(self.module.model.config, self.device, dtype, backward=True)
         return (
             f"DeepSpeed {deepspeed.__version__} {type(self.engine).__name__}: {stage}, {self.world} workers on "
-            f"{self.device}, {self.settings.precision}, {total:,} parameters, {trained:,} of them trained"
+            f"{self.device}, {self.settings.precision}, {total:,} parameters, {trained:,} of them trained; "
+            f"attention: {attention}"
         )
 
     def step(self, packs: Sequence[Pack], weight: float, rate: float) -> float:
@@ -118,11 +137,11 @@ class TrainingEngine:
         """
         for group in self.engine.optimizer.param_groups:
             group["lr"] = rate
-        total = 0.0
+        losses = []
         for pack in packs:
             torch.manual_seed(pack.seed)
             loss = self.engine(**pack.inputs) * float(pack.counts)
-            total += loss.item()
+            losses.append(loss.detach())
             self.engine.set_gradient_accumulation_boundary(pack is packs[-1])
             # DeepSpeed takes the mean over workers; undone here, so that the mean is over all targets of the step.
             self.engine.backward(loss * (self.world / weight))
@@ -130,7 +149,8 @@ class TrainingEngine:
             self.held = held_bytes(self.engine)
         self._steps += 1
         self.engine.step()
-        return total / weight
+        # The only wait for the device: with one for each pack a GPU would idle while the next pack is launched.
+        return sum(torch.stack(losses).tolist()) / weight
 
     @torch.no_grad()
     def loss(self, inputs: dict[str, Any]) -> float:

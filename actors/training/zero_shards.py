@@ -127,7 +127,10 @@ def _make_moments(engine: Any, step: int) -> None:
     if stage == 3:
         held = engine.optimizer.fp32_partitioned_groups_flat
     for parameter in held:
-        counter: Any = step if type(base).__name__ == "DeepSpeedCPUAdam" else torch.tensor(float(step))
+        counter: Any = step
+        if type(base).__name__ != "DeepSpeedCPUAdam":
+            # torch's fused AdamW counts on the parameter's device, the other on the host.
+            counter = torch.tensor(float(step), device=parameter.device if base.defaults.get("fused") else None)
         base.state[parameter] = {"step": counter} | {m: torch.zeros_like(parameter.data) for m in MOMENTS}
     if stage in (1, 2):
         engine.optimizer._lazy_init_hp_params_optimizer_state()
