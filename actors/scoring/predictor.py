@@ -5,13 +5,14 @@ A decoder scores all assistant turns of a conversation in one causal forward; an
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 
 from actors.kernels.last_layer import only_read
 from actors.kernels.onednn import pack_multiple, use_onednn
+from actors.kernels.transfer import to_device, to_host
 from actors.kernels.varlen import VARLEN, kernel_name, packed
 from actors.modeling.backbone import max_positions, packs
 from actors.modeling.model_folder import Format, load_format, local_folder
@@ -58,17 +59,26 @@ class Predictor:
                 f"{self.max_tokens}; set annotate.max_tokens to at most {self.max_tokens}"
             )
 
-    @torch.inference_mode()
     def score(self, ids: Sequence[np.ndarray], reads: Sequence[np.ndarray]) -> list[np.ndarray]:
         """Scores of the segments of one pack at the positions `reads` of each, one float32 array [S, A] per segment.
 
         Raises UserError for a segment that is longer than an encoder reads.
         """
+        return self.start(ids, reads)()
+
+    @torch.inference_mode()
+    def start(self, ids: Sequence[np.ndarray], reads: Sequence[np.ndarray]) -> Callable[[], list[np.ndarray]]:
+        """The same, but on a GPU it only begins: the function returned waits and gives the scores.
+
+        Until then the host is free, for the next pack above all.
+        """
         self.require_segment_fits(max(len(i) for i in ids))
         starts = np.cumsum([0, *(len(i) for i in ids)])
         reads_S = np.concatenate([r + start for r, start in zip(reads, starts, strict=False)]).astype(np.int64)
-        device_reads_S = torch.from_numpy(reads_S).to(self.device)
+        device_reads_S = to_device(reads_S, self.device)
+        # On a GPU to find the distinct ones would wait for all that runs.
+        distinct_S = to_device(np.unique(reads_S), self.device)
         pack = packed(ids, self.device, self.multiple)
-        with only_read(self.body, device_reads_S, pack["input_ids"].shape[1]):
-            scores_SA = self.module.scores(pack, device_reads_S).cpu().numpy()
-        return list(np.split(scores_SA, np.cumsum([len(r) for r in reads])[:-1]))
+        with only_read(self.body, distinct_S, pack["input_ids"].shape[1]):
+            scores = to_host(self.module.scores(pack, device_reads_S))
+        return lambda: list(np.split(scores(), np.cumsum([len(r) for r in reads])[:-1]))

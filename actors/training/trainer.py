@@ -18,7 +18,7 @@ import torch
 
 from actors.modeling.train_task import TrainTask
 from actors.training.collectives import AgreedError, barrier, summed, summed_modulo
-from actors.training.deepspeed_engine import Pack, TrainingEngine
+from actors.training.deepspeed_engine import TrainingEngine
 from actors.training.divergence import NORM_EVERY, Diverged, diverged, is_norm, not_finite
 from actors.training.early_stopping import EarlyStopping
 from actors.training.kept_checkpoints import KeptCheckpoints
@@ -26,8 +26,9 @@ from actors.training.metrics import MetricsLogger, Tracking, peak_memory_bytes
 from actors.training.preemption import Preemption
 from actors.training.save_model import require_savable, save_trained_model
 from actors.training.settings import LearnerSettings, rate_factor
+from actors.training.shares import Share, Shares
 from actors.training.train_state import TrainState
-from data.examples import Examples, digest_of
+from data.examples import digest_of
 from data.lease import Fence, current_fence
 from data.loader import DataLoader, PackedStep
 from data.packing import dealt
@@ -70,6 +71,7 @@ class Training:
         if not self.loader.corpus.shards:
             raise AgreedError(f"no examples to train on in {self.loader.corpus.uri}; check the rows and max_tokens")
         self.engine = TrainingEngine(self.task, settings, self.rank, self.world)
+        self.shares = Shares(self.task, settings, self.loader, self.engine.device, self.rank, self.world)
         require_savable(self.task, self.engine, self.output)
         checkpoint = self.kept.resume()
         self.state = TrainState(**checkpoint.state) if checkpoint else TrainState()
@@ -95,9 +97,9 @@ class Training:
         preemption = Preemption(self.output, self.rank, self.settings.checkpoint_every_s)
         self.cpu_s = -time.process_time()
         loss = 0.0
-        for step in self.loader.steps(self.state.next_step):
+        for step, share in self.shares.steps(self.state.next_step, self.state.step):
             before = self.state.progress
-            requests = preemption.requested(self.do(step), float(not is_norm(self._norm())))
+            requests = preemption.requested(self.do(step, share), float(not is_norm(self._norm())))
             loss = self._finite(*requests.sums)
             if step.progress == self.loader.epochs:
                 break
@@ -126,23 +128,24 @@ class Training:
         self.logger.log(self.state.audit())
         return self.finish()
 
-    def do(self, step: PackedStep) -> float:
+    def do(self, step: PackedStep, share: Share) -> float:
         """One optimizer step; returns this worker's share of its mean loss."""
         started = time.perf_counter()
         settings, state, examples = self.settings, self.state, step.examples
-        weight = self._weight(examples, step.packs)
-        assert weight > 0, "a step without a single target"
+        assert share.weight > 0, "a step without a single target"
         progress = step.middle / self.loader.epochs
         self.rate = settings.learning_rate * rate_factor(settings.schedule, progress, settings.warmup)
         if step.is_first:
             digest = digest_of(examples.ids[i] for i in self.loader.drawn(examples, step.epoch))
             state.expected_digest = (state.expected_digest + digest) % 2**64
-        self.packs = list(self._share(examples, step.packs))
-        loss = self.engine.step(self.packs, weight, self.rate)
-        seconds = time.perf_counter() - started
-        state.add(step, settings.pack_tokens, weight, seconds)
+        self.packs, self.trained_digest = share.packs, self.trained_digest + share.digest
+        loss = self.engine.step(self.packs, share.weight, self.rate)
+        seconds = time.perf_counter() - started + share.seconds
+        state.add(step, settings.pack_tokens, share.weight, seconds)
         squares = sum(float(examples.lengths[i]) ** 2 for pack in step.packs for i in pack)
-        self.logger.count(step.num_tokens, self.engine.arithmetic.flops(step.num_tokens, weight, squares), seconds)
+        self.logger.count(
+            step.num_tokens, self.engine.arithmetic.flops(step.num_tokens, share.weight, squares), seconds
+        )
         return loss
 
     def _norm(self) -> float:
@@ -170,25 +173,6 @@ class Training:
         with contextlib.suppress(Exception):  # it only adds to a message
             own = [self.task.loss_parts(self.engine.module, pack.inputs) for pack in self.packs]
         return dict(zip(names, summed(*(sum(part[name] for part in own) for name in names)), strict=True))
-
-    def _share(self, examples: Examples, packs: list[list[int]]) -> Iterator[Pack]:
-        """This worker's packs of a step; one with fewer than others adds the shortest example, which does not count."""
-        # Attention grows with the square of each example's length, so tokens alone do not give the cost of a pack.
-        costs = [sum(int(examples.lengths[i]) + int(examples.lengths[i]) ** 2 / 4096 for i in pack) for pack in packs]
-        shares = dealt(packs, costs, self.world)
-        for number in shares[self.rank]:
-            self.trained_digest += digest_of(examples.ids[i] for i in packs[number])
-            seed = hash((self.settings.seed, self.state.step, number)) % 2**63
-            yield Pack(self._inputs(examples, packs[number]), seed)
-        shortest = min((i for pack in packs for i in pack), key=lambda i: int(examples.lengths[i]))
-        for _ in range(max(map(len, shares)) - len(shares[self.rank])):
-            yield Pack(self._inputs(examples, [shortest]), seed=0, counts=False)
-
-    def _inputs(self, examples: Examples, pack: list[int]) -> dict[str, Any]:
-        return self.task.inputs([examples[i] for i in pack], self.engine.device, self.settings.pack_tokens)
-
-    def _weight(self, examples: Examples, packs: list[list[int]]) -> float:
-        return sum(self.task.target_weight(examples[i]) for pack in packs for i in pack)
 
     def _log_every(self) -> int:
         """In steps; the same on all workers."""
@@ -222,9 +206,9 @@ class Training:
         for examples, packs in self.loader.validation(self.world):
             mine = packs[self.rank]
             # Every worker runs as many forwards as the others: ZeRO-3 needs that.
-            loss = self.engine.loss(self._inputs(examples, mine or packs[0]))
+            loss = self.engine.loss(self.shares.inputs(examples, mine or packs[0]))
             total += loss if mine else 0.0
-            weight += self._weight(examples, [mine])
+            weight += self.shares.weight(examples, [mine])
         self.engine.validating(False)
         total, weight = summed(total, weight)
         if not weight and self.settings.validate_every:
@@ -286,7 +270,7 @@ class Training:
         def mine() -> Iterator[dict[str, Any]]:
             for step in itertools.islice(self.loader.steps(), START_STEPS):
                 for number in dealt(step.packs, [len(pack) for pack in step.packs], self.world)[self.rank]:
-                    yield self._inputs(step.examples, step.packs[number])
+                    yield self.shares.inputs(step.examples, step.packs[number])
 
         with torch.autocast(device.type, torch.bfloat16, enabled=self.settings.precision == "bf16"):
             if line := self.task.start(module, mine()):
