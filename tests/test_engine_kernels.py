@@ -9,7 +9,6 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from actors.kernels import cross_entropy
-from actors.kernels.compiled import compile_layers
 from actors.kernels.norms import use_fused_norms
 from actors.modeling.lora import LoraSettings
 from actors.modeling.policy import PolicyTask
@@ -137,25 +136,6 @@ def test_fused_norms_give_the_same_hidden_states(family: str, num_norms: int) ->
         torch.testing.assert_close(model(ids).logits, expected, rtol=1e-4, atol=1e-4)
 
 
-def test_settings_that_exclude_each_other_are_refused() -> None:
-    with pytest.raises(ValueError, match="compile_layers needs zero_stage 2 or less"):
-        LearnerSettings(compile_layers=True, zero_stage=3)
+def test_by_default_the_device_decides() -> None:
     plain = LearnerSettings()
-    assert (plain.compile_layers, plain.fused_adamw, plain.fused_norms) == (False, None, None)
-
-
-def _compiled(folder: str) -> dict[str, Any]:
-    return {
-        "plain": _trained(folder, zero_stage=2),
-        "compiled": _trained(folder, zero_stage=2, compile_layers=True),
-        "compiled, checkpointing": _trained(folder, zero_stage=2, compile_layers=True, activation_checkpointing=True),
-    }
-
-
-@pytest.mark.slow
-def test_compiled_layers_give_the_same_training(tiny_base: str, tmp_path: Path) -> None:
-    """Needs a C++ compiler, and a minute for it."""
-    found = in_engine_process(_compiled, save_decoder("llama", tiny_base, str(tmp_path)))
-    for name in ("compiled", "compiled, checkpointing"):
-        assert found[name][0] == pytest.approx(found["plain"][0], rel=1e-4), name
-    assert compile_layers(decoder("llama", 90)) == 2
+    assert (plain.fused_adamw, plain.fused_norms) == (None, None)

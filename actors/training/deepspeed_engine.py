@@ -11,7 +11,6 @@ from typing import Any
 import ray.train.torch
 import torch
 
-from actors.kernels.compiled import compile_layers
 from actors.kernels.experts import use_grouped_experts
 from actors.kernels.norms import use_fused_norms
 from actors.kernels.onednn import train_with_onednn
@@ -80,10 +79,8 @@ class TrainingEngine:
         use_grouped_experts()
         if self._on_gpu_or_set(settings.fused_norms):
             use_fused_norms(self.module.model)
-        if settings.compile_layers:
-            compile_layers(self.module.model)
-        # ZeRO-3 brings its own products, which fetch the weights; the compiler brings its own as well.
-        elif self.device.type == "cpu" and settings.precision == "fp32" and settings.zero_stage < 3:
+        # ZeRO-3 brings its own products, which fetch the weights.
+        if self.device.type == "cpu" and settings.precision == "fp32" and settings.zero_stage < 3:
             train_with_onednn(self.module)
 
     def _on_gpu_or_set(self, setting: bool | None) -> bool:

@@ -28,7 +28,7 @@ class LearnerSettings(Record):
     PLACEMENT: ClassVar[frozenset[str]] = (
         frozenset({"num_workers", "cpus_per_worker", "use_gpu", "labels", "zero_stage", "offload"})
         | {"activation_checkpointing", "memory_gib", "checkpoint_every", "checkpoint_every_s", "keep_checkpoints"}
-        | {"max_failures", "compile_layers", "fused_adamw", "fused_norms"}
+        | {"max_failures", "fused_adamw", "fused_norms"}
     )
     """Settings that change only rounding in the result: a training may resume with other values."""
 
@@ -51,9 +51,6 @@ class LearnerSettings(Record):
     the memory."""
     precision: Literal["bf16", "fp32"] = "bf16"
     """Arithmetic of forward and backward; weights and optimizer states stay fp32."""
-    compile_layers: bool = False
-    """torch.compile of the decoder layers, at the first pack: fewer, larger kernels on a GPU. Needs zero_stage 2 or
-    less."""
     fused_adamw: bool | None = None
     """AdamW as one kernel (torch's), without temporary copies. None = on a GPU; no effect with offload."""
     fused_norms: bool | None = None
@@ -109,11 +106,6 @@ class LearnerSettings(Record):
         least = {"none": 0, "optimizer": 1, "parameters": 3}[self.offload]
         if self.zero_stage < least:
             raise UserError(f"offload {self.offload} needs zero_stage {least} or more, it is {self.zero_stage}")
-        if self.compile_layers and self.zero_stage == 3:
-            raise UserError(
-                "compile_layers needs zero_stage 2 or less: ZeRO stage 3 fetches the weights between the parts that "
-                "would be compiled together; set one of the two"
-            )
         if self.max_tokens > self.pack_tokens:
             raise UserError(f"max_tokens {self.max_tokens} must not exceed pack_tokens {self.pack_tokens}")
         if self.patience and not self.validate_every:
