@@ -11,8 +11,10 @@ from typing import Any
 import torch
 from transformers import AttentionInterface, Cache, DynamicCache
 from transformers.cache_utils import CacheLayerMixin
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
+
+from actors.kernels.extra_arguments import Extras
+from actors.kernels.masked import masked
 
 DECODE = "decode"
 FREE_COLUMNS = 256
@@ -31,13 +33,12 @@ def decode(
 ) -> tuple[torch.Tensor, None]:
     """Attention of one new token per row, [B, heads, 1, d] on [B, kv_heads, L, d] -> [B, 1, heads, d], without copies.
 
-    transformers' own attention runs a prompt (several tokens).
+    `masked` runs a prompt (several tokens), and what has a soft cap or sinks. Raises UserError for an argument that
+    neither computes.
     """
     rows, heads, tokens, width = query.shape
-    if tokens != 1 or query.is_cuda:
-        return sdpa_attention_forward(
-            module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
-        )
+    if tokens != 1 or query.is_cuda or Extras.of(module, kwargs):
+        return masked(module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs)
     grouped_BKGd = query.view(rows, key.shape[1], heads // key.shape[1], width)
     scores_BKGL = torch.matmul(grouped_BKGd, key.transpose(2, 3)) * (width**-0.5 if scaling is None else scaling)
     if attention_mask is not None:
@@ -46,7 +47,7 @@ def decode(
         else:
             scores_BKGL = scores_BKGL + attention_mask
     weights_BKGL = scores_BKGL.float().softmax(dim=-1).to(value.dtype)
-    return torch.matmul(weights_BKGL, value).view(rows, 1, heads, width), None
+    return torch.matmul(weights_BKGL, value).view(rows, 1, heads, value.shape[3]), None
 
 
 AttentionInterface.register(DECODE, decode)

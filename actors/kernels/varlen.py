@@ -16,7 +16,9 @@ import numpy as np
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+from actors.kernels.extra_arguments import Extras, plain_attention
+from data.errors import UserError
 
 VARLEN = "varlen"
 READS = "reads"
@@ -31,6 +33,8 @@ Window = int | None
 Fused = Callable[..., torch.Tensor]
 """(query [T, heads, d], key and value [T, kv_heads, d], cu_seq_lens on the device, longest segment, causal, scale,
 window) -> [T, heads, d]."""
+
+NO_EXTRAS = Extras()
 
 log = logging.getLogger(__name__)
 
@@ -53,14 +57,18 @@ def varlen(
     """Attention inside each segment [cu[i], cu[i+1]) of a pack; [1, heads, T, head_dim] -> [1, T, heads, head_dim].
 
     Builds no T x T mask, and a segment's numbers do not depend on its neighbors. Key and value may have fewer heads.
+    Raises UserError for what it cannot compute: no bounds, a mask of the model's own, an unknown argument.
     """
-    if cu_seq_lens_q is None:
-        kwargs |= {"is_causal": is_causal, "sliding_window": sliding_window}
-        return sdpa_attention_forward(
-            module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
+    if cu_seq_lens_q is None or cu_seq_lens_k is None:
+        raise UserError(
+            f"{type(module).__name__} gets no bounds of the segments: the layers around it drop them, so that segments "
+            "would see each other"
         )
+    if attention_mask is not None:
+        raise UserError(f"{type(module).__name__} gets a mask of the model's own, which knows no segments")
+    extras = Extras.of(module, kwargs)
     causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
-    if query.is_cuda and not dropout and query.dtype in (torch.bfloat16, torch.float16):
+    if query.is_cuda and not dropout and not extras and query.dtype in (torch.bfloat16, torch.float16):
         fused = fused_kernel(query.device, query.dtype, query.shape[1], key.shape[1], query.shape[3])
         if fused:
             qkv_THd = [t[0].transpose(0, 1) for t in (query, key, value)]
@@ -68,9 +76,9 @@ def varlen(
             return out_THd[None], None
     bounds = cu_seq_lens_q.tolist()
     reads_S = getattr(module, READS, None)
-    if reads_S is not None and not sliding_window:
+    if reads_S is not None and not sliding_window and not extras:
         return _of_reads(query, key, value, bounds, reads_S, causal, scaling), None
-    return per_segment(query, key, value, bounds, causal, scaling, sliding_window, dropout), None
+    return per_segment(query, key, value, bounds, causal, scaling, sliding_window, dropout, extras), None
 
 
 AttentionInterface.register(VARLEN, varlen)
@@ -85,13 +93,19 @@ def per_segment(
     scale: float | None,
     window: Window,
     dropout: float,
+    extras: Extras = NO_EXTRAS,
 ) -> torch.Tensor:
-    """One SDPA call for each segment, on any device: the reference, and what a CPU runs."""
+    """One SDPA call for each segment, on any device: the reference, and what a CPU runs; plain products with extras."""
     parts = []
     grouped = query.shape[1] != key.shape[1]
     for a, b in itertools.pairwise(bounds):
         mask = _window_mask(b - a, window, causal, query.device) if window and b - a > window else None
         q, k, v = (t[:, :, a:b] for t in (query, key, value))
+        if extras:
+            if mask is None and causal:
+                mask = _window_mask(b - a, b - a, causal, query.device)
+            parts.append(plain_attention(q, k, v, mask, scale, dropout, extras))
+            continue
         own = causal and mask is None
         parts.append(scaled_dot_product_attention(q, k, v, mask, dropout, own, scale=scale, enable_gqa=grouped))
     return torch.cat(parts, dim=2).transpose(1, 2).contiguous()
@@ -228,3 +242,8 @@ def packed(segments: Sequence[np.ndarray], device: torch.device | str = "cpu", m
         "cu_seq_lens_k": bounds.to(device),
         "max_length_q": max(lengths),
     }
+
+
+def alone(segment: np.ndarray, device: torch.device | str = "cpu") -> dict[str, Any]:
+    """Model inputs for one segment as plain transformers reads it: no positions, no bounds, no padding."""
+    return {"input_ids": torch.from_numpy(segment.astype(np.int64))[None].to(device), "use_cache": False}
