@@ -105,6 +105,7 @@ def _scorer(settings: ServeSettings, predictor: str) -> Any:
         dtype=settings.engine.dtype,
         pack_tokens=settings.scorer.pack_tokens,
         max_tokens=settings.scorer.max_tokens,
+        packing=settings.scorer.packing == "on",
         num_threads=settings.threads,
     )
 

@@ -70,6 +70,9 @@ class ScorerSettings(Record):
     """Tokens of one packed forward."""
     max_tokens: Whole = Field(1024, ge=16, le=10**9)
     """Longest conversation that is read whole; of a longer one the end is."""
+    packing: Literal["on", "off"] = "on"
+    """Several answers in one forward; off = one by one, for predictors that would mix them (which are refused
+    otherwise)."""
     max_ongoing_requests: Workers = 64
     """Answers in its hands, waiting ones included."""
     max_queued_requests: Workers = 256

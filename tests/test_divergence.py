@@ -82,7 +82,7 @@ def test_a_batch_whose_loss_is_infinite_ends_the_training_at_its_step(
             forward = module.forward
 
             def poisoned(*args: Any, **more: Any) -> torch.Tensor:
-                done.append(1)
+                done.extend([1] * torch.is_grad_enabled())  # of training: the check before it learns nothing
                 return forward(*args, **more) * (math.inf if len(done) == 12 else 1.0)
 
             module.forward = poisoned

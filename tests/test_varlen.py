@@ -78,7 +78,7 @@ def test_varlen_equals_the_librarys_own_attention(tiny_policy: str) -> None:
         expected = [theirs(input_ids=torch.from_numpy(e.ids_T.astype(np.int64))[None]).logits[0] for e in examples]
     torch.testing.assert_close(logits_1TV[0], torch.cat(expected), rtol=1e-5, atol=1e-5)
     assert isinstance(PolicyLoss(ours), torch.nn.Module)
-    assert load_regressor(tiny_policy, format, VARLEN).config.num_labels == len(SCHEMA.names)
+    assert load_regressor(tiny_policy, format).config.num_labels == len(SCHEMA.names)
 
 
 @pytest.mark.parametrize("window", [None, 20])

@@ -14,8 +14,8 @@ import torch
 from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 from transformers.configuration_utils import PreTrainedConfig
 
-from actors.kernels.onednn import generate_with_onednn, pack_multiple, target_multiple
-from actors.kernels.varlen import VARLEN, packed
+from actors.kernels.onednn import generate_with_onednn, target_multiple
+from actors.modeling.isolation import causal_lm_attention
 from actors.modeling.model_folder import Format, fit_embeddings, load_config, load_format, load_weights, local_folder
 from actors.modeling.tokenizer import encoder
 from actors.modeling.train_task import TrainTask
@@ -51,17 +51,20 @@ class PolicyTask(TrainTask):
     LABELS = True
 
     def build(self) -> PolicyLoss:
-        return PolicyLoss(load_causal_lm(local_folder(self.base), self.format(), VARLEN))
+        """Raises UserError as `load_causal_lm` does, and for a model that takes no packs."""
+        folder = local_folder(self.base)
+        attention = causal_lm_attention(load_config(folder), self.packing)
+        return PolicyLoss(load_causal_lm(folder, self.format(), attention))
 
     def inputs(self, examples: Sequence[Example], device: torch.device | str, pack_tokens: int = 0) -> dict[str, Any]:
         """Forward arguments for one pack; position p predicts the token at p + 1."""
-        multiple = pack_multiple(device, pack_tokens)
+        multiple = self.multiple(device, pack_tokens)
         positions_N = np.flatnonzero(np.concatenate([e.trained_T for e in examples])) - 1
         targets_N = np.concatenate([e.ids_T for e in examples])[positions_N + 1]
         padding = (0, -len(positions_N) % target_multiple(multiple))
         targets_N = np.pad(targets_N.astype(np.int64), padding, constant_values=IGNORED)
         return {
-            "pack": packed([e.ids_T for e in examples], device, multiple),
+            "pack": self.pack(examples, device, multiple),
             "positions_N": torch.from_numpy(np.pad(positions_N, padding)).to(device),
             "targets_N": torch.from_numpy(targets_N).to(device),
         }
@@ -140,7 +143,8 @@ class Policy(PolicyText):
             torch.set_num_threads(num_threads)
         folder = local_folder(path)
         format = load_format(folder)
-        model = load_causal_lm(folder, format, "sdpa", getattr(torch, dtype))
+        attention = causal_lm_attention(load_config(folder), packing=False)
+        model = load_causal_lm(folder, format, attention, getattr(torch, dtype))
         generate_with_onednn(model.to(device or ("cuda" if torch.cuda.is_available() else "cpu")))
         return cls(model, format, _name(path), folder)
 

@@ -15,9 +15,8 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.configuration_utils import PreTrainedConfig
 
-from actors.kernels.onednn import pack_multiple
-from actors.kernels.varlen import VARLEN, packed
 from actors.modeling.backbone import backbone_of
+from actors.modeling.isolation import causal_lm_attention
 from actors.modeling.model_folder import load_config, local_folder
 from actors.modeling.policy import load_causal_lm
 from actors.modeling.train_task import TrainTask
@@ -203,13 +202,14 @@ class WarmupTask(TrainTask):
     answer_features: AnswerFeatures
 
     def build(self) -> WarmupLoss:
-        """Raises UserError if the backbone is no decoder."""
+        """Raises UserError if the backbone is no decoder, or takes no packs."""
         folder = local_folder(self.base)
-        require_decoder(load_config(folder))
-        return WarmupLoss(load_causal_lm(folder, self.format(), VARLEN))
+        config = load_config(folder)
+        require_decoder(config)
+        return WarmupLoss(load_causal_lm(folder, self.format(), causal_lm_attention(config, self.packing)))
 
     def inputs(self, examples: Sequence[Example], device: torch.device | str, pack_tokens: int = 0) -> dict[str, Any]:
-        pack = packed([e.ids_T for e in examples], device, pack_multiple(device, pack_tokens))
+        pack = self.pack(examples, device, self.multiple(device, pack_tokens))
         return {"pack": pack} | self.answer_features.inputs(examples, device)
 
 

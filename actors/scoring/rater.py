@@ -40,7 +40,8 @@ class Rater:
         cut = [segments(t, self.predictor.reading) if len(t.turn_ends_S) else [] for t in tokens]
         flat = [(owner, segment) for owner, own in enumerate(cut) for segment in own]
         found: dict[tuple[int, int], np.ndarray] = {}
-        packs = best_fit([len(segment) for _, segment in flat], self.pack_tokens)
+        lengths = [len(segment) for _, segment in flat]
+        packs = best_fit(lengths, self.pack_tokens) if self.predictor.packing else [[i] for i in range(len(flat))]
         for members in packs:
             chosen = [flat[i][1] for i in members]
             scores = self.predictor.score([s.ids_T for s in chosen], [s.reads_S for s in chosen])
@@ -51,7 +52,8 @@ class Rater:
         for owner, i in sorted(found):
             values[owner].append(found[owner, i])
         filled = sum(len(segment) for _, segment in flat)
-        counters: Counters = {"filled_tokens": filled, "budget_tokens": len(packs) * self.pack_tokens}
+        budget = len(packs) * self.pack_tokens if self.predictor.packing else filled
+        counters: Counters = {"filled_tokens": filled, "budget_tokens": budget}
         return [np.concatenate(v) for v in values], counters
 
     def whole(self, values_SA: np.ndarray, num_turns: int) -> np.ndarray:

@@ -28,7 +28,7 @@ class LearnerSettings(Record):
     PLACEMENT: ClassVar[frozenset[str]] = (
         frozenset({"num_workers", "cpus_per_worker", "use_gpu", "labels", "zero_stage", "offload"})
         | {"activation_checkpointing", "memory_gib", "checkpoint_every", "checkpoint_every_s", "keep_checkpoints"}
-        | {"max_failures"}
+        | {"max_failures", "packing"}
     )
     """Settings that change only rounding in the result: a training may resume with other values."""
 
@@ -59,6 +59,9 @@ class LearnerSettings(Record):
     """Packs per optimizer step at most, over all workers; at least num_workers. A worker runs its packs one by one."""
     max_tokens: TokenBudget = 1024
     """Longest conversation; the oldest exchanges are cut first. At most pack_tokens."""
+    packing: Literal["on", "off"] = "on"
+    """Several conversations in one forward; off = one by one, slower, for models that would mix them (which are refused
+    otherwise). Steps have the same conversations, and a pack's budget bounds them all the same."""
     epochs: Times = 1
     """Passes over the examples."""
     learning_rate: Positive = 5e-6

@@ -10,7 +10,7 @@ import itertools
 import math
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import ray.train
@@ -21,11 +21,13 @@ from actors.training.collectives import AgreedError, barrier, summed, summed_mod
 from actors.training.deepspeed_engine import Pack, TrainingEngine
 from actors.training.divergence import NORM_EVERY, Diverged, diverged, is_norm, not_finite
 from actors.training.early_stopping import EarlyStopping
+from actors.training.forwards import forwards, rounds
 from actors.training.kept_checkpoints import KeptCheckpoints
 from actors.training.metrics import MetricsLogger, Tracking, peak_memory_bytes
 from actors.training.preemption import Preemption
 from actors.training.save_model import require_savable, save_trained_model
 from actors.training.settings import LearnerSettings, rate_factor
+from actors.training.start_engine import start_engine
 from actors.training.train_state import TrainState
 from data.examples import Examples, digest_of
 from data.lease import Fence, current_fence
@@ -60,7 +62,8 @@ class Training:
     """One worker's part of the training."""
 
     def __init__(self, assignment: Assignment):
-        self.task, self.settings, self.loader = assignment.task, assignment.settings, assignment.loader
+        self.settings, self.loader = assignment.settings, assignment.loader
+        self.task = replace(assignment.task, packing=self.settings.packing == "on")
         self.output = Storage(assignment.output_uri)
         settings, context = assignment.settings, ray.train.get_context()
         self.rank, self.world = context.get_world_rank(), context.get_world_size()
@@ -79,10 +82,8 @@ class Training:
         self.logger = MetricsLogger(
             assignment.what, self.output, assignment.tracking, self.world, settings.precision, enabled=self.rank == 0
         )
-        # Sharded weights cannot run before DeepSpeed wraps them; jobs.runner.preset refuses what needs `start` then.
-        if checkpoint is None and settings.zero_stage < 3:
-            self._start_module()
-        self.engine.start(checkpoint)
+        if line := start_engine(self.task, self.engine, checkpoint, self._first_packs()):
+            self.logger.log(line)
         corpus, epochs = self.loader.corpus, self.loader.epochs
         self.logger.log(f"{self.engine.describe()}; {corpus.num_rows:,} rows, {epochs} epochs")
         if checkpoint:
@@ -173,6 +174,7 @@ class Training:
 
     def _share(self, examples: Examples, packs: list[list[int]]) -> Iterator[Pack]:
         """This worker's packs of a step; one with fewer than others adds the shortest example, which does not count."""
+        packs = forwards(packs, self.task.packing)
         # Attention grows with the square of each example's length, so tokens alone do not give the cost of a pack.
         costs = [sum(int(examples.lengths[i]) + int(examples.lengths[i]) ** 2 / 4096 for i in pack) for pack in packs]
         shares = dealt(packs, costs, self.world)
@@ -219,12 +221,13 @@ class Training:
         """None if no example of a small set is held out and no decision depends on the loss."""
         self.engine.validating(True)
         total = weight = 0.0
-        for examples, packs in self.loader.validation(self.world):
-            mine = packs[self.rank]
-            # Every worker runs as many forwards as the others: ZeRO-3 needs that.
-            loss = self.engine.loss(self._inputs(examples, mine or packs[0]))
-            total += loss if mine else 0.0
-            weight += self._weight(examples, [mine])
+        for examples, step in self.loader.validation(self.world):
+            for packs in rounds(step, self.task.packing):
+                mine = packs[self.rank]
+                # Every worker runs as many forwards as the others: ZeRO-3 needs that.
+                loss = self.engine.loss(self._inputs(examples, mine or next(filter(None, packs))))
+                total += loss if mine else 0.0
+                weight += self._weight(examples, [mine])
         self.engine.validating(False)
         total, weight = summed(total, weight)
         if not weight and self.settings.validate_every:
@@ -278,19 +281,12 @@ class Training:
         barrier()  # no worker ends before the model is saved
         return metrics
 
-    @torch.no_grad()
-    def _start_module(self) -> None:
-        device, module = self.engine.device, self.engine.module
-        module.to(device).eval()
-
-        def mine() -> Iterator[dict[str, Any]]:
-            for step in itertools.islice(self.loader.steps(), START_STEPS):
-                for number in dealt(step.packs, [len(pack) for pack in step.packs], self.world)[self.rank]:
-                    yield self._inputs(step.examples, step.packs[number])
-
-        with torch.autocast(device.type, torch.bfloat16, enabled=self.settings.precision == "bf16"):
-            if line := self.task.start(module, mine()):
-                self.logger.log(line)
+    def _first_packs(self) -> Iterator[dict[str, Any]]:
+        """This worker's packs of the first steps."""
+        for step in itertools.islice(self.loader.steps(), START_STEPS):
+            for number in dealt(step.packs, [len(pack) for pack in step.packs], self.world)[self.rank]:
+                for pack in forwards([step.packs[number]], self.task.packing):
+                    yield self._inputs(step.examples, pack)
 
 
 def _crossed(before: float, after: float, every: float) -> bool:

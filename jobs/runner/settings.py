@@ -3,7 +3,7 @@
 `jobs.runner.preset` collects them. Knows no YAML (`cluster.settings.load` does).
 """
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -186,6 +186,8 @@ class WorkerPool(Record):
 class AnnotateSettings(Record):
     """Step 2: mass annotation."""
 
+    PLACEMENT: ClassVar[frozenset[str]] = frozenset({"packing"})  # it changes only rounding in the result
+
     pool: WorkerPool = WorkerPool()
     """The actors that hold the predictor."""
     pack_tokens: TokenBudget = 2048
@@ -195,6 +197,8 @@ class AnnotateSettings(Record):
     over_long: Literal["keep_end", "reject"] = "keep_end"
     """keep_end = the predictor reads the last max_tokens, and earlier answers stay unrated; reject = all answers of the
     row stay unrated."""
+    packing: Literal["on", "off"] = "on"
+    """Several conversations in one forward; off = one by one, slower, for models that would mix them."""
 
     @model_validator(mode="after")
     def _fits(self) -> "AnnotateSettings":
