@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from transformers import DynamicCache
 
+from actors.generation.cache_check import require_cacheable
 from actors.generation.engine_thread import EngineThread, Request
 from actors.generation.kv_cache import DECODE, KVCache
 from actors.generation.prefix_cache import PrefixCache
@@ -36,14 +37,19 @@ class TransformersEngine(EngineThread):
         self, policy: Policy, max_num_seqs: int = 16, prefix_cache_tokens: int = 0, max_context: int | None = None
     ):
         """`prefix_cache_tokens`: prompt tokens kept for prompts that begin alike. Reused values equal recomputed ones
-        to some 1e-6, not to the last bit. `max_context`: of prompt and answer, where the model takes more."""
+        to some 1e-6, not to the last bit. `max_context`: of prompt and answer, where the model takes more.
+
+        Raises UserError for a model that the KV cache would change.
+        """
         super().__init__("generator", min(policy.max_tokens, max_context or policy.max_tokens))
         self._model, self._stop_ids = policy.model, policy.stop_ids
         self._max_num_seqs = max_num_seqs
         self._sequences: list[_Sequence] = []
         self._kv_cache = KVCache(max_num_seqs)
         self._prefix_cache = PrefixCache(prefix_cache_tokens)
-        self._model.set_attn_implementation(DECODE)
+        if type(self._model)._supports_attention_backend:
+            self._model.set_attn_implementation(DECODE)
+        require_cacheable(self._model)
         self.start()
 
     def _running(self) -> Collection[Request]:
