@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from support.tiny_backbones import save_backbone
 from support.tiny_families import EXACT, FAMILIES, MIXING, VOCABULARY, config_of, save_family, tiny_model
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
@@ -176,6 +177,18 @@ def test_loss_and_gradients_without_packing_are_those_of_a_pack(kind: str, tiny_
     torch.stack(losses).sum().backward()
     for mine, packs in zip(apart.parameters(), together.parameters(), strict=True):
         torch.testing.assert_close(mine.grad, packs.grad, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("family", ["bert", "roberta", "distilbert", "modernbert", "deberta-v2", "gpt2"])
+def test_other_backbones_score_one_by_one_as_in_a_pack(family: str, tmp_path: Path) -> None:
+    task = PredictorTask(save_backbone(family, str(tmp_path)), SCHEMA, "steerlm")
+    single = dataclasses.replace(task, packing=False)
+    together, apart = task.build().eval(), single.build().eval()
+    apart.load_state_dict(together.state_dict())
+    with torch.no_grad():
+        loss = together(**task.inputs(_examples(), "cpu"))
+        losses = [apart(**single.inputs([example], "cpu")) for example in _examples()]
+    assert sum(one.item() for one in losses) == pytest.approx(loss.item(), rel=1e-4)
 
 
 def test_a_policy_of_a_mixing_family_is_refused_and_runs_one_by_one(tiny_base: str, tmp_path: Path) -> None:
