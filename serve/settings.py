@@ -50,6 +50,9 @@ class EngineSettings(Record):
     """Answers that a replica writes at the same time."""
     max_context_tokens: Whole = Field(8192, ge=16, le=10**9)
     """Prompt and answer together, where the model takes more: one long prompt must not use up the memory."""
+    kv_cache_gib: Positive | None = None
+    """Memory of the transformers engine for keys and values of running answers, in GiB; who does not fit waits. None =
+    70 % of what the GPU has free beside the weights; on a CPU half of the machine's memory. vLLM: gpu_memory_share."""
     prefix_cache_tokens: Count = 4096
     """Prefix cache of the transformers engine, for prompts that begin alike; 0 = none. vLLM has its own."""
     stream_every_s: PositiveSeconds = 0.1

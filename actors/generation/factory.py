@@ -16,11 +16,13 @@ def load_engine(
     prefix_cache_tokens: int,
     memory_share: float,
     max_context: int | None = None,
+    kv_cache_gib: float | None = None,
 ) -> tuple[PolicyText, Engine]:
     """The policy at a folder or URI and an engine that runs it; raises UserError if there is no such policy or engine.
 
     `prefix_cache_tokens` bounds the prompts that the transformers engine keeps; `memory_share` is vLLM's of a GPU;
-    `max_context` bounds prompt and answer together, where the model's own context is longer.
+    `max_context` bounds prompt and answer together, where the model's own context is longer; `kv_cache_gib` is the
+    memory of the transformers engine's KV cache.
     """
     if kind == "vllm":
         from actors.generation.vllm_engine import VllmEngine
@@ -30,4 +32,4 @@ def load_engine(
     from actors.generation.transformers_engine import TransformersEngine
 
     loaded = Policy.load(policy, dtype)
-    return loaded, TransformersEngine(loaded, max_num_seqs, prefix_cache_tokens, max_context)
+    return loaded, TransformersEngine(loaded, max_num_seqs, prefix_cache_tokens, max_context, kv_cache_gib)

@@ -36,6 +36,7 @@ class Sampler:
         dtype: str,
         num_threads: int,
         keep_too_long: bool = False,
+        kv_cache_gib: float | None = None,
     ):
         """`sampling` has no seed: it comes from the row. Raises SchemaMismatch if the policy has another schema.
 
@@ -44,7 +45,7 @@ class Sampler:
         self.policy = Policy.load(policy, dtype, num_threads=num_threads)
         schema.require_same(self.policy.schema, "the run", f"the policy at {policy}")
         self.schema, self.sampling, self.keep_too_long = schema, sampling, keep_too_long
-        self.engine = TransformersEngine(self.policy, max_num_seqs)
+        self.engine = TransformersEngine(self.policy, max_num_seqs, kv_cache_gib=kv_cache_gib)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         prompts, started = list(prompts_from(batch)), time.process_time()
@@ -63,13 +64,13 @@ class Sampler:
         messages = prompt.messages
         while True:
             ids = self.policy.prompt(prompt.system, messages, prompt.requested)
-            if len(ids) + self.sampling.max_tokens <= self.policy.max_tokens or len(messages) <= 2:
+            if len(ids) + self.sampling.max_tokens <= self.engine.context or len(messages) <= 2:
                 return ids
             messages = messages[2:]
 
     def _fits(self, ids: list[int]) -> bool:
         try:
-            require_fit(ids, self.sampling, self.policy.max_tokens)
+            require_fit(ids, self.sampling, self.engine.context)
         except UserError:
             return False
         return True

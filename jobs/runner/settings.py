@@ -3,7 +3,7 @@
 `jobs.runner.preset` collects them. Knows no YAML (`cluster.settings.load` does).
 """
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -227,10 +227,15 @@ class PolicySettings(Record):
 class SamplingSettings(Record):
     """How answers are sampled in bootstrap and evaluation."""
 
+    PLACEMENT: ClassVar[frozenset[str]] = frozenset({"kv_cache_gib"})  # changes only rounding in the result
+
     pool: WorkerPool = WorkerPool(batch_rows=128)
     """The actors that hold the policy."""
     max_num_seqs: Workers = 32
-    """Answers in flight per actor."""
+    """Answers in flight per actor, as far as their keys and values fit into kv_cache_gib."""
+    kv_cache_gib: Positive | None = None
+    """Memory per actor for keys and values of answers in flight, in GiB; who does not fit waits. None = 70 % of what
+    the GPU has free beside the weights; on a CPU half of the machine's memory."""
     max_tokens: Size = 256
     """Longest answer."""
     temperature: Temperature = 1.0
