@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import cast
 
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 from ray.exceptions import ActorDiedError, OutOfMemoryError, RayTaskError
 from ray.train.torch import TorchTrainer
 from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
@@ -20,7 +21,6 @@ from actors.training.settings import LearnerSettings
 from actors.training.worker import USER_ERROR
 from cluster.settings.load import load
 from data.storage import Storage
-from jobs.pipelines import fit
 from jobs.pipelines.failure import reason_of
 from jobs.pipelines.fit import _run, example_spec
 from jobs.runner.preset import Preset
@@ -189,8 +189,15 @@ def test_the_template_of_a_model_on_remote_storage_is_tried_without_its_weights(
     base = f"memory://{tmp_path.name}/m"
     Storage(base).upload(_with_chat_template(tiny_base, tmp_path / "m", REFUSING["raises"]))
     run = Run(load(Preset, DEMO, [f"storage={tmp_path}", "template=chat"]))
-    monkeypatch.setattr(fit, "local_folder", lambda path: pytest.fail(f"{path} must not be fetched whole"))
+    fetched: list[str] = []
+    get_file = MemoryFileSystem.get_file
+    monkeypatch.setattr(
+        MemoryFileSystem, "get_file", lambda fs, path, *to, **k: (fetched.append(path), get_file(fs, path, *to, **k))
+    )
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     with pytest.raises(ValueError, match=r"template") as caught:
         example_spec(run, LearnerSettings(), base)
     assert base in str(caught.value)
     assert example_spec(run.__class__(run.preset.model_copy(update={"template": "steerlm"})), LearnerSettings(), base)
+    assert any(path.endswith("/config.json") for path in fetched)
+    assert not [path for path in fetched if path.endswith(".safetensors")]

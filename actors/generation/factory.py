@@ -3,6 +3,7 @@
 from typing import Literal
 
 from actors.generation.protocol import Engine
+from actors.modeling.model_folder import local_folder
 from actors.modeling.policy import Policy, PolicyText
 
 EngineKind = Literal["transformers", "vllm"]
@@ -28,7 +29,7 @@ def load_engine(
         from actors.generation.vllm_engine import VllmEngine
 
         text = PolicyText.load(policy)
-        return text, VllmEngine(text, dtype, max_num_seqs, memory_share, max_context)
+        return text, VllmEngine(text, local_folder(policy), dtype, max_num_seqs, memory_share, max_context)
     from actors.generation.transformers_engine import TransformersEngine
 
     loaded = Policy.load(policy, dtype)

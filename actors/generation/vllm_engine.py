@@ -21,15 +21,21 @@ CPU_CACHE_GIB = "1"
 
 
 class VllmEngine(EngineThread):
-    """vLLM's scheduler and kernels on the policy at `text.folder`."""
+    """vLLM's scheduler and kernels on the policy in `folder`."""
 
     def __init__(
-        self, text: PolicyText, dtype: str, max_num_seqs: int, memory_share: float, max_context: int | None = None
+        self,
+        text: PolicyText,
+        folder: str,
+        dtype: str,
+        max_num_seqs: int,
+        memory_share: float,
+        max_context: int | None = None,
     ):
         """`memory_share` of a GPU's memory is vLLM's. Raises UserError if vLLM is missing or cannot run the policy."""
         super().__init__("vllm", min(text.max_tokens, max_context or text.max_tokens))
         self._stop_ids = text.stop_ids
-        self._engine = _llm_engine(text.folder, dtype, max_num_seqs, self.context, memory_share)
+        self._engine = _llm_engine(folder, dtype, max_num_seqs, self.context, memory_share)
         self._requests: dict[int, Request] = {}
         self._started: set[int] = set()  # those that run: vLLM queues the others itself
         self.start()

@@ -4,7 +4,7 @@ Any tool that reads Hugging Face folders can load it. Knows no training.
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,7 +15,7 @@ from transformers.configuration_utils import PreTrainedConfig
 from transformers.utils import logging
 
 from actors.modeling.backbone import reading_of
-from actors.modeling.model_cache import local_copy
+from actors.modeling.model_cache import is_text_file, local_copy
 from actors.modeling.tokenizer import TemplateKind, check_equality, make_template
 from data.attributes import AttributeSchema
 from data.errors import UserError
@@ -47,8 +47,17 @@ class Format:
 
 
 def local_folder(path: str) -> str:
-    """A local folder for a path, a Hub name (returned as it is) or an fsspec URI (downloaded once for each content)."""
-    return local_copy(Storage(path)) if "://" in path else path
+    """A local folder for a path, a Hub name (returned as it is) or an fsspec URI (downloaded once a node, for each
+    content). Raises UserError if there is no model, or one whose weights are no safetensors."""
+    if "://" not in path:
+        return path
+    _require_safetensors(path, Storage(path).names(), "AutoModel")
+    return local_copy(Storage(path))
+
+
+def text_folder(path: str) -> str:
+    """The same with configuration and tokenizer only, for those who read no weights."""
+    return local_copy(Storage(path), is_text_file) if "://" in path else path
 
 
 def new_format(base: str, schema: AttributeSchema, kind: TemplateKind) -> Format:
@@ -105,7 +114,7 @@ def load_weights(auto: Any, folder: str, what: str, **options: Any) -> PreTraine
 
     Raises UserError naming the folder if there is no such model; `what` says which one was wanted.
     """
-    _require_safetensors(folder, auto.__name__)
+    _require_safetensors(folder, os.listdir(folder) if os.path.isdir(folder) else [], auto.__name__)
     try:
         model: PreTrainedModel = auto.from_pretrained(folder, trust_remote_code=False, use_safetensors=True, **options)
     except (OSError, ValueError, SafetensorError) as error:
@@ -113,9 +122,9 @@ def load_weights(auto: Any, folder: str, what: str, **options: Any) -> PreTraine
     return model
 
 
-def _require_safetensors(folder: str, auto: str) -> None:
-    """Raise UserError for a folder that has weights, but none that are read without running code."""
-    names = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
+def _require_safetensors(folder: str, names: Iterable[str], auto: str) -> None:
+    """Raise UserError for a folder of these files that has weights, but none that are read without running code."""
+    names = sorted(names)
     pickled = [
         name for name in names if name.endswith((".bin", ".pt", ".pth", ".ckpt")) and name != "training_args.bin"
     ]

@@ -16,7 +16,15 @@ from transformers.configuration_utils import PreTrainedConfig
 
 from actors.kernels.onednn import generate_with_onednn, pack_multiple, target_multiple
 from actors.kernels.varlen import VARLEN, packed
-from actors.modeling.model_folder import Format, fit_embeddings, load_config, load_format, load_weights, local_folder
+from actors.modeling.model_folder import (
+    Format,
+    fit_embeddings,
+    load_config,
+    load_format,
+    load_weights,
+    local_folder,
+    text_folder,
+)
 from actors.modeling.tokenizer import encoder
 from actors.modeling.train_task import TrainTask
 from data.conversation import Message
@@ -90,7 +98,7 @@ class PolicyText:
     @classmethod
     def load(cls, path: str) -> "PolicyText":
         """From a local folder or any fsspec URI; raises UserError if it is no policy of ours."""
-        folder = local_folder(path)
+        folder = text_folder(path)
         format, config = load_format(folder), load_config(folder)
         try:
             end_ids = GenerationConfig.from_pretrained(folder).eos_token_id

@@ -20,7 +20,7 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 from actors.kernels.onednn import pack_multiple
 from actors.kernels.varlen import VARLEN, packed
 from actors.modeling.backbone import backbone_of, check, first_position, model_class, packs
-from actors.modeling.model_folder import Format, fit_embeddings, load_config, load_weights, local_folder
+from actors.modeling.model_folder import Format, fit_embeddings, load_config, load_weights, local_folder, text_folder
 from actors.modeling.ridge_init import RidgeHeads
 from actors.modeling.train_task import TrainTask
 from actors.modeling.warmup import AnswerFeatures, WarmupHeads
@@ -183,7 +183,7 @@ class PredictorTask(TrainTask):
 @functools.cache
 def _packs(base: str) -> bool:
     """False for a backbone that reads one segment at a time: its packs need no padding."""
-    return packs(model_class(load_config(local_folder(base))))
+    return packs(model_class(load_config(text_folder(base))))
 
 
 def load_regressor(folder: str, format: Format, attention: str, dtype: torch.dtype = torch.float32) -> PreTrainedModel:

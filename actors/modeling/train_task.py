@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from actors.modeling.model_folder import Format, local_folder, new_format, save_model
+from actors.modeling.model_folder import Format, new_format, save_model, text_folder
 from actors.modeling.tokenizer import TemplateKind
 from data.attributes import AttributeSchema
 from data.examples import Example
@@ -56,4 +56,4 @@ class TrainTask(ABC):
 
     def format(self) -> Format:
         """The format of the model to start from, with this schema and template."""
-        return new_format(local_folder(self.base), self.schema, self.template)
+        return new_format(text_folder(self.base), self.schema, self.template)

@@ -5,7 +5,6 @@ import importlib.util
 import os
 import re
 import signal
-import tempfile
 import threading
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -15,7 +14,7 @@ from ray.exceptions import RayError
 from ray.train.torch import TorchTrainer
 from ray.train.v2.api.exceptions import TrainingFailedError
 
-from actors.modeling.model_folder import local_folder, new_format
+from actors.modeling.model_folder import new_format, text_folder
 from actors.modeling.train_task import TrainTask
 from actors.training.checkpoint import complete_steps
 from actors.training.examples import ExampleSpec
@@ -35,8 +34,6 @@ from data.storage import Storage
 from data.template import Unrenderable
 from jobs.pipelines.failure import reason_of
 from jobs.runner.stage import Run, StageError, log
-
-WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".onnx")
 
 
 def base_uri(run: Run) -> str:
@@ -65,26 +62,10 @@ def example_spec(run: Run, learner: LearnerSettings, base: str | None = None) ->
     """
     spec = ExampleSpec(base or base_uri(run), run.schema, run.preset.template, learner.max_tokens)
     try:
-        with _without_weights(spec.base) as folder:
-            new_format(folder, spec.schema, spec.template)
+        new_format(text_folder(spec.base), spec.schema, spec.template)
     except Unrenderable as error:
         raise StageError(f"base.model {printable(spec.base, 120)}: {error}") from None
     return spec
-
-
-@contextlib.contextmanager
-def _without_weights(base: str) -> Iterator[str]:
-    """What `local_folder` gives, but of a folder on remote storage only the small files."""
-    storage = Storage(base)
-    names = [name for name in storage.names() if not name.endswith(WEIGHTS)] if "://" in base else []
-    if not names:
-        yield local_folder(base)
-        return
-    with tempfile.TemporaryDirectory(prefix="steerlm-base-") as local:
-        for name in names:
-            os.makedirs(os.path.dirname(os.path.join(local, name)), exist_ok=True)
-            storage.fs.get_file((storage / name).path, os.path.join(local, name))
-        yield local
 
 
 def fit(
