@@ -112,11 +112,10 @@ def _grouped(rows: int, heads: int, kv_heads: int, columns: int, device: str) ->
 def _spied(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The repetitions of heads that transformers' attention was asked for."""
     repeated: list[int] = []
-    repeat = sdpa_attention.repeat_kv
 
     def spy(hidden: torch.Tensor, times: int) -> torch.Tensor:
         repeated.append(times)
-        return repeat(hidden, times)
+        return hidden.repeat_interleave(times, dim=1)
 
     monkeypatch.setattr(sdpa_attention, "repeat_kv", spy)
     return repeated

@@ -1,4 +1,4 @@
-"""One download a node, counted on an S3 server and on a hub of our own; readers of texts never fetch weights."""
+"""One download a node, counted on an S3 server; readers of texts never fetch weights."""
 
 import json
 import os
@@ -14,7 +14,6 @@ import fsspec
 import pyarrow as pa
 import pytest
 from conftest import free_port, wait_for
-from support.hub_server import HubServer
 
 from actors.modeling import model_cache
 from actors.modeling.policy import PolicyText
@@ -172,56 +171,3 @@ def _row_columns() -> dict[str, pa.DataType]:
 
     schema = to_table([], shipped("lab")).schema
     return {name: schema.field(name).type for name in schema.names}
-
-
-HUB_READER = """
-import sys
-from actors.modeling.model_folder import load_config, load_tokenizer, local_folder, text_folder
-from actors.modeling.model_folder import load_weights
-from transformers import AutoModelForCausalLM
-name, what = sys.argv[1:]
-load_config(text_folder(name)), load_tokenizer(text_folder(name))
-print("ready", flush=True)
-sys.stdin.readline()
-if what == "weights":
-    load_weights(AutoModelForCausalLM, local_folder(name), "model")
-"""
-
-
-@pytest.fixture
-def hub(tiny_base: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
-    model = tmp_path / "hub" / "some" / "model"
-    Storage(str(model)).upload(tiny_base)
-    for name in NEEDLESS:
-        (model / name).parent.mkdir(exist_ok=True)
-        (model / name).write_bytes(b"x" * 1000)
-    monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
-    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
-    with HubServer(tmp_path / "hub") as server:
-        monkeypatch.setenv("HF_ENDPOINT", server.endpoint)
-        yield server
-
-
-@pytest.mark.parametrize("what", ["texts", "weights"])
-def test_a_name_of_the_hub_is_downloaded_once_and_its_texts_alone(what: str, hub: HubServer) -> None:
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", HUB_READER, "some/model", what],
-            cwd=ROOT,
-            text=True,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-        )
-        for _ in range(2)
-    ]
-    for process in processes:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "ready\n"
-    for process in processes:
-        begin(process)
-    for process in processes:
-        process.communicate(timeout=WAIT_S)
-        assert process.returncode == 0
-    assert hub.gets["config.json"] == hub.gets["tokenizer.json"] == 1
-    assert hub.gets["model.safetensors"] == (1 if what == "weights" else 0)
-    assert not {name for name in hub.gets if name in {"pytorch_model.bin", "consolidated.safetensors", "model.onnx"}}

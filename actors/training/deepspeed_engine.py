@@ -159,31 +159,6 @@ class TrainingEngine:
         """This worker's share of the optimizer's moments, by name."""
         return {moment: moment_shards(self.engine, moment, self.rank) for moment in MOMENTS}
 
-    def gathered(self, trained: bool) -> dict[str, torch.Tensor]:
-        """See the function `gathered`."""
-        return gathered(self.module, self.settings.zero_stage, self.rank, trained)
-
-
-def gathered(module: torch.nn.Module, zero_stage: int, rank: int, trained: bool) -> dict[str, torch.Tensor]:
-    """The trained or the frozen weights, on the CPU of the first worker; nothing on the others.
-
-    ZeRO-3 gathers one parameter at a time, and every worker takes part; other stages may share the live memory.
-    """
-    # A tied weight has two names in a state dictionary: both belong to the same half.
-    frozen = {name for name, p in module.named_parameters(remove_duplicate=False) if not p.requires_grad}
-    if zero_stage < 3:
-        state = module.state_dict() if rank == 0 else {}
-        return {k: v.detach().cpu().contiguous() for k, v in state.items() if (k not in frozen) == trained}
-    import deepspeed
-
-    found = {}
-    for name, parameter in module.named_parameters():
-        if (name not in frozen) == trained:
-            with deepspeed.zero.GatheredParameters([parameter]):
-                if rank == 0:
-                    found[name] = parameter.detach().cpu().clone()
-    return found
-
 
 def _source(checkpoint: Checkpoint, kind: str) -> Any:
     return lambda name, start, num: checkpoint.values(kind, name, start, num)

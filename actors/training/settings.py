@@ -51,8 +51,9 @@ class LearnerSettings(Record):
     the memory."""
     precision: Literal["bf16", "fp32"] = "bf16"
     """Arithmetic of forward and backward; weights and optimizer states stay fp32."""
-    export: Literal["float32", "bfloat16"] = "float32"
-    """How the weights of the finished model are saved."""
+    export: Literal["auto", "bfloat16", "float32"] = "auto"
+    """How the weights of the finished model are saved, heads always in float32; auto = as precision computes: bfloat16
+    after bf16, at half the size, float32 after fp32, so that the next stage reads the very weights."""
     pack_tokens: TokenBudget = 1024
     """Token budget of one pack (packed sequence), which is one forward."""
     packs_per_step: Size = 8
@@ -109,6 +110,13 @@ class LearnerSettings(Record):
                 f"patience {self.patience} counts validations during training, and there are none; "
                 "set validate_every above 0 (0.5 = twice an epoch)"
             )
+
+
+def export_dtype(settings: LearnerSettings) -> str:
+    """Of the finished model's weights, as torch and transformers name it."""
+    if settings.export != "auto":
+        return settings.export
+    return "bfloat16" if settings.precision == "bf16" else "float32"
 
 
 def rate_factor(schedule: str, progress: float, warmup: float) -> float:

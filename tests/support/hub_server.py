@@ -40,6 +40,8 @@ class HubServer:
         parts = path.partition("?")[0].strip("/").split("/")
         if parts[:2] == ["api", "models"]:
             name = "/".join(parts[2:4])
+            if parts[4:5] == ["tree"]:
+                return 200, {}, b"[]"  # no folder of further chat templates
             described = {"id": name, "sha": REVISION, "gated": "auto" if name in self.gated else False, "siblings": []}
             return (200, {}, json.dumps(described).encode()) if (self.folder / name).is_dir() else (404, {}, b"{}")
         name, file = "/".join(parts[:2]), "/".join(parts[4:])
