@@ -97,8 +97,9 @@ test-run: setup  ## the whole loop on a tiny world and after changed settings; w
 test-kill: setup  ## kill -9 a run in every stage and an annotation, and start them again (minutes)
 	@$(PYTEST) -m slow tests/test_annotate.py tests/test_kill.py $(ARGS)
 
-test-train: setup  ## every ZeRO stage, kills at random steps, the bench against TRL, the ablation (minutes)
-	@$(SLOW) tests/test_resume.py tests/test_tokenize.py tests/test_bench.py tests/test_ablation.py $(ARGS)
+test-train: setup  ## every ZeRO stage, kills, peak memory against the plan, the bench against TRL, the ablation (minutes)
+	@$(SLOW) tests/test_resume.py tests/test_memory_peaks.py tests/test_tokenize.py tests/test_bench.py \
+	  tests/test_ablation.py $(ARGS)
 
 test-page: setup  ## the endpoint's page and a run's report in Chromium
 	@$(SLOW) tests/test_playground.py tests/test_report_in_chromium.py $(ARGS)

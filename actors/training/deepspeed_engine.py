@@ -16,7 +16,7 @@ from actors.modeling.lora import add_adapters
 from actors.modeling.train_task import TrainTask
 from actors.training.checkpoint import Checkpoint
 from actors.training.flops import Arithmetic, num_elements
-from actors.training.settings import LearnerSettings, deepspeed_config
+from actors.training.settings import BUCKET_ELEMENTS, LearnerSettings, deepspeed_config
 from actors.training.zero_shards import (
     MOMENTS,
     ZeroShard,
@@ -81,6 +81,10 @@ class TrainingEngine:
         if checkpoint:
             restore_weights(self.module, settings.zero_stage, self.rank, _source(checkpoint, "weights"))
         self.trained = [p for _, p in trained(self.module)]
+        # The buffer for gradients on their way to other workers has its full size also where they are fewer.
+        self._config["zero_optimization"]["reduce_bucket_size"] = min(
+            BUCKET_ELEMENTS, sum(map(num_elements, self.trained))
+        )
         self.engine, *_ = deepspeed.initialize(
             model=self.module, optimizer=self._optimizer(), config=self._config, dist_init_required=False
         )

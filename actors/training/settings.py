@@ -21,6 +21,11 @@ from data.bounds import (
 from data.errors import UserError
 from data.record import Record
 
+BUCKET_ELEMENTS = 200_000_000
+"""Most gradients that DeepSpeed sends at a time. Its buffers are of this size whatever the model's: .8 GB in fp32."""
+LIVE_ELEMENTS = 1_000_000_000
+"""Weights that ZeRO-3 keeps whole at most: DeepSpeed's default."""
+
 
 class LearnerSettings(Record):
     """How a model is trained."""
@@ -28,7 +33,7 @@ class LearnerSettings(Record):
     PLACEMENT: ClassVar[frozenset[str]] = (
         frozenset({"num_workers", "cpus_per_worker", "use_gpu", "labels", "zero_stage", "offload"})
         | {"activation_checkpointing", "memory_gib", "checkpoint_every", "checkpoint_every_s", "keep_checkpoints"}
-        | {"max_failures"}
+        | {"max_failures", "fit"}
     )
     """Settings that change only rounding in the result: a training may resume with other values."""
 
@@ -84,6 +89,9 @@ class LearnerSettings(Record):
     memory_gib: Positive | None = None
     """Memory of a worker's device, for --plan and the check that the training fits; None = this machine's GPU, or a
     worker's share of its RAM."""
+    fit: Literal["off", "auto"] = "off"
+    """auto = choose zero_stage, activation_checkpointing, offload and pack_tokens (at most the one set, with as many
+    tokens per step) so that a worker fits memory_gib, the fastest way first. --plan and the log say what and why."""
     checkpoint_every: Amount = 0
     """Share of an epoch between checkpoints, beside those of checkpoint_every_s; 0 = none."""
     checkpoint_every_s: Seconds = 600
@@ -104,6 +112,11 @@ class LearnerSettings(Record):
             raise UserError(f"offload {self.offload} needs zero_stage {least} or more, it is {self.zero_stage}")
         if self.max_tokens > self.pack_tokens:
             raise UserError(f"max_tokens {self.max_tokens} must not exceed pack_tokens {self.pack_tokens}")
+        if self.fit == "auto" and self.memory_gib is None:
+            raise UserError(
+                "fit is auto, but memory_gib is not set, and what is chosen must not depend on the machine that starts "
+                "the run; set memory_gib to the memory of a worker's device, or fit to off"
+            )
         if self.patience and not self.validate_every:
             raise UserError(
                 f"patience {self.patience} counts validations during training, and there are none; "
@@ -121,7 +134,9 @@ def rate_factor(schedule: str, progress: float, warmup: float) -> float:
 
 def deepspeed_config(settings: LearnerSettings) -> dict[str, Any]:
     """The DeepSpeed configuration for `settings`."""
-    zero: dict[str, Any] = {"stage": settings.zero_stage}
+    zero: dict[str, Any] = {"stage": settings.zero_stage, "reduce_bucket_size": BUCKET_ELEMENTS}
+    if settings.zero_stage == 3:
+        zero["stage3_max_live_parameters"] = LIVE_ELEMENTS
     if settings.offload != "none":
         zero["offload_optimizer"] = {"device": "cpu"}
     if settings.offload == "parameters":

@@ -7,7 +7,7 @@ from cluster.masking import credentials_in
 from cluster.needs import Needs
 from cluster.preflight import Demand
 from data.storage import Storage
-from jobs.runner.plan import learners
+from jobs.runner.auto_fit import learners
 from jobs.runner.stage import Run
 
 STAGE_OF = {
