@@ -1,15 +1,24 @@
 """Sums and values that all workers of a training share. Without a process group there is one worker. Knows no model."""
 
+from datetime import timedelta
 from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch.distributed import distributed_c10d
 
 from data.errors import UserError
 
 
 class AgreedError(UserError):
     """A user error that every worker raises at the same place, so that none waits for another."""
+
+
+def limit_waiting(seconds: float) -> None:
+    """No collective of any group waits longer: DeepSpeed makes groups of its own, with torch's own limits."""
+    for group in list(distributed_c10d._world.pg_map) if dist.is_initialized() else []:
+        if not distributed_c10d._rank_not_in_group(group):
+            distributed_c10d._set_pg_timeout(timedelta(seconds=seconds), group)
 
 
 def summed(*values: float) -> list[float]:

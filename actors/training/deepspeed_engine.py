@@ -15,6 +15,7 @@ from actors.kernels.onednn import train_with_onednn
 from actors.modeling.lora import add_adapters
 from actors.modeling.train_task import TrainTask
 from actors.training.checkpoint import Checkpoint
+from actors.training.collectives import limit_waiting
 from actors.training.flops import Arithmetic, num_elements
 from actors.training.settings import LearnerSettings, deepspeed_config
 from actors.training.zero_shards import (
@@ -84,6 +85,7 @@ class TrainingEngine:
         self.engine, *_ = deepspeed.initialize(
             model=self.module, optimizer=self._optimizer(), config=self._config, dist_init_required=False
         )
+        limit_waiting(settings.collective_timeout_s)
         if checkpoint:
             sources = {moment: _source(checkpoint, moment) for moment in MOMENTS}
             restore_moments(self.engine, checkpoint.state["step"], self.rank, sources)

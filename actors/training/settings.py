@@ -9,6 +9,7 @@ from data.bounds import (
     Count,
     Cpus,
     Positive,
+    PositiveSeconds,
     Repeats,
     Seconds,
     Seed,
@@ -28,12 +29,15 @@ class LearnerSettings(Record):
     PLACEMENT: ClassVar[frozenset[str]] = (
         frozenset({"num_workers", "cpus_per_worker", "use_gpu", "labels", "zero_stage", "offload"})
         | {"activation_checkpointing", "memory_gib", "checkpoint_every", "checkpoint_every_s", "keep_checkpoints"}
-        | {"max_failures"}
+        | {"max_failures", "min_workers", "collective_timeout_s"}
     )
     """Settings that change only rounding in the result: a training may resume with other values."""
 
     num_workers: Workers = 1
-    """Ray Train workers, one model replica or ZeRO shard each."""
+    """Ray Train workers, one model replica or ZeRO shard each; with min_workers, the most of them."""
+    min_workers: Workers | None = None
+    """Fewest workers that may train: while nodes are missing the training goes on with what is there, from its last
+    checkpoint, and takes them back later. None = always num_workers; without them it waits."""
     cpus_per_worker: Cpus = 1
     """CPUs (and CPU threads) per worker."""
     use_gpu: bool = False
@@ -93,7 +97,21 @@ class LearnerSettings(Record):
     max_failures: Repeats = 3
     """Most restarts from the last checkpoint after a worker or its node died; announced ends of nodes do not count."""
 
+    collective_timeout_s: PositiveSeconds = 1800
+    """Longest wait of a worker for the others. Then it counts as a failure (see max_failures). Half an hour, because
+    the others wait while the first worker saves a model; a hang is found sooner with less."""
+
+    @property
+    def fewest(self) -> "LearnerSettings":
+        """The same with as few workers as it may have: then each has the largest share of the model."""
+        return self.model_copy(update={"num_workers": self.min_workers or self.num_workers})
+
     def model_post_init(self, _: Any) -> None:
+        if self.min_workers is not None and self.min_workers > self.num_workers:
+            raise UserError(
+                f"min_workers {self.min_workers} is above num_workers {self.num_workers}; a training has from "
+                "min_workers to num_workers: raise num_workers"
+            )
         if self.packs_per_step < self.num_workers:
             raise UserError(
                 f"packs_per_step {self.packs_per_step} is less than num_workers {self.num_workers}: "

@@ -36,6 +36,8 @@ from data.template import Unrenderable
 from jobs.pipelines.failure import reason_of
 from jobs.runner.stage import Run, StageError, log
 
+RESIZE_EVERY_S = 600.0
+"""How often an elastic training without checkpoints by the clock looks for more workers."""
 WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".onnx")
 
 
@@ -112,8 +114,9 @@ def fit(
             f"tracking is {tracking}, which is not installed; "
             f"pip install {tracking} on every node, or set tracking to none"
         )
+    few = f"{settings.min_workers} to " if settings.min_workers else ""
     log(
-        f"{what}: Ray Train, {settings.num_workers} workers, "
+        f"{what}: Ray Train, {few}{settings.num_workers} workers, "
         f"DeepSpeed ZeRO stage {settings.zero_stage}, {settings.precision}"
     )
     sizes = (settings.pack_tokens, settings.packs_per_step, settings.epochs, settings.seed)
@@ -154,9 +157,14 @@ def _trainer(assignment: Assignment, output: Storage) -> TorchTrainer:
         train_worker,
         train_loop_config={"assignment": assignment},
         # Weights and gradients go over NCCL; sums on the host (losses, moments) over gloo, absent in Ray's default.
-        torch_config=OwnAddressConfig(backend="cpu:gloo,cuda:nccl" if settings.use_gpu else "gloo"),
+        torch_config=OwnAddressConfig(
+            backend="cpu:gloo,cuda:nccl" if settings.use_gpu else "gloo",
+            timeout_s=settings.collective_timeout_s,  # type: ignore[arg-type]  # a timedelta takes fractions
+        ),
         scaling_config=ray.train.ScalingConfig(
-            num_workers=settings.num_workers,
+            num_workers=(settings.min_workers, settings.num_workers) if settings.min_workers else settings.num_workers,
+            # Workers that come back are taken by a restart, which repeats the steps since the last checkpoint.
+            elastic_resize_monitor_interval_s=settings.checkpoint_every_s or RESIZE_EVERY_S,
             use_gpu=settings.use_gpu,
             resources_per_worker={"CPU": settings.cpus_per_worker} | ({"GPU": 1} if settings.use_gpu else {}),
             label_selector=settings.labels or None,

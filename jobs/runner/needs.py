@@ -46,8 +46,8 @@ def needs(run: Run, stage_names: Sequence[str]) -> Needs:
 
 
 def _workers(path: str, learner: LearnerSettings) -> Demand:
-    num, gpus = learner.num_workers, 1 if learner.use_gpu else 0
-    return Demand(path, num, num, learner.cpus_per_worker, gpus, path, "worker", learner.labels)
+    few, most, gpus = learner.fewest.num_workers, learner.num_workers, 1 if learner.use_gpu else 0
+    return Demand(path, few, most, learner.cpus_per_worker, gpus, path, "worker", learner.labels)
 
 
 def _reads(run: Run) -> dict[str, str]:

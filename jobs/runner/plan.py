@@ -48,7 +48,7 @@ def refuse_what_cannot_fit(preset: Preset) -> None:
     """
     refuse_what_is_not_there(preset)
     shape = shape_of(preset.base.model, preset.base.num_parameters, preset.base.small)
-    for path, learner in learners(preset).items():
+    for path, learner in {path: found.fewest for path, found in learners(preset).items()}.items():
         own = shape if not (preset.predictor.backbone and path.startswith("predictor")) else None
         limit = device_bytes(learner)
         if own and limit and (sentence := too_large(path, learner, training_memory(own, learner), limit)):
@@ -86,10 +86,11 @@ def _needs(preset: Preset, name: str, shape: Shape | None) -> str:
 
 def _training(learner: LearnerSettings, shape: Shape | None) -> str:
     gpus = ", 1 GPU" if learner.use_gpu else ""
-    memory = _memory(training_memory(shape, learner)) if shape else "memory unknown"
+    memory = _memory(training_memory(shape, learner.fewest)) if shape else "memory unknown"
+    few = f"{learner.min_workers} to " if learner.min_workers else ""
     offload = "" if learner.offload == "none" else f", {learner.offload} on the CPU"
     return (
-        f"{learner.num_workers} Ray Train workers x {learner.cpus_per_worker:g} CPU{gpus}; "
+        f"{few}{learner.num_workers} Ray Train workers x {learner.cpus_per_worker:g} CPU{gpus}; "
         f"ZeRO {learner.zero_stage}{offload}, {learner.precision}; {memory}; "
         f"{learner.packs_per_step * learner.pack_tokens:,} tokens per step at most, {learner.epochs} epochs"
     )
