@@ -19,6 +19,8 @@ COVERAGE_FLOOR = 89
 """The highest `fail_under` that was ever committed: raise both together."""
 IGNORES = (".gitignore", ".rayignore", ".dockerignore")
 LOCKS = sorted(path.name for path in ROOT.glob("requirements*.lock"))
+VLLM = "cluster/vllm.lock"
+"""Of the endpoint's image alone."""
 
 
 def text(name: str) -> str:
@@ -74,7 +76,7 @@ def pins(*locks: str) -> dict[str, str]:
     return found
 
 
-@pytest.mark.parametrize("lock", LOCKS)
+@pytest.mark.parametrize("lock", [*LOCKS, VLLM])
 def test_every_lock_entry_is_an_exact_version_with_hashes(lock: str) -> None:
     assert entries(lock)
     for pin, *options in entries(lock):
@@ -90,6 +92,15 @@ def test_each_build_of_torch_has_a_lock_with_all_the_rest() -> None:
     assert pins("requirements-cpu.lock") == {"torch": f"{pins('requirements-cuda.lock')['torch']}+cpu"}
     of_cuda = {name for lock in LOCKS for name in pins(lock) if name.startswith(("nvidia-", "cuda-", "triton"))}
     assert pins("requirements-cuda.lock").keys() == {"torch", *of_cuda}
+
+
+def test_vllm_changes_nothing_of_the_locks_and_is_the_version_that_the_engine_names() -> None:
+    ours, vllm = pins("requirements.lock", "requirements-cuda.lock"), pins(VLLM)
+    assert not ours.keys() & vllm.keys()
+    for name in ("torch", "transformers", "ray", "numpy"):
+        assert name in ours, f"{name} is vLLM's dependency too"
+    assert f"vllm=={vllm['vllm']} (GPU)" in text("actors/generation/vllm_installed.py")
+    assert f"echo vllm=={vllm['vllm']} |" in makefile()["lock"]
 
 
 def test_locks_satisfy_every_dependency(pyproject: dict[str, Any]) -> None:
