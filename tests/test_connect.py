@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 import ray
 
-from cluster.connect import REPOSITORY, connect, make_token_private, worker_environment
+from cluster.connect import NOT_IN_TIME, REPOSITORY, NotStarted, connect, make_token_private, worker_environment
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -149,3 +150,20 @@ def test_an_address_that_does_not_answer_is_one_sentence(address, said):
     assert f"RAY_ADDRESS={address}" in done.stdout
     assert said in done.stdout
     assert "unset RAY_ADDRESS" in done.stdout
+
+
+def test_a_machine_too_busy_to_start_ray_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray's words are those of its own source, where no setting makes it wait longer."""
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    node = Path(ray._private.node.__file__).read_text(encoding="utf-8")
+    said = "".join(re.findall(r'"(The current node timed out[^"]*)"', node))
+    assert NOT_IN_TIME in said
+
+    def busy(**_: object) -> None:
+        raise Exception(said)
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", busy)
+    monkeypatch.setattr(ray, "shutdown", lambda: None)
+    with pytest.raises(NotStarted, match="run the same command again"), connect():
+        pass
