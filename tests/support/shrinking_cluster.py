@@ -11,9 +11,12 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import ray
+import torch
 from ray.cluster_utils import Cluster
 
 from actors.modeling.policy import PolicyTask
@@ -24,7 +27,7 @@ from cluster.connect import worker_environment
 from data.attributes import shipped
 from data.calibration import Calibration
 from data.conversation import to_table
-from data.examples import Split
+from data.examples import Example, Split
 from data.lab import Lab, LabSettings
 from data.loader import Corpus
 from data.storage import Storage
@@ -56,9 +59,21 @@ def main(folder: str, base: str, how: str) -> None:
     ray.init(address=cluster.address, runtime_env={"env_vars": worker_environment()})
     if how != "none":
         threading.Thread(target=lose, args=(cluster, nodes[1], output, how), daemon=True).start()
-    metrics = fit("test", PolicyTask(base, schema, "steerlm"), settings, Corpus.of(examples), output, Split(8))
+    task = PolicyTask(base, schema, "steerlm") if how == "none" else slow(base)
+    metrics = fit("test", task, settings, Corpus.of(examples), output, Split(8))
     print(metrics.model_dump_json(), flush=True)
     os._exit(0)  # the cluster's processes end with this one; a shutdown would wait for the node that is gone
+
+
+def slow(base: str) -> PolicyTask:
+    """A task whose steps take long enough to be in the middle of when the node goes."""
+
+    class Slow(PolicyTask):  # in a function, so that it travels by value
+        def inputs(self, rows: Sequence[Example], device: torch.device | str, pack_tokens: int = 0) -> dict[str, Any]:
+            time.sleep(0.3)
+            return super().inputs(rows, device, pack_tokens)
+
+    return Slow(base, shipped("lab"), "steerlm")
 
 
 def lose(cluster: Cluster, node: object, output: Storage, how: str) -> None:
