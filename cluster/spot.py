@@ -86,7 +86,7 @@ class RayNode:
         return self._alive_id() is not None
 
     def _client(self) -> Any:
-        from ray._raylet import GcsClient
+        from ray._raylet import GcsClient  # type: ignore[attr-defined]
 
         return GcsClient(address=self._address)
 
