@@ -1,5 +1,6 @@
 """What goes wrong in one worker while others wait: back to the last checkpoint, or one sentence with the setting."""
 
+import os
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from ray.exceptions import ActorDiedError
+from ray.train.v2._internal.exceptions import BroadcastCollectiveTimeoutError
 from ray.train.v2.api.exceptions import NCCLHangError, WorkerGroupError
 from torch.distributed import distributed_c10d
 
@@ -17,15 +19,16 @@ from actors.training.collectives import limit_waiting
 from actors.training.examples import ExampleSpec, PolicyExamples
 from actors.training.out_of_memory import out_of_memory
 from actors.training.settings import LearnerSettings
+from actors.training.trainer import Assignment
 from data.attributes import shipped
 from data.calibration import Calibration
 from data.conversation import to_table
-from data.examples import Example
+from data.examples import Example, Split
 from data.lab import Lab, LabSettings
-from data.loader import Corpus
+from data.loader import Corpus, DataLoader
 from data.storage import Storage
 from jobs.pipelines.failure import reason_of
-from jobs.pipelines.fit import fit
+from jobs.pipelines.fit import _trainer, fit
 from jobs.pipelines.map_rows import write_table
 from jobs.runner.stage import StageError
 
@@ -187,8 +190,9 @@ GLOO = "[../third_party/gloo/gloo/transport/tcp/unbound_buffer.cc:81] Timed out 
         WorkerGroupError("", {0: RuntimeError(f"Traceback\n{GLOO} to complete"), 1: RuntimeError("closed by peer")}),
         WorkerGroupError("", {0: RuntimeError("Watchdog caught collective operation timeout: WorkNCCL(SeqNum=3")}),
         NCCLHangError("no progress", {}),
+        WorkerGroupError("", {0: BroadcastCollectiveTimeoutError(40.0, [1], 40.0)}),
     ],
-    ids=["gloo", "nccl", "ras"],
+    ids=["gloo", "nccl", "ras", "ray"],
 )
 def test_a_hang_names_its_setting(error: Exception) -> None:
     assert reason_of(error).startswith("a worker waited for the others longer than collective_timeout_s (")
@@ -200,6 +204,21 @@ def test_a_process_that_died_names_what_may_have_ended_it() -> None:
     assert said.startswith("a worker's process died, more than max_failures times: ")
     assert "collective_timeout_s" in said
     assert "pack_tokens" in said
+
+
+@pytest.mark.parametrize("min_workers", [None, 1])
+def test_ray_train_gets_the_limit_and_the_range(
+    min_workers: int | None, tiny_base: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_TRAIN_COLLECTIVE_TIMEOUT_S", "1")
+    settings = SETTINGS.model_copy(update={"min_workers": min_workers, "checkpoint_every_s": 300.0})
+    loader = DataLoader(_corpus(tiny_base, tmp_path), Split(), 256, 2, 1)
+    task, output = PolicyTask(tiny_base, SCHEMA, "steerlm"), Storage(str(tmp_path / "out"))
+    trainer = _trainer(Assignment("test", task, settings, loader, output.uri), output)
+    assert trainer.scaling_config.num_workers == ((1, 2) if min_workers else 2)
+    assert trainer.scaling_config.elastic_resize_monitor_interval_s == 300
+    assert trainer.backend_config.timeout_s == 40
+    assert os.environ["RAY_TRAIN_COLLECTIVE_TIMEOUT_S"] == "40"
 
 
 def test_the_limit_reaches_groups_that_others_made(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,8 +9,11 @@ from data.printable import printable
 
 MEMORY_GUARD = ("memory monitor", "OutOfMemoryError", "running low on memory")
 """What Ray writes where its memory guard has killed a worker, and only the text arrives."""
-HUNG = ("Timed out waiting", "collective operation timeout", "wait timeout after", "waiting for clients")
-"""What gloo, NCCL and torch's store write where a worker has waited for the others for too long."""
+HUNG = (
+    *("Timed out waiting", "wait timeout after", "waiting for clients"),
+    *("collective operation timeout", "collective operation timed out"),
+)
+"""What gloo, NCCL, torch's store and Ray Train write where a worker has waited for the others for too long."""
 
 
 def reason_of(error: BaseException) -> str:

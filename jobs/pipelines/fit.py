@@ -153,6 +153,8 @@ def _goes_on(output: Storage) -> str:
 
 def _trainer(assignment: Assignment, output: Storage) -> TorchTrainer:
     settings = assignment.settings
+    # Ray Train's own barriers, one of them around each question for preemptions, would wait for ever.
+    os.environ["RAY_TRAIN_COLLECTIVE_TIMEOUT_S"] = f"{settings.collective_timeout_s:g}"
     return _Trainer(
         train_worker,
         train_loop_config={"assignment": assignment},
