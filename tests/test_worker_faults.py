@@ -4,7 +4,7 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -48,8 +48,9 @@ def _corpus(tiny_base: str, folder: Path) -> Corpus:
     return Corpus.of(target)
 
 
-def _failing(base: str, folder: Path, forward: int, how: Callable[[], object], lives: int) -> PolicyTask:
-    """The task, of which the second worker does `how` before that forward in each of its first lives."""
+def _failing(base: str, folder: Path, forward: int, how: Literal["hangs", "allocates"], lives: int) -> PolicyTask:
+    """The task, whose second worker hangs or allocates too much before that forward, in each of its first lives."""
+    num_bytes = TOO_MUCH
 
     class Failing(PolicyTask):  # in a function, so that it travels by value
         def build(self) -> Any:
@@ -61,14 +62,10 @@ def _failing(base: str, folder: Path, forward: int, how: Callable[[], object], l
             lived = len(list(folder.glob("life-*")))
             if dist.get_rank() == 1 and lived < lives and self.done == forward:  # type: ignore[attr-defined]
                 (folder / f"life-{lived}").touch()
-                how()
+                time.sleep(600) if how == "hangs" else torch.empty(num_bytes, dtype=torch.uint8)
             return super().inputs(rows, device, pack_tokens)
 
     return Failing(base, SCHEMA, "steerlm")
-
-
-def _hang() -> None:
-    time.sleep(600)
 
 
 def _allocate() -> None:
@@ -84,7 +81,7 @@ def test_a_worker_that_hangs_is_found_and_the_training_goes_on_from_its_checkpoi
     corpus, plain = _corpus(tiny_base, tmp_path), PolicyTask(tiny_base, SCHEMA, "steerlm")
     whole = fit("test", plain, SETTINGS, corpus, Storage(str(tmp_path / "whole")))
     started = time.monotonic()
-    found = fit("test", _failing(tiny_base, tmp_path, 14, _hang, 1), SETTINGS, corpus, Storage(str(tmp_path / "out")))
+    found = fit("test", _failing(tiny_base, tmp_path, 14, "hangs", 1), SETTINGS, corpus, Storage(str(tmp_path / "out")))
     assert time.monotonic() - started < 500
     assert (tmp_path / "life-0").exists()
     assert (found.steps, found.examples) == (whole.steps, whole.examples)
@@ -104,7 +101,7 @@ def test_a_worker_that_hangs_too_often_ends_the_training_with_the_setting(
     ):
         fit(
             "test",
-            _failing(tiny_base, tmp_path, 14, _hang, 1),
+            _failing(tiny_base, tmp_path, 14, "hangs", 1),
             settings,
             _corpus(tiny_base, tmp_path),
             Storage(str(tmp_path / "out")),
@@ -117,7 +114,7 @@ def test_a_worker_that_hangs_too_often_ends_the_training_with_the_setting(
 def test_memory_that_runs_out_in_one_worker_is_one_sentence_with_what_helps(
     ray_cluster: object, tiny_base: str, tmp_path: Path
 ) -> None:
-    task = _failing(tiny_base, tmp_path, 6, _allocate, 9)
+    task = _failing(tiny_base, tmp_path, 6, "allocates", 9)
     with pytest.raises(StageError) as caught:
         fit("test", task, SETTINGS, _corpus(tiny_base, tmp_path), Storage(str(tmp_path / "out")))
     assert str(caught.value).startswith("test failed: the node's memory ran out in step ")

@@ -161,7 +161,7 @@ def _trainer(assignment: Assignment, output: Storage) -> TorchTrainer:
         # Weights and gradients go over NCCL; sums on the host (losses, moments) over gloo, absent in Ray's default.
         torch_config=OwnAddressConfig(
             backend="cpu:gloo,cuda:nccl" if settings.use_gpu else "gloo",
-            timeout_s=settings.collective_timeout_s,  # type: ignore[arg-type]  # a timedelta takes fractions
+            timeout_s=settings.collective_timeout_s,
         ),
         scaling_config=ray.train.ScalingConfig(
             num_workers=(settings.min_workers, settings.num_workers) if settings.min_workers else settings.num_workers,
