@@ -1,6 +1,8 @@
 """What goes wrong in one worker while others wait: back to the last checkpoint, or one sentence with the setting."""
 
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -32,6 +34,7 @@ from jobs.pipelines.fit import _trainer, fit
 from jobs.pipelines.map_rows import write_table
 from jobs.runner.stage import StageError
 
+ROOT = Path(__file__).resolve().parent.parent
 SCHEMA = shipped("lab")
 SETTINGS = LearnerSettings(
     num_workers=2, precision="fp32", pack_tokens=256, max_tokens=256, packs_per_step=2, epochs=2,
@@ -234,3 +237,30 @@ def test_the_limit_reaches_groups_that_others_made(monkeypatch: pytest.MonkeyPat
     finally:
         dist.destroy_process_group()
     limit_waiting(7)
+
+
+WAITER = """
+import sys, time
+import torch, torch.distributed as dist
+from actors.training.collectives import limit_waiting
+rank = int(sys.argv[1])
+dist.init_process_group("gloo", init_method=f"file://{sys.argv[2]}", rank=rank, world_size=2)
+clone = dist.new_group([0, 1])
+dist.barrier()
+limit_waiting(2)
+if rank == 1:
+    time.sleep(600)
+dist.all_reduce(torch.ones(1), group=clone)
+"""
+
+
+def test_a_real_wait_of_gloo_ends_with_words_that_are_known(tmp_path: Path) -> None:
+    """Two processes; the group is a clone, as DeepSpeed's is, and the second never comes."""
+    command = [sys.executable, "-c", WAITER]
+    with subprocess.Popen([*command, "1", str(tmp_path / "meet")], cwd=ROOT) as absent:
+        waits = subprocess.run([*command, "0", str(tmp_path / "meet")], cwd=ROOT, capture_output=True, text=True)
+        absent.kill()
+    assert waits.returncode == 1
+    said = waits.stderr.strip().splitlines()[-1]
+    assert "Timed out waiting 2000ms" in said
+    assert "collective_timeout_s" in reason_of(WorkerGroupError("", {0: RuntimeError(said)}))
