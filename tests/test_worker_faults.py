@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Literal
 
 import pytest
@@ -17,6 +18,7 @@ from ray.train.v2.api.exceptions import NCCLHangError, WorkerGroupError
 from torch.distributed import distributed_c10d
 
 from actors.modeling.policy import PolicyTask
+from actors.training import worker
 from actors.training.collectives import limit_waiting
 from actors.training.examples import ExampleSpec, PolicyExamples
 from actors.training.out_of_memory import out_of_memory
@@ -25,6 +27,7 @@ from actors.training.trainer import Assignment
 from data.attributes import shipped
 from data.calibration import Calibration
 from data.conversation import to_table
+from data.errors import UserError
 from data.examples import Example, Split
 from data.lab import Lab, LabSettings
 from data.loader import Corpus, DataLoader
@@ -264,3 +267,24 @@ def test_a_real_wait_of_gloo_ends_with_words_that_are_known(tmp_path: Path) -> N
     said = waits.stderr.strip().splitlines()[-1]
     assert "Timed out waiting 2000ms" in said
     assert "collective_timeout_s" in reason_of(WorkerGroupError("", {0: RuntimeError(said)}))
+
+
+def test_a_worker_notes_that_memory_ran_out_and_does_not_try_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Full:
+        """A training whose seventh step asks for more than there is."""
+
+        def __init__(self, _: object):
+            self.state = SimpleNamespace(step=6)
+
+        def run(self) -> None:
+            _allocate()
+
+    monkeypatch.setattr(worker, "Training", Full)
+    config = {"assignment": SimpleNamespace(output_uri=str(tmp_path), settings=SETTINGS)}
+    with pytest.raises(UserError, match=r"the node's memory ran out in step 7 .*pack_tokens below 256"):
+        worker.train_worker(config)
+    assert (tmp_path / worker.USER_ERROR).read_text().startswith("the node's memory ran out in step 7 (")
+    monkeypatch.setattr(worker, "Training", None)
+    worker.train_worker(config)
