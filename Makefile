@@ -13,7 +13,8 @@ COVERAGE ?=
 TORCH ?= $(if $(shell command -v nvidia-smi),cuda,cpu)
 
 .PHONY: help setup lock demo serve report test test-cases test-fuzz test-storage test-run test-kill test-train test-page \
-  pictures test-steered test-faults test-vllm test-judge test-docs cluster-test chaos check format docs clean
+  pictures test-steered test-faults test-vllm test-judge test-docs cluster-test chaos gpu-smoke gpu-bench check format \
+  docs clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -98,7 +99,8 @@ test-kill: setup  ## kill -9 a run in every stage and an annotation, and start t
 	@$(PYTEST) -m slow tests/test_annotate.py tests/test_kill.py $(ARGS)
 
 test-train: setup  ## every ZeRO stage, kills at random steps, the bench against TRL, the ablation (minutes)
-	@$(SLOW) tests/test_resume.py tests/test_tokenize.py tests/test_bench.py tests/test_ablation.py $(ARGS)
+	@$(SLOW) tests/test_resume.py tests/test_tokenize.py tests/test_bench.py tests/test_gpu_bench.py \
+	  tests/test_ablation.py $(ARGS)
 
 test-page: setup  ## the endpoint's page and a run's report in Chromium
 	@$(SLOW) tests/test_playground.py tests/test_report_in_chromium.py $(ARGS)
@@ -141,6 +143,12 @@ chaos: setup  ## annotate real rows while drivers, actors and nodes are killed a
 cluster-test: setup  ## jobs and the pipeline on a three-node cluster with losses and cut links (half an hour)
 	@$(SLOW) tests/test_submit.py tests/test_cluster_run.py tests/test_served_cluster.py tests/test_network.py \
 	  tests/test_served_network.py $(ARGS)
+
+gpu-smoke: setup  ## prove in ten minutes that all works on this machine's GPUs; ARGS="--device cpu"
+	@$(BIN)/python -m jobs.gpu_smoke $(ARGS)
+
+gpu-bench: setup  ## tokens/s and share of peak at 1 B and 8 B; ARGS="--sizes 10M --device cpu"
+	@$(BIN)/python -m jobs.gpu_bench $(ARGS)
 
 check: setup  ## lint, formatting and types
 	@$(BIN)/ruff check .
