@@ -32,10 +32,12 @@ def main(
     stages: Stages,
     ending: Callable[[Run, Mapping[str, Performed]], Mapping[str, Any]] | None = None,
     kind: type[Preset] = Preset,
+    check: Callable[[Run], None] | None = None,
 ) -> None:
     """Perform `stages` in order; `ending` makes the last line's JSON of their manifests.
 
-    `kind`: the type of the preset, where a job has settings of its own.
+    `kind`: the type of the preset, where a job has settings of its own. `check` raises UserError if the finished run
+    is not good enough: the last line is printed all the same, and the exit code is 1.
     """
     module = sys.modules["__main__"].__spec__
     program = f"python -m {module.name if module else 'jobs.run'}"
@@ -55,6 +57,9 @@ def main(
         with held(lease_of(run.root), program):
             done = _perform_all(run, chosen)
     print_last_line((ending or _ending)(run, done))
+    if check:
+        with user_errors_reported(program, "the run is finished"):
+            check(run)
 
 
 def _perform_all(run: Run, stages: Sequence[Stage]) -> dict[str, Performed]:

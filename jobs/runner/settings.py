@@ -3,7 +3,7 @@
 `jobs.runner.preset` collects them. Knows no YAML (`cluster.settings.load` does).
 """
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -280,6 +280,8 @@ class BootstrapSettings(Record):
 class EvaluateSettings(Record):
     """The report: each attribute varied over its scale, several at once, and in mid-conversation."""
 
+    PLACEMENT: ClassVar[frozenset[str]] = frozenset({"min_spearman"})  # no answer changes with it
+
     num_questions: Size = 20
     """Questions that the policy answers at every setting."""
     num_combinations: Count = 6
@@ -293,3 +295,5 @@ class EvaluateSettings(Record):
     policy.attribute_dropout)."""
     temperature: Temperature = 0.3
     """Sampling temperature of the evaluation; the paper's is 0 (greedy); a little more shows what callers see."""
+    min_spearman: PositiveShare | None = None
+    """The command fails after its report if an attribute's Spearman is lower; None = never fails."""
