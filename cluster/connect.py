@@ -93,6 +93,8 @@ def connect(
 def _start(num_cpus: int | None, object_store_bytes: int | None, dashboard: bool) -> str:
     """Start a Ray that listens on loopback alone; returns the dashboard's host and port, "" without one."""
     make_token_private()
+    # Ray Train's actor that waits for announced ends of nodes: nobody announces any here, and its start takes seconds.
+    os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     # On Linux, Ray replaces 127.0.0.1 and listens on all interfaces, ready for a second node that never comes.
     ray_constants.ENABLE_RAY_CLUSTER = False
     context = ray.init(

@@ -111,7 +111,7 @@ def test_more_cpus_than_the_running_ray_has_is_a_warning(ray_cluster, caplog):
 @pytest.mark.ray
 def test_a_local_ray_is_started_imports_our_rooms_and_is_gone_after():
     code = """
-import json, ray
+import json, os, ray
 from cluster.connect import connect
 
 @ray.remote
@@ -123,6 +123,7 @@ with connect(num_cpus=3, object_store_bytes=100 * 2**20) as cluster:
     found = [cluster.num_cpus, cluster.num_nodes, cluster.is_local, bool(cluster.address), ray.get(name.remote())]
     print(json.dumps(found))
     assert not ray.data.DataContext.get_current().enable_progress_bars
+    assert os.environ["RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"] == "0"
 assert not ray.is_initialized()
 """
     done = run_python(code)

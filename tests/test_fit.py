@@ -7,6 +7,7 @@ import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import cast
 
 import pytest
@@ -17,6 +18,7 @@ from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
 from actors.training.checkpoint import COMPLETE
 from actors.training.preemption import STOP
 from actors.training.settings import LearnerSettings
+from actors.training.trainer import Assignment
 from actors.training.worker import USER_ERROR
 from cluster.settings.load import load
 from data.storage import Storage
@@ -152,6 +154,14 @@ def test_a_second_ctrl_c_ends_at_once(tmp_path: Path) -> None:
 def test_the_handler_that_rays_trainer_sets_is_the_one_we_leave_out() -> None:
     """If Ray renames it, its own handler ends the workers at Ctrl-C, without a checkpoint."""
     assert callable(TorchTrainer._register_sigint_handler)
+
+
+def test_a_training_starts_no_actor_for_the_datasets_that_it_does_not_have(tmp_path: Path) -> None:
+    assignment = SimpleNamespace(settings=LearnerSettings(num_workers=2, packs_per_step=2), what="policy")
+    trainer = fit._trainer(cast("Assignment", assignment), Storage(str(tmp_path)))
+    names = {type(callback).__name__ for callback in trainer._create_default_callbacks()}
+    assert "DatasetsCallback" not in names
+    assert "BackendSetupCallback" in names
 
 
 def _with_chat_template(base: str, folder: Path, template: str) -> str:

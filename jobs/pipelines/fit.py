@@ -13,6 +13,7 @@ from typing import Any
 import ray.train
 from ray.exceptions import RayError
 from ray.train.torch import TorchTrainer
+from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
 from ray.train.v2.api.exceptions import TrainingFailedError
 
 from actors.modeling.model_folder import local_folder, new_format
@@ -194,7 +195,15 @@ def _stopping(mark: Storage) -> Iterator[None]:
 
 
 class _Trainer(TorchTrainer):
-    """Ray's, but for Ctrl-C: Ray's own handler would end the workers before they have written a checkpoint."""
+    """Ray's, but for two things.
+
+    Ctrl-C: Ray's own handler would end the workers before they have written a checkpoint. And Ray starts an actor that
+    hands out the trainer's datasets, though there are none: a process more in the start of every training.
+    """
+
+    def _create_default_callbacks(self) -> list[Any]:
+        assert not self.datasets, "workers read tokenized examples, not Ray's datasets"
+        return [c for c in super()._create_default_callbacks() if not isinstance(c, DatasetsCallback)]
 
     def _register_sigint_handler(self, controller: Any) -> None:
         """Leaves the handler of `_stopping` in place."""
