@@ -12,8 +12,9 @@ COVERAGE ?=
 # The build of torch: `cuda` where an NVIDIA driver is installed, else `cpu`.
 TORCH ?= $(if $(shell command -v nvidia-smi),cuda,cpu)
 
-.PHONY: help setup setup-real lock demo serve report test test-cases test-fuzz test-storage test-run test-kill test-train test-real test-page \
-  pictures test-steered test-faults test-vllm test-judge test-docs cluster-test chaos check format docs clean
+.PHONY: help setup setup-real lock demo serve report test test-cases test-fuzz test-storage test-workers test-run \
+  test-kill test-train test-real test-page pictures test-steered test-faults test-vllm test-judge test-docs cluster-test \
+  chaos gpu-smoke gpu-bench check format docs clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -69,8 +70,12 @@ lock:  ## bring the lock files up to pyproject.toml; ARGS=--upgrade: the newest 
 	# `===` matches no build with a suffix ("+cpu").
 	awk '/^[a-z]/ { cuda = /^(torch=|triton|nvidia-|cuda-)/; sub(/^torch==/, "torch===") }
 	  { print > (".venv-lock/requirements" (cuda ? "-cuda" : "") ".lock") }' .venv-lock/all
-	for file in requirements{,-cpu,-cuda,-docs}.lock; do
-	  { sed '/^[a-z]/,$$d' $$file; cat .venv-lock/$$file; } > .venv-lock/new; mv .venv-lock/new $$file
+	# What vLLM needs beside them: no package of theirs may change.
+	cat .venv-lock/requirements{,-cuda}.lock | grep -o '^[a-z][^ ]*==[^ ]*' | sed 's/===/==/' > .venv-lock/pins
+	echo vllm==0.32.0 | $(COMPILE) --constraint .venv-lock/pins - | awk '
+	  NR == FNR { pinned[$$0]; next } /^[a-z]/ { new = !($$1 in pinned) } new' .venv-lock/pins - > .venv-lock/vllm.lock
+	for file in requirements{,-cpu,-cuda,-docs}.lock cluster/vllm.lock; do
+	  { sed '/^[a-z]/,$$d' $$file; cat .venv-lock/$${file##*/}; } > .venv-lock/new; mv .venv-lock/new $$file
 	done
 
 demo: setup  ## the whole loop on the synthetic world (minutes on two cores); ARGS="key.path=value ..."
@@ -98,14 +103,19 @@ test-fuzz: setup  ## thousands of broken data files and presets (minutes)
 test-storage: setup  ## checkpoints cut off in the write, two drivers on one run, trainings that diverge (minutes)
 	@$(SLOW) tests/test_checkpointer.py tests/test_two_drivers.py tests/test_divergence.py $(ARGS)
 
+test-workers: setup  ## trainings whose workers run out of memory, hang, or lose their node; spot notices (minutes)
+	@$(SLOW) tests/test_memory_guard.py tests/test_worker_faults.py tests/test_elastic.py tests/test_spot.py $(ARGS)
+
 test-run: setup  ## the whole loop on a tiny world and after changed settings; whole trainings (minutes)
 	@$(PYTEST) -m slow tests/test_demo.py tests/test_trainer.py tests/test_lora.py $(ARGS)
 
 test-kill: setup  ## kill -9 a run in every stage and an annotation, and start them again (minutes)
 	@$(PYTEST) -m slow tests/test_annotate.py tests/test_kill.py $(ARGS)
 
-test-train: setup  ## every ZeRO stage, kills at random steps, the bench against TRL, the ablation (minutes)
-	@$(SLOW) tests/test_resume.py tests/test_tokenize.py tests/test_bench.py tests/test_ablation.py $(ARGS)
+test-train: setup  ## every ZeRO stage, kills, memory against the plan, the bench against TRL, the ablation (minutes)
+	@$(SLOW) tests/test_resume.py tests/test_memory_peaks.py tests/test_engine_kernels.py tests/test_sharded_export.py \
+	  tests/test_packing_off.py tests/test_label_probes.py tests/test_tokenize.py tests/test_bench.py \
+	  tests/test_gpu_bench.py tests/test_ablation.py $(ARGS)
 
 test-real: setup-real  ## a real pretrained model: converted, steered by words, trained for a few steps (minutes)
 	@$(SLOW) tests/test_gguf_model.py $(ARGS)
@@ -151,6 +161,12 @@ chaos: setup  ## annotate real rows while drivers, actors and nodes are killed a
 cluster-test: setup  ## jobs and the pipeline on a three-node cluster with losses and cut links (half an hour)
 	@$(SLOW) tests/test_submit.py tests/test_cluster_run.py tests/test_served_cluster.py tests/test_network.py \
 	  tests/test_served_network.py $(ARGS)
+
+gpu-smoke: setup  ## prove in ten minutes that all works on this machine's GPUs; ARGS="--device cpu"
+	@$(BIN)/python -m jobs.gpu_smoke $(ARGS)
+
+gpu-bench: setup  ## tokens/s and share of peak at 1 B and 8 B; ARGS="--sizes 10M --device cpu"
+	@$(BIN)/python -m jobs.gpu_bench $(ARGS)
 
 check: setup  ## lint, formatting and types
 	@$(BIN)/ruff check .

@@ -79,7 +79,7 @@ def findings(reports: Sequence[Report], needs: Needs, nodes: Sequence[ClusterNod
         _tried(heard, "storage", f"storage {needs.storage}", write),
     ]
     for setting, model in needs.models.items():
-        place = f"download it to storage that every node reads and set {setting} to it, or log in to the hub (HF_TOKEN)"
+        place = f"download it to storage that every node reads and set {setting} to it, or set HF_TOKEN on every node"
         found.append(_tried(heard, setting, f"{setting}={model}", place))
     return [*found, *(_demand(demand, nodes, growing) for demand in needs.demands)]
 

@@ -30,6 +30,14 @@ REACH_TIMEOUT_S = 10
 log = logging.getLogger(__name__)
 
 
+NOT_IN_TIME = "timed out during startup"
+"""What Ray says if its own processes are not ready within half a minute; no setting of Ray's makes it wait longer."""
+
+
+class NotStarted(ConnectionError):
+    """A Ray on this machine did not start."""
+
+
 class Unreachable(ConnectionError):
     """`RAY_ADDRESS` names no cluster that answers."""
 
@@ -63,7 +71,7 @@ def connect(
     `num_cpus` and `object_store_bytes` size a local Ray and mean nothing elsewhere. `num_cpus` is logical and may
     exceed the machine's: pinned actors that leave Ray Data less than one free CPU stall it silently (Ray issue 63513).
 
-    Raises Unreachable if `RAY_ADDRESS` is set and nothing answers there.
+    Raises Unreachable if `RAY_ADDRESS` is set and nothing answers there, NotStarted if a busy machine starts no Ray.
     """
     address = os.environ.get("RAY_ADDRESS", "")
     is_local = address in ("", "local")
@@ -80,6 +88,9 @@ def connect(
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # Ray Train would send a worker's print both to its log and to the driver, so that every line comes twice.
     os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")
+    # Workers of a training on a busy node, or on one that reads its libraries for the first time, need longer than the
+    # minute that Ray Train gives them.
+    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "600")
     # Token authentication stays on; that it is on is no warning.
     logging.getLogger("ray._private.authentication.authentication_token_setup").setLevel(logging.ERROR)
     url = _start(num_cpus, object_store_bytes, dashboard) if is_local else _join(address)
@@ -93,16 +104,26 @@ def connect(
 def _start(num_cpus: int | None, object_store_bytes: int | None, dashboard: bool) -> str:
     """Start a Ray that listens on loopback alone; returns the dashboard's host and port, "" without one."""
     make_token_private()
+    # Ray Train's actor that waits for announced ends of nodes: nobody announces any here, and its start takes seconds.
+    os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     # On Linux, Ray replaces 127.0.0.1 and listens on all interfaces, ready for a second node that never comes.
     ray_constants.ENABLE_RAY_CLUSTER = False
-    context = ray.init(
-        address="local",  # without it, Ray would join any other cluster on this machine
-        num_cpus=num_cpus,
-        object_store_memory=object_store_bytes,
-        include_dashboard=dashboard,
-        logging_level="WARNING",
-        runtime_env={"env_vars": worker_environment(), "worker_process_setup_hook": SETUP_HOOK},
-    )
+    try:
+        context = ray.init(
+            address="local",  # without it, Ray would join any other cluster on this machine
+            num_cpus=num_cpus,
+            object_store_memory=object_store_bytes,
+            include_dashboard=dashboard,
+            logging_level="WARNING",
+            runtime_env={"env_vars": worker_environment(), "worker_process_setup_hook": SETUP_HOOK},
+        )
+    except Exception as error:  # Ray has no type of its own for it
+        if NOT_IN_TIME not in str(error):
+            raise
+        raise NotStarted(
+            "Ray did not start on this machine within 30 seconds: it is busy, or short of memory; run the same command "
+            "again when it is quieter, or set RAY_ADDRESS to a Ray that runs"
+        ) from error
     return str(context.address_info["webui_url"] or "")
 
 

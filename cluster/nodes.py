@@ -191,10 +191,18 @@ def _model(model: str) -> None:
     if "://" in model or os.path.isabs(model) or os.path.isdir(model):
         require_readable(f"{model.rstrip('/')}/config.json")
         return
-    from huggingface_hub import HfApi, try_to_load_from_cache
+    from huggingface_hub import get_hf_file_metadata, get_token, hf_hub_url, try_to_load_from_cache
+    from huggingface_hub.errors import GatedRepoError
 
     if isinstance(try_to_load_from_cache(model, "config.json"), str):
         return
     if os.environ.get("HF_HUB_OFFLINE") == "1":
         raise FileNotFoundError(f"{model} is not in this node's cache, and HF_HUB_OFFLINE=1 forbids the hub")
-    HfApi().model_info(model, timeout=CONNECT_TIMEOUT_S)
+    try:
+        # A gated model's description is open to all; only a file of it tells who may read it.
+        get_hf_file_metadata(hf_hub_url(model, "config.json"), timeout=CONNECT_TIMEOUT_S)
+    except GatedRepoError:
+        token = "the HF_TOKEN of this node has no access" if get_token() else "this node has no HF_TOKEN"
+        raise PermissionError(
+            f"{model} is gated and {token}; ask for access on the model's page, and set HF_TOKEN on every node"
+        ) from None

@@ -9,7 +9,7 @@ import itertools
 import math
 import random
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -144,12 +144,16 @@ def bootstrap_prompts(
     ]
 
 
-def drawn(things: Iterable[T], most: int, seed: str) -> list[T]:
-    """`most` different `things`, drawn by content (their `repr`) and `seed`, whatever their order. Holds no more."""
+def drawn(things: Iterable[T], most: int, seed: str, name: Callable[[T], str] = repr) -> list[T]:
+    """`most` different `things`, drawn by their `name` and `seed`, whatever their order. Holds no more.
+
+    Two things with one name are the same. The name of a row is its id: its `repr` has the predictor's fingerprint,
+    which a renamed setting changes.
+    """
     held: list[tuple[int, str]] = []
     chosen: dict[str, T] = {}
     for thing in things:
-        text = repr(thing)
+        text = name(thing)
         key = (-int.from_bytes(hashlib.sha256(f"{seed}/{text}".encode()).digest()[:8], "big"), text)
         if text in chosen or (len(held) >= most and key <= held[0]):
             continue

@@ -71,6 +71,8 @@ class TrainingMetrics(Record):
     validations: tuple[LossPoint, ...]
     cpu_seconds: float = 0.0
     """Of the last life, over all workers, without building and validating."""
+    precision: str = ""
+    """Arithmetic of forward and backward, as set or chosen: bf16 or fp32; "" = by an older release."""
     losses: tuple[LossPoint, ...] = ()
     label_use: dict[str, LabelUse] = {}
     """Of a policy: attribute -> what its labels are worth on held-out answers."""

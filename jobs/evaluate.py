@@ -25,7 +25,7 @@ from jobs.reporting.sections_steering import report_lines
 from jobs.runner.cli import main
 from jobs.runner.preset import Preset
 from jobs.runner.rounds import Rounds
-from jobs.runner.stage import Run, Stage, log
+from jobs.runner.stage import Run, Stage, StageError, log
 
 
 def work(run: Run, folder: Storage) -> ReportMetrics:
@@ -125,6 +125,20 @@ def _complete_card(run: Run, policy: Storage, report: ReportMetrics) -> None:
     write_card(run, "policy", settings, training, policy / "model", report)
 
 
+def require_steering(run: Run) -> None:
+    """Raise StageError if an attribute of the finished report steers worse than `evaluate.min_spearman`."""
+    least, report = run.preset.evaluate.min_spearman, run.metrics("report", ReportMetrics)
+    if least is None or report is None:
+        return
+    worse = {name: curve.spearman for name, curve in report.steering.items() if (curve.spearman or 0.0) < least}
+    if worse:
+        found = ", ".join(f"{name} {'none' if value is None else f'{value:.3f}'}" for name, value in worse.items())
+        raise StageError(
+            f"Spearman of requested and measured values is below evaluate.min_spearman {least:g}: {found}; the report "
+            f"is in {run.folder('report').uri}; raise policy.learner.epochs, or lower evaluate.min_spearman"
+        )
+
+
 def stage(preset: Preset) -> Stage:
     """The report is about the last policy of the run that was promoted."""
     rounds = range(1, preset.bootstrap.rounds + 1)
@@ -138,4 +152,4 @@ def _settings(preset: Preset) -> object:
 
 
 if __name__ == "__main__":
-    main(__doc__, lambda preset: [stage(preset)])
+    main(__doc__, lambda preset: [stage(preset)], check=require_steering)

@@ -26,8 +26,8 @@ from jobs.pipelines.annotation import annotator, predictor_weights
 from jobs.pipelines.map_rows import map_rows, write_table
 from jobs.reporting.sections_predictor import judge_lines, pair_lines
 from jobs.runner.cli import main
+from jobs.runner.evaluation_settings import JudgedSource
 from jobs.runner.preset import Preset
-from jobs.runner.settings import JudgedSource
 from jobs.runner.stage import Run, Stage, StageError, log
 
 

@@ -13,7 +13,8 @@ from collections.abc import Iterator
 
 from pydantic import Field
 
-from actors.training.memory import Shape, training_memory
+from actors.modeling.model_shape import ModelShape
+from actors.training.memory import training_memory
 from actors.training.settings import LearnerSettings
 from cluster.settings.errors import SettingsError
 from cluster.settings.help import help_text
@@ -193,7 +194,7 @@ def _worker_bytes(t: TrainingScale) -> float:
         max_tokens=t.pack_tokens,
         packs_per_step=t.num_gpus * t.packs_each,
     )
-    shape = Shape(int(t.parameters), t.layers, t.width, t.feed_forward, t.vocabulary)
+    shape = ModelShape(int(t.parameters), t.layers, t.width, t.feed_forward, t.vocabulary, t.width, t.width // 8)
     return training_memory(shape, learner).total
 
 

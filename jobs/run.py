@@ -40,4 +40,4 @@ def ending(run: Run, stages: Mapping[str, Performed]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    main(__doc__, stages, ending)
+    main(__doc__, stages, ending, check=evaluate.require_steering)

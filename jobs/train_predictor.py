@@ -9,7 +9,7 @@ Its metrics on held-out rows, beside baselines, are next to the weights: `qualit
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 
-from actors.modeling.model_folder import load_config, local_folder, new_format
+from actors.modeling.model_folder import load_config, new_format, text_folder
 from actors.modeling.regressor import PredictorTask, require_language_model
 from actors.modeling.train_task import TrainTask
 from actors.modeling.warmup import AnswerFeatures, WarmupTask, require_decoder
@@ -120,7 +120,7 @@ def predictor_task(run: Run, backbone: str, examples: Storage) -> PredictorTask:
     task = PredictorTask(backbone, *format, settings.attribute_weights, settings.loss, settings.ridge_init)
     if not settings.lm_loss_weight:
         return task
-    require_language_model(load_config(local_folder(backbone)))
+    require_language_model(load_config(text_folder(backbone)))
     sampled = some(examples, MOMENTS_EXAMPLES)
     # The learner's mean is over labels, the language model's over tokens of answers.
     labels_per_token = sum(map(task.target_weight, sampled)) / sum(int(e.trained_T.sum()) for e in sampled)
@@ -130,13 +130,13 @@ def predictor_task(run: Run, backbone: str, examples: Storage) -> PredictorTask:
 
 def answer_features(run: Run, base: str, examples: list[Example]) -> AnswerFeatures:
     """How the answers look to the tokenizer of `base`."""
-    return AnswerFeatures.of(new_format(local_folder(base), run.schema, run.preset.template).tokenizer, examples)
+    return AnswerFeatures.of(new_format(text_folder(base), run.schema, run.preset.template).tokenizer, examples)
 
 
 def warmed_up(run: Run, learner: LearnerSettings, folder: Storage, fingerprint: str) -> str:
     """Train the backbone on all answers, without ratings; returns its URI."""
     spec = example_spec(run, learner, backbone_uri(run))
-    require_decoder(load_config(local_folder(spec.base)))
+    require_decoder(load_config(text_folder(spec.base)))
     rows, arguments = [run.folder("rows") / "rows"], {"spec": spec, "answers_only": True}
     Tokenizing("predictor: warm-up", rows, ConversationExamples, arguments, folder / "examples", fingerprint).all()
     found = counts(folder / "examples")

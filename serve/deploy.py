@@ -16,6 +16,7 @@ from typing import Any
 import ray.serve
 import ray.serve.config
 
+from cluster.preflight import ClusterNode, Demand, may_grow, nodes_now
 from data.errors import UserError
 from serve import instance
 from serve.auth import KEYS_VARIABLE
@@ -105,6 +106,7 @@ def _scorer(settings: ServeSettings, predictor: str) -> Any:
         dtype=settings.engine.dtype,
         pack_tokens=settings.scorer.pack_tokens,
         max_tokens=settings.scorer.max_tokens,
+        packing=settings.scorer.packing == "on",
         num_threads=settings.threads,
     )
 
@@ -112,6 +114,21 @@ def _scorer(settings: ServeSettings, predictor: str) -> Any:
 def _actor_options(num_cpus: float, num_gpus: float, threads: int) -> dict[str, Any]:
     runtime_env = {"env_vars": {"OMP_NUM_THREADS": str(threads)}}  # torch reads it when it is imported
     return {"num_cpus": num_cpus, "num_gpus": num_gpus, "runtime_env": runtime_env}
+
+
+def require_gpus(settings: ServeSettings, num_models: int, rates: bool, nodes: Sequence[ClusterNode]) -> None:
+    """Raises UserError if the cluster cannot hold the GPUs of all replicas: Serve would wait for them without end."""
+    wanted = [("num_gpus", settings.num_gpus, num_models * settings.min_replicas)]
+    wanted += [("scorer.num_gpus", settings.scorer.num_gpus, 1)] if rates else []
+    for setting, each, copies in wanted:
+        demand = Demand(setting, copies, copies, 0, each)
+        fit = sum(demand.fit_on(node) for node in nodes) if each else copies
+        if fit < copies:
+            there = sum(node.gpus for node in nodes)
+            has = f"has {there:g} GPUs, enough for {fit} of {copies} replicas" if there else "has no GPU"
+            fewer = f", or lower min_replicas to {fit}" if fit and num_models == 1 else ""
+            remedy = f"set {setting}=0 to run on the CPU, or start Ray where there are GPUs{fewer}"
+            raise UserError(f"{setting} is {each:g}, but Ray {has}: {remedy}")
 
 
 def require_free_port(host: str, port: int) -> None:
@@ -147,8 +164,10 @@ class RunningEndpoint:
 def start(settings: ServeSettings, models: Sequence[Located], predictor: str | None = None) -> RunningEndpoint:
     """Run the endpoint on the connected cluster; returns once it answers.
 
-    Raises UserError if its address cannot be had, RuntimeError if the endpoint does not come up.
+    Raises UserError if its address or its GPUs cannot be had, RuntimeError if the endpoint does not come up.
     """
+    if not may_grow():
+        require_gpus(settings, len(models), predictor is not None, nodes_now())
     # Below ERROR, Serve logs a line for every request that is turned away.
     quiet = {"log_level": "ERROR", "enable_access_log": False}
     owns_serve = not instance.running()

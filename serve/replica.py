@@ -185,6 +185,7 @@ class Replica:
             own.prefix_cache_tokens,
             own.gpu_memory_share,
             own.max_context_tokens,
+            own.kv_cache_gib,
         )
         return _Loaded(text, Prompts(text, engine.context), engine, revision)
 

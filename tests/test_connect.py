@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 import ray
 
-from cluster.connect import REPOSITORY, connect, make_token_private, worker_environment
+from cluster.connect import NOT_IN_TIME, REPOSITORY, NotStarted, connect, make_token_private, worker_environment
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -111,7 +112,7 @@ def test_more_cpus_than_the_running_ray_has_is_a_warning(ray_cluster, caplog):
 @pytest.mark.ray
 def test_a_local_ray_is_started_imports_our_rooms_and_is_gone_after():
     code = """
-import json, ray
+import json, os, ray
 from cluster.connect import connect
 
 @ray.remote
@@ -123,6 +124,7 @@ with connect(num_cpus=3, object_store_bytes=100 * 2**20) as cluster:
     found = [cluster.num_cpus, cluster.num_nodes, cluster.is_local, bool(cluster.address), ray.get(name.remote())]
     print(json.dumps(found))
     assert not ray.data.DataContext.get_current().enable_progress_bars
+    assert os.environ["RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"] == "0"
 assert not ray.is_initialized()
 """
     done = run_python(code)
@@ -149,3 +151,20 @@ def test_an_address_that_does_not_answer_is_one_sentence(address, said):
     assert f"RAY_ADDRESS={address}" in done.stdout
     assert said in done.stdout
     assert "unset RAY_ADDRESS" in done.stdout
+
+
+def test_a_machine_too_busy_to_start_ray_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray's words are those of its own source, where no setting makes it wait longer."""
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    node = Path(ray._private.node.__file__).read_text(encoding="utf-8")
+    said = "".join(re.findall(r'"(The current node timed out[^"]*)"', node))
+    assert NOT_IN_TIME in said
+
+    def busy(**_: object) -> None:
+        raise Exception(said)
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", busy)
+    monkeypatch.setattr(ray, "shutdown", lambda: None)
+    with pytest.raises(NotStarted, match="run the same command again"), connect():
+        pass

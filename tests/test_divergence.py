@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,8 +12,10 @@ from safetensors.torch import load_file, save_file
 
 from actors.modeling.policy import PolicyTask
 from actors.modeling.regressor import PredictorLoss, PredictorTask
-from actors.training.divergence import diverged, is_norm, not_finite, unfinite_weight
+from actors.training.divergence import Diverged, diverged, is_norm, not_finite, require_finite
 from actors.training.examples import ExampleSpec, PolicyExamples, PredictorExamples
+from actors.training.export_plan import saved_weights
+from actors.training.save_model import parts_of
 from actors.training.settings import LearnerSettings
 from data.attributes import shipped
 from data.calibration import Calibration
@@ -82,7 +85,7 @@ def test_a_batch_whose_loss_is_infinite_ends_the_training_at_its_step(
             forward = module.forward
 
             def poisoned(*args: Any, **more: Any) -> torch.Tensor:
-                done.append(1)
+                done.extend([1] * torch.is_grad_enabled())  # of training: the check before it learns nothing
                 return forward(*args, **more) * (math.inf if len(done) == 12 else 1.0)
 
             module.forward = poisoned
@@ -166,10 +169,16 @@ def test_parts_are_named_only_if_others_are_finite() -> None:
 
 @pytest.mark.case("A7: weights that are not finite at the end")
 def test_a_model_with_a_weight_that_is_not_finite_is_not_saved_but_masks_may_be_infinite() -> None:
-    state = {"w": torch.ones(2), "mask": torch.tensor([-math.inf])}
-    assert unfinite_weight(state, ["w", "elsewhere"], 3, 1e-3, LearnerSettings()) is None
-    found = unfinite_weight(state | {"w": torch.tensor([math.nan])}, ["w"], 3, 1e-3, LearnerSettings())
-    assert str(found).startswith("weight w is not finite at step 3, at a learning rate of 1.00e-03: ")
+    module = torch.nn.Module()
+    module.model = torch.nn.Linear(2, 1, bias=False)
+    module.model.register_buffer("mask", torch.tensor([-math.inf]))
+    engine: Any = SimpleNamespace(module=module, rank=0, settings=LearnerSettings(zero_stage=0))
+    weights = list(saved_weights(module, (), torch.float32))
+    assert [weight.name for weight in weights] == ["model.weight", "model.mask"]
+    require_finite(parts_of(engine, weights, None), 3, 1e-3, engine.settings)
+    module.model.weight.data[0, 1] = math.nan
+    with pytest.raises(Diverged, match=r"^weight model.weight is not finite at step 3, at a learning rate of 1.00e-03"):
+        require_finite(parts_of(engine, weights, None), 3, 1e-3, engine.settings)
 
 
 @pytest.mark.case("A7: an attribute whose label is infinite")

@@ -1,12 +1,12 @@
 """The engine contract (`actors.generation.protocol`) holds for every engine; vLLM: `make test-vllm`."""
 
 import importlib.util
-import threading
 import time
 from collections.abc import Iterator, Sequence
 
 import pytest
 import torch
+from support.engine_listener import Recorder
 
 from actors.generation.factory import EngineKind, load_engine
 from actors.generation.protocol import Engine, GenerationStep, Sampling, complete
@@ -49,20 +49,6 @@ def _greedy(policy: Policy, ids: list[int], max_tokens: int) -> list[int]:
             pad_token_id=policy.tokenizer.pad_token_id,
         )[0, len(ids) :].tolist()
     return out[:-1] if out and out[-1] in policy.stop_ids else out
-
-
-class Recorder:
-    """A listener that remembers."""
-
-    def __init__(self) -> None:
-        self.steps: list[GenerationStep] = []
-        self.started, self.ended = threading.Event(), threading.Event()
-
-    def __call__(self, step: GenerationStep) -> None:
-        self.steps.append(step)
-        self.started.set()
-        if step.finish:
-            self.ended.set()
 
 
 def _idle(engine: Engine) -> None:

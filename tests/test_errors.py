@@ -11,6 +11,8 @@ from ray.exceptions import RayTaskError
 
 from actors.training import worker
 from actors.training.collectives import agree
+from actors.training.settings import LearnerSettings
+from actors.training.train_state import TrainState
 from cluster.errors import ClusterError
 from data.attributes import shipped
 from data.errors import UserError, is_user_error
@@ -85,6 +87,8 @@ def test_a_bug_does_not_stop_ray_trains_retry(
     """The note that ends the workers started next is left for a UserError alone."""
 
     class Training:
+        state = TrainState()
+
         def __init__(self, assignment: object):
             del assignment
 
@@ -93,6 +97,7 @@ def test_a_bug_does_not_stop_ray_trains_retry(
 
     class Given:
         output_uri = str(tmp_path)
+        settings = LearnerSettings()
 
     monkeypatch.setattr(worker, "Training", Training)
     with pytest.raises(ValueError):  # noqa: PT011 - any

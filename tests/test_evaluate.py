@@ -8,7 +8,7 @@ from typing import Any
 import matplotlib.image
 import pytest
 from support.annotated_run import PRESETS, ready
-from support.finished_run import TRAINING
+from support.finished_run import TRAINING, finished
 
 from cluster.settings.load import load
 from data.attributes import shipped
@@ -18,13 +18,13 @@ from data.run_layout import MODEL, write_record
 from data.run_layout import TRAINING as TRAINING_FILE
 from data.stage_metrics import PolicyMetrics
 from data.storage import Storage
-from jobs.evaluate import _report, stage
+from jobs.evaluate import _report, require_steering, stage
 from jobs.evaluation.ask import MeasuredAnswers, measurable
 from jobs.evaluation.steering_metrics import cross_talk, curves, judge
 from jobs.reporting.figures_steering import draw_cross_talk, draw_judge, draw_steering
 from jobs.reporting.sections_steering import report_lines
 from jobs.runner.preset import Preset
-from jobs.runner.stage import Run, Stage, perform
+from jobs.runner.stage import Run, Stage, StageError, _description, perform
 
 SMALL = (
     *(
@@ -65,6 +65,26 @@ def _obedient(run: Run) -> MeasuredAnswers:
         turns = (*p.messages, Message("assistant", "a"))
         rows.append(Conversation("e", "", turns, requested=(p.requested,), predicted=(half,), group=p.group, id=p.id))
     return measurable(run, rows)
+
+
+def test_a_run_that_steers_worse_than_required_fails_after_its_report(tmp_path: Path) -> None:
+    """In the made-up report four attributes are at .9321, and one does not move."""
+    run = finished(tmp_path)
+    require_steering(run)
+    with pytest.raises(StageError, match=r"evaluate\.min_spearman 0\.9: verbosity none; the report is in .*/report"):
+        require_steering(_with(run, "evaluate.min_spearman=0.9"))
+    with pytest.raises(StageError, match=r"0\.95: helpfulness 0\.932, creativity .*, verbosity none"):
+        require_steering(_with(run, "evaluate.min_spearman=0.95"))
+
+
+def test_the_required_spearman_reruns_no_stage(tmp_path: Path) -> None:
+    run = finished(tmp_path)
+    other = _with(run, "evaluate.min_spearman=0.9")
+    assert _description(run, stage(run.preset)) == _description(other, stage(other.preset))
+
+
+def _with(run: Run, *overrides: str) -> Run:
+    return Run(load(Preset, str(PRESETS / "demo.yaml"), [f"storage={run.preset.storage}", *overrides]))
 
 
 @pytest.mark.ray

@@ -7,9 +7,11 @@ import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import cast
 
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 from ray.exceptions import ActorDiedError, OutOfMemoryError, RayTaskError
 from ray.train.torch import TorchTrainer
 from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
@@ -17,12 +19,12 @@ from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
 from actors.training.checkpoint import COMPLETE
 from actors.training.preemption import STOP
 from actors.training.settings import LearnerSettings
+from actors.training.trainer import Assignment
 from actors.training.worker import USER_ERROR
 from cluster.settings.load import load
 from data.storage import Storage
-from jobs.pipelines import fit
 from jobs.pipelines.failure import reason_of
-from jobs.pipelines.fit import _run, example_spec
+from jobs.pipelines.fit import _run, _trainer, example_spec
 from jobs.runner.preset import Preset
 from jobs.runner.stage import Run, StageError
 
@@ -154,6 +156,14 @@ def test_the_handler_that_rays_trainer_sets_is_the_one_we_leave_out() -> None:
     assert callable(TorchTrainer._register_sigint_handler)
 
 
+def test_a_training_starts_no_actor_for_the_datasets_that_it_does_not_have(tmp_path: Path) -> None:
+    assignment = SimpleNamespace(settings=LearnerSettings(num_workers=2, packs_per_step=2), what="policy")
+    trainer = _trainer(cast("Assignment", assignment), Storage(str(tmp_path)))
+    names = {type(callback).__name__ for callback in trainer._create_default_callbacks()}
+    assert "DatasetsCallback" not in names
+    assert "BackendSetupCallback" in names
+
+
 def _with_chat_template(base: str, folder: Path, template: str) -> str:
     shutil.copytree(base, folder)
     (folder / "chat_template.jinja").unlink(missing_ok=True)
@@ -189,8 +199,15 @@ def test_the_template_of_a_model_on_remote_storage_is_tried_without_its_weights(
     base = f"memory://{tmp_path.name}/m"
     Storage(base).upload(_with_chat_template(tiny_base, tmp_path / "m", REFUSING["raises"]))
     run = Run(load(Preset, DEMO, [f"storage={tmp_path}", "template=chat"]))
-    monkeypatch.setattr(fit, "local_folder", lambda path: pytest.fail(f"{path} must not be fetched whole"))
+    fetched: list[str] = []
+    get_file = MemoryFileSystem.get_file
+    monkeypatch.setattr(
+        MemoryFileSystem, "get_file", lambda fs, path, *to, **k: (fetched.append(path), get_file(fs, path, *to, **k))
+    )
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     with pytest.raises(ValueError, match=r"template") as caught:
         example_spec(run, LearnerSettings(), base)
     assert base in str(caught.value)
     assert example_spec(run.__class__(run.preset.model_copy(update={"template": "steerlm"})), LearnerSettings(), base)
+    assert any(path.endswith("/config.json") for path in fetched)
+    assert not [path for path in fetched if path.endswith(".safetensors")]

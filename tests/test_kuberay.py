@@ -46,9 +46,76 @@ def test_versions_are_those_of_the_lock() -> None:
     assert project
     for name, cluster in clusters():
         assert cluster["rayVersion"] == found[1], name
-        assert {c["image"] for pod in pods(cluster) for c in pod["containers"]} == {
-            f"YOUR-REGISTRY/steerlm:{project[1]}"
-        }, name
+        images = [image(c) for pod in pods(cluster) for c in pod["containers"]]
+        assert {version for _, version in images} == {project[1]}, name
+        assert {target for target, _ in images} <= stages().keys(), "an image that cluster/Dockerfile does not make"
+
+
+def image(container: dict[str, Any]) -> tuple[str, str]:
+    """The target of cluster/Dockerfile that a container runs, and its version."""
+    found = re.fullmatch(r"YOUR-REGISTRY/steerlm(?:-([a-z]+))?:([\d.]+)", container["image"])
+    assert found, container["image"]
+    return found[1] or "jobs", found[2]
+
+
+def stages() -> dict[str, str]:
+    """The targets of cluster/Dockerfile, each with the text of its own instructions."""
+    _, *parts = re.split(r"^FROM \S+ AS (\w+)$", (ROOT / "cluster" / "Dockerfile").read_text(), flags=re.MULTILINE)
+    return dict(zip(parts[::2], parts[1::2], strict=True))
+
+
+def test_every_target_is_named_with_the_command_that_builds_it() -> None:
+    text = (ROOT / "cluster" / "Dockerfile").read_text()
+    for target in stages():
+        name = "steerlm" if target == "jobs" else f"steerlm-{target}"
+        assert re.search(
+            rf"^#   docker build -f cluster/Dockerfile --target {target} +-t YOUR-REGISTRY/{name}:", text, re.M
+        )
+
+
+def test_an_image_has_what_its_manifest_asks_for() -> None:
+    """vLLM where the engine is vLLM, and EFA's libraries where a pod asks for EFA's devices."""
+    for name, cluster in clusters():
+        for pod in pods(cluster):
+            [container] = pod["containers"]
+            target, _ = image(container)
+            efa = "vpc.amazonaws.com/efa" in container["resources"]["limits"]
+            assert efa == (target == "efa"), name
+            assert efa == ("efa_installer.sh" in stages()[target]), name
+            assert efa == ("FI_PROVIDER=efa" in stages()[target]), name
+            assert not efa or "hugepages-2Mi" in container["resources"]["limits"], name
+    serve = loaded("rayservice")["spec"]
+    [application] = yaml.safe_load(serve["serveConfigV2"])["applications"]
+    assert application["args"]["engine"]["kind"] == "vllm"
+    for pod in pods(serve["rayClusterConfig"]):
+        target, _ = image(pod["containers"][0])
+        assert "-r cluster/vllm.lock" in stages()[target]
+    lock = (ROOT / "cluster" / "vllm.lock").read_text()
+    assert re.search(r"^vllm==", lock, re.MULTILINE)
+
+
+def test_vllm_s_cache_holds_a_whole_conversation_on_the_card_of_the_manifest() -> None:
+    """Llama 3.1 8B: 32 layers, 8 key and value heads of width 128, two bytes each; vLLM refuses less than one."""
+    [application] = yaml.safe_load(loaded("rayservice")["spec"]["serveConfigV2"])["applications"]
+    engine = ServeSettings.model_validate(application["args"]).engine
+    gib, token = 2**30, 2 * 32 * 8 * 128 * 2
+    assert 131_072 * token == 16 * gib, "the model's own context"
+    card, weights, rest = 44 * gib, 2 * 8_030_261_248, 1 * gib
+    free = engine.gpu_memory_share * card - weights - rest
+    assert 131_072 * token > free, "without a limit it would not start"
+    assert engine.max_context_tokens * token < free / 3, "several long conversations at once"
+
+
+def test_ray_is_told_before_a_worker_s_pod_is_stopped() -> None:
+    for name, cluster in clusters():
+        for pod in (group["template"]["spec"] for group in cluster["workerGroupSpecs"]):
+            [container] = pod["containers"]
+            command = container["lifecycle"]["preStop"]["exec"]["command"]
+            assert command[:5] == ["python", "-m", "cluster.spot", "leave", "--grace-s"], name
+            assert (ROOT / "cluster" / "spot.py").exists()
+            assert float(command[5]) + 10 < pod["terminationGracePeriodSeconds"], name
+            spot = "steerlm/spot" in str(pod.get("tolerations"))
+            assert not spot or pod["terminationGracePeriodSeconds"] < 120, "AWS's notice is two minutes"
 
 
 def test_a_job_s_cluster_is_the_cluster() -> None:

@@ -47,6 +47,7 @@ def test_probes_are_held_out_answers_with_the_labels_of_one_attribute_changed(
     assert label_probes(maker, [folder], SPLIT, 0) == []
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_one_worker_or_two_measure_the_same(
     ray_cluster: object, maker: PolicyExamples, tiny_base: str, tmp_path: Path

@@ -37,6 +37,7 @@ INSIDE = {
         "judging": {"runner", "reporting"},
         "exporting": {"runner", "pipelines", "reporting"},
         "bench": {"runner", "pipelines"},
+        "gpu_checks": {"runner", "pipelines", "bench"},
     },
 }
 """The siblings that a package inside a package may import; a file in `jobs` itself is a command and may import all."""

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from tensorboardX.proto.event_pb2 import Event  # type: ignore[import-untyped]
 
+from actors.kernels.devices import CPU
 from actors.training.metrics import METRICS, MetricsLogger, peak_flops
 from actors.training.train_state import TrainState
 from data.storage import Storage
@@ -27,8 +28,8 @@ def test_a_step_is_said_and_written(
     uri: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     output = Storage(str(tmp_path) if uri == "disk" else f"memory://{tmp_path.name}")
-    logger = MetricsLogger("policy", output, "none", world=2, precision="fp32", enabled=True)
-    monkeypatch.setattr("actors.training.metrics.peak_flops", lambda precision: 5e8)
+    logger = MetricsLogger("policy", output, "none", world=2, device=CPU, precision="fp32", enabled=True)
+    monkeypatch.setattr("actors.training.metrics.peak_flops", lambda device, precision: 5e8)
     at = TrainState(step=10, progress=0.5, tokens=900, budget_tokens=1000, seconds=30.0)
     logger.count(500, 4e8, 1.0)
     logger.count(500, 4e8, 1.0)
@@ -57,7 +58,9 @@ def test_a_step_is_said_and_written(
 
 
 def test_the_other_workers_are_silent(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    logger = MetricsLogger("policy", Storage(str(tmp_path)), "none", world=2, precision="fp32", enabled=False)
+    logger = MetricsLogger(
+        "policy", Storage(str(tmp_path)), "none", world=2, device=CPU, precision="fp32", enabled=False
+    )
     logger.count(10, 1.0, 1.0)
     logger.step(TrainState(step=1, progress=1.0, tokens=1, budget_tokens=1, seconds=1.0), 1, 1.0, 1.0, 1.0)
     logger.close()
@@ -66,4 +69,4 @@ def test_the_other_workers_are_silent(tmp_path: Path, capsys: pytest.CaptureFixt
 
 
 def test_peak_is_a_speed_that_a_matrix_product_can_have() -> None:
-    assert 1e9 < peak_flops("fp32") < 1e15
+    assert 1e9 < peak_flops(CPU, "fp32") < 1e15

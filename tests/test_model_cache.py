@@ -9,9 +9,10 @@ from pathlib import Path
 
 import fsspec
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 
 from actors.modeling import model_cache
-from actors.modeling.model_cache import SIZE_VARIABLE, local_copy
+from actors.modeling.model_cache import SIZE_VARIABLE, is_text_file, local_copy
 from data.errors import UserError
 from data.storage import Storage
 
@@ -150,10 +151,47 @@ def test_what_a_killed_download_left_goes(cache: Path) -> None:
 
 def test_a_download_that_fails_leaves_nothing(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     storage = model("a")
-    monkeypatch.setattr(Storage, "download", lambda self, folder: (_ for _ in ()).throw(OSError("no space")))
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError("no space")
+
+    monkeypatch.setattr(MemoryFileSystem, "get_file", full)
     with pytest.raises(OSError, match="no space"):
         local_copy(storage)
     assert names(cache) == set()
+
+
+def test_a_file_that_changed_meanwhile_is_no_copy(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    storage = model("a")
+    monkeypatch.setattr(
+        MemoryFileSystem, "get_file", lambda fs, path, local, **_: Path(local).write_bytes(b"not all of it")
+    )
+    with pytest.raises(OSError, match=r"model.safetensors has 13 bytes of 1,048,576|config.json has 13 bytes of 2"):
+        local_copy(storage)
+    assert names(cache) == set()
+
+
+def test_only_what_a_model_is_loaded_from_is_copied(cache: Path) -> None:
+    storage = model("a")
+    needed = {
+        "tokenizer.json",
+        "spiece.model",
+        "merges.txt",
+        "chat_template.jinja",
+        "additional_chat_templates/x.jinja",
+    }
+    weights = {"model-00001-of-00002.safetensors", "model.safetensors.index.json"}
+    needless = {"pytorch_model.bin", "consolidated.safetensors", "README.md", "original/params.json", "onnx/model.onnx"}
+    for name in needed | weights | needless:
+        (storage / name).write_bytes(b"x")
+    assert set(Storage(local_copy(storage)).names()) == {"config.json", "model.safetensors"} | needed | weights
+    assert set(Storage(local_copy(storage, is_text_file)).names()) == {"config.json"} | needed
+
+
+def test_nothing_to_copy_is_one_sentence(cache: Path) -> None:
+    (Storage("memory://models/none") / "README.md").write_bytes(b"x")
+    with pytest.raises(UserError, match=r"^no readable model at memory://models/none: no file of a model is there"):
+        local_copy(Storage("memory://models/none"))
 
 
 @pytest.mark.parametrize("text", ["many", "-1", "nan", "1GiB"])

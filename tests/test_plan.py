@@ -4,8 +4,9 @@ import importlib.util
 from pathlib import Path
 
 import pytest
+from transformers import AutoConfig
 
-from actors.training.memory import Shape
+from actors.modeling.model_shape import ModelShape
 from actors.training.settings import LearnerSettings
 from cluster.settings.errors import SettingsError
 from cluster.settings.load import load
@@ -17,13 +18,16 @@ from data.record import Record
 from data.storage import Storage
 from jobs.pipelines.map_rows import write_table
 from jobs.run import stages
+from jobs.runner.auto_fit import learners
 from jobs.runner.cli import main
 from jobs.runner.estimate import estimate
 from jobs.runner.inputs import refuse_what_is_not_there
-from jobs.runner.plan import learners, plan_lines, refuse_what_cannot_fit
+from jobs.runner.plan import plan_lines, refuse_what_cannot_fit
 from jobs.runner.preset import Preset
+from jobs.runner.shapes import Shapes
 from jobs.runner.stage import Run, StageError
 from serve.settings import ServeSettings
+from tests.support.llama_shapes import LLAMA_8B
 
 CONFIG = str(Path(__file__).parent.parent / "serve" / "config.yaml")
 DEMO = str(Path(__file__).parent.parent / "jobs" / "presets" / "demo.yaml")
@@ -84,14 +88,16 @@ def test_with_the_rows_there_tokens_steps_and_time_are_estimated(tmp_path: Path)
     learner = LearnerSettings(
         pack_tokens=512, max_tokens=512, packs_per_step=2, num_workers=2, epochs=3, precision="fp32"
     )
-    found = estimate(Storage(str(tmp_path)) / "rows", learner, Shape(10**6), has_device=True)
+    found = estimate(Storage(str(tmp_path)) / "rows", learner, ModelShape(10**6), has_device=True)
     assert found is not None
     characters = sum(len(m.content) for row in rows for m in row.messages)
     assert characters / 4 * 3 * 0.8 < found.tokens < characters / 4 * 3 * 2
     assert found.steps == -(-found.tokens // 1024)
     assert found.seconds is not None
     assert found.seconds > 0
-    assert "time unknown" in str(estimate(Storage(str(tmp_path)) / "rows", learner, Shape(10**6), has_device=False))
+    assert "time unknown" in str(
+        estimate(Storage(str(tmp_path)) / "rows", learner, ModelShape(10**6), has_device=False)
+    )
     assert estimate(Storage(str(tmp_path)) / "nothing", learner, None, has_device=True) is None
 
 
@@ -146,13 +152,35 @@ def test_a_name_of_the_hub_must_be_answered_or_have_a_size(monkeypatch: pytest.M
         raise OSError("Name or service not known")
 
     monkeypatch.setattr("huggingface_hub.HfApi.model_info", unreachable)
-    said = _refusal("base={model: no-owner/no-model}")
+    with pytest.raises(UserError) as caught:
+        refuse_what_cannot_fit(load(Preset, DEMO, ["base={model: no-owner/no-model}"]))
+    said = str(caught.value)
+    assert len(said) <= 400
     assert "base.model is no-owner/no-model, which is no folder here, and the hub cannot be reached" in said
     assert "Name or service not known" in said
     assert "base.num_parameters" in said
-    refuse_what_is_not_there(load(Preset, DEMO, ["base={model: no-owner/no-model, num_parameters: 1000}"]))
-    monkeypatch.setattr("huggingface_hub.HfApi.model_info", lambda *_, **__: None)
-    refuse_what_is_not_there(load(Preset, DEMO, ["base={model: no-owner/no-model}"]))
+    sized = load(Preset, DEMO, ["base={model: no-owner/no-model, num_parameters: 1000}"])
+    refuse_what_cannot_fit(sized)
+    assert Shapes.of(sized).base == ModelShape(1000)
+
+
+def test_a_model_s_config_is_enough_for_a_plan_with_layers(tmp_path: Path) -> None:
+    AutoConfig.for_model("llama", **LLAMA_8B).save_pretrained(tmp_path)
+    settings = [f"base={{model: '{tmp_path}'}}", "policy.learner.memory_gib=40", "policy.learner.use_gpu=true"]
+    preset = load(Preset, DEMO, [*settings, f"storage={tmp_path}", "policy.learner.num_workers=1"])
+    lines = list(plan_lines(Run(preset), [s.name for s in stages(preset)]))
+    assert "8,030,261,248 parameters, 32 layers of width 4,096, vocabulary 128,256" in lines[0]
+    assert all("activations" in line and "logits" in line for line in lines if line.startswith("  policy  "))
+    assert any("KV cache of" in line for line in lines)
+    big = preset.model_copy(
+        update={
+            "predictor": preset.predictor.model_copy(
+                update={"learner": preset.predictor.learner.model_copy(update={"memory_gib": 1000}), "warmup": None}
+            )
+        }
+    )
+    with pytest.raises(StageError, match=r"policy\.learner needs 1\d\d\.\d GiB on each worker .* its device has 40\.0"):
+        refuse_what_cannot_fit(big)
 
 
 @pytest.mark.case("22-storage-nowhere")

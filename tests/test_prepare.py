@@ -103,7 +103,10 @@ def test_nothing_to_read_is_an_error(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("source", "sentence"),
     [
-        ("{name: x, format: csv, uri: x.csv}", "unknown format 'csv'; allowed: helpsteer, .*, steerlm, lab"),
+        (
+            "{name: x, format: csv, uri: x.csv}",
+            "unknown format 'csv'; allowed: helpsteer, .*, scored_text, lab",
+        ),
         (
             "{name: x, format: mesages, uri: x}",
             r"unknown format 'mesages' \(did you mean 'messages'\?\); allowed: .*",

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 
 from data.attributes import AttributeSchema, shipped
@@ -53,6 +55,14 @@ def test_things_are_drawn_by_their_content_alone() -> None:
     assert some != drawn(things, 10, "b")
     assert some[:5] == drawn(things, 5, "a"), "a larger number continues"
     assert sorted(drawn(things, 1000, "a")) == sorted(things)
+
+
+def test_rows_are_drawn_by_their_ids_whatever_predictor_rated_them() -> None:
+    rows = [_row(i) for i in range(100)]
+    rated = [replace(row, predicted=(BEST, BEST), predictor=f"{i:016x}") for i, row in enumerate(rows)]
+    ids = [row.id for row in drawn(rows, 20, "a", name=lambda row: row.id)]
+    assert ids == [row.id for row in drawn(rated, 20, "a", name=lambda row: row.id)]
+    assert len(set(ids)) == 20
 
 
 def test_a_plan_is_the_same_whatever_the_order_of_rows() -> None:

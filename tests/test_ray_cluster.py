@@ -7,7 +7,10 @@ from pathlib import Path
 import botocore.session
 import pytest
 import yaml
-from ray.autoscaler._private.aws.config import _create_default_ssh_inbound_rules
+from ray.autoscaler._private.aws.config import (
+    _configure_subnets_and_groups_from_network_interfaces,
+    _create_default_ssh_inbound_rules,
+)
 from ray.autoscaler._private.util import prepare_config, validate_config
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -84,7 +87,8 @@ def test_ssh_is_as_narrow_as_your_group_and_credentials_need_a_session(config):
     assert [rule["IpRanges"] for rule in _create_default_ssh_inbound_rules()] == [[{"CidrIp": "0.0.0.0/0"}]]
     assert "security_group" not in config["provider"]
     for name, node in config["available_node_types"].items():
-        assert node["node_config"]["SecurityGroupIds"] == ["sg-YOUR-GROUP"], name
+        cards = node["node_config"].get("NetworkInterfaces", [{"Groups": node["node_config"].get("SecurityGroupIds")}])
+        assert all(card["Groups"] == ["sg-YOUR-GROUP"] for card in cards), name
         assert node["node_config"]["MetadataOptions"]["HttpTokens"] == "required", name
         assert node["node_config"]["MetadataOptions"]["HttpPutResponseHopLimit"] == 1, name
 
@@ -94,6 +98,33 @@ def test_aws_knows_these_options(config):
     for node in config["available_node_types"].values():
         assert node["node_config"].keys() <= shape.members.keys()
         assert node["node_config"]["MetadataOptions"].keys() <= shape.members["MetadataOptions"].members.keys()
+
+
+def test_training_nodes_talk_over_efa(config):
+    """Every network card of the machine, with its group and subnet: as Ray's and AWS's own rules want it."""
+    train = config["available_node_types"]["gpu-train"]
+    cards = train["node_config"]["NetworkInterfaces"]
+    assert train["node_config"]["InstanceType"] == "p4d.24xlarge"
+    assert [(card["NetworkCardIndex"], card["DeviceIndex"]) for card in cards] == [(0, 0), (1, 1), (2, 1), (3, 1)]
+    assert {card["InterfaceType"] for card in cards} == {"efa"}
+    found = _configure_subnets_and_groups_from_network_interfaces(train["node_config"])
+    assert set(found["SubnetIds"]) == {"subnet-YOUR-SUBNET"}
+    assert set(found["SecurityGroupIds"]) == {"sg-YOUR-GROUP"}
+    shape = botocore.session.get_session().get_service_model("ec2").operation_model("RunInstances").input_shape
+    assert {key for card in cards for key in card} <= shape.members["NetworkInterfaces"].member.members.keys()
+    options = " ".join(train["docker"]["worker_run_options"])
+    for needed in ("/dev/infiniband", "memlock=-1", "FI_PROVIDER=efa", "NCCL_NET_PLUGIN=ofi", "NCCL_SOCKET_IFNAME="):
+        assert needed in options
+
+
+def test_spot_notices_reach_ray(config):
+    """The watcher is on every node, starts after Ray and beside it, and does not keep the start from ending."""
+    [*_, ray, watch] = config["worker_start_ray_commands"]
+    assert ray.startswith("ray start")
+    file = re.search(r"python (\S+) watch --address \$RAY_HEAD_IP:6379", watch).group(1)
+    assert config["file_mounts"][file] == "cluster/spot.py"
+    assert (ROOT / "cluster" / "spot.py").exists()
+    assert watch.endswith("&")
 
 
 def test_setup_installs_the_lock(config):

@@ -19,6 +19,8 @@ COVERAGE_FLOOR = 89
 """The highest `fail_under` that was ever committed: raise both together."""
 IGNORES = (".gitignore", ".rayignore", ".dockerignore")
 LOCKS = sorted(path.name for path in ROOT.glob("requirements*.lock"))
+VLLM = "cluster/vllm.lock"
+"""Of the endpoint's image alone."""
 
 
 def text(name: str) -> str:
@@ -74,7 +76,7 @@ def pins(*locks: str) -> dict[str, str]:
     return found
 
 
-@pytest.mark.parametrize("lock", LOCKS)
+@pytest.mark.parametrize("lock", [*LOCKS, VLLM])
 def test_every_lock_entry_is_an_exact_version_with_hashes(lock: str) -> None:
     assert entries(lock)
     for pin, *options in entries(lock):
@@ -90,6 +92,15 @@ def test_each_build_of_torch_has_a_lock_with_all_the_rest() -> None:
     assert pins("requirements-cpu.lock") == {"torch": f"{pins('requirements-cuda.lock')['torch']}+cpu"}
     of_cuda = {name for lock in LOCKS for name in pins(lock) if name.startswith(("nvidia-", "cuda-", "triton"))}
     assert pins("requirements-cuda.lock").keys() == {"torch", *of_cuda}
+
+
+def test_vllm_changes_nothing_of_the_locks_and_is_the_version_that_the_engine_names() -> None:
+    ours, vllm = pins("requirements.lock", "requirements-cuda.lock"), pins(VLLM)
+    assert not ours.keys() & vllm.keys()
+    for name in ("torch", "transformers", "ray", "numpy"):
+        assert name in ours, f"{name} is vLLM's dependency too"
+    assert f"vllm=={vllm['vllm']} (GPU)" in text("actors/generation/vllm_installed.py")
+    assert f"echo vllm=={vllm['vllm']} |" in makefile()["lock"]
 
 
 def test_locks_satisfy_every_dependency(pyproject: dict[str, Any]) -> None:
@@ -130,10 +141,10 @@ def makefile() -> dict[str, str]:
 
 
 def test_ci_runs_what_people_run() -> None:
-    called = [words[1:] for line in text(".ci/run").splitlines() if (words := line.split())[:1] == ["make"]]
+    called = [shlex.split(line)[1:] for line in text(".ci/run").splitlines() if line.split()[:1] == ["make"]]
     targets = [word for words in called for word in words if "=" not in word]
     assert set(targets) <= makefile().keys()
-    assert {"check", "docs", "demo", "test", "test-run", "test-kill", "test-page"} <= set(targets)
+    assert {"check", "docs", "demo", "test", "gpu-smoke", "test-run", "test-kill", "test-page"} <= set(targets)
     assert targets.index("check") < targets.index("test"), "the quick targets first"
     assert any({"test", "COVERAGE=1"} <= set(words) for words in called), "the floor is held there"
     assert os.access(ROOT / ".ci" / "run", os.X_OK)

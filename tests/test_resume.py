@@ -59,7 +59,8 @@ def dying(task: PolicyTask, folder: Path, forwards: Sequence[int]) -> PolicyTask
             return super().build()
 
         def inputs(self, rows: Sequence[Example], device: torch.device | str, pack_tokens: int = 0) -> dict[str, Any]:
-            object.__setattr__(self, "done", self.done + 1)  # type: ignore[attr-defined]
+            counts = pack_tokens > 0  # the check before a training names no budget
+            object.__setattr__(self, "done", self.done + counts)  # type: ignore[attr-defined]
             life = len(list(lives.iterdir()))
             if life < len(forwards) and self.done == forwards[life]:  # type: ignore[attr-defined]
                 (lives / str(life)).touch()

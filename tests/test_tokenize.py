@@ -15,9 +15,11 @@ from data.examples import Split
 from data.lab import Lab, LabSettings
 from data.loader import Corpus, counts
 from data.storage import Storage
+from jobs.pipelines import tokenize
 from jobs.pipelines.fit import fit
 from jobs.pipelines.map_rows import write_table
 from jobs.pipelines.tokenize import Tokenizing
+from jobs.runner.settings import WorkerPool
 from jobs.runner.stage import StageError
 
 SCHEMA = shipped("lab")
@@ -56,6 +58,18 @@ def test_meanwhile_trains_as_before(
     # All is there now: nothing is made again.
     with tokenizing(rows, tiny_base, folder / "meanwhile").meanwhile(SETTINGS) as examples:
         assert examples.streaming is None
+
+
+@pytest.mark.parametrize(("most", "actors"), [(120, 1), (119, 2)])
+def test_few_rows_have_one_actor(
+    most: int, actors: int, rows: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A second one would take the CPU from the training that starts beside it."""
+    pools: list[WorkerPool] = []
+    monkeypatch.setattr(tokenize, "ROWS_OF_ONE", most)
+    monkeypatch.setattr(tokenize, "map_rows", lambda *arguments, **_: pools.append(arguments[4]))
+    tokenizing(rows, "base", Storage(str(tmp_path / "out"))).all()
+    assert [pool.num_actors for pool in pools] == [actors]
 
 
 @pytest.mark.ray

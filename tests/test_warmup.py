@@ -8,6 +8,7 @@ import torch
 from support.tiny_backbones import save_backbone
 from transformers import AutoModelForCausalLM
 
+from actors.kernels import cross_entropy
 from actors.modeling.model_folder import new_format
 from actors.modeling.tokenizer import encoder
 from actors.modeling.warmup import (
@@ -15,6 +16,7 @@ from actors.modeling.warmup import (
     NUM_COUNTS,
     AnswerFeatures,
     TokenFeatures,
+    WarmupHeads,
     WarmupLoss,
     WarmupTask,
     _running_mean,
@@ -71,7 +73,25 @@ def test_surprise_is_a_tokens_loss_with_its_answers_mean_and_maximum_so_far() ->
     nats, answers = torch.tensor([1.0, 5.0, 3.0, 2.0, 4.0]), torch.tensor([0, 0, 0, 1, 1])
     raw = torch.tensor([[1, 1, 1], [5, 3, 5], [3, 3, 5], [2, 2, 2], [4, 3, 4]], dtype=torch.float32)
     expected = (raw - raw.mean(0)) / raw.std(0, correction=0)
-    torch.testing.assert_close(_surprise(nats, answers), expected, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(_surprise(nats, answers, torch.tensor([3, 2])), expected, atol=1e-4, rtol=1e-4)
+
+
+def test_the_losses_are_the_same_without_all_logits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a warm-up and a predictor that stays a language model compute them."""
+    torch.manual_seed(0)
+    heads, ids = WarmupHeads(16, surprise=True), torch.randint(400, (150,))
+    positions, answers = torch.arange(10, 140), torch.arange(130) // 65
+    rest = {"lengths_A": torch.tensor([65, 65]), "counts_NF": torch.randn(130, NUM_COUNTS)}
+    found = []
+    for chunk in (cross_entropy.CHUNK_LOGITS, 64 * 400):
+        monkeypatch.setattr(cross_entropy, "CHUNK_LOGITS", chunk)
+        torch.manual_seed(1)
+        hidden_TD, vocabulary_VD = torch.randn(150, 16, requires_grad=True), torch.randn(400, 16, requires_grad=True)
+        loss = heads(hidden_TD, vocabulary_VD, ids, positions, answers, **rest)
+        loss.backward()
+        found.append((loss.detach(), hidden_TD.grad, vocabulary_VD.grad))
+    for chunked, whole in zip(found[1], found[0], strict=True):
+        torch.testing.assert_close(chunked, whole, rtol=1e-5, atol=1e-4)
 
 
 def test_a_packed_row_has_the_loss_of_its_examples_one_by_one(tiny_base: str) -> None:

@@ -8,7 +8,7 @@ import itertools
 import threading
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 from actors.generation.protocol import GenerationStep, Listener, Load, Sampling, require_fit
@@ -37,9 +37,10 @@ class Request:
 class EngineThread(ABC):
     """The public methods of an engine; `actors.generation.protocol.Engine` documents them."""
 
-    def __init__(self, name: str, context: int):
-        """`context`: most tokens of prompt and answer together. The subclass calls `start` when it is ready to step."""
-        self.context = context
+    def __init__(self, name: str, context: int, limit: str = "the model's context"):
+        """`context`: most tokens of prompt and answer together, because of `limit`. The subclass calls `start` when it
+        is ready to step."""
+        self.context, self.limit = context, limit
         self._numbers = itertools.count()
         self._wake = threading.Condition()
         self._inbox: deque[Request] = deque()
@@ -67,7 +68,7 @@ class EngineThread(ABC):
 
     def submit_all(self, requests: Sequence[tuple[Sequence[int], Sampling, Listener]]) -> list[int]:
         for prompt_ids, sampling, _ in requests:
-            require_fit(prompt_ids, sampling, self.context)
+            require_fit(prompt_ids, sampling, self.context, self.limit)
         with self._wake:  # the thread sees all of them or none
             if self._error or self._closed:
                 raise RuntimeError(f"the engine is down: {self._error or 'closed'}")
@@ -118,10 +119,13 @@ class EngineThread(ABC):
         if aborted:
             self._abort(aborted)
 
-    def _next_new(self) -> Request | None:
-        """Takes the oldest request from the inbox. One at a time: if it fails, `_run` still finds the others there."""
+    def _next_new(self, fits: Callable[[Request], bool] = lambda request: True) -> Request | None:
+        """Takes the oldest request from the inbox if it `fits`; the others wait behind it.
+
+        One at a time: if it fails, `_run` still finds the others there.
+        """
         with self._wake:
-            return self._inbox.popleft() if self._inbox else None
+            return self._inbox.popleft() if self._inbox and fits(self._inbox[0]) else None
 
     @abstractmethod
     def _running(self) -> Collection[Request]:

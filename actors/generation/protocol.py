@@ -44,18 +44,21 @@ class GenerationStep:
     token_ids: list[int]
     """New ids; the one that ended the answer is not among them."""
     finish: str | None
-    """None while running, else "stop" (turn end), "length", "cancelled", "memory" (the prompt is too long for what is
-    left of it) or "error"."""
+    """None while running, else "stop" (turn end), "length", "cancelled", "memory" (prompt and answer are too long for
+    what is left of it) or "error"."""
 
 
-def require_fit(prompt_ids: Sequence[int], sampling: Sampling, context: int) -> None:
-    """Raises UserError, with the numbers, unless prompt and answer fit into a context of `context` tokens."""
+def require_fit(
+    prompt_ids: Sequence[int], sampling: Sampling, context: int, limit: str = "the model's context"
+) -> None:
+    """Raises UserError, with the numbers, unless prompt and answer fit into `context` tokens; `limit` is what these
+    are."""
     if not prompt_ids:
         raise UserError("the prompt is empty")
     if len(prompt_ids) + sampling.max_tokens > context:
         raise UserError(
             f"the prompt has {len(prompt_ids)} tokens and max_tokens is {sampling.max_tokens}: "
-            f"together they exceed the model's context of {context}"
+            f"together they exceed {limit} of {context}"
         )
 
 

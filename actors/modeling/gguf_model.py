@@ -10,6 +10,7 @@ import os
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers.configuration_utils import PreTrainedConfig
 
 from data.errors import UserError
 from data.printable import printable
@@ -57,6 +58,17 @@ def license_of(model: str) -> str:
     return printable(str(metadata.get("license_expression") or metadata.get("license") or "not stated"), 80)
 
 
+def gguf_config(model: str) -> PreTrainedConfig:
+    """Of the model that `model` names, without reading its weights; raises UserError as `convert`."""
+    path = gguf_file(model)
+    try:
+        return AutoConfig.from_pretrained(
+            os.path.dirname(path), gguf_file=os.path.basename(path), trust_remote_code=False
+        )
+    except Exception as error:  # the reader meets a stranger's bytes
+        raise _unreadable(model, error) from None
+
+
 def convert(model: str, folder: str) -> int:
     """Write the model and tokenizer that `model` names into `folder`; returns the number of parameters.
 
@@ -65,13 +77,10 @@ def convert(model: str, folder: str) -> int:
     path = gguf_file(model)
     where = {"pretrained_model_name_or_path": os.path.dirname(path), "gguf_file": os.path.basename(path)}
     try:
-        loaded = AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32)
-        tokenizer = AutoTokenizer.from_pretrained(**where)
+        loaded = AutoModelForCausalLM.from_pretrained(**where, trust_remote_code=False, dtype=torch.float32)
+        tokenizer = AutoTokenizer.from_pretrained(**where, trust_remote_code=False)
     except Exception as error:  # the reader meets a stranger's bytes
-        reason = printable((str(error).splitlines() or [type(error).__name__])[0], 160)
-        raise UserError(
-            f"base.model is {printable(model)}, which cannot be read as GGUF: {reason}; {_kinds()}"
-        ) from None
+        raise _unreadable(model, error) from None
     # The loaded model remembers that it was quantized, and so cannot be saved: its weights move into a plain one.
     entries = {name: value for name, value in loaded.config.to_dict().items() if name not in NOT_PLAIN}
     plain = type(loaded)(AutoConfig.for_model(**entries))
@@ -80,6 +89,11 @@ def convert(model: str, folder: str) -> int:
     plain.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return int(plain.num_parameters())
+
+
+def _unreadable(model: str, error: Exception) -> UserError:
+    reason = printable((str(error).splitlines() or [type(error).__name__])[0], 160)
+    return UserError(f"base.model is {printable(model)}, which cannot be read as GGUF: {reason}; {_kinds()}")
 
 
 def _kinds() -> str:

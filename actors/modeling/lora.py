@@ -36,6 +36,11 @@ class LoraSettings(Record):
     """Names (or their ends) of the linear modules that get an adapter, e.g. [q_proj, v_proj]; all-linear = every one
     outside heads and vocabulary."""
 
+    def adapts(self, name: str) -> bool:
+        """Does a linear module outside heads and vocabulary get an adapter?"""
+        targets = self.target_modules
+        return targets == "all-linear" or any(name == t or name.endswith(f".{t}") for t in targets)
+
 
 def add_adapters(model: PreTrainedModel, settings: LoraSettings, heads: Sequence[str]) -> None:
     """Freeze `model` except new adapters and `heads`; raises UserError if `target_modules` names no module."""
@@ -75,18 +80,22 @@ def merged(module: torch.nn.Module, state: Mapping[str, torch.Tensor]) -> dict[s
     return plain
 
 
-def _targets(model: PreTrainedModel, settings: LoraSettings, heads: Sequence[str]) -> list[str]:
+def linear_modules(model: PreTrainedModel, heads: Sequence[str]) -> dict[str, torch.nn.Linear | Conv1D]:
+    """The linear modules outside `heads` and vocabulary, by name: those that adapters may go to."""
     vocabulary = model.get_output_embeddings()
-    linear = [
-        name
+    return {
+        name: module
         for name, module in model.named_modules()
-        if isinstance(module, torch.nn.Linear | Conv1D) and module is not vocabulary
-    ]
-    linear = [name for name in linear if not any(name == head or name.startswith(f"{head}.") for head in heads)]
-    if settings.target_modules == "all-linear":
-        return linear
-    wanted = [name for name in linear if any(name == t or name.endswith(f".{t}") for t in settings.target_modules)]
-    if not wanted:
+        if isinstance(module, torch.nn.Linear | Conv1D)
+        and module is not vocabulary
+        and not any(name == head or name.startswith(f"{head}.") for head in heads)
+    }
+
+
+def _targets(model: PreTrainedModel, settings: LoraSettings, heads: Sequence[str]) -> list[str]:
+    linear = linear_modules(model, heads)
+    wanted = [name for name in linear if settings.adapts(name)]
+    if not wanted and settings.target_modules != "all-linear":
         kinds = sorted({re.sub(r".*\.", "", name) for name in linear})
         raise UserError(
             f"no linear module of {type(model).__name__} is named {' or '.join(settings.target_modules)}; "

@@ -1,6 +1,10 @@
 """Local copies of models from an object store: one for each content, in a folder of this user alone, bounded in size.
 
-A process holds a shared lock (`flock`) on every copy that it asked for, until it ends: what is locked is never removed.
+    models/0123abcd.tmp   while one process downloads it, under an exclusive lock (`flock`); the others of the node wait
+    models/0123abcd       the whole copy; every process that asked for it holds a shared lock on it until it ends
+
+What is locked is never removed. The kernel frees the lock of a process that is killed: the next one goes on with the
+files that are whole. A reader of texts asks for `is_text_file` only, so that it never fetches weights.
 """
 
 import contextlib
@@ -11,55 +15,154 @@ import shutil
 import stat
 import tempfile
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from pathlib import Path
 
+from data.durable import sync
 from data.errors import UserError
 from data.storage import Storage
+from data.uris import shown_uri
 
 SIZE_VARIABLE = "STEERLM_MODEL_CACHE_GIB"
 """Environment variable: above this size, copies that nobody uses are removed, those unused for longest first."""
 DEFAULT_SIZE_GIB = 200.0
-UNFINISHED = ".tmp"
+UNFINISHED, PART = ".tmp", ".part"
+"""Ends of the names of a copy that is not whole, and of a file in it that is not."""
+STREAMS = 8
+"""Files that are downloaded at the same time."""
+LINE_EVERY_S, FIRST_LINE_S, POLL_S = 30.0, 2.0, 0.2
+"""A download, and who waits for it, print so often; a wait that is over at once prints nothing."""
+TEXT_FILES = (".json", ".jinja", ".model", ".txt", ".tiktoken", ".spm", ".vocab")
+TEMPLATES = "additional_chat_templates/"
+INDEX = ".safetensors.index.json"
 
 _held: dict[str, int] = {}
 """Copy -> descriptor of the folder, with our lock."""
 _guard = threading.Lock()
 
 
-def local_copy(storage: Storage) -> str:
-    """A local folder with the content of `storage`: the folder itself if it is local.
+def is_text_file(name: str) -> bool:
+    """Does a file of a model folder belong to its configuration or tokenizer?"""
+    return "/" not in name.removeprefix(TEMPLATES) and name.endswith(TEXT_FILES) and not name.endswith(INDEX)
 
-    Raises UserError if there is no folder that only this user can write.
+
+def is_model_file(name: str) -> bool:
+    """Is it one that a model is loaded from? Not the same weights in other formats, nor anything else beside them."""
+    weights = name.endswith((".safetensors", INDEX)) and "/" not in name and not name.startswith("consolidated")
+    return weights or is_text_file(name)
+
+
+def local_copy(storage: Storage, wanted: Callable[[str], bool] = is_model_file) -> str:
+    """A local folder with the files of `storage` that are `wanted`: the folder itself if it is local.
+
+    One process of a node downloads, the others wait for it. Raises UserError if there is no folder that only this user
+    can write, or nothing to download.
     """
     if storage.is_local:
         return storage.path
-    files = storage.files()
-    content = "".join(f"{file} {storage.fs.checksum(file)}" for file in files)
+    names = [name for name in storage.names() if wanted(name)]
+    if not names:
+        raise UserError(f"no readable model at {shown_uri(storage.uri)}: no file of a model is there")
+    content = "".join(f"{name} {storage.fs.checksum((storage / name).path)}" for name in names)
+    sizes = {name: int(storage.fs.size((storage / name).path) or 0) for name in names}
     cache = _cache_folder()
     target = cache / hashlib.sha256(f"{storage.uri} {content}".encode()).hexdigest()[:24]
     with _guard:
         while not _hold(target):
-            _download(storage, target, sum(int(storage.fs.size(file) or 0) for file in files))
+            _fetch(storage, target, sizes)
     return str(target)
 
 
-def _download(storage: Storage, target: Path, size: int) -> None:
-    # Several processes of a node may need it at once: each downloads to its own folder, the first rename wins.
-    with _locked(target.parent):
-        _make_room(target.parent, size)
-        beside = Path(tempfile.mkdtemp(suffix=UNFINISHED, dir=target.parent))
-        descriptor = _lock_of(beside, fcntl.LOCK_SH)
-    try:
-        storage.download(str(beside))
-        beside.rename(target)
-    except OSError:
-        if not target.is_dir():
-            raise
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
+def _fetch(storage: Storage, target: Path, sizes: Mapping[str, int]) -> None:
+    """Download `target`, or wait until another process has, or has given up."""
+    beside = target.with_suffix(UNFINISHED)
+    beside.mkdir(exist_ok=True)
+    descriptor = _turn(beside, storage.uri, sum(sizes.values()))
+    if descriptor is None or target.is_dir():
         if descriptor is not None:
+            shutil.rmtree(beside, ignore_errors=True)
             os.close(descriptor)
+        return
+    try:
+        with _locked(target.parent):
+            _make_room(target.parent, sum(sizes.values()))
+        _download(storage, beside, sizes)
+        beside.rename(target)
+        fcntl.flock(descriptor, fcntl.LOCK_SH)  # ours to read
+    except BaseException:
+        shutil.rmtree(beside, ignore_errors=True)
+        os.close(descriptor)
+        raise
+    if before := _held.get(str(target)):
+        os.close(before)
+    _held[str(target)] = descriptor
+
+
+def _turn(beside: Path, uri: str, size: int) -> int | None:
+    """A descriptor of the folder with the lock of the one who downloads it; None if it is gone after the wait."""
+    try:
+        descriptor = os.open(beside, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        return None
+    next_line_s = time.monotonic() + FIRST_LINE_S
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            break
+        except BlockingIOError:
+            if time.monotonic() > next_line_s:
+                what = f"process {os.getpid()} waits for another one of this node, which downloads {shown_uri(uri)}"
+                print(f"{what}: {_so_far(beside, size)}", flush=True)
+                next_line_s = time.monotonic() + LINE_EVERY_S
+            time.sleep(POLL_S)
+        except OSError as error:
+            os.close(descriptor)
+            raise UserError(
+                f"the cache of models, {beside.parent}, is on a file system without locks ({error.strerror}); set "
+                "XDG_CACHE_HOME to a folder on a local disk"
+            ) from None
+    with contextlib.suppress(OSError):
+        if os.path.samestat(os.fstat(descriptor), os.stat(beside)):
+            return descriptor
+    os.close(descriptor)
+    return None
+
+
+def _download(storage: Storage, beside: Path, sizes: Mapping[str, int]) -> None:
+    """Fill the folder; files of the right size are there already: an earlier download of the same content was killed.
+    Raises OSError."""
+    total, started = sum(sizes.values()), time.monotonic()
+    with ThreadPoolExecutor(STREAMS, thread_name_prefix="download") as pool:
+        pending = {pool.submit(_download_file, storage / name, beside / name, size) for name, size in sizes.items()}
+        while pending:
+            done, pending = wait(pending, timeout=LINE_EVERY_S, return_when=FIRST_EXCEPTION)
+            if any(future.exception() for future in done):
+                pool.shutdown(wait=False, cancel_futures=True)
+            for future in done:
+                future.result()
+            if pending:
+                print(f"downloads {shown_uri(storage.uri)}: {_so_far(beside, total)}", flush=True)
+    if time.monotonic() - started > LINE_EVERY_S:
+        seconds = time.monotonic() - started
+        print(f"downloaded {shown_uri(storage.uri)}: {total / 2**30:.1f} GiB in {seconds:.0f} s", flush=True)
+
+
+def _download_file(source: Storage, path: Path, size: int) -> None:
+    if path.is_file() and path.stat().st_size == size:
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + PART)
+    source.fs.get_file(source.path, str(part))
+    if part.stat().st_size != size:
+        raise OSError(f"{shown_uri(source.uri)} has {part.stat().st_size:,} bytes of {size:,}: it changed meanwhile")
+    sync(str(part))
+    part.replace(path)
+
+
+def _so_far(beside: Path, size: int) -> str:
+    return f"{_size(beside) / 2**30:.2f} of {size / 2**30:.2f} GiB"
 
 
 def _hold(folder: Path) -> bool:
@@ -113,7 +216,7 @@ def _make_room(cache: Path, size: int) -> None:
         descriptor = _lock_of(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
         if descriptor is None:
             continue
-        gone = folder.with_suffix(UNFINISHED)
+        gone = folder.with_suffix(f".old{UNFINISHED}")  # not the name of a download of the same
         with contextlib.suppress(OSError):
             folder.rename(gone)
         shutil.rmtree(gone, ignore_errors=True)

@@ -4,7 +4,8 @@ Any tool that reads Hugging Face folders can load it. Knows no training.
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -15,7 +16,7 @@ from transformers.configuration_utils import PreTrainedConfig
 from transformers.utils import logging
 
 from actors.modeling.backbone import reading_of
-from actors.modeling.model_cache import local_copy
+from actors.modeling.model_cache import is_text_file, local_copy
 from actors.modeling.tokenizer import TemplateKind, check_equality, make_template
 from data.attributes import AttributeSchema
 from data.calibration import Calibration
@@ -27,6 +28,12 @@ from data.tokens import BackboneReading
 from data.words_template import WordsTemplate
 from data.wrapped_template import WrappedTemplate
 
+VOCABULARY_MULTIPLE = 64
+"""Matrix products on a GPU are fast where their sizes are multiples of this; Llama 3.1 grows to 128,257 tokens."""
+PADDED_VOCABULARY = 16_384
+"""A vocabulary of fewer tokens is not padded."""
+VOCABULARY = "num_vocabulary_tokens"
+"""Attribute of a model whose vocabulary is padded: its size without the padding."""
 LONGEST_REASON = 240
 """Characters of a library's own sentence in ours."""
 
@@ -51,8 +58,17 @@ class Format:
 
 
 def local_folder(path: str) -> str:
-    """A local folder for a path, a Hub name (returned as it is) or an fsspec URI (downloaded once for each content)."""
-    return local_copy(Storage(path)) if "://" in path else path
+    """A local folder for a path, a Hub name (returned as it is) or an fsspec URI (downloaded once a node, for each
+    content). Raises UserError if there is no model, or one whose weights are no safetensors."""
+    if "://" not in path:
+        return path
+    _require_safetensors(path, Storage(path).names(), "AutoModel")
+    return local_copy(Storage(path))
+
+
+def text_folder(path: str) -> str:
+    """The same with configuration and tokenizer only, for those who read no weights."""
+    return local_copy(Storage(path), is_text_file) if "://" in path else path
 
 
 def new_format(base: str, schema: AttributeSchema, kind: TemplateKind) -> Format:
@@ -110,7 +126,7 @@ def load_weights(auto: Any, folder: str, what: str, **options: Any) -> PreTraine
 
     Raises UserError naming the folder if there is no such model; `what` says which one was wanted.
     """
-    _require_safetensors(folder, auto.__name__)
+    _require_safetensors(folder, os.listdir(folder) if os.path.isdir(folder) else [], auto.__name__)
     try:
         model: PreTrainedModel = auto.from_pretrained(folder, trust_remote_code=False, use_safetensors=True, **options)
     except (OSError, ValueError, SafetensorError) as error:
@@ -118,9 +134,9 @@ def load_weights(auto: Any, folder: str, what: str, **options: Any) -> PreTraine
     return model
 
 
-def _require_safetensors(folder: str, auto: str) -> None:
-    """Raise UserError for a folder that has weights, but none that are read without running code."""
-    names = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
+def _require_safetensors(folder: str, names: Iterable[str], auto: str) -> None:
+    """Raise UserError for a folder of these files that has weights, but none that are read without running code."""
+    names = sorted(names)
     pickled = [
         name for name in names if name.endswith((".bin", ".pt", ".pth", ".ckpt")) and name != "training_args.bin"
     ]
@@ -143,10 +159,26 @@ def _reason(error: Exception) -> str:
     return printable((text.splitlines() or [type(error).__name__])[0], LONGEST_REASON)
 
 
-def fit_embeddings(model: PreTrainedModel, format: Format) -> None:
-    """Give the embeddings a vector for every token of the tokenizer; never shrinks them."""
-    if len(format.tokenizer) > model.config.get_text_config().vocab_size:
-        model.resize_token_embeddings(len(format.tokenizer))
+def fit_embeddings(model: PreTrainedModel, format: Format, padded: bool = False) -> None:
+    """Give the embeddings a vector for every token of the tokenizer; never shrinks them.
+
+    `padded`: a large vocabulary that must grow grows to a multiple of VOCABULARY_MULTIPLE. What is above the
+    tokenizer's size has no part in the loss (`vocabulary_size`) and is not saved, so nothing can ever sample it. A
+    small vocabulary gains nothing, and stays as it is: more vectors would draw other random numbers.
+    """
+    num_tokens = len(format.tokenizer)
+    if num_tokens <= model.config.get_text_config().vocab_size:
+        return
+    if padded and num_tokens >= PADDED_VOCABULARY:
+        model.resize_token_embeddings(num_tokens, pad_to_multiple_of=VOCABULARY_MULTIPLE)
+        setattr(model, VOCABULARY, num_tokens)
+    else:
+        model.resize_token_embeddings(num_tokens)
+
+
+def vocabulary_size(model: PreTrainedModel) -> int:
+    """Entries of the vocabulary without what `fit_embeddings` added to reach a multiple."""
+    return int(getattr(model, VOCABULARY, 0) or model.config.get_text_config().vocab_size)
 
 
 def save_model(
@@ -169,13 +201,43 @@ def save_model(
     if model.can_generate():
         make_consistent(model)
     weights = {k.removeprefix("model."): v for k, v in state.items() if k.startswith("model.")}
-    model.save_pretrained(folder, state_dict=weights)
+    with _without_padding(model, weights):
+        model.save_pretrained(folder, state_dict=weights)
     source = format.template.jinja()
     if not labels:
         before, after = (_literal(format.tokenizer, ids) for ids in (format.reading.before, format.reading.after))
         source = f"{{%- set attributes = {{}} -%}}{before}{source}{after}"
     format.tokenizer.chat_template = source
     format.tokenizer.save_pretrained(folder)
+
+
+def cut_padding(model: PreTrainedModel, weights: dict[str, torch.Tensor]) -> None:
+    """Cut the padding of the vocabulary off what `weights` has of it, by the names of `model`'s parameters."""
+    size = vocabulary_size(model)
+    if size == model.config.get_text_config().vocab_size:
+        return
+    layers = {id(model.get_input_embeddings()), id(model.get_output_embeddings())}
+    cut: dict[int, torch.Tensor] = {}  # tied weights stay one tensor, so that they are saved once
+    for name, module in model.named_modules(remove_duplicate=False):
+        for key in (f"{name}.weight", f"{name}.bias") if id(module) in layers else ():
+            if key in weights:
+                weights[key] = cut.setdefault(weights[key].data_ptr(), weights[key][:size].clone())
+
+
+@contextmanager
+def _without_padding(model: PreTrainedModel, weights: dict[str, torch.Tensor]) -> Iterator[None]:
+    """Cut the padding of the vocabulary off `weights`, and off the config within this context."""
+    config, size = model.config.get_text_config(), vocabulary_size(model)
+    padded = config.vocab_size
+    if size == padded:
+        yield
+        return
+    cut_padding(model, weights)
+    config.vocab_size = size
+    try:
+        yield
+    finally:
+        config.vocab_size = padded
 
 
 def make_consistent(model: PreTrainedModel) -> None:

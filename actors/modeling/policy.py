@@ -14,19 +14,28 @@ import torch
 from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 from transformers.configuration_utils import PreTrainedConfig
 
-from actors.kernels.onednn import generate_with_onednn, pack_multiple, target_multiple
-from actors.kernels.varlen import VARLEN, packed
-from actors.modeling.model_folder import Format, fit_embeddings, load_config, load_format, load_weights, local_folder
+from actors.kernels.cross_entropy import IGNORED
+from actors.kernels.devices import own_device
+from actors.kernels.onednn import generate_with_onednn, target_multiple
+from actors.kernels.transfer import to_device
+from actors.modeling.isolation import causal_lm_attention
+from actors.modeling.model_folder import (
+    Format,
+    fit_embeddings,
+    load_config,
+    load_format,
+    load_weights,
+    local_folder,
+    text_folder,
+)
 from actors.modeling.tokenizer import encoder
 from actors.modeling.train_task import TrainTask
+from actors.modeling.vocabulary_loss import VocabularyLoss
 from data.calibration import Calibration
 from data.conversation import Message
 from data.examples import Example
 from data.template import Labels
 from data.tokens import prompt_ids
-
-IGNORED = -100
-"""The target of a padding position."""
 
 
 class PolicyLoss(torch.nn.Module):
@@ -37,12 +46,10 @@ class PolicyLoss(torch.nn.Module):
 
     def __init__(self, model: PreTrainedModel):
         super().__init__()
-        self.model = model
+        self.model, self.loss = model, VocabularyLoss(model)
 
     def forward(self, pack: dict[str, Any], positions_N: torch.Tensor, targets_N: torch.Tensor) -> torch.Tensor:
-        # Only the positions that predict a trained token reach the vocabulary: masked logits are never computed.
-        logits_NV = self.model(**pack, logits_to_keep=positions_N).logits[0].float()
-        return torch.nn.functional.cross_entropy(logits_NV, targets_N, reduction="sum", ignore_index=IGNORED)
+        return self.loss(pack, positions_N, targets_N)
 
 
 @dataclass(frozen=True)
@@ -57,27 +64,35 @@ class PolicyTask(TrainTask):
         return replace(super().format(), calibration=self.calibration)
 
     def build(self) -> PolicyLoss:
-        return PolicyLoss(load_causal_lm(local_folder(self.base), self.format(), VARLEN))
+        """Raises UserError as `load_causal_lm` does, and for a model that takes no packs."""
+        folder = local_folder(self.base)
+        attention = causal_lm_attention(load_config(folder), self.packing)
+        return PolicyLoss(load_causal_lm(folder, self.format(), attention, padded=True))
 
     def inputs(self, examples: Sequence[Example], device: torch.device | str, pack_tokens: int = 0) -> dict[str, Any]:
         """Forward arguments for one pack; position p predicts the token at p + 1."""
-        multiple = pack_multiple(device, pack_tokens)
+        multiple = self.multiple(device, pack_tokens)
         positions_N = np.flatnonzero(np.concatenate([e.trained_T for e in examples])) - 1
         targets_N = np.concatenate([e.ids_T for e in examples])[positions_N + 1]
         padding = (0, -len(positions_N) % target_multiple(multiple))
         targets_N = np.pad(targets_N.astype(np.int64), padding, constant_values=IGNORED)
         return {
-            "pack": packed([e.ids_T for e in examples], device, multiple),
-            "positions_N": torch.from_numpy(np.pad(positions_N, padding)).to(device),
-            "targets_N": torch.from_numpy(targets_N).to(device),
+            "pack": self.pack(examples, device, multiple),
+            "positions_N": to_device(np.pad(positions_N, padding), device),
+            "targets_N": to_device(targets_N, device),
         }
 
 
-def load_causal_lm(folder: str, format: Format, attention: str, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
-    """Any HF causal LM, with embeddings for the format's control tokens; raises UserError if `folder` is unreadable."""
+def load_causal_lm(
+    folder: str, format: Format, attention: str, dtype: torch.dtype = torch.float32, padded: bool = False
+) -> PreTrainedModel:
+    """Any HF causal LM, with embeddings for the format's control tokens; raises UserError if `folder` is unreadable.
+
+    `padded`: for training, see `fit_embeddings`.
+    """
     what = "causal language model"
     model = load_weights(AutoModelForCausalLM, folder, what, dtype=dtype, attn_implementation=attention)
-    fit_embeddings(model, format)
+    fit_embeddings(model, format, padded)
     return model
 
 
@@ -96,7 +111,7 @@ class PolicyText:
     @classmethod
     def load(cls, path: str) -> "PolicyText":
         """From a local folder or any fsspec URI; raises UserError if it is no policy of ours."""
-        folder = local_folder(path)
+        folder = text_folder(path)
         format, config = load_format(folder), load_config(folder)
         try:
             end_ids = GenerationConfig.from_pretrained(folder).eos_token_id
@@ -141,13 +156,17 @@ class Policy(PolicyText):
     def load(
         cls, path: str, dtype: str = "float32", device: str | None = None, num_threads: int | None = None
     ) -> "Policy":
-        """From a folder or fsspec URI, on `num_threads` CPU threads; raises UserError if it is no policy of ours."""
+        """From a folder or fsspec URI, on `num_threads` CPU threads; raises UserError if it is no policy of ours.
+
+        `device`: None = this process's own (`actors.kernels.devices`), the CPU unless Ray assigned a GPU to it.
+        """
         if num_threads:
             torch.set_num_threads(num_threads)
         folder = local_folder(path)
         format = load_format(folder)
-        model = load_causal_lm(folder, format, "sdpa", getattr(torch, dtype))
-        generate_with_onednn(model.to(device or ("cuda" if torch.cuda.is_available() else "cpu")))
+        attention = causal_lm_attention(load_config(folder), packing=False)
+        model = load_causal_lm(folder, format, attention, getattr(torch, dtype))
+        generate_with_onednn(model.to(own_device(device)))
         return cls(model, format, _name(path), folder)
 
 

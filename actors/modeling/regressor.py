@@ -17,10 +17,10 @@ from transformers import AutoModelForSequenceClassification, PreTrainedModel
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.integrations import is_deepspeed_zero3_enabled
 
-from actors.kernels.onednn import pack_multiple
-from actors.kernels.varlen import VARLEN, packed
+from actors.kernels.transfer import to_device
 from actors.modeling.backbone import backbone_of, check, first_position, model_class, packs
-from actors.modeling.model_folder import Format, fit_embeddings, load_config, load_weights, local_folder
+from actors.modeling.isolation import attention_of
+from actors.modeling.model_folder import Format, fit_embeddings, load_config, load_weights, local_folder, text_folder
 from actors.modeling.ridge_init import RidgeHeads
 from actors.modeling.train_task import TrainTask
 from actors.modeling.warmup import AnswerFeatures, WarmupHeads
@@ -86,6 +86,9 @@ class PredictorLoss(torch.nn.Module):
     def _hidden(self, pack: dict[str, Any]) -> torch.Tensor:
         """The backbone's last hidden states, shape [T, D]."""
         body = getattr(self.model, self.model.base_model_prefix)
+        if "position_ids" not in pack:  # one conversation
+            cached = {"use_cache": False} if self.backbone.causal else {}
+            return body(input_ids=pack["input_ids"], **cached).last_hidden_state[0]
         if packs(type(self.model)):
             shifted = pack["position_ids"] + first_position(self.model.config)
             return body(**pack | {"position_ids": shifted}).last_hidden_state[0]
@@ -126,7 +129,7 @@ class PredictorTask(TrainTask):
     def build(self) -> PredictorLoss:
         """Raises UserError as `load_regressor` and `require_language_model` do."""
         folder = local_folder(self.base)
-        model = load_regressor(folder, self.format(), VARLEN)
+        model = load_regressor(folder, self.format(), self.packing)
         if self.token_weight:
             require_language_model(model.config)
         return PredictorLoss(model, self.loss, self.token_weight)
@@ -152,12 +155,12 @@ class PredictorTask(TrainTask):
         reads_S = np.concatenate([e.turn_ends_S + start for e, start in zip(examples, starts, strict=False)])
         weights_SA = np.concatenate([self._weights(e) for e in examples])
         values_SA = np.where(weights_SA > 0, np.concatenate([e.values_SA for e in examples]), 0).astype(np.float32)
-        multiple = pack_multiple(device, pack_tokens) if _packs(self.base) else 1
+        multiple = self.multiple(device, pack_tokens) if _packs(self.base) else 1
         return {
-            "pack": packed([e.ids_T for e in examples], device, multiple),
-            "reads_S": torch.from_numpy(reads_S.astype(np.int64)).to(device),
-            "values_SA": torch.from_numpy(values_SA).to(device),
-            "weights_SA": torch.from_numpy(weights_SA).to(device),
+            "pack": self.pack(examples, device, multiple),
+            "reads_S": to_device(reads_S.astype(np.int64), device),
+            "values_SA": to_device(values_SA, device),
+            "weights_SA": to_device(weights_SA, device),
         } | (self.answer_features.inputs(examples, device) if self.answer_features else {})
 
     @property
@@ -183,29 +186,30 @@ class PredictorTask(TrainTask):
 @functools.cache
 def _packs(base: str) -> bool:
     """False for a backbone that reads one segment at a time: its packs need no padding."""
-    return packs(model_class(load_config(local_folder(base))))
+    return packs(model_class(load_config(text_folder(base))))
 
 
-def load_regressor(folder: str, format: Format, attention: str, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+def load_regressor(
+    folder: str, format: Format, packing: bool = True, dtype: torch.dtype = torch.float32
+) -> PreTrainedModel:
     """Backbone in `dtype` and heads in fp32, randomly initialized if the folder has none.
 
     Raises UserError for an unreadable folder, and for a model type that cannot carry the heads.
     """
     config = load_config(folder)
     cls, backbone = model_class(config), backbone_of(config)
-    if not packs(cls):
-        attention = "sdpa" if cls._supports_sdpa else "eager"
-        if is_deepspeed_zero3_enabled():
-            raise UserError(
-                f"a {config.model_type} backbone reads one segment per forward, so under ZeRO stage 3 workers would "
-                "wait for each other's layers forever; set predictor.learner.zero_stage to 2 or less"
-            )
+    if packing and not packs(cls) and is_deepspeed_zero3_enabled():
+        raise UserError(
+            f"a {config.model_type} backbone reads one segment per forward, so under ZeRO stage 3 workers would "
+            "wait for each other's layers forever; set predictor.learner.zero_stage to 2 or less, or its packing to "
+            "off"
+        )
     model = load_weights(
         AutoModelForSequenceClassification,
         folder,
         "backbone",
         dtype=dtype,
-        attn_implementation=attention,
+        attn_implementation=attention_of(cls, packing),
         id2label=dict(enumerate(format.schema.names)),
         label2id={name: i for i, name in enumerate(format.schema.names)},
         problem_type="regression",

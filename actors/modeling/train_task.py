@@ -2,12 +2,14 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
 
-from actors.modeling.model_folder import Format, local_folder, new_format, save_model
+from actors.kernels.onednn import pack_multiple
+from actors.kernels.varlen import alone, packed
+from actors.modeling.model_folder import Format, new_format, save_model, text_folder
 from actors.modeling.tokenizer import TemplateKind
 from data.attributes import AttributeSchema
 from data.examples import Example
@@ -24,6 +26,8 @@ class TrainTask(ABC):
     """The model to start from: a folder or URI of ours, or any Hugging Face model."""
     schema: AttributeSchema
     template: TemplateKind
+    packing: bool = field(default=True, kw_only=True)
+    """False = one conversation in each forward, read as plain transformers reads it."""
 
     @abstractmethod
     def build(self) -> torch.nn.Module:
@@ -31,7 +35,21 @@ class TrainTask(ABC):
 
     @abstractmethod
     def inputs(self, examples: Sequence[Example], device: torch.device | str, pack_tokens: int = 0) -> dict[str, Any]:
-        """Forward arguments for one pack of `examples`; `pack_tokens` is the budget of all packs (0 = unknown)."""
+        """Forward arguments for one pack of `examples`; `pack_tokens` is the budget of all packs (0 = unknown).
+
+        Without packing a pack is one example.
+        """
+
+    def multiple(self, device: torch.device | str, pack_tokens: int) -> int:
+        """The number of tokens of a pack is a multiple of this."""
+        return pack_multiple(device, pack_tokens) if self.packing else 1
+
+    def pack(self, examples: Sequence[Example], device: torch.device | str, multiple: int) -> dict[str, Any]:
+        """The model's inputs for one pack."""
+        if self.packing:
+            return packed([e.ids_T for e in examples], device, multiple)
+        (one,) = examples
+        return alone(one.ids_T, device)
 
     def start(self, module: torch.nn.Module, packs: Iterable[dict[str, Any]]) -> str:
         """Prepare `module` before the first step with this rank's packed examples; returns a line for the log."""
@@ -56,4 +74,4 @@ class TrainTask(ABC):
 
     def format(self) -> Format:
         """The format of the model to start from, with this schema and template."""
-        return new_format(local_folder(self.base), self.schema, self.template)
+        return new_format(text_folder(self.base), self.schema, self.template)

@@ -15,9 +15,10 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.configuration_utils import PreTrainedConfig
 
-from actors.kernels.onednn import pack_multiple
-from actors.kernels.varlen import VARLEN, packed
+from actors.kernels.cross_entropy import fits, summed_cross_entropy
+from actors.kernels.transfer import to_device
 from actors.modeling.backbone import backbone_of
+from actors.modeling.isolation import causal_lm_attention
 from actors.modeling.model_folder import load_config, local_folder
 from actors.modeling.policy import load_causal_lm
 from actors.modeling.train_task import TrainTask
@@ -95,19 +96,22 @@ class WarmupHeads(torch.nn.Module):
         ids_T: torch.Tensor,
         positions_N: torch.Tensor,
         answers_N: torch.Tensor,
+        lengths_A: torch.Tensor,
         counts_NF: torch.Tensor,
     ) -> torch.Tensor:
-        """`positions_N` are the answers' tokens; `answers_N` is the answer that each belongs to, 0, 0, 1, ..."""
-        logits_NV = torch.nn.functional.linear(hidden_TD[positions_N - 1], vocabulary_VD).float()
-        nats_N = torch.nn.functional.cross_entropy(logits_NV, ids_T[positions_N], reduction="none")
+        """`positions_N` are the answers' tokens; `answers_N` is the answer that each belongs to, 0, 0, 1, ...
+
+        `lengths_A`, on the host, are the numbers of tokens of the answers that have any.
+        """
+        total, nats_N = _nats(hidden_TD[positions_N - 1], vocabulary_VD, ids_T[positions_N])
         hidden_ND = hidden_TD[positions_N]
-        loss = nats_N.sum() + _squared(self.counts(hidden_ND), counts_NF)
+        loss = total + _squared(self.counts(hidden_ND), counts_NF)
         if self.mean_state is not None:
             mean_ND = _running_mean(hidden_ND.detach().float(), answers_N)
             target_ND = torch.nn.functional.layer_norm(mean_ND, mean_ND.shape[1:])
             loss = loss + _squared(self.mean_state(hidden_ND), target_ND)
         if self.surprise is not None:
-            loss = loss + _squared(self.surprise(hidden_ND), _surprise(nats_N.detach(), answers_N))
+            loss = loss + _squared(self.surprise(hidden_ND), _surprise(nats_N.detach(), answers_N, lengths_A))
         return loss
 
 
@@ -128,18 +132,28 @@ class WarmupLoss(torch.nn.Module):
         return loss
 
 
+def _nats(
+    hidden_ND: torch.Tensor, vocabulary_VD: torch.Tensor, targets_N: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The negative log-likelihood of the targets: its sum, and each."""
+    if not fits(len(targets_N), len(vocabulary_VD)):
+        return summed_cross_entropy(hidden_ND, vocabulary_VD, targets_N)
+    logits_NV = torch.nn.functional.linear(hidden_ND, vocabulary_VD).float()
+    nats_N = torch.nn.functional.cross_entropy(logits_NV, targets_N, reduction="none")
+    return nats_N.sum(), nats_N
+
+
 def _squared(found_NF: torch.Tensor, target_NF: torch.Tensor) -> torch.Tensor:
     """Squared error, mean over the features and sum over the tokens."""
     return (found_NF.float() - target_NF).square().mean(1).sum()
 
 
-def _surprise(nats_N: torch.Tensor, answers_N: torch.Tensor) -> torch.Tensor:
+def _surprise(nats_N: torch.Tensor, answers_N: torch.Tensor, lengths_A: torch.Tensor) -> torch.Tensor:
     """Of each token: its loss, its answer's mean and maximum so far, in standard deviations of the pack, [N, 3].
 
     Errors in an answer, such as false facts, surprise a language model, and a rater's label depends on them.
     """
-    lengths = torch.unique_consecutive(answers_N, return_counts=True)[1].tolist()
-    highest_N = torch.cat([part.cummax(0).values for part in nats_N.split(lengths)])
+    highest_N = torch.cat([part.cummax(0).values for part in nats_N.split(lengths_A.tolist())])
     found_N3 = torch.stack([nats_N, _running_mean(nats_N[:, None], answers_N)[:, 0], highest_N], 1)
     return (found_N3 - found_N3.mean(0)) / (found_N3.std(0, correction=0) + 1e-6)
 
@@ -181,9 +195,10 @@ class AnswerFeatures:
         answers_N = np.concatenate([a + o for a, o in zip(answers, offsets, strict=False)])
         counts_NF = np.concatenate([_counts(self.tokens, e) for e in examples])
         return {
-            "positions_N": torch.from_numpy(positions_N).to(device),
-            "answers_N": torch.from_numpy(answers_N).to(device),
-            "counts_NF": torch.from_numpy((counts_NF - self.mean_F) / self.std_F).float().to(device),
+            "positions_N": to_device(positions_N, device),
+            "answers_N": to_device(answers_N, device),
+            "lengths_A": torch.from_numpy(np.unique(answers_N, return_counts=True)[1]),
+            "counts_NF": to_device(((counts_NF - self.mean_F) / self.std_F).astype(np.float32), device),
         }
 
 
@@ -203,13 +218,14 @@ class WarmupTask(TrainTask):
     answer_features: AnswerFeatures
 
     def build(self) -> WarmupLoss:
-        """Raises UserError if the backbone is no decoder."""
+        """Raises UserError if the backbone is no decoder, or takes no packs."""
         folder = local_folder(self.base)
-        require_decoder(load_config(folder))
-        return WarmupLoss(load_causal_lm(folder, self.format(), VARLEN))
+        config = load_config(folder)
+        require_decoder(config)
+        return WarmupLoss(load_causal_lm(folder, self.format(), causal_lm_attention(config, self.packing)))
 
     def inputs(self, examples: Sequence[Example], device: torch.device | str, pack_tokens: int = 0) -> dict[str, Any]:
-        pack = packed([e.ids_T for e in examples], device, pack_multiple(device, pack_tokens))
+        pack = self.pack(examples, device, self.multiple(device, pack_tokens))
         return {"pack": pack} | self.answer_features.inputs(examples, device)
 
 

@@ -11,6 +11,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from actors.kernels.devices import own_device
+from actors.kernels.precision import usable_dtype
 from actors.modeling.model_folder import local_folder
 from actors.scoring.predictor import Predictor
 from actors.scoring.preprocessor import AnnotatorInput
@@ -34,13 +36,16 @@ class Annotator:
         dtype: str,
         num_threads: int,
         over_long: str = "keep_end",
+        packing: bool = True,
     ):
         """`predictor` is a model folder or URI; raises UserError if it is none, SchemaMismatch if schemas differ.
 
         `pack_tokens` and `max_tokens` bound a pack and a conversation; `over_long` ("keep_end" or "reject") is for
-        longer conversations.
+        longer conversations; without `packing` each runs by itself, where with it a model that mixes conversations is
+        a UserError.
         """
-        loaded = Predictor.load(predictor, dtype, num_threads=num_threads)
+        dtype = usable_dtype(dtype, own_device(), "annotate.pool.dtype")
+        loaded = Predictor.load(predictor, dtype, num_threads=num_threads, packing=packing)
         schema.require_same(loaded.schema, "the run", f"the predictor at {local_folder(predictor)}")
         self.rater = Rater(loaded, pack_tokens, max_tokens)
         self.schema, self.fingerprint, self.over_long = schema, fingerprint, over_long

@@ -5,15 +5,19 @@ A decoder scores all assistant turns of a conversation in one causal forward; an
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 
+from actors.kernels.devices import own_device
 from actors.kernels.last_layer import only_read
 from actors.kernels.onednn import pack_multiple, use_onednn
-from actors.kernels.varlen import VARLEN, kernel_name, packed
+from actors.kernels.transfer import to_device, to_host
+from actors.kernels.varlen import alone, kernel_name, packed
 from actors.modeling.backbone import max_positions, packs
+from actors.modeling.isolation import ANNOTATION, require_isolated
 from actors.modeling.model_folder import Format, load_format, local_folder
 from actors.modeling.regressor import PredictorLoss, load_regressor
 from data.errors import UserError
@@ -24,7 +28,9 @@ log = logging.getLogger(__name__)
 class Predictor:
     """A trained predictor, ready to score token ids."""
 
-    def __init__(self, module: PredictorLoss, format: Format):
+    def __init__(self, module: PredictorLoss, format: Format, packing: bool = True):
+        self.packing = packing
+        """False = one segment in each forward."""
         self.module, self.format, self.schema = module.eval(), format, format.schema
         self.reading = format.reading
         self.max_tokens = max_positions(module.model.config)
@@ -32,7 +38,7 @@ class Predictor:
         self.device = next(module.parameters()).device
         self.body = getattr(module.model, module.model.base_model_prefix)
         use_onednn(self.body)
-        self.multiple = pack_multiple(self.device) if packs(type(module.model)) else 1
+        self.multiple = pack_multiple(self.device) if packing and packs(type(module.model)) else 1
         """Packs are padded to a multiple of so many tokens."""
         dtype = next(self.body.parameters()).dtype
         kernel = kernel_name(module.model.config, self.device, dtype)
@@ -40,15 +46,30 @@ class Predictor:
 
     @classmethod
     def load(
-        cls, path: str, dtype: str = "float32", device: str | None = None, num_threads: int | None = None
+        cls,
+        path: str,
+        dtype: str = "float32",
+        device: str | None = None,
+        num_threads: int | None = None,
+        packing: bool = True,
+        setting: str = ANNOTATION,
     ) -> "Predictor":
-        """From a folder or fsspec URI, on `num_threads` CPU threads; raises UserError if it is no predictor of ours."""
+        """From a folder or fsspec URI, on `num_threads` CPU threads.
+
+        `device`: None = this process's own (`actors.kernels.devices`), the CPU unless Ray assigned a GPU to it. Raises
+        UserError if it is no predictor of ours, and if packing (the setting `setting`) would change its scores.
+        """
         if num_threads:
             torch.set_num_threads(num_threads)
         folder = local_folder(path)
         format = load_format(folder)
-        model = load_regressor(folder, format, VARLEN, getattr(torch, dtype))
-        return cls(PredictorLoss(model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))), format)
+        model = load_regressor(folder, format, packing, getattr(torch, dtype))
+        module = PredictorLoss(model.to(own_device(device)))
+        predictor = cls(module, format, packing)
+        if packing:
+            nothing_S = torch.zeros(0, dtype=torch.int64, device=predictor.device)
+            require_isolated(model, lambda ids: module.read(predictor.pack(ids), nothing_S), setting)
+        return predictor
 
     def require_segment_fits(self, num_tokens: int) -> None:
         """Raise UserError if a segment of `num_tokens` has more tokens than an encoder has positions."""
@@ -58,17 +79,33 @@ class Predictor:
                 f"{self.max_tokens}; set annotate.max_tokens to at most {self.max_tokens}"
             )
 
-    @torch.inference_mode()
+    def pack(self, ids: Sequence[np.ndarray]) -> dict[str, Any]:
+        """The model's inputs for the segments of one pack."""
+        if self.packing:
+            return packed(ids, self.device, self.multiple)
+        (one,) = ids
+        return alone(one, self.device)
+
     def score(self, ids: Sequence[np.ndarray], reads: Sequence[np.ndarray]) -> list[np.ndarray]:
         """Scores of the segments of one pack at the positions `reads` of each, one float32 array [S, A] per segment.
 
-        Raises UserError for a segment that is longer than an encoder reads.
+        Without packing there is one segment. Raises UserError for a segment that is longer than an encoder reads.
+        """
+        return self.start(ids, reads)()
+
+    @torch.inference_mode()
+    def start(self, ids: Sequence[np.ndarray], reads: Sequence[np.ndarray]) -> Callable[[], list[np.ndarray]]:
+        """The same, but on a GPU it only begins: the function returned waits and gives the scores.
+
+        Until then the host is free, for the next pack above all.
         """
         self.require_segment_fits(max(len(i) for i in ids))
         starts = np.cumsum([0, *(len(i) for i in ids)])
         reads_S = np.concatenate([r + start for r, start in zip(reads, starts, strict=False)]).astype(np.int64)
-        device_reads_S = torch.from_numpy(reads_S).to(self.device)
-        pack = packed(ids, self.device, self.multiple)
-        with only_read(self.body, device_reads_S, pack["input_ids"].shape[1]):
-            scores_SA = self.module.scores(pack, device_reads_S).cpu().numpy()
-        return list(np.split(scores_SA, np.cumsum([len(r) for r in reads])[:-1]))
+        device_reads_S = to_device(reads_S, self.device)
+        # On a GPU to find the distinct ones would wait for all that runs.
+        distinct_S = to_device(np.unique(reads_S), self.device)
+        pack = self.pack(ids)
+        with only_read(self.body, distinct_S, pack["input_ids"].shape[1]):
+            scores = to_host(self.module.scores(pack, device_reads_S))
+        return lambda: list(np.split(scores(), np.cumsum([len(r) for r in reads])[:-1]))

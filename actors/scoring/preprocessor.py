@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from actors.modeling.model_folder import Format, load_format, local_folder
+from actors.modeling.model_folder import Format, load_format, text_folder
 from actors.modeling.tokenizer import encoder
 from data.conversation import Conversation, from_table
 from data.template import Unrenderable
@@ -86,4 +86,4 @@ def kept_end(tokens: Tokens, num_tokens: int) -> Tokens:
 def _format(predictor: str, fingerprint: str) -> Format:
     """Loaded once by each process, and again for a predictor that was retrained in the same folder."""
     del fingerprint  # only a cache key: it differs if the folder's content does
-    return load_format(local_folder(predictor))
+    return load_format(text_folder(predictor))

@@ -3,7 +3,7 @@
 Order and batch size do not change a value. Knows no Arrow and no Ray.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
@@ -12,7 +12,7 @@ from actors.scoring.preprocessor import read
 from data.conversation import Conversation
 from data.counters import Counters
 from data.packing import best_fit
-from data.tokens import Tokens, segments
+from data.tokens import Segment, Tokens, segments
 
 
 class Rater:
@@ -40,10 +40,9 @@ class Rater:
         cut = [segments(t, self.predictor.reading) if len(t.turn_ends_S) else [] for t in tokens]
         flat = [(owner, segment) for owner, own in enumerate(cut) for segment in own]
         found: dict[tuple[int, int], np.ndarray] = {}
-        packs = best_fit([len(segment) for _, segment in flat], self.pack_tokens)
-        for members in packs:
-            chosen = [flat[i][1] for i in members]
-            scores = self.predictor.score([s.ids_T for s in chosen], [s.reads_S for s in chosen])
+        lengths = [len(segment) for _, segment in flat]
+        packs = best_fit(lengths, self.pack_tokens) if self.predictor.packing else [[i] for i in range(len(flat))]
+        for members, scores in self._scored(packs, [segment for _, segment in flat]):
             for i, values_SA in zip(members, scores, strict=True):
                 found[flat[i][0], i] = values_SA
         nothing_SA = np.zeros((0, len(self.predictor.schema.names)), np.float32)
@@ -51,8 +50,23 @@ class Rater:
         for owner, i in sorted(found):
             values[owner].append(found[owner, i])
         filled = sum(len(segment) for _, segment in flat)
-        counters: Counters = {"filled_tokens": filled, "budget_tokens": len(packs) * self.pack_tokens}
+        budget = len(packs) * self.pack_tokens if self.predictor.packing else filled
+        counters: Counters = {"filled_tokens": filled, "budget_tokens": budget}
         return [np.concatenate(v) for v in values], counters
+
+    def _scored(
+        self, packs: Sequence[list[int]], segments: Sequence[Segment]
+    ) -> Iterator[tuple[list[int], list[np.ndarray]]]:
+        """Each pack with its segments' scores. The next pack begins before a pack's scores are waited for."""
+        waiting: tuple[list[int], Callable[[], list[np.ndarray]]] | None = None
+        for members in packs:
+            chosen = [segments[i] for i in members]
+            begun = self.predictor.start([s.ids_T for s in chosen], [s.reads_S for s in chosen])
+            if waiting:
+                yield waiting[0], waiting[1]()
+            waiting = members, begun
+        if waiting:
+            yield waiting[0], waiting[1]()
 
     def whole(self, values_SA: np.ndarray, num_turns: int) -> np.ndarray:
         """`values_SA` of a conversation's last turns, with NaN for the turns before them."""

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 
 import torch
 
-from actors.training.collectives import AgreedError
+from actors.training.collectives import AgreedError, summed
 from actors.training.settings import LearnerSettings
 
 NORM_EVERY = 10
@@ -42,11 +42,9 @@ def not_finite(parts: Mapping[str, float]) -> list[str]:
     return found if len(found) < len(parts) else []
 
 
-def unfinite_weight(
-    state: Mapping[str, torch.Tensor], names: Iterable[str], step: int, rate: float, settings: LearnerSettings
-) -> Diverged | None:
-    """What to raise if one of the weights `names` in `state` is not finite; other tensors may hold masks."""
-    for name in names:
-        if name in state and not bool(torch.isfinite(state[name]).all()):
-            return diverged(f"weight {name} is not finite", step, rate, settings)
-    return None
+def require_finite(parts: Mapping[str, torch.Tensor], step: int, rate: float, settings: LearnerSettings) -> None:
+    """Raise Diverged, on every worker, if one of the weights is not finite; `parts` are this worker's parts of them."""
+    unfinite = summed(*(float(not bool(torch.isfinite(part).all())) for part in parts.values()))
+    for name, count in zip(parts, unfinite, strict=True):
+        if count:
+            raise diverged(f"weight {name} is not finite", step, rate, settings)

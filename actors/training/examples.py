@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from actors.modeling.backbone import max_positions
-from actors.modeling.model_folder import load_config, local_folder, new_format
+from actors.modeling.model_folder import load_config, new_format, text_folder
 from actors.modeling.regressor import in_range
 from actors.modeling.tokenizer import TemplateKind, encoder
 from data.attributes import AttributeSchema, Values
@@ -48,7 +48,7 @@ class _ExampleMaker:
 
     def __init__(self, spec: ExampleSpec):
         self.spec = spec
-        self.format = new_format(local_folder(spec.base), spec.schema, spec.template)
+        self.format = new_format(text_folder(spec.base), spec.schema, spec.template)
         self.encode = encoder(self.format.tokenizer)
 
 
@@ -92,7 +92,7 @@ class PredictorExamples(_ConversationMaker):
     def __init__(self, spec: ExampleSpec):
         """Raises UserError if the backbone has fewer positions than `max_tokens`."""
         super().__init__(spec)
-        limit = max_positions(load_config(local_folder(spec.base)))
+        limit = max_positions(load_config(text_folder(spec.base)))
         if limit is not None and spec.max_tokens > limit:
             raise UserError(
                 f"max_tokens is {spec.max_tokens}, but {spec.base} reads at most {limit} tokens; "

@@ -14,7 +14,7 @@ class Arithmetic:
     """The sizes of a model that its operations per token depend on."""
 
     body: int
-    """Parameters outside the vocabulary's matrices."""
+    """Parameters outside the vocabulary's matrices; of experts those that a token reaches."""
     trained: int
     """Those of them that are trained."""
     head: int
@@ -31,7 +31,10 @@ class Arithmetic:
         vocabulary = {id(p) for p in (*model.get_input_embeddings().parameters(), *head)}
         body = [p for p in model.parameters() if id(p) not in vocabulary]
         trained = [p for p in body if p.requires_grad]
-        num_body, num_trained, num_head = (sum(map(num_elements, group)) for group in (body, trained, head))
+        idle = _idle_shares(model)
+        num_body, num_trained, num_head = (
+            round(sum(num_elements(p) * (1 - idle.get(id(p), 0.0)) for p in group)) for group in (body, trained, head)
+        )
         return cls(num_body, num_trained, num_head, config.num_hidden_layers * config.hidden_size)
 
     def flops(self, tokens: int, targets: float, squares: float) -> float:
@@ -41,6 +44,22 @@ class Arithmetic:
         """
         # A multiplication and an addition per weight: forward, for the activations' gradient, for a trained weight's.
         return tokens * (4 * self.body + 2 * self.trained) + 6 * targets * self.head + 6 * self.attention * squares
+
+
+def _idle_shares(model: PreTrainedModel) -> dict[int, float]:
+    """By id, of the parameters of a layer of experts: the share that a token does not reach."""
+    config = model.config.get_text_config()
+    num_chosen = getattr(config, "num_experts_per_tok", None)
+    if not num_chosen:
+        return {}
+    stacked = [
+        (p, module.num_experts)
+        for module in model.modules()
+        if isinstance(getattr(module, "num_experts", None), int)
+        for p in module.parameters(recurse=False)
+        if len(shape := getattr(p, "ds_shape", p.shape)) == 3 and shape[0] == module.num_experts
+    ]
+    return {id(p): max(0.0, 1 - num_chosen / num_experts) for p, num_experts in stacked}
 
 
 def num_elements(parameter: torch.nn.Parameter) -> int:

@@ -1,105 +1,173 @@
-"""The memory that a training needs on each worker, from settings alone.
+"""The memory that a training needs on each worker, from its settings and the model's shape alone.
 
-Sources: ZeRO, arXiv 1910.02054, section 3; activations, arXiv 2205.05198, section 4.
+Sources: ZeRO, arXiv 1910.02054, section 3; activations, arXiv 2205.05198, section 4; DeepSpeed 0.19's buffers. Held
+against measured peaks in tests/test_memory_peaks.py.
 """
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
-from transformers.configuration_utils import PreTrainedConfig
 
-from actors.modeling.model_folder import load_config
-from actors.modeling.tiny_llama import SmallModel
-from actors.training.settings import LearnerSettings
+from actors.kernels.cross_entropy import CHUNK_LOGITS
+from actors.modeling.model_shape import ModelShape
+from actors.training.activations import kept_bytes, logits_bytes
+from actors.training.settings import BUCKET_ELEMENTS, LIVE_ELEMENTS, LearnerSettings
 
 GIB = 2**30
-# Bytes per parameter: weights and gradients in fp32, AdamW's two moments.
-WEIGHTS, GRADIENTS, MOMENTS = 4, 4, 8
-# DeepSpeed's ZeRO steps a copy of its share of the weights.
-COPY = 4
-
-
-@dataclass(frozen=True)
-class Shape:
-    """The sizes of a model that its memory depends on; without `layers` its activations are unknown."""
-
-    num_parameters: int
-    layers: int = 0
-    width: int = 0
-    feed_forward: int = 0
-    vocabulary: int = 0
-    adapted: int = 0
-    """Sum of inputs and outputs of the linear layers that LoRA adapts by default."""
+F32 = 4
+"""Bytes of a weight, a gradient, a moment: all of these are fp32."""
+MOMENTS = 2
+CPU_PROCESS = int(0.78 * GIB)
+"""Resident memory of a Ray Train worker on a CPU before it has a model: torch, transformers, DeepSpeed, Ray."""
+RETAINED = 1.2
+"""On a CPU: memory that the C library holds after a pack, relative to what the pack's forward kept. It keeps freed
+tensors of up to 32 MiB for later ones, in fragments; measured 1.0 to 1.35."""
+GPU_PROCESS = GIB
+"""CUDA's context, the workspaces of cuBLAS and NCCL: an estimate, nothing here is allocated by torch."""
 
 
 @dataclass(frozen=True)
 class TrainingMemory:
-    """Bytes of one worker."""
+    """Bytes of one worker at the moment when it holds most."""
 
-    weights: float
-    gradients: float
-    optimizer: float
-    activations: float | None
-    """None = the model's shape is unknown."""
+    moment: str
+    """When that is: at the end of the forward pass, in the backward pass, the optimizer step or the export."""
+    parts: Mapping[str, float]
+    """What the bytes of its device are, by name; together they are the peak."""
+    knows_activations: bool
+    """False = only the model's size is known, not its layers."""
+    pack: Mapping[str, float]
+    """Bytes that a pack needs for its backward pass, by name, at whatever moment the peak is."""
     host: float = 0.0
-    """Bytes that offload moves to the CPU's memory."""
+    """Bytes in the CPU's memory of a worker on a GPU: what offload moves there, and copies for checkpoints."""
 
     @property
     def total(self) -> float:
         """On the device."""
-        return self.weights + self.gradients + self.optimizer + (self.activations or 0.0)
+        return sum(self.parts.values())
 
 
-def shape_of(model: str | None, num_parameters: int | None, small: SmallModel) -> Shape | None:
-    """The shape of a `model` on disk, or of the new `small` one; without either, the size alone if it is known."""
-    if model is None:
-        body = (small.num_layers, small.hidden_size, small.intermediate_size)
-        return _shape(small.num_parameters, *body, small.vocab_size)
-    if os.path.isdir(model):
-        config: PreTrainedConfig = load_config(model).get_text_config()
-        layers, width = config.num_hidden_layers, config.hidden_size
-        feed_forward = getattr(config, "intermediate_size", None) or 4 * width
-        vocabulary = config.vocab_size * width * (1 if config.tie_word_embeddings else 2)
-        estimate = layers * (4 * width**2 + 3 * width * feed_forward) + vocabulary
-        return _shape(num_parameters or estimate, layers, width, feed_forward, config.vocab_size)
-    return Shape(num_parameters) if num_parameters else None
+@dataclass(frozen=True)
+class _States:
+    """Bytes on the device beside activations, by the moment that needs them, and what offload keeps in the CPU's."""
+
+    weights: float
+    optimizer: float
+    """Moments, and the copy of the weights that ZeRO 1 and 2 step."""
+    gradients: float
+    bucket: float
+    """Gradients on their way to other workers."""
+    temporaries: float
+    """AdamW's square root and quotient; in stage 3 also a copy of the gradients."""
+    live: float
+    """Whole weights that ZeRO-3 has gathered."""
+    host: float
 
 
-def _shape(num_parameters: int, layers: int, width: int, feed_forward: int, vocabulary: int) -> Shape:
-    adapted = layers * (8 * width + 3 * (width + feed_forward))
-    return Shape(num_parameters, layers, width, feed_forward, vocabulary, adapted)
+def training_memory(shape: ModelShape, learner: LearnerSettings, has_logits: bool = True) -> TrainingMemory:
+    """Most bytes that one worker holds. `has_logits`: is the loss over the vocabulary?
+
+    Stage 1 shards the optimizer, 2 the gradients too, 3 the weights too.
+    """
+    if learner.precision == "auto":  # what it will be is measured on the workers: on a GPU bf16, on a CPU maybe not
+        learner = learner.model_copy(update={"precision": "bf16" if learner.use_gpu else "fp32"})
+    states, on_cpu = _states(shape, learner), not learner.use_gpu
+    checkpoint = _checkpoint(shape, learner)
+    lasting = {"process": CPU_PROCESS if on_cpu else GPU_PROCESS, "weights": states.weights}
+    lasting |= {"optimizer": states.optimizer, "checkpoint copies": checkpoint if on_cpu else 0.0}
+    kept = 0.0
+    if shape.layers:
+        how = learner.precision, learner.activation_checkpointing, learner.lora
+        kept = kept_bytes(shape, learner.pack_tokens, *how) * (RETAINED if on_cpu else 1)
+    # CUDA's allocator gives a freed tensor to any other.
+    after = {"activations": kept if on_cpu else 0.0}
+    sent = {"buckets": states.bucket, "gathered weights": states.live}
+    if learner.zero_stage == 3:
+        lasting |= sent if on_cpu else {"buckets": states.bucket}
+    gradients = {"gradients": states.gradients}
+    moments = {
+        "at the loss": _at_the_loss(shape, learner, states, kept, has_logits),
+        "in the backward pass": gradients | after | sent,
+        "in the optimizer step": gradients | after | {"the step's temporaries": states.temporaries},
+        "in the export": after | {"exported weights": _export(shape, learner) if on_cpu else 0.0},
+    }
+    moment, own = max(moments.items(), key=lambda item: sum(item[1].values()))
+    parts = {name: size for name, size in (lasting | own).items() if size}
+    host = 0.0 if on_cpu else states.host + checkpoint
+    pack = {name: moments["at the loss"][name] for name in ("activations", "logits")}
+    return TrainingMemory(moment, parts, bool(shape.layers), pack, host)
 
 
-def training_memory(shape: Shape, learner: LearnerSettings) -> TrainingMemory:
-    """Most bytes that one worker holds; stage 1 shards the optimizer, 2 the gradients too, 3 the weights too."""
-    trained = shape.num_parameters
-    if learner.lora and shape.adapted:
-        trained = min(trained, learner.lora.rank * shape.adapted)
-    stage, workers = learner.zero_stage, learner.num_workers
-    weights = WEIGHTS * shape.num_parameters / (workers if stage == 3 else 1)
-    gradients = GRADIENTS * trained / (workers if stage >= 2 else 1)
-    optimizer = (MOMENTS + (COPY if stage else 0)) * trained / (workers if stage else 1)
-    host = 0.0
+def _at_the_loss(
+    shape: ModelShape, learner: LearnerSettings, states: _States, kept: float, has_logits: bool
+) -> dict[str, float]:
+    """When the backward pass starts: all that it needs is there, and the gradients of the packs before."""
+    copies, chunk = 0.0, max(1, CHUNK_LOGITS // max(1, shape.vocabulary))
+    if learner.precision == "bf16" and learner.zero_stage < 3:  # ZeRO-3's own products copy one weight at a time
+        copies = 2.0 * (shape.cast - shape.inactive)
+    return {
+        "activations": kept,
+        "logits": logits_bytes(shape, learner.pack_tokens, chunk) if has_logits and shape.layers else 0.0,
+        "bf16 copies of weights": copies,
+        "gradients": states.gradients if learner.packs_per_step > learner.num_workers else 0.0,
+        "gathered weights": states.live,
+    }
+
+
+def _states(shape: ModelShape, learner: LearnerSettings) -> _States:
+    stage, workers, on_gpu = learner.zero_stage, learner.num_workers, learner.use_gpu
+    trained = trained_parameters(shape, learner)
+    share, largest = trained / (workers if stage else 1), min(shape.largest or trained, trained)
+    weights = F32 * shape.num_parameters / (workers if stage == 3 else 1)
+    copy = F32 * share if stage in (1, 2) else 0.0  # stage 3 steps its share of the weights itself
+    moments = F32 * MOMENTS * share
+    gradients = F32 * trained / (workers if stage >= 2 else 1)
+    live = F32 * min(shape.num_parameters, LIVE_ELEMENTS) if stage == 3 else 0.0
     if learner.offload != "none":
-        host, gradients, optimizer = gradients + optimizer, 0.0, 0.0
-    if learner.offload == "parameters":
-        # One layer at a time comes to the device.
-        host, weights = host + weights, WEIGHTS * shape.num_parameters / max(shape.layers, 1)
-    return TrainingMemory(weights, gradients, optimizer, _activations(shape, learner), host)
+        # Stages 1 and 2 have another buffer, as large as the copy, between that and the weights.
+        host = F32 * share * (5 if stage < 3 else 4)
+        on_host = weights if learner.offload == "parameters" else 0.0
+        return _States(
+            weights - on_host, 0.0, 0.0, _bucket(trained, learner) + F32 * largest, 0.0, live, host + on_host
+        )
+    # On a CPU a parameter at a time (ZeRO makes one of all), on a GPU all at once.
+    stepped = share if stage or on_gpu else largest
+    temporaries = F32 * stepped * ((1 if on_gpu else 2) + (stage == 3))
+    return _States(weights, moments + copy, gradients, _bucket(trained, learner), temporaries, live, 0.0)
 
 
-def _activations(shape: Shape, learner: LearnerSettings) -> float | None:
-    """Of one pack: attention never stores its matrix; logits are those of the trained tokens, at worst of all."""
-    if not shape.layers:
-        return None
-    bytes_each = 2 if learner.precision == "bf16" else 4
-    # For the backward pass: inputs of both norms in fp32; query, key, value, attention's output; gate, up, product.
-    layer = learner.pack_tokens * (2 * 4 * shape.width + bytes_each * (6 * shape.width + 4 * shape.feed_forward))
-    inputs = shape.layers * learner.pack_tokens * 4 * shape.width
-    kept = inputs + layer if learner.activation_checkpointing else shape.layers * layer
-    logits = learner.pack_tokens * shape.vocabulary * (4 + 4 + bytes_each)
-    return float(kept + logits)
+def _bucket(trained: int, learner: LearnerSettings) -> float:
+    """On a GPU under bf16 there is one for each type that gradients are sent in, of fp32 except in stage 3."""
+    kinds = 1.0
+    if learner.use_gpu and learner.precision == "bf16" and learner.zero_stage:
+        kinds = 1.5 if learner.zero_stage == 3 else 2.0
+    return F32 * min(trained, BUCKET_ELEMENTS) * kinds
+
+
+def trained_parameters(shape: ModelShape, learner: LearnerSettings) -> int:
+    """All of them, or those of the adapters."""
+    if learner.lora is None or not shape.linears:
+        return shape.num_parameters
+    return learner.lora.rank * sum(size for name, size in shape.linears if learner.lora.adapts(name))
+
+
+def _checkpoint(shape: ModelShape, learner: LearnerSettings) -> float:
+    """Copies of the trained weights and moments in the CPU's memory, while a thread uploads them."""
+    if not (learner.checkpoint_every or learner.checkpoint_every_s):
+        return 0.0
+    trained, workers = trained_parameters(shape, learner), learner.num_workers
+    moments = MOMENTS * trained / (workers if learner.zero_stage else 1)
+    best = trained / workers if learner.validate_every else 0
+    return F32 * (trained / workers + moments + best)
+
+
+def _export(shape: ModelShape, learner: LearnerSettings) -> float:
+    """The first worker's copy of the weights: adapters are merged into new ones, and ZeRO-3 gathers all."""
+    if learner.zero_stage == 3:
+        return F32 * shape.num_parameters
+    return F32 * (shape.num_parameters - shape.vocabulary * shape.width) if learner.lora else 0.0
 
 
 def torch_sees_a_gpu() -> bool:
@@ -121,11 +189,10 @@ def too_large(path: str, learner: LearnerSettings, memory: TrainingMemory, limit
     """Why a training does not fit and which settings help; None if it fits."""
     if memory.total <= limit:
         return None
-    large_activations = (memory.activations or 0) > 0.2 * memory.total
-    kinds = ("weights", "gradients", "optimizer", "activations")
-    parts = [f"{kind} {size / GIB:,.1f}" for kind in kinds if (size := getattr(memory, kind)) is not None]
+    large_activations = memory.parts.get("activations", 0.0) > 0.2 * memory.total
+    parts = ", ".join(f"{name} {size / GIB:,.1f}" for name, size in memory.parts.items())
     return (
-        f"{path} needs {memory.total / GIB:,.1f} GiB on each worker ({', '.join(parts)}), and its device has "
+        f"{path} needs {memory.total / GIB:,.1f} GiB on each worker {memory.moment} ({parts}), and its device has "
         f"{limit / GIB:,.1f}; what helps, in {path}: {'; '.join(remedies(learner, large_activations))}"
     )
 
@@ -142,4 +209,5 @@ def remedies(learner: LearnerSettings, large_activations: bool = True) -> list[s
     if learner.lora is None:
         found.append("lora: {}")
     found += ["more num_workers"] if learner.zero_stage else []
-    return [*found, f"pack_tokens below {learner.pack_tokens}"]
+    found.append(f"pack_tokens below {learner.pack_tokens}")
+    return [*found, "fit: auto with memory_gib, which chooses"] if learner.fit == "off" else found

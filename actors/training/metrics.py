@@ -10,7 +10,9 @@ from typing import Any, Literal
 
 import torch
 
+from actors.kernels.devices import synchronize
 from actors.kernels.onednn import multiply
+from actors.training.settings import LearnerSettings
 from actors.training.train_state import TrainState
 from data.storage import Storage
 
@@ -34,8 +36,17 @@ METRICS = {
 class MetricsLogger:
     """Writes on the first worker only (`enabled`); counts on all."""
 
-    def __init__(self, what: str, output: Storage, tracking: Tracking, world: int, precision: str, enabled: bool):
-        self._enabled = enabled
+    def __init__(
+        self,
+        what: str,
+        output: Storage,
+        tracking: Tracking,
+        world: int,
+        device: torch.device,
+        precision: str,
+        enabled: bool,
+    ):
+        self._enabled, self._device = enabled, device
         self._recent_s, self._recent_tokens, self._recent_flops = 0.0, 0, 0.0
         self._precision, self._world = precision, world
         self._peak, self._peak_measured = 0.0, 0.0
@@ -60,7 +71,7 @@ class MetricsLogger:
             "tokens_per_s": speed,
             "share_of_peak": share,
             "packs_filled": state.packs_filled,
-            "memory_bytes": peak_memory_bytes(),
+            "memory_bytes": peak_memory_bytes(self._device),
             "progress": state.progress / epochs,
         }
         eta_s = state.seconds / state.progress * (epochs - state.progress)
@@ -74,7 +85,7 @@ class MetricsLogger:
     def _measure_peak(self) -> None:
         """Keep the highest of repeated measurements: other programs on the machine only lower it."""
         if not self._peak or time.monotonic() - self._peak_measured > PEAK_EVERY_S:
-            self._peak = max(self._peak, peak_flops(self._precision) * self._world)
+            self._peak = max(self._peak, peak_flops(self._device, self._precision) * self._world)
             self._peak_measured = time.monotonic()
 
     def validated(self, state: TrainState, loss: float, improved: bool) -> None:
@@ -82,7 +93,8 @@ class MetricsLogger:
         self._write(state.step, {"validation_loss": loss})
 
     def log(self, text: str) -> None:
-        if self._enabled:
+        """Print it, unless it is empty."""
+        if self._enabled and text:
             print(text, flush=True)
 
     def close(self) -> None:
@@ -177,23 +189,27 @@ def _tracker(tracking: Tracking, what: str) -> list[Any]:
     return [{"mlflow": _Mlflow, "wandb": _Wandb}[tracking](what)]
 
 
-def peak_flops(precision: str) -> float:
-    """Floating-point operations per second of a large matrix product on this worker's device, in `precision`."""
-    on_gpu = torch.cuda.is_available()
-    size, dtype = (8192 if on_gpu else 1024), torch.bfloat16 if precision == "bf16" else torch.float32
-    a = torch.randn(size, size, device="cuda" if on_gpu else "cpu").to(dtype)
+def peak_flops(device: torch.device, precision: str) -> float:
+    """Floating-point operations per second of a large matrix product on `device`, in "bf16" or "fp32"."""
+    size, dtype = (1024 if device.type == "cpu" else 8192), torch.bfloat16 if precision == "bf16" else torch.float32
+    a = torch.randn(size, size, device=device).to(dtype)
     best, started = 0.0, time.perf_counter()
     while time.perf_counter() - started < PEAK_S or not best:
         before = time.perf_counter()
         multiply(a, a)
-        if on_gpu:
-            torch.cuda.synchronize()
+        synchronize(device)
         best = max(best, 2 * size**3 / (time.perf_counter() - before))
     return best
 
 
-def peak_memory_bytes() -> int:
-    """Of this worker so far: the GPU's if it has one, else resident memory."""
-    if torch.cuda.is_available():
-        return int(torch.cuda.max_memory_allocated())
+def expected_flops(learner: LearnerSettings) -> float:
+    """The same for a worker of a training that this process plans, on this machine's devices."""
+    precisions = ("bf16", "fp32") if learner.precision == "auto" else (learner.precision,)
+    return max(peak_flops(torch.device("cuda" if learner.use_gpu else "cpu"), precision) for precision in precisions)
+
+
+def peak_memory_bytes(device: torch.device) -> int:
+    """Of this worker so far, on its device: the GPU's memory if it has one, else resident memory."""
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

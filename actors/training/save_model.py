@@ -1,18 +1,26 @@
 """Gather the weights of the step to save, merge adapters, and save a plain model folder. Knows no loop."""
 
+import itertools
 import json
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable
 
 import torch
+from transformers.core_model_loading import revert_weight_conversion
 
 from actors.modeling.lora import merged
+from actors.modeling.model_folder import cut_padding
 from actors.modeling.train_task import TrainTask
+from actors.training import export_plan
 from actors.training.checkpoint import Checkpoint
-from actors.training.collectives import agree
+from actors.training.collectives import agree, barrier
 from actors.training.deepspeed_engine import TrainingEngine
-from actors.training.divergence import unfinite_weight
+from actors.training.divergence import require_finite
+from actors.training.export_plan import Group, Weight, planned, saved_weights
+from actors.training.settings import export_dtype
+from actors.training.shard_writer import ShardWriter
+from actors.training.zero_shards import local_part, whole
 from data.errors import UserError
 from data.printable import printable
 from data.storage import Storage, Unwritable
@@ -50,43 +58,87 @@ def save_trained_model(
 ) -> None:
     """Save the live weights, or with `kept` the trained ones of an earlier step, at `target`.
 
-    Every worker takes part; the first one writes. Raises AgreedError for weights that are not finite.
+    Every worker takes part; the first one writes, one file while the next is gathered, so it never holds the model
+    whole. The others wait for it without a time limit. Raises Diverged for weights that are not finite.
     """
-    state = engine.gathered(trained=False) | (_of(engine, kept) if kept else engine.gathered(trained=True))
-    agree(unfinite_weight(state, dict(engine.module.named_parameters()), step, rate, engine.settings))
+    settings, dtype = engine.settings, export_dtype(engine.settings)
+    weights = list(saved_weights(engine.module, engine.module.heads, getattr(torch, dtype)))
+    require_finite(parts_of(engine, weights, kept), step, rate, settings)
+    files = planned(weights, export_plan.SHARD_BYTES)
     if engine.rank:
-        return
-    if engine.settings.lora:
-        state = merged(engine.module, state)
-    dtype = engine.settings.export
-    with tempfile.TemporaryDirectory() as folder:
-        task.save(engine.module, cast(state, getattr(torch, dtype)), folder)
-        _set_dtype(os.path.join(folder, "config.json"), dtype)
-        target.upload(folder)
+        for group in itertools.chain(*files):
+            barrier()
+            _gathered(engine, group, kept)
+    else:
+        with target.replaced() as folder:
+            writer = ShardWriter(folder, len(files))
+            for groups in files:
+                tensors: dict[str, torch.Tensor] = {}
+                for group in groups:
+                    barrier()
+                    tensors |= _converted(engine, group, _gathered(engine, group, kept))
+                writer.add(tensors)
+            writer.finish()
+            _save_rest(task, engine, folder, dtype)
+    barrier()
 
 
-def cast(state: Mapping[str, torch.Tensor], dtype: torch.dtype) -> dict[str, torch.Tensor]:
-    """`state` in another dtype, but for whole numbers; tied weights stay one tensor, so that they are saved once."""
-    cast_once: dict[tuple[int, torch.Size], torch.Tensor] = {}
+def parts_of(engine: TrainingEngine, weights: Iterable[Weight], kept: Checkpoint | None) -> dict[str, torch.Tensor]:
+    """What this worker holds of the parameters that are saved; buffers may hold masks, `kept` weights were looked at
+    when they were written."""
     return {
-        name: cast_once.setdefault((v.data_ptr(), v.shape), v.to(dtype)) if v.is_floating_point() else v
-        for name, v in state.items()
+        weight.name: local_part(weight.name, weight.tensor, engine.settings.zero_stage, engine.rank)
+        for weight in weights
+        if isinstance(weight.tensor, torch.nn.Parameter) and not (kept and weight.trained)
     }
 
 
+def _gathered(engine: TrainingEngine, group: Group, kept: Checkpoint | None) -> dict[str, torch.Tensor]:
+    """The weights on the CPU of the first worker, nothing on the others; they may share the live memory.
+
+    At ZeRO stage 3 one weight at a time is whole. Without adapters each is cast at once.
+    """
+    found = {}
+    for weight in group:
+        if kept and weight.trained:
+            if engine.rank == 0:
+                found[weight.name] = kept.values("weights", weight.name, 0, weight.shape.numel()).view(weight.shape)
+            continue
+        stage = engine.settings.zero_stage if isinstance(weight.tensor, torch.nn.Parameter) else 0
+        with whole(weight.tensor, stage) as tensor:
+            if engine.rank == 0:
+                dtype = tensor.dtype if engine.settings.lora else weight.dtype
+                # A gathered weight's memory goes when the block ends.
+                found[weight.name] = tensor.to("cpu", dtype, copy=stage == 3).contiguous()
+    return found
+
+
+def _converted(engine: TrainingEngine, group: Group, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """As they are saved: adapters merged, in the dtype of the export, in the form and under the names of the hub."""
+    dtypes = {weight.name.replace(".base_layer.", "."): weight.dtype for weight in group}
+    if engine.settings.lora:
+        state = merged(engine.module, state)
+    cast = {name.removeprefix("model."): tensor.to(dtypes[name]) for name, tensor in state.items()}
+    cut_padding(engine.module.model, cast)
+    ignored = set(engine.module.model._keys_to_ignore_on_save or ())
+    cast = {name: tensor for name, tensor in cast.items() if name not in ignored}
+    converted = revert_weight_conversion(engine.module.model, cast)
+    return {name: tensor.contiguous() for name, tensor in converted.items()}
+
+
+def _save_rest(task: TrainTask, engine: TrainingEngine, folder: Storage, dtype: str) -> None:
+    """All but the weights."""
+    with tempfile.TemporaryDirectory() as local:
+        task.save(engine.module, {}, local)
+        _set_dtype(os.path.join(local, "config.json"), dtype)
+        for name in Storage(local).names():
+            if not name.endswith(".safetensors"):
+                (folder / name).put(os.path.join(local, name))
+
+
 def _set_dtype(path: str, dtype: str) -> None:
-    """transformers writes the dtype of the live model, not of the weights that it saves."""
+    """transformers writes the dtype of the live model, not of the weights that are saved."""
     with open(path) as file:
         config = json.load(file)
     with open(path, "w") as file:
         json.dump(config | {"dtype": dtype}, file, indent=2)
-
-
-def _of(engine: TrainingEngine, kept: Checkpoint) -> dict[str, torch.Tensor]:
-    if engine.rank:
-        return {}
-    shapes = {name: getattr(p, "ds_shape", p.shape) for name, p in engine.module.named_parameters()}
-    return {
-        name: kept.values("weights", name, 0, kept.size("weights", name)).view(shapes[name])
-        for name in kept.names("weights")
-    }

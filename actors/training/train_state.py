@@ -30,6 +30,8 @@ class TrainState:
     """Digest of the ids of the examples that the workers trained on; the same in the end."""
     losses: list[dict[str, float]] = field(default_factory=list)
     validations: dict[str, Any] = field(default_factory=dict)
+    precision: str = ""
+    """"bf16" or "fp32", as set or chosen; "" = not yet."""
 
     @property
     def next_step(self) -> Position:
@@ -63,6 +65,7 @@ class TrainState:
         """What the training came to, without its loss curve."""
         return TrainingMetrics(
             zero_stage=zero_stage,
+            precision=self.precision,
             num_workers=num_workers,
             steps=self.step,
             epochs=round(self.progress, 4),

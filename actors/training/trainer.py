@@ -6,33 +6,34 @@ training resumes from its last checkpoint, with any number of workers, and ends 
 """
 
 import contextlib
-import itertools
 import math
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
 
 import ray.train
 import torch
 
 from actors.modeling.train_task import TrainTask
 from actors.training.collectives import AgreedError, barrier, summed, summed_modulo
-from actors.training.deepspeed_engine import Pack, TrainingEngine
+from actors.training.deepspeed_engine import TrainingEngine
 from actors.training.divergence import NORM_EVERY, Diverged, diverged, is_norm, not_finite
 from actors.training.early_stopping import EarlyStopping
+from actors.training.forwards import rounds
 from actors.training.kept_checkpoints import KeptCheckpoints
 from actors.training.label_use import measure_label_use
 from actors.training.metrics import MetricsLogger, Tracking, peak_memory_bytes
+from actors.training.precision import with_precision
 from actors.training.preemption import Preemption
 from actors.training.save_model import require_savable, save_trained_model
 from actors.training.settings import LearnerSettings, rate_factor
+from actors.training.shares import Share, Shares
+from actors.training.start_engine import start_engine
 from actors.training.train_state import TrainState
-from data.examples import Examples, digest_of
+from data.examples import digest_of
 from data.label_use import LabelProbe
 from data.lease import Fence, current_fence
 from data.loader import DataLoader, PackedStep
-from data.packing import dealt
 from data.run_layout import TRAINING, write_record
 from data.stage_metrics import LossPoint, TrainingMetrics
 from data.storage import Storage
@@ -64,7 +65,8 @@ class Training:
     """One worker's part of the training."""
 
     def __init__(self, assignment: Assignment):
-        self.task, self.settings, self.loader = assignment.task, assignment.settings, assignment.loader
+        self.settings, self.loader = assignment.settings, assignment.loader
+        self.task = replace(assignment.task, packing=self.settings.packing == "on")
         self.probes, self.output = assignment.probes, Storage(assignment.output_uri)
         settings, context = assignment.settings, ray.train.get_context()
         self.rank, self.world = context.get_world_rank(), context.get_world_size()
@@ -73,20 +75,19 @@ class Training:
         self.kept = KeptCheckpoints(self.output, (self.rank, self.world), settings.keep_checkpoints, assignment.fence)
         if not self.loader.corpus.shards:
             raise AgreedError(f"no examples to train on in {self.loader.corpus.uri}; check the rows and max_tokens")
-        self.engine = TrainingEngine(self.task, settings, self.rank, self.world)
-        require_savable(self.task, self.engine, self.output)
         checkpoint = self.kept.resume()
         self.state = TrainState(**checkpoint.state) if checkpoint else TrainState()
+        self.settings, line = with_precision(settings, self.state, assignment.what)
+        self.engine = TrainingEngine(self.task, self.settings, self.rank, self.world)
+        self.shares = Shares(self.task, self.settings, self.loader, self.engine.device, self.rank, self.world)
+        require_savable(self.task, self.engine, self.output)
         self.early_stopping = EarlyStopping(settings.patience, **self.state.validations)
         self.validates = self.loader.split.has_validation
         self.trained_digest, self.cpu_s, self.rate = 0, 0.0, 0.0
-        self.logger = MetricsLogger(
-            assignment.what, self.output, assignment.tracking, self.world, settings.precision, enabled=self.rank == 0
-        )
-        # Sharded weights cannot run before DeepSpeed wraps them; jobs.runner.preset refuses what needs `start` then.
-        if checkpoint is None and settings.zero_stage < 3:
-            self._start_module()
-        self.engine.start(checkpoint)
+        where, how = (assignment.what, self.output, assignment.tracking), (self.engine.device, self.settings.precision)
+        self.logger = MetricsLogger(*where, self.world, *how, enabled=self.rank == 0)
+        self.logger.log(line)
+        self.logger.log(start_engine(self.task, self.engine, checkpoint, self.shares.first(START_STEPS)))
         corpus, epochs = self.loader.corpus, self.loader.epochs
         self.logger.log(f"{self.engine.describe()}; {corpus.num_rows:,} rows, {epochs} epochs")
         if checkpoint:
@@ -99,9 +100,9 @@ class Training:
         preemption = Preemption(self.output, self.rank, self.settings.checkpoint_every_s)
         self.cpu_s = -time.process_time()
         loss = 0.0
-        for step in self.loader.steps(self.state.next_step):
+        for step, share in self.shares.steps(self.state.next_step, self.state.step):
             before = self.state.progress
-            requests = preemption.requested(self.do(step), float(not is_norm(self._norm())))
+            requests = preemption.requested(self.do(step, share), float(not is_norm(self._norm())))
             loss = self._finite(*requests.sums)
             if step.progress == self.loader.epochs:
                 break
@@ -130,23 +131,24 @@ class Training:
         self.logger.log(self.state.audit())
         return self.finish()
 
-    def do(self, step: PackedStep) -> float:
+    def do(self, step: PackedStep, share: Share) -> float:
         """One optimizer step; returns this worker's share of its mean loss."""
         started = time.perf_counter()
         settings, state, examples = self.settings, self.state, step.examples
-        weight = self._weight(examples, step.packs)
-        assert weight > 0, "a step without a single target"
+        assert share.weight > 0, "a step without a single target"
         progress = step.middle / self.loader.epochs
         self.rate = settings.learning_rate * rate_factor(settings.schedule, progress, settings.warmup)
         if step.is_first:
             digest = digest_of(examples.ids[i] for i in self.loader.drawn(examples, step.epoch))
             state.expected_digest = (state.expected_digest + digest) % 2**64
-        self.packs = list(self._share(examples, step.packs))
-        loss = self.engine.step(self.packs, weight, self.rate)
-        seconds = time.perf_counter() - started
-        state.add(step, settings.pack_tokens, weight, seconds)
+        self.packs, self.trained_digest = share.packs, self.trained_digest + share.digest
+        loss = self.engine.step(self.packs, share.weight, self.rate)
+        seconds = time.perf_counter() - started + share.seconds
+        state.add(step, settings.pack_tokens, share.weight, seconds)
         squares = sum(float(examples.lengths[i]) ** 2 for pack in step.packs for i in pack)
-        self.logger.count(step.num_tokens, self.engine.arithmetic.flops(step.num_tokens, weight, squares), seconds)
+        self.logger.count(
+            step.num_tokens, self.engine.arithmetic.flops(step.num_tokens, share.weight, squares), seconds
+        )
         return loss
 
     def _norm(self) -> float:
@@ -174,25 +176,6 @@ class Training:
         with contextlib.suppress(Exception):  # it only adds to a message
             own = [self.task.loss_parts(self.engine.module, pack.inputs) for pack in self.packs]
         return dict(zip(names, summed(*(sum(part[name] for part in own) for name in names)), strict=True))
-
-    def _share(self, examples: Examples, packs: list[list[int]]) -> Iterator[Pack]:
-        """This worker's packs of a step; one with fewer than others adds the shortest example, which does not count."""
-        # Attention grows with the square of each example's length, so tokens alone do not give the cost of a pack.
-        costs = [sum(int(examples.lengths[i]) + int(examples.lengths[i]) ** 2 / 4096 for i in pack) for pack in packs]
-        shares = dealt(packs, costs, self.world)
-        for number in shares[self.rank]:
-            self.trained_digest += digest_of(examples.ids[i] for i in packs[number])
-            seed = hash((self.settings.seed, self.state.step, number)) % 2**63
-            yield Pack(self._inputs(examples, packs[number]), seed)
-        shortest = min((i for pack in packs for i in pack), key=lambda i: int(examples.lengths[i]))
-        for _ in range(max(map(len, shares)) - len(shares[self.rank])):
-            yield Pack(self._inputs(examples, [shortest]), seed=0, counts=False)
-
-    def _inputs(self, examples: Examples, pack: list[int]) -> dict[str, Any]:
-        return self.task.inputs([examples[i] for i in pack], self.engine.device, self.settings.pack_tokens)
-
-    def _weight(self, examples: Examples, packs: list[list[int]]) -> float:
-        return sum(self.task.target_weight(examples[i]) for pack in packs for i in pack)
 
     def _log_every(self) -> int:
         """In steps; the same on all workers."""
@@ -223,12 +206,13 @@ class Training:
         """None if no example of a small set is held out and no decision depends on the loss."""
         self.engine.validating(True)
         total = weight = 0.0
-        for examples, packs in self.loader.validation(self.world):
-            mine = packs[self.rank]
-            # Every worker runs as many forwards as the others: ZeRO-3 needs that.
-            loss = self.engine.loss(self._inputs(examples, mine or packs[0]))
-            total += loss if mine else 0.0
-            weight += self._weight(examples, [mine])
+        for examples, step in self.loader.validation(self.world):
+            for packs in rounds(step, self.task.packing):
+                mine = packs[self.rank]
+                # Every worker runs as many forwards as the others: ZeRO-3 needs that.
+                loss = self.engine.loss(self.shares.inputs(examples, mine or next(filter(None, packs))))
+                total += loss if mine else 0.0
+                weight += self.shares.weight(examples, [mine])
         self.engine.validating(False)
         total, weight = summed(total, weight)
         if not weight and self.settings.validate_every:
@@ -257,9 +241,9 @@ class Training:
 
     def metrics(self, cpu_seconds: float = 0.0) -> TrainingMetrics:
         """The metrics of the training so far, without its loss curve."""
-        timing, held = self.kept.newest.timing.metrics(), self.engine.held
+        timing, memory = self.kept.newest.timing.metrics(), (self.engine.held, peak_memory_bytes(self.engine.device))
         workers = self.settings.zero_stage, self.world
-        return self.state.metrics(self.early_stopping, timing, *workers, held, peak_memory_bytes(), cpu_seconds)
+        return self.state.metrics(self.early_stopping, timing, *workers, *memory, cpu_seconds)
 
     def finish(self) -> TrainingMetrics:
         """Save the model of the best step and the metrics; remove the checkpoints."""
@@ -282,20 +266,6 @@ class Training:
         self.logger.close()
         barrier()  # no worker ends before the model is saved
         return metrics
-
-    @torch.no_grad()
-    def _start_module(self) -> None:
-        device, module = self.engine.device, self.engine.module
-        module.to(device).eval()
-
-        def mine() -> Iterator[dict[str, Any]]:
-            for step in itertools.islice(self.loader.steps(), START_STEPS):
-                for number in dealt(step.packs, [len(pack) for pack in step.packs], self.world)[self.rank]:
-                    yield self._inputs(step.examples, step.packs[number])
-
-        with torch.autocast(device.type, torch.bfloat16, enabled=self.settings.precision == "bf16"):
-            if line := self.task.start(module, mine()):
-                self.logger.log(line)
 
 
 def _crossed(before: float, after: float, every: float) -> bool:

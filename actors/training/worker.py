@@ -4,10 +4,9 @@ import contextlib
 from typing import Any
 
 import ray.train
-import torch
 
 from actors.training.collectives import AgreedError
-from actors.training.memory import remedies
+from actors.training.out_of_memory import out_of_memory
 from actors.training.trainer import Training
 from data.errors import UserError
 from data.lease import LeaseLost
@@ -26,18 +25,21 @@ def train_worker(config: dict[str, Any]) -> None:
     noted = Storage(config["assignment"].output_uri) / USER_ERROR
     if noted.exists():
         return
+    training: Training | None = None
     try:
-        metrics = Training(config["assignment"]).run()
+        training = Training(config["assignment"])
+        metrics = training.run()
     except LeaseLost:
         raise  # the driver that has taken over would read a note as its own
     except UserError as error:
         if _note(noted, error) and isinstance(error, AgreedError):
             return
         raise
-    except torch.OutOfMemoryError as error:
-        helps = "; ".join(remedies(config["assignment"].settings))
-        said = str(error).split(". ")[0]
-        tight = UserError(f"the GPU's memory ran out ({said}); what helps, in its learner: {helps}")
+    except Exception as error:
+        step = training.state.step if training else 0
+        tight = out_of_memory(error, config["assignment"].settings, step)
+        if tight is None:
+            raise
         _note(noted, tight)
         raise tight from error
     ray.train.report(as_json(metrics))

@@ -4,6 +4,7 @@ Stage 0 holds everything everywhere, stages 1 and 2 shard the moments (arXiv 191
 A shard is (parameter, first element, values); the shards of all workers together are whole. Knows no files.
 """
 
+import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -39,6 +40,27 @@ def weight_shards(module: torch.nn.Module, zero_stage: int, rank: int, world: in
         else:
             start, stop = (i * parameter.numel() // world for i in (rank, rank + 1))
             yield ZeroShard(name, start, parameter.detach().flatten()[start:stop])
+
+
+def local_part(name: str, parameter: Any, zero_stage: int, rank: int) -> torch.Tensor:
+    """What this worker holds of a weight, trained or frozen: at stage 3 its shard (possibly nothing), else all."""
+    if zero_stage < 3:
+        whole: torch.Tensor = parameter.detach()
+        return whole
+    shards = [shard.values_N for shard in _stage3_shard(name, parameter, parameter.ds_tensor, rank)]
+    return shards[0] if shards else parameter.ds_tensor.detach().flatten()[:0]
+
+
+@contextlib.contextmanager
+def whole(parameter: Any, zero_stage: int) -> Iterator[torch.Tensor]:
+    """The whole weight for the length of the block; at stage 3 gathered, and every worker takes part."""
+    if zero_stage < 3:
+        yield parameter.detach()
+        return
+    import deepspeed
+
+    with deepspeed.zero.GatheredParameters([parameter]):
+        yield parameter.detach()
 
 
 @torch.no_grad()
@@ -127,7 +149,10 @@ def _make_moments(engine: Any, step: int) -> None:
     if stage == 3:
         held = engine.optimizer.fp32_partitioned_groups_flat
     for parameter in held:
-        counter: Any = step if type(base).__name__ == "DeepSpeedCPUAdam" else torch.tensor(float(step))
+        counter: Any = step
+        if type(base).__name__ != "DeepSpeedCPUAdam":
+            # torch's fused AdamW counts on the parameter's device, the other on the host.
+            counter = torch.tensor(float(step), device=parameter.device if base.defaults.get("fused") else None)
         base.state[parameter] = {"step": counter} | {m: torch.zeros_like(parameter.data) for m in MOMENTS}
     if stage in (1, 2):
         engine.optimizer._lazy_init_hp_params_optimizer_state()

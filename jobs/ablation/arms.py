@@ -128,7 +128,7 @@ def _train_longer(run: Run, folder: Storage, loop: Rounds) -> PolicyMetrics:
     """As the bootstrap rounds train: the same initial weights, as many rows and epochs, but annotated rows only."""
     wanted, policy = rows_of_rounds(run, loop), run.preset.policy
     annotated = (row for table in (run.folder("annotated") / "rows").tables() for row in from_table(table))
-    rows = drawn(annotated, wanted, f"longer/{run.preset.seed}")
+    rows = drawn(annotated, wanted, f"longer/{run.preset.seed}", name=lambda row: row.id)
     write_table(to_table(rows, run.schema), folder / "rows")
     weights = repeated(policy.source_weights, {row.source for row in rows}, wanted / len(rows))
     again = policy.model_copy(update={"source_weights": weights})

@@ -2,7 +2,8 @@
 
 import statistics
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
@@ -13,6 +14,7 @@ from actors.scoring.annotator import Annotator
 from data.bounds import Size, Times, TokenBudget
 from data.conversation import Conversation, from_table, to_table
 from data.record import Record
+from jobs.bench.bf16 import bf16_side
 from jobs.bench.report import Bench, Outcome, cpu_seconds_by_turns, print_table, ratio_of, require_equal
 from jobs.bench.rows import MEDIUM, SCHEMA, random_predictor, real_rows
 
@@ -51,8 +53,9 @@ def run(settings: AnnotateBenchSettings) -> Outcome:
     ratios = {
         "vs_pipeline_batched": ratio_of(seconds, OURS, BATCHED),
         "vs_pipeline_single": ratio_of(seconds, OURS, SINGLE),
-        "bf16_vs_fp32": ratio_of(seconds, HALF, OURS),
     }
+    if HALF in seconds:
+        ratios["bf16_vs_fp32"] = ratio_of(seconds, HALF, OURS)
     metrics = {"rows": len(rows), "tokens": tokens, "rounds": settings.rounds}
     return Outcome(ratios, metrics | {"tokens_per_cpu_s": speed, "largest_difference": difference})
 
@@ -63,23 +66,26 @@ def _measured(
     """CPU seconds of each round and scores [B, A] of each way; and the tokens of all rows."""
     with tempfile.TemporaryDirectory() as folder:
         predictor = random_predictor(folder, settings.model, real_rows("oasst_model_eval_20k", "prompt_output", 2000))
-        fp32, bf16 = (
-            Annotator(predictor, SCHEMA, "bench", settings.pack_tokens, settings.max_tokens, dtype, 1)
-            for dtype in ("float32", "bfloat16")
-        )
+        ours = {
+            name: Annotator(predictor, SCHEMA, "bench", settings.pack_tokens, settings.max_tokens, dtype, 1)
+            for name, dtype in {OURS: "float32", **bf16_side({HALF: "bfloat16"})}.items()
+        }
         pipeline = PipelineScorer(predictor, settings.max_tokens)
         table, texts = to_table(rows, SCHEMA), pipeline.texts(rows)
         tables: dict[str, pa.Table] = {}
         scores: dict[str, np.ndarray] = {}
-        ways = {
-            OURS: lambda: tables.update({OURS: fp32(table)}),
-            HALF: lambda: tables.update({HALF: bf16(table)}),
+        ways: dict[str, Callable[[], None]] = {
+            **{name: partial(_score, annotator, table, name, tables) for name, annotator in ours.items()},
             SINGLE: lambda: scores.update({SINGLE: pipeline.scores(texts, 1)}),
             BATCHED: lambda: scores.update({BATCHED: pipeline.scores(texts, settings.batch_size)}),
         }
         seconds = cpu_seconds_by_turns(ways, settings.rounds)
     scores |= {name: _scores(scored) for name, scored in tables.items()}
     return seconds, scores, sum(tables[OURS].column("tokens").to_pylist())
+
+
+def _score(annotator: Annotator, table: pa.Table, name: str, tables: dict[str, pa.Table]) -> None:
+    tables[name] = annotator(table)
 
 
 def _scores(table: pa.Table) -> np.ndarray:

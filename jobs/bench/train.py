@@ -13,6 +13,7 @@ from actors.modeling.tiny_llama import SmallModel
 from cluster.connect import REPOSITORY, connect
 from data.bounds import Positive, Size, Times, TokenBudget, Whole
 from data.record import Record
+from jobs.bench.bf16 import bf16_side
 from jobs.bench.environment import environment, version
 from jobs.bench.report import Bench, Outcome, by_turns, print_table, ratio_of, require_equal
 from jobs.bench.rows import MEDIUM, TINY, real_rows
@@ -102,7 +103,7 @@ def _ways(settings: TrainBenchSettings, inputs: Inputs, python: Path) -> dict[st
     }
     return {
         OURS: partial(train_ours, inputs, recipe, "fp32"),
-        HALF: partial(train_ours, inputs, recipe, "bf16"),
+        **bf16_side({HALF: partial(train_ours, inputs, recipe, "bf16")}),
         **{name: partial(train_trl, inputs, recipe, arguments, python, name) for name, arguments in batching.items()},
     }
 
@@ -128,8 +129,9 @@ def _compared(found: dict[str, list[Trained]]) -> tuple[dict[str, float], dict[s
     ratios = {
         "vs_trl_padded": ratio_of(seconds, OURS, PADDED),
         "vs_trl_packed": ratio_of(seconds, OURS, best),
-        "bf16_vs_fp32": ratio_of(seconds, HALF, OURS),
     }
+    if HALF in seconds:
+        ratios["bf16_vs_fp32"] = ratio_of(seconds, HALF, OURS)
     return ratios, {"best_of_trl": best} | medians
 
 

@@ -21,7 +21,7 @@ from data.reward_bench import sections
 from data.storage import Storage
 from jobs.evaluation.predictor_quality import plain
 from jobs.pipelines.map_rows import map_rows, write_table
-from jobs.runner.settings import PairSource
+from jobs.runner.evaluation_settings import PairSource
 from jobs.runner.stage import Run, StageError
 
 

@@ -4,10 +4,11 @@ Plain transformers, vLLM and our own endpoint load the folder alike. Knows no ro
 """
 
 import re
+import tempfile
 from dataclasses import dataclass
 from typing import Literal
 
-from actors.modeling.model_folder import load_format, local_folder
+from actors.modeling.model_folder import load_format, text_folder
 from actors.modeling.policy import PolicyText
 from actors.training.settings import LearnerSettings
 from data.run_layout import TRAINING, read_record
@@ -45,17 +46,27 @@ def write_model(run: Run, wanted: WantedModel, folder: Storage) -> Metrics:
             f"{model.uri} has no weights (*.safetensors); delete {run.folder(stage).uri} "
             "and run `python -m jobs.run` again"
         )
-    local = local_folder(model.uri)
+    local = text_folder(model.uri)
     schema = load_format(local).schema
     schema.require_same(run.schema, f"the {wanted.kind} at {model.uri}", "the run")
     for name in names:
-        (folder / name).put(f"{local}/{name}")
+        _copy(model / name, folder / name)
     if wanted.kind == "policy":
         (folder / GENERATION).write_json(PolicyText.load(local).generation())
     (folder / CARD).write_bytes(_card(run, wanted, stage).encode())
     files = {name: model.fs.size(f"{model.path}/{name}") for name in names}
     log(f"{stage}: {len(files)} files, {sum(files.values()):,} bytes, and a card")
     return {"stage": stage, "files": len(files), "bytes": sum(files.values())}
+
+
+def _copy(source: Storage, target: Storage) -> None:
+    """Copy a file; of a large model no more than one file is on the local disk at a time."""
+    if source.is_local:
+        target.put(source.path)
+        return
+    with tempfile.TemporaryDirectory(prefix="steerlm-export-") as beside:
+        source.fs.get_file(source.path, f"{beside}/file")
+        target.put(f"{beside}/file")
 
 
 def _stage(run: Run, wanted: WantedModel) -> str:

@@ -65,6 +65,7 @@ def annotator(run: Run, predictor: Storage, fingerprint: str = "") -> dict[str, 
         "pack_tokens": settings.pack_tokens,
         "max_tokens": settings.max_tokens,
         "over_long": settings.over_long,
+        "packing": settings.packing == "on",
         "dtype": settings.pool.dtype,
         "num_threads": max(1, int(settings.pool.cpus_per_actor)),
     }

@@ -5,7 +5,6 @@ import importlib.util
 import os
 import re
 import signal
-import tempfile
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -13,10 +12,12 @@ from typing import Any
 import ray.train
 from ray.exceptions import RayError
 from ray.train.torch import TorchTrainer
+from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
 from ray.train.v2.api.exceptions import TrainingFailedError
 
+from actors.kernels.devices import process_group_backend
 from actors.modeling.gguf_model import is_gguf
-from actors.modeling.model_folder import local_folder, new_format
+from actors.modeling.model_folder import new_format, text_folder
 from actors.modeling.train_task import TrainTask
 from actors.training.checkpoint import complete_steps
 from actors.training.examples import ExampleSpec
@@ -38,7 +39,8 @@ from data.template import Unrenderable
 from jobs.pipelines.failure import reason_of
 from jobs.runner.stage import Run, StageError, log
 
-WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".onnx")
+RESIZE_EVERY_S = 600.0
+"""How often an elastic training without checkpoints by the clock looks for more workers."""
 
 
 def base_uri(run: Run) -> str:
@@ -67,26 +69,10 @@ def example_spec(run: Run, learner: LearnerSettings, base: str | None = None) ->
     """
     spec = ExampleSpec(base or base_uri(run), run.schema, run.preset.template, learner.max_tokens)
     try:
-        with _without_weights(spec.base) as folder:
-            new_format(folder, spec.schema, spec.template)
+        new_format(text_folder(spec.base), spec.schema, spec.template)
     except Unrenderable as error:
         raise StageError(f"base.model {printable(spec.base, 120)}: {error}") from None
     return spec
-
-
-@contextlib.contextmanager
-def _without_weights(base: str) -> Iterator[str]:
-    """What `local_folder` gives, but of a folder on remote storage only the small files."""
-    storage = Storage(base)
-    names = [name for name in storage.names() if not name.endswith(WEIGHTS)] if "://" in base else []
-    if not names:
-        yield local_folder(base)
-        return
-    with tempfile.TemporaryDirectory(prefix="steerlm-base-") as local:
-        for name in names:
-            os.makedirs(os.path.dirname(os.path.join(local, name)), exist_ok=True)
-            storage.fs.get_file((storage / name).path, os.path.join(local, name))
-        yield local
 
 
 def fit(
@@ -115,9 +101,10 @@ def fit(
             f"tracking is {tracking}, which is not installed; "
             f"pip install {tracking} on every node, or set tracking to none"
         )
+    few = f"{settings.min_workers} to " if settings.min_workers else ""
     log(
-        f"{what}: Ray Train, {settings.num_workers} workers, "
-        f"DeepSpeed ZeRO stage {settings.zero_stage}, {settings.precision}"
+        f"{what}: Ray Train, {few}{settings.num_workers} workers, "
+        f"DeepSpeed ZeRO stage {settings.zero_stage}, precision {settings.precision}"
     )
     sizes = (settings.pack_tokens, settings.packs_per_step, settings.epochs, settings.seed)
     loader = DataLoader(examples, split or Split(), *sizes, weights or {})
@@ -154,13 +141,19 @@ def _goes_on(output: Storage) -> str:
 
 def _trainer(assignment: Assignment, output: Storage) -> TorchTrainer:
     settings = assignment.settings
+    # Ray Train's own barriers, one of them around each question for preemptions, would wait for ever.
+    os.environ["RAY_TRAIN_COLLECTIVE_TIMEOUT_S"] = f"{settings.collective_timeout_s:g}"
     return _Trainer(
         train_worker,
         train_loop_config={"assignment": assignment},
-        # Weights and gradients go over NCCL; sums on the host (losses, moments) over gloo, absent in Ray's default.
-        torch_config=OwnAddressConfig(backend="cpu:gloo,cuda:nccl" if settings.use_gpu else "gloo"),
+        torch_config=OwnAddressConfig(
+            backend=process_group_backend(settings.use_gpu),
+            timeout_s=settings.collective_timeout_s,
+        ),
         scaling_config=ray.train.ScalingConfig(
-            num_workers=settings.num_workers,
+            num_workers=(settings.min_workers, settings.num_workers) if settings.min_workers else settings.num_workers,
+            # Workers that come back are taken by a restart, which repeats the steps since the last checkpoint.
+            elastic_resize_monitor_interval_s=settings.checkpoint_every_s or RESIZE_EVERY_S,
             use_gpu=settings.use_gpu,
             resources_per_worker={"CPU": settings.cpus_per_worker} | ({"GPU": 1} if settings.use_gpu else {}),
             label_selector=settings.labels or None,
@@ -198,7 +191,15 @@ def _stopping(mark: Storage) -> Iterator[None]:
 
 
 class _Trainer(TorchTrainer):
-    """Ray's, but for Ctrl-C: Ray's own handler would end the workers before they have written a checkpoint."""
+    """Ray's, but for two things.
+
+    Ctrl-C: Ray's own handler would end the workers before they have written a checkpoint. And Ray starts an actor that
+    hands out the trainer's datasets, though there are none: a process more in the start of every training.
+    """
+
+    def _create_default_callbacks(self) -> list[Any]:
+        assert not self.datasets, "workers read tokenized examples, not Ray's datasets"
+        return [c for c in super()._create_default_callbacks() if not isinstance(c, DatasetsCallback)]
 
     def _register_sigint_handler(self, controller: Any) -> None:
         """Leaves the handler of `_stopping` in place."""

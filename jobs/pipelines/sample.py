@@ -34,6 +34,7 @@ def sample(
         "dtype": settings.pool.dtype,
         "num_threads": max(1, int(settings.pool.cpus_per_actor)),
         "keep_too_long": keep_too_long,
+        "kv_cache_gib": settings.kv_cache_gib,
     }
     done = map_rows(what, [prompts], Sampler, arguments, settings.pool, target, fingerprint, "sampling.pool")
     return SamplingMetrics(

@@ -21,6 +21,9 @@ from jobs.runner.stage import log
 
 POOL = WorkerPool(num_actors=2, min_actors=1, batch_rows=512)
 """Tokenizing needs few CPUs and no GPU."""
+ROWS_OF_ONE = 16_384
+"""Up to so many rows one actor does all: the imports of a second take longer, and the start of the training beside it
+needs the CPU."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,9 @@ class Tokenizing:
     def all(self, beside: Beside | None = None) -> None:
         """Tokenize all rows."""
         what, arguments = f"{self.what}: tokenize", self.arguments
-        map_rows(what, self.sources, self.maker, arguments, POOL, self.target, self.fingerprint, beside=beside)
+        few = sum(i.num_rows for i in inputs_of(self.sources)) <= ROWS_OF_ONE
+        pool = POOL.model_copy(update={"num_actors": 1}) if few else POOL
+        map_rows(what, self.sources, self.maker, arguments, pool, self.target, self.fingerprint, beside=beside)
 
     @contextlib.contextmanager
     def meanwhile(self, learner: LearnerSettings) -> Iterator[Corpus]:

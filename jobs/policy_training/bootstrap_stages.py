@@ -119,7 +119,8 @@ class BootstrapStages:
         settings = run.preset.bootstrap
         samples = self._folder(run, number, "selected") / "rows"
         num_mixed = round(settings.annotated_per_sample * sum(table.num_rows for table in samples.tables()))
-        mixed = drawn(_rows(run.folder("annotated") / "rows"), num_mixed, f"mix/{run.preset.seed}/{number}")
+        annotated = _rows(run.folder("annotated") / "rows")
+        mixed = drawn(annotated, num_mixed, f"mix/{run.preset.seed}/{number}", name=lambda row: row.id)
         write_table(to_table(mixed, run.schema), folder / "mixed")
         before = run.folder(self.rounds.policy(number - 1)) / "model"
         start = base_uri(run) if settings.start == "base" else before.uri

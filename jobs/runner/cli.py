@@ -13,12 +13,14 @@ from cluster.connect import connect
 from cluster.events import log_event, write_events_as
 from cluster.preflight import preflight
 from cluster.settings.load import command_line
+from jobs.runner.auto_fit import with_fits
 from jobs.runner.ending import print_last_line, user_errors_reported
+from jobs.runner.inputs import refuse_what_is_not_there
 from jobs.runner.lease import held, holder, lease_of
 from jobs.runner.needs import needs
 from jobs.runner.plan import print_plan, refuse_what_cannot_fit
 from jobs.runner.preset import Preset
-from jobs.runner.stage import Performed, Run, Stage, perform, require, warn
+from jobs.runner.stage import Performed, Run, Stage, log, perform, require, warn
 
 FLAGS = {
     "plan": "print stages, resources and memory per worker, without starting Ray",
@@ -32,10 +34,12 @@ def main(
     stages: Stages,
     ending: Callable[[Run, Mapping[str, Performed]], Mapping[str, Any]] | None = None,
     kind: type[Preset] = Preset,
+    check: Callable[[Run], None] | None = None,
 ) -> None:
     """Perform `stages` in order; `ending` makes the last line's JSON of their manifests.
 
-    `kind`: the type of the preset, where a job has settings of its own.
+    `kind`: the type of the preset, where a job has settings of its own. `check` raises UserError if the finished run
+    is not good enough: the last line is printed all the same, and the exit code is 1.
     """
     module = sys.modules["__main__"].__spec__
     program = f"python -m {module.name if module else 'jobs.run'}"
@@ -51,10 +55,18 @@ def main(
             print_plan(run, names)
         return
     with user_errors_reported(program, "the same command goes on where it was"):
+        refuse_what_is_not_there(preset)
+        preset, choices = with_fits(preset)
+        for choice in choices:
+            log(choice)
         refuse_what_cannot_fit(preset)
+        run, chosen = Run(preset), stages(preset) if callable(stages) else stages
         with held(lease_of(run.root), program):
             done = _perform_all(run, chosen)
     print_last_line((ending or _ending)(run, done))
+    if check:
+        with user_errors_reported(program, "the run is finished"):
+            check(run)
 
 
 def _perform_all(run: Run, stages: Sequence[Stage]) -> dict[str, Performed]:

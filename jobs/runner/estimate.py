@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import pyarrow.parquet as pq
 
-from actors.training.memory import Shape
-from actors.training.metrics import peak_flops
+from actors.modeling.model_shape import ModelShape
+from actors.training.metrics import expected_flops
 from actors.training.settings import LearnerSettings
 from data.storage import Storage
 
@@ -33,7 +33,7 @@ class Estimate:
         return f"about {self.tokens:,} tokens, {self.steps:,} steps, {time}"
 
 
-def estimate(rows: Storage, learner: LearnerSettings, shape: Shape | None, has_device: bool) -> Estimate | None:
+def estimate(rows: Storage, learner: LearnerSettings, shape: ModelShape | None, has_device: bool) -> Estimate | None:
     """For a training on all of `rows`; None if there are none yet. Reads footers; times matrix products for 0.2 s."""
     files = rows.files(".parquet")
     if not files:
@@ -46,5 +46,6 @@ def estimate(rows: Storage, learner: LearnerSettings, shape: Shape | None, has_d
     if shape is None or not has_device:
         return Estimate(tokens, steps, None)
     # Two operations forward and four backward for each weight and token (arXiv 2001.08361).
-    seconds = 6 * shape.num_parameters * tokens / (SHARE_OF_PEAK * peak_flops(learner.precision) * learner.num_workers)
+    active = shape.num_parameters - shape.inactive
+    seconds = 6 * active * tokens / (SHARE_OF_PEAK * expected_flops(learner) * learner.num_workers)
     return Estimate(tokens, steps, seconds)

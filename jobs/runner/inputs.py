@@ -3,9 +3,6 @@
 import os
 import re
 
-import huggingface_hub
-from huggingface_hub.errors import HfHubHTTPError
-
 from actors.modeling.gguf_model import gguf_file, is_gguf
 from data.errors import UserError, is_user_error
 from data.printable import printable
@@ -14,7 +11,6 @@ from data.uris import require_installed, shown_uri
 from jobs.runner.preset import Preset
 
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
-HUB_TIMEOUT_S = 10
 
 
 def refuse_what_is_not_there(preset: Preset) -> None:
@@ -27,8 +23,6 @@ def refuse_what_is_not_there(preset: Preset) -> None:
     _require_a_folder(Storage(preset.storage))
     if preset.base.model:
         _require_model("base.model", preset.base.model)
-        if not preset.base.num_parameters and not is_gguf(preset.base.model):
-            _require_known_size(preset.base.model)
     if preset.predictor.backbone:
         _require_model("predictor.backbone", preset.predictor.backbone)
 
@@ -72,24 +66,3 @@ def _require_model(setting: str, model: str) -> None:
             raise UserError(f"{named} there is no config.json in it; {fix}")
     elif not HUB_NAME.fullmatch(model):
         raise UserError(f"{named} there is no such folder; {fix}")
-
-
-def _require_known_size(model: str) -> None:
-    """A name of the hub must be in this machine's cache or be answered by the hub, unless its size is set."""
-    if "://" in model or os.path.exists(model):
-        return
-    cached = huggingface_hub.try_to_load_from_cache(model, "config.json")
-    if isinstance(cached, str):
-        return
-    try:
-        huggingface_hub.HfApi().model_info(model, timeout=HUB_TIMEOUT_S)
-    except Exception as error:
-        missing = isinstance(error, HfHubHTTPError)
-        if not (missing or is_user_error(error)):
-            raise
-        reason = printable(str(error).strip().splitlines()[0], 120) if str(error).strip() else type(error).__name__
-        raise UserError(
-            f"base.model is {shown_uri(model)}, which is no folder here, and the hub "
-            f"{'has none of that name for you' if missing else 'cannot be reached'} ({reason}); set base.model to "
-            "what is there, or set base.num_parameters if the machines of the run reach it"
-        ) from None

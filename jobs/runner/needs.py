@@ -7,7 +7,7 @@ from cluster.masking import credentials_in
 from cluster.needs import Needs
 from cluster.preflight import Demand
 from data.storage import Storage
-from jobs.runner.plan import learners
+from jobs.runner.auto_fit import learners
 from jobs.runner.stage import Run
 
 STAGE_OF = {
@@ -30,7 +30,9 @@ def needs(run: Run, stage_names: Sequence[str]) -> Needs:
         if STAGE_OF.get(path) in kinds or (path == "bootstrap.learner" and rounds)
     }
     pools = []
-    if kinds & {"annotated", "rated", "promotion", "report", "benchmarks"}:
+    # The predictor's own stage scores what it did not train on.
+    scores_held_out = preset.predictor.folds or preset.predictor.validation_share or preset.predictor.pairs
+    if kinds & {"annotated", "rated", "promotion", "report", "benchmarks", *(["predictor"] if scores_held_out else [])}:
         pools.append(preset.annotate.pool.demand("annotate.pool", "annotate.pool"))
     if kinds & {"samples", "promotion", "report", "answers"}:
         pools.append(preset.sampling.pool.demand("sampling.pool", "sampling.pool"))
@@ -46,8 +48,8 @@ def needs(run: Run, stage_names: Sequence[str]) -> Needs:
 
 
 def _workers(path: str, learner: LearnerSettings) -> Demand:
-    num, gpus = learner.num_workers, 1 if learner.use_gpu else 0
-    return Demand(path, num, num, learner.cpus_per_worker, gpus, path, "worker", learner.labels)
+    few, most, gpus = learner.fewest.num_workers, learner.num_workers, 1 if learner.use_gpu else 0
+    return Demand(path, few, most, learner.cpus_per_worker, gpus, path, "worker", learner.labels)
 
 
 def _reads(run: Run) -> dict[str, str]:

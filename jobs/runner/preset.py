@@ -24,11 +24,10 @@ from data.scored_text import SCORED_TEXT, ScoredColumns
 from data.selection import check_quantiles
 from data.sources import require_format
 from data.uris import KeptUri, Uri
+from jobs.runner.evaluation_settings import BenchmarkSettings, EvaluateSettings
 from jobs.runner.settings import (
     AnnotateSettings,
-    BenchmarkSettings,
     BootstrapSettings,
-    EvaluateSettings,
     PolicySettings,
     PredictorSettings,
     SamplingSettings,

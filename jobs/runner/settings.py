@@ -3,9 +3,9 @@
 `jobs.runner.preset` collects them. Knows no YAML (`cluster.settings.load` does).
 """
 
-from typing import Literal
+from typing import ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import model_validator
 
 from actors.modeling.regressor import LossKind
 from actors.training.examples import LabelSource
@@ -27,56 +27,13 @@ from data.bounds import (
     Times,
     TokenBudget,
     Weight,
-    Whole,
     Workers,
 )
 from data.errors import UserError
 from data.record import Record
-from data.run_layout import FolderName
 from data.selection import SelectionSettings
 from data.uris import Uri
-
-
-class PairSource(Record):
-    """Pairs of answers of which people preferred one, to test whether the predictor agrees; no model trains on them."""
-
-    name: FolderName
-    """Name in the metrics."""
-    uri: Uri
-    """File, folder or glob of records with `chosen` and `rejected`: hh-rlhf text, message lists, or answers to a
-    `prompt`; `subset` is RewardBench's."""
-    limit: Count = 0
-    """Largest number of pairs; 0 = all."""
-
-
-class JudgedSource(Record):
-    """Answers that a judge scored with one number."""
-
-    name: FolderName
-    """Name in the metrics."""
-    uri: Uri
-    """File, folder or glob of conversations (`messages`, or `prompt` and `response`) with a `score`, or of FastChat's
-    single judgements of MT-bench."""
-    limit: Count = 0
-    """Largest number of answers; 0 = all."""
-
-
-class BenchmarkSettings(Record):
-    """The sets that `jobs.evaluate_predictor` tests a trained predictor on; no stage runs again because of them."""
-
-    pairs: tuple[PairSource, ...] = ()
-    """Preferences: accuracy on each set, on each of its subsets, and RewardBench's sections."""
-    judged: tuple[JudgedSource, ...] = ()
-    """Scores of a judge: rank correlation and correlation with each set."""
-    weights: dict[str, Weight] = {}
-    """Attribute -> weight in the one score of an answer; empty = predictor.pair_weights."""
-
-    @model_validator(mode="after")
-    def _names(self) -> "BenchmarkSettings":
-        names = [*(source.name for source in self.pairs), *(source.name for source in self.judged)]
-        if len(set(names)) < len(names):
-            raise UserError(f"benchmarks has the names {', '.join(names)}; give each set a different name")
-        return self
+from jobs.runner.evaluation_settings import PairSource
 
 
 class PredictorSettings(Record):
@@ -167,8 +124,9 @@ class WorkerPool(Record):
     batch_rows: Size = 256
     """Rows that an actor takes at a time, sorts and packs; a crash repeats at most these. Files are read in groups of
     256 rows."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """Arithmetic of the weights."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "float32"
+    """Arithmetic of the weights. auto = bfloat16 where an actor's device multiplies it faster, else float32: each actor
+    measures, so actors on different CPUs may differ; set one where every row must get the same numbers."""
 
     def demand(self, what: str, setting: str, num_shards: int | None = None) -> Demand:
         """What the pool takes of a cluster if there are `num_shards` to do. `setting`: its path in a preset."""
@@ -189,6 +147,8 @@ class WorkerPool(Record):
 class AnnotateSettings(Record):
     """Step 2: mass annotation."""
 
+    PLACEMENT: ClassVar[frozenset[str]] = frozenset({"packing"})  # it changes only rounding in the result
+
     pool: WorkerPool = WorkerPool()
     """The actors that hold the predictor."""
     pack_tokens: TokenBudget = 2048
@@ -198,6 +158,8 @@ class AnnotateSettings(Record):
     over_long: Literal["keep_end", "reject"] = "keep_end"
     """keep_end = the predictor reads the last max_tokens, and earlier answers stay unrated; reject = all answers of the
     row stay unrated."""
+    packing: Literal["on", "off"] = "on"
+    """Several conversations in one forward; off = one by one, slower, for models that would mix them."""
 
     @model_validator(mode="after")
     def _fits(self) -> "AnnotateSettings":
@@ -237,10 +199,15 @@ class PolicySettings(Record):
 class SamplingSettings(Record):
     """How answers are sampled in bootstrap and evaluation."""
 
+    PLACEMENT: ClassVar[frozenset[str]] = frozenset({"kv_cache_gib"})  # changes only rounding in the result
+
     pool: WorkerPool = WorkerPool(batch_rows=128)
     """The actors that hold the policy."""
     max_num_seqs: Workers = 32
-    """Answers in flight per actor."""
+    """Answers in flight per actor, as far as their keys and values fit into kv_cache_gib."""
+    kv_cache_gib: Positive | None = None
+    """Memory per actor for keys and values of answers in flight, in GiB; who does not fit waits. None = 70 % of what
+    the GPU has free beside the weights; on a CPU half of the machine's memory."""
     max_tokens: Size = 256
     """Longest answer."""
     temperature: Temperature = 1.0
@@ -285,21 +252,3 @@ class BootstrapSettings(Record):
     points of the scale."""
     max_diversity_fall: Amount | None = 0.2
     """The same for distinct-2, the share of different pairs of words in the answers, as a share of its value before."""
-
-
-class EvaluateSettings(Record):
-    """The report: each attribute varied over its scale, several at once, and in mid-conversation."""
-
-    num_questions: Size = 20
-    """Questions that the policy answers at every setting."""
-    num_combinations: Count = 6
-    """Settings of all attributes at once, drawn from their scales, at which it answers every question too; 0 = none."""
-    num_dialogues: Count = 8
-    """Questions whose answers at each end of a scale are continued at its other end, at most all; 0 = none."""
-    num_resamples: Whole = Field(2000, ge=100, le=100_000)
-    """Resamples of the questions (bootstrap) for the 95 % bands of the means."""
-    others: Literal["best", "unset"] = "best"
-    """Values of the attributes that are not varied: their best, or none, as from callers who set one attribute (see
-    policy.attribute_dropout)."""
-    temperature: Temperature = 0.3
-    """Sampling temperature of the evaluation; the paper's is 0 (greedy); a little more shows what callers see."""

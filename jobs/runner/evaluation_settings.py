@@ -1,0 +1,78 @@
+"""The settings of what is measured: the predictor on pairs and judged answers, the policy in the report.
+
+`jobs.runner.preset` collects them.
+"""
+
+from typing import ClassVar, Literal
+
+from pydantic import Field, model_validator
+
+from data.bounds import Count, PositiveShare, Size, Temperature, Weight, Whole
+from data.errors import UserError
+from data.record import Record
+from data.run_layout import FolderName
+from data.uris import Uri
+
+
+class PairSource(Record):
+    """Pairs of answers of which people preferred one, to test whether the predictor agrees; no model trains on them."""
+
+    name: FolderName
+    """Name in the metrics."""
+    uri: Uri
+    """File, folder or glob of records with `chosen` and `rejected`: hh-rlhf text, message lists, or answers to a
+    `prompt`; `subset` is RewardBench's."""
+    limit: Count = 0
+    """Largest number of pairs; 0 = all."""
+
+
+class JudgedSource(Record):
+    """Answers that a judge scored with one number."""
+
+    name: FolderName
+    """Name in the metrics."""
+    uri: Uri
+    """File, folder or glob of conversations (`messages`, or `prompt` and `response`) with a `score`, or of FastChat's
+    single judgements of MT-bench."""
+    limit: Count = 0
+    """Largest number of answers; 0 = all."""
+
+
+class BenchmarkSettings(Record):
+    """The sets that `jobs.evaluate_predictor` tests a trained predictor on; no stage runs again because of them."""
+
+    pairs: tuple[PairSource, ...] = ()
+    """Preferences: accuracy on each set, on each of its subsets, and RewardBench's sections."""
+    judged: tuple[JudgedSource, ...] = ()
+    """Scores of a judge: rank correlation and correlation with each set."""
+    weights: dict[str, Weight] = {}
+    """Attribute -> weight in the one score of an answer; empty = predictor.pair_weights."""
+
+    @model_validator(mode="after")
+    def _names(self) -> "BenchmarkSettings":
+        names = [*(source.name for source in self.pairs), *(source.name for source in self.judged)]
+        if len(set(names)) < len(names):
+            raise UserError(f"benchmarks has the names {', '.join(names)}; give each set a different name")
+        return self
+
+
+class EvaluateSettings(Record):
+    """The report: each attribute varied over its scale, several at once, and in mid-conversation."""
+
+    PLACEMENT: ClassVar[frozenset[str]] = frozenset({"min_spearman"})  # no answer changes with it
+
+    num_questions: Size = 20
+    """Questions that the policy answers at every setting."""
+    num_combinations: Count = 6
+    """Settings of all attributes at once, drawn from their scales, at which it answers every question too; 0 = none."""
+    num_dialogues: Count = 8
+    """Questions whose answers at each end of a scale are continued at its other end, at most all; 0 = none."""
+    num_resamples: Whole = Field(2000, ge=100, le=100_000)
+    """Resamples of the questions (bootstrap) for the 95 % bands of the means."""
+    others: Literal["best", "unset"] = "best"
+    """Values of the attributes that are not varied: their best, or none, as from callers who set one attribute (see
+    policy.attribute_dropout)."""
+    temperature: Temperature = 0.3
+    """Sampling temperature of the evaluation; the paper's is 0 (greedy); a little more shows what callers see."""
+    min_spearman: PositiveShare | None = None
+    """The command fails after its report if an attribute's Spearman is lower; None = never fails."""

@@ -1,0 +1,64 @@
+"""The models of a run as `--plan` knows them, from their config alone. Knows no Ray."""
+
+from dataclasses import dataclass
+
+from actors.modeling.backbone import backbone_of
+from actors.modeling.model_shape import HubUnreachable, ModelShape, NotOnHub, read_config, shape_of, shape_of_small
+from data.errors import UserError
+from data.uris import shown_uri
+from jobs.runner.preset import Preset
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """None = unknown."""
+
+    base: ModelShape | None
+    """The language model that policies start from."""
+    predictor: ModelShape | None
+    """The predictor's backbone with its heads."""
+    warmup: ModelShape | None
+    """The backbone as a language model."""
+
+    @classmethod
+    def of(cls, preset: Preset) -> "Shapes":
+        """Raises UserError, naming the setting, for a config that cannot be read or built, or that the hub lacks."""
+        base, backbone = preset.base.model, preset.predictor.backbone
+        if base is None and backbone is None:
+            small = shape_of_small(preset.base.small)
+            return cls(small, small, small)
+        sized = ModelShape(preset.base.num_parameters) if preset.base.num_parameters else None
+        language = shape_of_small(preset.base.small) if base is None else _shape("base.model", base, sized)
+        if backbone is None:
+            assert base is not None
+            return cls(language, _shape("base.model", base, sized, predictor=True), language)
+        predictor = _shape("predictor.backbone", backbone, None, predictor=True, is_needed=False)
+        warmup = _shape("predictor.backbone", backbone, None, is_needed=False) if preset.predictor.warmup else None
+        return cls(language, predictor, warmup)
+
+    def of_training(self, path: str, preset: Preset) -> tuple[ModelShape | None, bool]:
+        """The model of the training with these settings; and is its loss over the vocabulary?"""
+        if path == "predictor.learner":
+            return self.predictor, bool(preset.predictor.lm_loss_weight)
+        return (self.warmup if path == "predictor.warmup" else self.base), True
+
+
+def _shape(
+    setting: str, model: str, sized: ModelShape | None, predictor: bool = False, is_needed: bool = True
+) -> ModelShape | None:
+    """`sized` where the hub does not answer; None without, unless the shape `is_needed`."""
+    try:
+        config = read_config(model)
+        if not predictor and not backbone_of(config).causal:
+            return None  # an encoder has no language model
+        return shape_of(config, predictor)
+    except (HubUnreachable, NotOnHub) as error:
+        if sized or not is_needed:
+            return sized
+        answer = "has none of that name for you" if isinstance(error, NotOnHub) else "cannot be reached"
+        raise UserError(
+            f"{setting} is {shown_uri(model)}, which is no folder here, and the hub {answer} ({error}); set {setting} "
+            f"to what is there, or set base.num_parameters if the machines of the run reach it"
+        ) from None
+    except UserError as error:
+        raise UserError(f"{setting}: {error}") from None

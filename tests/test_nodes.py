@@ -1,0 +1,69 @@
+"""What a node tries by itself: may it read the model? Against a hub of our own, without Ray."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support.hub_server import HubServer
+
+from cluster.checks import findings
+from cluster.needs import Needs
+from cluster.nodes import NodeProbe, examine
+
+MODEL = "some/gated-model"
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
+    for name in (MODEL, "some/open-model"):
+        (tmp_path / "hub" / name).mkdir(parents=True)
+        (tmp_path / "hub" / name / "config.json").write_text("{}")
+    (tmp_path / "hub" / "some" / "empty").mkdir()
+    for variable in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_HUB_OFFLINE"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(tmp_path / "no-token"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    with HubServer(tmp_path / "hub", {MODEL: "good"}) as server:
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", server.endpoint)
+        template = server.endpoint + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", template)
+        yield server
+
+
+def errors(model: str) -> dict[str, str]:
+    return examine(NodeProbe("", {"base.model": model}, "token"), "10.0.0.1", {}, []).errors
+
+
+@pytest.mark.parametrize("token", ["", "another"])
+def test_a_gated_model_without_access_fails_though_its_description_is_open(
+    token: str, hub: HubServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if token:
+        monkeypatch.setenv("HF_TOKEN", token)
+    said = errors(MODEL)["base.model"]
+    whose = "the HF_TOKEN of this node has no access" if token else "this node has no HF_TOKEN"
+    assert said == f"{MODEL} is gated and {whose}; ask for access on the model's page, and set HF_TOKEN on every node"
+
+
+def test_who_has_access_passes(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert errors("some/open-model") == {}
+    monkeypatch.setenv("HF_TOKEN", "good")
+    assert errors(MODEL) == {}
+    assert not hub.gets, "the check reads no file"
+
+
+@pytest.mark.parametrize("model", ["some/nothing", "some/empty"])
+def test_what_is_no_model_fails(model: str, hub: HubServer) -> None:
+    assert "404" in errors(model)["base.model"] or "not found" in errors(model)["base.model"].lower()
+
+
+def test_the_table_names_the_node_without_the_token(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    needs = Needs("demo", "", (), {}, {"base.model": MODEL})
+    probe = NodeProbe("", needs.models, "token")
+    without = examine(probe, "10.0.0.2", {}, [])
+    monkeypatch.setenv("HF_TOKEN", "good")
+    reports = [examine(probe, "10.0.0.1", {}, []), without]
+    [found] = [f for f in findings(reports, needs, [], False) if f.what.startswith("base.model")]
+    assert not found.good
+    assert found.found.startswith(f"10.0.0.2: {MODEL} is gated and this node has no HF_TOKEN")
+    assert "set HF_TOKEN on every node" in found.remedy
