@@ -117,7 +117,7 @@ test-train: setup  ## every ZeRO stage, kills, memory against the plan, the benc
 	  tests/test_packing_off.py tests/test_label_probes.py tests/test_tokenize.py tests/test_bench.py \
 	  tests/test_gpu_bench.py tests/test_ablation.py $(ARGS)
 
-test-real: setup-real  ## a real pretrained model: converted, steered by words, trained for a few steps (minutes)
+test-real: setup-real  ## a real pretrained model out of a package: converted, and steered by words (minutes)
 	@$(SLOW) tests/test_gguf_model.py $(ARGS)
 
 test-page: setup  ## the endpoint's page and a run's report in Chromium

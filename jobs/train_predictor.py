@@ -29,7 +29,7 @@ from jobs.evaluation.ask import synthetic_world
 from jobs.evaluation.predictor_pairs import judge_pairs, store_pairs
 from jobs.evaluation.predictor_quality import quality
 from jobs.pipelines.annotation import annotator, score_rows
-from jobs.pipelines.fit import backbone_uri, buckets_for, example_spec, fit
+from jobs.pipelines.fit import backbone_uri, buckets_for, example_spec, fit, require_sources
 from jobs.pipelines.map_rows import write_table
 from jobs.pipelines.tokenize import Tokenizing
 from jobs.reporting.figures_training import draw_calibration, draw_collinearity, draw_losses
@@ -45,6 +45,7 @@ MOMENTS_EXAMPLES = 500
 
 def work(run: Run, folder: Storage) -> PredictorMetrics:
     """Train; measure the predictor on held-out answers and on pairs of which people preferred one."""
+    require_sources("predictor.source_weights", run.preset.predictor.source_weights, run.folder("rows") / "rows")
     pairs = store_pairs(run, folder / "pairs", run.preset.predictor.pairs)
     found = examples(run, folder / "examples", fingerprint_of(folder))
     labels = label_counts((folder / "examples").tables(), run.schema)

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.llama_shapes import LLAMA_8B
 from transformers import AutoConfig
 
 from actors.modeling.model_shape import ModelShape, shape_of
@@ -18,7 +19,6 @@ from jobs.runner.auto_fit import with_fits
 from jobs.runner.plan import print_plan
 from jobs.runner.preset import Preset
 from jobs.runner.stage import Run, _description
-from tests.support.llama_shapes import LLAMA_8B
 
 DEMO = str(Path(__file__).parent.parent / "jobs" / "presets" / "demo.yaml")
 
@@ -48,6 +48,13 @@ def test_what_is_chosen_fits_and_keeps_the_tokens_of_a_step(llama: ModelShape) -
         assert found.learner.pack_tokens * found.learner.packs_per_step == 8192 * 64
         assert found.learner.pack_tokens >= found.learner.max_tokens
         assert f"fit auto for {memory_gib:g} GiB" in found.reason
+
+
+def test_an_elastic_training_fits_with_the_fewest_workers(llama: ModelShape) -> None:
+    fixed, elastic = _fitted(llama, 80), _fitted(llama, 80, min_workers=4)
+    few = training_memory(llama, elastic.learner.fewest).total
+    assert few == elastic.memory.total <= USABLE * 80 * GIB
+    assert training_memory(llama, fixed.learner.model_copy(update={"num_workers": 4})).total > USABLE * 80 * GIB
 
 
 def test_more_memory_never_gives_up_more(llama: ModelShape) -> None:

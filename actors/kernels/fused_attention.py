@@ -113,7 +113,6 @@ def difference(
     def fused(q: Any, k: Any, v: Any, causal: bool) -> torch.Tensor:
         return kernel(q, k, v, cu, max(CHECK_LENGTHS), causal, None, window)
 
-    errors = []
     # A check may come in the middle of a forward: inference mode would keep gradients away, autocast change the dtype,
     # and activation checkpointing take the check's tensors for those of a layer.
     with (
@@ -126,11 +125,15 @@ def difference(
             torch.randn(int(bounds[-1]), heads, head_dim, generator=generator, device=device, dtype=dtype)
             for heads in (num_heads, num_kv_heads, num_kv_heads)
         ]
-        for causal in (True, False):
-            found, expected = (_with_gradients(run, qkv_THd, causal, backward) for run in (fused, reference))
-            for f, e in zip(found, expected, strict=True):
-                errors.append(((f.float() - e.float()).abs().max() / e.float().abs().max()).item())
-    return float(np.max(errors))  # not a number if one is not
+        runs = [
+            _with_gradients(run, qkv_THd, causal, backward) for causal in (True, False) for run in (fused, reference)
+        ]
+    pairs = [pair for found, expected in (runs[:2], runs[2:]) for pair in zip(found, expected, strict=True)]
+    return float(np.max([_off(f.float(), e.float()) for f, e in pairs]))  # not a number if one is not
+
+
+def _off(found: torch.Tensor, expected: torch.Tensor) -> float:
+    return float((found - expected).abs().max() / expected.abs().max())
 
 
 def _with_gradients(

@@ -51,8 +51,8 @@ def varlen(
         raise UserError(f"{type(module).__name__} gets a mask of the model's own, which knows no segments")
     extras = Extras.of(module, kwargs)
     causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
-    fused, dtype = _kernel_for(query, key, value, dropout, sliding_window)
-    if fused and not extras:
+    fused, dtype = (None, query.dtype) if extras else _kernel_for(query, key, value, dropout, sliding_window)
+    if fused:
         # Rotary positions were applied in the dtype of query and key, fp32 in training; only the kernel rounds.
         qkv_THd = [t[0].transpose(0, 1).to(dtype) for t in (query, key, value)]
         out_THd = fused(*qkv_THd, cu_seq_lens_k, max_length_q, causal, scaling, sliding_window)

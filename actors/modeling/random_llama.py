@@ -6,10 +6,10 @@ Speed and memory do not depend on what weights say, so that a machine without th
 from collections.abc import Iterable
 
 import torch
-from transformers import AutoModelForCausalLM, LlamaConfig
+from transformers import AutoModelForCausalLM
 
 from actors.modeling.model_folder import new_format, save_model
-from actors.modeling.tiny_llama import SmallModel
+from actors.modeling.tiny_llama import SmallModel, small_config
 from actors.modeling.tokenizer import train_tokenizer
 from data.attributes import AttributeSchema
 
@@ -32,19 +32,9 @@ def make_random_policy(
     The tokenizer is trained on `texts` and has fewer entries than the model's vocabulary.
     """
     tokenizer = train_tokenizer(texts, min(shape.vocab_size, LEARNED_ENTRIES))
-    config = LlamaConfig(
-        vocab_size=max(shape.vocab_size, len(tokenizer)),
-        hidden_size=shape.hidden_size,
-        num_hidden_layers=shape.num_layers,
-        num_attention_heads=shape.num_heads,
-        num_key_value_heads=shape.num_kv_heads,
-        intermediate_size=shape.intermediate_size,
-        max_position_embeddings=shape.max_tokens,
-        tie_word_embeddings=tied,
-        pad_token_id=tokenizer.pad_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        bos_token_id=None,
-    )
+    ends = {"pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id}
+    size = max(shape.vocab_size, len(tokenizer))
+    config = small_config(shape, vocab_size=size, tie_word_embeddings=tied, **ends)
     config.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     torch.manual_seed(0)

@@ -47,16 +47,15 @@ class SmallModel(Record):
 
 
 def small_config(small: SmallModel, **others: int) -> LlamaConfig:
-    """The config of `small`; `others` are entries that its tokenizer decides."""
+    """The config of `small`; `others` are entries that its tokenizer decides, or that differ from a small model's."""
     return LlamaConfig(
-        **{"vocab_size": small.vocab_size, **others},
+        **{"vocab_size": small.vocab_size, "tie_word_embeddings": True, **others},
         hidden_size=small.hidden_size,
         num_hidden_layers=small.num_layers,
         num_attention_heads=small.num_heads,
         num_key_value_heads=small.num_kv_heads,
         intermediate_size=small.intermediate_size,
         max_position_embeddings=small.max_tokens,
-        tie_word_embeddings=True,
         bos_token_id=None,
     )
 

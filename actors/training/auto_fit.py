@@ -43,7 +43,8 @@ def fitted(path: str, learner: LearnerSettings, shape: ModelShape, has_logits: b
     assert learner.memory_gib is not None, "LearnerSettings requires it with fit: auto"
     limit = USABLE * learner.memory_gib * GIB
     ways = sorted(_ways(learner, whole_weights), key=lambda way: _time(way, learner))
-    memories = [training_memory(shape, way, has_logits) for way in ways]
+    # Nodes may be missing: the fewest workers hold the largest shares.
+    memories = [training_memory(shape, way.fewest, has_logits) for way in ways]
     for way, memory in zip(ways, memories, strict=True):
         if memory.total <= limit:
             return Fitted(way, memory, _reason(path, learner, way, memory, shape, has_logits))
@@ -118,7 +119,7 @@ def _reason(
     needs = []
     for name, value in faster.items():
         if getattr(way, name) != value:
-            other = training_memory(shape, way.model_copy(update={name: value}), has_logits).total / GIB
+            other = training_memory(shape, way.model_copy(update={name: value}).fewest, has_logits).total / GIB
             needs.append(f"with {name} {str(value).lower()} it would need {other:,.1f}")
     why = f"; {', '.join(needs)}" if needs else "; nothing faster is left out"
     return f"{path}: fit auto for {learner.memory_gib:g} GiB: {_said(way)}: {memory.total / GIB:,.1f} GiB{why}"

@@ -7,15 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from actors.generation.factory import EngineKind
-from actors.generation.vllm_installed import require_vllm
 from actors.kernels.machine import gpu_memory_bytes
 from actors.modeling.lora import LoraSettings
 from actors.modeling.random_llama import make_random_policy
 from actors.training.settings import LearnerSettings
-from data.errors import UserError
-from jobs.gpu_checks.checks import Check, CheckFailed, Skipped
+from jobs.gpu_checks.checks import Check, CheckFailed
 from jobs.gpu_checks.sizes import LlamaSize
-from jobs.gpu_checks.speed import SCHEMA, SamplingWork, Speed, annotation, lab_rows, sampling
+from jobs.gpu_checks.speed import SCHEMA, SamplingWork, Speed, annotation, lab_rows, require_engine, sampling
 from jobs.gpu_checks.target import Target
 from jobs.gpu_checks.training import Trained, Trainings, planned_bytes
 
@@ -87,11 +85,7 @@ class SizeBench:
         return str(found)
 
     def sampling(self, kind: EngineKind) -> str:
-        if kind == "vllm":
-            try:
-                require_vllm()
-            except UserError:
-                raise Skipped("vLLM is not installed") from None
+        require_engine(kind)
         work = SamplingWork(256, 256, 64, 0.85, False) if self.target.on_gpu else SamplingWork(8, 16, 8, 0.5, False)
         arguments = (self.start, self.size, lab_rows(work.num_answers), self.target, work)
         found = self.speeds[f"sampling_{kind}"] = self.target.call(sampling, kind, *arguments)

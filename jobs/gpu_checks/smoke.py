@@ -6,15 +6,23 @@ from pathlib import Path
 from typing import Any
 
 from actors.generation.factory import EngineKind
-from actors.generation.vllm_installed import require_vllm
 from actors.modeling.random_llama import make_random_policy
 from actors.modeling.self_check import Heads, check_all_fused, packed_difference
 from actors.training.settings import LearnerSettings
-from data.errors import UserError
 from jobs.bench.report import print_table
 from jobs.gpu_checks.checks import Check, CheckFailed, Skipped
 from jobs.gpu_checks.sizes import LlamaSize, size_of
-from jobs.gpu_checks.speed import SCHEMA, SamplingWork, Speed, annotation, lab_rows, peaks, sampling, used_device
+from jobs.gpu_checks.speed import (
+    SCHEMA,
+    SamplingWork,
+    Speed,
+    annotation,
+    lab_rows,
+    peaks,
+    require_engine,
+    sampling,
+    used_device,
+)
 from jobs.gpu_checks.stages import run_stages
 from jobs.gpu_checks.target import Target
 from jobs.gpu_checks.training import Trained, Trainings, memory_lines, zero_check
@@ -185,11 +193,7 @@ class Smoke:
         return str(found)
 
     def sampling(self, kind: EngineKind) -> str:
-        if kind == "vllm":
-            try:
-                require_vllm()
-            except UserError:
-                raise Skipped("vLLM is not installed") from None
+        require_engine(kind)
         amounts = self.amounts
         rows = lab_rows(amounts.sampling.num_answers)
         found = self.target.call(sampling, kind, self.start, amounts.size, rows, self.target, amounts.sampling)

@@ -12,6 +12,7 @@ from typing import Any
 
 from actors.generation.factory import EngineKind, load_engine
 from actors.generation.protocol import Sampling, complete
+from actors.generation.vllm_installed import require_vllm
 from actors.kernels.devices import own_device
 from actors.modeling.self_check import greedy_gap
 from actors.scoring.annotator import Annotator
@@ -19,7 +20,9 @@ from actors.scoring.predictor import Predictor
 from actors.training.metrics import peak_flops, peak_memory_bytes
 from data.attributes import shipped
 from data.conversation import Conversation, to_table
+from data.errors import UserError
 from data.lab import Lab, LabSettings
+from jobs.gpu_checks.checks import Skipped
 from jobs.gpu_checks.sizes import LlamaSize
 from jobs.gpu_checks.target import Target
 
@@ -53,6 +56,15 @@ class SamplingWork:
     memory_share: float = 0.5
     """vLLM's, of a GPU."""
     checks_greedy: bool = True
+
+
+def require_engine(kind: EngineKind) -> None:
+    """Raise Skipped for an engine that is not installed."""
+    if kind == "vllm":
+        try:
+            require_vllm()
+        except UserError:
+            raise Skipped("vLLM is not installed") from None
 
 
 def lab_rows(number: int) -> list[Conversation]:

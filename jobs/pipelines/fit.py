@@ -6,7 +6,7 @@ import os
 import re
 import signal
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import ray.train
@@ -28,9 +28,10 @@ from actors.training.settings import LearnerSettings
 from actors.training.trainer import Assignment
 from actors.training.worker import USER_ERROR, train_worker
 from cluster.process_group import OwnAddressConfig
+from cluster.settings.errors import did_you_mean
 from data.examples import Split
 from data.label_use import LabelProbe
-from data.loader import Corpus, DataLoader
+from data.loader import Corpus, DataLoader, sources
 from data.printable import printable
 from data.run_layout import TRAINING, read_record
 from data.stage_metrics import TrainingMetrics
@@ -73,6 +74,17 @@ def example_spec(run: Run, learner: LearnerSettings, base: str | None = None) ->
     except Unrenderable as error:
         raise StageError(f"base.model {printable(spec.base, 120)}: {error}") from None
     return spec
+
+
+def require_sources(setting: str, weights: Mapping[str, float], rows: Storage, others: Collection[str] = ()) -> None:
+    """Raise StageError, with the nearest name, for a weight of a source that neither `rows` nor `others` have."""
+    known = sorted(sources(rows).union(others)) if weights else []
+    for name in weights:
+        if name not in known:
+            raise StageError(
+                f"{setting} has {name!r}, but no row has this source{did_you_mean(name, known)}; "
+                f"the sources are {', '.join(known)}"
+            )
 
 
 def fit(

@@ -195,6 +195,15 @@ class PolicySettings(Record):
     """Held-out conversations on which a trained policy shows which labels it reads: its loss with labels of other
     answers, against that with their own; 0 = none."""
 
+    @model_validator(mode="after")
+    def _one_scale(self) -> "PolicySettings":
+        if self.spread_labels and self.labels != "predicted":
+            raise UserError(
+                f"policy.spread_labels spreads predicted values, and policy.labels is {self.labels}: labels of people "
+                "would stand on another scale; set labels to predicted, or spread_labels to false"
+            )
+        return self
+
 
 class SamplingSettings(Record):
     """How answers are sampled in bootstrap and evaluation."""
