@@ -98,10 +98,8 @@ def difference(
     backward: bool = True,
     windowed: bool = False,
 ) -> float:
-    """Largest difference between kernel and reference, causal or not, as a share of the reference's largest value.
-
-    Of the outputs, and with `backward` of the gradients of query, key and value.
-    """
+    """Largest difference from the reference, causal or not, of outputs and with `backward` of gradients, as a share of
+    the reference's largest value."""
     window = CHECK_WINDOW if windowed else None
     bounds = np.cumsum([0, *CHECK_LENGTHS])
     generator, cu = torch.Generator(device).manual_seed(0), torch.tensor(bounds, dtype=torch.int32, device=device)
