@@ -5,6 +5,7 @@ puts the label line at the same place, right before the answer, inside a model's
 Every text goes through a `Neutralizer` first, here and in the exported Jinja.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -69,6 +70,13 @@ def label_line(schema: AttributeSchema, values: Values | None) -> str:
         f"{a.name}:{a.rounded(values[a.name])}" for a in schema.attributes if values and values.get(a.name) is not None
     ]
     return f"{LABEL_START}{','.join(rated)}\n" if rated else ""
+
+
+def surroundings(schema: AttributeSchema, messages: Sequence[Message], labels: Labels) -> list[str]:
+    """What the format writes around the texts, without control tokens: role words and label lines, in order."""
+    silent = [Message(m.role, "") for m in messages]
+    written = "".join(piece.text for piece in SteerLMTemplate(schema).pieces("", silent, labels))
+    return [part for part in re.split("|".join(CONTROL_TOKENS), written) if part.strip()]
 
 
 def per_message(messages: Sequence[Message], labels: Labels) -> list[Values | None]:

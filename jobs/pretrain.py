@@ -5,6 +5,7 @@ python -m jobs.pretrain PRESET.yaml [key.path=value ...]
 
 import tempfile
 from collections.abc import Iterator, Sequence
+from itertools import chain
 
 import pyarrow as pa
 
@@ -13,12 +14,13 @@ from actors.modeling.policy import PolicyTask
 from actors.modeling.tiny_llama import make_small_model
 from actors.training.examples import ConversationExamples, TextExamples
 from actors.training.settings import LearnerSettings
-from data.conversation import from_table
+from data.conversation import Conversation, from_table
 from data.examples import Split
 from data.source_files import checksums
 from data.sources import read_texts
 from data.stage_metrics import BaseMetrics, TrainingMetrics
 from data.storage import Storage
+from data.template import surroundings
 from jobs.pipelines.fit import example_spec, fit
 from jobs.pipelines.map_rows import write_table
 from jobs.pipelines.tokenize import Tokenizing
@@ -29,14 +31,27 @@ from jobs.runner.stage import Run, Stage, fingerprint_of, log
 
 
 def texts(run: Run) -> Iterator[str]:
-    """The texts that tokenizer and language model learn from: the preset's, or all messages of the rows."""
+    """The texts that the language model learns from, and the tokenizer: the preset's, or all messages of the rows."""
     base = run.preset.base
     if base.texts:
         yield from read_texts(base.texts, base.text_limit)
         return
+    for row in _rows(run):
+        yield from (m.content for m in row.messages)
+
+
+def _rows(run: Run) -> Iterator[Conversation]:
     for table in (run.folder("rows") / "rows").tables():
-        for row in from_table(table):
-            yield from (m.content for m in row.messages)
+        yield from from_table(table)
+
+
+def prompt_words(run: Run) -> Iterator[str]:
+    """What the prompt adds to the texts: a tokenizer that never saw it cuts a label line into three times the tokens.
+
+    Long label lines cost time in every training, and a small model learns late which of their many tokens to read.
+    """
+    for row in _rows(run):
+        yield from surroundings(run.schema, row.messages, row.human)
 
 
 def work(run: Run, folder: Storage) -> BaseMetrics:
@@ -45,7 +60,7 @@ def work(run: Run, folder: Storage) -> BaseMetrics:
         return _named(base.model, folder)
     found = list(texts(run))
     with tempfile.TemporaryDirectory() as local:
-        sizes = make_small_model(base.small, found, run.preset.seed, local)
+        sizes = make_small_model(base.small, chain(found, prompt_words(run)), run.preset.seed, local)
         # Training replaces `model`; its start stays beside it.
         start = folder / ("start" if base.pretrain else "model")
         start.upload(local)

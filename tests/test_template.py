@@ -10,7 +10,7 @@ from actors.modeling.tokenizer import TemplateKind, chat_ids, check_equality, en
 from data.attributes import shipped
 from data.conversation import Message
 from data.plain_text import BREAK, Neutralizer
-from data.template import SteerLMTemplate, label_line
+from data.template import SteerLMTemplate, label_line, surroundings
 from data.tokens import prompt_ids, tokenize
 
 SCHEMA = shipped("lab")
@@ -122,3 +122,9 @@ def test_template_that_rewrites_earlier_turns_is_refused() -> None:
     tokenizer.chat_template = CHATML.replace("message['content']", "(message['content'] if loop.last else 'gone')")
     with pytest.raises(ValueError, match=r"rewrites earlier turns.*set template: steerlm"):
         check_equality(tokenizer, make_template(tokenizer, SCHEMA, "chat"))
+
+
+def test_surroundings_are_all_that_the_format_adds_and_no_text_or_control_token() -> None:
+    line = "helpfulness:4,humor:0\n"
+    found = surroundings(SCHEMA, TURNS[:4], LABELS[:2])
+    assert found == ["System\n\n", "User\n\n", "Assistant\n", f"{line}\n", "User\n\n", "Assistant\n\n"]
