@@ -19,6 +19,7 @@ PRESETS = sorted((Path(__file__).parent.parent / "jobs" / "presets").glob("*.yam
 DEMO = str(Path(__file__).parent.parent / "jobs" / "presets" / "demo.yaml")
 KEYS = keys(Preset)
 LONGEST_S = 10.0
+"""CPU seconds of one preset, so that other work on the machine decides nothing."""
 
 # --- by hand ----------------------------------------------------------------------------------------------------------
 
@@ -67,9 +68,9 @@ def test_a_text_that_is_no_preset_is_one_sentence_with_file_and_line(
 ) -> None:
     path = tmp_path / "odd.yaml"
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
-    started = time.monotonic()
+    started = time.process_time()
     message = ending(str(path))
-    assert time.monotonic() - started < LONGEST_S
+    assert time.process_time() - started < LONGEST_S
     assert "odd.yaml" in message
     assert said in message
 
@@ -266,12 +267,12 @@ def tried(count: int, seed: int, folder: Path) -> tuple[int, int]:
     for _ in range(count):
         text, overrides = next(made)
         path.write_bytes(text)
-        started = time.monotonic()
+        started = time.process_time()
         try:
             loaded += not ending(str(path), *overrides)
         except Exception as error:
             raise AssertionError(f"{type(error).__name__} of {text!r} with {overrides!r}") from error
-        assert time.monotonic() - started < LONGEST_S, (text, overrides)
+        assert time.process_time() - started < LONGEST_S, (text, overrides)
     return loaded, count - loaded
 
 
