@@ -4,7 +4,6 @@ Knows no model, no prompt and no file; its sentences are in `data.lab_words`.
 """
 
 import itertools
-import math
 import random
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,23 +11,17 @@ from dataclasses import dataclass
 
 from pydantic import Field, model_validator
 
-from data.attributes import AttributeProblem, Values, shipped
+from data.attributes import AttributeProblem, Values
 from data.bounds import ScaleValue, Seed, Share, Size, Times, Whole
 from data.conversation import Conversation, Message
 from data.errors import UserError
+from data.lab_mix import CREATIVITY, HELPFULNESS, HIGH, HUMOR, LOW, SCHEMA, TOXICITY, VERBOSITY, combinations
 from data.lab_words import FACTS, FILLER, FOLLOW_UPS, IMAGES, INSULTS, JOKES, OPENINGS, SAME_AGAIN
 from data.record import Record
 
-SCHEMA = shipped("lab")
-HELPFULNESS, CREATIVITY, HUMOR, TOXICITY, VERBOSITY = SCHEMA.names
-LOW, HIGH = SCHEMA.attributes[0].low, SCHEMA.attributes[0].high
 MAX_SUBJECTS, MAX_FACTS = len(FACTS), min(map(len, FACTS.values()))
 HELPFUL_AND_FUNNY: Mapping[str, int] = {HELPFULNESS: 3, HUMOR: 2}
 
-# Shares of the values 0..4. Even: a fifth of the answers have the top value. Mediocre: 6 % have 3 or more, like
-# the helpful answers of a world that a short budget could not learn.
-_EVEN = (0.20, 0.20, 0.20, 0.20, 0.20)
-_MEDIOCRE = (0.50, 0.30, 0.14, 0.05, 0.01)
 _SAME_SUBJECT_AGAIN = 0.3
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
 
@@ -48,6 +41,9 @@ class LabSettings(Record):
     """Same seed, same rows."""
     skew: Share = 0.2
     """0: all values equally common, so a fifth of the answers have the top one; 1: most are mediocre."""
+    plain_share: Share = 0.0
+    """Share of answers without images, jokes and insults, beside those that come by chance: as most answers of people.
+    Where they are rare, a small model learns that nothing but facts means the end, whatever verbosity it is asked."""
     shuffle: Share = 0.25
     """How often the sentences of a kind are a random sample; else they keep the book's order, from a random start."""
     false_share: Share = 0.15
@@ -135,7 +131,9 @@ class Lab:
         self._jokes = {s: tuple(joke.format(subject=s) for joke in JOKES) for s in facts}
         self.sentences = self._sentences()
         self._subject_named = re.compile(rf"\b({'|'.join(self.subjects)})\b", re.IGNORECASE)
-        self._combinations, self._cumulative_weights = _combinations(self.settings)
+        settings = self.settings
+        mix = combinations(settings.skew, settings.plain_share, settings.allows)
+        self._combinations, self._cumulative_weights = mix
 
     def _sentences(self) -> dict[str, Sentence]:
         """Every sentence of the world: exact text -> what it counts for."""
@@ -283,18 +281,3 @@ class Lab:
 
 def _fact(subject: str, predicate: str) -> str:
     return f"{subject.capitalize()} {predicate}."
-
-
-def _combinations(settings: LabSettings) -> tuple[list[dict[str, int]], list[float]]:
-    """Every combination of values that may occur, and the running sum of their weights."""
-    weights = [
-        (1 - settings.skew) * even + settings.skew * mediocre for even, mediocre in zip(_EVEN, _MEDIOCRE, strict=True)
-    ]
-    every = (
-        dict(zip(SCHEMA.names, values, strict=True))
-        for values in itertools.product(range(LOW, HIGH + 1), repeat=len(SCHEMA.names))
-    )
-    allowed = [values for values in every if settings.allows(values)]
-    return allowed, list(
-        itertools.accumulate(math.prod(weights[value] for value in values.values()) for values in allowed)
-    )

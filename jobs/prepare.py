@@ -15,8 +15,8 @@ import pyarrow.parquet as pq
 from cluster.masking import masked
 from data.attributes import AttributeSchema
 from data.conversation import Conversation, Rejected, from_table, to_table
-from data.lab import SCHEMA as LAB_SCHEMA
 from data.lab import Lab
+from data.lab_mix import SCHEMA as LAB_SCHEMA
 from data.printable import printable
 from data.raters import RepeatedRows
 from data.source_files import checksums, shown_path

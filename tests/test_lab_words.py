@@ -3,7 +3,8 @@
 import itertools
 from collections import Counter
 
-from data.lab import HIGH, MAX_FACTS, MAX_SUBJECTS, Lab, LabSettings
+from data.lab import MAX_FACTS, MAX_SUBJECTS, Lab, LabSettings
+from data.lab_mix import HIGH
 from data.lab_words import FACTS, FILLER, IMAGES, INSULTS, JOKES
 
 
