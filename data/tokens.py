@@ -13,7 +13,7 @@ import numpy as np
 from data.attributes import Values
 from data.conversation import Message
 from data.errors import UserError
-from data.template import Labels, Template, TextPiece
+from data.template import Labels, Template, TextPiece, Unrenderable
 
 Encode = Callable[[str], list[int]]
 """Text to ids; control tokens are recognized, nothing is added."""
@@ -166,10 +166,35 @@ def prompt_ids(
     attributes: Values | None,
     labels: Labels = (),
 ) -> list[int]:
-    """Ids to generate from: the conversation so far (user turn last) and the label line that requests `attributes`."""
-    if not messages or messages[-1].role != "user":
-        raise UserError("a prompt ends with a user turn")
-    return [token for piece in template.pieces(system, messages, labels, attributes) for token in encode(piece.text)]
+    """Ids to generate from: the conversation so far, the label line that requests `attributes`, and the answer's
+    beginning if an assistant's message is last. `labels` are those of the answers before it.
+
+    Raises Unrenderable if the template refuses this conversation.
+    """
+    if not messages:
+        raise UserError("a prompt needs a message: add a user's")
+    asks = messages[-1].role == "user"
+    before = messages if asks else messages[:-1]
+    assert not before or before[-1].role == "user", "turns alternate"
+    try:
+        pieces = _up_to_answer(template, system, before, attributes, labels)
+    except Unrenderable:
+        if messages[0].role == "user":
+            raise
+        # Some templates want a user first: one who has said nothing yet.
+        pieces = _up_to_answer(template, system, [Message("user", ""), *before], attributes, labels)
+    # As in training, the answer's text is tokenized on its own.
+    begun = [] if asks else [TextPiece(template.plain(messages[-1].content))]
+    return [token for piece in (*pieces, *begun) for token in encode(piece.text)]
+
+
+def _up_to_answer(
+    template: Template, system: str, messages: Sequence[Message], attributes: Values | None, labels: Labels
+) -> Sequence[TextPiece]:
+    """What stands before an answer to `messages`, also where there are none yet."""
+    if messages:
+        return template.pieces(system, messages, labels, attributes)
+    return template.pieces(system, [Message("assistant", "")], [attributes])[:-1]
 
 
 def segments(tokens: Tokens, reading: BackboneReading) -> list[Segment]:

@@ -17,9 +17,10 @@ class Detokenizer:
     Micro-example: "é" in two byte tokens: push([0xC3]) -> "", push([0xA9]) -> "é".
     """
 
-    def __init__(self, decode: Callable[[list[int]], str]):
+    def __init__(self, decode: Callable[[list[int]], str], context: Sequence[int] = ()):
+        """`context`: ids before the first ones, if these go on with a text."""
         self._decode = decode
-        self._context: list[int] = []  # settled ids: some tokenizers write a token otherwise where it stands first
+        self._context = list(context)  # settled ids: some tokenizers write a token otherwise where it stands first
         self._window: list[int] = []  # ids whose text is not settled
         self._num_sent = 0  # characters of the window that were returned already
 
@@ -43,8 +44,9 @@ class AnswerText:
     Answers are trained trimmed, before the template's own line break: trailing space belongs to the template.
     """
 
-    def __init__(self, decode: Callable[[list[int]], str], stops: Sequence[str] = ()):
-        self._detokenizer = Detokenizer(decode)
+    def __init__(self, decode: Callable[[list[int]], str], stops: Sequence[str] = (), context: Sequence[int] = ()):
+        """`context`: the last ids of the answer's beginning, if it is to be continued."""
+        self._detokenizer = Detokenizer(decode, context)
         self._stops = tuple(stops)
         self._held = ""
         self.stopped = False

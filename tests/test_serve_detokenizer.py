@@ -117,3 +117,9 @@ def test_answers_do_not_depend_on_the_cuts() -> None:
     ):
         for _ in range(100):
             assert "".join(pushed(AnswerText(decode, stops), pieces_of(list(text.encode()), rng))) == expected
+
+
+@pytest.mark.case("an answer to continue")
+def test_a_continued_text_keeps_the_space_of_its_first_word() -> None:
+    assert pushed(AnswerText(first_token_without_space, context=[7, 8]), [[1], [2], []]) == [" w1", " w2", ""]
+    assert pushed(AnswerText(first_token_without_space), [[1], [2], []]) == ["w1", " w2", ""]

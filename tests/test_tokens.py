@@ -46,11 +46,22 @@ def test_oldest_exchanges_are_cut_first_and_the_last_answer_never() -> None:
         ConversationTokens(TEMPLATE, letters, "", turns).fitted(10)
 
 
-def test_a_prompt_ends_with_a_user_turn() -> None:
+def test_a_prompt_ends_with_the_label_line() -> None:
     ids = prompt_ids(TEMPLATE, letters, "", [Message("user", "a")], {"humor": 4})
     assert "".join(map(chr, ids[-9:])) == "\x02humor:4\n"[-9:]
-    with pytest.raises(ValueError, match="ends with a user turn"):
-        prompt_ids(TEMPLATE, letters, "", [Message("user", "a"), Message("assistant", "b")], None)
+    with pytest.raises(ValueError, match="needs a message"):
+        prompt_ids(TEMPLATE, letters, "s", [], None)
+
+
+@pytest.mark.case("an answer to continue")
+def test_an_answer_that_is_begun_is_continued_as_it_was_trained() -> None:
+    turns = [Message("user", "a"), Message("assistant", "xyz")]
+    trained = tokenize(TEMPLATE.pieces("s", turns, [{"humor": 4}]), letters).ids_T.tolist()
+    begun = prompt_ids(TEMPLATE, letters, "s", [turns[0], Message("assistant", "xy")], {"humor": 4})
+    assert trained[: len(begun)] == begun
+    assert begun[-2:] == letters("xy")
+    alone = prompt_ids(TEMPLATE, letters, "s", [Message("assistant", "xy")], {"humor": 4})
+    assert "".join(map(chr, alone)).endswith("Assistant\n\x02humor:4\nxy")
 
 
 @pytest.mark.case("B12: a dropped exchange is not tokenized again")

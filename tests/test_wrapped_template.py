@@ -278,3 +278,18 @@ def test_a_template_that_marks_turns_with_a_mere_word_is_refused() -> None:
     source = source.replace("<|assistant|>", "\nassistant")
     with pytest.raises(ValueError, match=r"marks a turn with '(user|assistant)' alone.*set template: steerlm"):
         make_template(chat_tokenizer("zephyr", template=source), SCHEMA, "chat")
+
+
+@pytest.mark.case("turns in any order")
+@pytest.mark.parametrize("shape", ["steerlm", *SHAPES])
+def test_a_prompt_may_begin_with_an_assistant_and_end_with_the_answer_s_beginning(shape: str) -> None:
+    _, template, encode = made(shape)
+    asked, user, spaced = {"humor": 4}, Message("user", "Bees?"), Message("assistant", "Bees dance ")
+    plain = prompt_ids(template, encode, "Be kind.", [user], asked)
+    assert prompt_ids(template, encode, "Be kind.", [user, spaced], asked) == [*plain, *encode("Bees dance")]
+    greeted = [Message("assistant", "Hello."), user]
+    ids = prompt_ids(template, encode, "", greeted, asked, [None])
+    assert len(ids) > len(prompt_ids(template, encode, "", [user], asked))
+    assert prompt_ids(template, encode, "", [*greeted, spaced], asked, [None]) == [*ids, *encode("Bees dance")]
+    alone = prompt_ids(template, encode, "", [spaced], asked)
+    assert alone[-len(encode("Bees dance")) :] == encode("Bees dance")
