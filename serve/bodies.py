@@ -6,11 +6,13 @@ room for a new one.
 
 import asyncio
 import time
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from fastapi import Request
 
+from data.printable import printable
 from serve.protocol import ProtocolError
 
 GRACE_S = 0.5
@@ -24,6 +26,7 @@ class BodyLimits:
     """What a body may cost."""
 
     max_bytes: int = 1 << 20
+    """As it comes, and unpacked."""
     timeout_s: float = 20.0
     max_open: int = 256
     """Of one team, and of one address."""
@@ -49,7 +52,8 @@ class Bodies:
     async def read(self, request: Request, team: str) -> bytes:
         """The whole body of a team's request.
 
-        Raises ProtocolError: 413 if it is too long, 408 if it takes too long, 429 if too many are open.
+        Raises ProtocolError: 413 if it is too long, 408 if it takes too long, 429 if too many are open, 415 if nobody
+        here can unpack it, 400 if it is not packed as its sender says.
         """
         peer = request.client.host if request.client else ""
         self._make_place(team, peer)
@@ -85,17 +89,45 @@ class Bodies:
             del self._open[id(crowd[0].deadline)]
 
     async def _whole(self, request: Request) -> bytes:
-        """Read no further than the limit, whatever Content-Length is."""
-        limit = self._limits.max_bytes
+        """Read no further than the limit, whatever Content-Length is; the same for what is unpacked."""
+        unpack = _unpacker(request.headers.get("content-encoding", ""), self._limits.max_bytes)
         length = request.headers.get("content-length", "")
         body = bytearray()
-        too_long = length.isdecimal() and len(length) < 20 and int(length) > limit
-        if not too_long:
-            async for part in request.stream():
-                body += part
-                if too_long := len(body) > limit:
-                    break
-        if too_long:
-            message = f"the body is longer than {limit} bytes: send a shorter conversation"
-            raise ProtocolError(message, code="body_too_large", status=413, closes=True)
+        if length.isdecimal() and len(length) < 20 and int(length) > self._limits.max_bytes:
+            raise _too_long(self._limits.max_bytes)
+        async for part in request.stream():
+            body += unpack(part)
+            if len(body) > self._limits.max_bytes:
+                raise _too_long(self._limits.max_bytes)
         return bytes(body)
+
+
+def _too_long(limit: int) -> ProtocolError:
+    message = f"the body is longer than {limit} bytes: send a shorter conversation"
+    return ProtocolError(message, code="body_too_large", status=413, closes=True)
+
+
+def _unpacker(encoding: str, limit: int) -> Callable[[bytes], bytes]:
+    """What turns the parts of a body into plain ones, at most one byte above `limit` of each.
+
+    Raises ProtocolError (415) for an encoding that is none of ours, and it (400) for a part that is not packed so.
+    """
+    match encoding.strip().lower():
+        case "" | "identity":
+            return bytes
+        case "gzip" | "x-gzip":
+            packed = zlib.decompressobj(wbits=16 + zlib.MAX_WBITS)
+        case "deflate":
+            packed = zlib.decompressobj()
+        case _:
+            message = f"Content-Encoding is {printable(encoding)}; allowed: gzip, deflate, or none"
+            raise ProtocolError(message, code="unsupported_encoding", status=415, closes=True)
+
+    def unpack(part: bytes) -> bytes:
+        try:
+            return packed.decompress(part, limit + 1)
+        except zlib.error as error:
+            message = f"the body is not packed as Content-Encoding says ({error}): pack it so, or leave that header out"
+            raise ProtocolError(message, code="invalid_encoding", closes=True) from None
+
+    return unpack

@@ -1,8 +1,10 @@
 """Bodies on their way in: one that stalls, trickles or never ends takes its own place and nobody else's."""
 
 import asyncio
+import gzip
 import json
 import time
+import zlib
 from collections import Counter
 from typing import Any
 
@@ -139,3 +141,30 @@ def test_the_body_of_a_swap_has_the_same_limits() -> None:
 def test_a_caller_without_a_key_sends_its_body_to_nobody() -> None:
     app = app_around(Scripted().generate, keys_text=KEYS_TEXT)
     assert asyncio.run(asyncio.wait_for(slowly(app), 5)).status == 401
+
+
+@pytest.mark.case("a body that is packed")
+@pytest.mark.parametrize(
+    ("encoding", "body", "status", "reason"),
+    [
+        ("gzip", gzip.compress(BODY), 200, None),
+        ("X-GZIP", gzip.compress(BODY), 200, None),
+        ("deflate", zlib.compress(BODY), 200, None),
+        ("identity", BODY, 200, None),
+        ("gzip", BODY, 400, "invalid_encoding"),
+        ("gzip", gzip.compress(BODY)[:20], 400, "invalid_json"),
+        ("br", BODY, 415, "unsupported_encoding"),
+        ("gzip, gzip", gzip.compress(gzip.compress(BODY)), 415, "unsupported_encoding"),
+        ("gzip", gzip.compress(b" " * 2001), 413, "body_too_large"),
+        ("gzip", gzip.compress(b" " * (1 << 26)), 413, "body_too_large"),
+    ],
+)
+def test_a_body_may_be_packed_and_its_limit_holds_for_what_is_in_it(
+    encoding: str, body: bytes, status: int, reason: str | None
+) -> None:
+    app = app_around(
+        Scripted().generate, body=BodyLimits(max_bytes=2000 if status < 413 or len(body) < 100 else 70_000)
+    )
+    answered = asyncio.run(exchanged(app, "POST", CHAT, body, headers={"content-encoding": encoding}))
+    assert answered.status == status
+    assert reason is None or code(answered) == reason
