@@ -52,6 +52,11 @@ class Profile(Record):
         return self.attributes.get(attribute.name, plain) if attribute.steerable else plain
 
 
+def rule_of(attribute: Attribute, profile: Profile | None) -> AttributeRule:
+    """The rule of an attribute, also where a request has no profile."""
+    return (profile or _NO_PROFILE).rule(attribute)
+
+
 def resolve(schema: AttributeSchema, profile: Profile | None, requested: Mapping[str, float]) -> dict[str, int]:
     """The effective value of every attribute, rounded: `requested`, else the profile's or the schema's default.
 
