@@ -18,7 +18,7 @@ import ray.serve.config
 
 from cluster.preflight import ClusterNode, Demand, may_grow, nodes_now
 from data.errors import UserError
-from serve import instance
+from serve import instance, scrape
 from serve.auth import KEYS_VARIABLE
 from serve.ingress import Ingress
 from serve.locate import Located, locate_all
@@ -90,7 +90,6 @@ def _policy(settings: ServeSettings, model: Located) -> Any:
         name=model.name,
         revision=Revision(model.uri, 0),
         settings=settings.engine,
-        max_new_tokens=settings.max_new_tokens,
     )
 
 
@@ -152,9 +151,13 @@ class RunningEndpoint:
     drain_s: float
     owns_serve: bool
     """Did Ray Serve start for it?"""
+    targets: Path | None = None
+    """The list that lets Prometheus find its metrics, where Ray has none."""
 
     def stop(self) -> None:
         """Take the endpoint down; the cluster stays, and Serve with the applications of others."""
+        if self.targets is not None:
+            self.targets.unlink(missing_ok=True)
         instance.delete(APPLICATION, self.drain_s)
         forget(APPLICATION, self.models)
         if self.owns_serve and not instance.applications():
@@ -183,11 +186,14 @@ def start(settings: ServeSettings, models: Sequence[Located], predictor: str | N
         instance.require_address(settings.host, settings.port)
         _require_place()
     names = tuple(model.name for model in models)
-    endpoint = RunningEndpoint(f"http://{settings.host}:{settings.port}", names, settings.drain_s, owns_serve)
+    url, targets = f"http://{settings.host}:{settings.port}", scrape.targets_file(settings.port)
+    endpoint = RunningEndpoint(url, names, settings.drain_s, owns_serve, targets)
     try:
         forget(APPLICATION, names)
         ray.serve.run(bound(settings, models, predictor), name=APPLICATION, route_prefix="/", logging_config=quiet)
         _wait_until_ready(endpoint.url, settings.start_timeout_s)
+        if endpoint.targets is not None:
+            scrape.announce(endpoint.targets, scrape.agents())
     except BaseException:
         endpoint.stop()
         raise
