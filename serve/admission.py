@@ -8,26 +8,43 @@ from dataclasses import dataclass, replace
 
 from data.attributes import AttributeProblem, Values
 from data.errors import UserError
+from serve import dials
 from serve.auth import Team
 from serve.bodies import BodyLimits
-from serve.models import ServedPolicies, ServedPolicy
+from serve.models import AddressedModel, ServedPolicies, ServedPolicy
 from serve.profiles import Profile, find, resolve
 from serve.protocol import ChatRequest, ProtocolError
 from serve.rate_limits import RequestCost
 from serve.reply import ChatReply, Steering
 from serve.request import GenerationRequest
+from serve.requested import channels, requested, wrong_attribute
+from serve.turns import Turn
+
+DEFAULT_SHARE = 4
+"""A request that names no length gets a quarter of the context: an engine holds memory for the longest answer."""
 
 
 @dataclass(frozen=True)
 class RequestLimits:
     """What one request may cost."""
 
-    max_new_tokens: int
+    max_new_tokens: int | None
+    """Longest answer; None = as long as the context."""
     body: BodyLimits
     max_messages: int = 1024
     """Of one conversation."""
     max_rated_tokens: int = 1024
     """The most that the predictor reads of an answer and its conversation."""
+    ignore_tools: bool = True
+    """Take `tools` that the model need not use, and answer without them?"""
+
+    def longest(self, model: ServedPolicy) -> int:
+        """Tokens of a model's longest answer, if its prompt were none."""
+        return min(self.max_new_tokens or model.info.context, model.info.context)
+
+    def by_default(self, model: ServedPolicy) -> int:
+        """Tokens of the longest answer to a request that names no length."""
+        return self.longest(model) if self.max_new_tokens else max(1, model.info.context // DEFAULT_SHARE)
 
 
 @dataclass(frozen=True)
@@ -58,23 +75,26 @@ class AdmittedRequest:
 
 
 def admitted(
-    chat: ChatRequest, team: Team, models: ServedPolicies, limits: RequestLimits, can_score: bool
+    chat: ChatRequest, team: Team, models: ServedPolicies, limits: RequestLimits, can_score: bool, header: str = ""
 ) -> AdmittedRequest:
-    """Raises ProtocolError that names the field to fix."""
-    model = models.pick(chat.model)
-    _require_possible(chat, limits, can_score)
-    profile = team.profile(chat.profile)
+    """`header`: attributes that stood in a header. Raises ProtocolError that names the field to fix."""
+    addressed = models.addressed(chat.model)
+    model = addressed.policy
+    _require_predictor(chat, can_score)
+    profile = team.profile(_named_profile(chat, addressed))
     chosen = _chosen(model, profile)
-    steering, labels = _steering(model, chosen, chat), _labels(model, chosen, chat)
+    places = channels(chat, addressed.attributes, header)
+    wanted = requested(model.schema, chosen, places, _dials(chat))
+    steering = Steering(requested=wanted.values, effective=wanted.effective, sources=wanted.sources or None)
     generation = GenerationRequest(
         system=chat.system,
-        messages=chat.turns,
-        labels=labels,
+        messages=tuple(turn.message for turn in chat.turns),
+        labels=tuple(_label(model, chosen, chat, turn) for turn in chat.answers),
         attributes=steering.effective,
-        max_tokens=chat.answer_limit[1],
+        max_tokens=min(chat.answer_limit[1] or limits.by_default(model), limits.longest(model)),
         temperature=chat.temperature,
         top_p=chat.top_p,
-        top_k=chat.top_k,
+        top_k=max(0, chat.top_k),
         seed=chat.seed,
         stop=tuple(chat.stop),
         stream=chat.stream,
@@ -93,15 +113,22 @@ def admitted(
     )
 
 
-def _require_possible(chat: ChatRequest, limits: RequestLimits, can_score: bool) -> None:
-    field, max_tokens = chat.answer_limit
-    if max_tokens is not None and max_tokens > limits.max_new_tokens:
-        allowed = f"a whole number from 1 to {limits.max_new_tokens}"
-        raise ProtocolError(f"{field} is {max_tokens}; allowed: {allowed}", field)
+def _require_predictor(chat: ChatRequest, can_score: bool) -> None:
     if (chat.score or chat.best_of) and not can_score:
         what = "score" if chat.score else "best_of"
         remedy = "leave it out, or start the endpoint with one (predictor=URI)"
         raise ProtocolError(f"{what} needs an attribute predictor, and none is served here: {remedy}", what)
+
+
+def _named_profile(chat: ChatRequest, addressed: AddressedModel) -> str | None:
+    if None not in (chat.profile, addressed.profile) and chat.profile != addressed.profile:
+        wrong = f"profile is {str(chat.profile)[:60]!r}, but model names {addressed.profile!r}"
+        raise ProtocolError(f"{wrong}: leave one of them out", "profile")
+    return chat.profile if addressed.profile is None else addressed.profile
+
+
+def _dials(chat: ChatRequest) -> Mapping[str, str]:
+    return {dial: setting for dial in dials.POSITIONS if (setting := getattr(chat, dial)) is not None}
 
 
 def _cost(chat: ChatRequest, generation: GenerationRequest, limits: RequestLimits) -> RequestCost:
@@ -110,9 +137,10 @@ def _cost(chat: ChatRequest, generation: GenerationRequest, limits: RequestLimit
     return RequestCost(
         prompt=generation.most_prompt_tokens,
         num_answers=num_answers,
-        max_tokens=limits.max_new_tokens if generation.max_tokens is None else generation.max_tokens,
+        max_tokens=generation.max_tokens,
         num_rated=num_rated,
         max_rated=limits.max_rated_tokens,
+        asked_by="n" if chat.best_of is None else "best_of",
     )
 
 
@@ -123,26 +151,16 @@ def _chosen(model: ServedPolicy, profile: str | None) -> Profile | None:
         raise ProtocolError(str(problem), "profile", "unknown_profile") from None
 
 
-def _steering(model: ServedPolicy, profile: Profile | None, chat: ChatRequest) -> Steering:
-    try:
-        requested = model.schema.checked(chat.attributes)
-        return Steering(requested=requested, effective=resolve(model.schema, profile, requested))
-    except AttributeProblem as problem:
-        raise _wrong_attribute("attributes", problem) from None
+def _label(model: ServedPolicy, profile: Profile | None, chat: ChatRequest, turn: Turn) -> Values | None:
+    """The attributes of an earlier answer, which enter the prompt: the profile's rules hold for them too.
 
-
-def _labels(model: ServedPolicy, profile: Profile | None, chat: ChatRequest) -> tuple[Values | None, ...]:
-    """The attributes of earlier answers, which enter the prompt: the profile's rules hold for them too."""
-    labels = []
-    for field, values in chat.answers:
+    Of an answer in several messages the last one that has attributes counts.
+    """
+    label = None
+    for field, values in chat.labels_of(turn):
         try:
-            checked = None if values is None else model.schema.checked(values)
-            resolve(model.schema, profile, checked or {})
-            labels.append(checked)
+            label = model.schema.checked(values)
+            resolve(model.schema, profile, label)
         except AttributeProblem as problem:
-            raise _wrong_attribute(field, problem) from None
-    return tuple(labels)
-
-
-def _wrong_attribute(field: str, problem: AttributeProblem) -> ProtocolError:
-    return ProtocolError(f"{field}: {problem}", f"{field}.{problem.attribute}", "invalid_attribute")
+            raise wrong_attribute(field, problem) from None
+    return label

@@ -31,9 +31,21 @@ class RunningAnswers:
         self._finished: dict[int, Delta] = {}
         self._counts = [0] * len(self._events)
         self.prompt_tokens = self._rated_tokens = 0
+        self._starting: asyncio.Task[None] | None = None
 
-    async def start(self) -> None:
-        """Returns when every generation runs or waits in an engine; raises ProtocolError if one was refused."""
+    async def start(self, within_s: float | None = None) -> bool:
+        """Does every generation run or wait in an engine? If not `within_s`, ask again: they go on starting.
+
+        Raises ProtocolError if one was refused.
+        """
+        if self._starting is None:
+            self._starting = asyncio.create_task(self._start())
+        await asyncio.wait([self._starting], timeout=within_s)
+        if self._starting.done():
+            self._starting.result()
+        return self._starting.done()
+
+    async def _start(self) -> None:
         try:
             firsts = await asyncio.gather(*(anext(events) for events in self._events))
         except asyncio.CancelledError:
@@ -93,6 +105,9 @@ class RunningAnswers:
 
     async def aclose(self) -> None:
         """Cancels what still runs."""
+        if self._starting is not None:
+            self._starting.cancel()
+            await asyncio.gather(self._starting, return_exceptions=True)
         await asyncio.gather(*(events.aclose() for events in self._events), return_exceptions=True)
 
     async def _answer(self, index: int) -> FinishedAnswer:

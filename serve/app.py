@@ -3,29 +3,27 @@
 Knows no Ray, no engine and no weights: `serve.ingress` puts it on a cluster.
 """
 
-import asyncio
-import time
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 
 from fastapi import FastAPI, Request
+from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.responses import HTMLResponse, JSONResponse, Response
 from fastapi_offline import FastAPIOffline
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 
 from data.errors import UserError
-from serve import openapi
-from serve.admission import RequestLimits
-from serve.answering import Generate, Score
-from serve.auth import Keys, Team
+from serve import dials, health, openapi
+from serve.auth import Team
+from serve.backend import Backend
 from serve.bodies import Bodies
 from serve.callers import CallerChecks
 from serve.chat import Chat
-from serve.models import ServedPolicies, ServedPolicy
+from serve.models import ServedPolicy
 from serve.parser import parse_swap
+from serve.profiles import Profile
 from serve.protocol import ProtocolError
-from serve.request import PolicyInfo
-from serve.telemetry import Telemetry
+from serve.rewrites import HeadAsGet, UnderPath
 
 PAGE_HEADERS = {
     # The page is one file: nothing may be loaded from anywhere, and it may talk to nobody but us.
@@ -33,48 +31,22 @@ PAGE_HEADERS = {
     "img-src data:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     "Cache-Control": "no-cache",
 }
-READY_S = 1.0
-"""How long /readyz gives the same answer: each one asks every replica, and anybody may ask for it."""
-NO_ADMIN = "the /admin routes need a key of a team with admin: true"
-
-
-@dataclass(frozen=True)
-class Backend:
-    """What stands behind the routes."""
-
-    models: ServedPolicies
-    generate: Generate
-    score: Score | None
-    """None = no predictor is served."""
-    swap: Callable[[str, str], Awaitable[PolicyInfo]]
-    """Answer a model's requests from another checkpoint; raises UserError if that cannot be."""
-    replicas: Callable[[], Awaitable[Mapping[str, int]]]
-    """How many replicas of each model answer now."""
-    keys: Keys
-    limits: RequestLimits
-    telemetry: Telemetry
-    page: str
-
-    def team(self, request: Request) -> Team:
-        """Of the caller; raises ProtocolError (401) if its key is nobody's."""
-        return self.keys.team_of(request.headers.get("authorization"))
-
-    def knows(self, request: Request) -> bool:
-        """May the caller learn what is served?"""
-        try:
-            self.team(request)
-        except ProtocolError:
-            return False
-        return True
+DOCS_FILES = "static-offline-docs"
+CODES = {404: "not_found", 405: "method_not_allowed"}
+"""HTTP status -> code, of what no route of ours takes."""
 
 
 def application(backend: Backend) -> FastAPI:
     """The endpoint as an ASGI application."""
     # Offline: /docs with our own assets. With scripts from a CDN it is blank on a closed network, and trusts the CDN.
     app = FastAPIOffline(
-        title="SteerLM on Ray",
-        summary="A steerable language model: OpenAI's chat completions with attributes.",
+        docs_url=None,
         redoc_url=None,
+        static_url=f"/{DOCS_FILES}",
+        title="SteerLM on Ray",
+        version=health.VERSION,
+        summary="A steerable language model: OpenAI's chat completions with attributes.",
+        root_path=backend.root_path,
     )
     bodies = Bodies(backend.limits.body)
     chat = Chat(
@@ -87,106 +59,122 @@ def application(backend: Backend) -> FastAPI:
         return await chat(request)
 
     _information(app, backend)
-    _health(app, backend)
+    health.add_routes(app, backend)
     _administration(app, backend, bodies)
+    _pages(app, backend.page)
+    _errors(app)
+    _in_front(app, backend)
+    openapi.describe(app)
+    return app
+
+
+def _in_front(app: FastAPI, backend: Backend) -> None:
+    """What sees a request before any route does; the last one added is the first."""
+    app.add_middleware(CallerChecks, keyless=not backend.keys.any, refusal=_error, origins=backend.cors_origins)
+    app.add_middleware(HeadAsGet)
+    if backend.root_path:
+        app.add_middleware(UnderPath, root_path=backend.root_path)
+    if backend.cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=backend.cors_origins,
+            allow_methods=("GET", "POST"),
+            allow_headers=("*",),
+            allow_private_network=True,
+            expose_headers=("Retry-After",),
+        )
+
+
+def _pages(app: FastAPI, page: str) -> None:
+    """For people. Their addresses are relative, so that they work under any path of a proxy."""
 
     @app.get("/", include_in_schema=False)
     async def playground() -> HTMLResponse:
-        return HTMLResponse(backend.page, headers=PAGE_HEADERS)
+        return HTMLResponse(page, headers=PAGE_HEADERS)
 
-    _errors(app)
-    app.add_middleware(CallerChecks, keyless=not backend.keys.any, refusal=_error)
-    openapi.describe(app)
-    return app
+    @app.get("/docs", include_in_schema=False)
+    async def docs() -> HTMLResponse:
+        return get_swagger_ui_html(
+            openapi_url="openapi.json",
+            title=app.title,
+            swagger_js_url=f"{DOCS_FILES}/swagger-ui-bundle.js",
+            swagger_css_url=f"{DOCS_FILES}/swagger-ui.css",
+            swagger_favicon_url=f"{DOCS_FILES}/favicon.png",
+        )
 
 
 def _information(app: FastAPI, backend: Backend) -> None:
     @app.get("/v1/models", **openapi.KEYED)
     async def models(request: Request) -> dict[str, object]:
-        """The policies that are served."""
-        backend.team(request)
-        return {"object": "list", "data": [_model(policy) for policy in backend.models]}
+        """The policies that are served, each also with every profile that the caller may use."""
+        team = backend.team(request)
+        rows = [row for policy in backend.models for row in _rows(policy, team)]
+        return {"object": "list", "data": rows}
 
-    @app.get("/v1/models/{name}", **openapi.KEYED)
+    @app.get("/v1/models/{name:path}", **openapi.KEYED)
     async def model(request: Request, name: str) -> dict[str, object]:
-        """One of the policies that are served."""
-        backend.team(request)
-        return _model(backend.models.named(name))
+        """One of them."""
+        team = backend.team(request)
+        found = backend.models.addressed(name)
+        team.profile(found.profile)
+        return _row(found.policy, name)
 
     @app.get("/v1/attributes", **openapi.KEYED)
     async def attributes(request: Request, model: str | None = None) -> dict[str, object]:
         """The attributes of a model (the first one if none is named), and the profiles that the caller may use."""
         team = backend.team(request)
-        policy = backend.models.first if model is None else backend.models.named(model)
+        policy = backend.models.first if model is None else backend.models.addressed(model).policy
         return {
             "model": policy.name,
             "schema": policy.schema.name,
             "fingerprint": policy.schema.fingerprint,
-            "max_new_tokens": backend.limits.max_new_tokens,
+            "context": policy.info.context,
+            "max_new_tokens": backend.limits.longest(policy),
             "measures": backend.score is not None,
             "attributes": [a.model_dump() for a in policy.schema.attributes],
+            "dials": dials.described(policy.schema),
             "label_points": policy.calibration.points,
-            "profiles": _profiles(policy, team),
+            "profiles": [_profile(policy, profile) for profile in _profiles(policy, team)],
         }
 
 
-def _model(policy: ServedPolicy) -> dict[str, object]:
-    return {"id": policy.name, "object": "model", "created": policy.info.created, "owned_by": "steerlm"}
+def _profiles(policy: ServedPolicy, team: Team) -> list[Profile]:
+    """Those that a team may use."""
+    return [p for p in policy.profiles.values() if not team.profiles or p.name in team.profiles]
 
 
-def _profiles(policy: ServedPolicy, team: Team) -> list[dict[str, object]]:
-    return [
-        {
-            "name": profile.name,
-            "meaning": profile.meaning,
-            "attributes": {a.name: profile.rule(a).model_dump() for a in policy.schema.attributes},
-        }
-        for profile in policy.profiles.values()
-        if not team.profiles or profile.name in team.profiles
-    ]
+def _profile(policy: ServedPolicy, profile: Profile) -> dict[str, object]:
+    return {
+        "name": profile.name,
+        "meaning": profile.meaning,
+        "attributes": {a.name: profile.rule(a).model_dump() for a in policy.schema.attributes},
+        "dials": dials.described(policy.schema, profile),
+    }
 
 
-class Readiness:
-    """How many replicas of each model answer, not asked for again within READY_S, however many callers want to know."""
-
-    def __init__(self, replicas: Callable[[], Awaitable[Mapping[str, int]]], clock: Callable[[], float]):
-        self._replicas, self._clock = replicas, clock
-        self._asking, self._asked_at = asyncio.Lock(), -READY_S
-        self._found: Mapping[str, int] = {}
-
-    async def __call__(self) -> Mapping[str, int]:
-        async with self._asking:
-            if self._clock() - self._asked_at >= READY_S:
-                self._found = await self._replicas()
-                self._asked_at = self._clock()
-            return self._found
+def _rows(policy: ServedPolicy, team: Team) -> list[dict[str, object]]:
+    """A model as it is, and under each profile: what clients show to choose from."""
+    names = [policy.name, *(policy.named_with(profile.name) for profile in _profiles(policy, team))]
+    return [_row(policy, name) for name in names]
 
 
-def _health(app: FastAPI, backend: Backend) -> None:
-    readiness = Readiness(backend.replicas, time.monotonic)
-
-    @app.get("/healthz")
-    async def healthz(request: Request) -> dict[str, str]:
-        """Is the endpoint's HTTP side alive? With a key: the first model too."""
-        return {"status": "ok"} | ({"model": backend.models.first.name} if backend.knows(request) else {})
-
-    @app.get("/readyz", responses={503: openapi.ERROR})
-    async def readyz(request: Request) -> dict[str, object]:
-        """Does at least one replica of every model answer? With a key: how many of each do."""
-        replicas, knows = await readiness(), backend.knows(request)
-        missing = [policy.name for policy in backend.models if not replicas.get(policy.name)]
-        if missing:
-            message = f"no replica of {', '.join(missing) if knows else 'a model'} answers"
-            raise ProtocolError(message, code="not_ready", status=503, retry_after_s=5)
-        return {"status": "ready"} | ({"replicas": dict(replicas)} if knows else {})
+def _row(policy: ServedPolicy, name: str) -> dict[str, object]:
+    return {
+        "id": name,
+        "object": "model",
+        "created": policy.info.created,
+        "owned_by": "steerlm",
+        "root": policy.name,
+        "parent": None if name == policy.name else policy.name,
+        "max_model_len": policy.info.context,
+    }
 
 
 def _administration(app: FastAPI, backend: Backend, bodies: Bodies) -> None:
     @app.post("/admin/models/{name}", **openapi.SWAP)
     async def swap(request: Request, name: str) -> dict[str, object]:
         """Answer a model's requests from another checkpoint; those that run end on the old one."""
-        if not backend.keys.any or not (team := backend.team(request)).admin:
-            raise ProtocolError(NO_ADMIN, code="admin_only", status=403, kind="permission_error")
+        team = backend.operator(request, "the /admin routes")
         backend.models.named(name)
         policy = parse_swap(await bodies.read(request, team.name))
         try:
@@ -209,7 +197,8 @@ def _errors(app: FastAPI) -> None:
     @app.exception_handler(HTTPException)
     async def no_such_route(request: Request, error: HTTPException) -> JSONResponse:
         message = f"{request.method} {request.url.path[:100]}: {error.detail}"
-        return _error(ProtocolError(message, code="not_found", status=error.status_code), error.headers)
+        code = CODES.get(error.status_code, "invalid_request")
+        return _error(ProtocolError(message, code=code, status=error.status_code), error.headers)
 
     @app.exception_handler(Exception)
     async def broken(_: Request, __: Exception) -> JSONResponse:

@@ -6,7 +6,7 @@ site that resolves to 127.0.0.1 (DNS rebinding) has its own Host, a page of anot
 
 import ipaddress
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -22,16 +22,23 @@ REMEDY = "set teams and keys (`python -m serve.keys TEAM` makes one)"
 class CallerChecks:
     """ASGI middleware in front of every route."""
 
-    def __init__(self, app: ASGIApp, keyless: bool, refusal: Callable[[ProtocolError], ASGIApp]):
-        """`refusal` is the answer to a request that goes no further."""
+    def __init__(
+        self,
+        app: ASGIApp,
+        keyless: bool,
+        refusal: Callable[[ProtocolError], ASGIApp],
+        origins: Collection[str] = (),
+    ):
+        """`refusal` is the answer to a request that goes no further; pages of `origins` may call without a key too."""
         self._app, self._keyless, self._refusal = app, keyless, refusal
+        self._origins = frozenset(map(str.lower, origins))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         app = self._app
         if scope["type"] == "http":
             try:
                 if self._keyless:
-                    require_this_machine(scope)
+                    require_this_machine(scope, self._origins)
                 if scope["method"] == "POST":
                     _require_json(scope)
             except ProtocolError as problem:
@@ -39,8 +46,9 @@ class CallerChecks:
         await app(scope, receive, send)
 
 
-def require_this_machine(scope: Scope) -> None:
-    """Raises ProtocolError (403) unless the peer is this machine, and asks for a name of this machine, as itself."""
+def require_this_machine(scope: Scope, others: Collection[str] = ()) -> None:
+    """Raises ProtocolError (403) unless the peer is this machine, and asks for a name of this machine, as itself or for
+    a page of `others`."""
     # Both ends: `client` can be what a header says, if FORWARDED_ALLOW_IPS tells uvicorn so; `server` is the socket's.
     ends = [(scope.get(end) or ("an unknown address",))[0] for end in ("client", "server")]
     if not all(map(_is_loopback, ends)):
@@ -50,7 +58,7 @@ def require_this_machine(scope: Scope) -> None:
     hosts, origins = _values(scope, b"host"), _values(scope, b"origin")
     if len(hosts) != 1 or not _names_this_machine(hosts[0]):
         raise _not_here(f"this request is for {printable(', '.join(hosts)) or 'no host'}, not for localhost")
-    if any(origin.lower() not in _own_origins(hosts[0]) for origin in origins):
+    if any(origin.lower() not in (*_own_origins(hosts[0]), *others) for origin in origins):
         raise _not_here(f"this request comes from a page of {printable(', '.join(origins))}")
 
 

@@ -9,23 +9,23 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 
 from fastapi import Request
-from fastapi.responses import Response, StreamingResponse
+from fastapi.responses import Response
 from starlette.requests import ClientDisconnect
-from starlette.types import Receive, Scope, Send
 
 from serve.admission import AdmittedRequest, RequestLimits, admitted
 from serve.answering import Generate, RunningAnswers, Score
 from serve.auth import Keys, Team
 from serve.bodies import Bodies
+from serve.event_stream import CLIENT_LEFT, DONE, EventStream, event
 from serve.models import ServedPolicies
 from serve.parser import parse
-from serve.protocol import ProtocolError, ProtocolRecord
+from serve.protocol import ProtocolError
 from serve.rate_limits import RateLimiter
+from serve.requested import HEADER
 from serve.telemetry import RequestContext, Telemetry
 
-STREAM_HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
-CLIENT_LEFT = (499, "client_left")
-"""Status as nginx has it: the caller went away before the answer was whole."""
+OPENING_S = 0.5
+"""A request that is refused within it gets its own status; then a stream begins, with or without a place to write."""
 
 
 @dataclass
@@ -59,17 +59,22 @@ class Chat:
             raise
 
     async def _answered(self, request: Request, context: RequestContext) -> Response:
-        team = self.keys.team_of(request.headers.get("authorization"))
+        authorization = request.headers.get("authorization")
+        team = self.keys.team_of(authorization)
         context.team = team.name
-        chat = parse(await self.bodies.read(request, team.name), self.limits.max_messages)
-        accepted = admitted(chat, team, self.models, self.limits, self.score is not None)
+        body = await self.bodies.read(request, team.name)
+        chat, unused = parse(body, self.limits.max_messages, self.limits.ignore_tools)
+        self.telemetry.unused(team.name, authorization, unused)
+        wanted = ",".join(request.headers.getlist(HEADER))
+        accepted = admitted(chat, team, self.models, self.limits, self.score is not None, wanted)
         context.model, context.profile = accepted.model.name, accepted.profile or ""
         context.stream, context.answers = accepted.stream, len(accepted.generations)
         async with AsyncExitStack() as stack:
             answers = await stack.enter_async_context(self._running(accepted, team, context))
-            await answers.start()
             if accepted.stream:
-                return _Stream(self._events(answers, accepted, context), stack.pop_all(), context)
+                await answers.start(OPENING_S)
+                return EventStream(self._events(answers, accepted, context), stack.pop_all(), context)
+            await answers.start()
             reply = await answers.whole()
             for choice in reply.choices:
                 _record_gaps(context, accepted, choice.measured)
@@ -98,48 +103,32 @@ class Chat:
         """Server-sent events."""
         reply = accepted.reply
         for index in range(len(accepted.generations)):
-            yield _sse(reply.opening(index))
+            yield event(reply.opening(index))
         try:
+            await answers.start()
+            held = None
             async for index, delta in answers.deltas():
                 if delta.text:
                     context.record_first_text()
-                    yield _sse(reply.piece(index, delta.text))
-                if delta.finish is not None:
-                    yield _sse(reply.closing(index, delta.finish))
-            if accepted.score:
+                    yield event(reply.piece(index, delta.text))
+                if delta.finish is not None and accepted.score and index == 0:
+                    held = delta.finish
+                elif delta.finish is not None:
+                    yield event(reply.closing(index, delta.finish))
+            if held is not None:  # what was measured goes with the answer's end: after that, some clients read no more
                 measured = await answers.measured()
                 _record_gaps(context, accepted, measured)
-                yield _sse(reply.measured(measured))
+                yield event(reply.closing(0, held, measured))
             if accepted.include_usage:
-                yield _sse(reply.counts(answers.usage))
+                yield event(reply.counts(answers.usage))
             context.outcome = (200, None)
-            yield "data: [DONE]\n\n"
+            yield DONE
         except ProtocolError as problem:
             # The status line is long gone: OpenAI's clients raise on an event with an error.
             context.outcome = (problem.status, problem.code)
-            yield _sse(problem.body())
-
-
-class _Stream(StreamingResponse):
-    """Closes its source and ends the request's context at the end, also if the caller leaves before the first piece."""
-
-    def __init__(self, events: AsyncIterator[str], stack: AsyncExitStack, context: RequestContext):
-        super().__init__(events, media_type="text/event-stream", headers=STREAM_HEADERS)
-        self._stack, self._context = stack, context
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        try:
-            async with self._stack:
-                await super().__call__(scope, receive, send)
-        finally:
-            # Only a caller that goes away leaves a stream without an outcome.
-            self._context.end(*(self._context.outcome or CLIENT_LEFT))
+            yield event(problem.body())
 
 
 def _record_gaps(context: RequestContext, accepted: AdmittedRequest, measured: dict[str, float] | None) -> None:
     for name, value in (measured or {}).items():
         context.gaps[name] = abs(value - accepted.effective[name])
-
-
-def _sse(record: ProtocolRecord) -> str:
-    return f"data: {record.model_dump_json()}\n\n"

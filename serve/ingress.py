@@ -20,9 +20,12 @@ from ray.serve._private.constants import RAY_SERVE_ENABLE_HA_PROXY
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from data.errors import UserError, is_user_error
+from serve import scrape
 from serve.admission import RequestLimits
-from serve.app import Backend, application
+from serve.app import application
 from serve.auth import Keys
+from serve.backend import Backend
+from serve.backlog import Backlog
 from serve.bodies import BodyLimits
 from serve.locate import locate
 from serve.models import ServedPolicies, ServedPolicy
@@ -39,6 +42,8 @@ MOST_REPLICAS = 4
 MOST_DEATHS = 2
 """How many replicas may die of one request: it is given to one more, in case the first died of something else."""
 READY_TIMEOUT_S = 3.0
+METRICS_TIMEOUT_S = 5.0
+"""Of each node; Prometheus itself gives up after ten."""
 POLICY_LOST = Failed("the policy was lost while it worked on this request: send it again", 503, code="policy_lost")
 
 Handle: TypeAlias = ray.serve.handle.DeploymentHandle
@@ -50,6 +55,7 @@ def _limits(settings: ServeSettings) -> RequestLimits:
         body=BodyLimits(settings.max_body_bytes, settings.body_timeout_s, settings.max_open_bodies),
         max_messages=settings.max_messages,
         max_rated_tokens=settings.scorer.max_tokens,
+        ignore_tools=settings.ignore_tools,
     )
 
 
@@ -92,6 +98,7 @@ class Ingress:
             name: await asyncio.to_thread(wanted, self._application, name, policy)
             for name, policy in configured.items()
         }
+        self._backlogs = {name: Backlog(at_least_s=settings.retry_after_s) for name in self._handles}
         self._scorer = scorer
         self._keys = Keys(settings.teams, settings.keys, keys_text)
         _require_known_peers(self._keys)
@@ -105,10 +112,13 @@ class Ingress:
             score=None if self._scorer is None else self.score,
             swap=self.swap,
             replicas=self.replicas,
+            metrics=self.metrics,
             keys=self._keys,
             limits=_limits(self._settings),
             telemetry=Telemetry(EndpointMetrics(), self._settings.access_log),
             page=self._page,
+            root_path=self._settings.root_path,
+            cors_origins=self._settings.cors_origins,
         )
         app = application(backend)
         app.add_middleware(DisconnectsOfRay)
@@ -128,17 +138,20 @@ class Ingress:
         for _ in range(MOST_REPLICAS):
             events, begun = policy.remote(request), False
             try:
-                async for event in events:
-                    if not (started and isinstance(event, Started)):  # a second replica starts again
-                        yield event
-                    started = begun = True
-                    has_text = has_text or (isinstance(event, Delta) and bool(event.text))
+                with contextlib.ExitStack() as place:
+                    async for event in events:
+                        if not begun:
+                            place.enter_context(self._backlogs[model].running())
+                        if not (started and isinstance(event, Started)):  # a second replica starts again
+                            yield event
+                        started = begun = True
+                        has_text = has_text or (isinstance(event, Delta) and bool(event.text))
                 return
             except (GeneratorExit, asyncio.CancelledError):
                 events.cancel()  # the caller is gone
                 raise
             except ray.serve.exceptions.BackPressureError:
-                lost = self._busy()
+                lost = self._busy(model)
                 break
             except ray.exceptions.RayActorError as error:
                 logger.error("a replica died during a request: %s", type(error).__name__)
@@ -172,8 +185,8 @@ class Ingress:
         wait_s = self._settings.retry_after_s
         return ProtocolError(message, code="scorer_failed", status=503, retry_after_s=wait_s)
 
-    def _busy(self) -> Failed:
-        wait_s = self._settings.retry_after_s
+    def _busy(self, model: str) -> Failed:
+        wait_s = self._backlogs[model].retry_after_s()
         busy = f"all replicas are busy: try again in {wait_s} s"
         return Failed(busy, 429, code="overloaded", retry_after_s=wait_s)
 
@@ -209,6 +222,10 @@ class Ingress:
         await asyncio.to_thread(keep, self._application, model, configured, revision)  # for those that start later
         self._revisions[model] = revision
         return infos[0]
+
+    async def metrics(self) -> str:
+        """The metrics of the endpoint's processes on all nodes, which Ray's agents there have."""
+        return await asyncio.to_thread(scrape.endpoint_metrics, METRICS_TIMEOUT_S)
 
     async def replicas(self) -> Mapping[str, int]:
         """How many replicas of each model answer within a moment."""

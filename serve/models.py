@@ -11,6 +11,9 @@ from serve.profiles import Profile, shipped
 from serve.protocol import ProtocolError
 from serve.request import PolicyInfo
 
+PROFILE_SIGN, ATTRIBUTES_SIGN = ":", "@"
+"""In `model`: demo:education@humor=4. No name that the settings allow has one of them."""
+
 
 @dataclass(frozen=True)
 class ServedPolicy:
@@ -36,6 +39,20 @@ class ServedPolicy:
     def name(self) -> str:
         return self.info.name
 
+    def named_with(self, profile: str) -> str:
+        """The name under which it answers with a profile of its own accord."""
+        return f"{self.name}{PROFILE_SIGN}{profile}"
+
+
+@dataclass(frozen=True)
+class AddressedModel:
+    """What a request's `model` names."""
+
+    policy: ServedPolicy
+    profile: str | None = None
+    attributes: str = ""
+    """As `serve.requested.assignments` reads them."""
+
 
 class ServedPolicies:
     """All of them; pages and schemas are about the first unless another is named."""
@@ -54,14 +71,29 @@ class ServedPolicies:
     def named(self, name: str) -> ServedPolicy:
         """Raises ProtocolError (404) that lists them all."""
         if name not in self._policies:
-            message = f"model {name[:60]!r} is not served here; served: {', '.join(self._policies)}"
+            also = f"; also with a profile, as {self.first.named_with(next(iter(self.first.profiles)))}"
+            message = f"model {name[:60]!r} is not served here; served: {', '.join(self._policies)}{also}"
             raise ProtocolError(message, "model", "model_not_found", 404)
         return self._policies[name]
 
-    def pick(self, name: str | None) -> ServedPolicy:
-        """The policy of a request: the one it names, or one drawn by weight."""
-        if name is not None:
-            return self.named(name)
+    def addressed(self, name: str | None) -> AddressedModel:
+        """What a request names: NAME, NAME:PROFILE, each also with @ATTRIBUTE=VALUE,...; None = one drawn by weight.
+
+        Raises ProtocolError (404) that lists all names.
+        """
+        if name is None:
+            return AddressedModel(self._drawn())
+        if name in self._policies:
+            return AddressedModel(self._policies[name])
+        rest, _, attributes = name.partition(ATTRIBUTES_SIGN)
+        if rest in self._policies:
+            return AddressedModel(self._policies[rest], None, attributes)
+        model, _, profile = rest.rpartition(PROFILE_SIGN)
+        if model in self._policies and profile in self._policies[model].profiles:
+            return AddressedModel(self._policies[model], profile, attributes)
+        return AddressedModel(self.named(name))
+
+    def _drawn(self) -> ServedPolicy:
         point = self._draw() * sum(policy.weight for policy in self)
         for policy in self:
             point -= policy.weight

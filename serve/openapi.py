@@ -7,6 +7,7 @@ from fastapi.openapi.utils import get_openapi
 
 from serve.protocol import ChatRequest, ErrorBody, SwapRequest
 from serve.reply import ChatCompletion, Chunk
+from serve.requested import FORM, HEADER
 
 _REFERENCE = "#/components/schemas/{model}"
 
@@ -26,6 +27,21 @@ ERROR: dict[str, Any] = {
 _BEARER: dict[str, Any] = {"security": [{"bearer": []}]}
 
 KEYED: dict[str, Any] = {"responses": dict.fromkeys((401, 404, 422), ERROR), "openapi_extra": _BEARER}
+METRICS: dict[str, Any] = {
+    "response_model": None,
+    "responses": {200: {"content": {"text/plain": {"schema": {"type": "string"}}}}, **dict.fromkeys((401, 403), ERROR)},
+    "openapi_extra": _BEARER,
+}
+_WANTED: dict[str, Any] = {
+    "parameters": [
+        {
+            "name": HEADER,
+            "in": "header",
+            "description": f"Attributes, for clients that can send no others: {FORM}.",
+            "schema": {"type": "string"},
+        }
+    ]
+}
 CHAT: dict[str, Any] = {
     "response_model": None,
     "responses": {
@@ -33,9 +49,9 @@ CHAT: dict[str, Any] = {
             "description": "The answer; with stream, server-sent events: one chunk each, then [DONE].",
             "content": {"application/json": _content(ChatCompletion), "text/event-stream": _content(Chunk)},
         },
-        **dict.fromkeys((400, 401, 403, 404, 413, 415, 429, 503), ERROR),
+        **dict.fromkeys((400, 401, 403, 404, 408, 413, 415, 429, 503), ERROR),
     },
-    "openapi_extra": _BEARER | _body(ChatRequest),
+    "openapi_extra": _BEARER | _WANTED | _body(ChatRequest),
 }
 SWAP: dict[str, Any] = {
     "responses": dict.fromkeys((400, 401, 403, 404, 409, 415, 422), ERROR),

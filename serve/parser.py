@@ -1,14 +1,15 @@
 """A request's bytes in, a checked `ChatRequest` out, or a `ProtocolError` that names field, value and what is allowed.
 
-The only place where JSON is untyped. Knows no schema of attributes, no profile, no HTTP server and no model.
+The only place where JSON is untyped. Knows no schema of attributes, no profile, no HTTP server and no model; what other
+servers' parameters ask for is in `serve.tolerance`.
 """
 
 import difflib
 import json
 import re
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import islice
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
@@ -22,6 +23,7 @@ from serve.protocol import (
     AssistantMessage,
     AttributeValues,
     ChatRequest,
+    Metadata,
     ProtocolError,
     ProtocolRecord,
     StreamOptions,
@@ -29,6 +31,7 @@ from serve.protocol import (
     SystemMessage,
     UserMessage,
 )
+from serve.tolerance import HINTS, MESSAGE_UNSUPPORTED, asks_for_nothing, is_known, unsupported, unused_tools
 
 MAX_DEPTH = 16
 MAX_VALUES = 32_768
@@ -36,16 +39,22 @@ MAX_VALUES = 32_768
 MAX_MESSAGES = 1024
 _SHOWN_CHARS = 60
 """How much of a wrong value an error repeats: a megabyte of it helps nobody."""
+NEAR = 0.75
+"""How alike an unknown field and one of ours must be for a mistake in writing; else it is a client's own note."""
 
 ALLOWED = {
     "messages": "a list of one or more messages",
     "messages[]": "an object with role and content",
-    "messages[].role": '"system" (first), "user" or "assistant"',
+    "messages[].role": '"system", "developer", "user" or "assistant"',
     "messages[].content": 'a string, or a list of {"type": "text", "text": string}',
     "messages[].attributes": "an object: attribute name -> number, see GET /v1/attributes",
     "model": "a string, see GET /v1/models",
     "attributes": "an object: attribute name -> number, see GET /v1/attributes",
     "profile": "a string, see GET /v1/attributes",
+    "verbosity": '"low", "medium" or "high"',
+    "reasoning_effort": '"none", "minimal", "low", "medium", "high", "xhigh" or "max"',
+    "metadata": "an object",
+    "metadata.attributes": 'a string like "humor=4,verbosity=1"',
     "stream": "true or false",
     "stream_options": "an object with include_usage",
     "stream_options.include_usage": "true or false",
@@ -53,7 +62,7 @@ ALLOWED = {
     "max_completion_tokens": "a whole number from 1",
     "temperature": "a number from 0 to 2",
     "top_p": "a number above 0 and at most 1",
-    "top_k": f"a whole number from 0 (off) to {MAX_TOP_K}",
+    "top_k": f"a whole number from 0 (off; so is -1) to {MAX_TOP_K}",
     "seed": f"a whole number from {-SEED_LIMIT} to {SEED_LIMIT - 1}",
     "stop": f"a string or a list of at most {MAX_STOPS} strings, each of 1 to {MAX_STOP_CHARS} characters",
     "stop[]": f"a string of 1 to {MAX_STOP_CHARS} characters",
@@ -64,47 +73,27 @@ ALLOWED = {
 }
 """Field -> what it may be, for error messages; [] stands for any index."""
 
-NEUTRAL: dict[str, tuple[object, ...]] = {
-    **dict.fromkeys(("audio", "moderation", "parallel_tool_calls", "prediction", "prompt_cache_key"), ()),
-    **dict.fromkeys(("prompt_cache_retention", "reasoning_effort", "safety_identifier", "verbosity"), ()),
-    "frequency_penalty": (0,),
-    "function_call": ("none",),
-    "functions": ([],),
-    "logit_bias": ({},),
-    "logprobs": (False,),
-    "metadata": ({},),
-    "modalities": (["text"],),
-    "presence_penalty": (0,),
-    "response_format": ({"type": "text"},),
-    "service_tier": ("auto", "default"),
-    "store": (False,),
-    "tool_choice": ("none",),
-    "tools": ([],),
-    "top_logprobs": (0,),
-    "web_search_options": (),
-}
-"""Fields of OpenAI's API that we do not support -> values (besides null) that ask for nothing and so are no error."""
 
-NEUTRAL_IN_MESSAGE: dict[str, tuple[object, ...]] = {
-    **dict.fromkeys(("audio", "function_call", "name", "refusal"), ()),
-    **dict.fromkeys(("annotations", "tool_calls"), ([],)),
-}
-"""The same inside a message: clients send an earlier reply back as it came, with its empty fields."""
+class Parsed(NamedTuple):
+    """A request, and what it asked for that changes no answer and was not used: "store", "messages[].name"."""
 
-NEUTRAL_IN_STREAM_OPTIONS: dict[str, tuple[object, ...]] = {"include_obfuscation": (False,)}
+    chat: ChatRequest
+    unused: frozenset[str]
 
 
-def parse(body: bytes, max_messages: int = MAX_MESSAGES) -> ChatRequest:
-    """The request in `body`; raises ProtocolError that names the field and what is allowed."""
-    raw = _supported(_as_object(body, max_messages), ChatRequest.model_fields, NEUTRAL, "")
-    if isinstance(options := raw.get("stream_options"), dict):
-        raw["stream_options"] = _supported(
-            options, StreamOptions.model_fields, NEUTRAL_IN_STREAM_OPTIONS, "stream_options."
-        )
-    if isinstance(raw.get("messages"), list):
-        raw["messages"] = [_message(message, f"messages[{i}]") for i, message in enumerate(raw["messages"])]
+def parse(body: bytes, max_messages: int = MAX_MESSAGES, ignore_tools: bool = True) -> Parsed:
+    """The request in `body`; raises ProtocolError that names the field and what is allowed.
+
+    `ignore_tools`: take `tools` that the model may use and will not.
+    """
+    raw, unused = _as_object(body, max_messages), set[str]()
+    unused.update(tools := unused_tools(raw, ignore_tools))
+    if isinstance(messages := raw.get("messages"), list):
+        _allow_continuation(raw)
+        raw["messages"] = [_message(message, f"messages[{i}]", unused) for i, message in enumerate(messages)]
+    raw = _ours({name: value for name, value in raw.items() if name not in tools}, unused)
     try:
-        return ChatRequest.model_validate(raw)
+        return Parsed(ChatRequest.model_validate(raw), frozenset(unused))
     except ValidationError as error:
         raise _explained(error) from None
 
@@ -122,7 +111,7 @@ def _as_object(body: bytes, max_messages: int = MAX_MESSAGES) -> dict[str, Any]:
         raise _no_json(f"the body holds {constant}, which is no JSON: send a finite number")
 
     try:
-        value = json.loads(body.decode(), parse_constant=refuse)
+        value = json.loads(body.decode("utf-8-sig"), parse_constant=refuse)
     except ProtocolError:
         raise
     except RecursionError:
@@ -144,47 +133,81 @@ def _no_json(message: str) -> ProtocolError:
     return ProtocolError(message, code="invalid_json")
 
 
-def _supported(
-    raw: Mapping[str, Any], known: Container[str], neutral: Mapping[str, tuple[object, ...]], where: str
-) -> dict[str, Any]:
-    """`raw` without nulls and without unsupported fields that ask for nothing; one that asks raises ProtocolError."""
+def _ours(raw: Mapping[str, Any], unused: set[str]) -> dict[str, Any]:
+    """`raw` without what asks for nothing and without hints; what would change the answer raises ProtocolError."""
     kept = {}
     for name, value in raw.items():
-        if value is None and (name in known or name in neutral):
+        if name in ChatRequest.model_fields and name not in HINTS:
+            if value is not None:
+                kept[name] = value
+        elif name == "metadata" and isinstance(value, dict) and "attributes" in value:
+            kept[name] = {"attributes": value["attributes"]}
+        elif name in HINTS:
+            unused.update([] if asks_for_nothing(name, value) else [name])
+        elif is_known(name):
+            if not asks_for_nothing(name, value):
+                raise unsupported(name)
+        elif value is None or (asks_for_nothing(name, value) and _is_note(name, ChatRequest)):
             continue
-        if name not in neutral:
-            kept[name] = value
-        elif not any(value == n and isinstance(value, bool) == isinstance(n, bool) for n in neutral[name]):
-            raise _unsupported(f"{where}{name}", f"{where}{name} is not supported here: leave it out")
+        else:
+            kept[name] = value  # for the record to refuse
+    if isinstance(options := kept.get("stream_options"), dict):
+        hints = {name for name, value in options.items() if _is_note(name, StreamOptions) or value is None}
+        unused.update(f"stream_options.{name}" for name in hints if options[name] is not None)
+        kept["stream_options"] = {name: value for name, value in options.items() if name not in hints}
     if isinstance(kept.get("attributes"), dict):
         kept["attributes"] = numbers(kept["attributes"])
     return kept
 
 
-def _unsupported(where: str, message: str) -> ProtocolError:
-    return ProtocolError(message, where, "unsupported_parameter")
+def _allow_continuation(raw: dict[str, Any]) -> None:
+    """vLLM's two words for an answer that is begun: where one is, we do what they ask for, whatever they say."""
+    last = raw["messages"][-1] if raw["messages"] else None
+    if isinstance(last, dict) and last.get("role") == "assistant":
+        for name in ("add_generation_prompt", "continue_final_message"):
+            if isinstance(raw.get(name), bool):
+                del raw[name]
 
 
-def _message(message: object, where: str) -> object:
+def _message(message: object, where: str, unused: set[str]) -> object:
     """One message with its content as a string; what is no message is left for the record to refuse."""
     if not isinstance(message, dict):
         return message
-    if message.get("role") in ("tool", "function"):
-        remedy = "is not supported here: send user and assistant messages"
-        raise _unsupported(f"{where}.role", f"{where}.role {message['role']!r} {remedy}")
-    kept = _supported(message, AssistantMessage.model_fields, NEUTRAL_IN_MESSAGE, f"{where}.")
-    if isinstance(kept.get("content"), list):
-        kept["content"] = "".join(_text(part, f"{where}.content[{i}]") for i, part in enumerate(kept["content"]))
+    role = message.get("role")
+    if role in ("tool", "function"):
+        raise unsupported(f"{where}.role", f"{role!r} is not supported here: send user and assistant messages")
+    kept = {}
+    for name, value in message.items():
+        if name in AssistantMessage.model_fields:
+            if value is not None:
+                kept[name] = value
+        elif asks_for_nothing(name, value):
+            continue
+        elif name in MESSAGE_UNSUPPORTED:
+            raise unsupported(f"{where}.{name}")
+        elif _is_note(name, AssistantMessage):
+            unused.add(f"messages[].{name}")
+        else:
+            kept[name] = value  # for the record to refuse
+    if isinstance(kept.get("attributes"), dict):
+        kept["attributes"] = numbers(kept["attributes"])
+    if isinstance(parts := kept.get("content"), list):
+        kept["content"] = "".join(_text(part, f"{where}.content[{i}]", unused) for i, part in enumerate(parts))
     return kept
 
 
-def _text(part: object, where: str) -> str:
+def _is_note(name: str, record: type[ProtocolRecord]) -> bool:
+    """Is a field none of a record's, nor one of them written wrong?"""
+    return not difflib.get_close_matches(name[:_SHOWN_CHARS], record.model_fields, 1, NEAR)
+
+
+def _text(part: object, where: str, unused: set[str]) -> str:
     if isinstance(part, dict):
-        if part.get("type") in ("image_url", "input_audio", "file"):
-            remedy = "which is not supported here: only text is"
-            raise _unsupported(where, f"{where} is of type {part['type']!r}, {remedy}")
-        if part.keys() == {"type", "text"} and part["type"] == "text" and isinstance(part["text"], str):
-            return part["text"]
+        if part.get("type") in ("image_url", "input_audio", "file", "video_url"):
+            raise unsupported(where, f"is of type {part['type']!r}, which is not supported here: only text is")
+        if part.get("type") == "text" and isinstance(text := part.get("text"), str):
+            unused.update(f"messages[].content[].{name}" for name in part if name not in ("type", "text"))
+            return text
     raise ProtocolError(f'{where} is {_shown(part)}: a part is {{"type": "text", "text": string}}', where)
 
 
@@ -222,6 +245,7 @@ def _unknown_field(path: str, loc: Sequence[int | str]) -> ProtocolError:
         "user": UserMessage,
         "assistant": AssistantMessage,
         "stream_options": StreamOptions,
+        "metadata": Metadata,
     }
     record = ChatRequest if len(loc) == 1 else records.get(str(loc[-2]), StreamOptions)
     known = list(record.model_fields)

@@ -1,16 +1,18 @@
 """What callers send: OpenAI's chat completions with our `attributes`, `profile`, `score` and `best_of`; and its errors.
 
-Knows no JSON, no schema of attributes, no HTTP server, no Ray and no model. Replies: `serve.reply`.
+Knows no JSON, no schema of attributes, no HTTP server, no Ray and no model. Replies: `serve.reply`. What other servers
+have and we do not: `serve.tolerance`.
 """
 
+from functools import cached_property
 from typing import Annotated, Literal, TypeAlias
 
 from pydantic import ConfigDict, Field, WithJsonSchema, field_validator, model_validator
 
-from data.conversation import Message
 from data.errors import UserError
 from data.printable import printable
 from data.record import Record
+from serve.turns import Turn, answers_of, system_of, turns_of
 
 MAX_STOPS = 4
 """OpenAI's limit on `stop`."""
@@ -31,6 +33,8 @@ AttributeValues: TypeAlias = Annotated[
     WithJsonSchema({"type": "object", "additionalProperties": {"type": "number"}}),
 ]
 """Attribute name -> number. Text stands for a value that is no number: the schema refuses it and quotes it."""
+Verbosity: TypeAlias = Literal["low", "medium", "high"]
+ReasoningEffort: TypeAlias = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 
 
 class ProtocolRecord(Record):
@@ -81,24 +85,24 @@ class ProtocolError(UserError):
 
 
 class SystemMessage(ProtocolRecord):
-    """Stands first, once or not at all."""
+    """What holds for the whole conversation; several, wherever they stand, are one text."""
 
     role: Literal["system", "developer"]
     content: str
 
 
 class UserMessage(ProtocolRecord):
-    """A question."""
+    """A question, or a part of one."""
 
     role: Literal["user"]
     content: str
 
 
 class AssistantMessage(ProtocolRecord):
-    """An earlier answer."""
+    """An earlier answer; as the last message, the beginning of the answer to write."""
 
     role: Literal["assistant"]
-    content: str
+    content: str = ""
     attributes: AttributeValues | None = None
     """What was requested of this answer, or how it was rated; without it the prompt has no label for it."""
 
@@ -110,33 +114,47 @@ class StreamOptions(ProtocolRecord):
     """Send the token counts in one more chunk before [DONE]?"""
 
 
+class Metadata(ProtocolRecord):
+    """OpenAI's place for a caller's own notes; one of them can be for us."""
+
+    attributes: str | None = None
+    """As "humor=4,verbosity=1", for clients that cannot send `attributes`."""
+
+
 class ChatRequest(ProtocolRecord):
-    """Body of POST /v1/chat/completions. `attributes` and `profile` are ours, all else is OpenAI's."""
+    """Body of POST /v1/chat/completions: OpenAI's, but for `attributes`, `profile`, `score` and `best_of`."""
 
     messages: list[Annotated[SystemMessage | UserMessage | AssistantMessage, Field(discriminator="role")]] = Field(
         min_length=1
     )
-    """The conversation: system first (optional), then user and assistant in turn, the user last."""
+    """The conversation in any order; an assistant's message at its end is the beginning of the answer."""
     model: str | None = None
-    """Which policy; None = the one that is served."""
+    """Which policy, also with a profile and attributes: demo, demo:education, demo:education@humor=4,verbosity=1; None
+    = the one that is served."""
     attributes: AttributeValues = Field({})
     """Attribute name -> number in its range; what is left out takes the profile's or the schema's default."""
     profile: str | None = None
     """A named set of defaults, limits and locks, see GET /v1/attributes."""
+    verbosity: Verbosity | None = None
+    """OpenAI's dial: sets the attribute that GET /v1/attributes names for it, within the profile's range."""
+    reasoning_effort: ReasoningEffort | None = None
+    """The same, for a schema that has an attribute of this meaning."""
+    metadata: Metadata | None = None
+    """Only its `attributes` has a meaning here."""
     stream: bool = False
     """Send the answer in pieces as it comes (server-sent events)?"""
     stream_options: StreamOptions | None = None
     """Only with stream."""
     max_tokens: int | None = Field(None, ge=1)
-    """Longest answer; None = as long as the server allows."""
+    """Longest answer; what does not fit is cut (finish_reason "length"). None = a quarter of the context."""
     max_completion_tokens: int | None = Field(None, ge=1)
     """OpenAI's newer name for max_tokens."""
     temperature: float = Field(1.0, ge=0, le=2)
     """0 = always the likeliest token."""
     top_p: float = Field(1.0, gt=0, le=1)
     """Sample from the likeliest tokens that make up this share."""
-    top_k: int = Field(0, ge=0, le=MAX_TOP_K)
-    """Sample from this many likeliest tokens; 0 = off."""
+    top_k: int = Field(0, ge=-1, le=MAX_TOP_K)
+    """Sample from this many likeliest tokens; 0 or -1 = off."""
     seed: int | None = Field(None, ge=-SEED_LIMIT, lt=SEED_LIMIT)
     """Same seed, same request: same answer."""
     stop: list[str] = Field([], max_length=MAX_STOPS)
@@ -163,19 +181,13 @@ class ChatRequest(ProtocolRecord):
         return stops
 
     @model_validator(mode="after")
-    def _turns(self) -> "ChatRequest":
-        first = 1 if isinstance(self.messages[0], SystemMessage) else 0
-        for i, message in enumerate(self.messages[first:], start=first):
-            expected = ("user", "assistant")[(i - first) % 2]
-            if message.role != expected:
-                order = "a system message may stand first, then user and assistant take turns, beginning with user"
-                wrong = f"messages[{i}].role is {message.role!r} where {expected!r} is expected"
-                raise ProtocolError(f"{wrong}: {order}", f"messages[{i}].role")
-            if message.role == "user" and not message.content.strip():
-                raise ProtocolError(f"messages[{i}].content is empty: write a question", f"messages[{i}].content")
-        last = self.messages[-1].role
-        if last != "user":
-            raise ProtocolError(f"messages ends with a {last} message: the last one must be the user's", "messages")
+    def _can_be_answered(self) -> "ChatRequest":
+        if not self.turns:
+            raise ProtocolError("messages has no message of a user: the last one asks for the answer", "messages")
+        for turn in self.turns:
+            if turn.message.role == "user" and not turn.message.content.strip():
+                where = f"messages[{turn.sources[0]}].content"
+                raise ProtocolError(f"{where} is empty: write a question", where)
         return self
 
     @model_validator(mode="after")
@@ -195,18 +207,31 @@ class ChatRequest(ProtocolRecord):
 
     @property
     def system(self) -> str:
-        return self.messages[0].content if isinstance(self.messages[0], SystemMessage) else ""
+        return system_of(self.messages)
+
+    @cached_property
+    def turns(self) -> tuple[Turn, ...]:
+        """User and assistant in turn, without the system text; the last may be an answer's beginning."""
+        return turns_of(self.messages)
+
+    def labels_of(self, turn: Turn) -> list[tuple[str, AttributeValues]]:
+        """(field, attributes) of each of a turn's messages that has some."""
+        messages = ((place, self.messages[place]) for place in turn.sources)
+        return [
+            (f"messages[{place}].attributes", message.attributes)
+            for place, message in messages
+            if isinstance(message, AssistantMessage) and message.attributes is not None
+        ]
 
     @property
-    def turns(self) -> tuple[Message, ...]:
-        """All messages but the system's."""
-        return tuple(Message(m.role, m.content) for m in self.messages if not isinstance(m, SystemMessage))
+    def answers(self) -> list[Turn]:
+        """The earlier answers."""
+        return list(answers_of(self.turns))
 
     @property
-    def answers(self) -> list[tuple[str, AttributeValues | None]]:
-        """(field, attributes) of each earlier answer."""
-        messages = enumerate(self.messages)
-        return [(f"messages[{i}].attributes", m.attributes) for i, m in messages if isinstance(m, AssistantMessage)]
+    def begun(self) -> Turn | None:
+        """The answer to continue."""
+        return self.turns[-1] if self.turns[-1].message.role == "assistant" else None
 
     @property
     def answer_limit(self) -> tuple[str, int | None]:

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from serve.auth import Team
+from serve.backlog import Backlog
 from serve.protocol import ProtocolError
 
 WINDOW_S = 60.0
@@ -30,6 +31,8 @@ class RequestCost:
     """Answers that the predictor reads, each with its conversation."""
     max_rated: int = 0
     """The most that it reads of each."""
+    asked_by: str = "n"
+    """The field with the number of answers."""
 
     def total(self, prompt: int) -> int:
         """With a prompt of `prompt` tokens."""
@@ -156,6 +159,7 @@ class RateLimiter:
         self._clock = clock
         self._running: dict[str, int] = defaultdict(int)
         self._budgets: dict[str, Budget] = {}
+        self._queues: dict[str, Backlog] = {}
 
     @contextmanager
     def answers(self, team: Team, number: int, cost: RequestCost = FREE) -> Iterator[Reservation]:
@@ -163,15 +167,20 @@ class RateLimiter:
 
         Raises ProtocolError (429) if a limit is reached, or (400) if a request like this can never be admitted.
         """
-        running = self._running[team.name]
-        if team.max_concurrent is not None and running + number > team.max_concurrent:
+        running, limit = self._running[team.name], team.max_concurrent
+        queue = self._queues.setdefault(team.name, Backlog(self._clock))
+        if limit is not None and number > limit:
+            wrong = f"this request asks for {number} answers, and team {team.name!r} may have {limit} at the same time"
+            raise ProtocolError(f"{wrong}: lower {cost.asked_by}", cost.asked_by, "request_exceeds_limit")
+        if limit is not None and running + number > limit:
             running_now = f"team {team.name!r} has {running} answers running and asks for {number} more"
-            raise _limited(f"{running_now}; its limit is {team.max_concurrent}", 1)
+            raise _limited(f"{running_now}; its limit is {limit}", queue.retry_after_s())
         budget = self._budgets.setdefault(team.name, Budget(team, self._clock))
         reservation = Reservation(budget, cost)
         self._running[team.name] += number
         try:
-            yield reservation
+            with queue.running():
+                yield reservation
         finally:
             self._running[team.name] -= number
             reservation.settle()

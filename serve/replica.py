@@ -16,6 +16,7 @@ import ray.serve
 
 from actors.generation.protocol import Engine, Sampling
 from data.errors import UserError
+from data.template import Unrenderable
 from serve.detokenizer import AnswerText
 from serve.prompts import Prompts
 from serve.request import Delta, Event, Failed, GenerationRequest, PolicyInfo, Revision, Started
@@ -35,6 +36,8 @@ PROGRESS_S = 1.0
 """How often a request without stream reports its tokens: what its team is charged if the caller leaves."""
 RETIRE_CHECK_S = 0.2
 """How often a replaced engine is checked: is its last answer written?"""
+CONTEXT_IDS = 4
+"""Last ids of an answer's beginning: a tokenizer may write the next one without its space where it stands first."""
 ENGINE_FAILED = Failed("the policy failed while it worked on this request: send it again", 503, code="engine_failed")
 OUT_OF_MEMORY = Failed(
     "the engine has not enough memory for this conversation: shorten messages, or lower engine.max_context_tokens, so "
@@ -58,8 +61,8 @@ class _Loaded:
 class Replica:
     """One policy and one engine."""
 
-    def __init__(self, name: str, revision: Revision, settings: EngineSettings, max_new_tokens: int):
-        self._name, self._settings, self._max_new_tokens = name, settings, max_new_tokens
+    def __init__(self, name: str, revision: Revision, settings: EngineSettings):
+        self._name, self._settings = name, settings
         self._loaded = self._load(revision)
         self._pace = Pace(settings.stream_every_s)
         self._swapping = asyncio.Lock()
@@ -69,7 +72,8 @@ class Replica:
     async def info(self) -> PolicyInfo:
         format = self._loaded.text.format
         schema, calibration = format.schema.model_dump_json(), format.calibration.model_dump_json()
-        return PolicyInfo(self._name, schema, self._loaded.revision.policy, calibration)
+        context = self._loaded.engine.context
+        return PolicyInfo(self._name, schema, self._loaded.revision.policy, calibration, context=context)
 
     async def num_running(self) -> int:
         """Answers that are being written right now."""
@@ -128,7 +132,8 @@ class Replica:
         try:
             yield Started(len(prompt_ids))
             with self._pace.stream() if request.stream else nullcontext():
-                text = AnswerText(loaded.text.decode, request.stop)
+                context = prompt_ids[-CONTEXT_IDS:] if request.begun else ()
+                text = AnswerText(loaded.text.decode, request.stop, context)
                 async for event in self._text(steps, text, loaded, request.stream):
                     yield event
         finally:
@@ -218,13 +223,13 @@ class Replica:
         task.add_done_callback(self._tasks.discard)
 
     def _sampling(self, request: GenerationRequest, loaded: _Loaded, prompt_tokens: int) -> Sampling:
-        """How to answer. A requested length must fit, or the engine refuses it; otherwise it is cut to the context."""
-        context, longest = loaded.engine.context, request.max_tokens
+        """How to answer; the length is cut to what the prompt leaves. Raises UserError if that is nothing."""
+        context = loaded.engine.context
         if prompt_tokens >= context:
             sizes = f"the conversation has {prompt_tokens} tokens, the policy's context {context}"
             raise UserError(f"{sizes}, and the answer needs room: shorten messages")
         return Sampling(
-            max_tokens=min(self._max_new_tokens, context - prompt_tokens) if longest is None else longest,
+            max_tokens=min(request.max_tokens, context - prompt_tokens),
             temperature=request.temperature,
             top_p=request.top_p,
             top_k=request.top_k,
@@ -234,7 +239,8 @@ class Replica:
 
 
 def _refused(problem: UserError, prompt_tokens: int = 0) -> Failed:
-    return Failed(str(problem), 400, "messages", "context_length_exceeded", prompt_tokens=prompt_tokens)
+    code = "invalid_messages" if isinstance(problem, Unrenderable) else "context_length_exceeded"
+    return Failed(str(problem), 400, "messages", code, prompt_tokens=prompt_tokens)
 
 
 class ServedReplica(Replica):
@@ -244,9 +250,9 @@ class ServedReplica(Replica):
     failed three times. A replica that is gone loses nothing: requests without text yet go to another one.
     """
 
-    def __init__(self, name: str, revision: Revision, settings: EngineSettings, max_new_tokens: int):
+    def __init__(self, name: str, revision: Revision, settings: EngineSettings):
         application = ray.serve.get_replica_context().app_name
-        super().__init__(name, wanted(application, name, revision.policy), settings, max_new_tokens)
+        super().__init__(name, wanted(application, name, revision.policy), settings)
 
     def _failed(self, loaded: _Loaded) -> None:
         if loaded is self._loaded and loaded.engine.error is not None:

@@ -45,6 +45,9 @@ class Steering(ProtocolRecord):
     """By the caller."""
     effective: dict[str, int]
     """After the profile's and the schema's defaults, rounded."""
+    sources: dict[str, str] | None = Field(None, exclude_if=_absent)
+    """Attribute -> where its requested value stood ("verbosity", "model", "X-SteerLM-Attributes"), unless that is
+    `attributes`."""
     measured: dict[str, float] | None = Field(None, exclude_if=_absent)
     """By the predictor, of the first choice; with score or best_of only."""
     candidates: list[BestOfCandidate] | None = Field(None, exclude_if=_absent)
@@ -86,6 +89,8 @@ class ChunkDelta(ProtocolRecord):
 
     role: Literal["assistant"] | None = Field(None, exclude_if=_absent)
     content: str | None = Field(None, exclude_if=_absent)
+    steering: Steering | None = Field(None, exclude_if=_absent)
+    """Ours: with score, in the closing chunk of the first answer. Clients that add up deltas keep it in the message."""
 
 
 class ChunkChoice(ProtocolRecord):
@@ -108,7 +113,7 @@ class Chunk(ProtocolRecord):
     usage: Usage | None = Field(None, exclude_if=_absent)
     """In the last chunk only, and only with stream_options.include_usage."""
     steering: Steering | None = Field(None, exclude_if=_absent)
-    """In the first chunk; with score once more, after the answers, with the measured values."""
+    """In the first chunk; with score once more, in the closing chunk of the first answer, with the measured values."""
 
 
 @dataclass(frozen=True)
@@ -147,12 +152,12 @@ class ChatReply:
     def piece(self, index: int, text: str) -> Chunk:
         return self._chunk([ChunkChoice(index=index, delta=ChunkDelta(content=text))])
 
-    def closing(self, index: int, finish: Finish) -> Chunk:
-        return self._chunk([ChunkChoice(index=index, delta=ChunkDelta(), finish_reason=finish)])
-
-    def measured(self, measured: dict[str, float]) -> Chunk:
-        """The predictor's values of the first answer, once it is whole."""
-        return self._chunk([], steering=self.steering.model_copy(update={"measured": measured}))
+    def closing(self, index: int, finish: Finish, measured: dict[str, float] | None = None) -> Chunk:
+        """The last chunk of an answer, with what the predictor found, if it was asked."""
+        steering = None if measured is None else self.steering.model_copy(update={"measured": measured})
+        return self._chunk(
+            [ChunkChoice(index=index, delta=ChunkDelta(steering=steering), finish_reason=finish)], steering=steering
+        )
 
     def counts(self, usage: Usage) -> Chunk:
         return self._chunk([], usage=usage)

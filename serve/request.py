@@ -27,6 +27,8 @@ class PolicyInfo:
     calibration_json: str = "{}"
     """How a predictor's values stand on the scale of its labels."""
     created: int = field(default_factory=lambda: int(time.time()))
+    context: int = field(kw_only=True)
+    """Most tokens of prompt and answer together."""
 
 
 @dataclass(frozen=True)
@@ -43,12 +45,13 @@ class GenerationRequest:
 
     system: str
     messages: tuple[Message, ...]
+    """User and assistant in turn; an assistant's at the end is the beginning of the answer."""
     labels: tuple[Values | None, ...]
     """Attributes of each earlier answer."""
     attributes: Mapping[str, int]
     """Effective value of every attribute of the schema."""
-    max_tokens: int | None
-    """None = as many as the context and the server's limit allow."""
+    max_tokens: int
+    """Of the answer; cut to what the prompt leaves of the context."""
     temperature: float
     top_p: float
     top_k: int
@@ -60,6 +63,11 @@ class GenerationRequest:
     """Whose prompts may share computed prefixes with this one: how soon an answer begins tells what others sent."""
     revision: Revision | None = None
     """What the ingress wants served; a replica that came up with an older one changes over."""
+
+    @property
+    def begun(self) -> str | None:
+        """The beginning of the answer, if there is one to continue."""
+        return self.messages[-1].content if self.messages[-1].role == "assistant" else None
 
     @property
     def most_prompt_tokens(self) -> int:

@@ -43,17 +43,24 @@ class Scorer:
 
 def rate_answers(rater: "Rater", answers: Sequence[tuple[GenerationRequest, str]]) -> list[dict[str, float]]:
     """The predictor's values of each answer; none for an empty answer, which cannot be rated."""
+    wholes = [(request.begun or "") + answer for request, answer in answers]
     conversations = [
-        Conversation("served", request.system, (*request.messages, Message("assistant", answer)), id="served")
-        for request, answer in answers
-        if answer
+        Conversation("served", request.system, (*_asked(request), Message("assistant", whole)), id="served")
+        for (request, _), whole in zip(answers, wholes, strict=True)
+        if whole
     ]
     last = (values_SA[-1] for values_SA in rater.rate(conversations))
     names = rater.predictor.schema.names
     return [
-        {n: round(float(v), 4) for n, v in zip(names, next(last), strict=True) if not math.isnan(v)} if answer else {}
-        for _, answer in answers
+        {n: round(float(v), 4) for n, v in zip(names, next(last), strict=True) if not math.isnan(v)} if whole else {}
+        for whole in wholes
     ]
+
+
+def _asked(request: GenerationRequest) -> tuple[Message, ...]:
+    """The conversation before the answer, begun by a user: predictors are trained on no other."""
+    messages = request.messages if request.begun is None else request.messages[:-1]
+    return messages if messages and messages[0].role == "user" else (Message("user", ""), *messages)
 
 
 ScorerDeployment = ray.serve.deployment(Scorer)

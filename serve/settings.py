@@ -1,7 +1,7 @@
 """The settings of the endpoint, each with its reason. Knows no YAML and no command line (`cluster.settings.load`)."""
 
 import os
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -24,6 +24,7 @@ from data.uris import Uri
 from serve.auth import KEYS_VARIABLE, Team
 from serve.profiles import NAMES as PROFILES
 
+Origin = Annotated[str, Field(pattern=r"^(\*|https?://[A-Za-z0-9._\[\]:-]+)$")]
 LOOPBACK = ("127.0.0.1", "localhost")
 FROM_THE_RUN = "run"
 
@@ -116,6 +117,10 @@ class ServeSettings(Record):
     """Address to listen on; without keys only this machine's own is allowed."""
     port: Whole = Field(8000, ge=1, le=65535)
     """Port to listen on."""
+    root_path: str = Field("", pattern=r"^(/[A-Za-z0-9._~-]+)*$")
+    """Path under which a proxy shows the endpoint, as /steer; whether or not the proxy takes it off."""
+    cors_origins: tuple[Origin, ...] = ()
+    """Sites whose pages may call from a browser, as https://chat.example; "*" = all, with keys only."""
     engine: EngineSettings = EngineSettings()
     """What writes the answers."""
     scorer: ScorerSettings = ScorerSettings()
@@ -138,14 +143,17 @@ class ServeSettings(Record):
     """GPUs that Ray sets aside for a replica; 0 = it runs on the CPU."""
     threads: Workers = 1
     """CPU threads of torch in a replica; on shared cores more than one is slower, not faster."""
-    max_new_tokens: Size = 512
-    """Longest answer, in tokens; a request may ask for less."""
+    max_new_tokens: Size | None = None
+    """Longest answer, in tokens, and that of a request that names none; a longer one is cut. None = what the prompt
+    leaves of the context, and a quarter of the context where a request names none."""
+    ignore_tools: bool = True
+    """Take `tools` that the model need not use (tool_choice auto), and answer without them? Off = 400."""
     max_ongoing_requests: Workers = 32
     """Requests in a replica, waiting ones included; twice engine.max_num_seqs keeps its batch full."""
     max_queued_requests: Workers = 64
     """Requests that wait for a replica; one more is turned away with 429."""
     retry_after_s: Size = 3
-    """When a caller that was turned away should come back."""
+    """When a caller that was turned away should come back at the earliest; the more there are, the later each."""
     max_body_bytes: Size = 1 << 20
     """Longest request body; a longer one gets 413."""
     body_timeout_s: PositiveSeconds = 20
@@ -164,6 +172,9 @@ class ServeSettings(Record):
         if self.host not in LOOPBACK and not self.has_keys:
             remedy = "set teams and keys (`python -m serve.keys TEAM` makes one), or set host to 127.0.0.1"
             raise UserError(f"host is {self.host!r}, but without keys the endpoint is for this machine only: {remedy}")
+        if "*" in self.cors_origins and not self.has_keys:
+            remedy = "name the sites, or set teams and keys"
+            raise UserError(f'cors_origins has "*", but without keys any page could use the endpoint: {remedy}')
         if self.max_replicas < self.min_replicas:
             raise UserError(f"max_replicas is {self.max_replicas}, below min_replicas {self.min_replicas}: raise it")
         if self.models and (self.policy != "newest" or self.name is not None):

@@ -7,17 +7,23 @@ import json
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass, field
 
 from ray.util.metrics import Counter, Gauge, Histogram
 
 from actors.generation.protocol import Load
+from data.printable import printable
 
 MODEL = ("model",)
 CALLER = ("model", "team", "profile")
 SECONDS = [0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 60]
 POINTS = [0.25, 0.5, 0.75, 1, 1.5, 2, 3, 4, 6, 9]
+NOTE_S = 60.0
+MAX_NOTES, MAX_NOTE_CHARS = 64, 80
+"""Of one key and minute, and of one note: a caller chooses the names of what it sends."""
+MAX_KEYS = 1024
+"""Without keys, a caller may send any."""
 FIRST_TEXT = "From the request's arrival to the answer's first text."
 GAP = "|measured - effective|, in points of the attribute's scale, of rated answers."
 
@@ -115,6 +121,25 @@ class RequestContext:
             self.telemetry.ended(self, status, code)
 
 
+class Notes:
+    """What was noted about each key within the last minute."""
+
+    def __init__(self, clock: Callable[[], float]):
+        self._clock, self._noted = clock, dict[Hashable, dict[str, float]]()
+
+    def new(self, key: Hashable, names: Iterable[str]) -> list[str]:
+        """Those of `names` that were not noted for `key` within the last minute, fit to be logged."""
+        now, noted = self._clock(), self._noted.setdefault(key, {})
+        if len(self._noted) > MAX_KEYS:
+            del self._noted[next(iter(self._noted))]
+        for name in [name for name, at in noted.items() if now - at >= NOTE_S]:
+            del noted[name]
+        shown = sorted({printable(name, MAX_NOTE_CHARS) for name in names})
+        new = [name for name in shown if name not in noted][: MAX_NOTES - len(noted)]
+        noted.update(dict.fromkeys(new, now))
+        return new
+
+
 class Telemetry:
     """Counts and logs every request once."""
 
@@ -127,6 +152,14 @@ class Telemetry:
     ):
         self._metrics, self._access_log, self.clock, self._write = metrics, access_log, clock, write
         self._open: dict[str, int] = defaultdict(int)
+        self._notes = Notes(clock)
+
+    def unused(self, team: str, authorization: str | None, parameters: Iterable[str]) -> None:
+        """A key's request had `parameters` that change no answer: one line for each key, parameter and minute."""
+        new = self._notes.new((team, hash(authorization)), parameters)
+        if new and self._access_log:
+            line = {"event": "unused", "time": round(time.time(), 3), "team": team, "parameters": new}
+            self._write(json.dumps(line) + "\n")
 
     def arrived(self) -> RequestContext:
         return RequestContext(self, self.clock())

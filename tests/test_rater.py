@@ -1,5 +1,7 @@
 """One function rates conversations: the Annotator's rows hold its values, and so do the endpoint's replies."""
 
+from dataclasses import replace
+
 import numpy as np
 
 from actors.scoring.annotator import Annotator
@@ -37,3 +39,14 @@ def test_the_endpoint_s_scores_are_rates_of_the_last_turn_and_an_empty_answer_ha
     last = [values[-1] for values in rater.rate(rows)]
     first, _, third = [dict(zip(SCHEMA.names, (round(float(v), 4) for v in values), strict=True)) for values in last]
     assert rate_answers(rater, [(request, answer) for answer in answers]) == [first, {}, third]
+
+
+def test_a_continued_answer_is_rated_whole_and_a_conversation_may_begin_with_an_answer(tiny_predictor: str) -> None:
+    asked, begun, greeting = Message("user", "Why?"), Message("assistant", "Because of "), Message("assistant", "Hi.")
+    plain = GenerationRequest("", (asked,), (), {}, 9, 1.0, 1.0, 0, None, ())
+    continued, greeted = replace(plain, messages=(asked, begun)), replace(plain, messages=(greeting, asked))
+    rater = Rater(Predictor.load(tiny_predictor, num_threads=1), 256, 128)
+    whole = rate_answers(rater, [(plain, "Because of the moon.")])
+    assert rate_answers(rater, [(continued, "the moon.")]) == whole
+    assert set(rate_answers(rater, [(greeted, "The moon.")])[0]) == set(SCHEMA.names)
+    assert rate_answers(rater, [(continued, "")])[0] != {}, "its beginning"

@@ -11,6 +11,7 @@ from support.endpoint import QUESTION, Endpoint, running
 
 from serve.deploy import APPLICATION, deployment_name
 from serve.locate import Located
+from serve.scrape import agents, targets_file
 
 pytestmark = pytest.mark.ray
 
@@ -89,6 +90,7 @@ def test_the_other_routes(endpoint: Endpoint) -> None:
     assert {"model", "schema", "attributes", "profiles"} <= set(json.loads(body))
     assert endpoint.get("/healthz") == (200, b'{"status":"ok","model":"tiny"}')
     assert json.loads(endpoint.get("/v1/models")[1])["data"][0]["id"] == "tiny"
+    assert [endpoint.get(path)[0] for path in ("/health", "/ping", "/version")] == [200] * 3
     status, page = endpoint.get("/")
     assert status == 200
     assert b"<title>SteerLM playground</title>" in page
@@ -112,6 +114,18 @@ def test_n_answers_are_those_of_the_seeds_that_follow(endpoint: Endpoint) -> Non
     assert [c["message"]["content"] for c in choices] == [
         endpoint.chat(seed=11 + i)[1]["choices"][0]["message"]["content"] for i in range(3)
     ]
+
+
+def test_its_metrics_and_the_list_that_lets_prometheus_find_them(endpoint: Endpoint) -> None:
+    endpoint.chat(max_tokens=2)
+    deadline = time.monotonic() + 60  # Ray hands metrics on every ten seconds
+    while b"\nray_steerlm_requests_total{" not in endpoint.get("/metrics")[1]:
+        assert time.monotonic() < deadline, endpoint.get("/metrics")
+        time.sleep(1)
+    file = targets_file(int(endpoint.url.rpartition(":")[2]))
+    if file is not None:  # else Ray's own list has them
+        [group] = json.loads(file.read_text())
+        assert group["targets"] == agents()
 
 
 def test_it_is_ready(endpoint: Endpoint) -> None:

@@ -5,6 +5,8 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from openai.lib.streaming.chat import ChatCompletionStreamState
+from openai.types.chat import ChatCompletionChunk
 from support.asgi import POLICY_INFO, USER, Counting, app_around, ask, refused
 
 from data.calibration import Calibration
@@ -58,7 +60,33 @@ def test_n_answers_stream_side_by_side_and_the_measure_comes_last() -> None:
     assert texts == ["x", "xx", "xxx"]
     assert sorted(c["index"] for chunk in chunks for c in chunk["choices"] if c["finish_reason"]) == [0, 1, 2]
     assert chunks[-2]["steering"]["measured"] == {"humor": 1.0}
+    assert (chunks[-2]["choices"][0]["index"], chunks[-2]["choices"][0]["finish_reason"]) == (0, "stop")
     assert chunks[-1]["usage"]["completion_tokens"] == 6
+
+
+@pytest.mark.case("the loop of every textbook")
+def test_every_chunk_of_a_rated_stream_has_a_choice() -> None:
+    *chunks, _ = ask(
+        app_around(Counting().generate, by_length), messages=[USER], seed=0, score=True, stream=True
+    ).chunks
+    assert "".join(chunk["choices"][0]["delta"].get("content", "") for chunk in chunks) == "x"
+    assert [chunk["choices"][0]["finish_reason"] for chunk in chunks] == [None, None, "stop"]
+
+
+@pytest.mark.case("OpenAI's own stream helper")
+def test_the_client_s_stream_helper_keeps_what_was_measured() -> None:
+    *chunks, _ = ask(
+        app_around(Counting().generate, by_length), messages=[USER], seed=0, score=True, stream=True
+    ).chunks
+    state = ChatCompletionStreamState()
+    for chunk in chunks:
+        list(state.handle_chunk(ChatCompletionChunk.model_validate(chunk)))
+    whole = state.get_final_completion()
+    message = whole.choices[0].message.model_extra
+    assert message is not None
+    assert message["steering"]["measured"] == {"humor": 1.0}
+    assert message["steering"]["effective"] == whole.model_extra["steering"]["effective"]  # type: ignore[index]
+    assert whole.choices[0].message.content == "x"
 
 
 def test_best_of_returns_the_nearest_with_all_distances() -> None:

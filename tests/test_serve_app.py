@@ -6,17 +6,16 @@ import re
 import subprocess
 import sys
 from collections.abc import AsyncGenerator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from support.asgi import KEYS_TEXT, LAB, POLICY_INFO, USER, Scripted, app_around, ask, exchanged, get
-from support.manual_clock import ManualClock
 
-from serve.app import READY_S, Readiness
 from serve.models import ServedPolicies, ServedPolicy
 from serve.request import Event, GenerationRequest, PolicyInfo, Started
 
-OTHER = PolicyInfo("other", LAB.model_dump_json())
+OTHER = PolicyInfo("other", LAB.model_dump_json(), context=512)
 
 
 def test_a_bug_is_no_traceback() -> None:
@@ -54,14 +53,96 @@ def test_the_other_routes() -> None:
 @pytest.mark.case("26-openai-clients")
 def test_one_model_by_its_name() -> None:
     assert get("/v1/models/demo").json == get("/v1/models").json["data"][0]
-    unknown = get("/v1/models/other")
-    assert (unknown.status, unknown.json["error"]["code"]) == (404, "model_not_found")
+    assert get("/v1/models/demo:education").json["root"] == "demo"
+    for name in ("other", "demo:nobody"):
+        unknown = get(f"/v1/models/{name}")
+        assert (unknown.status, unknown.json["error"]["code"]) == (404, "model_not_found")
+
+
+@pytest.mark.case("a drop-down of models is the steering")
+def test_every_profile_is_a_model_of_its_own() -> None:
+    rows = get("/v1/models").json["data"]
+    names = ["demo", "demo:gaming", "demo:education", "demo:accessibility", "demo:support"]
+    assert [row["id"] for row in rows] == names
+    assert {(row["object"], row["root"], row["max_model_len"]) for row in rows} == {("model", "demo", 512)}
+    assert [row["parent"] for row in rows] == [None, *["demo"] * 4]
+    app = app_around(Scripted().generate, keys_text=KEYS_TEXT)
+    listed = asyncio.run(exchanged(app, "GET", "/v1/models", b"", key="key-games")).json["data"]
+    assert [row["id"] for row in listed] == ["demo", "demo:gaming"], "a team sees the profiles that it may use"
+    assert asyncio.run(exchanged(app, "GET", "/v1/models/demo:support", b"", key="key-games")).status == 403
+
+
+def test_the_dials_and_what_they_set_are_stated() -> None:
+    attributes = get("/v1/attributes").json
+    assert attributes["dials"] == {
+        "verbosity": {"attribute": "verbosity", "values": {"low": 0, "medium": 2, "high": 4}}
+    }
+    gaming = attributes["profiles"][0]["dials"]["verbosity"]["values"]
+    assert (gaming["low"], gaming["high"]) == (0, 3)
+    assert (attributes["context"], attributes["max_new_tokens"]) == (512, 64)
+    assert get("/v1/attributes", query=b"model=demo:education").json["model"] == "demo"
 
 
 def test_a_wrong_route_or_method_has_the_error_shape() -> None:
-    assert get("/v1/nothing").status == 404
-    assert get("/v1/chat/completions").status == 405
-    assert set(get("/v1/nothing").json["error"]) == {"message", "type", "param", "code"}
+    for path, status, code in (("/v1/nothing", 404, "not_found"), ("/v1/chat/completions", 405, "method_not_allowed")):
+        answered = get(path)
+        assert (answered.status, answered.json["error"]["code"]) == (status, code)
+        assert set(answered.json["error"]) == {"message", "type", "param", "code"}
+    assert get("/v1/chat/completions").headers["allow"] == "POST"
+
+
+@pytest.mark.case("pages under a path of a proxy")
+@pytest.mark.parametrize("asked", ["/docs", "/steer/docs"])
+def test_pages_work_under_a_proxy_s_path(asked: str) -> None:
+    app = app_around(Scripted().generate, root_path="/steer")
+    docs = asyncio.run(exchanged(app, "GET", asked, b""))
+    assert docs.status == 200
+    addresses = re.findall(r"""(?:src|href|url)[=:] ?["']([^"']+)["']""", docs.body.decode())
+    assert len(addresses) == 4
+    for address in addresses:
+        assert not address.startswith("/"), "relative to the page"
+        assert asyncio.run(exchanged(app, "GET", asked.removesuffix("docs") + address, b"")).status == 200
+    prefix = asked.removesuffix("/docs")
+    assert asyncio.run(exchanged(app, "GET", f"{prefix}/openapi.json", b"")).json["servers"] == [{"url": "/steer"}]
+    assert ask(app, path=f"{prefix}/v1/chat/completions", messages=[USER]).status == 200
+
+
+def test_the_page_asks_for_nothing_by_an_absolute_path() -> None:
+    page = (Path(__file__).parent.parent / "serve" / "playground.html").read_text()
+    assert re.findall(r"""(?:fetch\(|src=|href=)["'`]/""", page) == []
+    assert "location.origin" not in page
+
+
+ELSEWHERE = "https://chat.example"
+PREFLIGHT = {
+    "origin": ELSEWHERE,
+    "access-control-request-method": "POST",
+    "access-control-request-headers": "authorization,content-type,x-stainless-lang",
+}
+
+
+@pytest.mark.case("a page of another site")
+@pytest.mark.parametrize("keys_text", ["", KEYS_TEXT])
+def test_a_page_of_another_site_may_call_where_the_settings_say_so(keys_text: str) -> None:
+    allowed = app_around(Scripted().generate, keys_text=keys_text, cors_origins=(ELSEWHERE,))
+    preflight = asyncio.run(exchanged(allowed, "OPTIONS", "/v1/chat/completions", b"", headers=PREFLIGHT))
+    assert preflight.status == 200
+    assert preflight.headers["access-control-allow-origin"] == ELSEWHERE
+    assert "x-stainless-lang" in preflight.headers["access-control-allow-headers"]
+    for key, status in (("key-all", 200), ("wrong", 401 if keys_text else 200)):
+        answered = ask(allowed, key, headers={"origin": ELSEWHERE}, messages=[USER])
+        assert (answered.status, answered.headers["access-control-allow-origin"]) == (status, ELSEWHERE)
+    other = ask(allowed, "key-all", headers={"origin": "https://evil.example"}, messages=[USER])
+    assert "access-control-allow-origin" not in other.headers
+    assert other.status == (200 if keys_text else 403), "with a key, it is the browser that keeps the answer back"
+
+
+@pytest.mark.parametrize("keys_text", ["", KEYS_TEXT])
+def test_without_the_setting_no_other_site_may_call(keys_text: str) -> None:
+    app = app_around(Scripted().generate, keys_text=keys_text)
+    preflight = asyncio.run(exchanged(app, "OPTIONS", "/v1/chat/completions", b"", headers=PREFLIGHT))
+    assert preflight.status == (405 if keys_text else 403)
+    assert "access-control-allow-origin" not in preflight.headers
 
 
 def test_the_ingress_is_free_of_torch() -> None:
@@ -97,26 +178,6 @@ def test_without_a_key_nobody_learns_what_is_served() -> None:
     assert (
         asyncio.run(exchanged(gone, "GET", "/readyz", b"")).json["error"]["message"] == "no replica of a model answers"
     )
-
-
-@pytest.mark.case("B13: /readyz is no amplifier")
-def test_many_who_ask_for_readiness_cost_the_replicas_one_question() -> None:
-    clock, asked = ManualClock(), []
-
-    async def replicas() -> dict[str, int]:
-        asked.append(clock.now)
-        await asyncio.sleep(0)
-        return {"demo": len(asked)}
-
-    async def go() -> None:
-        readiness = Readiness(replicas, clock)
-        assert await asyncio.gather(*(readiness() for _ in range(500))) == [{"demo": 1}] * 500
-        clock.now += READY_S / 2
-        assert await readiness() == {"demo": 1}
-        clock.now += READY_S / 2
-        assert await asyncio.gather(*(readiness() for _ in range(500))) == [{"demo": 2}] * 500
-
-    asyncio.run(go())
 
 
 def test_a_team_is_under_its_profile_and_no_other() -> None:
@@ -169,10 +230,17 @@ def test_a_locked_attribute_of_an_earlier_answer_stays_at_its_default() -> None:
     assert script.requests[-1].labels == ({"humor": 1.0, "toxicity": 0.0},), "only what was sent enters the prompt"
 
 
+async def rated(request: GenerationRequest, answer: str) -> dict[str, float]:
+    return {}
+
+
 def test_limits_of_a_team() -> None:
     app = app_around(Scripted().generate, keys_text=KEYS_TEXT)
-    answered = ask(app, "key-games", messages=[USER], n=3)
-    assert (answered.status, answered.json["error"]["code"]) == (429, "rate_limit_exceeded")
+    for field in ("n", "best_of"):
+        answered = ask(app_around(Scripted().generate, rated, KEYS_TEXT), "key-games", messages=[USER], **{field: 3})
+        error = answered.json["error"]
+        assert (answered.status, error["code"], error["param"]) == (400, "request_exceeds_limit", field)
+        assert f"asks for 3 answers, and team 'games' may have 2 at the same time: lower {field}" in error["message"]
     assert ask(app, "key-games", messages=[USER], n=2).status == 200
     assert ask(app, "key-slow", messages=[USER]).status == 200
     answered = ask(app, "key-slow", messages=[USER])
@@ -186,8 +254,8 @@ def test_several_models_side_by_side() -> None:
     models = ServedPolicies(
         [
             ServedPolicy(POLICY_INFO, 9),
-            ServedPolicy(PolicyInfo("canary", LAB.model_dump_json()), 1),
-            ServedPolicy(PolicyInfo("named", LAB.model_dump_json()), 0),
+            ServedPolicy(PolicyInfo("canary", LAB.model_dump_json(), context=512), 1),
+            ServedPolicy(PolicyInfo("named", LAB.model_dump_json(), context=512), 0),
         ],
         lambda: next(draws),
     )

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from collections.abc import AsyncGenerator
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from support.asgi import KEYS_TEXT, LAB, USER, Scripted, app_around, ask, chat, 
 
 from data.conversation import Message
 from serve.ingress import DisconnectsOfRay
-from serve.request import Delta, Failed, Started
+from serve.request import Delta, Event, Failed, GenerationRequest, Started
 
 
 def test_a_whole_answer() -> None:
@@ -27,7 +28,7 @@ def test_a_whole_answer() -> None:
     assert answered.json["steering"] == {"requested": {"humor": 2.5}, "effective": {**LAB.defaults(), "humor": 2}}
     assert answered.json["model"] == "demo"
     assert script.requests[0].attributes == {**LAB.defaults(), "humor": 2}
-    assert script.requests[0].max_tokens is None
+    assert script.requests[0].max_tokens == 64
     assert script.num_closed == 1
 
 
@@ -95,8 +96,8 @@ def test_everything_reaches_the_generation_request() -> None:
             "profile 'support' locks it at 0",
         ),
         ({"profile": "suport"}, "profile", "did you mean 'support'"),
-        ({"max_tokens": 65}, "max_tokens", "1 to 64"),
-        ({"max_completion_tokens": 65}, "max_completion_tokens", "1 to 64"),
+        ({"max_tokens": 0}, "max_tokens", "from 1"),
+        ({"max_completion_tokens": -1}, "max_completion_tokens", "from 1"),
         (
             {"messages": [USER, {"role": "assistant", "content": "x", "attributes": {"humor": 9}}, USER]},
             "messages[1].attributes.humor",
@@ -108,6 +109,49 @@ def test_an_error_names_field_and_range(fields: dict[str, Any], param: str, part
     error = refused(**fields)
     assert error["param"] == param
     assert part in error["message"]
+
+
+@pytest.mark.case("a longer answer than there is room for")
+@pytest.mark.parametrize(
+    ("limit", "asked", "expected"),
+    [(64, {"max_tokens": 10**6}, 64), (64, {}, 64), (None, {"max_tokens": 10**6}, 512), (None, {}, 128), (9, {}, 9)],
+)
+def test_the_length_of_an_answer_is_cut_to_what_fits(limit: int | None, asked: dict[str, int], expected: int) -> None:
+    script = Scripted((Started(7), Delta("It", 2, "length")))
+    app = app_around(script.generate, max_new_tokens=limit)
+    answered = ask(app, messages=[USER], **asked)
+    assert (answered.status, answered.json["choices"][0]["finish_reason"]) == (200, "length")
+    assert script.requests[0].max_tokens == expected
+
+
+@pytest.mark.case("turns in any order")
+def test_the_policy_gets_a_conversation_as_in_training() -> None:
+    script = Scripted()
+    chat(
+        script,
+        messages=[
+            {"role": "assistant", "content": "Hello.", "attributes": {"humor": 1}},
+            {"role": "system", "content": "Brief."},
+            USER,
+            {**USER, "name": "me"},
+            {"role": "assistant", "content": "So", "attributes": {"humor": 2}},
+            {"role": "assistant", "content": "it is."},
+            {"role": "system", "content": "Kind."},
+            USER,
+            {"role": "assistant", "content": "Because", "attributes": {"humor": 4, "verbosity": 1}},
+        ][1:],
+        attributes={"verbosity": 3},
+    )
+    request = script.requests[0]
+    assert request.system == "Brief.\n\nKind."
+    assert [(m.role, m.content) for m in request.messages] == [
+        ("user", "Why?\n\nWhy?"),
+        ("assistant", "So\n\nit is."),
+        ("user", "Why?"),
+        ("assistant", "Because"),
+    ]
+    assert request.labels == ({"humor": 2.0},), "of the earlier answer"
+    assert (request.begun, request.attributes["humor"], request.attributes["verbosity"]) == ("Because", 4, 3)
 
 
 def test_another_model_is_not_here() -> None:
@@ -127,6 +171,50 @@ def test_a_generation_that_cannot_start_is_an_error_even_when_streamed() -> None
         assert answered.status == 429
         assert answered.headers["retry-after"] == "3"
         assert answered.json["error"]["type"] == "rate_limit_error"
+
+
+@pytest.mark.case("a stream that waits for a place to write")
+def test_a_stream_begins_before_it_has_a_place_and_says_so_while_it_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("serve.chat.OPENING_S", 0.0)
+    monkeypatch.setattr("serve.event_stream.KEEP_ALIVE_S", 0.01)
+
+    async def generate(model: str, request: GenerationRequest) -> AsyncGenerator[Event, None]:
+        await asyncio.sleep(0.1)
+        for event in (Started(7), Delta("So.", 1, "stop")):
+            yield event
+
+    answered = ask(app_around(generate), messages=[USER], stream=True)
+    role, comment, *_ = answered.body.decode().split("\n\n")
+    assert json.loads(role.removeprefix("data: "))["choices"][0]["delta"]["role"] == "assistant"
+    assert comment == ": waiting"
+    assert [c["choices"][0]["delta"].get("content") for c in answered.chunks[:-1]] == ["", "So.", None]
+
+    async def refuse(model: str, request: GenerationRequest) -> AsyncGenerator[Event, None]:
+        await asyncio.sleep(0.1)
+        yield Failed("too long", 400, code="context_length_exceeded")
+
+    lines: list[str] = []
+    answered = ask(app_around(refuse, lines=lines), messages=[USER], stream=True)
+    assert (answered.status, answered.chunks[-1]["error"]["code"]) == (200, "context_length_exceeded")
+    assert json.loads(lines[0])["status"] == 400, "the log has what it came to"
+
+
+def test_who_leaves_a_stream_that_waits_gives_up_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("serve.chat.OPENING_S", 0.0)
+    closed: list[str] = []
+
+    async def generate(model: str, request: GenerationRequest) -> AsyncGenerator[Event, None]:
+        try:
+            await asyncio.sleep(3600)
+            yield Started(7)
+        finally:
+            closed.append(model)
+
+    lines: list[str] = []
+    body = json.dumps({"messages": [USER], "stream": True}).encode()
+    asyncio.run(exchanged(app_around(generate, lines=lines), "POST", "/v1/chat/completions", body, gone_after=1))
+    assert closed == ["demo"]
+    assert json.loads(lines[0])["code"] == "client_left"
 
 
 def test_a_generation_that_breaks_off() -> None:
@@ -163,6 +251,25 @@ def test_each_request_is_one_line_in_the_log_without_its_texts() -> None:
     assert records[1]["first_text_s"] is not None
     assert "hunter2" not in "".join(lines)
     assert "It is" not in "".join(lines)
+
+
+@pytest.mark.case("hints are noted, not refused")
+def test_what_was_not_used_is_noted_once_for_each_key() -> None:
+    lines: list[str] = []
+    app = app_around(Scripted().generate, keys_text=KEYS_TEXT, lines=lines)
+    for key, hints in (
+        ("key-games", {"store": True}),
+        ("key-games", {"store": True, "tools": [{}]}),
+        ("key-all", {"store": True}),
+        ("wrong", {"user": "x", "store": True}),
+    ):
+        ask(app, key, messages=[USER], **hints)
+    noted = [record for line in lines if (record := json.loads(line))["event"] == "unused"]
+    assert [(record["team"], record["parameters"]) for record in noted] == [
+        ("games", ["store"]),
+        ("games", ["tools"]),
+        ("all", ["store"]),
+    ]
 
 
 def test_a_caller_that_leaves_is_logged_once() -> None:

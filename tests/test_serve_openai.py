@@ -27,6 +27,9 @@ TEAMS = (
 )
 
 
+TOOLS = [{"type": "function", "function": {"name": "f"}}]
+
+
 @pytest.fixture(scope="module")
 def other_policy(tiny_base: str, tmp_path_factory: pytest.TempPathFactory) -> str:
     return turned_policy(tiny_base, str(tmp_path_factory.mktemp("other")))
@@ -93,6 +96,30 @@ def test_stream(client: openai.OpenAI) -> None:
         next(iter(left))
 
 
+def test_the_stream_helper_keeps_what_was_measured(client: openai.OpenAI) -> None:
+    fields = {"model": "stable:gaming", "messages": QUESTION, "max_tokens": 12, "seed": 3, "verbosity": "high"}
+    with client.chat.completions.stream(**fields, extra_body={"score": True}) as events:  # type: ignore[arg-type]
+        assert all(event.chunk.choices for event in events if event.type == "chunk")
+        whole = events.get_final_completion()
+    steering = whole.choices[0].message.model_extra["steering"]  # type: ignore[index]
+    assert set(steering["measured"]) == set(steering["effective"])
+    assert (steering["effective"]["verbosity"], steering["sources"]) == (3, {"verbosity": "verbosity"})
+
+
+def test_what_applications_send_unasked(client: openai.OpenAI) -> None:
+    plain = answer_of(client)
+    assert answer_of(client, tools=TOOLS, store=True, metadata={"run": "7"}, parallel_tool_calls=True) == plain
+    assert answer_of(client, presence_penalty=0, logprobs=False, extra_body={"min_p": 0, "top_k": -1}) == plain
+    whole = client.chat.completions.create(model="stable", messages=QUESTION, max_tokens=10**6, temperature=0)
+    assert whole.choices[0].finish_reason in ("stop", "length")
+
+
+def test_a_conversation_in_any_order(client: openai.OpenAI) -> None:
+    system, greeting = {"role": "system", "content": "Be brief."}, {"role": "assistant", "content": "Hello."}
+    assert answer_of(client, messages=[greeting, system, *QUESTION, *QUESTION, system]) is not None
+    assert answer_of(client, messages=[*QUESTION, {"role": "assistant", "content": "The moon"}]) != answer_of(client)
+
+
 def test_several_turns_and_several_answers(client: openai.OpenAI) -> None:
     earlier = [
         {"role": "system", "content": "Be brief."},
@@ -113,7 +140,9 @@ def test_the_client_s_own_second_turn(client: openai.OpenAI) -> None:
 
 
 def test_models(client: openai.OpenAI) -> None:
-    assert [m.id for m in client.models.list()] == ["stable", "canary"]
+    listed = [m.id for m in client.models.list()]
+    assert [name for name in listed if ":" not in name] == ["stable", "canary"]
+    assert client.models.retrieve("canary:education").id in listed
     assert answer_of(client) != answer_of(client, model="canary")
 
 
@@ -122,7 +151,7 @@ def test_models(client: openai.OpenAI) -> None:
     [
         ("free", {"extra_body": {"attributes": {"humor": 9}}}, openai.BadRequestError),
         ("free", {"extra_body": {"attribute": {}}}, openai.BadRequestError),
-        ("free", {"tools": [{"type": "function", "function": {"name": "f"}}]}, openai.BadRequestError),
+        ("free", {"tools": TOOLS, "tool_choice": "required"}, openai.BadRequestError),
         ("free", {"logprobs": True}, openai.BadRequestError),
         ("free", {"model": "gpt-5"}, openai.NotFoundError),
         ("nobody", {}, openai.AuthenticationError),

@@ -5,14 +5,19 @@ from typing import Any
 
 import pytest
 
-from serve.parser import ALLOWED, MAX_MESSAGES, MAX_VALUES, NEUTRAL, numbers, parse
+from serve.parser import ALLOWED, MAX_MESSAGES, MAX_VALUES, numbers, parse
 from serve.protocol import MAX_MESSAGE_CHARS, ChatRequest, ProtocolError
+from serve.tolerance import NEUTRAL, UNSUPPORTED
 
 USER = {"role": "user", "content": "Why is the sky blue?"}
 
 
 def request(**fields: Any) -> ChatRequest:
-    return parse(json.dumps({"messages": [USER], **fields}).encode())
+    return parse(json.dumps({"messages": [USER], **fields}).encode()).chat
+
+
+def unused(**fields: Any) -> set[str]:
+    return set(parse(json.dumps({"messages": [USER], **fields}).encode()).unused)
 
 
 def problem(**fields: Any) -> ProtocolError:
@@ -34,7 +39,7 @@ def test_the_smallest_request_takes_openai_s_defaults() -> None:
     )
     assert chat.system == ""
     assert chat.attributes == {}
-    assert [m.content for m in chat.turns] == ["Why is the sky blue?"]
+    assert [turn.message.content for turn in chat.turns] == ["Why is the sky blue?"]
 
 
 def test_a_whole_conversation() -> None:
@@ -59,12 +64,13 @@ def test_a_whole_conversation() -> None:
         user="me",
     )
     assert chat.system == "Be brief."
-    assert [(m.role, m.content) for m in chat.turns] == [
+    assert [(turn.message.role, turn.message.content) for turn in chat.turns] == [
         ("user", "Why so?"),
         ("assistant", "Well."),
         ("user", USER["content"]),
     ]
-    assert chat.answers == [("messages[2].attributes", {"humor": 3})]
+    assert [chat.labels_of(turn) for turn in chat.answers] == [[("messages[2].attributes", {"humor": 3})]]
+    assert chat.begun is None
     assert chat.stop == ["\n"]
     assert chat.answer_limit == ("max_completion_tokens", 5)
 
@@ -87,7 +93,10 @@ def test_null_is_as_good_as_nothing(field: str) -> None:
         ({"temperature": 10**400}, "temperature"),
         ({"top_p": 0}, "top_p"),
         ({"top_p": 1.01}, "top_p"),
-        ({"top_k": -1}, "top_k"),
+        ({"top_k": -2}, "top_k"),
+        ({"verbosity": "most"}, "verbosity"),
+        ({"reasoning_effort": 3}, "reasoning_effort"),
+        ({"metadata": {"attributes": {"humor": 4}}}, "metadata.attributes"),
         ({"top_k": 1.5}, "top_k"),
         ({"seed": 2**63}, "seed"),
         ({"seed": "7"}, "seed"),
@@ -128,13 +137,14 @@ def test_a_wrong_value_is_named_with_what_is_allowed(fields: dict[str, Any], par
         ([{"role": "user", "content": "  "}], "messages[0].content"),
         ([{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}], "messages[0].content[0]"),
         ([{"role": "user", "content": ["x"]}], "messages[0].content[0]"),
-        ([USER, USER], "messages[1].role"),
-        ([USER, {"role": "assistant", "content": "x"}], "messages"),
-        ([{"role": "assistant", "content": "x"}, USER], "messages[0].role"),
-        ([USER, {"role": "system", "content": "x"}], "messages[1].role"),
+        (
+            [{"role": "user", "content": "x"}, {"role": "assistant"}, {"role": "user", "content": ""}],
+            "messages[2].content",
+        ),
         ([{"role": "system", "content": "x"}], "messages"),
         ([{**USER, "attributes": {"humor": 1}}], "messages[0].attributes"),
-        ([{**USER, "name": "me"}], "messages[0].name"),
+        ([{**USER, "contents": "me"}], "messages[0].contents"),
+        ([USER, {"role": "assistant", "content": "x", "tool_calls": [{"id": "1"}]}], "messages[1].tool_calls"),
         ([USER, {"role": "assistant", "content": "x", "attributes": 4}, USER], "messages[1].attributes"),
     ],
 )
@@ -152,24 +162,130 @@ def test_an_unknown_field_names_the_nearest() -> None:
     assert "unknown field 'scored' (did you mean 'score'?)" in str(problem(scored=True))
 
 
-@pytest.mark.parametrize("field", NEUTRAL)
-def test_what_openai_has_and_we_do_not_is_refused_by_name(field: str) -> None:
+@pytest.mark.parametrize("field", [*NEUTRAL, *UNSUPPORTED])
+def test_what_would_change_the_answer_and_is_not_here_is_refused_by_name(field: str) -> None:
     wrong = problem(**{field: {"some": "thing"}})
     assert (wrong.param, wrong.code) == (field, "unsupported_parameter")
-    assert "not supported" in str(wrong)
 
 
-def test_asking_for_nothing_is_no_mistake() -> None:
-    assert request(tools=[], presence_penalty=0, logprobs=False, response_format={"type": "text"}) == request()
-    assert problem(presence_penalty=False).param == "presence_penalty"
+@pytest.mark.case("a parameter at its neutral value")
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"tools": [], "presence_penalty": 0, "logprobs": False, "response_format": {"type": "text"}},
+        {"repetition_penalty": 1, "min_p": 0.0, "ignore_eos": False, "skip_special_tokens": True},
+        {"tool_choice": "auto", "function_call": "none", "logit_bias": {}, "modalities": ["text"]},
+        {"store": None, "a_parameter_of_tomorrow": False, "another": [], "third": None},
+    ],
+)
+def test_asking_for_nothing_is_no_mistake(fields: dict[str, Any]) -> None:
+    assert request(**fields) == request()
+    assert unused(**fields) == set()
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"presence_penalty": False}, "presence_penalty"),
+        ({"presence_penalty": 0.1}, "presence_penalty"),
+        ({"repetition_penalty": 0}, "repetition_penalty"),
+        ({"min_p": 0.1}, "min_p"),
+        ({"ignore_eos": True}, "ignore_eos"),
+        ({"skip_special_tokens": False}, "skip_special_tokens"),
+        ({"a_parameter_of_tomorrow": 0}, "a_parameter_of_tomorrow"),
+        ({"attribute": {}}, "attribute"),
+        ({"scores": False}, "scores"),
+        ({"add_generation_prompt": False}, "add_generation_prompt"),
+    ],
+)
+def test_what_is_not_neutral_is_refused_and_so_is_one_of_our_names_written_wrong(
+    fields: dict[str, Any], param: str
+) -> None:
+    assert problem(**fields).param == param
+
+
+@pytest.mark.case("hints of clients that run as they come")
+def test_what_changes_no_answer_is_taken_and_reported() -> None:
+    hints = {
+        "store": True,
+        "metadata": {"run": "7"},
+        "safety_identifier": "me",
+        "prompt_cache_key": "k",
+        "parallel_tool_calls": True,
+        "service_tier": "flex",
+        "prediction": {"type": "content", "content": "x"},
+    }
+    assert request(**hints) == request()
+    assert unused(**hints) == set(hints)
+    marked = {"type": "text", "text": USER["content"], "cache_control": {"type": "ephemeral"}}
+    noted = [{**USER, "name": "me", "id": "1", "content": [marked]}]
+    assert request(messages=noted) == request()
+    assert unused(messages=noted) == {"messages[].name", "messages[].id", "messages[].content[].cache_control"}
+    answer = {"role": "assistant", "content": "So.", "reasoning": "Hm.", "refusal": None, "annotations": []}
+    assert unused(messages=[USER, answer, USER]) == {"messages[].reasoning"}
 
 
 @pytest.mark.case("26-openai-clients")
-def test_stream_options_of_newer_clients_ask_for_nothing() -> None:
+def test_stream_options_of_newer_clients_are_hints() -> None:
     plain = request(stream=True, stream_options={"include_usage": True})
-    assert request(stream=True, stream_options={"include_usage": True, "include_obfuscation": False}) == plain
-    wrong = problem(stream=True, stream_options={"include_obfuscation": True})
-    assert (wrong.param, wrong.code) == ("stream_options.include_obfuscation", "unsupported_parameter")
+    newer = {"include_usage": True, "include_obfuscation": True, "continuous_usage_stats": True}
+    assert request(stream=True, stream_options=newer) == plain
+    assert unused(stream=True, stream_options=newer) == {
+        "stream_options.include_obfuscation",
+        "stream_options.continuous_usage_stats",
+    }
+
+
+TOOLS = [{"type": "function", "function": {"name": "f"}}]
+
+
+@pytest.mark.case("tools that a client sends unasked")
+def test_tools_that_need_not_be_used_are_not_used() -> None:
+    for fields in ({"tools": TOOLS}, {"tools": TOOLS, "tool_choice": "auto"}, {"tools": TOOLS, "tool_choice": "none"}):
+        assert request(**fields) == request()
+        assert unused(**fields) == {"tools"}
+    assert unused(functions=[{"name": "f"}], function_call="auto") == {"functions"}
+
+
+@pytest.mark.parametrize("choice", ["required", {"type": "function", "function": {"name": "f"}}, 5])
+def test_tools_that_must_be_used_are_refused(choice: object) -> None:
+    assert problem(tools=TOOLS, tool_choice=choice).param == "tool_choice"
+    assert problem(functions=TOOLS, function_call={"name": "f"}).param == "function_call"
+
+
+def test_an_endpoint_may_refuse_tools_that_it_cannot_use() -> None:
+    def parsed(**fields: Any) -> ChatRequest:
+        return parse(json.dumps({"messages": [USER], **fields}).encode(), ignore_tools=False).chat
+
+    with pytest.raises(ProtocolError, match="ignore_tools is off") as caught:
+        parsed(tools=TOOLS)
+    assert caught.value.param == "tools"
+    assert parsed(tools=TOOLS, tool_choice="none") == parsed(tools=[]) == request()
+
+
+@pytest.mark.case("turns in any order")
+def test_turns_come_in_any_order() -> None:
+    def said(*messages: tuple[str, str]) -> tuple[str, list[tuple[str, str]]]:
+        chat = request(messages=[{"role": role, "content": content} for role, content in messages])
+        return chat.system, [(turn.message.role, turn.message.content) for turn in chat.turns]
+
+    u, a = ("user", "q"), ("assistant", "a")
+    assert said(("system", "s"), u, ("developer", "t"), u) == ("s\n\nt", [("user", "q\n\nq")])
+    assert said(a, u, a, a, u) == ("", [a, u, ("assistant", "a\n\na"), u])
+    assert said(u, u, a) == ("", [("user", "q\n\nq"), a])
+    assert said(u, ("user", " ")) == ("", [("user", "q\n\n ")])
+
+
+def test_an_answer_that_is_last_is_to_be_continued() -> None:
+    begun = {"role": "assistant", "content": "It", "attributes": {"humor": 1}}
+    chat = request(messages=[USER, begun], continue_final_message=True, add_generation_prompt=False)
+    assert chat.begun is not None
+    assert (chat.begun.message.content, chat.answers) == ("It", [])
+    assert chat.labels_of(chat.begun) == [("messages[1].attributes", {"humor": 1})]
+
+
+def test_a_byte_order_mark_is_no_mistake() -> None:
+    assert parse(b"\xef\xbb\xbf" + json.dumps({"messages": [USER]}).encode()).chat == request()
 
 
 def test_fields_that_contradict_each_other() -> None:
@@ -216,7 +332,7 @@ def test_the_number_of_messages_is_limited() -> None:
     many = problem(messages=[*exchange("a") * 8065, USER])
     assert (many.param, str(many)) == ("messages", f"messages has 16131 entries; allowed: at most {MAX_MESSAGES}")
     body = json.dumps({"messages": [*exchange("a"), USER]}).encode()
-    assert len(parse(body, 3).messages) == 3
+    assert len(parse(body, 3).chat.messages) == 3
     with pytest.raises(ProtocolError, match="messages has 3 entries; allowed: at most 2"):
         parse(body, 2)
 
@@ -266,7 +382,7 @@ ESCAPES = "\x1b]0;you\x07\n\r\x9b2J\u202e\u2028"
         {"model": [ESCAPES]},
         {"attributes": ESCAPES},
         {"messages": [{"role": ESCAPES, "content": "x"}]},
-        {"messages": [{**USER, ESCAPES: "x"}]},
+        {"messages": [{"role": "user", "content": [ESCAPES]}]},
         {"messages": [{"role": "tool" + ESCAPES, "content": "x"}]},
         {"messages": [{"role": "user", "content": [{"type": ESCAPES}]}]},
         {"\ud800" + ESCAPES * 10_000: 1},

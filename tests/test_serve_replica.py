@@ -14,7 +14,8 @@ from support.policies import turned_policy
 
 from actors.generation.protocol import Sampling, complete
 from data.conversation import Message
-from serve.replica import Replica
+from data.template import Unrenderable
+from serve.replica import Replica, _refused
 from serve.request import Delta, Event, Failed, GenerationRequest, Revision, Started
 from serve.settings import EngineSettings
 
@@ -40,7 +41,7 @@ def replica(tiny_policy: str) -> Iterator[Replica]:
 
 
 def replica_of(policy: str) -> Replica:
-    return Replica("tiny", Revision(policy, 0), EngineSettings(max_num_seqs=2), max_new_tokens=40)
+    return Replica("tiny", Revision(policy, 0), EngineSettings(max_num_seqs=2))
 
 
 async def collected(replica: Replica, request: GenerationRequest) -> list[Event]:
@@ -74,19 +75,32 @@ def test_a_stop_string_ends_the_answer_and_the_request(replica: Replica) -> None
     wait_until_idle(replica)
 
 
-def test_without_max_tokens_the_server_s_limit_holds(replica: Replica) -> None:
-    last = asyncio.run(collected(replica, replace(REQUEST, max_tokens=None, temperature=0.0)))[-1]
+@pytest.mark.case("a longer answer than there is room for")
+def test_the_length_is_cut_to_what_the_prompt_leaves(replica: Replica) -> None:
+    started, *_, last = asyncio.run(collected(replica, replace(REQUEST, max_tokens=10**6, temperature=0.0)))
+    context = replica._loaded.engine.context
+    assert isinstance(started, Started)
     assert isinstance(last, Delta)
-    assert (last.completion_tokens, last.finish) == (40, "length")
+    assert (last.completion_tokens, last.finish) == (context - started.prompt_tokens, "length")
+    assert asyncio.run(replica.info()).context == context
+
+
+@pytest.mark.case("an answer to continue")
+def test_an_answer_that_is_begun_is_continued(replica: Replica) -> None:
+    begun = replace(REQUEST, messages=(*REQUEST.messages, Message("assistant", "It is")))
+    events, policy = asyncio.run(collected(replica, begun)), replica._loaded.text
+    prompt_ids = policy.prompt("", begun.messages, {})
+    [(ids, _)] = complete(replica._loaded.engine, [(prompt_ids, Sampling(max_tokens=24, seed=3))])
+    before = policy.decode(prompt_ids[-2:])
+    assert events[0] == Started(len(prompt_ids))
+    assert text_of(events) == policy.decode([*prompt_ids[-2:], *ids]).removeprefix(before).rstrip() != ""
 
 
 def test_who_reads_along_gets_pieces_and_who_does_not_all_at_the_end(
     tiny_policy: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("serve.replica.PROGRESS_S", 0.0)
-    replica = Replica(
-        "tiny", Revision(tiny_policy, 0), EngineSettings(max_num_seqs=2, stream_every_s=0.001), max_new_tokens=200
-    )
+    replica = Replica("tiny", Revision(tiny_policy, 0), EngineSettings(max_num_seqs=2, stream_every_s=0.001))
     long = replace(REQUEST, max_tokens=200)
     pieces, whole = (asyncio.run(collected(replica, replace(long, stream=stream)))[1:] for stream in (True, False))
     replica._loaded.engine.close()
@@ -132,14 +146,14 @@ def test_leaving_cancels_the_request(replica: Replica) -> None:
 
 
 def test_what_does_not_fit_is_refused(replica: Replica) -> None:
-    for request in (
-        replace(REQUEST, max_tokens=10**6),
-        replace(REQUEST, max_tokens=None, messages=(Message("user", "moon " * 5000),)),
-    ):
-        [event] = asyncio.run(collected(replica, request))
-        assert isinstance(event, Failed)
-        assert (event.status, event.code) == (400, "context_length_exceeded")
-        assert "context" in event.message
+    [event] = asyncio.run(collected(replica, replace(REQUEST, messages=(Message("user", "moon " * 5000),))))
+    assert isinstance(event, Failed)
+    assert (event.status, event.code) == (400, "context_length_exceeded")
+    assert "context" in event.message
+
+
+def test_a_conversation_that_the_template_refuses_is_no_matter_of_length() -> None:
+    assert _refused(Unrenderable("no tables")).code == "invalid_messages"
 
 
 @pytest.mark.case("B10: refused work is charged")
@@ -149,20 +163,19 @@ def test_what_was_tokenized_and_refused_says_what_it_cost(replica: Replica) -> N
         assert isinstance(event, Failed)
         return event.prompt_tokens
 
-    assert cost(replace(REQUEST, max_tokens=10**6)) == len(replica._loaded.text.prompt("", REQUEST.messages, {}))
     text = "moon " * 600
-    long = replace(REQUEST, max_tokens=None, messages=(Message("user", text),))
+    long = replace(REQUEST, messages=(Message("user", text),))
     assert cost(long) == len(replica._loaded.text.prompt("", long.messages, {})) > 512
     assert cost(replace(long, messages=(Message("user", text * 1000),))) == 0, "its characters were enough"
 
 
 @pytest.mark.case("B10: an engine's context is bounded")
 def test_a_context_below_the_model_s_is_said(tiny_policy: str) -> None:
-    replica = Replica("tiny", Revision(tiny_policy, 0), EngineSettings(max_num_seqs=2, max_context_tokens=60), 40)
+    replica = Replica("tiny", Revision(tiny_policy, 0), EngineSettings(max_num_seqs=2, max_context_tokens=60))
     [event] = asyncio.run(collected(replica, replace(REQUEST, messages=(Message("user", "moon " * 60),))))
     assert isinstance(event, Failed)
     assert "the policy's context 60" in event.message
-    last = asyncio.run(collected(replica, replace(REQUEST, max_tokens=None, temperature=0.0)))[-1]
+    last = asyncio.run(collected(replica, replace(REQUEST, max_tokens=60, temperature=0.0)))[-1]
     assert isinstance(last, Delta)
     assert last.completion_tokens == 60 - len(replica._loaded.text.prompt("", REQUEST.messages, {})) < 40
     replica._loaded.engine.close()

@@ -45,5 +45,7 @@ def test_what_was_measured_stands_beside_what_was_requested() -> None:
     candidate = BestOfCandidate(measured={"humor": 1.5}, distance=0.125, chosen=True)
     best = sent(reply.whole([first], USAGE, [candidate]))
     assert best["steering"]["candidates"] == [{"measured": {"humor": 1.5}, "distance": 0.125, "chosen": True}]
-    assert sent(reply.measured({"humor": 1.5}))["steering"] == two["steering"]
+    closing = sent(reply.closing(0, "stop", {"humor": 1.5}))
+    assert closing["steering"] == closing["choices"][0]["delta"]["steering"] == two["steering"]
+    assert closing["choices"][0]["finish_reason"] == "stop"
     assert [sent(reply.piece(i, "x"))["choices"][0]["index"] for i in (0, 1)] == [0, 1]

@@ -13,8 +13,9 @@ from data.attributes import SHIPPED
 from data.errors import UserError
 from serve.admission import RequestLimits
 from serve.answering import Generate, Score
-from serve.app import Backend, application
+from serve.app import application
 from serve.auth import Keys, Team, hashed
+from serve.backend import Backend
 from serve.bodies import BodyLimits
 from serve.models import ServedPolicies, ServedPolicy
 from serve.request import Delta, Event, GenerationRequest, PolicyInfo, Started
@@ -60,10 +61,11 @@ class Answered:
     def chunks(self) -> list[Any]:
         events = self.body.decode().split("\n\n")
         assert events.pop() == "", "an event ends with an empty line"
-        return [event if event == "data: [DONE]" else json.loads(event.removeprefix("data: ")) for event in events]
+        sent = [event for event in events if not event.startswith(":")]
+        return [event if event == "data: [DONE]" else json.loads(event.removeprefix("data: ")) for event in sent]
 
 
-POLICY_INFO = PolicyInfo("demo", LAB.model_dump_json(), "runs/demo")
+POLICY_INFO = PolicyInfo("demo", LAB.model_dump_json(), "runs/demo", context=512)
 TEAMS = [
     Team(name="games", profiles=("gaming",), max_concurrent=2),
     Team(name="all"),
@@ -82,6 +84,10 @@ def app_around(
     models: ServedPolicies | None = None,
     body: BodyLimits = BODY,
     teams: Sequence[Team] = TEAMS,
+    max_new_tokens: int | None = 64,
+    ignore_tools: bool = True,
+    root_path: str = "",
+    cors_origins: tuple[str, ...] = (),
 ) -> FastAPI:
     served = models or ServedPolicies([ServedPolicy(POLICY_INFO)])
     log: list[str] = [] if lines is None else lines
@@ -89,11 +95,14 @@ def app_around(
     async def swap(model: str, policy: str) -> PolicyInfo:
         if policy == "nowhere":
             raise UserError("no policy at nowhere")
-        served.put(PolicyInfo(model, LAB.model_dump_json(), policy))
+        served.put(PolicyInfo(model, LAB.model_dump_json(), policy, context=512))
         return served.named(model).info
 
     async def replicas() -> dict[str, int]:
         return {"demo": 1, "dead": 0}
+
+    async def metrics() -> str:
+        return "ray_steerlm_requests_total 1.0\n"
 
     backend = Backend(
         models=served,
@@ -101,10 +110,13 @@ def app_around(
         score=score,
         swap=swap,
         replicas=replicas,
+        metrics=metrics,
         keys=Keys(teams, None, keys_text),
-        limits=RequestLimits(max_new_tokens=64, body=body, max_messages=8),
+        limits=RequestLimits(max_new_tokens, body, max_messages=8, ignore_tools=ignore_tools),
         telemetry=Telemetry(None, True, write=log.append),
         page="<!doctype html><title>page</title>",
+        root_path=root_path,
+        cors_origins=cors_origins,
     )
     return application(backend)
 
@@ -154,6 +166,7 @@ async def exchanged(
     headers: Mapping[str, str] = {},
     client_address: str = "127.0.0.1",
     server_address: str = "127.0.0.1",
+    query: bytes = b"",
 ) -> Answered:
     """One request over ASGI; with `gone_after`, the client leaves after so many pieces of the answer.
 
@@ -161,7 +174,7 @@ async def exchanged(
     `headers` replaces those that are always sent; "" leaves one out.
     """
     client = Client(body, gone_after, cancelled)
-    scope = scope_of(method, path, key, client_address, server_address, headers)
+    scope = scope_of(method, path, key, client_address, server_address, headers) | {"query_string": query}
     await asyncio.wait_for(app(scope, client.receive, client.send), 10)
     return client.answered
 
@@ -192,8 +205,8 @@ def scope_of(
     }
 
 
-def get(path: str) -> Answered:
-    return asyncio.run(exchanged(app_around(Scripted().generate), "GET", path, b""))
+def get(path: str, **of: Any) -> Answered:
+    return asyncio.run(exchanged(app_around(Scripted().generate), "GET", path, b"", **of))
 
 
 def chat(script: Scripted, gone_after: int | None = None, **fields: Any) -> Answered:
@@ -208,8 +221,14 @@ def refused(status: int = 400, **fields: Any) -> dict[str, Any]:
     return answered.json["error"]
 
 
-def ask(app: FastAPI, key: str | None = None, path: str = "/v1/chat/completions", **fields: Any) -> Answered:
-    return asyncio.run(exchanged(app, "POST", path, json.dumps(fields).encode(), key=key))
+def ask(
+    app: ASGIApp,
+    key: str | None = None,
+    path: str = "/v1/chat/completions",
+    headers: Mapping[str, str] = {},
+    **fields: Any,
+) -> Answered:
+    return asyncio.run(exchanged(app, "POST", path, json.dumps(fields).encode(), key=key, headers=headers))
 
 
 @dataclass

@@ -1,0 +1,27 @@
+"""Settings of the endpoint that must not contradict each other, or be no address at all."""
+
+import pytest
+from pydantic import ValidationError
+
+from serve.settings import ServeSettings
+
+
+@pytest.mark.case("every page of the web drives an endpoint without keys")
+def test_all_sites_may_call_only_where_there_are_keys() -> None:
+    with pytest.raises(ValidationError, match="any page could use the endpoint: name the sites, or set teams and keys"):
+        ServeSettings(cors_origins=("*",))
+    assert ServeSettings(cors_origins=("*",), keys="keys.txt").cors_origins == ("*",)
+    assert ServeSettings(cors_origins=("https://chat.example", "http://localhost:3000")).cors_origins
+
+
+@pytest.mark.parametrize("origin", ["chat.example", "https://chat.example/", "https://chat.example/path", "", "null"])
+def test_an_origin_is_scheme_and_host(origin: str) -> None:
+    with pytest.raises(ValidationError):
+        ServeSettings(cors_origins=(origin,), keys="keys.txt")
+
+
+@pytest.mark.parametrize("path", ["steer", "/steer/", "/", "/a b", "https://x/steer"])
+def test_a_root_path_begins_with_a_slash_and_ends_with_none(path: str) -> None:
+    with pytest.raises(ValidationError):
+        ServeSettings(root_path=path)
+    assert ServeSettings(root_path="/steer/two").root_path == "/steer/two"
