@@ -126,3 +126,19 @@ def test_every_control_has_a_name_and_the_code_to_copy_runs(endpoint: Endpoint, 
         del os.environ["STEERLM_KEY"]
     assert scope["answer"].choices[0].message.content is not None  # type: ignore[attr-defined]
     assert '"chat.completion"' in printed
+
+
+@pytest.mark.case("a page under a path of a proxy")
+def test_the_page_and_its_documentation_work_under_a_path(
+    ray_cluster: object, tiny_policy: str, tiny_predictor: str, browser: WebDriver
+) -> None:
+    located = Located(tiny_policy, "tiny", predictor=tiny_predictor)
+    with running([located], tiny_predictor, root_path="/steer") as endpoint:
+        browser.get(f"{endpoint.url}/steer/")
+        until(browser, lambda: len(browser.find_elements(By.CSS_SELECTOR, ".side")) == 2, "two settings")
+        assert f"{endpoint.url}/steer/v1/chat/completions" in browser.execute_script("return sides[0].curl()")
+        browser.find_element(By.ID, "question").send_keys(Keys.CONTROL, Keys.ENTER)
+        until(browser, lambda: all(answers(browser)), "both sides answer")
+        browser.get(f"{endpoint.url}/steer/docs")
+        until(browser, lambda: "/v1/chat/completions" in browser.page_source, "the routes are shown")
+        assert [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"] == []

@@ -100,7 +100,7 @@ def test_the_stream_helper_keeps_what_was_measured(client: openai.OpenAI) -> Non
     fields = {"model": "stable:gaming", "messages": QUESTION, "max_tokens": 12, "seed": 3, "verbosity": "high"}
     with client.chat.completions.stream(**fields, extra_body={"score": True}) as events:  # type: ignore[arg-type]
         assert all(event.chunk.choices for event in events if event.type == "chunk")
-        whole = events.get_final_completion()
+        whole = events.current_completion_snapshot  # the final one is refused if its answer was cut
     steering = whole.choices[0].message.model_extra["steering"]  # type: ignore[index]
     assert set(steering["measured"]) == set(steering["effective"])
     assert (steering["effective"]["verbosity"], steering["sources"]) == (3, {"verbosity": "verbosity"})

@@ -4,10 +4,11 @@ from collections import defaultdict
 from typing import Any
 
 import pytest
+from support.manual_clock import ManualClock
 
 from actors.generation.protocol import Load
 from serve import telemetry
-from serve.telemetry import EndpointMetrics, EngineMetrics, Telemetry
+from serve.telemetry import MAX_KEYS, MAX_NOTES, NOTE_S, EndpointMetrics, EngineMetrics, Notes, Telemetry
 
 COUNTED: dict[str, float] = defaultdict(float)
 
@@ -77,3 +78,26 @@ def test_an_engine_s_totals_become_increments_and_a_new_engine_counts_anew() -> 
     assert COUNTED["steerlm_prefix_cache_hit_tokens_total demo"] == 4
     assert COUNTED["steerlm_generated_tokens_total demo"] == 6
     assert COUNTED["steerlm_engine_requests_running demo"] == 0
+
+
+def test_what_was_not_used_is_noted_once_for_each_key_name_and_minute() -> None:
+    clock = ManualClock()
+    notes = Notes(clock)
+    assert notes.new("a", {"store", "tools"}) == ["store", "tools"]
+    assert notes.new("a", {"store", "metadata"}) == ["metadata"]
+    assert notes.new("b", {"store"}) == ["store"]
+    clock.now += NOTE_S
+    assert notes.new("a", {"store"}) == ["store"]
+    assert notes.new("a", ()) == []
+
+
+def test_notes_are_printable_short_and_few_whatever_callers_send() -> None:
+    notes = Notes(ManualClock())
+    [note] = notes.new("a", {"\x1b]0;x\x07" * 1000})
+    assert note.isprintable()
+    assert len(note) < 400
+    assert len(notes.new("b", map(str, range(10_000)))) == MAX_NOTES
+    assert notes.new("b", ["one more"]) == []
+    for key in range(2 * MAX_KEYS):
+        notes.new(key, ["store"])
+    assert len(notes._noted) <= MAX_KEYS + 1
