@@ -145,7 +145,7 @@ def spent(caller: Endpoint, fields: dict[str, Any]) -> int:
     try:
         *_, last = caller.stream(**fields, stream_options={"include_usage": True})
     except AssertionError as refused:
-        if "rate_limit_exceeded" in str(refused) or "_bod" in str(refused):
+        if any(code in str(refused) for code in ("rate_limit_exceeded", "body_timeout", "too_many_bodies")):
             return 0
         raise
     return last["usage"]["total_tokens"]
