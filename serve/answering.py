@@ -17,6 +17,8 @@ Generate = Callable[[str, GenerationRequest], AsyncGenerator[Event, None]]
 """Generates with the model of a name; closing the generator cancels it."""
 Score = Callable[[GenerationRequest, str], Awaitable[dict[str, float]]]
 """The predictor's values of an answer to a request: attribute -> value."""
+LOOP_TURNS = 8
+"""Of the event loop: a refusal that waits for nobody is here by then, also where a busy loop is behind the clock."""
 BYTES_PER_TOKEN = 4
 """Of usual text."""
 
@@ -40,6 +42,9 @@ class RunningAnswers:
         """
         if self._starting is None:
             self._starting = asyncio.create_task(self._start())
+        for _ in range(LOOP_TURNS if within_s is not None else 0):
+            if not self._starting.done():
+                await asyncio.sleep(0)
         await asyncio.wait([self._starting], timeout=within_s)
         if self._starting.done():
             self._starting.result()

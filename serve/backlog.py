@@ -1,7 +1,7 @@
-"""When callers that were turned away should come back: each after a time of its own, at the speed of the answers.
+"""Who waits and who runs in one place, and when those who find it full should come back: each at a time of its own.
 
-One time for all would bring all of them back at once, to be turned away again; clients try twice and give up. Knows no
-HTTP and no model.
+One time for all would bring all of them back at once, to be turned away again; clients try twice and give up. So the
+times follow the speed of the answers. Knows no HTTP and no model.
 """
 
 import math
@@ -21,28 +21,57 @@ MARGIN = 1.25
 
 
 class Backlog:
-    """What is running in one place, and the turns that were given to those who found it full."""
+    """What waits and runs in one place, and the turns that were given to those who found it full."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic, at_least_s: int = 1):
+    def __init__(
+        self,
+        clock: Callable[[], float] = time.monotonic,
+        at_least_s: int = 1,
+        num_places: int = 0,
+        max_waiting: int | None = None,
+    ):
+        """`num_places`: how many run at the same time at least; `max_waiting`: beside them. None = no limit."""
         self._clock, self._at_least_s = clock, at_least_s
-        self._running = 0
+        self._num_places, self._max_waiting = num_places, max_waiting
+        self._num_waiting = self._num_running = 0
         self._busy_since = 0.0
         self._ended: deque[float] = deque()
         self._next_turn = 0.0
 
+    @property
+    def is_full(self) -> bool:
+        """Would one more wait behind as many as may wait?"""
+        free = max(0, self._num_places - self._num_running)
+        return self._max_waiting is not None and self._num_waiting >= self._max_waiting + free
+
     @contextmanager
-    def running(self) -> Iterator[None]:
-        """One request, until it ends, however it ends."""
-        if not self._running:
+    def inside(self) -> Iterator[Callable[[], None]]:
+        """One request, until it ends, however it ends. It waits until what this gives is called; then it runs."""
+        has_begun = False
+
+        def begin() -> None:
+            nonlocal has_begun
+            if not has_begun:
+                has_begun = True
+                self._begin()
+
+        self._num_waiting += 1
+        try:
+            yield begin
+        finally:
+            if has_begun:
+                self._num_running -= 1
+                self._ended.append(self._clock())
+                self._forget()
+            else:
+                self._num_waiting -= 1
+
+    def _begin(self) -> None:
+        if not self._num_running:
             self._busy_since = self._clock()
             self._ended.clear()
-        self._running += 1
-        try:
-            yield
-        finally:
-            self._running -= 1
-            self._ended.append(self._clock())
-            self._forget()
+        self._num_waiting -= 1
+        self._num_running += 1
 
     def retry_after_s(self) -> int:
         """Seconds until the turn of one more that was turned away; it is behind all who have one already."""

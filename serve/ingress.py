@@ -98,7 +98,14 @@ class Ingress:
             name: await asyncio.to_thread(wanted, self._application, name, policy)
             for name, policy in configured.items()
         }
-        self._backlogs = {name: Backlog(at_least_s=settings.retry_after_s) for name in self._handles}
+        self._backlogs = {
+            name: Backlog(
+                at_least_s=settings.retry_after_s,
+                num_places=settings.min_replicas * settings.max_ongoing_requests,
+                max_waiting=settings.max_queued_requests,
+            )
+            for name in self._handles
+        }
         self._scorer = scorer
         self._keys = Keys(settings.teams, settings.keys, keys_text)
         _require_known_peers(self._keys)
@@ -131,6 +138,17 @@ class Ingress:
 
     async def generate(self, model: str, request: GenerationRequest) -> AsyncGenerator[Event, None]:
         """The events of a request, whichever replica takes it; closing the generator cancels it there."""
+        backlog = self._backlogs[model]
+        if backlog.is_full:  # Ray would say so too, but later: then a stream has begun, which no client tries again
+            yield self._busy(model)
+            return
+        with backlog.inside() as begin:
+            async with contextlib.aclosing(self._generated(model, request)) as events:
+                async for event in events:
+                    begin()
+                    yield event
+
+    async def _generated(self, model: str, request: GenerationRequest) -> AsyncGenerator[Event, None]:
         request = replace(request, revision=self._revisions[model])
         policy = self._handles[model].generate.options(stream=True)
         started = has_text = False
@@ -138,14 +156,11 @@ class Ingress:
         for _ in range(MOST_REPLICAS):
             events, begun = policy.remote(request), False
             try:
-                with contextlib.ExitStack() as place:
-                    async for event in events:
-                        if not begun:
-                            place.enter_context(self._backlogs[model].running())
-                        if not (started and isinstance(event, Started)):  # a second replica starts again
-                            yield event
-                        started = begun = True
-                        has_text = has_text or (isinstance(event, Delta) and bool(event.text))
+                async for event in events:
+                    if not (started and isinstance(event, Started)):  # a second replica starts again
+                        yield event
+                    started = begun = True
+                    has_text = has_text or (isinstance(event, Delta) and bool(event.text))
                 return
             except (GeneratorExit, asyncio.CancelledError):
                 events.cancel()  # the caller is gone

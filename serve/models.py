@@ -77,11 +77,11 @@ class ServedPolicies:
         return self._policies[name]
 
     def addressed(self, name: str | None) -> AddressedModel:
-        """What a request names: NAME, NAME:PROFILE, each also with @ATTRIBUTE=VALUE,...; None = one drawn by weight.
+        """What a request names: NAME, NAME:PROFILE, each also with @ATTRIBUTE=VALUE,...; nothing = one drawn by weight.
 
         Raises ProtocolError (404) that lists all names.
         """
-        if name is None:
+        if not name:
             return AddressedModel(self._drawn())
         if name in self._policies:
             return AddressedModel(self._policies[name])

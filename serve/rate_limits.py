@@ -179,7 +179,8 @@ class RateLimiter:
         reservation = Reservation(budget, cost)
         self._running[team.name] += number
         try:
-            with queue.running():
+            with queue.inside() as begin:
+                begin()
                 yield reservation
         finally:
             self._running[team.name] -= number

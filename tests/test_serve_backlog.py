@@ -4,14 +4,17 @@ import heapq
 import itertools
 import random
 from collections import deque
-from contextlib import AbstractContextManager
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 import pytest
 from support.manual_clock import ManualClock
 
 from serve.backlog import MAX_WAIT_S, Backlog
 
+Inside: TypeAlias = AbstractContextManager[Callable[[], None]]
 RETRIES = 2
 """Of OpenAI's clients, by default."""
 
@@ -28,26 +31,28 @@ class Place:
 
     def serve(self, callers: int) -> int:
         """How many of `callers` that come within half a second are answered."""
-        backlog, order, draw = Backlog(self.clock, at_least_s=3), itertools.count(), random.Random(1)
-        queue: deque[AbstractContextManager[None]] = deque()
-        events: list[tuple[float, int, AbstractContextManager[None] | int]] = []
+        backlog = Backlog(self.clock, 3, self.num_writing, self.capacity - self.num_writing)
+        order, draw = itertools.count(), random.Random(1)
+        queue: deque[tuple[Inside, Callable[[], None]]] = deque()
+        events: list[tuple[float, int, Inside | int]] = []
         for _ in range(callers):
             heapq.heappush(events, (draw.random() / 2, next(order), RETRIES))
-        inside = writing = 0
+        writing = 0
         while events:
             self.clock.now, _, what = heapq.heappop(events)
             if not isinstance(what, int):
                 what.__exit__(None, None, None)
-                self.answered, inside, writing = self.answered + 1, inside - 1, writing - 1
-            elif inside < self.capacity:
-                place, inside = backlog.running(), inside + 1
-                place.__enter__()
-                queue.append(place)
+                self.answered, writing = self.answered + 1, writing - 1
+            elif not backlog.is_full:
+                place = backlog.inside()
+                queue.append((place, place.__enter__()))
             elif what:
                 heapq.heappush(events, (self.clock.now + backlog.retry_after_s(), next(order), what - 1))
             while queue and writing < self.num_writing:
+                place, begin = queue.popleft()
+                begin()
                 took_s = self.answer_s * (0.5 + draw.random())
-                heapq.heappush(events, (self.clock.now + took_s, next(order), queue.popleft()))
+                heapq.heappush(events, (self.clock.now + took_s, next(order), place))
                 writing += 1
         return self.answered
 
@@ -72,10 +77,30 @@ def test_the_faster_the_answers_the_sooner_the_turns() -> None:
     def last_of_twenty(answer_s: float) -> int:
         clock = ManualClock()
         backlog = Backlog(clock)
-        with backlog.running():  # always something runs
+        with backlog.inside() as begin:  # always something runs
+            begin()
             for _ in range(10):
-                with backlog.running():
+                with backlog.inside() as begin_another:
+                    begin_another()
                     clock.now += answer_s
             return [backlog.retry_after_s() for _ in range(20)][-1]
 
     assert last_of_twenty(0.1) < last_of_twenty(0.5) < last_of_twenty(2)
+
+
+def test_a_place_is_full_when_as_many_wait_as_may() -> None:
+    backlog = Backlog(ManualClock(), num_places=2, max_waiting=1)
+    with ExitStack() as stack:
+        first, second, third = (stack.enter_context(backlog.inside()) for _ in range(3))
+        assert backlog.is_full, "two will run at once, one waits"
+        first()
+        first()
+        assert backlog.is_full
+        second()
+        third()
+        assert not backlog.is_full, "a third replica may have taken it"
+        stack.enter_context(backlog.inside())
+        assert backlog.is_full
+    assert not backlog.is_full
+    with Backlog(ManualClock()).inside():
+        assert not Backlog(ManualClock()).is_full

@@ -199,6 +199,13 @@ def test_a_stream_begins_before_it_has_a_place_and_says_so_while_it_waits(monkey
     assert json.loads(lines[0])["status"] == 400, "the log has what it came to"
 
 
+def test_a_refusal_that_waits_for_nobody_has_its_own_status_however_late_the_clock_is(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("serve.chat.OPENING_S", 0.0)
+    assert chat(Scripted((Failed("busy", 429, retry_after_s=3),)), stream=True).status == 429
+
+
 def test_who_leaves_a_stream_that_waits_gives_up_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("serve.chat.OPENING_S", 0.0)
     closed: list[str] = []

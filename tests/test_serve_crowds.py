@@ -15,6 +15,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+import openai
 import pytest
 from support.endpoint import QUESTION, Endpoint, running
 
@@ -116,6 +117,26 @@ def test_10000_idle_connections_take_nobody_s_place(endpoint: Endpoint) -> None:
     print(f"\n10,000 idle connections: {visits}")
     assert max(visits.health_s) < HUNG_S
     assert set(visits.answers) == {200}
+
+
+@pytest.mark.case("200 clients at once, each tries three times")
+@pytest.mark.parametrize("stream", [False, True])
+def test_200_clients_of_openai_with_default_retries_are_all_answered(endpoint: Endpoint, stream: bool) -> None:
+    def answered(number: int) -> str:
+        client = openai.OpenAI(base_url=f"{endpoint.url}/v1", api_key="none", timeout=300)
+        fields: dict[str, Any] = {"messages": QUESTION, "max_tokens": 40, "seed": number, "stream": stream}
+        try:
+            with client:
+                reply = client.chat.completions.create(model="tiny", **fields)
+                return "answered" if not stream or list(reply) else "empty"
+        except openai.OpenAIError as problem:
+            return repr(problem)[:120]
+
+    started = time.monotonic()
+    with ThreadPoolExecutor(200) as pool:
+        found = Counter(pool.map(answered, range(200)))
+    print(f"\n200 clients: {dict(found)} after {time.monotonic() - started:.0f} s")
+    assert found == {"answered": 200}
 
 
 @pytest.mark.parametrize(
