@@ -16,7 +16,7 @@ from serve.protocol import AttributeValues, ChatRequest, ProtocolError
 HEADER = "X-SteerLM-Attributes"
 BODY = "attributes"
 FORM = "humor=4,verbosity=1"
-NUMBER = re.compile(r"-?\d{1,15}(\.\d{1,15})?")
+NUMBER = re.compile(r"-?[0-9]{1,15}(\.[0-9]{1,15})?")
 
 
 @dataclass(frozen=True)

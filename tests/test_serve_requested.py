@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from support.asgi import KEYS_TEXT, LAB, USER, Answered, Scripted, app_around, ask
+from support.asgi import KEYS_TEXT, USER, Answered, Scripted, app_around, ask
 
 from serve.protocol import ProtocolError
 from serve.requested import HEADER, assignments
@@ -93,6 +93,5 @@ def test_no_text_breaks_the_reading() -> None:
         with pytest.raises(ProtocolError) as caught:
             assignments(text, "model")
         assert (caught.value.status, caught.value.param) == (400, "model")
-    for text in ("a=1e400", "a=nan", "a=0x1", "a=" + "9" * 5000, "a=\u0661"):
-        assert LAB.names, "the schema refuses what is no number"
-        assert isinstance(assignments(text, "model")["a"], str) or assignments(text, "model")["a"] == 1
+    for text in ("1e400", "nan", "0x1", "9" * 5000, "\u0661", ""):
+        assert isinstance(assignments(f"a={text}", "model")["a"], str), "the schema refuses what is no number"
