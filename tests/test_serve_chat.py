@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator
 from typing import Any
 
 import pytest
@@ -11,7 +10,7 @@ from support.asgi import KEYS_TEXT, LAB, USER, Scripted, app_around, ask, chat, 
 
 from data.conversation import Message
 from serve.ingress import DisconnectsOfRay
-from serve.request import Delta, Event, Failed, GenerationRequest, Started
+from serve.request import Delta, Failed, Started
 
 
 def test_a_whole_answer() -> None:
@@ -171,57 +170,6 @@ def test_a_generation_that_cannot_start_is_an_error_even_when_streamed() -> None
         assert answered.status == 429
         assert answered.headers["retry-after"] == "3"
         assert answered.json["error"]["type"] == "rate_limit_error"
-
-
-@pytest.mark.case("a stream that waits for a place to write")
-def test_a_stream_begins_before_it_has_a_place_and_says_so_while_it_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("serve.chat.OPENING_S", 0.0)
-    monkeypatch.setattr("serve.event_stream.KEEP_ALIVE_S", 0.01)
-
-    async def generate(model: str, request: GenerationRequest) -> AsyncGenerator[Event, None]:
-        await asyncio.sleep(0.1)
-        for event in (Started(7), Delta("So.", 1, "stop")):
-            yield event
-
-    answered = ask(app_around(generate), messages=[USER], stream=True)
-    role, comment, *_ = answered.body.decode().split("\n\n")
-    assert json.loads(role.removeprefix("data: "))["choices"][0]["delta"]["role"] == "assistant"
-    assert comment == ": waiting"
-    assert [c["choices"][0]["delta"].get("content") for c in answered.chunks[:-1]] == ["", "So.", None]
-
-    async def refuse(model: str, request: GenerationRequest) -> AsyncGenerator[Event, None]:
-        await asyncio.sleep(0.1)
-        yield Failed("too long", 400, code="context_length_exceeded")
-
-    lines: list[str] = []
-    answered = ask(app_around(refuse, lines=lines), messages=[USER], stream=True)
-    assert (answered.status, answered.chunks[-1]["error"]["code"]) == (200, "context_length_exceeded")
-    assert json.loads(lines[0])["status"] == 400, "the log has what it came to"
-
-
-def test_a_refusal_that_waits_for_nobody_has_its_own_status_however_late_the_clock_is(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr("serve.chat.OPENING_S", 0.0)
-    assert chat(Scripted((Failed("busy", 429, retry_after_s=3),)), stream=True).status == 429
-
-
-def test_who_leaves_a_stream_that_waits_gives_up_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("serve.chat.OPENING_S", 0.0)
-    closed: list[str] = []
-
-    async def generate(model: str, request: GenerationRequest) -> AsyncGenerator[Event, None]:
-        try:
-            await asyncio.sleep(3600)
-            yield Started(7)
-        finally:
-            closed.append(model)
-
-    lines: list[str] = []
-    body = json.dumps({"messages": [USER], "stream": True}).encode()
-    asyncio.run(exchanged(app_around(generate, lines=lines), "POST", "/v1/chat/completions", body, gone_after=1))
-    assert closed == ["demo"]
-    assert json.loads(lines[0])["code"] == "client_left"
 
 
 def test_a_generation_that_breaks_off() -> None:

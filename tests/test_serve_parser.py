@@ -7,17 +7,12 @@ import pytest
 
 from serve.parser import ALLOWED, MAX_MESSAGES, MAX_VALUES, numbers, parse
 from serve.protocol import MAX_MESSAGE_CHARS, ChatRequest, ProtocolError
-from serve.tolerance import NEUTRAL, UNSUPPORTED
 
 USER = {"role": "user", "content": "Why is the sky blue?"}
 
 
 def request(**fields: Any) -> ChatRequest:
     return parse(json.dumps({"messages": [USER], **fields}).encode()).chat
-
-
-def unused(**fields: Any) -> set[str]:
-    return set(parse(json.dumps({"messages": [USER], **fields}).encode()).unused)
 
 
 def problem(**fields: Any) -> ProtocolError:
@@ -160,128 +155,6 @@ def test_an_unknown_field_names_the_nearest() -> None:
     assert "did you mean 'content'" in str(problem(messages=[{"role": "user", "content": "x", "contents": "y"}]))
     assert "include_usage" in str(problem(stream=True, stream_options={"include_usages": True}))
     assert "unknown field 'scored' (did you mean 'score'?)" in str(problem(scored=True))
-
-
-@pytest.mark.parametrize("field", [*NEUTRAL, *UNSUPPORTED])
-def test_what_would_change_the_answer_and_is_not_here_is_refused_by_name(field: str) -> None:
-    wrong = problem(**{field: {"some": "thing"}})
-    assert (wrong.param, wrong.code) == (field, "unsupported_parameter")
-
-
-@pytest.mark.case("a parameter at its neutral value")
-@pytest.mark.parametrize(
-    "fields",
-    [
-        {"tools": [], "presence_penalty": 0, "logprobs": False, "response_format": {"type": "text"}},
-        {"repetition_penalty": 1, "min_p": 0.0, "ignore_eos": False, "skip_special_tokens": True},
-        {"tool_choice": "auto", "function_call": "none", "logit_bias": {}, "modalities": ["text"]},
-        {"store": None, "a_parameter_of_tomorrow": False, "another": [], "third": None},
-    ],
-)
-def test_asking_for_nothing_is_no_mistake(fields: dict[str, Any]) -> None:
-    assert request(**fields) == request()
-    assert unused(**fields) == set()
-
-
-@pytest.mark.parametrize(
-    ("fields", "param"),
-    [
-        ({"presence_penalty": False}, "presence_penalty"),
-        ({"presence_penalty": 0.1}, "presence_penalty"),
-        ({"repetition_penalty": 0}, "repetition_penalty"),
-        ({"min_p": 0.1}, "min_p"),
-        ({"ignore_eos": True}, "ignore_eos"),
-        ({"skip_special_tokens": False}, "skip_special_tokens"),
-        ({"a_parameter_of_tomorrow": 0}, "a_parameter_of_tomorrow"),
-        ({"attribute": {}}, "attribute"),
-        ({"scores": False}, "scores"),
-        ({"add_generation_prompt": False}, "add_generation_prompt"),
-    ],
-)
-def test_what_is_not_neutral_is_refused_and_so_is_one_of_our_names_written_wrong(
-    fields: dict[str, Any], param: str
-) -> None:
-    assert problem(**fields).param == param
-
-
-@pytest.mark.case("hints of clients that run as they come")
-def test_what_changes_no_answer_is_taken_and_reported() -> None:
-    hints = {
-        "store": True,
-        "metadata": {"run": "7"},
-        "safety_identifier": "me",
-        "prompt_cache_key": "k",
-        "parallel_tool_calls": True,
-        "service_tier": "flex",
-        "prediction": {"type": "content", "content": "x"},
-    }
-    assert request(**hints) == request()
-    assert unused(**hints) == set(hints)
-    marked = {"type": "text", "text": USER["content"], "cache_control": {"type": "ephemeral"}}
-    noted = [{**USER, "name": "me", "id": "1", "content": [marked]}]
-    assert request(messages=noted) == request()
-    assert unused(messages=noted) == {"messages[].name", "messages[].id", "messages[].content[].cache_control"}
-    answer = {"role": "assistant", "content": "So.", "reasoning": "Hm.", "refusal": None, "annotations": []}
-    assert unused(messages=[USER, answer, USER]) == {"messages[].reasoning"}
-
-
-@pytest.mark.case("26-openai-clients")
-def test_stream_options_of_newer_clients_are_hints() -> None:
-    plain = request(stream=True, stream_options={"include_usage": True})
-    newer = {"include_usage": True, "include_obfuscation": True, "continuous_usage_stats": True}
-    assert request(stream=True, stream_options=newer) == plain
-    assert unused(stream=True, stream_options=newer) == {
-        "stream_options.include_obfuscation",
-        "stream_options.continuous_usage_stats",
-    }
-
-
-TOOLS = [{"type": "function", "function": {"name": "f"}}]
-
-
-@pytest.mark.case("tools that a client sends unasked")
-def test_tools_that_need_not_be_used_are_not_used() -> None:
-    for fields in ({"tools": TOOLS}, {"tools": TOOLS, "tool_choice": "auto"}, {"tools": TOOLS, "tool_choice": "none"}):
-        assert request(**fields) == request()
-        assert unused(**fields) == {"tools"}
-    assert unused(functions=[{"name": "f"}], function_call="auto") == {"functions"}
-
-
-@pytest.mark.parametrize("choice", ["required", {"type": "function", "function": {"name": "f"}}, 5])
-def test_tools_that_must_be_used_are_refused(choice: object) -> None:
-    assert problem(tools=TOOLS, tool_choice=choice).param == "tool_choice"
-    assert problem(functions=TOOLS, function_call={"name": "f"}).param == "function_call"
-
-
-def test_an_endpoint_may_refuse_tools_that_it_cannot_use() -> None:
-    def parsed(**fields: Any) -> ChatRequest:
-        return parse(json.dumps({"messages": [USER], **fields}).encode(), ignore_tools=False).chat
-
-    with pytest.raises(ProtocolError, match="ignore_tools is off") as caught:
-        parsed(tools=TOOLS)
-    assert caught.value.param == "tools"
-    assert parsed(tools=TOOLS, tool_choice="none") == parsed(tools=[]) == request()
-
-
-@pytest.mark.case("turns in any order")
-def test_turns_come_in_any_order() -> None:
-    def said(*messages: tuple[str, str]) -> tuple[str, list[tuple[str, str]]]:
-        chat = request(messages=[{"role": role, "content": content} for role, content in messages])
-        return chat.system, [(turn.message.role, turn.message.content) for turn in chat.turns]
-
-    u, a = ("user", "q"), ("assistant", "a")
-    assert said(("system", "s"), u, ("developer", "t"), u) == ("s\n\nt", [("user", "q\n\nq")])
-    assert said(a, u, a, a, u) == ("", [a, u, ("assistant", "a\n\na"), u])
-    assert said(u, u, a) == ("", [("user", "q\n\nq"), a])
-    assert said(u, ("user", " ")) == ("", [("user", "q\n\n ")])
-
-
-def test_an_answer_that_is_last_is_to_be_continued() -> None:
-    begun = {"role": "assistant", "content": "It", "attributes": {"humor": 1}}
-    chat = request(messages=[USER, begun], continue_final_message=True, add_generation_prompt=False)
-    assert chat.begun is not None
-    assert (chat.begun.message.content, chat.answers) == ("It", [])
-    assert chat.labels_of(chat.begun) == [("messages[1].attributes", {"humor": 1})]
 
 
 def test_a_byte_order_mark_is_no_mistake() -> None:

@@ -20,7 +20,9 @@ from actors.generation.prompt_length import fewest_tokens, longest_token
 from actors.modeling.tokenizer import encoder, train_tokenizer
 from data.conversation import Message
 from data.errors import UserError
+from data.template import Unrenderable
 from serve.prompts import INLINE_CHARS, Prompts
+from serve.replica import _refused
 from serve.request import GenerationRequest
 
 TOKENIZER = train_tokenizer(["an owl, a mole and a vole", "another owl     is an owl"], 300)
@@ -178,3 +180,7 @@ def test_an_added_token_that_takes_spaces_along_leaves_no_bound() -> None:
     tokenizer = byte_level()
     tokenizer.add_tokens([tokenizers.AddedToken("<mask>", lstrip=True)])
     assert longest_token(tokenizer) is None
+
+
+def test_a_conversation_that_the_template_refuses_is_no_matter_of_length() -> None:
+    assert _refused(Unrenderable("no tables")).code == "invalid_messages"
