@@ -1,23 +1,17 @@
 """The engine contract (`actors.generation.protocol`) holds for every engine; vLLM: `make test-vllm`."""
 
-import importlib.util
 import time
 from collections.abc import Iterator, Sequence
 
 import pytest
 import torch
 from support.engine_listener import Recorder
+from support.engines import KINDS, MAX_NUM_SEQS, prompts_of, running
 
-from actors.generation.factory import EngineKind, load_engine
 from actors.generation.protocol import Engine, GenerationStep, Sampling, complete
 from actors.generation.transformers_engine import TransformersEngine
 from actors.modeling.policy import Policy
 from data.conversation import Message
-
-MAX_NUM_SEQS = 4
-NO_VLLM = pytest.mark.skipif(
-    importlib.util.find_spec("vllm") is None, reason="vLLM is not installed; `make test-vllm` installs it"
-)
 
 
 @pytest.fixture(scope="module")
@@ -25,18 +19,15 @@ def policy(wide_policy: str) -> Policy:
     return Policy.load(wide_policy)
 
 
-@pytest.fixture(scope="module", params=["transformers", pytest.param("vllm", marks=NO_VLLM)])
+@pytest.fixture(scope="module", params=KINDS)
 def engine(request: pytest.FixtureRequest, wide_policy: str) -> Iterator[Engine]:
-    kind: EngineKind = request.param
-    _, engine = load_engine(kind, wide_policy, "float32", MAX_NUM_SEQS, prefix_cache_tokens=2000, memory_share=0.5)
-    yield engine
-    engine.close()
+    with running(request.param, wide_policy) as engine:
+        yield engine
 
 
 @pytest.fixture(scope="module")
 def prompts(policy: Policy) -> list[list[int]]:
-    words = ["bees", "lighthouses and the sea", "a", "volcanoes " * 30, "why"]
-    return [policy.prompt("", [Message("user", f"Tell me about {w}.")], {"humor": i % 5}) for i, w in enumerate(words)]
+    return prompts_of(policy)
 
 
 def _greedy(policy: Policy, ids: list[int], max_tokens: int) -> list[int]:
@@ -197,6 +188,29 @@ def test_what_cannot_fit_is_refused_with_numbers(engine: Engine) -> None:
         engine.submit([5] * 500, Sampling(50), lambda _: None)
     with pytest.raises(ValueError, match="the prompt is empty"):
         engine.submit([], Sampling(5), lambda _: None)
+    with pytest.raises(ValueError, match="512 tokens: it must be shorter than the model's context of 512"):
+        engine.submit([5] * 512, Sampling(0, prompt_logprobs=0), lambda _: None)
+
+
+def test_tokens_that_the_vocabulary_lacks_are_refused(engine: Engine, prompts: list[list[int]]) -> None:
+    last = engine.num_tokens - 1
+    for wrong in (last + 1, -1, 10**30):
+        with pytest.raises(ValueError, match=f"the prompt has token {wrong}: the vocabulary ends at {last}"):
+            engine.submit([5, wrong], Sampling(5), lambda _: None)
+        with pytest.raises(ValueError, match=f"logit_bias has token {wrong}: the vocabulary ends at {last}"):
+            engine.submit(prompts[0], Sampling(5, logit_bias={wrong: 1.0}), lambda _: None)
+    assert complete(engine, [([5], Sampling(1, temperature=0))])
+
+
+def test_an_answer_may_reach_exactly_the_end_of_the_context(engine: Engine) -> None:
+    asked = [([5] * 510, Sampling(2, seed=1)), ([5] * 511, Sampling(1, seed=1)), ([5] * 500, Sampling(12, seed=1))]
+    for (ids, finish), (_, sampling) in zip(complete(engine, asked), asked, strict=True):
+        assert (finish == "stop" and len(ids) < sampling.max_tokens) or len(ids) == sampling.max_tokens
+
+
+def test_an_answer_may_be_empty(engine: Engine, policy: Policy, prompts: list[list[int]]) -> None:
+    end = min(policy.stop_ids)
+    assert complete(engine, [(prompts[0], Sampling(9, temperature=0, logit_bias={end: 100.0}))]) == [([], "stop")]
 
 
 def test_hundreds_of_requests_leave_nothing_behind(engine: Engine, prompts: list[list[int]]) -> None:
@@ -217,10 +231,21 @@ def test_a_closed_engine_tells_those_who_wait_and_takes_no_more(policy: Policy, 
         engine.submit(prompts[0], Sampling(5), lambda _: None)
 
 
-def test_a_dead_engine_says_so_to_everyone(policy: Policy, prompts: list[list[int]]) -> None:
+def _broken(policy: Policy) -> TransformersEngine:
+    """An engine whose model fails."""
+
+    def fails(prompt_ids: Sequence[int], cache_salt: str) -> object:
+        raise IndexError("index out of range in self")
+
     engine = TransformersEngine(policy, max_num_seqs=4)
+    engine._prefill = fails  # type: ignore[assignment]
+    return engine
+
+
+def test_a_dead_engine_says_so_to_everyone(policy: Policy, prompts: list[list[int]]) -> None:
+    engine = _broken(policy)
     with pytest.raises(RuntimeError, match="the generation engine died: IndexError"):
-        complete(engine, [([10**6], Sampling(5))])  # no such token: the model itself fails
+        complete(engine, [(prompts[0], Sampling(5))])
     with pytest.raises(RuntimeError, match="the engine is down"):
         engine.submit(prompts[0], Sampling(5), lambda _: None)
 
@@ -228,10 +253,8 @@ def test_a_dead_engine_says_so_to_everyone(policy: Policy, prompts: list[list[in
 def test_those_who_were_to_start_with_the_one_that_killed_it_are_told_too(
     policy: Policy, prompts: list[list[int]]
 ) -> None:
-    engine, recorder = TransformersEngine(policy, max_num_seqs=4), [Recorder() for _ in range(3)]
-    engine.submit_all(
-        [([10**6], Sampling(5), recorder[0]), *((prompts[0], Sampling(5), listener) for listener in recorder[1:])]
-    )
+    engine, recorder = _broken(policy), [Recorder() for _ in range(3)]
+    engine.submit_all([(prompts[0], Sampling(5), listener) for listener in recorder])
     assert all(listener.ended.wait(20) for listener in recorder)
     assert [listener.steps[-1].finish for listener in recorder] == ["error"] * 3
 
@@ -268,3 +291,21 @@ def test_a_context_can_be_shorter_than_the_model_s_and_never_longer(policy: Poli
     short.submit([5] * 15, Sampling(5), lambda _: None)
     for engine in (short, long):
         engine.close()
+
+
+def test_penalties_bias_and_min_p_are_each_row_s_own(engine: Engine, policy: Policy, prompts: list[list[int]]) -> None:
+    plain = _greedy(policy, prompts[0], 20)
+    banned = Sampling(20, temperature=0, logit_bias={plain[0]: -100.0})
+    requests = [
+        (prompts[0], Sampling(20, temperature=0)),
+        (prompts[0], banned),
+        (prompts[0], Sampling(20, seed=3, min_p=1.0)),
+        (prompts[0], Sampling(20, temperature=0, frequency_penalty=2.0, presence_penalty=2.0)),
+        (prompts[0], Sampling(20, temperature=0, repetition_penalty=50.0)),
+    ]
+    found = [ids for ids, _ in complete(engine, requests)]
+    assert found[0] == found[2] == plain
+    assert plain[0] not in found[1]
+    assert len(set(found[3])) > len(set(plain)) or len(set(plain)) == len(plain)
+    assert not {*found[4]} & {*prompts[0]}
+    assert found == [complete(engine, [request])[0][0] for request in requests]

@@ -10,8 +10,10 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from actors.generation.protocol import GenerationStep, Listener, Load, Sampling, require_fit
+from actors.generation.protocol import GenerationStep, Grammar, Listener, Load, Sampling, TokenLogprob, require_fit
+from data.errors import UserError
 
 
 @dataclass
@@ -22,14 +24,22 @@ class Request:
     prompt_ids: Sequence[int]
     sampling: Sampling
     listener: Listener
+    compiled: Any = None
+    """The grammar of `sampling`, as the engine takes it."""
     finish: str | None = None
     """The last step's `finish`; None while the request waits or runs."""
 
-    def emit(self, token_ids: list[int], finish: str | None) -> None:
+    def emit(
+        self,
+        token_ids: list[int],
+        finish: str | None,
+        logprobs: list[TokenLogprob] | None = None,
+        prompt_logprobs: list[TokenLogprob | None] | None = None,
+    ) -> None:
         """Call the listener. If it raises, only its own request ends."""
         self.finish = finish
         try:
-            self.listener(GenerationStep(token_ids, finish))
+            self.listener(GenerationStep(token_ids, finish, logprobs, prompt_logprobs))
         except Exception:
             self.finish = "cancelled"
 
@@ -37,10 +47,10 @@ class Request:
 class EngineThread(ABC):
     """The public methods of an engine; `actors.generation.protocol.Engine` documents them."""
 
-    def __init__(self, name: str, context: int, limit: str = "the model's context"):
-        """`context`: most tokens of prompt and answer together, because of `limit`. The subclass calls `start` when it
-        is ready to step."""
-        self.context, self.limit = context, limit
+    def __init__(self, name: str, context: int, num_tokens: int, limit: str = "the model's context"):
+        """`context`: most tokens of prompt and answer together, because of `limit`; `num_tokens`: of the vocabulary.
+        The subclass calls `start` when it is ready to step."""
+        self.context, self.num_tokens, self.limit = context, num_tokens, limit
         self._numbers = itertools.count()
         self._wake = threading.Condition()
         self._inbox: deque[Request] = deque()
@@ -69,10 +79,13 @@ class EngineThread(ABC):
     def submit_all(self, requests: Sequence[tuple[Sequence[int], Sampling, Listener]]) -> list[int]:
         for prompt_ids, sampling, _ in requests:
             require_fit(prompt_ids, sampling, self.context, self.limit)
+            self._require_known("the prompt", prompt_ids)
+            self._require_known("logit_bias", sampling.logit_bias)
+        compiled = [None if s.grammar is None else self._compiled(s.grammar) for _, s, _ in requests]
         with self._wake:  # the thread sees all of them or none
             if self._error or self._closed:
                 raise RuntimeError(f"the engine is down: {self._error or 'closed'}")
-            new = [Request(next(self._numbers), *request) for request in requests]
+            new = [Request(next(self._numbers), *r, grammar) for r, grammar in zip(requests, compiled, strict=True)]
             self._inbox += new
             self._wake.notify()
         return [request.number for request in new]
@@ -126,6 +139,15 @@ class EngineThread(ABC):
         """
         with self._wake:
             return self._inbox.popleft() if self._inbox and fits(self._inbox[0]) else None
+
+    def _require_known(self, name: str, ids: Collection[int]) -> None:
+        if ids and (min(ids) < 0 or max(ids) >= self.num_tokens):
+            wrong = next(i for i in ids if not 0 <= i < self.num_tokens)
+            raise UserError(f"{name} has token {wrong}: the vocabulary ends at {self.num_tokens - 1}")
+
+    @abstractmethod
+    def _compiled(self, grammar: Grammar) -> object:
+        """Runs in the thread of the one who submits. Raises UserError, in one sentence, if it cannot be followed."""
 
     @abstractmethod
     def _running(self) -> Collection[Request]:

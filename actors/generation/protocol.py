@@ -5,18 +5,42 @@ Face causal LM, and `actors.generation.vllm_engine`, over vLLM.
 """
 
 import threading
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
 
 from data.errors import UserError
+
+MAX_LOGPROBS = 20
+"""Alternatives to a token: OpenAI's bound, and vLLM's."""
+MAX_PENALTY = 2.0
+"""OpenAI's bound on the penalties that are subtracted."""
+REPETITION_RANGE = (0.01, 100.0)
+MAX_BIAS = 100.0
+MAX_BIASED = 1024
+"""Tokens with a bias in one request."""
+
+
+@dataclass(frozen=True)
+class Grammar:
+    """The form that an answer must have; `actors.generation.grammar` compiles it."""
+
+    kind: Literal["json_object", "json_schema", "regex", "ebnf", "structural_tag"]
+    """"structural_tag" mixes free text and JSON, in xgrammar's own notation."""
+    text: str = ""
+    """The schema or the tag as JSON, the pattern, or the rules; of a JSON object nothing."""
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """How the next token is chosen. Raises UserError for values out of range."""
+    """How the next token is chosen. Raises UserError for values out of range.
+
+    In this order, as vLLM has it: grammar, bias, repetition penalty, frequency and presence penalty, temperature,
+    min_p, top_k, top_p.
+    """
 
     max_tokens: int = 256
+    """0 = only the prompt's log-probabilities."""
     temperature: float = 1.0
     """0 = greedy."""
     top_p: float = 1.0
@@ -26,15 +50,56 @@ class Sampling:
     """The same seed gives the same draws, whatever else runs; None = a random one."""
     cache_salt: str = ""
     """Chooses no token: only prompts with the same one share the prefix cache, because its hits can be timed."""
+    min_p: float = 0.0
+    """Only tokens at least this likely, in shares of the likeliest one's probability; 0 = off."""
+    frequency_penalty: float = 0.0
+    """Subtracted from a token's logit for each time that the answer has it."""
+    presence_penalty: float = 0.0
+    """Subtracted once from the logit of every token that the answer has."""
+    repetition_penalty: float = 1.0
+    """Divides positive logits of tokens that prompt or answer have, and multiplies negative ones; 1 = off."""
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
+    """Token id -> what is added to its logit."""
+    logprobs: int | None = None
+    """Report each token's log-probability and those of so many likeliest tokens; None = off."""
+    prompt_logprobs: int | None = None
+    """The same of the prompt's tokens. Such a prompt is computed whole, whatever the prefix cache has."""
+    grammar: Grammar | None = None
 
     def __post_init__(self) -> None:
-        if self.max_tokens < 1:
+        if self.max_tokens < 0 or (self.max_tokens == 0 and self.prompt_logprobs is None):
             raise UserError(f"max_tokens {self.max_tokens} must be at least 1")
         if not 0 <= self.temperature <= 100 or not 0 < self.top_p <= 1 or self.top_k < 0:
             raise UserError(
                 f"temperature {self.temperature} (0..100), top_p {self.top_p} (0 < top_p <= 1) or "
                 f"top_k {self.top_k} (>= 0) is out of range"
             )
+        repetition_low, repetition_high = REPETITION_RANGE
+        for name, value, low, high in (
+            ("min_p", self.min_p, 0.0, 1.0),
+            ("frequency_penalty", self.frequency_penalty, -MAX_PENALTY, MAX_PENALTY),
+            ("presence_penalty", self.presence_penalty, -MAX_PENALTY, MAX_PENALTY),
+            ("repetition_penalty", self.repetition_penalty, repetition_low, repetition_high),
+            ("logprobs", self.logprobs or 0, 0, MAX_LOGPROBS),
+            ("prompt_logprobs", self.prompt_logprobs or 0, 0, MAX_LOGPROBS),
+            *((f"logit_bias of token {token}", bias, -MAX_BIAS, MAX_BIAS) for token, bias in self.logit_bias.items()),
+        ):
+            if not low <= value <= high:
+                raise UserError(f"{name} {value} is out of range: it must be from {low:g} to {high:g}")
+        if len(self.logit_bias) > MAX_BIASED:
+            raise UserError(f"logit_bias names {len(self.logit_bias)} tokens: at most {MAX_BIASED} are allowed")
+
+
+@dataclass(frozen=True)
+class TokenLogprob:
+    """How likely a token was, given those before it: natural logarithms of the softmax over the raw logits.
+
+    Raw means before bias, penalties, temperature and what follows, as in vLLM; only a grammar's bans come earlier.
+    """
+
+    logprob: float
+    top: tuple[tuple[int, float], ...] = ()
+    """(token id, log-probability) of the likeliest tokens, in that order; those that a grammar bans are left out."""
 
 
 @dataclass(frozen=True)
@@ -46,15 +111,21 @@ class GenerationStep:
     finish: str | None
     """None while running, else "stop" (turn end), "length", "cancelled", "memory" (prompt and answer are too long for
     what is left of it) or "error"."""
+    logprobs: list[TokenLogprob] | None = None
+    """Of each of `token_ids`; None unless asked for."""
+    prompt_logprobs: list[TokenLogprob | None] | None = None
+    """Of each token of the prompt, in the request's first step only; the first token has none."""
 
 
 def require_fit(
     prompt_ids: Sequence[int], sampling: Sampling, context: int, limit: str = "the model's context"
 ) -> None:
     """Raises UserError, with the numbers, unless prompt and answer fit into `context` tokens; `limit` is what these
-    are."""
+    are. Every prompt leaves room for a token."""
     if not prompt_ids:
         raise UserError("the prompt is empty")
+    if not sampling.max_tokens and len(prompt_ids) >= context:
+        raise UserError(f"the prompt has {len(prompt_ids)} tokens: it must be shorter than {limit} of {context}")
     if len(prompt_ids) + sampling.max_tokens > context:
         raise UserError(
             f"the prompt has {len(prompt_ids)} tokens and max_tokens is {sampling.max_tokens}: "
@@ -84,7 +155,12 @@ class Engine(Protocol):
     """The methods that the endpoint and the sampler call."""
 
     def submit(self, prompt_ids: Sequence[int], sampling: Sampling, listener: Listener) -> int:
-        """Queue a request and return its number; raises UserError if prompt and max_tokens exceed the context."""
+        """Queue a request and return its number.
+
+        Raises UserError if prompt and max_tokens exceed the context, if the vocabulary has not all tokens that are
+        named, and if the grammar cannot be compiled. That takes up to seconds, so a loop of events calls this from
+        another thread.
+        """
         ...
 
     def submit_all(self, requests: Sequence[tuple[Sequence[int], Sampling, Listener]]) -> list[int]:
@@ -99,6 +175,11 @@ class Engine(Protocol):
     @property
     def context(self) -> int:
         """Most tokens of prompt and answer together."""
+        ...
+
+    @property
+    def num_tokens(self) -> int:
+        """Entries of the vocabulary: every token id is below it."""
         ...
 
     @property

@@ -9,7 +9,7 @@ from actors.generation.protocol import Sampling
 
 
 def sample(logits_BV: torch.Tensor, samplings: Sequence[Sampling], rngs: Sequence[np.random.Generator]) -> list[int]:
-    """One token per row: temperature, then top-k, then top-p, then inverse-CDF sampling by the row's random number.
+    """One token per row: temperature, min-p, top-k, top-p, then inverse-CDF sampling by the row's random number.
 
     A row's token does not depend on the other rows. Only rows with top-k or top-p are ranked: sorting a vocabulary
     takes longer than a small model's forward.
@@ -31,6 +31,8 @@ def _drawn(
 ) -> list[int]:
     temperature_R1 = torch.tensor([[s.temperature] for s in samplings], device=logits_RV.device)
     scaled_RV, order_RC = logits_RV.float() / temperature_R1.clamp_min(1e-4), None
+    if any(s.min_p for s in samplings):
+        scaled_RV = _likely(scaled_RV, samplings)
     if rank:
         vocabulary = logits_RV.shape[-1]
         most = max(min(s.top_k or vocabulary, vocabulary) for s in samplings)
@@ -44,6 +46,12 @@ def _drawn(
     places_R1 = places_R1.minimum(last_R1)
     found_R1 = places_R1 if order_RC is None else order_RC.gather(1, places_R1)
     return [int(token) for token in found_R1[:, 0]]
+
+
+def _likely(scaled_RV: torch.Tensor, samplings: Sequence[Sampling]) -> torch.Tensor:
+    """-inf for tokens below the row's min_p times the likeliest one's probability; rows without it stay as they are."""
+    min_p_R1 = torch.tensor([[s.min_p] for s in samplings], device=scaled_RV.device)
+    return scaled_RV.masked_fill(scaled_RV < scaled_RV.amax(dim=-1, keepdim=True) + min_p_R1.log(), -torch.inf)
 
 
 def _allowed(ranked_RC: torch.Tensor, samplings: Sequence[Sampling]) -> torch.Tensor:

