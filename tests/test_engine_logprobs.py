@@ -131,3 +131,15 @@ def test_what_a_grammar_bans_is_no_alternative() -> None:
     [found] = of_tokens(logits_NV, [2], 4)
     assert found.logprob == pytest.approx(-0.6931, abs=1e-4)
     assert {i for i, _ in found.top} == {0, 2}
+
+
+def test_the_token_that_ends_an_answer_has_its_logprob_too(
+    engine: Engine, policy: Policy, prompts: list[list[int]]
+) -> None:
+    end = min(policy.stop_ids)
+    [step] = steps_of(engine, prompts[0], Sampling(9, temperature=0, logit_bias={end: 100.0}, logprobs=1))
+    assert (step.token_ids, step.finish, step.logprobs, step.end_id) == ([], "stop", [], end)
+    assert step.end_logprob is not None
+    _check(step.end_logprob, _expected(policy, prompts[0])[-1], end, 1)
+    [plain] = steps_of(engine, prompts[0], Sampling(9, temperature=0, logit_bias={end: 100.0}))
+    assert (plain.logprobs, plain.end_id, plain.end_logprob) == (None, end, None)

@@ -9,7 +9,7 @@ from support.engine_listener import Recorder
 
 from actors.generation.kv_budget import bytes_per_token
 from actors.generation.kv_cache import FREE_COLUMNS
-from actors.generation.protocol import Engine, Sampling, complete
+from actors.generation.protocol import Engine, Grammar, Sampling, complete
 from actors.generation.transformers_engine import TransformersEngine
 from actors.modeling.policy import Policy
 from data.conversation import Message
@@ -100,3 +100,32 @@ def test_an_engine_without_any_memory_left_ends_requests_and_lives(policy: Polic
     assert [listener.steps[-1].finish for listener in recorder] == ["memory"] * 6
     assert (engine.error, engine.load.running, engine.load.waiting) == (None, 0, 0)
     engine.close()
+
+
+def test_an_answer_goes_on_by_its_own_rule_after_memory_ran_out(policy: Policy, prompts: list[list[int]]) -> None:
+    """Its grammar, its penalties and its random numbers; the prompt's log-probabilities come once."""
+    rules = [
+        Sampling(24, seed=1, grammar=Grammar("regex", "[ab]{40}"), logprobs=1),
+        Sampling(24, temperature=0, frequency_penalty=1.5, repetition_penalty=1.2),
+        Sampling(24, seed=3, min_p=0.01, prompt_logprobs=1, logprobs=0),
+    ]
+
+    def answers(fails_at: int | None) -> list[Recorder]:
+        engine, recorder = TransformersEngine(policy, max_num_seqs=8), [Recorder() for _ in rules]
+        work, calls = engine._kv_cache.begin_step, itertools.count(1)
+
+        def begin_step() -> object:
+            if next(calls) == fails_at:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return work()
+
+        engine._kv_cache.begin_step = begin_step  # type: ignore[method-assign,assignment]
+        engine.submit_all(list(zip(prompts, rules, recorder, strict=False)))
+        assert all(listener.ended.wait(30) for listener in recorder)
+        engine.close()
+        return recorder
+
+    for whole, broken in zip(answers(None), answers(9), strict=True):
+        assert [step.token_ids for step in whole.steps] == [step.token_ids for step in broken.steps]
+        counts = [[len(step.logprobs or []), step.prompt_logprobs is not None] for step in whole.steps]
+        assert counts == [[len(step.logprobs or []), step.prompt_logprobs is not None] for step in broken.steps]

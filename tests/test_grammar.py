@@ -103,7 +103,6 @@ def test_what_takes_too_long_is_refused(compiler: GrammarCompiler, monkeypatch: 
         compiler.compile(Grammar("regex", "a"))
     assert time.monotonic() - started < 15
     released.set()
-    compiler.close()
 
 
 def test_a_vocabulary_without_the_character_allows_nothing() -> None:

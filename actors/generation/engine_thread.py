@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from actors.generation.protocol import GenerationStep, Grammar, Listener, Load, Sampling, TokenLogprob, require_fit
+from actors.generation.protocol import GenerationStep, Grammar, Listener, Load, Sampling, require_fit
 from data.errors import UserError
 
 
@@ -29,17 +29,14 @@ class Request:
     finish: str | None = None
     """The last step's `finish`; None while the request waits or runs."""
 
-    def emit(
-        self,
-        token_ids: list[int],
-        finish: str | None,
-        logprobs: list[TokenLogprob] | None = None,
-        prompt_logprobs: list[TokenLogprob | None] | None = None,
-    ) -> None:
+    def emit(self, token_ids: list[int], finish: str | None) -> None:
+        self.send(GenerationStep(token_ids, finish))
+
+    def send(self, step: GenerationStep) -> None:
         """Call the listener. If it raises, only its own request ends."""
-        self.finish = finish
+        self.finish = step.finish
         try:
-            self.listener(GenerationStep(token_ids, finish, logprobs, prompt_logprobs))
+            self.listener(step)
         except Exception:
             self.finish = "cancelled"
 

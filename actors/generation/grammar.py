@@ -59,9 +59,6 @@ class GrammarCompiler:
         bits_1W = xgrammar.allocate_token_bitmask(1, self._num_tokens)
         return GrammarState(xgrammar.GrammarMatcher(compiled), bits_1W, self._plain_V)
 
-    def close(self) -> None:
-        self._pool.shutdown(wait=False, cancel_futures=True)
-
     def _compile(self, grammar: Grammar) -> "xgrammar.CompiledGrammar":
         compiler = self._compiler
         match grammar.kind:

@@ -115,6 +115,9 @@ class GenerationStep:
     """Of each of `token_ids`; None unless asked for."""
     prompt_logprobs: list[TokenLogprob | None] | None = None
     """Of each token of the prompt, in the request's first step only; the first token has none."""
+    end_id: int | None = None
+    """The token that ended the answer, if one did."""
+    end_logprob: TokenLogprob | None = None
 
 
 def require_fit(

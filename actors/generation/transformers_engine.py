@@ -8,6 +8,7 @@ import logging
 from collections import deque
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 from transformers import DynamicCache
@@ -20,7 +21,7 @@ from actors.generation.kv_budget import KVBudget
 from actors.generation.kv_cache import DECODE, KVCache
 from actors.generation.logprobs import prefill_with_logprobs
 from actors.generation.prefix_cache import PrefixCache
-from actors.generation.protocol import Grammar, TokenLogprob
+from actors.generation.protocol import GenerationStep, Grammar, TokenLogprob
 from actors.modeling.policy import Policy
 
 log = logging.getLogger(__name__)
@@ -53,7 +54,7 @@ class TransformersEngine(EngineThread):
 
         Raises UserError if that is too little for any answer, and for a model that the KV cache would change.
         """
-        self._model, self._stop_ids = policy.model, policy.stop_ids
+        self._policy, self._model, self._stop_ids = policy, policy.model, policy.stop_ids
         if type(self._model)._supports_attention_backend:
             self._model.set_attn_implementation(DECODE)
         require_cacheable(self._model)
@@ -64,7 +65,6 @@ class TransformersEngine(EngineThread):
             super().__init__("generator", budget.context, num_tokens, f"{budget}, which is room for a request")
         else:
             super().__init__("generator", context, num_tokens)
-        self._grammars = GrammarCompiler(policy.tokenizer, num_tokens, self._stop_ids)
         self._max_num_seqs, self._prefix_cache_tokens = max_num_seqs, prefix_cache_tokens
         self._sequences: list[_Sequence] = []
         self._preempted: deque[_Sequence] = deque()
@@ -72,9 +72,10 @@ class TransformersEngine(EngineThread):
         self._prefix_cache = PrefixCache(prefix_cache_tokens)
         self.start()
 
-    def close(self) -> None:
-        super().close()
-        self._grammars.close()
+    @cached_property
+    def _grammars(self) -> GrammarCompiler:
+        """Made with the first grammar."""
+        return GrammarCompiler(self._policy.tokenizer, self.num_tokens, self._stop_ids)
 
     def _compiled(self, grammar: Grammar) -> object:
         return self._grammars.compile(grammar)
@@ -113,7 +114,7 @@ class TransformersEngine(EngineThread):
                 continue
             if not request.sampling.max_tokens:
                 self._sequences.pop()
-                request.emit([], "length", prompt_logprobs=prompt_logprobs)
+                request.send(GenerationStep([], "length", prompt_logprobs=prompt_logprobs))
                 continue
             sequence.length = len(ids)
             self._kv_cache.join(prefilled, sequence.length)
@@ -209,20 +210,20 @@ class TransformersEngine(EngineThread):
         for sequence, (token, logprob) in zip(
             sequences, next_tokens([s.rule for s in sequences], logits_BV), strict=True
         ):
-            request = sequence.request
+            request, reports = sequence.request, sequence.request.sampling.logprobs is not None
             if token is None:
                 log.error("a grammar has come to a point where the vocabulary has no token for it")
-                request.emit([], "error", prompt_logprobs=prompt_logprobs)
+                request.send(GenerationStep([], "error", prompt_logprobs=prompt_logprobs))
                 continue
             if token in self._stop_ids:
-                request.emit([], "stop", None if logprob is None else [], prompt_logprobs)
+                request.send(GenerationStep([], "stop", [] if reports else None, prompt_logprobs, token, logprob))
                 continue
             sequence.generated.append(token)
             sequence.rule.accept(token)
             self._generated_tokens += 1
             is_last = len(sequence.generated) == request.sampling.max_tokens
             logprobs = None if logprob is None else [logprob]
-            request.emit([token], "length" if is_last else None, logprobs, prompt_logprobs)
+            request.send(GenerationStep([token], "length" if is_last else None, logprobs, prompt_logprobs))
 
     def _retire(self) -> None:
         """Free the rows of finished requests."""

@@ -14,7 +14,7 @@ import torch
 
 from actors.generation.engine_thread import EngineThread, Request
 from actors.generation.grammar_check import enforceable
-from actors.generation.protocol import MAX_LOGPROBS, Grammar, Load, TokenLogprob
+from actors.generation.protocol import MAX_LOGPROBS, GenerationStep, Grammar, Load, Sampling, TokenLogprob
 from actors.generation.vllm_installed import missing
 from actors.kernels.devices import own_device
 from actors.modeling.model_folder import load_config
@@ -103,19 +103,9 @@ class VllmEngine(EngineThread):
             self._reused_tokens += reused
             self._prefilled_tokens += len(request.prompt_ids) - reused
         [answer] = output.outputs
-        ids = [int(i) for i in answer.token_ids]
-        if answer.finish_reason == "stop" and ids and ids[-1] in self._stop_ids:
-            ids = ids[:-1]
-        finish = answer.finish_reason if answer.finish_reason in (None, "stop", "length") else "error"
-        if not request.sampling.max_tokens:  # vLLM writes one at least
-            ids, finish = [], "length" if finish in ("stop", "length") else finish
-        self._generated_tokens += len(ids)
-        logprobs = None
-        if answer.logprobs is not None:
-            # Without the token that ended the answer, as `ids`.
-            found = zip(answer.logprobs, ids, strict=False)
-            logprobs = [_logprob(of_token, i, request.sampling.logprobs or 0) for of_token, i in found]
-        request.emit(ids, finish, logprobs, _prompt_logprobs(output, request))
+        step = _step(answer, _prompt_logprobs(output, request), request.sampling, self._stop_ids)
+        self._generated_tokens += len(step.token_ids)
+        request.send(step)
         if answer.finish_reason is not None:
             self._forget(request)
         elif request.finish is not None:  # its listener failed
@@ -155,6 +145,23 @@ def _parameters(request: Request, stop_ids: Collection[int]) -> Any:
         detokenize=False,
         output_kind=RequestOutputKind.DELTA,
     )
+
+
+def _step(
+    answer: Any, prompt_logprobs: list[TokenLogprob | None] | None, own: Sampling, stop_ids: Collection[int]
+) -> GenerationStep:
+    """`answer`: what vLLM has written since the last step."""
+    ids = [int(i) for i in answer.token_ids]
+    logprobs = None
+    if answer.logprobs is not None:
+        logprobs = [_logprob(of_token, i, own.logprobs or 0) for of_token, i in zip(answer.logprobs, ids, strict=True)]
+    finish = answer.finish_reason if answer.finish_reason in (None, "stop", "length") else "error"
+    if not own.max_tokens and finish in ("stop", "length"):  # vLLM writes one token at least
+        return GenerationStep([], "length", prompt_logprobs=prompt_logprobs)
+    if finish == "stop" and ids and ids[-1] in stop_ids:
+        end_logprob = logprobs.pop() if logprobs else None
+        return GenerationStep(ids[:-1], finish, logprobs, prompt_logprobs, ids[-1], end_logprob)
+    return GenerationStep(ids, finish, logprobs, prompt_logprobs)
 
 
 def _logprob(of_token: Any, token: int, num_top: int) -> TokenLogprob:
