@@ -1,6 +1,5 @@
 import json
 import threading
-import time
 
 import pytest
 import torch
@@ -83,10 +82,8 @@ def test_control_tokens_and_padding_are_no_text(compiler: GrammarCompiler, text:
 
 def test_a_grammar_is_compiled_once_and_two_answers_do_not_mix(compiler: GrammarCompiler, text: PolicyText) -> None:
     one = compiler.compile(Grammar("regex", "[ab]+"))
-    assert compiler._compiler.get_cache_size_bytes() > 0
-    before = compiler._compiler.get_cache_size_bytes()
     other = compiler.compile(Grammar("regex", "[ab]+"))
-    assert compiler._compiler.get_cache_size_bytes() == before
+    assert one is other
     first, second = compiler.state(one), compiler.state(other)
     stops, [a] = sorted(text.stop_ids), text.tokenizer.encode("a", add_special_tokens=False)
     first.accept(a)
@@ -94,14 +91,28 @@ def test_a_grammar_is_compiled_once_and_two_answers_do_not_mix(compiler: Grammar
     assert not second.allowed()[stops].any()
 
 
-def test_what_takes_too_long_is_refused(compiler: GrammarCompiler, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compiled_grammars_have_a_bound(compiler: GrammarCompiler, monkeypatch: pytest.MonkeyPatch) -> None:
+    size = compiler.compile(Grammar("regex", "[ab]{1,50}")).memory_size_bytes
+    monkeypatch.setattr(module, "CACHE_BYTES", 3 * size)
+    for last in "cdefgh":
+        compiler.compile(Grammar("regex", f"[a{last}]{{1,50}}"))
+    assert 1 <= len(compiler._compiled) <= 4
+    assert Grammar("regex", "[ah]{1,50}") in compiler._compiled
+
+
+def test_what_takes_too_long_is_refused_and_keeps_nobody_from_what_is_compiled(
+    compiler: GrammarCompiler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = compiler.compile(Grammar("regex", "[ab]+"))
     monkeypatch.setattr(module, "COMPILE_S", 0.05)
     released = threading.Event()
-    monkeypatch.setattr(compiler, "_compile", lambda grammar: released.wait(20))
-    started = time.monotonic()
-    with pytest.raises(ValueError, match=r"the regex takes longer than 0\.05 s to compile: simplify it"):
+    monkeypatch.setattr(compiler, "_made", lambda grammar: released.wait(20))
+    for _ in range(module.COMPILING_THREADS):
+        with pytest.raises(ValueError, match=r"the regex takes longer than 0\.05 s to compile: simplify it"):
+            compiler.compile(Grammar("regex", "a"))
+    with pytest.raises(ValueError, match="the regex waits for others to be compiled: send it again in a minute"):
         compiler.compile(Grammar("regex", "a"))
-    assert time.monotonic() - started < 15
+    assert compiler.compile(Grammar("regex", "[ab]+")) is known
     released.set()
 
 

@@ -31,7 +31,7 @@ def _schema(schema: Any) -> Grammar:
         ({"type": "string", "minLength": 4, "maxLength": 3}, "at $: minLength 4 is above maxLength 3"),
         ({"type": "string", "pattern": "a+", "maxLength": 3}, "leaves no room for minLength and maxLength"),
         ({"type": "string", "pattern": "^(?!a)b"}, "at $: the pattern may not look ahead or behind"),
-        ({"type": "string", "format": "isbn"}, "at $: the format must be one of date, date-time"),
+        ({"type": "string", "format": "email", "maxLength": 3}, "leaves no room for minLength and maxLength"),
         ({"type": "object", "properties": {"a": WHOLE}, "patternProperties": {"b": WHOLE}}, "patternProperties may"),
         ({"type": "object", "properties": {"a": WHOLE}, "propertyNames": {"type": "string"}}, "propertyNames may not"),
     ],
@@ -81,17 +81,22 @@ def test_words_of_a_schema_s_data_are_no_keywords() -> None:
 
 
 def test_lengths_of_strings_become_patterns_that_allow_no_control_characters() -> None:
-    one, other, empty = (
-        {"type": "string", "maxLength": 7},
-        {"type": ["string", "null"], "minLength": 2},
-        {"maxLength": 0},
-    )
-    properties = {"a": one, "b": other, "c": {"type": "string", **empty}, "maxLength": WHOLE}
+    properties = {
+        "a": {"type": "string", "maxLength": 7},
+        "b": {"type": ["string", "null"], "minLength": 2},
+        "c": {"type": "string", "maxLength": 0},
+        "d": {"type": "string", "format": "isbn", "minLength": 1},
+        "e": {"type": "string", "format": "email"},
+        "maxLength": WHOLE,
+    }
     found = json.loads(enforceable(_schema({"type": "object", "properties": properties})).text)["properties"]
     assert found["a"] == {"type": "string", "pattern": f"^{CHARACTER}{{0,7}}$"}
     assert found["b"] == {"type": ["string", "null"], "pattern": f"^{CHARACTER}{{2,}}$"}
     assert found["c"] == {"type": "string", "pattern": "^$"}
     assert found["maxLength"] == WHOLE
+    # A format that is not known is a note.
+    assert found["d"] == {"type": "string", "pattern": f"^{CHARACTER}{{1,}}$"}
+    assert found["e"] == {"type": "string", "format": "email"}
     for character in ("a", " ", "[", "]", "/", "é", "\U0001f41d", "\ud7ff", "\ue000"):
         assert re.fullmatch(CHARACTER, character)
     assert not any(re.fullmatch(CHARACTER, c) for c in ('"', "\\", "\t", "\n", "\x00", "\x1f", "\ud800", "\udfff"))

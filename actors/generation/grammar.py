@@ -3,6 +3,8 @@
 xgrammar is imported with the first grammar.
 """
 
+import threading
+from collections import OrderedDict
 from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
@@ -34,6 +36,9 @@ class GrammarCompiler:
         """`num_tokens`: entries of the model's vocabulary; `stop_ids` end an answer, where the grammar lets it end."""
         self._tokenizer, self._num_tokens, self._stop_ids = tokenizer, num_tokens, sorted(stop_ids)
         self._pool = ThreadPoolExecutor(COMPILING_THREADS, "grammar")
+        # Ours, because a look into xgrammar's own has to wait for a thread that compiles.
+        self._compiled: OrderedDict[Grammar, xgrammar.CompiledGrammar] = OrderedDict()
+        self._lock = threading.Lock()
         # Control tokens are no text: their names must not stand for characters.
         special = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special} - set(stop_ids)
         self._plain_V = torch.ones(num_tokens, dtype=torch.bool)
@@ -41,16 +46,20 @@ class GrammarCompiler:
 
     def compile(self, grammar: Grammar) -> "xgrammar.CompiledGrammar":
         """From the cache if it is there. Raises UserError, in one sentence, if `grammar` cannot be followed."""
-        grammar = enforceable(grammar)
+        name, grammar = grammar.kind.replace("_", " "), enforceable(grammar)
+        with self._lock:
+            if grammar in self._compiled:
+                self._compiled.move_to_end(grammar)
+                return self._compiled[grammar]
         compiling = self._pool.submit(self._compile, grammar)
         try:
             return compiling.result(COMPILE_S)
         except TimeoutError:
-            compiling.cancel()
-            name = grammar.kind.replace("_", " ")
+            if compiling.cancel():  # it never began
+                raise UserError(f"the {name} waits for others to be compiled: send it again in a minute") from None
             raise UserError(f"the {name} takes longer than {COMPILE_S:g} s to compile: simplify it") from None
         except RuntimeError as error:
-            raise UserError(f"the {grammar.kind.replace('_', ' ')} cannot be compiled: {one_line(error)}") from None
+            raise UserError(f"the {name} cannot be compiled: {one_line(error)}") from None
 
     def state(self, compiled: "xgrammar.CompiledGrammar") -> "GrammarState":
         """Of an answer without a token."""
@@ -60,6 +69,14 @@ class GrammarCompiler:
         return GrammarState(xgrammar.GrammarMatcher(compiled), bits_1W, self._plain_V)
 
     def _compile(self, grammar: Grammar) -> "xgrammar.CompiledGrammar":
+        made = self._made(grammar)
+        with self._lock:
+            self._compiled[grammar] = made
+            while len(self._compiled) > 1 and sum(g.memory_size_bytes for g in self._compiled.values()) > CACHE_BYTES:
+                self._compiled.popitem(last=False)
+        return made
+
+    def _made(self, grammar: Grammar) -> "xgrammar.CompiledGrammar":
         compiler = self._compiler
         match grammar.kind:
             case "json_object":
@@ -81,7 +98,7 @@ class GrammarCompiler:
         vocabulary = xgrammar.TokenizerInfo.from_huggingface(
             self._tokenizer, vocab_size=self._num_tokens, stop_token_ids=self._stop_ids
         )
-        return xgrammar.GrammarCompiler(vocabulary, max_threads=1, cache_limit_bytes=CACHE_BYTES)
+        return xgrammar.GrammarCompiler(vocabulary, max_threads=1, cache_enabled=False)
 
 
 class GrammarState:
