@@ -12,6 +12,7 @@ from support.engine_listener import Recorder
 from support.engines import KINDS, prompts_of, running
 
 from actors.generation.protocol import Engine, Grammar, Sampling, complete
+from actors.generation.transformers_engine import TransformersEngine
 from actors.modeling.policy import Policy
 
 SCHEMAS: list[dict[str, Any]] = [
@@ -156,24 +157,24 @@ def test_what_cannot_be_compiled_is_refused_before_anything_runs(engine: Engine,
     assert (engine.load.prefilled_tokens, engine.load.waiting, engine.load.running) == (before, 0, 0)
 
 
-def test_answers_go_on_while_another_thread_compiles(engine: Engine, prompts: list[list[int]]) -> None:
-    """A grammar of seconds: the steps of a running answer come meanwhile."""
-    slow = Grammar("regex", "[0-9a-z]{1,3000}[a-z]{3,3000}!")
-    compiled, recorder = threading.Event(), Recorder()
-
-    def submit() -> None:
-        engine.cancel(engine.submit(prompts[1], Sampling(5, grammar=slow), Recorder()))
-        compiled.set()
-
+def test_answers_go_on_while_a_grammar_is_compiled(policy: Policy, prompts: list[list[int]]) -> None:
+    """One that is compiled only once another answer has grown."""
+    engine, recorder, compiled = TransformersEngine(policy, max_num_seqs=2), Recorder(), Recorder()
+    grown, compile_ = threading.Event(), engine._grammars._made
+    engine._grammars._made = lambda grammar: compile_(grammar) if grown.wait(30) else None  # type: ignore[method-assign]
+    thread = threading.Thread(
+        target=engine.submit, args=(prompts[1], Sampling(5, seed=1, grammar=Grammar("regex", "[a-c]*")), compiled)
+    )
+    thread.start()
     request = engine.submit(prompts[0], Sampling(400, seed=1), recorder)
     assert recorder.started.wait(30)
-    thread = threading.Thread(target=submit)
-    thread.start()
-    steps = 0
-    while not compiled.is_set() and not recorder.ended.is_set():
-        compiled.wait(0.01)
-        steps = max(steps, len(recorder.steps))
-    assert steps > 1
+    before = len(recorder.steps)
+    while len(recorder.steps) < before + 3 and not recorder.ended.wait(0.01):
+        pass
+    assert not compiled.steps
+    grown.set()
+    assert compiled.ended.wait(30)
+    assert compiled.steps[-1].finish in ("stop", "length")
     engine.cancel(request)
     thread.join(30)
-    assert compiled.is_set()
+    engine.close()

@@ -223,8 +223,7 @@ def _llm_engine(folder: str, dtype: str, max_num_seqs: int, max_tokens: int, mem
         generation_config="vllm",  # the request alone defines how it samples, not the folder's defaults
         disable_log_stats=True,
         max_logprobs=MAX_LOGPROBS,
-        structured_outputs_config=StructuredOutputsConfig(
-            backend="xgrammar"
-        ),  # as the other engine; it falls back else
+        # Only xgrammar, as in our own engine; and no blanks, which a model may go on with until max_tokens.
+        structured_outputs_config=StructuredOutputsConfig(backend="xgrammar", disable_any_whitespace=True),
     )
     return LLMEngine.from_engine_args(arguments)
