@@ -41,6 +41,7 @@ def tokenizing(rows: Storage, base: str, target: Storage, maker: type[Any] = Con
     return Tokenizing("test", [rows], maker, {"spec": ExampleSpec(base, SCHEMA, "steerlm", 256)}, target, "fingerprint")
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_meanwhile_trains_as_before(
     ray_cluster: object, tiny_base: str, rows: Storage, tmp_path: Path, capsys: pytest.CaptureFixture[str]

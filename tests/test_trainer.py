@@ -47,6 +47,7 @@ def _rated(tiny_base: str, folder: Path, num_rows: int, noise: bool) -> Storage:
     return Storage(str(folder)) / "examples"
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_one_worker_or_two_whole_or_sharded_same_trajectory(
     ray_cluster: object, tiny_base: str, tmp_path: Path
