@@ -18,7 +18,9 @@ from data.shards import Output
 from data.storage import Storage
 
 ROOT = Path(__file__).resolve().parent.parent
-HOLDER = "import sys, time; from data.storage import Storage; from jobs.runner.lease import held\n"
+# A shell's background job ignores Ctrl-C, and so would what it starts.
+HOLDER = "import signal, sys, time; signal.signal(signal.SIGINT, signal.default_int_handler); "
+HOLDER += "from data.storage import Storage; from jobs.runner.lease import held\n"
 HOLDER += "with held(Storage(sys.argv[1]), 'holder'): print('held', flush=True); time.sleep(60)"
 
 
