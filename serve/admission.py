@@ -5,19 +5,22 @@ Knows no HTTP and no Ray.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 from data.attributes import AttributeProblem, Values
 from data.errors import UserError
 from serve import dials
 from serve.auth import Team
 from serve.bodies import BodyLimits
+from serve.chat_request import ChatRequest
 from serve.models import AddressedModel, ServedPolicies, ServedPolicy
 from serve.profiles import Profile, find, resolve
-from serve.protocol import ChatRequest, ProtocolError
+from serve.protocol import ProtocolError
 from serve.rate_limits import RequestCost
-from serve.reply import ChatReply, Steering
+from serve.reply import ChatReply, Reply, Steering
 from serve.request import GenerationRequest
 from serve.requested import channels, requested, wrong_attribute
+from serve.sampling_fields import SamplingFields
 from serve.turns import Turn
 
 DEFAULT_SHARE = 4
@@ -55,7 +58,7 @@ class AdmittedRequest:
     profile: str | None
     generations: tuple[GenerationRequest, ...]
     """One for each answer; they differ in the seed."""
-    reply: ChatReply
+    reply: Reply
     score: bool
     """Return what the predictor measures?"""
     best_of: bool
@@ -64,6 +67,8 @@ class AdmittedRequest:
     """End a stream with the token counts?"""
     cost: RequestCost
     """The most that it can use."""
+    num_prompts: int = 1
+    """Each has as many of the answers, those of the first one first."""
 
     @property
     def effective(self) -> Mapping[str, int]:
@@ -92,25 +97,39 @@ def admitted(
         labels=tuple(_label(model, chosen, chat, turn) for turn in chat.answers),
         attributes=steering.effective,
         max_tokens=min(chat.answer_limit[1] or limits.by_default(model), limits.longest(model)),
-        temperature=chat.temperature,
-        top_p=chat.top_p,
-        top_k=max(0, chat.top_k),
-        seed=chat.seed,
-        stop=tuple(chat.stop),
-        stream=chat.stream,
+        logprobs=chat.num_top,
+        grammar=chat.grammar,
         cache_salt=team.name,
+        **sampling_fields(chat),
     )
     seeds = (None if chat.seed is None else chat.seed + i for i in range(chat.best_of or chat.n))
     return AdmittedRequest(
         model=model,
         profile=profile,
         generations=tuple(replace(generation, seed=seed) for seed in seeds),
-        reply=ChatReply(model.name, steering),
+        reply=ChatReply(model.name, steering, chat.num_top),
         score=chat.score,
         best_of=chat.best_of is not None,
-        include_usage=chat.stream_options is not None and chat.stream_options.include_usage,
+        include_usage=chat.include_usage,
         cost=_cost(chat, generation, limits),
     )
+
+
+def sampling_fields(sent: SamplingFields) -> dict[str, Any]:
+    """The fields of a `GenerationRequest` that every route's requests have."""
+    return {
+        "temperature": sent.temperature,
+        "top_p": sent.top_p,
+        "top_k": max(0, sent.top_k),
+        "min_p": sent.min_p,
+        "frequency_penalty": sent.frequency_penalty,
+        "presence_penalty": sent.presence_penalty,
+        "repetition_penalty": sent.repetition_penalty,
+        "logit_bias": sent.biases,
+        "seed": sent.seed,
+        "stop": tuple(sent.stop),
+        "stream": sent.stream,
+    }
 
 
 def _require_predictor(chat: ChatRequest, can_score: bool) -> None:

@@ -9,9 +9,10 @@ from contextlib import aclosing
 
 from data.attributes import AttributeSchema
 from serve.admission import AdmittedRequest
+from serve.logprobs import ReportedToken
 from serve.rate_limits import Reservation
-from serve.reply import BestOfCandidate, ChatCompletion, FinishedAnswer, Usage
-from serve.request import Delta, Event, Failed, GenerationRequest, Started
+from serve.reply import BestOfCandidate, FinishedAnswer, Usage
+from serve.request import Delta, Echo, Event, Failed, GenerationRequest, Started
 
 Generate = Callable[[str, GenerationRequest], AsyncGenerator[Event, None]]
 """Generates with the model of a name; closing the generator cancels it."""
@@ -30,6 +31,8 @@ class RunningAnswers:
         self._admitted, self._score, self._reservation = admitted, score, reservation
         self._events = [generate(admitted.model.name, generation) for generation in admitted.generations]
         self._texts = [""] * len(self._events)
+        self._tokens: list[list[ReportedToken]] = [[] for _ in self._events]
+        self._echoes: list[Echo | None] = [None] * len(self._events)
         self._finished: dict[int, Delta] = {}
         self._counts = [0] * len(self._events)
         self.prompt_tokens = self._rated_tokens = 0
@@ -57,12 +60,14 @@ class RunningAnswers:
             # The caller left before its prompt was counted: that costs as much as this says, and no more than it held.
             self._reservation.use(self._admitted.cost.prompt // BYTES_PER_TOKEN)
             raise
-        for first in firsts:
+        # An answer's prompt counts once, however many answers it gets.
+        per_prompt = len(firsts) // self._admitted.num_prompts
+        for place, first in enumerate(firsts):
             if isinstance(first, Failed):
                 self._reservation.use(first.prompt_tokens)
                 raise first.problem()
             assert isinstance(first, Started), f"a generation began with {first}"
-            self.prompt_tokens = first.prompt_tokens
+            self.prompt_tokens += 0 if place % per_prompt else first.prompt_tokens
         self._count()
         self._reservation.correct(self.prompt_tokens)
 
@@ -74,21 +79,22 @@ class RunningAnswers:
                     raise event.problem()
                 if isinstance(event, Delta):
                     self._texts[index] += event.text
+                    self._tokens[index] += event.tokens
+                    self._echoes[index] = event.echo or self._echoes[index]
                     self._counts[index] = event.completion_tokens
                     self._count()
                     if event.finish is not None:
                         self._finished[index] = event
                     yield index, event
 
-    async def whole(self) -> ChatCompletion:
-        """The reply to a request without stream."""
+    async def finished(self) -> tuple[list[FinishedAnswer], list[BestOfCandidate] | None]:
+        """The answers to a request without stream; with best_of the nearest one, and all candidates."""
         async for _ in self.deltas():
             pass
         answers = await asyncio.gather(*(self._answer(index) for index in range(len(self._events))))
-        candidates = None
         if self._admitted.best_of:
-            answers, candidates = nearest(answers, self._admitted.model.schema, self._admitted.effective)
-        return self._admitted.reply.whole(answers, self.usage, candidates)
+            return nearest(answers, self._admitted.model.schema, self._admitted.effective)
+        return answers, None
 
     async def measured(self, index: int = 0) -> dict[str, float]:
         """The predictor's values of an answer that is whole, on the scale of the policy's labels."""
@@ -119,7 +125,8 @@ class RunningAnswers:
         finish = self._finished[index].finish
         assert finish is not None
         rated = self._admitted.score or self._admitted.best_of
-        return FinishedAnswer(self._texts[index], finish, await self.measured(index) if rated else None)
+        measured = await self.measured(index) if rated else None
+        return FinishedAnswer(self._texts[index], finish, measured, self._tokens[index], self._echoes[index])
 
 
 def nearest(

@@ -7,18 +7,17 @@ from collections.abc import Mapping
 
 from fastapi import FastAPI, Request
 from fastapi.openapi.docs import get_swagger_ui_html
-from fastapi.responses import HTMLResponse, JSONResponse, Response
+from fastapi.responses import HTMLResponse, JSONResponse
 from fastapi_offline import FastAPIOffline
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 
 from data.errors import UserError
-from serve import dials, health, openapi
+from serve import dials, generating, health, openapi
 from serve.auth import Team
 from serve.backend import Backend
 from serve.bodies import Bodies
 from serve.callers import CallerChecks
-from serve.chat import Chat
 from serve.models import ServedPolicy
 from serve.parser import parse_swap
 from serve.profiles import Profile
@@ -49,15 +48,7 @@ def application(backend: Backend) -> FastAPI:
         root_path=backend.root_path,
     )
     bodies = Bodies(backend.limits.body)
-    chat = Chat(
-        backend.models, backend.generate, backend.score, backend.keys, backend.limits, bodies, backend.telemetry
-    )
-
-    @app.post("/v1/chat/completions", **openapi.CHAT)
-    async def chat_completions(request: Request) -> Response:
-        """Answer a conversation at the requested attributes."""
-        return await chat(request)
-
+    generating.add_routes(app, backend, bodies)
     _information(app, backend)
     health.add_routes(app, backend)
     _administration(app, backend, bodies)

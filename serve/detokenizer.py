@@ -44,9 +44,16 @@ class AnswerText:
     Answers are trained trimmed, before the template's own line break: trailing space belongs to the template.
     """
 
-    def __init__(self, decode: Callable[[list[int]], str], stops: Sequence[str] = (), context: Sequence[int] = ()):
-        """`context`: the last ids of the answer's beginning, if it is to be continued."""
-        self._detokenizer = Detokenizer(decode, context)
+    def __init__(
+        self,
+        decode: Callable[[list[int]], str],
+        stops: Sequence[str] = (),
+        context: Sequence[int] = (),
+        trimmed: bool = True,
+    ):
+        """`context`: the last ids of the answer's beginning, if it is to be continued; `trimmed`: without a template
+        no space belongs to it."""
+        self._detokenizer, self._trimmed = Detokenizer(decode, context), trimmed
         self._stops = tuple(stops)
         self._held = ""
         self.stopped = False
@@ -62,7 +69,8 @@ class AnswerText:
         if found:
             self.stopped = True
             return text[: min(found)[1]]
-        open_end = text.rstrip() if last else text[: len(text) - self._pending(text)].rstrip()
+        open_end = text if last else text[: len(text) - self._pending(text)]
+        open_end = open_end.rstrip() if self._trimmed else open_end
         self._held = text[len(open_end) :]
         return open_end
 

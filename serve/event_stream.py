@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import AsyncExitStack
 from types import TracebackType
 
@@ -22,8 +22,9 @@ CLIENT_LEFT = (499, "client_left")
 """Status as nginx has it: the caller went away before the answer was whole."""
 
 
-def event(record: ProtocolRecord) -> str:
-    return f"data: {record.model_dump_json()}\n\n"
+def events_of(records: Iterable[ProtocolRecord]) -> str:
+    """One for each record."""
+    return "".join(f"data: {record.model_dump_json()}\n\n" for record in records)
 
 
 class EventStream(StreamingResponse):

@@ -160,7 +160,7 @@ class Ingress:
                     if not (started and isinstance(event, Started)):  # a second replica starts again
                         yield event
                     started = begun = True
-                    has_text = has_text or (isinstance(event, Delta) and bool(event.text))
+                    has_text = has_text or (isinstance(event, Delta) and event.shows)
                 return
             except (GeneratorExit, asyncio.CancelledError):
                 events.cancel()  # the caller is gone

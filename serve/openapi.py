@@ -5,7 +5,10 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
-from serve.protocol import ChatRequest, ErrorBody, SwapRequest
+from serve.chat_request import ChatRequest
+from serve.completion_reply import Completion
+from serve.completion_request import CompletionRequest
+from serve.protocol import ErrorBody, SwapRequest
 from serve.reply import ChatCompletion, Chunk
 from serve.requested import FORM, HEADER
 
@@ -42,6 +45,7 @@ _WANTED: dict[str, Any] = {
         }
     ]
 }
+_REFUSALS: dict[int, Any] = dict.fromkeys((400, 401, 403, 404, 408, 413, 415, 429, 503), ERROR)
 CHAT: dict[str, Any] = {
     "response_model": None,
     "responses": {
@@ -49,14 +53,26 @@ CHAT: dict[str, Any] = {
             "description": "The answer; with stream, server-sent events: one chunk each, then [DONE].",
             "content": {"application/json": _content(ChatCompletion), "text/event-stream": _content(Chunk)},
         },
-        **dict.fromkeys((400, 401, 403, 404, 408, 413, 415, 429, 503), ERROR),
+        **_REFUSALS,
     },
     "openapi_extra": _BEARER | _WANTED | _body(ChatRequest),
+}
+COMPLETIONS: dict[str, Any] = {
+    "response_model": None,
+    "responses": {
+        200: {
+            "description": "The answer; with stream, server-sent events: one such object each, then [DONE].",
+            "content": {"application/json": _content(Completion), "text/event-stream": _content(Completion)},
+        },
+        **_REFUSALS,
+    },
+    "openapi_extra": _BEARER | _body(CompletionRequest),
 }
 SWAP: dict[str, Any] = {
     "responses": dict.fromkeys((400, 401, 403, 404, 409, 415, 422), ERROR),
     "openapi_extra": _BEARER | _body(SwapRequest),
 }
+RECORDS = (ChatRequest, ChatCompletion, Chunk, CompletionRequest, Completion, ErrorBody, SwapRequest)
 
 
 def describe(app: FastAPI) -> None:
@@ -67,7 +83,7 @@ def describe(app: FastAPI) -> None:
             found = get_openapi(title=app.title, version=app.version, summary=app.summary, routes=app.routes)
             components = found.setdefault("components", {})
             schemas = components.setdefault("schemas", {})
-            for record in (ChatRequest, ChatCompletion, Chunk, ErrorBody, SwapRequest):
+            for record in RECORDS:
                 schema = record.model_json_schema(ref_template=_REFERENCE)
                 schemas |= schema.pop("$defs", {}) | {record.__name__: schema}
             components["securitySchemes"] = {"bearer": {"type": "http", "scheme": "bearer"}}

@@ -43,8 +43,10 @@ class Prompts:
 
     async def ids(self, request: GenerationRequest) -> list[int]:
         """Raises UserError if the prompt cannot fit, or if the template refuses the conversation."""
+        if isinstance(request.prompt, tuple):
+            return list(request.prompt)
         self._require_possible(request)
-        if sum(map(len, _texts(request))) + MESSAGE_CHARS * len(request.messages) <= INLINE_CHARS:
+        if sum(map(len, request.texts)) + MESSAGE_CHARS * len(request.messages) <= INLINE_CHARS:
             return self._tokenized(request)
         return await self._shared(request)
 
@@ -55,12 +57,14 @@ class Prompts:
     def _require_possible(self, request: GenerationRequest) -> None:
         from actors.generation.prompt_length import fewest_tokens
 
-        fewest = fewest_tokens([message.content for message in request.messages], self._longest)
+        fewest = fewest_tokens(request.texts[1:], self._longest)
         if fewest >= self._context:
-            sizes = f"the conversation has at least {fewest} tokens, the policy's context {self._context}"
-            raise UserError(f"{sizes}, and the answer needs room: shorten messages")
+            sizes = f"{request.input_name} has at least {fewest} tokens, the policy's context {self._context}"
+            raise UserError(f"{sizes}, and the answer needs room: shorten {request.input_field}")
 
     def _tokenized(self, request: GenerationRequest) -> list[int]:
+        if isinstance(request.prompt, str):
+            return self._text.raw_prompt(request.prompt)
         return self._text.prompt(request.system, request.messages, request.attributes, request.labels)
 
     async def _shared(self, request: GenerationRequest) -> list[int]:
@@ -68,7 +72,7 @@ class Prompts:
 
         When nobody waits for it any more, it is not begun.
         """
-        key = (request.system, request.messages, repr((request.attributes, request.labels)))
+        key = (request.prompt, request.system, request.messages, repr((request.attributes, request.labels)))
         if key not in self._running:
             loop = asyncio.get_running_loop()
             self._running[key] = _Running(loop.run_in_executor(self._thread, self._tokenized, request))
@@ -81,7 +85,3 @@ class Prompts:
             if not running.num_waiting:
                 del self._running[key]
                 running.ids.cancel()
-
-
-def _texts(request: GenerationRequest) -> list[str]:
-    return [request.system, *(message.content for message in request.messages)]

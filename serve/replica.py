@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 import ray.serve
 
-from actors.generation.protocol import Engine, Sampling
+from actors.generation.protocol import Engine
 from data.errors import UserError
-from data.template import Unrenderable
-from serve.detokenizer import AnswerText
+from serve.answer_deltas import AnswerDeltas
+from serve.engine_request import refused, sampling_of, submitted
 from serve.prompts import Prompts
 from serve.request import Delta, Event, Failed, GenerationRequest, PolicyInfo, Revision, Started
 from serve.revisions import wanted
@@ -36,8 +36,6 @@ PROGRESS_S = 1.0
 """How often a request without stream reports its tokens: what its team is charged if the caller leaves."""
 RETIRE_CHECK_S = 0.2
 """How often a replaced engine is checked: is its last answer written?"""
-CONTEXT_IDS = 4
-"""Last ids of an answer's beginning: a tokenizer may write the next one without its space where it stands first."""
 ENGINE_FAILED = Failed("the policy failed while it worked on this request: send it again", 503, code="engine_failed")
 OUT_OF_MEMORY = Failed(
     "the engine has not enough memory for this conversation: shorten messages, or lower engine.max_context_tokens, so "
@@ -114,44 +112,57 @@ class Replica:
         """Started, then text; closing the generator cancels the request in the engine."""
         self._catch_up(request.revision)
         steps = TokenStream(self._pace)
+        counted: list[int] = []
         try:
-            loaded, prompt_ids = await self._prompt(request)
+            loaded, prompt_ids, handle = await self._submitted(request, steps, counted)
         except UserError as problem:
-            yield _refused(problem)
-            return
-        try:
-            handle = loaded.engine.submit(prompt_ids, self._sampling(request, loaded, len(prompt_ids)), steps)
-        except UserError as problem:
-            yield _refused(problem, len(prompt_ids))
+            yield refused(problem, request, len(counted))
             return
         except RuntimeError as problem:
             logger.error("a request was not taken: %s", problem)
-            self._failed(loaded)
+            self._failed(self._loaded)
             yield ENGINE_FAILED
             return
         try:
             yield Started(len(prompt_ids))
             with self._pace.stream() if request.stream else nullcontext():
-                context = prompt_ids[-CONTEXT_IDS:] if request.begun else ()
-                text = AnswerText(loaded.text.decode, request.stop, context)
-                async for event in self._text(steps, text, loaded, request.stream):
+                answer = AnswerDeltas(request, prompt_ids, loaded.text)
+                async for event in self._deltas(steps, answer, loaded, request.stream):
                     yield event
         finally:
             loaded.engine.cancel(handle)
 
-    async def _prompt(self, request: GenerationRequest) -> tuple[_Loaded, list[int]]:
-        """The policy that answers now, and the request as its prompt; raises UserError if it cannot be one."""
+    async def tokens(self, request: GenerationRequest) -> list[int] | Failed:
+        """The request's prompt, as the policy would get it."""
+        try:
+            return await self._loaded.prompts.ids(request)
+        except UserError as problem:
+            return refused(problem, request, 0)
+
+    async def _submitted(
+        self, request: GenerationRequest, steps: TokenStream, counted: list[int]
+    ) -> tuple[_Loaded, list[int], int]:
+        """The policy that answers, the prompt, and the request's number in the engine; `counted` gets the prompt too.
+
+        Raises UserError if the request cannot be answered, and RuntimeError if the engine is down.
+        """
         while True:
             loaded = self._loaded
-            prompt_ids = await loaded.prompts.ids(request)
-            if loaded.engine is self._loaded.engine:  # else a swap came meanwhile, and may have closed the old one
-                return loaded, prompt_ids
+            counted[:] = prompt_ids = await loaded.prompts.ids(request)
+            sampling = sampling_of(request, loaded.engine, prompt_ids)
+            if loaded.engine is not self._loaded.engine:  # a swap came meanwhile, and may have closed the old one
+                continue
+            try:
+                return loaded, prompt_ids, await submitted(loaded.engine, request, prompt_ids, sampling, steps)
+            except RuntimeError:
+                if loaded.engine is self._loaded.engine:
+                    raise
 
-    async def _text(
-        self, steps: TokenStream, answer: AnswerText, loaded: _Loaded, stream: bool
+    async def _deltas(
+        self, steps: TokenStream, answer: AnswerDeltas, loaded: _Loaded, stream: bool
     ) -> AsyncGenerator[Event, None]:
         """Text as it settles; without `stream` all of it at the end, and the number of tokens every PROGRESS_S."""
-        num_tokens, text, sent_s = 0, "", time.monotonic()
+        sent_s = time.monotonic()
         while True:
             for step in await steps.take(loaded.engine):
                 if step.finish == "memory":
@@ -162,17 +173,13 @@ class Replica:
                     self._failed(loaded)
                     yield ENGINE_FAILED
                     return
-                num_tokens += len(step.token_ids)
-                text += answer.push(step.token_ids, last=step.finish is not None)
-                if answer.stopped or step.finish is not None:
-                    at_limit = step.finish == "length" and not answer.stopped
-                    yield Delta(text, num_tokens, "length" if at_limit else "stop")
+                if finish := answer.push(step):
+                    yield answer.take(finish)
                     return
-            if stream and text:
-                yield Delta(text, num_tokens)
-                text = ""
+            if stream and not answer.is_empty:
+                yield answer.take()
             elif not stream and time.monotonic() - sent_s > PROGRESS_S:
-                yield Delta("", num_tokens)
+                yield Delta("", answer.num_tokens)
                 sent_s = time.monotonic()
 
     def _failed(self, loaded: _Loaded) -> None:
@@ -221,26 +228,6 @@ class Replica:
         task = asyncio.create_task(work)
         self._tasks.add(task)  # the loop itself forgets a task that nobody holds
         task.add_done_callback(self._tasks.discard)
-
-    def _sampling(self, request: GenerationRequest, loaded: _Loaded, prompt_tokens: int) -> Sampling:
-        """How to answer; the length is cut to what the prompt leaves. Raises UserError if that is nothing."""
-        context = loaded.engine.context
-        if prompt_tokens >= context:
-            sizes = f"the conversation has {prompt_tokens} tokens, the policy's context {context}"
-            raise UserError(f"{sizes}, and the answer needs room: shorten messages")
-        return Sampling(
-            max_tokens=min(request.max_tokens, context - prompt_tokens),
-            temperature=request.temperature,
-            top_p=request.top_p,
-            top_k=request.top_k,
-            seed=None if request.seed is None else request.seed % 2**63,  # no sampler takes negative ones
-            cache_salt=request.cache_salt,
-        )
-
-
-def _refused(problem: UserError, prompt_tokens: int = 0) -> Failed:
-    code = "invalid_messages" if isinstance(problem, Unrenderable) else "context_length_exceeded"
-    return Failed(str(problem), 400, "messages", code, prompt_tokens=prompt_tokens)
 
 
 class ServedReplica(Replica):

@@ -7,13 +7,13 @@ import time
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Literal, Protocol
 
 from pydantic import Field
 
+from serve.logprobs import ChatLogprobs, ReportedToken
 from serve.protocol import ProtocolRecord
-
-Finish: TypeAlias = Literal["stop", "length"]
+from serve.request import Echo, Finish
 
 
 def _absent(value: object) -> bool:
@@ -67,7 +67,7 @@ class Choice(ProtocolRecord):
     index: int
     message: AnswerMessage
     finish_reason: Finish
-    logprobs: None = None
+    logprobs: ChatLogprobs | None = None
     measured: dict[str, float] | None = Field(None, exclude_if=_absent)
     """Ours: the predictor's values of this answer; with score or best_of only."""
 
@@ -99,7 +99,7 @@ class ChunkChoice(ProtocolRecord):
     index: int
     delta: ChunkDelta
     finish_reason: Finish | None = None
-    logprobs: None = None
+    logprobs: ChatLogprobs | None = None
 
 
 class Chunk(ProtocolRecord):
@@ -123,20 +123,55 @@ class FinishedAnswer:
     text: str
     finish: Finish
     measured: dict[str, float] | None = None
+    tokens: Sequence[ReportedToken] = ()
+    """Only where log-probabilities are asked for."""
+    echo: Echo | None = None
+    """The prompt, where it is asked for."""
+
+
+class Reply(Protocol):
+    """What builds the reply to one request, in the shape of its route."""
+
+    def whole(
+        self, answers: Sequence[FinishedAnswer], usage: Usage, candidates: list[BestOfCandidate] | None = None
+    ) -> ProtocolRecord: ...
+
+    def opening(self, index: int) -> Sequence[ProtocolRecord]:
+        """What a stream begins with, before the answer of that index has anything."""
+        ...
+
+    def pieces(self, index: int, text: str, tokens: Sequence[ReportedToken] = ()) -> Sequence[ProtocolRecord]:
+        """More of an answer, or the prompt that it repeats, which comes first."""
+        ...
+
+    def closing(self, index: int, finish: Finish, measured: dict[str, float] | None = None) -> Sequence[ProtocolRecord]:
+        """The end of an answer, with what the predictor found, if it was asked."""
+        ...
+
+    def counts(self, usage: Usage) -> Sequence[ProtocolRecord]:
+        """The token counts, where they are asked for."""
+        ...
 
 
 class ChatReply:
     """The reply to one request; the whole and all chunks have one id."""
 
-    def __init__(self, model: str, steering: Steering):
+    def __init__(self, model: str, steering: Steering, num_top: int | None = None):
+        """`num_top`: likeliest tokens in each place; None = no log-probabilities are sent."""
         self.id, self.created = f"chatcmpl-{uuid.uuid4().hex}", int(time.time())
-        self.model, self.steering = model, steering
+        self.model, self.steering, self._num_top = model, steering, num_top
 
     def whole(
         self, answers: Sequence[FinishedAnswer], usage: Usage, candidates: list[BestOfCandidate] | None = None
     ) -> ChatCompletion:
         choices = [
-            Choice(index=i, message=AnswerMessage(content=a.text), finish_reason=a.finish, measured=a.measured)
+            Choice(
+                index=i,
+                message=AnswerMessage(content=a.text),
+                finish_reason=a.finish,
+                logprobs=self._logprobs(a.tokens),
+                measured=a.measured,
+            )
             for i, a in enumerate(answers)
         ]
         steering = self.steering.model_copy(update={"measured": answers[0].measured, "candidates": candidates})
@@ -144,23 +179,26 @@ class ChatReply:
             id=self.id, created=self.created, model=self.model, choices=choices, usage=usage, steering=steering
         )
 
-    def opening(self, index: int) -> Chunk:
+    def opening(self, index: int) -> list[Chunk]:
         """The first chunk of an answer: the role, and what was requested."""
         choice = ChunkChoice(index=index, delta=ChunkDelta(role="assistant", content=""))
-        return self._chunk([choice], steering=self.steering)
+        return [self._chunk([choice], steering=self.steering)]
 
-    def piece(self, index: int, text: str) -> Chunk:
-        return self._chunk([ChunkChoice(index=index, delta=ChunkDelta(content=text))])
+    def pieces(self, index: int, text: str, tokens: Sequence[ReportedToken] = ()) -> list[Chunk]:
+        choice = ChunkChoice(index=index, delta=ChunkDelta(content=text), logprobs=self._logprobs(tokens))
+        return [self._chunk([choice])]
 
-    def closing(self, index: int, finish: Finish, measured: dict[str, float] | None = None) -> Chunk:
+    def closing(self, index: int, finish: Finish, measured: dict[str, float] | None = None) -> list[Chunk]:
         """The last chunk of an answer, with what the predictor found, if it was asked."""
         steering = None if measured is None else self.steering.model_copy(update={"measured": measured})
-        return self._chunk(
-            [ChunkChoice(index=index, delta=ChunkDelta(steering=steering), finish_reason=finish)], steering=steering
-        )
+        choice = ChunkChoice(index=index, delta=ChunkDelta(steering=steering), finish_reason=finish)
+        return [self._chunk([choice], steering=steering)]
 
-    def counts(self, usage: Usage) -> Chunk:
-        return self._chunk([], usage=usage)
+    def counts(self, usage: Usage) -> list[Chunk]:
+        return [self._chunk([], usage=usage)]
+
+    def _logprobs(self, tokens: Sequence[ReportedToken]) -> ChatLogprobs | None:
+        return None if self._num_top is None else ChatLogprobs.of(tokens, self._num_top)
 
     def _chunk(self, choices: list[ChunkChoice], usage: Usage | None = None, steering: Steering | None = None) -> Chunk:
         return Chunk(

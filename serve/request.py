@@ -6,11 +6,15 @@ Knows no JSON, no HTTP, no Ray and no model.
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, TypeAlias
 
+from actors.generation.protocol import Grammar
 from data.attributes import Values
 from data.conversation import Message
+from serve.logprobs import ReportedToken
 from serve.protocol import ProtocolError
+
+Finish: TypeAlias = Literal["stop", "length"]
 
 PROMPT_TOKENS, TURN_TOKENS, VALUE_TOKENS = 64, 16, 4
 """A prompt format adds fewer to a conversation, to a message, and to an attribute's name."""
@@ -59,6 +63,21 @@ class GenerationRequest:
     stop: tuple[str, ...]
     stream: bool = False
     """If not, all text comes in the last event, so that the request can start again unnoticed if its replica dies."""
+    prompt: str | tuple[int, ...] | None = None
+    """Text or token ids to go on with as they are, instead of messages; no template, no attributes."""
+    echo: bool = False
+    """Return such a prompt too?"""
+    min_p: float = 0.0
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
+    repetition_penalty: float = 1.0
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
+    logprobs: int | None = None
+    """Report every token, with so many likeliest ones in its place; None = no token."""
+    grammar: Grammar | None = None
+    """The form that the answer must have."""
+    grammar_field: str = "response_format"
+    """Where the caller asked for it."""
     cache_salt: str = ""
     """Whose prompts may share computed prefixes with this one: how soon an answer begins tells what others sent."""
     revision: Revision | None = None
@@ -67,14 +86,41 @@ class GenerationRequest:
     @property
     def begun(self) -> str | None:
         """The beginning of the answer, if there is one to continue."""
-        return self.messages[-1].content if self.messages[-1].role == "assistant" else None
+        last = self.messages[-1] if self.messages else None
+        return last.content if last is not None and last.role == "assistant" else None
+
+    @property
+    def texts(self) -> list[str]:
+        """All that is to be tokenized."""
+        raw = [self.prompt] if isinstance(self.prompt, str) else []
+        return [self.system, *(message.content for message in self.messages), *raw]
+
+    @property
+    def input_field(self) -> str:
+        """Where the caller sent what is answered."""
+        return "messages" if self.prompt is None else "prompt"
+
+    @property
+    def input_name(self) -> str:
+        return "the conversation" if self.prompt is None else "the prompt"
 
     @property
     def most_prompt_tokens(self) -> int:
         """A bound on the prompt's tokens, without a tokenizer: none has fewer bytes than one."""
-        texts = len(self.system.encode()) + sum(len(message.content.encode()) for message in self.messages)
+        if isinstance(self.prompt, tuple):
+            return len(self.prompt)
+        texts = sum(len(text.encode()) for text in self.texts)
         lines = sum(len(name) + VALUE_TOKENS for values in (self.attributes, *self.labels) for name in values or ())
         return texts + lines + PROMPT_TOKENS + TURN_TOKENS * len(self.messages)
+
+
+@dataclass(frozen=True)
+class Echo:
+    """A prompt as its answer repeats it."""
+
+    text: str
+    tokens: tuple[ReportedToken, ...] = ()
+    """Only where log-probabilities are asked for."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +137,16 @@ class Delta:
     text: str
     completion_tokens: int
     """So far."""
-    finish: Literal["stop", "length"] | None = None
+    finish: Finish | None = None
+    tokens: tuple[ReportedToken, ...] = ()
+    """New ones, where they are asked for: they may come before their text, which waits for whole characters."""
+    echo: Echo | None = None
+    """The prompt, where it is asked for: with the first delta that has anything to show."""
+
+    @property
+    def shows(self) -> bool:
+        """Is there anything that a caller sees?"""
+        return bool(self.text or self.tokens) or self.echo is not None
 
 
 @dataclass(frozen=True)

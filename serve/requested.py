@@ -10,8 +10,9 @@ from dataclasses import dataclass
 
 from data.attributes import AttributeProblem, AttributeSchema
 from serve import dials
+from serve.chat_request import AttributeValues, ChatRequest
 from serve.profiles import Profile, resolve
-from serve.protocol import AttributeValues, ChatRequest, ProtocolError
+from serve.protocol import ProtocolError
 
 HEADER = "X-SteerLM-Attributes"
 BODY = "attributes"

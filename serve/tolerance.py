@@ -13,14 +13,12 @@ EMPTY: tuple[object, ...] = (False, "", [], {})
 """Neutral, beside null, wherever the table below has nothing else: false, and what is empty."""
 
 NEUTRAL: Mapping[str, tuple[object, ...]] = {
-    **dict.fromkeys(("frequency_penalty", "presence_penalty"), (0,)),
-    **dict.fromkeys(("repetition_penalty", "repeat_penalty", "length_penalty", "typical_p"), (1,)),
-    **dict.fromkeys(("min_p", "min_tokens", "top_logprobs", "top_a", "xtc_probability", "mirostat"), (0,)),
+    **dict.fromkeys(("repeat_penalty", "length_penalty", "typical_p"), (1,)),
+    **dict.fromkeys(("min_tokens", "top_a", "xtc_probability", "mirostat"), (0,)),
     **dict.fromkeys(("skip_special_tokens", "spaces_between_special_tokens", "add_generation_prompt"), (True,)),
     "function_call": ("none", "auto"),
     "modalities": (["text"],),
     "num_beams": (1,),
-    "response_format": ({"type": "text"},),
     "tfs": (1,),
     "tool_choice": ("none", "auto"),
 }
@@ -29,9 +27,9 @@ NEUTRAL: Mapping[str, tuple[object, ...]] = {
 UNSUPPORTED = (
     *("allowed_token_ids", "audio", "bad_words", "chat_template", "chat_template_kwargs", "continue_final_message"),
     *("documents", "echo", "functions", "guided_choice", "guided_grammar", "guided_json", "guided_regex", "ignore_eos"),
-    *("include_stop_str_in_output", "logit_bias", "logprobs", "moderation", "prompt_logprobs", "return_token_ids"),
+    *("include_stop_str_in_output", "moderation", "prompt_logprobs", "return_token_ids"),
     *("stop_token_ids", "structured_outputs", "tools", "truncate_prompt_tokens", "use_beam_search"),
-    "web_search_options",
+    *("suffix", "web_search_options"),
 )
 """Known parameters without an entry above. A name that is nowhere is refused as a mistake in writing."""
 

@@ -3,10 +3,12 @@ from typing import Any
 
 import pytest
 
-from serve.completions import MAX_PROMPTS, CompletionReply, Echo, FinishedCompletion, prompts_of
+from serve.completion_reply import CompletionReply
+from serve.completion_request import MAX_PROMPTS, prompts_of
 from serve.logprobs import ReportedToken
 from serve.protocol import ProtocolError
-from serve.reply import Usage
+from serve.reply import FinishedAnswer, Usage
+from serve.request import Echo
 
 USAGE = Usage(prompt_tokens=2, completion_tokens=1, total_tokens=3)
 
@@ -48,8 +50,9 @@ def test_what_is_no_prompt_is_named(prompt: Any, where: str, what: str) -> None:
 def test_an_echoed_prompt_and_its_answer_are_one_text_with_one_list_of_tokens() -> None:
     """What lm-eval sums: the prompt's tokens but the first, and one generated token at the end."""
     echo = Echo("The sea", (_token("The", None), _token(" sea", -2.0, a=-0.5)))
-    answer = FinishedCompletion("", "stop", (ReportedToken("<end>", "", -0.1, (("<end>", -0.1),)),))
-    reply = CompletionReply("demo", num_top=1).whole([answer], [echo], USAGE)
+    end = ReportedToken("<end>", "", -0.1, (("<end>", -0.1),))
+    answer = FinishedAnswer("", "stop", tokens=(end,), echo=echo)
+    reply = CompletionReply("demo", num_top=1).whole([answer], USAGE)
     body = json.loads(reply.model_dump_json())
     assert (body["object"], body["model"], body["usage"]["total_tokens"]) == ("text_completion", "demo", 3)
     [choice] = body["choices"]
@@ -68,9 +71,7 @@ def test_an_echoed_prompt_and_its_answer_are_one_text_with_one_list_of_tokens() 
 
 
 def test_without_logprobs_none_are_sent() -> None:
-    reply = CompletionReply("demo").whole(
-        [FinishedCompletion("a", "length"), FinishedCompletion("b", "stop")], [None] * 2, USAGE
-    )
+    reply = CompletionReply("demo").whole([FinishedAnswer("a", "length"), FinishedAnswer("b", "stop")], USAGE)
     assert [(choice.index, choice.text, choice.logprobs) for choice in reply.choices] == [
         (0, "a", None),
         (1, "b", None),
@@ -81,16 +82,16 @@ def test_chunks_add_up_to_the_whole() -> None:
     tokens = [_token("The", None), _token(" sea"), _token(" is", -0.5, x=-0.1)]
     reply = CompletionReply("demo", num_top=2)
     chunks = [
-        reply.piece(0, "The sea", tokens[:2]),
-        reply.piece(1, "other", [_token("other")]),
-        reply.piece(0, " is", tokens[2:]),
-        reply.closing(0, "length"),
-        reply.counts(USAGE),
+        *reply.pieces(0, "The sea", tokens[:2]),
+        *reply.pieces(1, "other", [_token("other")]),
+        *reply.pieces(0, " is", tokens[2:]),
+        *reply.closing(0, "length"),
+        *reply.counts(USAGE),
     ]
     assert len({chunk.id for chunk in chunks}) == 1
     assert "usage" not in json.loads(chunks[0].model_dump_json())
     whole = CompletionReply("demo", num_top=2).whole(
-        [FinishedCompletion(" is", "length", tokens[2:])], [Echo("The sea", tokens[:2])], USAGE
+        [FinishedAnswer(" is", "length", tokens=tokens[2:], echo=Echo("The sea", tuple(tokens[:2])))], USAGE
     )
     own = [choice for chunk in chunks for choice in chunk.choices if choice.index == 0]
     assert "".join(choice.text for choice in own) == whole.choices[0].text

@@ -58,7 +58,7 @@ def test_a_caller_that_is_gone_is_for_the_stream_to_find_out() -> None:
 
 @pytest.mark.case("a stream that waits for a place to write")
 def test_a_stream_begins_before_it_has_a_place_and_says_so_while_it_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("serve.chat.OPENING_S", 0.0)
+    monkeypatch.setattr("serve.generation_route.OPENING_S", 0.0)
     monkeypatch.setattr("serve.event_stream.KEEP_ALIVE_S", 0.01)
 
     async def generate(model: str, request: GenerationRequest) -> AsyncGenerator[Event, None]:
@@ -85,12 +85,12 @@ def test_a_stream_begins_before_it_has_a_place_and_says_so_while_it_waits(monkey
 def test_a_refusal_that_waits_for_nobody_has_its_own_status_however_late_the_clock_is(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("serve.chat.OPENING_S", 0.0)
+    monkeypatch.setattr("serve.generation_route.OPENING_S", 0.0)
     assert chat(Scripted((Failed("busy", 429, retry_after_s=3),)), stream=True).status == 429
 
 
 def test_who_leaves_a_stream_that_waits_gives_up_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("serve.chat.OPENING_S", 0.0)
+    monkeypatch.setattr("serve.generation_route.OPENING_S", 0.0)
     closed: list[str] = []
 
     async def generate(model: str, request: GenerationRequest) -> AsyncGenerator[Event, None]:

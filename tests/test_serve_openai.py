@@ -152,7 +152,7 @@ def test_models(client: openai.OpenAI) -> None:
         ("free", {"extra_body": {"attributes": {"humor": 9}}}, openai.BadRequestError),
         ("free", {"extra_body": {"attribute": {}}}, openai.BadRequestError),
         ("free", {"tools": TOOLS, "tool_choice": "required"}, openai.BadRequestError),
-        ("free", {"logprobs": True}, openai.BadRequestError),
+        ("free", {"top_logprobs": 2}, openai.BadRequestError),
         ("free", {"model": "gpt-5"}, openai.NotFoundError),
         ("nobody", {}, openai.AuthenticationError),
         ("stolen", {}, openai.AuthenticationError),

@@ -5,8 +5,12 @@ from typing import Any
 
 import pytest
 
-from serve.parser import ALLOWED, MAX_MESSAGES, MAX_VALUES, numbers, parse
-from serve.protocol import MAX_MESSAGE_CHARS, ChatRequest, ProtocolError
+from serve.allowed import ALLOWED, IN_COMPLETIONS
+from serve.chat_request import ChatRequest
+from serve.completion_request import CompletionRequest
+from serve.json_body import MAX_MESSAGES, MAX_VALUES, numbers
+from serve.parser import parse
+from serve.protocol import MAX_MESSAGE_CHARS, ProtocolError
 
 USER = {"role": "user", "content": "Why is the sky blue?"}
 
@@ -283,3 +287,4 @@ def test_attribute_values_fit_to_be_checked() -> None:
 
 def test_every_bounded_field_says_what_is_allowed() -> None:
     assert set(ChatRequest.model_fields) <= set(ALLOWED)
+    assert set(CompletionRequest.model_fields) <= set(IN_COMPLETIONS)

@@ -21,8 +21,8 @@ from actors.modeling.tokenizer import encoder, train_tokenizer
 from data.conversation import Message
 from data.errors import UserError
 from data.template import Unrenderable
+from serve.engine_request import refused
 from serve.prompts import INLINE_CHARS, Prompts
-from serve.replica import _refused
 from serve.request import GenerationRequest
 
 TOKENIZER = train_tokenizer(["an owl, a mole and a vole", "another owl     is an owl"], 300)
@@ -183,4 +183,4 @@ def test_an_added_token_that_takes_spaces_along_leaves_no_bound() -> None:
 
 
 def test_a_conversation_that_the_template_refuses_is_no_matter_of_length() -> None:
-    assert _refused(Unrenderable("no tables")).code == "invalid_messages"
+    assert refused(Unrenderable("no tables"), SHORT, 0).code == "invalid_messages"

@@ -22,7 +22,12 @@ def test_replies_have_openai_s_shape() -> None:
     ]
     assert whole["usage"] == {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5}
     assert whole["steering"] == {"requested": {"humor": 2.5}, "effective": {"humor": 2}}
-    chunks = (reply.opening(0), reply.piece(0, "Hi."), reply.closing(0, "length"), reply.counts(USAGE))
+    chunks = (
+        *reply.opening(0),
+        *reply.pieces(0, "Hi."),
+        *reply.closing(0, "length"),
+        *reply.counts(USAGE),
+    )
     opening, piece, closing, counts = map(sent, chunks)
     assert {chunk["id"] for chunk in (whole, opening, piece, closing, counts)} == {whole["id"]}
     assert opening["choices"][0]["delta"] == {"role": "assistant", "content": ""}
@@ -45,7 +50,7 @@ def test_what_was_measured_stands_beside_what_was_requested() -> None:
     candidate = BestOfCandidate(measured={"humor": 1.5}, distance=0.125, chosen=True)
     best = sent(reply.whole([first], USAGE, [candidate]))
     assert best["steering"]["candidates"] == [{"measured": {"humor": 1.5}, "distance": 0.125, "chosen": True}]
-    closing = sent(reply.closing(0, "stop", {"humor": 1.5}))
+    [closing] = map(sent, reply.closing(0, "stop", {"humor": 1.5}))
     assert closing["steering"] == closing["choices"][0]["delta"]["steering"] == two["steering"]
     assert closing["choices"][0]["finish_reason"] == "stop"
-    assert [sent(reply.piece(i, "x"))["choices"][0]["index"] for i in (0, 1)] == [0, 1]
+    assert [sent(reply.pieces(i, "x")[0])["choices"][0]["index"] for i in (0, 1)] == [0, 1]

@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 
+from serve.chat_request import ChatRequest
 from serve.parser import parse
-from serve.protocol import ChatRequest, ProtocolError
+from serve.protocol import ProtocolError
 from serve.tolerance import NEUTRAL, UNSUPPORTED
 
 USER = {"role": "user", "content": "Why is the sky blue?"}
@@ -52,9 +53,9 @@ def test_asking_for_nothing_is_no_mistake(fields: dict[str, Any]) -> None:
     ("fields", "param"),
     [
         ({"presence_penalty": False}, "presence_penalty"),
-        ({"presence_penalty": 0.1}, "presence_penalty"),
+        ({"length_penalty": 0.1}, "length_penalty"),
         ({"repetition_penalty": 0}, "repetition_penalty"),
-        ({"min_p": 0.1}, "min_p"),
+        ({"min_tokens": 1}, "min_tokens"),
         ({"ignore_eos": True}, "ignore_eos"),
         ({"skip_special_tokens": False}, "skip_special_tokens"),
         ({"a_parameter_of_tomorrow": 0}, "a_parameter_of_tomorrow"),

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from data.conversation import Message
+from serve.chat_request import ChatRequest
 from serve.parser import parse
-from serve.protocol import ChatRequest
 from serve.turns import Turn, answers_of, system_of, turns_of
 
 

@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -124,6 +125,22 @@ class PolicyText:
     ) -> list[int]:
         """Ids to generate from; `labels` are those of earlier assistant turns."""
         return prompt_ids(self.template, self._encode, system, messages, attributes, labels)
+
+    def raw_prompt(self, text: str) -> list[int]:
+        """Ids of `text` alone, without a template, behind what the tokenizer puts first of its own accord.
+
+        As everywhere, a control token's spelling in it is plain text.
+        """
+        return [*self._first_ids, *self._encode(self.template.plain(text))]
+
+    @cached_property
+    def _first_ids(self) -> list[int]:
+        ids = self.tokenizer("a").input_ids
+        return [ids[0]] if len(ids) > 1 and ids[0] == self.tokenizer.bos_token_id else []
+
+    def name_of(self, token: int) -> str:
+        """The text of one token alone; a control token's name."""
+        return str(self.tokenizer.decode([token], skip_special_tokens=False, clean_up_tokenization_spaces=False))
 
     def decode(self, ids: Sequence[int]) -> str:
         """The answer's text, control tokens left out."""

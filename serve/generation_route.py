@@ -1,45 +1,47 @@
-"""POST /v1/chat/completions: from the request's bytes to the reply, whole or as server-sent events.
+"""A route that generates: from the request's bytes to the reply, whole or as server-sent events.
 
-Knows no Ray and no policy.
+Knows no Ray, no policy and none of the request's fields: it is given a function that reads and admits it.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from fastapi import Request
 from fastapi.responses import Response
 from starlette.requests import ClientDisconnect
 
-from serve.admission import AdmittedRequest, RequestLimits, admitted
+from serve.admission import AdmittedRequest
 from serve.answering import Generate, RunningAnswers, Score
 from serve.auth import Keys, Team
 from serve.bodies import Bodies
-from serve.event_stream import CLIENT_LEFT, DONE, EventStream, event
-from serve.models import ServedPolicies
-from serve.parser import parse
-from serve.protocol import ProtocolError
+from serve.event_stream import CLIENT_LEFT, DONE, EventStream, events_of
+from serve.protocol import ProtocolError, ProtocolRecord
 from serve.rate_limits import RateLimiter
+from serve.reply import Reply
+from serve.request import Delta
 from serve.requested import HEADER
 from serve.telemetry import RequestContext, Telemetry
 
+Admit = Callable[[bytes, Team, str], tuple[AdmittedRequest, frozenset[str]]]
+"""(body, team, attributes from a header) -> what to generate, and what the caller sent that is not used. Raises
+ProtocolError."""
 OPENING_S = 0.5
 """A request that is refused within it gets its own status; then a stream begins, with or without a place to write."""
 
 
 @dataclass
-class Chat:
+class GenerationRoute:
     """The route and what it needs."""
 
-    models: ServedPolicies
+    admit: Admit
     generate: Generate
     score: Score | None
     keys: Keys
-    limits: RequestLimits
     bodies: Bodies
     telemetry: Telemetry
-    rate_limiter: RateLimiter = field(default_factory=RateLimiter)
+    rate_limiter: RateLimiter
 
     async def __call__(self, request: Request) -> Response:
         context = self.telemetry.arrived()
@@ -63,10 +65,8 @@ class Chat:
         team = self.keys.team_of(authorization)
         context.team = team.name
         body = await self.bodies.read(request, team.name)
-        chat, unused = parse(body, self.limits.max_messages, self.limits.ignore_tools)
+        accepted, unused = self.admit(body, team, ",".join(request.headers.getlist(HEADER)))
         self.telemetry.unused(team.name, authorization, unused)
-        wanted = ",".join(request.headers.getlist(HEADER))
-        accepted = admitted(chat, team, self.models, self.limits, self.score is not None, wanted)
         context.model, context.profile = accepted.model.name, accepted.profile or ""
         context.stream, context.answers = accepted.stream, len(accepted.generations)
         async with AsyncExitStack() as stack:
@@ -75,9 +75,10 @@ class Chat:
                 await answers.start(OPENING_S)
                 return EventStream(self._events(answers, accepted, context), stack.pop_all(), context)
             await answers.start()
-            reply = await answers.whole()
-            for choice in reply.choices:
-                _record_gaps(context, accepted, choice.measured)
+            finished, candidates = await answers.finished()
+            for answer in finished:
+                _record_gaps(context, accepted, answer.measured)
+            reply = accepted.reply.whole(finished, answers.usage, candidates)
         context.end(200)
         return Response(reply.model_dump_json(), media_type="application/json")
 
@@ -103,30 +104,37 @@ class Chat:
         """Server-sent events."""
         reply = accepted.reply
         for index in range(len(accepted.generations)):
-            yield event(reply.opening(index))
+            yield events_of(reply.opening(index))
         try:
             await answers.start()
             held = None
             async for index, delta in answers.deltas():
-                if delta.text:
+                if delta.shows:
                     context.record_first_text()
-                    yield event(reply.piece(index, delta.text))
+                    yield events_of(_shown(reply, index, delta))
                 if delta.finish is not None and accepted.score and index == 0:
                     held = delta.finish
                 elif delta.finish is not None:
-                    yield event(reply.closing(index, delta.finish))
+                    yield events_of(reply.closing(index, delta.finish))
             if held is not None:  # what was measured goes with the answer's end: after that, some clients read no more
                 measured = await answers.measured()
                 _record_gaps(context, accepted, measured)
-                yield event(reply.closing(0, held, measured))
+                yield events_of(reply.closing(0, held, measured))
             if accepted.include_usage:
-                yield event(reply.counts(answers.usage))
+                yield events_of(reply.counts(answers.usage))
             context.outcome = (200, None)
             yield DONE
         except ProtocolError as problem:
             # The status line is long gone: OpenAI's clients raise on an event with an error.
             context.outcome = (problem.status, problem.code)
-            yield event(problem.body())
+            yield events_of([problem.body()])
+
+
+def _shown(reply: Reply, index: int, delta: Delta) -> Iterator[ProtocolRecord]:
+    if delta.echo is not None:
+        yield from reply.pieces(index, delta.echo.text, delta.echo.tokens)
+    if delta.text or delta.tokens:
+        yield from reply.pieces(index, delta.text, delta.tokens)
 
 
 def _record_gaps(context: RequestContext, accepted: AdmittedRequest, measured: dict[str, float] | None) -> None:

@@ -1,0 +1,87 @@
+"""A generation request as the engine takes it; what the engine would refuse is refused by the caller's own field.
+
+Knows no HTTP, no text and no Ray.
+"""
+
+import asyncio
+from collections.abc import Sequence
+
+from actors.generation.protocol import Engine, Listener, Sampling
+from data.errors import UserError
+from data.template import Unrenderable
+from serve.request import Failed, GenerationRequest
+
+
+class Refusal(UserError):
+    """A value that this policy cannot take, with its field and a code."""
+
+    def __init__(self, message: str, field: str, code: str):
+        super().__init__(message)
+        self.field, self.code = field, code
+
+
+def sampling_of(request: GenerationRequest, engine: Engine, prompt_ids: Sequence[int]) -> Sampling:
+    """How to answer; the length is cut to what the prompt leaves. Raises UserError if that is nothing."""
+    _require_known(request, engine, prompt_ids)
+    num_tokens, context = len(prompt_ids), engine.context
+    if num_tokens >= context:
+        sizes = f"{request.input_name} has {num_tokens} tokens, the policy's context {context}"
+        raise UserError(f"{sizes}, and the answer needs room: shorten {request.input_field}")
+    reports_prompt = request.echo and (request.logprobs is not None or not request.max_tokens)
+    return Sampling(
+        max_tokens=min(request.max_tokens, context - num_tokens),
+        temperature=request.temperature,
+        top_p=request.top_p,
+        top_k=request.top_k,
+        seed=None if request.seed is None else request.seed % 2**63,  # no sampler takes negative ones
+        cache_salt=request.cache_salt,
+        min_p=request.min_p,
+        frequency_penalty=request.frequency_penalty,
+        presence_penalty=request.presence_penalty,
+        repetition_penalty=request.repetition_penalty,
+        logit_bias=request.logit_bias,
+        logprobs=request.logprobs,
+        prompt_logprobs=(request.logprobs or 0) if reports_prompt else None,
+        grammar=request.grammar,
+    )
+
+
+def _require_known(request: GenerationRequest, engine: Engine, prompt_ids: Sequence[int]) -> None:
+    if not prompt_ids:
+        raise Refusal("the prompt is empty: send at least one token", request.input_field, "invalid_prompt")
+    for field, ids in ((request.input_field, prompt_ids), ("logit_bias", request.logit_bias)):
+        wrong = next((i for i in ids if not 0 <= i < engine.num_tokens), None)
+        if wrong is not None:
+            known = f"the policy's vocabulary has tokens 0 to {engine.num_tokens - 1}"
+            raise Refusal(f"{field} names token {wrong}, and {known}", field, "unknown_token")
+
+
+async def submitted(
+    engine: Engine, request: GenerationRequest, prompt_ids: Sequence[int], sampling: Sampling, listener: Listener
+) -> int:
+    """The request's number in the engine. Raises UserError if its grammar cannot be followed, and RuntimeError if the
+    engine is down."""
+    if sampling.grammar is None:
+        return engine.submit(prompt_ids, sampling, listener)
+    # Compiling takes up to seconds.
+    submitting = asyncio.ensure_future(asyncio.to_thread(engine.submit, prompt_ids, sampling, listener))
+    try:
+        return await asyncio.shield(submitting)
+    except UserError as problem:
+        raise Refusal(f"{request.grammar_field}: {problem}", request.grammar_field, "invalid_grammar") from None
+    except asyncio.CancelledError:  # the caller left, and the thread does not know
+
+        def cancel(done: asyncio.Future[int]) -> None:
+            if done.exception() is None:
+                engine.cancel(done.result())
+
+        submitting.add_done_callback(cancel)
+        raise
+
+
+def refused(problem: UserError, request: GenerationRequest, prompt_tokens: int) -> Failed:
+    """`prompt_tokens`: that were counted until then."""
+    if isinstance(problem, Refusal):
+        return Failed(str(problem), 400, problem.field, problem.code, prompt_tokens=prompt_tokens)
+    code = "invalid_messages" if isinstance(problem, Unrenderable) else "context_length_exceeded"
+    return Failed(str(problem), 400, request.input_field, code, prompt_tokens=prompt_tokens)
