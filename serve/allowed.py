@@ -1,10 +1,14 @@
 """Field -> what it may be, for error messages. Knows no request and no JSON."""
 
+from collections.abc import Mapping
+
 from actors.generation.protocol import MAX_BIAS, MAX_BIASED, MAX_LOGPROBS, MAX_PENALTY, REPETITION_RANGE
 from serve import response_format
-from serve.chat_request import MAX_BEST_OF
-from serve.completion_request import PROMPT
+from serve.chat_request import MAX_BEST_OF, ChatRequest
+from serve.completion_request import PROMPT, CompletionRequest
+from serve.protocol import ProtocolRecord
 from serve.sampling_fields import MAX_CHOICES, MAX_STOP_CHARS, MAX_STOPS, MAX_TOP_K, SEED_LIMIT
+from serve.tokenize_request import TokenizeRequest
 
 PENALTY = f"a number from {-MAX_PENALTY:g} to {MAX_PENALTY:g}"
 ALLOWED = {
@@ -51,5 +55,17 @@ IN_COMPLETIONS = ALLOWED | {
     "echo": "true or false",
     "logprobs": f"a whole number from 0 to {MAX_LOGPROBS}",
     "best_of": "the value of n: all answers are returned",
+    "add_special_tokens": "true or false",
 }
 """The same for text completions."""
+ALLOWED_IN: Mapping[type[ProtocolRecord], Mapping[str, str]] = {
+    ChatRequest: ALLOWED,
+    CompletionRequest: IN_COMPLETIONS,
+    TokenizeRequest: {
+        "prompt": "a text, or messages instead",
+        "model": ALLOWED["model"],
+        "add_special_tokens": "true or false",
+        "return_token_strs": "true or false",
+    },
+}
+"""Record -> the same for its fields."""

@@ -10,7 +10,7 @@ from serve.answering import Generate, Score
 from serve.auth import Keys, Team
 from serve.models import ServedPolicies
 from serve.protocol import ProtocolError
-from serve.request import PolicyInfo
+from serve.request import Failed, GenerationRequest, PolicyInfo, Tokenized
 from serve.telemetry import Telemetry
 
 
@@ -22,6 +22,8 @@ class Backend:
     generate: Generate
     score: Score | None
     """None = no predictor is served."""
+    tokenize: Callable[[str, GenerationRequest, bool], Awaitable[Tokenized | Failed]]
+    """(model, request, whether each token's text is wanted) -> the request's prompt."""
     swap: Callable[[str, str], Awaitable[PolicyInfo]]
     """Answer a model's requests from another checkpoint; raises UserError if that cannot be."""
     replicas: Callable[[], Awaitable[Mapping[str, int]]]

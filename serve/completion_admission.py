@@ -30,6 +30,7 @@ def admitted_completion(
         labels=(),
         attributes={},
         max_tokens=min(sent.max_tokens, limits.longest(model)),
+        special_tokens=sent.add_special_tokens,
         echo=sent.echo,
         logprobs=sent.logprobs,
         cache_salt=team.name,

@@ -29,6 +29,8 @@ class CompletionRequest(SamplingFields):
     """Return the prompt before the answer?"""
     logprobs: int | None = Field(None, ge=0, le=MAX_LOGPROBS)
     """Return how likely each token was (with echo also the prompt's), with so many likeliest ones in its place."""
+    add_special_tokens: bool = True
+    """Put before a text what the tokenizer puts first of its own accord?"""
     best_of: int | None = Field(None, ge=1)
     """Must be n: all answers are returned."""
 

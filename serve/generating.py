@@ -3,7 +3,7 @@
 from fastapi import FastAPI, Request
 from fastapi.responses import Response
 
-from serve import openapi
+from serve import openapi, tokenizing
 from serve.admission import AdmittedRequest, admitted
 from serve.auth import Team
 from serve.backend import Backend
@@ -17,6 +17,7 @@ from serve.rate_limits import RateLimiter
 def add_routes(app: FastAPI, backend: Backend, bodies: Bodies) -> None:
     """All of them share each team's limits."""
     limiter = RateLimiter()
+    tokenizing.add_route(app, backend, bodies, limiter)
 
     def route(admit: Admit) -> GenerationRoute:
         return GenerationRoute(admit, backend.generate, backend.score, backend.keys, bodies, backend.telemetry, limiter)

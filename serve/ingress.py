@@ -30,7 +30,7 @@ from serve.bodies import BodyLimits
 from serve.locate import locate
 from serve.models import ServedPolicies, ServedPolicy
 from serve.protocol import ProtocolError
-from serve.request import Delta, Event, Failed, GenerationRequest, PolicyInfo, Revision, Started
+from serve.request import Delta, Event, Failed, GenerationRequest, PolicyInfo, Revision, Started, Tokenized
 from serve.revisions import keep, wanted
 from serve.settings import ServeSettings
 from serve.telemetry import EndpointMetrics, Telemetry
@@ -117,6 +117,7 @@ class Ingress:
             models=self._models,
             generate=self.generate,
             score=None if self._scorer is None else self.score,
+            tokenize=self.tokenize,
             swap=self.swap,
             replicas=self.replicas,
             metrics=self.metrics,
@@ -178,6 +179,18 @@ class Ingress:
                 lost = POLICY_LOST
                 break
         yield lost
+
+    async def tokenize(self, model: str, request: GenerationRequest, names: bool) -> Tokenized | Failed:
+        """The prompt of a request, as a replica has it."""
+        reply = self._handles[model].tokenized.remote(request, names)
+        try:
+            found: Tokenized | Failed = await reply
+        except ray.serve.exceptions.BackPressureError:
+            return self._busy(model)
+        except (ray.exceptions.RayError, ray.serve.exceptions.RayServeException) as error:
+            logger.error("a text was not tokenized: %s", error)
+            return POLICY_LOST
+        return found
 
     async def score(self, request: GenerationRequest, answer: str) -> dict[str, float]:
         """The predictor's values of an answer; raises ProtocolError (503) if it fails, is too slow or has too many."""

@@ -11,6 +11,7 @@ from serve.completion_request import CompletionRequest
 from serve.protocol import ErrorBody, SwapRequest
 from serve.reply import ChatCompletion, Chunk
 from serve.requested import FORM, HEADER
+from serve.tokenize_request import TokenizeRequest
 
 _REFERENCE = "#/components/schemas/{model}"
 
@@ -68,11 +69,26 @@ COMPLETIONS: dict[str, Any] = {
     },
     "openapi_extra": _BEARER | _body(CompletionRequest),
 }
+TOKENIZE: dict[str, Any] = {
+    "responses": _REFUSALS,
+    "openapi_extra": _BEARER
+    | _WANTED
+    | {
+        "requestBody": {
+            "required": True,
+            "content": {
+                "application/json": {
+                    "schema": {"anyOf": [_content(record)["schema"] for record in (TokenizeRequest, ChatRequest)]}
+                }
+            },
+        }
+    },
+}
 SWAP: dict[str, Any] = {
     "responses": dict.fromkeys((400, 401, 403, 404, 409, 415, 422), ERROR),
     "openapi_extra": _BEARER | _body(SwapRequest),
 }
-RECORDS = (ChatRequest, ChatCompletion, Chunk, CompletionRequest, Completion, ErrorBody, SwapRequest)
+RECORDS = (ChatRequest, ChatCompletion, Chunk, CompletionRequest, Completion, ErrorBody, SwapRequest, TokenizeRequest)
 
 
 def describe(app: FastAPI) -> None:

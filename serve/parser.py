@@ -10,17 +10,18 @@ from typing import Any, NamedTuple, TypeVar
 
 from pydantic import ValidationError
 
-from serve.allowed import ALLOWED, IN_COMPLETIONS
+from serve.allowed import ALLOWED, ALLOWED_IN
 from serve.chat_request import AssistantMessage, ChatRequest, Metadata, SystemMessage, UserMessage
 from serve.completion_request import CompletionRequest
 from serve.json_body import MAX_MESSAGES, SHOWN_CHARS, json_object, numbers, shown
 from serve.protocol import ProtocolError, ProtocolRecord, SwapRequest
-from serve.sampling_fields import SamplingFields, StreamOptions
+from serve.sampling_fields import StreamOptions
+from serve.tokenize_request import TokenizeRequest
 from serve.tolerance import HINTS, MESSAGE_UNSUPPORTED, asks_for_nothing, is_known, unsupported, unused_tools
 
 NEAR = 0.75
 """How alike an unknown field and one of ours must be for a mistake in writing; else it is a client's own note."""
-Sent = TypeVar("Sent", bound=SamplingFields)
+Sent = TypeVar("Sent", bound=ProtocolRecord)
 
 
 class Parsed(NamedTuple):
@@ -35,7 +36,12 @@ def parse(body: bytes, max_messages: int = MAX_MESSAGES, ignore_tools: bool = Tr
 
     `ignore_tools`: take `tools` that the model may use and will not.
     """
-    raw, unused = json_object(body, max_messages), set[str]()
+    return chat_of(json_object(body, max_messages), ignore_tools)
+
+
+def chat_of(raw: dict[str, Any], ignore_tools: bool = True) -> Parsed:
+    """The same of a body that is read; changes `raw`."""
+    unused = set[str]()
     unused.update(tools := unused_tools(raw, ignore_tools))
     if isinstance(messages := raw.get("messages"), list):
         _allow_continuation(raw)
@@ -48,6 +54,11 @@ def parse_completion(body: bytes) -> tuple[CompletionRequest, frozenset[str]]:
     """The same for POST /v1/completions."""
     unused = set[str]()
     return _checked(CompletionRequest, json_object(body), unused), frozenset(unused)
+
+
+def tokenize_of(raw: Mapping[str, Any]) -> TokenizeRequest:
+    """A text for POST /tokenize; raises ProtocolError."""
+    return _checked(TokenizeRequest, raw, set())
 
 
 def parse_swap(body: bytes) -> str:
@@ -65,7 +76,7 @@ def _checked(record: type[Sent], raw: Mapping[str, Any], unused: set[str]) -> Se
         raise _explained(record, error) from None
 
 
-def _ours(record: type[SamplingFields], raw: Mapping[str, Any], unused: set[str]) -> dict[str, Any]:
+def _ours(record: type[ProtocolRecord], raw: Mapping[str, Any], unused: set[str]) -> dict[str, Any]:
     """`raw` without what asks for nothing and without hints; what would change the answer raises ProtocolError."""
     kept = {}
     for name, value in raw.items():
@@ -143,7 +154,7 @@ def _text(part: object, where: str, unused: set[str]) -> str:
     raise ProtocolError(f'{where} is {shown(part)}: a part is {{"type": "text", "text": string}}', where)
 
 
-def _explained(record: type[SamplingFields], error: ValidationError) -> ProtocolError:
+def _explained(record: type[ProtocolRecord], error: ValidationError) -> ProtocolError:
     """The first error as one sentence: the field, its value, what is allowed."""
     first = error.errors(include_url=False)[0]
     cause = first.get("ctx", {}).get("error")
@@ -162,7 +173,7 @@ def _explained(record: type[SamplingFields], error: ValidationError) -> Protocol
         return _missing(f"{path}.role", roles)
     if first["type"] == "union_tag_invalid":
         return ProtocolError(f"{path}.role is {shown(first['input'].get('role'))}; allowed: {roles}", f"{path}.role")
-    allowed = IN_COMPLETIONS if record is CompletionRequest else ALLOWED
+    allowed = ALLOWED_IN.get(record, ALLOWED)
     return ProtocolError(f"{path} is {shown(first['input'])}; allowed: {allowed.get(plain, first['msg'])}", path)
 
 
@@ -170,7 +181,7 @@ def _missing(path: str, allowed: str) -> ProtocolError:
     return ProtocolError(f"{path} is missing: send {allowed}", path, "missing_required_parameter")
 
 
-def _unknown_field(sent: type[SamplingFields], path: str, loc: Sequence[int | str]) -> ProtocolError:
+def _unknown_field(sent: type[ProtocolRecord], path: str, loc: Sequence[int | str]) -> ProtocolError:
     name = str(loc[-1])
     records: dict[str, type[ProtocolRecord]] = {
         "system": SystemMessage,

@@ -64,7 +64,7 @@ class Prompts:
 
     def _tokenized(self, request: GenerationRequest) -> list[int]:
         if isinstance(request.prompt, str):
-            return self._text.raw_prompt(request.prompt)
+            return self._text.raw_prompt(request.prompt, request.special_tokens)
         return self._text.prompt(request.system, request.messages, request.attributes, request.labels)
 
     async def _shared(self, request: GenerationRequest) -> list[int]:
@@ -72,7 +72,13 @@ class Prompts:
 
         When nobody waits for it any more, it is not begun.
         """
-        key = (request.prompt, request.system, request.messages, repr((request.attributes, request.labels)))
+        key = (
+            request.prompt,
+            request.special_tokens,
+            request.system,
+            request.messages,
+            repr((request.attributes, request.labels)),
+        )
         if key not in self._running:
             loop = asyncio.get_running_loop()
             self._running[key] = _Running(loop.run_in_executor(self._thread, self._tokenized, request))

@@ -19,7 +19,7 @@ from data.errors import UserError
 from serve.answer_deltas import AnswerDeltas
 from serve.engine_request import refused, sampling_of, submitted
 from serve.prompts import Prompts
-from serve.request import Delta, Event, Failed, GenerationRequest, PolicyInfo, Revision, Started
+from serve.request import Delta, Event, Failed, GenerationRequest, PolicyInfo, Revision, Started, Tokenized
 from serve.revisions import wanted
 from serve.settings import EngineSettings
 from serve.telemetry import EngineMetrics
@@ -132,12 +132,14 @@ class Replica:
         finally:
             loaded.engine.cancel(handle)
 
-    async def tokens(self, request: GenerationRequest) -> list[int] | Failed:
-        """The request's prompt, as the policy would get it."""
+    async def tokenized(self, request: GenerationRequest, names: bool) -> Tokenized | Failed:
+        """The request's prompt, as the policy would get it; `names`: with the text of each token."""
+        loaded = self._loaded
         try:
-            return await self._loaded.prompts.ids(request)
+            ids = await loaded.prompts.ids(request)
         except UserError as problem:
             return refused(problem, request, 0)
+        return Tokenized(ids, [loaded.text.name_of(i) for i in ids] if names else None)
 
     async def _submitted(
         self, request: GenerationRequest, steps: TokenStream, counted: list[int]

@@ -65,6 +65,8 @@ class GenerationRequest:
     """If not, all text comes in the last event, so that the request can start again unnoticed if its replica dies."""
     prompt: str | tuple[int, ...] | None = None
     """Text or token ids to go on with as they are, instead of messages; no template, no attributes."""
+    special_tokens: bool = True
+    """Put before such a text what the tokenizer puts first of its own accord?"""
     echo: bool = False
     """Return such a prompt too?"""
     min_p: float = 0.0
@@ -112,6 +114,15 @@ class GenerationRequest:
         texts = sum(len(text.encode()) for text in self.texts)
         lines = sum(len(name) + VALUE_TOKENS for values in (self.attributes, *self.labels) for name in values or ())
         return texts + lines + PROMPT_TOKENS + TURN_TOKENS * len(self.messages)
+
+
+@dataclass(frozen=True)
+class Tokenized:
+    """A request's prompt as token ids."""
+
+    ids: list[int]
+    names: list[str] | None = None
+    """Each one's text alone, if it was asked for."""
 
 
 @dataclass(frozen=True)

@@ -126,12 +126,12 @@ class PolicyText:
         """Ids to generate from; `labels` are those of earlier assistant turns."""
         return prompt_ids(self.template, self._encode, system, messages, attributes, labels)
 
-    def raw_prompt(self, text: str) -> list[int]:
-        """Ids of `text` alone, without a template, behind what the tokenizer puts first of its own accord.
+    def raw_prompt(self, text: str, special_tokens: bool = True) -> list[int]:
+        """Ids of `text` alone, without a template; `special_tokens`: behind what the tokenizer itself puts first.
 
         As everywhere, a control token's spelling in it is plain text.
         """
-        return [*self._first_ids, *self._encode(self.template.plain(text))]
+        return [*(self._first_ids if special_tokens else ()), *self._encode(self.template.plain(text))]
 
     @cached_property
     def _first_ids(self) -> list[int]:

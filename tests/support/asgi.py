@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,7 +18,7 @@ from serve.auth import Keys, Team, hashed
 from serve.backend import Backend
 from serve.bodies import BodyLimits
 from serve.models import ServedPolicies, ServedPolicy
-from serve.request import Delta, Event, GenerationRequest, PolicyInfo, Started
+from serve.request import Delta, Event, Failed, GenerationRequest, PolicyInfo, Started, Tokenized
 from serve.telemetry import Telemetry
 
 LAB = SHIPPED["lab"]
@@ -88,9 +88,15 @@ def app_around(
     ignore_tools: bool = True,
     root_path: str = "",
     cors_origins: tuple[str, ...] = (),
+    tokenize: Callable[[str, GenerationRequest, bool], Awaitable[Tokenized | Failed]] | None = None,
 ) -> FastAPI:
     served = models or ServedPolicies([ServedPolicy(POLICY_INFO)])
     log: list[str] = [] if lines is None else lines
+
+    async def words(model: str, request: GenerationRequest, names: bool) -> Tokenized:
+        """A token for each word, and its length for its id."""
+        found = " ".join(request.texts).split()
+        return Tokenized([len(word) for word in found], found if names else None)
 
     async def swap(model: str, policy: str) -> PolicyInfo:
         if policy == "nowhere":
@@ -108,6 +114,7 @@ def app_around(
         models=served,
         generate=generate,
         score=score,
+        tokenize=tokenize or words,
         swap=swap,
         replicas=replicas,
         metrics=metrics,
