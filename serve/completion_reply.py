@@ -41,6 +41,8 @@ class Completion(ProtocolRecord):
 class CompletionReply:
     """The reply to one request; the whole and all chunks have one id."""
 
+    has_done = True
+
     def __init__(self, model: str, num_top: int | None = None):
         """`num_top`: the request's `logprobs`; None = none are sent."""
         self.id, self.created, self.model = f"cmpl-{uuid.uuid4().hex}", int(time.time()), model

@@ -24,7 +24,12 @@ CLIENT_LEFT = (499, "client_left")
 
 def events_of(records: Iterable[ProtocolRecord]) -> str:
     """One for each record."""
-    return "".join(f"data: {record.model_dump_json()}\n\n" for record in records)
+    return "".join(map(_event, records))
+
+
+def _event(record: ProtocolRecord) -> str:
+    name = "" if record.event_name is None else f"event: {record.event_name}\n"
+    return f"{name}data: {record.model_dump_json()}\n\n"
 
 
 class EventStream(StreamingResponse):

@@ -12,6 +12,7 @@ from serve.completion_admission import admitted_completion
 from serve.generation_route import Admit, GenerationRoute
 from serve.parser import parse, parse_completion
 from serve.rate_limits import RateLimiter
+from serve.responses_admission import admitted_response
 
 
 def add_routes(app: FastAPI, backend: Backend, bodies: Bodies) -> None:
@@ -31,12 +32,20 @@ def add_routes(app: FastAPI, backend: Backend, bodies: Bodies) -> None:
         sent, unused = parse_completion(body)
         return admitted_completion(sent, team, backend.models, backend.limits, header), unused
 
-    chat, completions = route(admitted_chat), route(completion)
+    def response(body: bytes, team: Team, header: str) -> tuple[AdmittedRequest, frozenset[str]]:
+        return admitted_response(body, team, backend.models, backend.limits, backend.score is not None, header)
+
+    chat, completions, responses = route(admitted_chat), route(completion), route(response)
 
     @app.post("/v1/chat/completions", **openapi.CHAT)
     async def chat_completions(request: Request) -> Response:
         """Answer a conversation at the requested attributes."""
         return await chat(request)
+
+    @app.post("/v1/responses", **openapi.RESPONSES)
+    async def newer_responses(request: Request) -> Response:
+        """The same in the shape of OpenAI's newer route: text in, text out."""
+        return await responses(request)
 
     @app.post("/v1/completions", **openapi.COMPLETIONS)
     async def text_completions(request: Request) -> Response:

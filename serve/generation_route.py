@@ -123,7 +123,8 @@ class GenerationRoute:
             if accepted.include_usage:
                 yield events_of(reply.counts(answers.usage))
             context.outcome = (200, None)
-            yield DONE
+            if reply.has_done:
+                yield DONE
         except ProtocolError as problem:
             # The status line is long gone: OpenAI's clients raise on an event with an error.
             context.outcome = (problem.status, problem.code)

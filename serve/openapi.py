@@ -11,6 +11,7 @@ from serve.completion_request import CompletionRequest
 from serve.protocol import ErrorBody, SwapRequest
 from serve.reply import ChatCompletion, Chunk
 from serve.requested import FORM, HEADER
+from serve.responses_reply import ResponseEvent, ResponseObject
 from serve.tokenize_request import TokenizeRequest
 
 _REFERENCE = "#/components/schemas/{model}"
@@ -69,6 +70,38 @@ COMPLETIONS: dict[str, Any] = {
     },
     "openapi_extra": _BEARER | _body(CompletionRequest),
 }
+RESPONSES: dict[str, Any] = {
+    "response_model": None,
+    "responses": {
+        200: {
+            "description": "The answer; with stream, server-sent events of the types that OpenAI's SDKs know.",
+            "content": {"application/json": _content(ResponseObject), "text/event-stream": _content(ResponseEvent)},
+        },
+        **_REFUSALS,
+    },
+    "openapi_extra": _BEARER
+    | _WANTED
+    | {
+        "requestBody": {
+            "required": True,
+            "content": {
+                "application/json": {
+                    "schema": {
+                        "type": "object",
+                        "required": ["input"],
+                        "properties": {
+                            "input": {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "object"}}]},
+                            "instructions": {"type": "string"},
+                            "max_output_tokens": {"type": "integer", "minimum": 1},
+                            "text": {"type": "object"},
+                            "reasoning": {"type": "object"},
+                        },
+                    }
+                }
+            },
+        }
+    },
+}
 TOKENIZE: dict[str, Any] = {
     "responses": _REFUSALS,
     "openapi_extra": _BEARER
@@ -88,7 +121,10 @@ SWAP: dict[str, Any] = {
     "responses": dict.fromkeys((400, 401, 403, 404, 409, 415, 422), ERROR),
     "openapi_extra": _BEARER | _body(SwapRequest),
 }
-RECORDS = (ChatRequest, ChatCompletion, Chunk, CompletionRequest, Completion, ErrorBody, SwapRequest, TokenizeRequest)
+RECORDS = (
+    *(ChatRequest, ChatCompletion, Chunk, CompletionRequest, Completion, ResponseObject, ResponseEvent),
+    *(ErrorBody, SwapRequest, TokenizeRequest),
+)
 
 
 def describe(app: FastAPI) -> None:

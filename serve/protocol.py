@@ -22,6 +22,11 @@ class ProtocolRecord(Record):
 
     model_config = ConfigDict(strict=True)
 
+    @property
+    def event_name(self) -> str | None:
+        """Of a server-sent event with this record, where its route names them."""
+        return None
+
 
 class ErrorDetail(ProtocolRecord):
     """What is wrong."""

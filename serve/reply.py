@@ -132,6 +132,9 @@ class FinishedAnswer:
 class Reply(Protocol):
     """What builds the reply to one request, in the shape of its route."""
 
+    has_done: bool
+    """Does a stream end with [DONE]?"""
+
     def whole(
         self, answers: Sequence[FinishedAnswer], usage: Usage, candidates: list[BestOfCandidate] | None = None
     ) -> ProtocolRecord: ...
@@ -155,6 +158,8 @@ class Reply(Protocol):
 
 class ChatReply:
     """The reply to one request; the whole and all chunks have one id."""
+
+    has_done = True
 
     def __init__(self, model: str, steering: Steering, num_top: int | None = None):
         """`num_top`: likeliest tokens in each place; None = no log-probabilities are sent."""
