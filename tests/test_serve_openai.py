@@ -152,7 +152,7 @@ def test_models(client: openai.OpenAI) -> None:
         ("free", {"extra_body": {"attributes": {"humor": 9}}}, openai.BadRequestError),
         ("free", {"extra_body": {"attribute": {}}}, openai.BadRequestError),
         ("free", {"tools": TOOLS, "tool_choice": "required"}, openai.BadRequestError),
-        ("free", {"top_logprobs": 2}, openai.BadRequestError),
+        ("free", {"extra_body": {"min_tokens": 4}}, openai.BadRequestError),
         ("free", {"model": "gpt-5"}, openai.NotFoundError),
         ("nobody", {}, openai.AuthenticationError),
         ("stolen", {}, openai.AuthenticationError),
@@ -208,3 +208,16 @@ def test_a_swap_under_load_fails_no_request(
     assert answers == {before, after}
     assert ops.post(f'{{"policy": "{tiny_policy}"}}'.encode(), "/admin/models/stable")[0] == 200
     assert answer_of(client) == before
+
+
+def test_the_client_s_other_routes(endpoint: Endpoint, client: openai.OpenAI) -> None:
+    whole = client.completions.create(model="stable", prompt="The moon", max_tokens=4, echo=True, logprobs=1, seed=3)
+    assert whole.choices[0].text.startswith("The moon")
+    assert whole.choices[0].logprobs is not None
+    response = client.responses.create(model="stable:gaming", input="Why?", max_output_tokens=5)
+    assert response.usage is not None
+    assert response.usage.output_tokens <= 5
+    form = {"type": "json_schema", "json_schema": {"name": "a", "schema": {"type": "boolean"}}}
+    assert answer_of(client, response_format=form) in ("true", "false")
+    status, tokens = replace(endpoint, key="free").post(b'{"prompt": "The moon", "model": "stable"}', "/tokenize")
+    assert (status, tokens["count"]) == (200, len(tokens["tokens"]))
