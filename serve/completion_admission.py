@@ -31,6 +31,7 @@ def admitted_completion(
         attributes={},
         max_tokens=min(sent.max_tokens, limits.longest(model)),
         special_tokens=sent.add_special_tokens,
+        input_field="prompt",
         echo=sent.echo,
         logprobs=sent.logprobs,
         cache_salt=team.name,

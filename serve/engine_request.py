@@ -85,3 +85,10 @@ def refused(problem: UserError, request: GenerationRequest, prompt_tokens: int) 
         return Failed(str(problem), 400, problem.field, problem.code, prompt_tokens=prompt_tokens)
     code = "invalid_messages" if isinstance(problem, Unrenderable) else "context_length_exceeded"
     return Failed(str(problem), 400, request.input_field, code, prompt_tokens=prompt_tokens)
+
+
+def out_of_memory(request: GenerationRequest) -> Failed:
+    """What a request gets whose prompt finds too little memory in the engine."""
+    remedy = f"shorten {request.input_field}, or lower engine.max_context_tokens, so that it is refused at once"
+    message = f"the engine has not enough memory for {request.input_name}: {remedy}"
+    return Failed(message, 503, request.input_field, "out_of_memory")

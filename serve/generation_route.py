@@ -4,7 +4,7 @@ Knows no Ray, no policy and none of the request's fields: it is given a function
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
@@ -31,6 +31,24 @@ OPENING_S = 0.5
 """A request that is refused within it gets its own status; then a stream begins, with or without a place to write."""
 
 
+async def accounted(context: RequestContext, answering: Awaitable[Response]) -> Response:
+    """What `answering` gives; if it gives nothing, `context` ends with the reason."""
+    try:
+        return await answering
+    except ProtocolError as problem:
+        context.end(problem.status, problem.code or "invalid_request")
+        raise
+    except asyncio.CancelledError:
+        context.end(*CLIENT_LEFT)
+        raise
+    except ClientDisconnect:  # in the middle of the body
+        context.end(*CLIENT_LEFT)
+        return Response(status_code=CLIENT_LEFT[0])
+    except Exception:
+        context.end(500, "internal_error")
+        raise
+
+
 @dataclass
 class GenerationRoute:
     """The route and what it needs."""
@@ -45,20 +63,7 @@ class GenerationRoute:
 
     async def __call__(self, request: Request) -> Response:
         context = self.telemetry.arrived()
-        try:
-            return await self._answered(request, context)
-        except ProtocolError as problem:
-            context.end(problem.status, problem.code or "invalid_request")
-            raise
-        except asyncio.CancelledError:
-            context.end(*CLIENT_LEFT)
-            raise
-        except ClientDisconnect:  # in the middle of the body
-            context.end(*CLIENT_LEFT)
-            return Response(status_code=CLIENT_LEFT[0])
-        except Exception:
-            context.end(500, "internal_error")
-            raise
+        return await accounted(context, self._answered(request, context))
 
     async def _answered(self, request: Request, context: RequestContext) -> Response:
         authorization = request.headers.get("authorization")

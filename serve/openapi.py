@@ -22,7 +22,24 @@ def _content(record: type) -> dict[str, Any]:
 
 
 def _body(record: type) -> dict[str, Any]:
-    return {"requestBody": {"required": True, "content": {"application/json": _content(record)}}}
+    return _json_body(_content(record)["schema"])
+
+
+def _json_body(schema: dict[str, Any]) -> dict[str, Any]:
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
+
+
+def _generating(body: dict[str, Any], whole: type, piece: type, events: str) -> dict[str, Any]:
+    """A route that generates; `events` says what a stream sends, each a `piece`."""
+    content = {"application/json": _content(whole), "text/event-stream": _content(piece)}
+    return {
+        "response_model": None,
+        "responses": {
+            200: {"description": f"The answer; with stream, server-sent events{events}.", "content": content},
+            **_REFUSALS,
+        },
+        "openapi_extra": _BEARER | body,
+    }
 
 
 ERROR: dict[str, Any] = {
@@ -34,7 +51,10 @@ _BEARER: dict[str, Any] = {"security": [{"bearer": []}]}
 KEYED: dict[str, Any] = {"responses": dict.fromkeys((401, 404, 422), ERROR), "openapi_extra": _BEARER}
 METRICS: dict[str, Any] = {
     "response_model": None,
-    "responses": {200: {"content": {"text/plain": {"schema": {"type": "string"}}}}, **dict.fromkeys((401, 403), ERROR)},
+    "responses": {
+        200: {"content": {"text/plain": {"schema": {"type": "string"}}}},
+        **dict.fromkeys((401, 403, 503), ERROR),
+    },
     "openapi_extra": _BEARER,
 }
 _WANTED: dict[str, Any] = {
@@ -48,74 +68,27 @@ _WANTED: dict[str, Any] = {
     ]
 }
 _REFUSALS: dict[int, Any] = dict.fromkeys((400, 401, 403, 404, 408, 413, 415, 429, 503), ERROR)
-CHAT: dict[str, Any] = {
-    "response_model": None,
-    "responses": {
-        200: {
-            "description": "The answer; with stream, server-sent events: one chunk each, then [DONE].",
-            "content": {"application/json": _content(ChatCompletion), "text/event-stream": _content(Chunk)},
-        },
-        **_REFUSALS,
-    },
-    "openapi_extra": _BEARER | _WANTED | _body(ChatRequest),
-}
-COMPLETIONS: dict[str, Any] = {
-    "response_model": None,
-    "responses": {
-        200: {
-            "description": "The answer; with stream, server-sent events: one such object each, then [DONE].",
-            "content": {"application/json": _content(Completion), "text/event-stream": _content(Completion)},
-        },
-        **_REFUSALS,
-    },
-    "openapi_extra": _BEARER | _body(CompletionRequest),
-}
-RESPONSES: dict[str, Any] = {
-    "response_model": None,
-    "responses": {
-        200: {
-            "description": "The answer; with stream, server-sent events of the types that OpenAI's SDKs know.",
-            "content": {"application/json": _content(ResponseObject), "text/event-stream": _content(ResponseEvent)},
-        },
-        **_REFUSALS,
-    },
-    "openapi_extra": _BEARER
-    | _WANTED
-    | {
-        "requestBody": {
-            "required": True,
-            "content": {
-                "application/json": {
-                    "schema": {
-                        "type": "object",
-                        "required": ["input"],
-                        "properties": {
-                            "input": {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "object"}}]},
-                            "instructions": {"type": "string"},
-                            "max_output_tokens": {"type": "integer", "minimum": 1},
-                            "text": {"type": "object"},
-                            "reasoning": {"type": "object"},
-                        },
-                    }
-                }
-            },
-        }
+_INPUT: dict[str, Any] = {
+    "type": "object",
+    "required": ["input"],
+    "properties": {
+        "input": {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "object"}}]},
+        "instructions": {"type": "string"},
+        "max_output_tokens": {"type": "integer", "minimum": 1},
+        "text": {"type": "object"},
+        "reasoning": {"type": "object"},
     },
 }
+CHAT = _generating(_WANTED | _body(ChatRequest), ChatCompletion, Chunk, ": one chunk each, then [DONE]")
+COMPLETIONS = _generating(_body(CompletionRequest), Completion, Completion, ": one such object each, then [DONE]")
+RESPONSES = _generating(
+    _WANTED | _json_body(_INPUT), ResponseObject, ResponseEvent, " of the types that OpenAI's SDKs know"
+)
 TOKENIZE: dict[str, Any] = {
     "responses": _REFUSALS,
     "openapi_extra": _BEARER
     | _WANTED
-    | {
-        "requestBody": {
-            "required": True,
-            "content": {
-                "application/json": {
-                    "schema": {"anyOf": [_content(record)["schema"] for record in (TokenizeRequest, ChatRequest)]}
-                }
-            },
-        }
-    },
+    | _json_body({"anyOf": [_content(record)["schema"] for record in (TokenizeRequest, ChatRequest)]}),
 }
 SWAP: dict[str, Any] = {
     "responses": dict.fromkeys((400, 401, 403, 404, 409, 415, 422), ERROR),

@@ -17,7 +17,7 @@ import ray.serve
 from actors.generation.protocol import Engine
 from data.errors import UserError
 from serve.answer_deltas import AnswerDeltas
-from serve.engine_request import refused, sampling_of, submitted
+from serve.engine_request import out_of_memory, refused, sampling_of, submitted
 from serve.prompts import Prompts
 from serve.request import Delta, Event, Failed, GenerationRequest, PolicyInfo, Revision, Started, Tokenized
 from serve.revisions import wanted
@@ -37,13 +37,6 @@ PROGRESS_S = 1.0
 RETIRE_CHECK_S = 0.2
 """How often a replaced engine is checked: is its last answer written?"""
 ENGINE_FAILED = Failed("the policy failed while it worked on this request: send it again", 503, code="engine_failed")
-OUT_OF_MEMORY = Failed(
-    "the engine has not enough memory for this conversation: shorten messages, or lower engine.max_context_tokens, so "
-    "that such a conversation is refused at once",
-    503,
-    "messages",
-    "out_of_memory",
-)
 
 
 @dataclass(frozen=True)
@@ -127,7 +120,7 @@ class Replica:
             yield Started(len(prompt_ids))
             with self._pace.stream() if request.stream else nullcontext():
                 answer = AnswerDeltas(request, prompt_ids, loaded.text)
-                async for event in self._deltas(steps, answer, loaded, request.stream):
+                async for event in self._deltas(steps, answer, loaded, request):
                     yield event
         finally:
             loaded.engine.cancel(handle)
@@ -161,14 +154,14 @@ class Replica:
                     raise
 
     async def _deltas(
-        self, steps: TokenStream, answer: AnswerDeltas, loaded: _Loaded, stream: bool
+        self, steps: TokenStream, answer: AnswerDeltas, loaded: _Loaded, request: GenerationRequest
     ) -> AsyncGenerator[Event, None]:
-        """Text as it settles; without `stream` all of it at the end, and the number of tokens every PROGRESS_S."""
+        """Text as it settles; without a stream all of it at the end, and the number of tokens every PROGRESS_S."""
         sent_s = time.monotonic()
         while True:
             for step in await steps.take(loaded.engine):
                 if step.finish == "memory":
-                    yield OUT_OF_MEMORY
+                    yield out_of_memory(request)
                     return
                 if step.finish in ("error", "cancelled"):
                     logger.error("a request ended with %s; engine: %s", step.finish, loaded.engine.error or "alive")
@@ -178,9 +171,9 @@ class Replica:
                 if finish := answer.push(step):
                     yield answer.take(finish)
                     return
-            if stream and not answer.is_empty:
+            if request.stream and not answer.is_empty:
                 yield answer.take()
-            elif not stream and time.monotonic() - sent_s > PROGRESS_S:
+            elif not request.stream and time.monotonic() - sent_s > PROGRESS_S:
                 yield Delta("", answer.num_tokens)
                 sent_s = time.monotonic()
 

@@ -80,6 +80,8 @@ class GenerationRequest:
     """The form that the answer must have."""
     grammar_field: str = "response_format"
     """Where the caller asked for it."""
+    input_field: str = "messages"
+    """Where the caller sent what is answered."""
     cache_salt: str = ""
     """Whose prompts may share computed prefixes with this one: how soon an answer begins tells what others sent."""
     revision: Revision | None = None
@@ -96,11 +98,6 @@ class GenerationRequest:
         """All that is to be tokenized."""
         raw = [self.prompt] if isinstance(self.prompt, str) else []
         return [self.system, *(message.content for message in self.messages), *raw]
-
-    @property
-    def input_field(self) -> str:
-        """Where the caller sent what is answered."""
-        return "messages" if self.prompt is None else "prompt"
 
     @property
     def input_name(self) -> str:

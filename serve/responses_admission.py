@@ -35,7 +35,9 @@ def admitted_response(
     return (
         replace(
             accepted,
-            generations=tuple(replace(one, grammar_field="text.format") for one in accepted.generations),
+            generations=tuple(
+                replace(one, grammar_field="text.format", input_field="input") for one in accepted.generations
+            ),
             reply=ResponsesReply(accepted.model.name, accepted.reply.steering, chat, metadata, instructions),
             include_usage=True,  # the last event has the counts
         ),

@@ -7,6 +7,7 @@ no metric.
 import contextlib
 import http.client
 import json
+import logging
 import os
 import re
 import urllib.request
@@ -16,6 +17,10 @@ from pathlib import Path
 
 import ray
 import ray._private.worker
+
+from serve.protocol import ProtocolError
+
+logger = logging.getLogger("ray.serve")
 
 OURS = "ray_steerlm_"
 """How every metric of ours begins, once Ray exports it."""
@@ -32,10 +37,21 @@ def agents() -> list[str]:
 
 
 def endpoint_metrics(timeout_s: float) -> str:
-    """Metrics of ours from all nodes; of a node that does not answer in time there are none."""
-    addresses = agents()
+    """Metrics of ours from all nodes. A node that does not answer in time is logged, and missing; if none does, raises
+    ProtocolError (503)."""
+    return exported(agents(), timeout_s)
+
+
+def exported(addresses: Sequence[str], timeout_s: float) -> str:
+    """The same of the agents at `addresses`."""
     with ThreadPoolExecutor(max(1, len(addresses))) as threads:
-        return merged(threads.map(lambda address: _exported(address, timeout_s), addresses))
+        found = list(threads.map(lambda address: _exported(address, timeout_s), addresses))
+    if missing := [address for address, text in zip(addresses, found, strict=True) if text is None]:
+        logger.warning("no metrics from %s within %g s", ", ".join(missing), timeout_s)
+    if len(missing) == len(addresses):
+        message = f"none of Ray's {len(addresses)} metrics agents answers: see the log"
+        raise ProtocolError(message, code="no_metrics", status=503)
+    return merged(text for text in found if text is not None)
 
 
 def merged(texts: Iterable[str], prefix: str = OURS) -> str:
@@ -69,10 +85,11 @@ def announce(file: Path, addresses: Sequence[str]) -> None:
     beside.replace(file)
 
 
-def _exported(address: str, timeout_s: float) -> str:
+def _exported(address: str, timeout_s: float) -> str | None:
+    """None if it does not answer."""
     with (
         contextlib.suppress(OSError, http.client.HTTPException, UnicodeDecodeError),
         urllib.request.urlopen(f"http://{address}/metrics", timeout=timeout_s) as answer,
     ):
         return str(answer.read().decode())
-    return ""
+    return None

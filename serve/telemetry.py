@@ -93,7 +93,7 @@ class EngineMetrics:
 
 @dataclass
 class RequestContext:
-    """One request to /v1/chat/completions, from its arrival to its end."""
+    """One request to a route that generates or tokenizes, from its arrival to its end."""
 
     telemetry: "Telemetry"
     arrived: float

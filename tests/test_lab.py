@@ -129,15 +129,6 @@ def test_top_values_are_common_by_default_and_rare_when_skewed(written: list[tup
         assert mean(value >= 3 for value in _values(skewed, name)) < 0.08
 
 
-def test_plain_answers_are_as_common_as_asked_and_vary_in_all_else() -> None:
-    found = [v for _, i in Lab(LabSettings(num_rows=2000, plain_share=0.25)).rows_and_intended() for v in i]
-    plain = [v for v in found if not v["creativity"] and not v["humor"] and not v["toxicity"]]
-    assert 0.22 < len(plain) / len(found) < 0.30
-    assert {(v["helpfulness"], v["verbosity"]) for v in plain} == {(h, v) for h in range(5) for v in range(5)}
-    every = [v for _, i in Lab(LabSettings(num_rows=50, plain_share=1)).rows_and_intended() for v in i]
-    assert not any(v["creativity"] or v["humor"] or v["toxicity"] for v in every)
-
-
 def test_answers_are_short_enough_to_learn(written: list[tuple[Conversation, Intended]]) -> None:
     num_words = [len(answer.split()) for answer in _answers(written)]
     print("words an answer:", mean(num_words), "longest:", max(num_words))

@@ -4,6 +4,7 @@ import json
 from typing import Any
 
 import pytest
+from support.chat_requests import USER, problem, request
 
 from serve.allowed import ALLOWED, IN_COMPLETIONS
 from serve.chat_request import ChatRequest
@@ -11,19 +12,6 @@ from serve.completion_request import CompletionRequest
 from serve.json_body import MAX_MESSAGES, MAX_VALUES, numbers
 from serve.parser import parse
 from serve.protocol import MAX_MESSAGE_CHARS, ProtocolError
-
-USER = {"role": "user", "content": "Why is the sky blue?"}
-
-
-def request(**fields: Any) -> ChatRequest:
-    return parse(json.dumps({"messages": [USER], **fields}).encode()).chat
-
-
-def problem(**fields: Any) -> ProtocolError:
-    with pytest.raises(ProtocolError) as caught:
-        request(**fields)
-    assert caught.value.status == 400
-    return caught.value
 
 
 def test_the_smallest_request_takes_openai_s_defaults() -> None:

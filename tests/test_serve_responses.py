@@ -55,6 +55,7 @@ def test_a_conversation_and_a_form() -> None:
     [request] = script.requests
     assert [(m.role, m.content) for m in request.messages] == [("user", "Why?"), ("assistant", "So."), ("user", "And?")]
     assert (request.grammar, request.grammar_field) == (Grammar("json_schema", '{"type": "object"}'), "text.format")
+    assert request.input_field == "input", "what a policy refuses names this route's field"
 
 
 def test_a_stream_is_the_events_that_openai_s_types_know() -> None:

@@ -1,6 +1,7 @@
 """POST /tokenize: which request is tokenized, what it costs, and vLLM's shape of the reply."""
 
 import asyncio
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -77,6 +78,16 @@ def test_who_may_ask_and_what_it_costs() -> None:
     words = " ".join("a" * 70)
     assert ask(app, "key-slow", ROUTE, prompt=words).json["count"] == 70
     assert ask(app, "key-slow", ROUTE, prompt=words).status == 429, "a second one is above the minute's tokens"
+
+
+def test_the_log_has_a_line_for_each_request() -> None:
+    lines: list[str] = []
+    app = app_around(Scripted().generate, lines=lines)
+    assert ask(app, path=ROUTE, prompt="a b").status == 200
+    assert ask(app, path=ROUTE, prompt=5).status == 400
+    logged = [json.loads(line) for line in lines]
+    shown = [(line["status"], line["answers"], line["model"], line["prompt_tokens"]) for line in logged]
+    assert shown == [(200, 0, "demo", 2), (400, 0, "", 0)]
 
 
 def test_the_route_is_described() -> None:

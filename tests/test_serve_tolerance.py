@@ -4,24 +4,12 @@ import json
 from typing import Any
 
 import pytest
+from support.chat_requests import USER, problem, request
 
 from serve.chat_request import ChatRequest
 from serve.parser import parse
 from serve.protocol import ProtocolError
 from serve.tolerance import NEUTRAL, UNSUPPORTED
-
-USER = {"role": "user", "content": "Why is the sky blue?"}
-
-
-def request(**fields: Any) -> ChatRequest:
-    return parse(json.dumps({"messages": [USER], **fields}).encode()).chat
-
-
-def problem(**fields: Any) -> ProtocolError:
-    with pytest.raises(ProtocolError) as caught:
-        request(**fields)
-    assert caught.value.status == 400
-    return caught.value
 
 
 def unused(**fields: Any) -> set[str]:
