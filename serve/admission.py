@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from actors.generation.protocol import Sampling
 from data.attributes import AttributeProblem, Values
 from data.errors import UserError
 from serve import dials
@@ -96,17 +97,20 @@ def admitted(
         messages=tuple(turn.message for turn in chat.turns),
         labels=tuple(_label(model, chosen, chat, turn) for turn in chat.answers),
         attributes=steering.effective,
-        max_tokens=min(chat.answer_limit[1] or limits.by_default(model), limits.longest(model)),
-        logprobs=chat.num_top,
-        grammar=chat.grammar,
-        cache_salt=team.name,
-        **sampling_fields(chat),
+        sampling=Sampling(
+            max_tokens=min(chat.answer_limit[1] or limits.by_default(model), limits.longest(model)),
+            logprobs=chat.num_top,
+            grammar=chat.grammar,
+            cache_salt=team.name,
+            **sampling_fields(chat),
+        ),
+        stop=tuple(chat.stop),
+        stream=chat.stream,
     )
-    seeds = (None if chat.seed is None else chat.seed + i for i in range(chat.best_of or chat.n))
     return AdmittedRequest(
         model=model,
         profile=profile,
-        generations=tuple(replace(generation, seed=seed) for seed in seeds),
+        generations=tuple(numbered(generation, chat.seed, i) for i in range(chat.best_of or chat.n)),
         reply=ChatReply(model.name, steering, chat.num_top),
         score=chat.score,
         best_of=chat.best_of is not None,
@@ -116,7 +120,7 @@ def admitted(
 
 
 def sampling_fields(sent: SamplingFields) -> dict[str, Any]:
-    """The fields of a `GenerationRequest` that every route's requests have."""
+    """The fields of a `Sampling` that every route's requests have."""
     return {
         "temperature": sent.temperature,
         "top_p": sent.top_p,
@@ -126,10 +130,13 @@ def sampling_fields(sent: SamplingFields) -> dict[str, Any]:
         "presence_penalty": sent.presence_penalty,
         "repetition_penalty": sent.repetition_penalty,
         "logit_bias": sent.biases,
-        "seed": sent.seed,
-        "stop": tuple(sent.stop),
-        "stream": sent.stream,
     }
+
+
+def numbered(generation: GenerationRequest, seed: int | None, number: int) -> GenerationRequest:
+    """Answer `number` of a request, with a seed of its own."""
+    own = None if seed is None else (seed + number) % 2**63  # no sampler takes negative ones
+    return replace(generation, sampling=replace(generation.sampling, seed=own))
 
 
 def _require_predictor(chat: ChatRequest, can_score: bool) -> None:
@@ -156,7 +163,7 @@ def _cost(chat: ChatRequest, generation: GenerationRequest, limits: RequestLimit
     return RequestCost(
         prompt=generation.most_prompt_tokens,
         num_answers=num_answers,
-        max_tokens=generation.max_tokens,
+        max_tokens=generation.sampling.max_tokens,
         num_rated=num_rated,
         max_rated=limits.max_rated_tokens,
         asked_by="n" if chat.best_of is None else "best_of",

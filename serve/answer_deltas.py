@@ -26,7 +26,7 @@ class AnswerDeltas:
         self._is_raw = request.prompt is not None
         context = prompt_ids[-CONTEXT_IDS:] if self._is_raw or request.begun else ()
         self._answer = AnswerText(text.decode, request.stop, context, trimmed=not self._is_raw)
-        self._reporter = None if request.logprobs is None else TokenReporter(text.name_of, text.decode)
+        self._reporter = None if request.sampling.logprobs is None else TokenReporter(text.name_of, text.decode)
         self._text, self._tokens = "", list[ReportedToken]()
         self._echo: Echo | None = None
         self._has_echoed = not request.echo

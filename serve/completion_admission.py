@@ -6,7 +6,8 @@ cannot use the route, and a request that names a profile or attributes is refuse
 
 from dataclasses import replace
 
-from serve.admission import AdmittedRequest, RequestLimits, sampling_fields
+from actors.generation.protocol import Sampling
+from serve.admission import AdmittedRequest, RequestLimits, numbered, sampling_fields
 from serve.auth import Team
 from serve.completion_reply import CompletionReply
 from serve.completion_request import CompletionRequest
@@ -24,23 +25,27 @@ def admitted_completion(
     addressed = models.addressed(sent.model)
     require_raw(team, addressed, header)
     model = addressed.policy
+    reports_prompt = sent.echo and (sent.logprobs is not None or not sent.max_tokens)
     generation = GenerationRequest(
         system="",
         messages=(),
         labels=(),
         attributes={},
-        max_tokens=min(sent.max_tokens, limits.longest(model)),
+        sampling=Sampling(
+            max_tokens=min(sent.max_tokens, limits.longest(model)),
+            logprobs=sent.logprobs,
+            prompt_logprobs=(sent.logprobs or 0) if reports_prompt else None,
+            cache_salt=team.name,
+            **sampling_fields(sent),
+        ),
+        stop=tuple(sent.stop),
+        stream=sent.stream,
         special_tokens=sent.add_special_tokens,
         input_field="prompt",
         echo=sent.echo,
-        logprobs=sent.logprobs,
-        cache_salt=team.name,
-        **sampling_fields(sent),
     )
     generations = tuple(
-        replace(generation, prompt=prompt, seed=None if sent.seed is None else sent.seed + i)
-        for prompt in sent.prompts
-        for i in range(sent.n)
+        numbered(replace(generation, prompt=prompt), sent.seed, i) for prompt in sent.prompts for i in range(sent.n)
     )
     return AdmittedRequest(
         model=model,
@@ -53,7 +58,7 @@ def admitted_completion(
         cost=RequestCost(
             prompt=sum(one.most_prompt_tokens for one in generations[:: sent.n]),
             num_answers=len(generations),
-            max_tokens=generation.max_tokens,
+            max_tokens=generation.sampling.max_tokens,
             asked_by="n" if len(generations) == sent.n else "prompt",
         ),
         num_prompts=len(sent.prompts),

@@ -5,6 +5,7 @@ Knows no HTTP, no text and no Ray.
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 
 from actors.generation.protocol import Engine, Listener, Sampling
 from data.errors import UserError
@@ -27,29 +28,13 @@ def sampling_of(request: GenerationRequest, engine: Engine, prompt_ids: Sequence
     if num_tokens >= context:
         sizes = f"{request.input_name} has {num_tokens} tokens, the policy's context {context}"
         raise UserError(f"{sizes}, and the answer needs room: shorten {request.input_field}")
-    reports_prompt = request.echo and (request.logprobs is not None or not request.max_tokens)
-    return Sampling(
-        max_tokens=min(request.max_tokens, context - num_tokens),
-        temperature=request.temperature,
-        top_p=request.top_p,
-        top_k=request.top_k,
-        seed=None if request.seed is None else request.seed % 2**63,  # no sampler takes negative ones
-        cache_salt=request.cache_salt,
-        min_p=request.min_p,
-        frequency_penalty=request.frequency_penalty,
-        presence_penalty=request.presence_penalty,
-        repetition_penalty=request.repetition_penalty,
-        logit_bias=request.logit_bias,
-        logprobs=request.logprobs,
-        prompt_logprobs=(request.logprobs or 0) if reports_prompt else None,
-        grammar=request.grammar,
-    )
+    return replace(request.sampling, max_tokens=min(request.sampling.max_tokens, context - num_tokens))
 
 
 def _require_known(request: GenerationRequest, engine: Engine, prompt_ids: Sequence[int]) -> None:
     if not prompt_ids:
         raise Refusal("the prompt is empty: send at least one token", request.input_field, "invalid_prompt")
-    for field, ids in ((request.input_field, prompt_ids), ("logit_bias", request.logit_bias)):
+    for field, ids in ((request.input_field, prompt_ids), ("logit_bias", request.sampling.logit_bias)):
         wrong = next((i for i in ids if not 0 <= i < engine.num_tokens), None)
         if wrong is not None:
             known = f"the policy's vocabulary has tokens 0 to {engine.num_tokens - 1}"

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
-from actors.generation.protocol import Grammar
+from actors.generation.protocol import Sampling
 from data.attributes import Values
 from data.conversation import Message
 from serve.logprobs import ReportedToken
@@ -54,13 +54,10 @@ class GenerationRequest:
     """Attributes of each earlier answer."""
     attributes: Mapping[str, int]
     """Effective value of every attribute of the schema."""
-    max_tokens: int
-    """Of the answer; cut to what the prompt leaves of the context."""
-    temperature: float
-    top_p: float
-    top_k: int
-    seed: int | None
-    stop: tuple[str, ...]
+    sampling: Sampling = field(default_factory=Sampling)
+    """How its tokens are chosen; the length is cut to what the prompt leaves of the context."""
+    stop: tuple[str, ...] = ()
+    """Texts before which the answer ends."""
     stream: bool = False
     """If not, all text comes in the last event, so that the request can start again unnoticed if its replica dies."""
     prompt: str | tuple[int, ...] | None = None
@@ -69,21 +66,10 @@ class GenerationRequest:
     """Put before such a text what the tokenizer puts first of its own accord?"""
     echo: bool = False
     """Return such a prompt too?"""
-    min_p: float = 0.0
-    frequency_penalty: float = 0.0
-    presence_penalty: float = 0.0
-    repetition_penalty: float = 1.0
-    logit_bias: Mapping[int, float] = field(default_factory=dict)
-    logprobs: int | None = None
-    """Report every token, with so many likeliest ones in its place; None = no token."""
-    grammar: Grammar | None = None
-    """The form that the answer must have."""
     grammar_field: str = "response_format"
-    """Where the caller asked for it."""
+    """Where the caller asked for a form of the answer."""
     input_field: str = "messages"
     """Where the caller sent what is answered."""
-    cache_salt: str = ""
-    """Whose prompts may share computed prefixes with this one: how soon an answer begins tells what others sent."""
     revision: Revision | None = None
     """What the ingress wants served; a replica that came up with an older one changes over."""
 

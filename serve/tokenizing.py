@@ -59,7 +59,7 @@ def _asked(body: bytes, team: Team, backend: Backend, header: str) -> tuple[bool
         sent = tokenize_of(raw)
         model = backend.models.addressed(sent.model).policy
         generation = GenerationRequest(
-            *("", (), (), {}, 0, 0, 1, 0, None, ()),
+            *("", (), (), {}),
             prompt=sent.prompt,
             special_tokens=sent.add_special_tokens,
             input_field="prompt",

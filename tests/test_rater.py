@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from actors.generation.protocol import Sampling
 from actors.scoring.annotator import Annotator
 from actors.scoring.predictor import Predictor
 from actors.scoring.rater import Rater
@@ -31,7 +32,7 @@ def test_a_rate_is_what_the_annotator_writes(tiny_predictor: str) -> None:
 
 
 def test_the_endpoint_s_scores_are_rates_of_the_last_turn_and_an_empty_answer_has_none(tiny_predictor: str) -> None:
-    request = GenerationRequest("", (Message("user", "Why?"),), (), {}, 9, 1.0, 1.0, 0, None, ())
+    request = GenerationRequest("", (Message("user", "Why?"),), (), {}, Sampling(9))
     answers = ["So.", "", "Because of the moon, the tides and the owls."]
 
     rater = Rater(Predictor.load(tiny_predictor, num_threads=1), 256, 128)
@@ -43,7 +44,7 @@ def test_the_endpoint_s_scores_are_rates_of_the_last_turn_and_an_empty_answer_ha
 
 def test_a_continued_answer_is_rated_whole_and_a_conversation_may_begin_with_an_answer(tiny_predictor: str) -> None:
     asked, begun, greeting = Message("user", "Why?"), Message("assistant", "Because of "), Message("assistant", "Hi.")
-    plain = GenerationRequest("", (asked,), (), {}, 9, 1.0, 1.0, 0, None, ())
+    plain = GenerationRequest("", (asked,), (), {}, Sampling(9))
     continued, greeted = replace(plain, messages=(asked, begun)), replace(plain, messages=(greeting, asked))
     rater = Rater(Predictor.load(tiny_predictor, num_threads=1), 256, 128)
     whole = rate_answers(rater, [(plain, "Because of the moon.")])

@@ -29,7 +29,7 @@ def test_n_answers_are_those_of_the_seeds_that_follow() -> None:
         (2, "xxx", {"humor": 3.0}),
     ]
     assert answered.json["usage"] == {"prompt_tokens": 7, "completion_tokens": 6, "total_tokens": 13}
-    assert [request.seed for request in script.requests] == [0, 1, 2]
+    assert [request.sampling.seed for request in script.requests] == [0, 1, 2]
     assert script.num_closed == 3
 
 
@@ -135,7 +135,7 @@ def test_one_of_n_that_fails_ends_them_all() -> None:
     script = Counting()
 
     async def generate(model: str, request: GenerationRequest) -> AsyncGenerator[Event, None]:
-        if request.seed == 1:
+        if request.sampling.seed == 1:
             yield Failed("busy", 429, retry_after_s=3)
             return
         async for event in script.generate(model, request):

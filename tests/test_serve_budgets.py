@@ -27,14 +27,13 @@ class Tokens:
 
     async def generate(self, model: str, request: GenerationRequest) -> AsyncGenerator[Event, None]:
         yield Started(PROMPT)
-        assert request.max_tokens is not None
-        for count in range(1, request.max_tokens + 1):
+        for count in range(1, request.sampling.max_tokens + 1):
             if count == self._stalls_after:
                 await asyncio.sleep(3600)
             await asyncio.sleep(0)
             self.written += 1
             yield Delta("x", count)
-        yield Delta("", request.max_tokens, "length")
+        yield Delta("", request.sampling.max_tokens, "length")
 
     async def score(self, request: GenerationRequest, answer: str) -> dict[str, float]:
         self.written += PROMPT + len(answer)

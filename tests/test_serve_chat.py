@@ -27,7 +27,7 @@ def test_a_whole_answer() -> None:
     assert answered.json["steering"] == {"requested": {"humor": 2.5}, "effective": {**LAB.defaults(), "humor": 2}}
     assert answered.json["model"] == "demo"
     assert script.requests[0].attributes == {**LAB.defaults(), "humor": 2}
-    assert script.requests[0].max_tokens == 64
+    assert script.requests[0].sampling.max_tokens == 64
     assert script.num_closed == 1
 
 
@@ -70,7 +70,8 @@ def test_everything_reaches_the_generation_request() -> None:
     assert request.messages == (Message("user", "Why?"), Message("assistant", "So."), Message("user", "Why?"))
     assert request.labels == ({"humor": 4.0},)
     assert request.attributes["humor"] == 3
-    assert (request.max_tokens, request.temperature, request.top_p, request.top_k, request.seed, request.stop) == (
+    own = request.sampling
+    assert (own.max_tokens, own.temperature, own.top_p, own.top_k, own.seed, request.stop) == (
         9,
         0.0,
         0.5,
@@ -120,7 +121,7 @@ def test_the_length_of_an_answer_is_cut_to_what_fits(limit: int | None, asked: d
     app = app_around(script.generate, max_new_tokens=limit)
     answered = ask(app, messages=[USER], **asked)
     assert (answered.status, answered.json["choices"][0]["finish_reason"]) == (200, "length")
-    assert script.requests[0].max_tokens == expected
+    assert script.requests[0].sampling.max_tokens == expected
 
 
 @pytest.mark.case("turns in any order")

@@ -23,10 +23,10 @@ def test_every_parameter_of_sampling_reaches_the_policy() -> None:
     sent = {"frequency_penalty": 0.5, "presence_penalty": -1, "repetition_penalty": 1.25, "min_p": 0.125}
     assert chat(script, **sent, logit_bias={"5": -100, "7": 1.5}, logprobs=True, top_logprobs=3).status == 200
     [request] = script.requests
-    assert {name: getattr(request, name) for name in sent} == sent
-    assert (request.logit_bias, request.logprobs) == ({5: -100, 7: 1.5}, 3)
+    assert {name: getattr(request.sampling, name) for name in sent} == sent
+    assert (request.sampling.logit_bias, request.sampling.logprobs) == ({5: -100, 7: 1.5}, 3)
     chat(script)
-    assert (script.requests[1].logprobs, script.requests[1].grammar) == (None, None)
+    assert (script.requests[1].sampling.logprobs, script.requests[1].sampling.grammar) == (None, None)
 
 
 @pytest.mark.parametrize(
@@ -43,7 +43,7 @@ def test_every_parameter_of_sampling_reaches_the_policy() -> None:
 def test_the_form_of_the_answer_reaches_the_policy(wanted: dict[str, Any], grammar: Grammar | None) -> None:
     script = Scripted()
     assert chat(script, response_format=wanted).status == 200
-    assert (script.requests[0].grammar, script.requests[0].grammar_field) == (grammar, "response_format")
+    assert (script.requests[0].sampling.grammar, script.requests[0].grammar_field) == (grammar, "response_format")
 
 
 def test_a_schema_may_be_nested_deeper_than_a_conversation() -> None:

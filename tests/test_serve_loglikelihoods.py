@@ -165,7 +165,7 @@ def test_what_the_policy_cannot_take_is_refused_by_its_field(
 
 
 def test_who_leaves_while_a_grammar_is_compiled_leaves_nothing_behind(replica: Replica) -> None:
-    from actors.generation.protocol import Grammar
+    from actors.generation.protocol import Grammar, Sampling
     from data.conversation import Message
 
     engine = replica._loaded.engine
@@ -178,7 +178,7 @@ def test_who_leaves_while_a_grammar_is_compiled_leaves_nothing_behind(replica: R
         return compiled(grammar)
 
     request = GenerationRequest(
-        "", (Message("user", "Why?"),), (), {}, 400, 1.0, 1.0, 0, 3, (), grammar=Grammar("json_object")
+        "", (Message("user", "Why?"),), (), {}, Sampling(400, seed=3, grammar=Grammar("json_object"))
     )
 
     async def leave() -> None:

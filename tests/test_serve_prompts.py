@@ -17,6 +17,7 @@ from tokenizers import models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from actors.generation.prompt_length import fewest_tokens, longest_token
+from actors.generation.protocol import Sampling
 from actors.modeling.tokenizer import encoder, train_tokenizer
 from data.conversation import Message
 from data.errors import UserError
@@ -26,7 +27,7 @@ from serve.prompts import INLINE_CHARS, Prompts
 from serve.request import GenerationRequest
 
 TOKENIZER = train_tokenizer(["an owl, a mole and a vole", "another owl     is an owl"], 300)
-SHORT = GenerationRequest("", (Message("user", "Why?"),), (), {"humor": 1}, 5, 1.0, 1.0, 0, None, ())
+SHORT = GenerationRequest("", (Message("user", "Why?"),), (), {"humor": 1}, Sampling(5))
 LONG = replace(SHORT, messages=(Message("user", "owl " * INLINE_CHARS),))
 
 
@@ -78,7 +79,7 @@ def test_the_candidates_of_a_request_are_tokenized_once() -> None:
 
     async def go() -> list[list[int]]:
         found = prompts(text)
-        candidates = [*(replace(LONG, seed=i) for i in range(16)), other]
+        candidates = [*(replace(LONG, sampling=Sampling(seed=i)) for i in range(16)), other]
         first = await asyncio.gather(*map(found.ids, candidates))
         await found.ids(LONG)
         assert not found._running, "nothing is kept"

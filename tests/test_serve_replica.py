@@ -23,12 +23,7 @@ REQUEST = GenerationRequest(
     messages=(Message("user", "Tell me about the moon."),),
     labels=(),
     attributes={},
-    max_tokens=24,
-    temperature=1.0,
-    top_p=1.0,
-    top_k=0,
-    seed=3,
-    stop=(),
+    sampling=Sampling(24, seed=3),
 )
 
 
@@ -76,7 +71,7 @@ def test_a_stop_string_ends_the_answer_and_the_request(replica: Replica) -> None
 
 @pytest.mark.case("a longer answer than there is room for")
 def test_the_length_is_cut_to_what_the_prompt_leaves(replica: Replica) -> None:
-    started, *_, last = asyncio.run(collected(replica, replace(REQUEST, max_tokens=10**6, temperature=0.0)))
+    started, *_, last = asyncio.run(collected(replica, replace(REQUEST, sampling=Sampling(10**6, temperature=0.0))))
     context = asyncio.run(replica.info()).context
     assert isinstance(started, Started)
     assert last == Delta(last.text, context - started.prompt_tokens, "length")  # type: ignore[union-attr]
@@ -97,7 +92,7 @@ def test_who_reads_along_gets_pieces_and_who_does_not_all_at_the_end(
 ) -> None:
     monkeypatch.setattr("serve.replica.PROGRESS_S", 0.0)
     replica = Replica("tiny", Revision(tiny_policy, 0), EngineSettings(max_num_seqs=2, stream_every_s=0.001))
-    long = replace(REQUEST, max_tokens=200)
+    long = replace(REQUEST, sampling=Sampling(200, seed=3))
     pieces, whole = (asyncio.run(collected(replica, replace(long, stream=stream)))[1:] for stream in (True, False))
     replica._loaded.engine.close()
     assert len(pieces) > 2
@@ -116,9 +111,9 @@ def test_who_reads_along_slows_the_others_down_and_who_does_not_does_not(
 
     async def paces() -> list[float]:
         found = []
-        async with aclosing(replica.generate(replace(REQUEST, max_tokens=400, stream=True))) as one:
+        async with aclosing(replica.generate(replace(REQUEST, sampling=Sampling(400, seed=3), stream=True))) as one:
             async with (
-                aclosing(replica.generate(replace(REQUEST, max_tokens=400, stream=True))) as two,
+                aclosing(replica.generate(replace(REQUEST, sampling=Sampling(400, seed=3), stream=True))) as two,
                 aclosing(replica.generate(REQUEST)) as quiet,
             ):
                 for events in (quiet, one, one, two, two):  # the first event is sent before its first text
@@ -133,7 +128,7 @@ def test_who_reads_along_slows_the_others_down_and_who_does_not_does_not(
 
 def test_leaving_cancels_the_request(replica: Replica) -> None:
     async def leave() -> None:
-        async with aclosing(replica.generate(replace(REQUEST, max_tokens=400, temperature=0.0))) as events:
+        async with aclosing(replica.generate(replace(REQUEST, sampling=Sampling(400, temperature=0.0)))) as events:
             assert isinstance(await anext(events), Started)
 
     for _ in range(5):
@@ -167,7 +162,7 @@ def test_a_context_below_the_model_s_is_said(tiny_policy: str) -> None:
     [event] = asyncio.run(collected(replica, replace(REQUEST, messages=(Message("user", "moon " * 60),))))
     assert isinstance(event, Failed)
     assert "the policy's context 60" in event.message
-    last = asyncio.run(collected(replica, replace(REQUEST, max_tokens=60, temperature=0.0)))[-1]
+    last = asyncio.run(collected(replica, replace(REQUEST, sampling=Sampling(60, temperature=0.0))))[-1]
     assert isinstance(last, Delta)
     assert last.completion_tokens == 60 - len(replica._loaded.text.prompt("", REQUEST.messages, {})) < 40
     replica._loaded.engine.close()
@@ -243,7 +238,7 @@ def test_a_swap_changes_what_new_requests_get_and_running_ones_end_on_the_old(
 ) -> None:
     replica = replica_of(tiny_policy)
     old_engine = replica._loaded.engine
-    sampled = replace(REQUEST, max_tokens=40)
+    sampled = replace(REQUEST, sampling=Sampling(40, seed=3))
 
     async def go() -> tuple[str, str, str]:
         before = text_of(await collected(replica, sampled))

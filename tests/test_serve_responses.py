@@ -30,7 +30,7 @@ def test_text_in_text_out() -> None:
     )
     [request] = script.requests
     assert (request.system, [m.content for m in request.messages]) == ("Be brief.", ["Why?"])
-    assert (request.max_tokens, request.temperature) == (9, 0.5)
+    assert (request.sampling.max_tokens, request.sampling.temperature) == (9, 0.5)
     assert (request.attributes["humor"], request.attributes["verbosity"]) == (4, 0)
     body = answered.json
     read = Response.model_validate(body)
@@ -54,7 +54,8 @@ def test_a_conversation_and_a_form() -> None:
     assert responded(script, input=conversation, text={"format": form}, store=True, truncation="disabled").status == 200
     [request] = script.requests
     assert [(m.role, m.content) for m in request.messages] == [("user", "Why?"), ("assistant", "So."), ("user", "And?")]
-    assert (request.grammar, request.grammar_field) == (Grammar("json_schema", '{"type": "object"}'), "text.format")
+    assert request.sampling.grammar == Grammar("json_schema", '{"type": "object"}')
+    assert request.grammar_field == "text.format"
     assert request.input_field == "input", "what a policy refuses names this route's field"
 
 

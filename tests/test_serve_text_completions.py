@@ -27,8 +27,9 @@ def test_a_raw_prompt_reaches_the_policy_as_it_is() -> None:
     answered = completed(script, prompt="The sea", seed=3, min_p=0.5)
     [request] = script.requests
     assert (request.prompt, request.messages, request.attributes, request.system) == ("The sea", (), {}, "")
-    assert (request.max_tokens, request.temperature, request.seed, request.min_p) == (16, 1.0, 3, 0.5)
-    assert (request.echo, request.logprobs) == (False, None)
+    chosen = request.sampling
+    assert (chosen.max_tokens, chosen.temperature, chosen.seed, chosen.min_p) == (16, 1.0, 3, 0.5)
+    assert (request.echo, chosen.logprobs) == (False, None)
     body = answered.json
     assert (answered.status, body["object"], body["model"]) == (200, "text_completion", "demo")
     assert body["choices"] == [{"index": 0, "text": "It is.", "logprobs": None, "finish_reason": "stop"}]
@@ -38,7 +39,7 @@ def test_a_raw_prompt_reaches_the_policy_as_it_is() -> None:
 def test_several_prompts_have_answers_each() -> None:
     script = Scripted()
     body = completed(script, prompt=[[1, 2], [3]], n=2, seed=5).json
-    assert [(r.prompt, r.seed) for r in script.requests] == [((1, 2), 5), ((1, 2), 6), ((3,), 5), ((3,), 6)]
+    assert [(r.prompt, r.sampling.seed) for r in script.requests] == [((1, 2), 5), ((1, 2), 6), ((3,), 5), ((3,), 6)]
     assert [choice["index"] for choice in body["choices"]] == [0, 1, 2, 3]
     assert body["usage"] == {"prompt_tokens": 14, "completion_tokens": 8, "total_tokens": 22}, "each prompt once"
 
@@ -46,7 +47,8 @@ def test_several_prompts_have_answers_each() -> None:
 def test_an_echoed_prompt_comes_before_its_answer_whole_and_streamed() -> None:
     sent = {"prompt": [1, 2], "max_tokens": 1, "echo": True, "logprobs": 1, "temperature": 0}
     whole = completed(script := Scripted(TOLD), **sent).json["choices"][0]
-    assert (script.requests[0].echo, script.requests[0].logprobs, script.requests[0].max_tokens) == (True, 1, 1)
+    [asked] = script.requests
+    assert (asked.echo, asked.sampling.logprobs, asked.sampling.max_tokens) == (True, 1, 1)
     assert (whole["text"], whole["finish_reason"]) == ("The sea is", "length")
     assert whole["logprobs"]["token_logprobs"] == [None, -2.0, -0.25]
     assert whole["logprobs"]["top_logprobs"] == [None, {" cat": -0.5, " sea": -2.0}, {" is": -0.25}]

@@ -244,7 +244,7 @@ class Counting(Scripted):
 
     async def generate(self, model: str, request: GenerationRequest) -> AsyncGenerator[Event, None]:
         self.requests.append(request)
-        length = 1 + (request.seed or 0)
+        length = 1 + (request.sampling.seed or 0)
         try:
             yield Started(7)
             for count in range(1, length + 1):
