@@ -17,6 +17,7 @@ from data.storage import Storage
 from jobs.evaluation.ask import MeasuredAnswers, answered, measurable, questions, rated, synthetic_world
 from jobs.evaluation.steering_metrics import combined, cross_talk, curves, dialogue, judge, judge_note, length
 from jobs.pipelines.sample import sampling_settings
+from jobs.pipelines.sample_and_rate import one_pool
 from jobs.reporting.figures_steering import draw_cross_talk, draw_judge, draw_rounds, draw_steering
 from jobs.reporting.figures_training import draw_losses
 from jobs.reporting.model_card import write_card
@@ -56,16 +57,18 @@ def _answers(run: Run, policy: Storage, folder: Storage) -> MeasuredAnswers:
         f"evaluate: {len(asked)} questions at {len(prompts) // max(1, len(asked))} settings, {len(together)} of them "
         f"of several attributes: {len(prompts):,} answers"
     )
-    rows = answered(run, "evaluate", policy, prompts, folder)
+    rows = answered(run, "evaluate", policy, prompts, folder, rate=True)
     sources = [folder / "answers"]
     further = dialogue_prompts(rows, asked, schema, others, settings.num_dialogues, seed, "evaluate")
     if further:
         log(f"evaluate: {len(further)} of these answers continue as dialogues at the other end of the scale")
-        rows += answered(run, "evaluate: dialogue", policy, further, folder / "dialogue")
+        rows += answered(run, "evaluate: dialogue", policy, further, folder / "dialogue", rate=True)
         sources.append(folder / "dialogue" / "answers")
     against = " and is compared with the truth" if synthetic_world(run) else ""
     log(f"evaluate: the predictor rates all {len(rows):,} answers{against}")
-    return measurable(run, rated(run, "evaluate", sources, folder / "rated"))
+    if not one_pool(run):
+        rows = rated(run, "evaluate", sources, folder / "rated")
+    return measurable(run, sorted(rows, key=lambda row: row.id))
 
 
 def _report(run: Run, stage: str, answers: MeasuredAnswers) -> ReportMetrics:

@@ -3,6 +3,7 @@
 import traceback
 from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pyarrow as pa
@@ -13,6 +14,7 @@ from actors.training import worker
 from actors.training.collectives import agree
 from actors.training.settings import LearnerSettings
 from actors.training.train_state import TrainState
+from actors.training.trainer import Assignment
 from cluster.errors import ClusterError
 from data.attributes import shipped
 from data.errors import UserError, is_user_error
@@ -101,11 +103,11 @@ def test_a_bug_does_not_stop_ray_trains_retry(
 
     monkeypatch.setattr(worker, "Training", Training)
     with pytest.raises(ValueError):  # noqa: PT011 - any
-        worker.train_worker({"assignment": Given()})
+        worker.train(cast("Assignment", Given()))
     assert not (tmp_path / worker.USER_ERROR).exists()
     monkeypatch.setattr(Training, "run", lambda self: (_ for _ in ()).throw(UserError("fix it")))
     with pytest.raises(UserError):
-        worker.train_worker({"assignment": Given()})
+        worker.train(cast("Assignment", Given()))
     assert (tmp_path / worker.USER_ERROR).read_text() == "fix it"
 
 
@@ -120,14 +122,14 @@ def test_an_error_that_all_workers_raise_fails_none_so_that_ray_train_starts_non
         agree(UserError("fix it"))
 
     monkeypatch.setattr(worker, "Training", agreed)
-    worker.train_worker({"assignment": Given()})
+    worker.train(cast("Assignment", Given()))
     assert (tmp_path / worker.USER_ERROR).read_text() == "fix it"
     monkeypatch.setattr(worker, "Training", lambda _: pytest.fail("it must not start again"))
-    worker.train_worker({"assignment": Given()})
+    worker.train(cast("Assignment", Given()))
     Given.output_uri = str(tmp_path / worker.USER_ERROR)  # no folder, so that nothing can be noted there
     monkeypatch.setattr(worker, "Training", agreed)
     with pytest.raises(UserError, match=r"^fix it$"):
-        worker.train_worker({"assignment": Given()})
+        worker.train(cast("Assignment", Given()))
 
 
 @pytest.mark.parametrize("bug", BUGS)

@@ -100,8 +100,8 @@ def test_the_whole_report_in_the_synthetic_world(
     num_answers = 2 * (26 + 2) + 10
     assert report["counts"] == {"questions": 2, "answers": num_answers}
     assert {row["everywhere"]["n"] for row in report["judge"].values()} == {num_answers}
-    dialogues = [row for table in (folder / "dialogue" / "answers").tables() for row in from_table(table)]
-    first = {row.messages for table in (folder / "answers").tables() for row in from_table(table)}
+    dialogues = [row for table in (folder / "dialogue" / "rated").tables() for row in from_table(table)]
+    first = {row.messages for table in (folder / "rated").tables() for row in from_table(table)}
     assert len(dialogues) == 10
     assert all(row.messages[:2] in first and len(row.messages) == 4 for row in dialogues), (
         "the first answers are the policy's own"

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 from typing import cast
 
 import pytest
+import ray.cloudpickle
 from fsspec.implementations.memory import MemoryFileSystem
 from ray.exceptions import ActorDiedError, OutOfMemoryError, RayTaskError
 from ray.train.torch import TorchTrainer
@@ -156,12 +157,22 @@ def test_the_handler_that_rays_trainer_sets_is_the_one_we_leave_out() -> None:
     assert callable(TorchTrainer._register_sigint_handler)
 
 
+def _trainer_of(learner: LearnerSettings, output: Path) -> TorchTrainer:
+    return _trainer(cast("Assignment", SimpleNamespace(settings=learner, what="policy")), Storage(str(output)))
+
+
 def test_a_training_starts_no_actor_for_the_datasets_that_it_does_not_have(tmp_path: Path) -> None:
-    assignment = SimpleNamespace(settings=LearnerSettings(num_workers=2, packs_per_step=2), what="policy")
-    trainer = _trainer(cast("Assignment", assignment), Storage(str(tmp_path)))
+    trainer = _trainer_of(LearnerSettings(num_workers=2, packs_per_step=2), tmp_path)
     names = {type(callback).__name__ for callback in trainer._create_default_callbacks()}
     assert "DatasetsCallback" not in names
     assert "BackendSetupCallback" in names
+
+
+def test_rays_controller_gets_nothing_to_unpickle_that_imports_transformers(tmp_path: Path) -> None:
+    learner = LearnerSettings(num_workers=2, packs_per_step=2, learning_rate=3e-4)
+    config = _trainer_of(learner, tmp_path).train_loop_config
+    assert {type(value) for value in config.values()} == {bytes}
+    assert ray.cloudpickle.loads(config["assignment"]).settings == learner
 
 
 def _with_chat_template(base: str, folder: Path, template: str) -> str:

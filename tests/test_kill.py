@@ -16,7 +16,7 @@ from support import tiny_run
 from data.conversation import from_table
 from data.storage import Storage
 
-ROWS = ["rows/rows", "annotated/rows", "bootstrap-1/samples/rows", "bootstrap-1/rated/rows", "report/answers"]
+ROWS = ["rows/rows", "annotated/rows", "bootstrap-1/samples/rows", "bootstrap-1/rated/rows", "report/rated"]
 ROUND = [f"bootstrap-1/{kind}" for kind in ("samples", "rated", "selected", "policy", "promotion")]
 STAGES = ["rows", "base", "predictor", "annotated", "policy", *ROUND, "report"]
 TOO_SHORT = "bootstrap-1/selected"

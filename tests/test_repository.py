@@ -147,6 +147,7 @@ def test_ci_runs_what_people_run() -> None:
     assert {"check", "docs", "demo", "test", "gpu-smoke", "test-run", "test-kill", "test-page"} <= set(targets)
     assert targets.index("check") < targets.index("test"), "the quick targets first"
     assert any({"test", "COVERAGE=1"} <= set(words) for words in called), "the floor is held there"
+    assert any({"demo", "ARGS=evaluate.min_spearman=0.85"} <= set(words) for words in called), "the demo must steer"
     assert os.access(ROOT / ".ci" / "run", os.X_OK)
 
 

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import pytest
 import torch
@@ -282,9 +282,9 @@ def test_a_worker_notes_that_memory_ran_out_and_does_not_try_again(
             _allocate()
 
     monkeypatch.setattr(worker, "Training", Full)
-    config = {"assignment": SimpleNamespace(output_uri=str(tmp_path), settings=SETTINGS)}
+    assignment = cast("Assignment", SimpleNamespace(output_uri=str(tmp_path), settings=SETTINGS))
     with pytest.raises(UserError, match=r"the node's memory ran out in step 7 .*pack_tokens below 256"):
-        worker.train_worker(config)
+        worker.train(assignment)
     assert (tmp_path / worker.USER_ERROR).read_text().startswith("the node's memory ran out in step 7 (")
     monkeypatch.setattr(worker, "Training", None)
-    worker.train_worker(config)
+    worker.train(assignment)

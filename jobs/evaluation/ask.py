@@ -26,6 +26,7 @@ from jobs.pipelines.annotation import annotate, calibration
 from jobs.pipelines.fit import buckets_for
 from jobs.pipelines.map_rows import write_table
 from jobs.pipelines.sample import sample
+from jobs.pipelines.sample_and_rate import one_pool, sample_and_rate
 from jobs.runner.preset import LAB
 from jobs.runner.stage import Run
 
@@ -53,17 +54,26 @@ def ask(
 
     The predictor rates the answers where nothing better is known, and with `rate` in any case.
     """
-    rows = answered(run, what, policy, prompts, folder)
-    if rate or not synthetic_world(run):
+    rate = rate or not synthetic_world(run)
+    rows = answered(run, what, policy, prompts, folder, rate)
+    if rate and not one_pool(run):
         rows = rated(run, what, [folder / "answers"], folder / "rated")
     return measurable(run, rows)
 
 
-def answered(run: Run, what: str, policy: Storage, prompts: Sequence[Prompt], folder: Storage) -> list[Conversation]:
-    """The answers of `policy` to all `prompts`, unrated; both lie in `folder`."""
+def answered(
+    run: Run, what: str, policy: Storage, prompts: Sequence[Prompt], folder: Storage, rate: bool
+) -> list[Conversation]:
+    """The answers of `policy` to all `prompts`; both lie in `folder`. With `rate` they are rated if one pool can."""
     write_table(prompts_table(prompts), folder / "prompts")
-    sample(run, f"{what}: sample", policy, folder / "prompts", folder / "answers", run.preset.evaluate.temperature)
-    return _rows(folder / "answers")
+    temperature = run.preset.evaluate.temperature
+    if rate and one_pool(run):
+        target = folder / "rated"
+        sample_and_rate(run, f"{what}: sample and rate", policy, folder / "prompts", target, temperature)
+    else:
+        target = folder / "answers"
+        sample(run, f"{what}: sample", policy, folder / "prompts", target, temperature)
+    return _rows(target)
 
 
 def rated(run: Run, what: str, answers: list[Storage], target: Storage) -> list[Conversation]:

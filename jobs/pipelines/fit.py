@@ -26,7 +26,7 @@ from actors.training.metrics import Tracking
 from actors.training.preemption import STOP
 from actors.training.settings import LearnerSettings
 from actors.training.trainer import Assignment
-from actors.training.worker import USER_ERROR, train_worker
+from actors.training.worker import USER_ERROR, train_worker, worker_config
 from cluster.process_group import OwnAddressConfig
 from cluster.settings.errors import did_you_mean
 from data.examples import Split
@@ -157,7 +157,7 @@ def _trainer(assignment: Assignment, output: Storage) -> TorchTrainer:
     os.environ["RAY_TRAIN_COLLECTIVE_TIMEOUT_S"] = f"{settings.collective_timeout_s:g}"
     return _Trainer(
         train_worker,
-        train_loop_config={"assignment": assignment},
+        train_loop_config=worker_config(assignment),
         torch_config=OwnAddressConfig(
             backend=process_group_backend(settings.use_gpu),
             timeout_s=settings.collective_timeout_s,

@@ -24,25 +24,29 @@ def sample(
 
     `keep_too_long`: see `Sampler`.
     """
-    settings = run.preset.sampling
-    sampling = Sampling(settings.max_tokens, temperature=temperature, top_k=settings.top_k, top_p=settings.top_p)
-    arguments = {
-        "policy": (policy / "model").uri,
-        "schema": run.schema,
-        "sampling": sampling,
-        "max_num_seqs": settings.max_num_seqs,
-        "dtype": settings.pool.dtype,
-        "num_threads": max(1, int(settings.pool.cpus_per_actor)),
-        "keep_too_long": keep_too_long,
-        "kv_cache_gib": settings.kv_cache_gib,
-    }
-    done = map_rows(what, [prompts], Sampler, arguments, settings.pool, target, fingerprint, "sampling.pool")
+    arguments, pool = sampler(run, policy, temperature, keep_too_long), run.preset.sampling.pool
+    done = map_rows(what, [prompts], Sampler, arguments, pool, target, fingerprint, "sampling.pool")
     return SamplingMetrics(
         **dict(done.metrics),
         tokens=int(done.counters["tokens"]),
         cut_off=int(done.counters["cut_off"]),
         audit=audit(what, [prompts], target, fingerprint),
     )
+
+
+def sampler(run: Run, policy: Storage, temperature: float, keep_too_long: bool = False) -> dict[str, object]:
+    """The arguments of a Sampler."""
+    settings = run.preset.sampling
+    return {
+        "policy": (policy / "model").uri,
+        "schema": run.schema,
+        "sampling": Sampling(settings.max_tokens, temperature=temperature, top_k=settings.top_k, top_p=settings.top_p),
+        "max_num_seqs": settings.max_num_seqs,
+        "dtype": settings.pool.dtype,
+        "num_threads": max(1, int(settings.pool.cpus_per_actor)),
+        "keep_too_long": keep_too_long,
+        "kv_cache_gib": settings.kv_cache_gib,
+    }
 
 
 def sampling_settings(settings: SamplingSettings) -> object:

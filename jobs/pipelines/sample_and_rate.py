@@ -1,0 +1,50 @@
+"""Answers of a policy to many prompts, rated by the predictor in the processes that wrote them.
+
+A process more costs seconds of imports and of loading, which is as much as a short list of prompts takes.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import pyarrow as pa
+
+from actors.generation.sampler import Sampler
+from actors.scoring.annotator import Annotator
+from data.storage import Storage
+from jobs.pipelines.annotation import annotator
+from jobs.pipelines.audit import audit
+from jobs.pipelines.map_rows import map_rows
+from jobs.pipelines.sample import sampler
+from jobs.runner.stage import Run
+
+
+class SamplerAndAnnotator:
+    """The Ray Data worker: prompts in, rated answers out. Holds both models."""
+
+    def __init__(self, sampler: Mapping[str, Any], annotator: Mapping[str, Any]):
+        self.sampler, self.annotator = Sampler(**sampler), Annotator(**annotator)
+
+    def __call__(self, prompts: pa.Table) -> pa.Table:
+        return self.annotator(self.sampler(prompts))
+
+
+def one_pool(run: Run) -> bool:
+    """Can one pool do both? If its actors are those of both, and no GPU would have to hold two models."""
+    sampling, rating = run.preset.sampling.pool, run.preset.annotate.pool
+    return sampling == rating.model_copy(update={"batch_rows": sampling.batch_rows}) and not sampling.gpus_per_actor
+
+
+def sample_and_rate(
+    run: Run, what: str, policy: Storage, prompts: Storage, target: Storage, temperature: float
+) -> None:
+    """Answer all `prompts` with `policy` into `target`, and rate the answers: the same rows as by one pool after the
+    other."""
+    manifest = run.manifest("predictor")
+    assert manifest is not None, "the predictor must be finished"
+    arguments = {
+        "sampler": sampler(run, policy, temperature),
+        "annotator": annotator(run, run.folder("predictor"), manifest.fingerprint),
+    }
+    pool = run.preset.sampling.pool
+    map_rows(what, [prompts], SamplerAndAnnotator, arguments, pool, target, setting="sampling.pool")
+    audit(what, [prompts], target)
