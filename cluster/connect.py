@@ -88,9 +88,6 @@ def connect(
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # Ray Train would send a worker's print both to its log and to the driver, so that every line comes twice.
     os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")
-    # Workers of a training on a busy node, or on one that reads its libraries for the first time, need longer than the
-    # minute that Ray Train gives them.
-    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "600")
     # Token authentication stays on; that it is on is no warning.
     logging.getLogger("ray._private.authentication.authentication_token_setup").setLevel(logging.ERROR)
     url = _start(num_cpus, object_store_bytes, dashboard) if is_local else _join(address)

@@ -27,6 +27,7 @@ from actors.training.preemption import STOP
 from actors.training.settings import LearnerSettings
 from actors.training.trainer import Assignment
 from actors.training.worker import USER_ERROR, train_worker, worker_config
+from cluster.elastic_workers import LabeledElasticPolicy
 from cluster.process_group import OwnAddressConfig
 from cluster.settings.errors import did_you_mean
 from data.examples import Split
@@ -42,6 +43,10 @@ from jobs.runner.stage import Run, StageError, log
 
 RESIZE_EVERY_S = 600.0
 """How often an elastic training without checkpoints by the clock looks for more workers."""
+START_TIMEOUT = "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"
+START_TIMEOUT_S, ELASTIC_START_TIMEOUT_S = "600", "120"
+"""Workers on a busy node, or on one that reads its libraries for the first time, need longer than the minute that Ray
+Train gives them. An elastic training counts again after it: a lost node may have been counted as there."""
 
 
 def base_uri(run: Run) -> str:
@@ -155,6 +160,7 @@ def _trainer(assignment: Assignment, output: Storage) -> TorchTrainer:
     settings = assignment.settings
     # Ray Train's own barriers, one of them around each question for preemptions, would wait for ever.
     os.environ["RAY_TRAIN_COLLECTIVE_TIMEOUT_S"] = f"{settings.collective_timeout_s:g}"
+    os.environ[START_TIMEOUT] = ELASTIC_START_TIMEOUT_S if settings.min_workers else START_TIMEOUT_S
     return _Trainer(
         train_worker,
         train_loop_config=worker_config(assignment),
@@ -203,15 +209,21 @@ def _stopping(mark: Storage) -> Iterator[None]:
 
 
 class _Trainer(TorchTrainer):
-    """Ray's, but for two things.
+    """Ray's, but for three things.
 
-    Ctrl-C: Ray's own handler would end the workers before they have written a checkpoint. And Ray starts an actor that
-    hands out the trainer's datasets, though there are none: a process more in the start of every training.
+    Ctrl-C: Ray's own handler would end the workers before they have written a checkpoint. Ray starts an actor that
+    hands out the trainer's datasets, though there are none: a process more in the start of every training. And it
+    counts the workers of an elastic training on nodes that these may not use.
     """
 
     def _create_default_callbacks(self) -> list[Any]:
         assert not self.datasets, "workers read tokenized examples, not Ray's datasets"
         return [c for c in super()._create_default_callbacks() if not isinstance(c, DatasetsCallback)]
+
+    def _initialize_and_run_controller(self, **arguments: Any) -> Any:
+        if self.scaling_config.elasticity_enabled:
+            arguments["scaling_policy"] = LabeledElasticPolicy(self.scaling_config)
+        return super()._initialize_and_run_controller(**arguments)
 
     def _register_sigint_handler(self, controller: Any) -> None:
         """Leaves the handler of `_stopping` in place."""
