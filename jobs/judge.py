@@ -28,6 +28,7 @@ from jobs.judging.report import draw_report, metrics_of, report_lines
 from jobs.judging.requests import JudgeRequests, warn
 from jobs.judging.settings import Judging
 from jobs.runner.ending import print_last_line, user_errors_reported
+from jobs.runner.lease import held, lease_of
 
 PROGRAM = "python -m jobs.judge"
 FLAGS = {"plan": "print the number of requests and their estimated cost, and end without asking"}
@@ -159,7 +160,13 @@ def main(argv: Sequence[str]) -> None:
     has_file = bool(argv) and argv[0].endswith((".yaml", ".yml"))
     settings, flags = command_line(Judging, [*([] if has_file else [os.devnull]), *argv], PROGRAM, __doc__ or "", FLAGS)
     with user_errors_reported(PROGRAM, "the same command continues where it was"):
-        print_last_line(scored(settings) if settings.judgements else judged(settings, "plan" in flags))
+        if "plan" in flags and not settings.judgements:
+            print_last_line(judged(settings, only_plan=True))
+            return
+        # Two judges at once would ask, and pay, for the same replies twice.
+        with held(lease_of(Storage(settings.output)), PROGRAM):
+            done = scored(settings) if settings.judgements else judged(settings)
+        print_last_line(done)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 from support.judge_run import CATEGORIES, SCORES, of, run_command, write_bench
 from support.judge_server import KEY, Answer, Asked, serving, well_behaved
+from support.leases import here, taken
 
+from data.lease import LEASE
 from data.storage import Storage
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -68,6 +70,17 @@ def test_everything_is_judged_once_and_all_is_kept(bench: list[str], run: Any, t
     for file in (tmp_path / "judged").rglob("*"):
         assert file.is_dir() or KEY.encode() not in file.read_bytes()
     assert KEY not in out + err
+
+
+def test_two_judges_at_once_ask_nothing_twice(bench: list[str], run: Any, tmp_path: Path) -> None:
+    with serving(well_behaved) as judge:
+        taken(Storage(str(tmp_path / "judged")) / LEASE, here(command="python -m jobs.judge", user="ann"))
+        code, _, _, err = run(*bench, of(judge))
+        assert code == 1
+        assert "python -m jobs.judge of ann" in err
+        assert not judge.asked
+        code, _, _, _ = run(*bench, of(judge), "--plan")
+        assert code == 0, "a plan writes nothing"
 
 
 def test_what_was_judged_is_scored_again_without_the_judge(bench: list[str], run: Any, tmp_path: Path) -> None:
