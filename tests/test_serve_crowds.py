@@ -68,7 +68,7 @@ class Visits:
 
 
 def connections(
-    endpoint: Endpoint, number: int, sends: bytes, stack: ExitStack, pause_s: float = 0
+    endpoint: Endpoint, number: int, sends: bytes, stack: ExitStack, pause_s: float = 0.0
 ) -> list[socket.socket]:
     host, port = endpoint.url.removeprefix("http://").split(":")
     opened = []
@@ -93,16 +93,17 @@ def needs_descriptors(number: int) -> None:
         pytest.skip(f"needs {number} open files, here and in Ray's proxy, and `ulimit -n` is {soft}")
 
 
-def test_1200_stalled_bodies_take_nobody_s_place(endpoint: Endpoint) -> None:
+@pytest.mark.parametrize("pause_s", [0.004, 0.0], ids=["one after another", "all at once"])
+def test_1200_stalled_bodies_take_nobody_s_place(endpoint: Endpoint, pause_s: float) -> None:
     head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
     head += b"Content-Length: 1000\r\n\r\n{"
     visits = Visits(endpoint)
     needs_descriptors(4000)
     with ExitStack() as stack, visits.meanwhile():
-        opened = connections(endpoint, 1200, head, stack, pause_s=0.004)
+        opened = connections(endpoint, 1200, head, stack, pause_s)
         time.sleep(10)
         replies = Counter(status_line(connection) for connection in opened)
-    print(f"\n1,200 stalled bodies: {dict(replies)}; {visits}")
+    print(f"\n1,200 stalled bodies, {pause_s:g} s apart: {dict(replies)}; {visits}")
     assert max(visits.health_s) < HUNG_S
     assert set(visits.answers) == {200}
     assert "none yet" not in replies, "the first ones made place for the last"
