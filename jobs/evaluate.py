@@ -17,7 +17,6 @@ from data.storage import Storage
 from jobs.evaluation.ask import MeasuredAnswers, answered, measurable, questions, rated, synthetic_world
 from jobs.evaluation.steering_metrics import combined, cross_talk, curves, dialogue, judge, judge_note, length
 from jobs.pipelines.sample import sampling_settings
-from jobs.pipelines.sample_and_rate import one_pool
 from jobs.reporting.figures_steering import draw_cross_talk, draw_judge, draw_rounds, draw_steering
 from jobs.reporting.figures_training import draw_losses
 from jobs.reporting.model_card import write_card
@@ -66,9 +65,7 @@ def _answers(run: Run, policy: Storage, folder: Storage) -> MeasuredAnswers:
         sources.append(folder / "dialogue" / "answers")
     against = " and is compared with the truth" if synthetic_world(run) else ""
     log(f"evaluate: the predictor rates all {len(rows):,} answers{against}")
-    if not one_pool(run):
-        rows = rated(run, "evaluate", sources, folder / "rated")
-    return measurable(run, sorted(rows, key=lambda row: row.id))
+    return measurable(run, rated(run, "evaluate", rows, sources, folder / "rated"))
 
 
 def _report(run: Run, stage: str, answers: MeasuredAnswers) -> ReportMetrics:

@@ -22,10 +22,18 @@ from actors.training.preemption import STOP
 from actors.training.settings import LearnerSettings
 from actors.training.trainer import Assignment
 from actors.training.worker import USER_ERROR
+from cluster.elastic_workers import LabeledElasticPolicy
 from cluster.settings.load import load
 from data.storage import Storage
 from jobs.pipelines.failure import reason_of
-from jobs.pipelines.fit import _run, _trainer, example_spec
+from jobs.pipelines.fit import (
+    ELASTIC_START_TIMEOUT_S,
+    START_TIMEOUT,
+    START_TIMEOUT_S,
+    _run,
+    _trainer,
+    example_spec,
+)
 from jobs.runner.preset import Preset
 from jobs.runner.stage import Run, StageError
 
@@ -173,6 +181,20 @@ def test_rays_controller_gets_nothing_to_unpickle_that_imports_transformers(tmp_
     config = _trainer_of(learner, tmp_path).train_loop_config
     assert {type(value) for value in config.values()} == {bytes}
     assert ray.cloudpickle.loads(config["assignment"]).settings == learner
+
+
+def test_an_elastic_training_counts_workers_by_its_labels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If Ray renames the method, its own policy waits for the workers of lost nodes."""
+    found: list[object] = []
+    monkeypatch.setattr(
+        TorchTrainer, "_initialize_and_run_controller", lambda self, scaling_policy: found.append(scaling_policy)
+    )
+    for fewest in (1, None):
+        learner = LearnerSettings(num_workers=2, min_workers=fewest, packs_per_step=2, collective_timeout_s=60)
+        _trainer_of(learner, tmp_path)._initialize_and_run_controller(scaling_policy="Ray's own")
+        assert os.environ[START_TIMEOUT] == (ELASTIC_START_TIMEOUT_S if fewest else START_TIMEOUT_S)
+    assert isinstance(found[0], LabeledElasticPolicy)
+    assert found[1] == "Ray's own"
 
 
 def _with_chat_template(base: str, folder: Path, template: str) -> str:

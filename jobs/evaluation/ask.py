@@ -56,8 +56,8 @@ def ask(
     """
     rate = rate or not synthetic_world(run)
     rows = answered(run, what, policy, prompts, folder, rate)
-    if rate and not one_pool(run):
-        rows = rated(run, what, [folder / "answers"], folder / "rated")
+    if rate:
+        rows = rated(run, what, rows, [folder / "answers"], folder / "rated")
     return measurable(run, rows)
 
 
@@ -76,14 +76,25 @@ def answered(
     return _rows(target)
 
 
-def rated(run: Run, what: str, answers: list[Storage], target: Storage) -> list[Conversation]:
-    """All `answers` with the predictor's values, written into `target`."""
+def rated(
+    run: Run, what: str, rows: Sequence[Conversation], answers: list[Storage], target: Storage
+) -> list[Conversation]:
+    """The `rows` that `answered` gave for `rate`, with the predictor's values, in the order of their ids.
+
+    Where one pool has not rated them, those that lie in `answers` are rated into `target`.
+    """
+    if one_pool(run):
+        return sorted(rows, key=_id)
     annotate(run, f"{what}: rate", answers, target)
     return _rows(target)
 
 
 def _rows(folder: Storage) -> list[Conversation]:
-    return sorted((row for table in folder.tables() for row in from_table(table)), key=lambda row: row.id)
+    return sorted((row for table in folder.tables() for row in from_table(table)), key=_id)
+
+
+def _id(row: Conversation) -> str:
+    return row.id
 
 
 def measurable(run: Run, rows: list[Conversation]) -> MeasuredAnswers:

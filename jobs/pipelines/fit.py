@@ -47,6 +47,8 @@ START_TIMEOUT = "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"
 START_TIMEOUT_S, ELASTIC_START_TIMEOUT_S = "600", "120"
 """Workers on a busy node, or on one that reads its libraries for the first time, need longer than the minute that Ray
 Train gives them. An elastic training counts again after it: a lost node may have been counted as there."""
+GIVEN_START_TIMEOUT_S = os.environ.get(START_TIMEOUT)
+"""What the person who started the command set stays, for every training."""
 
 
 def base_uri(run: Run) -> str:
@@ -160,7 +162,8 @@ def _trainer(assignment: Assignment, output: Storage) -> TorchTrainer:
     settings = assignment.settings
     # Ray Train's own barriers, one of them around each question for preemptions, would wait for ever.
     os.environ["RAY_TRAIN_COLLECTIVE_TIMEOUT_S"] = f"{settings.collective_timeout_s:g}"
-    os.environ[START_TIMEOUT] = ELASTIC_START_TIMEOUT_S if settings.min_workers else START_TIMEOUT_S
+    ours = ELASTIC_START_TIMEOUT_S if settings.min_workers else START_TIMEOUT_S
+    os.environ[START_TIMEOUT] = GIVEN_START_TIMEOUT_S or ours
     return _Trainer(
         train_worker,
         train_loop_config=worker_config(assignment),
