@@ -104,6 +104,9 @@ test-fuzz: setup  ## thousands of broken data files and presets (minutes)
 test-storage: setup  ## checkpoints cut off in the write, two drivers on one run, trainings that diverge (minutes)
 	@$(SLOW) tests/test_checkpointer.py tests/test_two_drivers.py tests/test_divergence.py $(ARGS)
 
+test-scale: setup  ## a source of 10,000 files on an object store: requests of a start (minutes)
+	@$(SLOW) tests/test_many_files.py $(ARGS)
+
 test-workers: setup  ## trainings whose workers run out of memory, hang, or lose their node; spot notices (minutes)
 	@$(SLOW) tests/test_memory_guard.py tests/test_worker_faults.py tests/test_elastic.py tests/test_spot.py $(ARGS)
 

@@ -6,8 +6,9 @@ no data, unless the source names them itself.
 
 import posixpath
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 from fsspec.implementations.local import LocalFileSystem
 
@@ -34,6 +35,8 @@ class SourceFiles:
     """Files whose name, or a folder's on the way, begins with "." or "_"."""
     suffixes: tuple[str, ...] = SUFFIXES
     """Of data in a folder."""
+    listed: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """What the listing said of each of the files to read: size, ETag, dates, as the filesystem names them."""
 
     def passed_by(self) -> str:
         """A sentence about what is not read; "" if all is."""
@@ -76,16 +79,20 @@ def source_files(uri: str, suffixes: tuple[str, ...] = SUFFIXES) -> SourceFiles:
         )  # not the folder that this process happens to run in
     storage = Storage(uri)
     fs, path = storage.fs, storage.path
+    infos: dict[str, dict[str, Any]] = {}
     if fs.isfile(path):
-        return SourceFiles((storage.uri,))
+        return SourceFiles((storage.uri,), listed={storage.uri: fs.info(path)})
     if fs.isdir(path):
-        below = sorted(fs.find(path))
+        infos = fs.find(path, detail=True)
+        below = sorted(infos)
         hidden = [p for p in below if _is_hidden(posixpath.relpath(p, path))]
         found = [p for p in below if p.endswith(suffixes)]
         other = set(below).difference(found, hidden)
         wanted = f"it is a folder without a file that ends in {', '.join(suffixes)}"
     else:
-        found, other = [p for p in fs.glob(path) if fs.isfile(p)], set()
+        infos = fs.glob(path, detail=True)
+        found = [p for p, info in infos.items() if info["type"] == "file" or (info.get("islink") and fs.isfile(p))]
+        other = set()
         hidden = [] if _is_hidden(path) else [p for p in found if _is_hidden(p)]
         wanted = "a source is a file, a folder or a glob such as folder/*.jsonl.gz"
     read = sorted(set(found).difference(hidden))
@@ -93,18 +100,8 @@ def source_files(uri: str, suffixes: tuple[str, ...] = SUFFIXES) -> SourceFiles:
         there = [*sorted(other), *hidden]
         here = f"; there is {_examples(there)}" if there else _nearest_file(storage)
         raise FileNotFoundError(f"nothing to read at {uri}: {wanted}{here}")
-    if not isinstance(fs, LocalFileSystem):
-        read = [str(fs.unstrip_protocol(p)) for p in read]
-    return SourceFiles(tuple(sorted(read)), tuple(sorted(other)), tuple(sorted(hidden)), suffixes)
-
-
-def checksums(*uris: str) -> dict[str, str]:
-    """Checksum of every file of the sources, by its name; a name that is no UTF-8 has its bytes escaped."""
-    return {
-        file.encode(errors="surrogateescape").decode(errors="backslashreplace"): Storage(file).checksum()
-        for uri in uris
-        for file in files_of(uri)
-    }
+    named = {p if isinstance(fs, LocalFileSystem) else str(fs.unstrip_protocol(p)): infos[p] for p in read}
+    return SourceFiles(tuple(sorted(named)), tuple(sorted(other)), tuple(sorted(hidden)), suffixes, named)
 
 
 def _is_hidden(path: str) -> bool:

@@ -64,7 +64,12 @@ def read(
 
 def found(uri: str, format: str) -> SourceFiles:
     """The files of a source, and those that are passed by; raises FileNotFoundError."""
-    return source_files(uri, {"steerlm": (".parquet",), SCORED_TEXT: TEXT_SUFFIXES}.get(format, SUFFIXES))
+    return source_files(uri, suffixes_of(format))
+
+
+def suffixes_of(format: str) -> tuple[str, ...]:
+    """Which files of a folder are data of this format."""
+    return {"steerlm": (".parquet",), SCORED_TEXT: TEXT_SUFFIXES}.get(format, SUFFIXES)
 
 
 def require_format(format: str, *also: str) -> None:

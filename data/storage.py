@@ -37,6 +37,11 @@ def options(uri: str) -> dict[str, Any]:
     return S3_OPTIONS if uri.startswith(("s3://", "s3a://")) else {}
 
 
+def content_checksum(tag: bytes) -> str:
+    """16 hex digits of one file whose content has this digest, or this checksum of its store."""
+    return hashlib.sha256(b" " + tag).hexdigest()[:16]
+
+
 class Unwritable(OSError):
     """A file could not be written; what was there before is whole."""
 

@@ -17,7 +17,7 @@ from data.judged import Judged, read_judged
 from data.measures import agreement
 from data.quality_metrics import Agreement, JudgedMetrics
 from data.run_layout import write_record
-from data.source_files import checksums
+from data.source_checksums import checksums
 from data.stage_metrics import BenchmarkMetrics
 from data.storage import Storage
 from jobs.evaluation.predictor_pairs import answer_score, judge_pairs, require_enough, store_pairs

@@ -19,8 +19,9 @@ from data.lab import Lab
 from data.lab_mix import SCHEMA as LAB_SCHEMA
 from data.printable import printable
 from data.raters import RepeatedRows
-from data.source_files import checksums, shown_path
-from data.sources import found, read
+from data.source_checksums import CheckedSource, checked, read_index, together, write_index
+from data.source_files import shown_path
+from data.sources import found, read, suffixes_of
 from data.stage_metrics import RowsMetrics
 from data.storage import Storage
 from jobs.pipelines.map_rows import write_table
@@ -80,6 +81,7 @@ def work(run: Run, folder: Storage) -> RowsMetrics:
         with open(f"{scratch}/rejected.jsonl", "wb") as file:
             rejections = Rejections(file)
             counts, num_rows = _write(run, folder, again, rejections)
+        write_index(_checked(run), folder)
         (folder / "rejected.jsonl").put(file.name)
         _check(run.preset.rows, counts, rejections, folder)
         _merge(run, folder / "rows", again)
@@ -160,8 +162,14 @@ def _check(settings: RowsSettings, counts: dict[str, Counter[str]], rejections: 
 
 
 def _inputs(run: Run) -> dict[str, str]:
-    """Checksum of every file read, so that a changed file is read again."""
-    return checksums(*(s.uri for s in run.preset.rows.sources if s.format != LAB))
+    """Checksums of the files read, so that a changed file is read again."""
+    return together(_checked(run))
+
+
+def _checked(run: Run) -> list[CheckedSource]:
+    sources = [source for source in run.preset.rows.sources if source.format != LAB]
+    known = read_index(run.folder("rows")) if sources else {}
+    return [checked(source.uri, suffixes_of(source.format), known) for source in sources]
 
 
 def _settings(preset: Preset) -> object:

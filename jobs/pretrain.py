@@ -16,7 +16,7 @@ from actors.training.examples import ConversationExamples, TextExamples
 from actors.training.settings import LearnerSettings
 from data.conversation import Conversation, from_table
 from data.examples import Split
-from data.source_files import checksums
+from data.source_checksums import checksums
 from data.sources import read_texts
 from data.stage_metrics import BaseMetrics, TrainingMetrics
 from data.storage import Storage

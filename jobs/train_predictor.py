@@ -22,7 +22,7 @@ from data.pairs import pair_weights
 from data.quality_metrics import PredictorQuality
 from data.ratings import Ratings, joined, ratings_of
 from data.run_layout import QUALITY, write_record
-from data.source_files import checksums
+from data.source_checksums import checksums
 from data.stage_metrics import PredictorMetrics, TrainingMetrics
 from data.storage import Storage
 from jobs.evaluation.ask import synthetic_world

@@ -220,3 +220,15 @@ def test_a_source_that_lies_where_the_rows_go_is_not_deleted(tmp_path: Path) -> 
     with pytest.raises(UserError, match=r"holds train.jsonl, but no manifest.json .* set `run` or `storage`"):
         perform(run, STAGE)
     assert mine.read_text() == line("q")
+
+
+def test_a_folder_of_csv_files_is_a_source_too(tmp_path: Path) -> None:
+    """The checksums looked for JSONL and Parquet only, and found nothing to read."""
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/a.csv").write_text("t,s\nHa ha,3\n")
+    columns = "{text: t, attributes: {humor: {column: s}}}"
+    sources = f"rows.sources=[{{name: x, format: scored_text, uri: {tmp_path}/in, columns: {columns}}}]"
+    run = Run(load(Preset, DEMO, [f"storage={tmp_path}/runs", sources]))
+    assert perform(run, STAGE).manifest.metrics["rows"] == 1
+    (tmp_path / "in/b.csv").write_text("t,s\nHo ho,4\n")
+    assert perform(run, STAGE).manifest.metrics["rows"] == 2
