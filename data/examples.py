@@ -26,6 +26,18 @@ EXAMPLE_SCHEMA = pa.schema(
 `values`: [S, A] flattened, NaN = no label."""
 
 
+EXAMPLE, LABEL = "example/", "label/"
+"""Beginnings of the names of counters, see `counted` and `actors.training.examples.PredictorExamples`."""
+
+
+def counted(table: pa.Table) -> dict[str, float]:
+    """Counters of a table of EXAMPLE_SCHEMA: examples, those cut, and the others by reason."""
+    found = {"cut": float(np.count_nonzero(table.column("cut_turns").to_numpy()))}
+    for count in table.column("reason").value_counts().to_pylist():
+        found[count["values"] or "examples"] = float(count["counts"])
+    return {EXAMPLE + name: count for name, count in found.items()}
+
+
 @dataclass(frozen=True)
 class Example:
     """One conversation to learn from: `ids_T`, `trained_T`, `turn_ends_S`, `values_SA`."""

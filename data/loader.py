@@ -7,16 +7,15 @@ and the position (epoch, window, step) determines what has been read. Ray Data w
 
 import hashlib
 import itertools
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from data.examples import Example, Examples, Split
+from data.examples import EXAMPLE, Example, Examples, Split
 from data.packing import best_fit, even_steps, steps_of
 from data.shards import Input, Output, Shard, inputs_of, read
 from data.storage import Storage
@@ -76,18 +75,16 @@ def some(folder: Storage, most: int) -> list[Example]:
 
 def counts(folder: Storage) -> dict[str, int]:
     """Rows that became an example (`examples`), those that lost their oldest turns (`cut`), and why others did not."""
-    found: Counter[str] = Counter(examples=0, cut=0)
-    for path in folder.files(".parquet"):
-        table = pq.read_table(path, columns=["reason", "cut_turns"], filesystem=folder.arrow_fs)
-        found.update(reason or "examples" for reason in table.column("reason").to_pylist())
-        found["cut"] += int(np.count_nonzero(table.column("cut_turns").to_numpy()))
-    return dict(found)
+    return {"examples": 0, "cut": 0} | named_counts(folder, EXAMPLE)
 
 
-def sources(folder: Storage) -> set[str]:
-    """The sources of all rows in a folder."""
-    tables = (pq.read_table(path, columns=["source"], filesystem=folder.arrow_fs) for path in folder.files(".parquet"))
-    return {str(name) for table in tables for name in table.column("source").unique().to_pylist()}
+def named_counts(folder: Storage, kind: str) -> dict[str, int]:
+    """What the workers counted under `kind`, by the rest of its name; `folder`: the output of a finished pipeline.
+
+    Of all parts together, and without opening one.
+    """
+    found = sorted(Output(folder.uri, "").totals.read_json().items())
+    return {name.removeprefix(kind): int(count) for name, count in found if name.startswith(kind)}
 
 
 @dataclass(frozen=True, order=True)

@@ -76,6 +76,11 @@ class Output:
         return Storage(f"{self.uri}.pieces")
 
     @property
+    def totals(self) -> Storage:
+        """The sum of the counters of all parts, as JSON, written when all parts are there."""
+        return Storage(f"{self.uri}.counters.json")
+
+    @property
     def pieces(self) -> Storage:
         # Without a fingerprint nobody resumes, so each driver has a folder of its own.
         return self.all_pieces / (self.fingerprint or (self.fence.token if self.fence else "unstamped"))

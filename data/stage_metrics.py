@@ -23,6 +23,8 @@ class RowsMetrics(StageMetrics):
     """Of each source: records read, rows kept, their answers, duplicates and, by reason, rejections. Merged are records
     that became one more rater of a row; several_raters are answers with more than one."""
     rows: int
+    sources: tuple[str, ...] = ()
+    """The names of sources that rows have: rows of ours keep the one they came with."""
     rater_spread: dict[str, Means] = {}
     """Of each source with several raters: their standard deviation on one answer, the mean over answers."""
 

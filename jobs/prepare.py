@@ -80,7 +80,7 @@ def work(run: Run, folder: Storage) -> RowsMetrics:
     with tempfile.TemporaryDirectory() as scratch, contextlib.closing(RepeatedRows(f"{scratch}/again.db")) as again:
         with open(f"{scratch}/rejected.jsonl", "wb") as file:
             rejections = Rejections(file)
-            counts, num_rows = _write(run, folder, again, rejections)
+            counts, num_rows, sources = _write(run, folder, again, rejections)
         write_index(_checked(run), folder)
         (folder / "rejected.jsonl").put(file.name)
         _check(run.preset.rows, counts, rejections, folder)
@@ -94,16 +94,21 @@ def work(run: Run, folder: Storage) -> RowsMetrics:
     spread = {name: merged.spread() for name, merged in again.counts.items() if merged.answers}
     for name, by_attribute in spread.items():
         log(f"rows: {name}: standard deviation between raters of one answer: {json.dumps(by_attribute)}")
-    return RowsMetrics(counts={name: dict(count) for name, count in counts.items()}, rows=num_rows, rater_spread=spread)
+    of_sources = {name: dict(count) for name, count in counts.items()}
+    return RowsMetrics(counts=of_sources, rows=num_rows, sources=tuple(sorted(sources)), rater_spread=spread)
 
 
 def _write(
     run: Run, folder: Storage, again: RepeatedRows, rejections: Rejections
-) -> tuple[dict[str, Counter[str]], int]:
-    """Each row once, in the order of reading; returns the counts of each source, and how many rows there are."""
+) -> tuple[dict[str, Counter[str]], int, set[str]]:
+    """Each row once, in the order of reading; returns the counts of each source, how many rows there are, and theirs.
+
+    Rows of ours keep the name of the source that they came with.
+    """
     settings = run.preset.rows
     seen: dict[str, int] = {}
     counts: dict[str, Counter[str]] = {}
+    sources: set[str] = set()
     pending: list[Conversation] = []
     num_parts = 0
     for source in settings.sources:
@@ -119,6 +124,7 @@ def _write(
                 again.add(seen[row.id], source.name, row)
             else:
                 seen[row.id] = num_parts
+                sources.add(row.source)
                 pending.append(row)
                 count["rows"] += 1
                 count["answers"] += row.num_answers
@@ -129,7 +135,7 @@ def _write(
                 log(f"rows: {source.name}: {count['read']:,} read, {count['rows']:,} kept")
     if pending:
         write_table(to_table(pending, run.schema), folder / "rows", _part(num_parts))
-    return counts, len(seen)
+    return counts, len(seen), sources
 
 
 def _part(number: int) -> str:

@@ -14,10 +14,10 @@ from jobs.runner.stage import Run, Stage
 
 
 def work(run: Run, folder: Storage) -> PolicyMetrics:
-    rows = run.folder("annotated") / "rows"
     rounds = {bootstrap_source(number + 1) for number in range(run.preset.bootstrap.rounds)}
-    require_sources("policy.source_weights", run.preset.policy.source_weights, rows, rounds)
-    return train_policy(run, "policy", [rows], base_uri(run), run.preset.policy.learner, folder)
+    require_sources("policy.source_weights", run.preset.policy.source_weights, run, rounds)
+    rows = [run.folder("annotated") / "rows"]
+    return train_policy(run, "policy", rows, base_uri(run), run.preset.policy.learner, folder)
 
 
 def _settings(preset: Preset) -> object:

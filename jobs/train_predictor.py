@@ -13,11 +13,12 @@ from actors.modeling.model_folder import load_config, new_format, text_folder
 from actors.modeling.regressor import PredictorTask, require_language_model
 from actors.modeling.train_task import TrainTask
 from actors.modeling.warmup import AnswerFeatures, WarmupTask, require_decoder
-from actors.training.examples import ConversationExamples, PredictorExamples, label_counts
+from actors.training.examples import ConversationExamples, PredictorExamples
 from actors.training.settings import LearnerSettings
+from data.attributes import AttributeSchema
 from data.conversation import Conversation, from_table, to_table
-from data.examples import Example, Split, bucket
-from data.loader import Corpus, counts, some
+from data.examples import LABEL, Example, Split, bucket
+from data.loader import Corpus, counts, named_counts, some
 from data.pairs import pair_weights
 from data.quality_metrics import PredictorQuality
 from data.ratings import Ratings, joined, ratings_of
@@ -45,10 +46,10 @@ MOMENTS_EXAMPLES = 500
 
 def work(run: Run, folder: Storage) -> PredictorMetrics:
     """Train; measure the predictor on held-out answers and on pairs of which people preferred one."""
-    require_sources("predictor.source_weights", run.preset.predictor.source_weights, run.folder("rows") / "rows")
+    require_sources("predictor.source_weights", run.preset.predictor.source_weights, run)
     pairs = store_pairs(run, folder / "pairs", run.preset.predictor.pairs)
     found = examples(run, folder / "examples", fingerprint_of(folder))
-    labels = label_counts((folder / "examples").tables(), run.schema)
+    labels = label_counts(folder / "examples", run.schema)
     require_labels(labels)
     final, held_out = train(run, folder)
     write_card(run, "predictor", run.preset.predictor.learner, final, folder / "model")
@@ -170,6 +171,13 @@ def examples(run: Run, folder: Storage, fingerprint: str) -> dict[str, int]:
             f"no rated conversation to learn from ({found}); rows.sources needs rows with ratings of {names}"
         )
     return found
+
+
+def label_counts(folder: Storage, schema: AttributeSchema) -> dict[str, dict[str, int]]:
+    """Valid, missing and out-of-range labels of each attribute in the tokenized rows."""
+    found = named_counts(folder, LABEL)
+    kinds = ("valid", "missing", "out_of_range")
+    return {name: {kind: found.get(f"{name}/{kind}", 0) for kind in kinds} for name in schema.names}
 
 
 def require_labels(labels: Mapping[str, Mapping[str, int]]) -> None:

@@ -11,6 +11,7 @@ from actors.modeling.tokenizer import encoder
 from actors.training.examples import ExampleSpec, PredictorExamples, TextExamples, label_counts
 from data.attributes import shipped
 from data.conversation import Conversation, Message, to_table
+from data.counters import added, counters_of
 from data.examples import Examples
 from data.tokens import tokenize
 
@@ -88,6 +89,9 @@ def test_labels_are_counted_by_attribute_as_people_gave_them(kind: str, tiny_bas
     assert counts["toxicity"] == {"valid": 0, "missing": 3, "out_of_range": 1}
     assert counts["creativity"] == {"valid": 0, "missing": 4, "out_of_range": 0}
     assert {sum(c.values()) for c in counts.values()} == {4}
+    counters = added(counters_of(table.schema) for table in tables)
+    assert {f"label/{a}/{k}": n for a, kinds in counts.items() for k, n in kinds.items()}.items() <= counters.items()
+    assert counters["example/examples"] + counters["example/no_label_in_range"] == 4
     # They stay in the examples as they were; the task leaves them out of the loss.
     assert np.nanmax(Examples(tables)[0].values_SA) <= 7
 

@@ -8,8 +8,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from data.examples import EXAMPLE_SCHEMA, Examples, Origin, Split, bucket, digest_of, example_row
+from data.examples import EXAMPLE_SCHEMA, Examples, Origin, Split, bucket, counted, digest_of, example_row
 from data.loader import Corpus, DataLoader, Position, copies, counts, some
+from data.shards import Output
 from data.storage import Storage
 from data.tokens import Tokens
 from jobs.pipelines.map_rows import write_table
@@ -138,6 +139,7 @@ def test_memory_holds_windows_not_the_corpus(corpus: Corpus) -> None:
 
 
 def test_what_was_left_out_is_counted(corpus: Corpus) -> None:
+    Output(corpus.uri, "").totals.write_json(counted(_table()))
     assert counts(Storage(corpus.uri)) == {"examples": NUM, "cut": 0, "over_long": 1}
     assert len(some(Storage(corpus.uri), 30)) == 30
     assert len(some(Storage(corpus.uri), 1000)) == NUM

@@ -21,8 +21,9 @@ from actors.modeling.tokenizer import TemplateKind, encoder
 from data.attributes import AttributeSchema, Values
 from data.calibration import Calibration
 from data.conversation import Conversation, from_table
+from data.counters import counters_of, with_counters
 from data.errors import UserError
-from data.examples import EXAMPLE_SCHEMA, Origin, example_row
+from data.examples import EXAMPLE_SCHEMA, LABEL, Origin, counted, example_row
 from data.template import Unrenderable
 from data.tokens import ConversationTokens, OverLong, Tokens, segments
 
@@ -100,7 +101,10 @@ class PredictorExamples(_ConversationMaker):
             )
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        return _table(example for row in from_table(batch) for example in self._examples(row))
+        table = _table(example for row in from_table(batch) for example in self._examples(row))
+        labels = label_counts([table], self.spec.schema)
+        counted = {f"{LABEL}{name}/{kind}": n for name, kinds in labels.items() for kind, n in kinds.items()}
+        return with_counters(table, counters_of(table.schema) | counted)
 
     def _examples(self, row: Conversation) -> Iterator[ExampleRow]:
         if not any(row.human):
@@ -240,4 +244,5 @@ def _origin(row: Conversation) -> Origin:
 
 
 def _table(examples: Iterable[ExampleRow]) -> pa.Table:
-    return pa.Table.from_pylist(list(examples), schema=EXAMPLE_SCHEMA)
+    table = pa.Table.from_pylist(list(examples), schema=EXAMPLE_SCHEMA)
+    return with_counters(table, counted(table))

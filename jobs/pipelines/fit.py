@@ -32,10 +32,10 @@ from cluster.process_group import OwnAddressConfig
 from cluster.settings.errors import did_you_mean
 from data.examples import Split
 from data.label_use import LabelProbe
-from data.loader import Corpus, DataLoader, sources
+from data.loader import Corpus, DataLoader
 from data.printable import printable
 from data.run_layout import TRAINING, read_record
-from data.stage_metrics import TrainingMetrics
+from data.stage_metrics import RowsMetrics, TrainingMetrics
 from data.storage import Storage
 from data.template import Unrenderable
 from jobs.pipelines.failure import reason_of
@@ -83,9 +83,10 @@ def example_spec(run: Run, learner: LearnerSettings, base: str | None = None) ->
     return spec
 
 
-def require_sources(setting: str, weights: Mapping[str, float], rows: Storage, others: Collection[str] = ()) -> None:
-    """Raise StageError, with the nearest name, for a weight of a source that neither `rows` nor `others` have."""
-    known = sorted(sources(rows).union(others)) if weights else []
+def require_sources(setting: str, weights: Mapping[str, float], run: Run, others: Collection[str] = ()) -> None:
+    """Raise StageError, with the nearest name, for a weight of a source that neither the rows nor `others` have."""
+    rows = run.metrics("rows", RowsMetrics) if weights else None
+    known = sorted({*(rows.sources or rows.counts), *others}) if rows else []
     for name in weights:
         if name not in known:
             raise StageError(

@@ -39,14 +39,19 @@ class Tokenizing:
     arguments: dict[str, Any]
     target: Storage
     fingerprint: str
-    """Examples in `target` with this fingerprint are kept."""
+    """Examples in `target` with this fingerprint, and with counters, are kept."""
+
+    @property
+    def _stamp(self) -> str:
+        """Parts of version 0.2 have no counters: they are made again."""
+        return self.fingerprint and f"{self.fingerprint}-counted"
 
     def all(self, beside: Beside | None = None) -> None:
         """Tokenize all rows."""
         what, arguments = f"{self.what}: tokenize", self.arguments
         few = sum(i.num_rows for i in inputs_of(self.sources)) <= ROWS_OF_ONE
         pool = POOL.model_copy(update={"num_actors": 1}) if few else POOL
-        map_rows(what, self.sources, self.maker, arguments, pool, self.target, self.fingerprint, beside=beside)
+        map_rows(what, self.sources, self.maker, arguments, pool, self.target, self._stamp, beside=beside)
 
     @contextlib.contextmanager
     def meanwhile(self, learner: LearnerSettings) -> Iterator[Corpus]:
@@ -56,7 +61,7 @@ class Tokenizing:
         several examples. Raises StageError if rows could not be tokenized, whatever error the training raises.
         """
         inputs = inputs_of(self.sources)
-        output = Output(self.target.uri, self.fingerprint)
+        output = Output(self.target.uri, self._stamp)
         cpus = learner.num_workers * learner.cpus_per_worker
         no_cpus = ray.cluster_resources().get("CPU", 0.0) < cpus + POOL.cpus_per_actor + FREE_CPUS
         if no_cpus or not self.maker.ROW_FOR_ROW or len(output.finished(inputs)) == len(inputs):
