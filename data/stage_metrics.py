@@ -134,6 +134,8 @@ class AnnotationMetrics(PassMetrics):
 
     counts: Counts
     predicted_mean: Means
+    raters: dict[str, str] = {}
+    """Attribute -> who gave its values, "predictor" or "text: words"; empty = the predictor gave all."""
     pack_fill: float
     """Share of the packs' token budget that tokens took."""
     audit: AuditMetrics

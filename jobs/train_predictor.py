@@ -6,7 +6,7 @@ Its metrics on held-out rows, beside baselines, are next to the weights: `qualit
 `collinearity.png`.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
 
 from actors.modeling.model_folder import load_config, new_format, text_folder
@@ -18,7 +18,6 @@ from actors.training.settings import LearnerSettings
 from data.conversation import Conversation, from_table, to_table
 from data.examples import Example, Split, bucket
 from data.loader import Corpus, counts, some
-from data.pairs import pair_weights
 from data.quality_metrics import PredictorQuality
 from data.ratings import Ratings, joined, ratings_of
 from data.run_layout import QUALITY, write_record
@@ -28,7 +27,7 @@ from data.storage import Storage
 from jobs.evaluation.ask import synthetic_world
 from jobs.evaluation.predictor_pairs import judge_pairs, store_pairs
 from jobs.evaluation.predictor_quality import quality
-from jobs.pipelines.annotation import annotator, score_rows
+from jobs.pipelines.annotation import annotator, score_rows, scoring_settings
 from jobs.pipelines.fit import backbone_uri, buckets_for, example_spec, fit, require_sources
 from jobs.pipelines.map_rows import write_table
 from jobs.pipelines.tokenize import Tokenizing
@@ -49,11 +48,11 @@ def work(run: Run, folder: Storage) -> PredictorMetrics:
     pairs = store_pairs(run, folder / "pairs", run.preset.predictor.pairs)
     found = examples(run, folder / "examples", fingerprint_of(folder))
     labels = label_counts((folder / "examples").tables(), run.schema)
-    require_labels(labels)
+    require_labels(labels, run.preset.annotate.measures)
     final, held_out = train(run, folder)
     write_card(run, "predictor", run.preset.predictor.learner, final, folder / "model")
     measured = report(run, folder, held_out)
-    weights = pair_weights(run.schema, run.preset.predictor.pair_weights)
+    weights = run.preset.pair_weights()
     agreement = judge_pairs(run, pairs, folder / "pairs", annotator(run, folder), weights)
     if agreement:
         log("\n".join(pair_lines(agreement)))
@@ -172,13 +171,14 @@ def examples(run: Run, folder: Storage, fingerprint: str) -> dict[str, int]:
     return found
 
 
-def require_labels(labels: Mapping[str, Mapping[str, int]]) -> None:
-    """Raise StageError for an attribute without labels: its scores would mean nothing."""
-    if unrated := [name for name, found in labels.items() if not found["valid"]]:
+def require_labels(labels: Mapping[str, Mapping[str, int]], measured: Collection[str] = ()) -> None:
+    """Raise StageError for an attribute without labels, unless it is `measured`: its scores would mean nothing."""
+    if unrated := [name for name, found in labels.items() if not found["valid"] and name not in measured]:
         others = ", ".join(f"{name}: {found['valid']:,}" for name, found in labels.items() if found["valid"])
         raise StageError(
             f"no answer of any source is rated for {', '.join(unrated)} ({others}), so no predictor can learn it; "
-            "rate some, fix the name in the data, or take it out of `attributes`"
+            "rate some, fix the name in the data, take it from the text (annotate.measures), or take it out of "
+            "`attributes`"
         )
 
 
@@ -222,8 +222,7 @@ def report(run: Run, folder: Storage, held_out: Ratings) -> PredictorQuality:
 
 
 def _settings(preset: Preset) -> object:
-    scoring = preset.annotate.model_copy(update={"pool": None})
-    return {"predictor": preset.predictor, "template": preset.template, "scoring": scoring}
+    return {"predictor": preset.predictor, "template": preset.template, "scoring": scoring_settings(preset.annotate)}
 
 
 def _inputs(run: Run) -> dict[str, str]:

@@ -62,9 +62,10 @@ class Replica:
 
     async def info(self) -> PolicyInfo:
         format = self._loaded.text.format
-        schema, calibration = format.schema.model_dump_json(), format.calibration.model_dump_json()
-        context = self._loaded.engine.context
-        return PolicyInfo(self._name, schema, self._loaded.revision.policy, calibration, context=context)
+        records = (record.model_dump_json() for record in (format.schema, format.calibration, format.text_rater))
+        schema, calibration, text_rater = records
+        context, policy = self._loaded.engine.context, self._loaded.revision.policy
+        return PolicyInfo(self._name, schema, policy, calibration, text_rater, context=context)
 
     async def num_running(self) -> int:
         """Answers that are being written right now."""

@@ -30,6 +30,8 @@ class PolicyInfo:
     """Where its weights came from."""
     calibration_json: str = "{}"
     """How a predictor's values stand on the scale of its labels."""
+    text_rater_json: str = "{}"
+    """Which of its labels are measures of the text."""
     created: int = field(default_factory=lambda: int(time.time()))
     context: int = field(kw_only=True)
     """Most tokens of prompt and answer together."""

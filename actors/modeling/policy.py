@@ -36,6 +36,7 @@ from data.calibration import Calibration
 from data.conversation import Message
 from data.examples import Example
 from data.template import Labels
+from data.text_rater import TextRater
 from data.tokens import prompt_ids
 
 
@@ -60,9 +61,11 @@ class PolicyTask(TrainTask):
     LABELS = True
     calibration: Calibration = field(default_factory=Calibration)
     """How values that a predictor measures stand on the scale of the labels; kept with the model, for its endpoint."""
+    text_rater: TextRater = field(default_factory=TextRater)
+    """Which labels are measures of the text; kept, too."""
 
     def format(self) -> Format:
-        return replace(super().format(), calibration=self.calibration)
+        return replace(super().format(), calibration=self.calibration, text_rater=self.text_rater)
 
     def build(self) -> PolicyLoss:
         """Raises UserError as `load_causal_lm` does, and for a model that takes no packs."""

@@ -3,6 +3,7 @@
 `jobs.runner.preset` collects them. Knows no YAML (`cluster.settings.load` does).
 """
 
+import itertools
 from typing import ClassVar, Literal
 
 from pydantic import model_validator
@@ -11,6 +12,7 @@ from actors.modeling.regressor import LossKind
 from actors.training.examples import LabelSource
 from actors.training.settings import LearnerSettings
 from cluster.preflight import Demand
+from data.attributes import AttributeProblem, AttributeSchema
 from data.bounds import (
     Amount,
     Count,
@@ -32,6 +34,7 @@ from data.bounds import (
 from data.errors import UserError
 from data.record import Record
 from data.selection import SelectionSettings
+from data.text_measures import TextMeasure
 from data.uris import Uri
 from jobs.runner.evaluation_settings import PairSource
 
@@ -160,6 +163,36 @@ class AnnotateSettings(Record):
     row stay unrated."""
     packing: Literal["on", "off"] = "on"
     """Several conversations in one forward; off = one by one, slower, for models that would mix them."""
+    measures: dict[str, TextMeasure] = {}
+    """Attribute -> measure of the answer's text that is its value, in place of the predictor's: for attributes that
+    nobody rated, such as {verbosity: words, complexity: flesch_kincaid}. words, characters, sentences: how many.
+    flesch_kincaid: years of school that a reader of English needs. type_token_ratio: variety of the words."""
+    cuts: dict[str, tuple[float, ...]] = {}
+    """Attribute of measures -> rising values of the measure, in its unit (words, years of school, ...), at each of
+    which the label rises by one, such as {verbosity: [20, 60, 120, 240]}. Without cuts an attribute's labels are spread
+    over its scale by rank among the answers of the rows, so that each is as common as any other."""
+
+    def require_in(self, schema: AttributeSchema) -> None:
+        """Raise UserError unless measures and cuts fit the attributes, and leave at least one to the predictor."""
+        for name in self.measures:
+            try:
+                schema[name]
+            except AttributeProblem as problem:
+                raise UserError(f"annotate.measures: {problem}") from None
+        if not set(schema.names) - set(self.measures):
+            raise UserError(
+                f"annotate.measures gives all of {', '.join(schema.names)}, so that the predictor has nothing to "
+                "learn; leave it at least one attribute that people rated"
+            )
+        for name, found in self.cuts.items():
+            if name not in self.measures:
+                raise UserError(f"annotate.cuts has {name}, annotate.measures has not; give both, or neither")
+            number = schema[name].high - schema[name].low
+            if len(found) != number or any(b <= a for a, b in itertools.pairwise(found)):
+                raise UserError(
+                    f"annotate.cuts.{name} is {list(found)}; the scale {schema[name].low} to {schema[name].high} needs "
+                    f"{number} rising numbers"
+                )
 
     @model_validator(mode="after")
     def _fits(self) -> "AnnotateSettings":
