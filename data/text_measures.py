@@ -15,6 +15,8 @@ TextMeasure = Literal["words", "characters", "sentences", "flesch_kincaid", "typ
 
 WINDOW_WORDS = 50
 """Of `type_token_ratio`. Over a whole text the ratio falls with the length; over a window of fixed size it does not."""
+DIGITS = 6
+"""Of measures that are no counts."""
 _WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
 _SENTENCE_END = re.compile(r"[.!?…]+(?=[\s\"'”’)\]]|$)|\n+")
 _VOWELS = re.compile(r"[aeiouy]+")
@@ -66,7 +68,8 @@ def flesch_kincaid(text: str) -> float:
     if not found:
         return math.nan
     syllables = sum(map(num_syllables, found))
-    return 0.39 * len(found) / num_sentences(text) + 11.8 * syllables / len(found) - 15.59
+    # Rounded: equally hard texts of different lengths must not differ in the last bit, which is a rank.
+    return round(0.39 * len(found) / num_sentences(text) + 11.8 * syllables / len(found) - 15.59, DIGITS)
 
 
 def type_token_ratio(text: str) -> float:
@@ -86,7 +89,7 @@ def type_token_ratio(text: str) -> float:
         if not window[gone]:
             del window[gone]
         total += len(window)
-    return total / (len(found) - size + 1) / size
+    return round(total / (len(found) - size + 1) / size, DIGITS)
 
 
 def _counted(count: Callable[[str], int]) -> Callable[[str], float]:
