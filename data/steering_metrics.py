@@ -132,6 +132,8 @@ class ReportMetrics(StageMetrics):
     policy_stage: str
     """Its stage: the endpoint serves it, wherever the run lies by then."""
     measured_by: str
+    raters: dict[str, str] = {}
+    """Attribute -> who gave its labels, "predictor" or "text: words"; empty = the predictor gave all."""
     steering: dict[str, SteeringCurve]
     at_best_settings: Means
     requested_best: Means

@@ -17,6 +17,7 @@ from data.storage import Storage
 from jobs.evaluation.ask import MeasuredAnswers, answered, measurable, questions, rated, synthetic_world
 from jobs.evaluation.steering_metrics import combined, cross_talk, curves, dialogue, judge, judge_note, length
 from jobs.evaluation.witnesses import witnesses
+from jobs.pipelines.annotation import raters_of
 from jobs.pipelines.sample import sampling_settings
 from jobs.reporting.figures_steering import draw_cross_talk, draw_judge, draw_rounds, draw_steering
 from jobs.reporting.figures_training import draw_losses
@@ -81,6 +82,7 @@ def _report(run: Run, stage: str, answers: MeasuredAnswers) -> ReportMetrics:
         policy=run.folder(stage).uri,
         policy_stage=stage,
         measured_by=answers.measured_by,
+        raters=raters_of(run),
         steering=table,
         at_best_settings=best,
         requested_best={name: float(value) for name, value in schema.best().items()},

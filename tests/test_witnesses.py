@@ -22,7 +22,9 @@ from jobs.evaluate import _report
 from jobs.evaluation.ask import MeasuredAnswers, measurable
 from jobs.evaluation.witnesses import witnesses
 from jobs.reporting.figures_witnesses import draw_witnesses
+from jobs.reporting.sections_steering import steering_parts
 from jobs.reporting.sections_witnesses import witness_lines, witnesses_part
+from jobs.reporting.tables import Table
 from jobs.runner.inputs import refuse_what_is_not_there
 from jobs.runner.preset import Preset
 from jobs.runner.stage import Run
@@ -89,6 +91,7 @@ def test_an_absent_witness_that_is_asked_for_is_an_error_before_the_run(monkeypa
 def test_pages_lines_and_pictures_show_both_curves(tmp_path: Path) -> None:
     run = run_with("evaluate.witnesses=[words, flesch_kincaid]")
     report = _report(run, "policy", answers_of(run))
+    assert (report.measured_by, report.raters) == ("by the predictor", {})
     lines = list(witness_lines(report))
     row = next(line for line in lines if line.startswith("verbosity"))
     assert row.count("1.00 (1.00 to 1.00)") == 2
@@ -104,6 +107,17 @@ def test_pages_lines_and_pictures_show_both_curves(tmp_path: Path) -> None:
     told = witnesses_part(silent.model_copy(update={"absent_witnesses": {"hatesonar": "it is away"}}))
     assert told
     assert "Absent: hatesonar (it is away)." in told.about
+
+
+def test_the_report_says_which_attribute_is_a_measure_of_the_text() -> None:
+    run = run_with("annotate.measures={verbosity: words}", "evaluate.witnesses=[words]")
+    report = _report(run, "policy", answers_of(run))
+    assert report.measured_by == "by the predictor (verbosity by words of the text)"
+    assert report.raters["verbosity"] == "text: words"
+    headline = next(steering_parts(run.schema, report))
+    (table,) = [block for block in headline.blocks if isinstance(block, Table) and block.title == "The attributes"]
+    assert {row[0]: row[2] for row in table.rows}["verbosity"] == "text: words"
+    assert any("its labels are this measure" in line for line in witness_lines(report))
 
 
 def test_the_interval_of_a_spearman_is_that_of_other_questions() -> None:

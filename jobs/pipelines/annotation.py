@@ -23,7 +23,7 @@ def annotate(run: Run, what: str, sources: list[Storage], target: Storage, finge
     arguments, pool = rating(run), run.preset.annotate.pool
     done = map_rows(what, sources, Annotator, arguments, pool, target, fingerprint, "annotate.pool")
     found = summary(done, run.schema.names, audit(what, sources, target, fingerprint))
-    return found.model_copy(update={"raters": raters} if (raters := _raters(run)) else {})
+    return found.model_copy(update={"raters": raters} if (raters := raters_of(run)) else {})
 
 
 def rating(run: Run) -> dict[str, object]:
@@ -51,7 +51,8 @@ def read_text_rater(run: Run) -> TextRater:
     return read_record(run.folder("annotated") / TEXT_RATER, TextRater)
 
 
-def _raters(run: Run) -> dict[str, str]:
+def raters_of(run: Run) -> dict[str, str]:
+    """Attribute -> who gives its values; empty if the predictor gives all."""
     measures = run.preset.annotate.measures
     return TextRater(measures=measures).raters(run.schema.names) if measures else {}
 

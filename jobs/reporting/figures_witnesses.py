@@ -25,13 +25,17 @@ def _plot(name: str, witness: WitnessMetrics, attribute: str, heard: WitnessCurv
     pairs = ", ".join(f"{r:g} gives {shown(m)}" for r, m in zip(heard.requested, heard.measured, strict=True))
 
     def draw(axes: matplotlib.axes.Axes) -> None:
-        low, high = ([or_nan(v) for v in ends] for ends in (heard.low, heard.high))
-        axes.fill_between(heard.requested, low, high, color=FIRST, alpha=0.25, linewidth=0)
+        least, most = ([or_nan(v) for v in ends] for ends in (heard.low, heard.high))
+        axes.fill_between(heard.requested, least, most, color=FIRST, alpha=0.25, linewidth=0)
         axes.plot(heard.requested, [or_nan(v) for v in heard.measured], color=FIRST, label=name, **MARKS)
         axes.set(xlabel=f"requested {attribute}", ylabel=witness.unit, xticks=heard.requested)
         other = axes.twinx()
         other.plot(curve.requested, [or_nan(v) for v in curve.measured], color=SECOND, linestyle="--", **MARKS)
-        other.set_ylabel("measured")
+        # All of the scale, and room for the legend, as to the left: a magnified noise would look like an effect.
+        low, high = min(curve.requested), max(curve.requested)
+        other.set(
+            ylabel="measured", ylim=(low - 0.05 * (high - low), high + 0.3 * (high - low)), yticks=curve.requested
+        )
         other.grid(visible=False)
         axes.plot([], [], color=SECOND, linestyle="--", label="measured", **MARKS)
         note = f"Spearman {number(heard.spearman)}, of measured {number(curve.spearman)}"

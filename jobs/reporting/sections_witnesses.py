@@ -46,7 +46,7 @@ def _beside(report: ReportMetrics) -> Table:
         points = ", ".join(f"{r:g} → {shown(m)}" for r, m in zip(heard.requested, heard.measured, strict=True))
         rater = "its labels are this measure" if witness.is_rater else None
         rows.append([witness.attribute, name, heard.n, _order(heard), _order(curve), points, rater])
-    columns = ["attribute", "witness", "answers", "Spearman of the witness", f"measured {report.measured_by}"]
+    columns = ["attribute", "witness", "answers", "Spearman of the witness", "of the measured values"]
     title = "Spearman of requested and witnessed values, with its 95 % interval, beside that of the measured ones"
     return Table(title, [*columns, "requested → witness's mean", "note"], rows)
 
