@@ -81,8 +81,11 @@ def train(run: Run, folder: Storage) -> tuple[TrainingMetrics, Ratings]:
 
     def fitted(what: str, output: Storage, buckets: int, held_out: int) -> TrainingMetrics:
         split = Split(buckets, held_out, validation_buckets)
-        weights = settings.source_weights
-        return fit_and_draw(run, what, task, settings.learner, folder / "examples", output, split, weights)
+        if settings.heads is None:
+            return fit_and_draw(
+                run, what, task, settings.learner, folder / "examples", output, split, settings.source_weights
+            )
+        return with_heads(run, what, task, folder, output, split)
 
     scored: list[Ratings] = []
     for fold in range(settings.folds):
@@ -97,6 +100,30 @@ def train(run: Run, folder: Storage) -> tuple[TrainingMetrics, Ratings]:
 def _backbone(run: Run, folder: Storage) -> str:
     warmup = run.preset.predictor.warmup
     return warmed_up(run, warmup, folder / "warmup", fingerprint_of(folder)) if warmup else backbone_uri(run)
+
+
+def with_heads(
+    run: Run, what: str, task: PredictorTask, folder: Storage, output: Storage, split: Split
+) -> TrainingMetrics:
+    """Heads on several layers, fitted to the frozen backbone, whose features all fits share; with epochs trained."""
+    settings, tunes = run.preset.predictor, run.preset.predictor.learner.epochs > 0
+    target = output / "heads" if tunes else output
+    frozen: dict[str, object] = {"epochs": 0, "lora": None, "validate_every": 0, "patience": 0}
+    # What is trained afterwards starts from the very weights that the heads were fitted to.
+    frozen |= {"export": "float32"} if tunes else {}
+    learner, examples, weights = (
+        settings.learner.model_copy(update=frozen),
+        folder / "examples",
+        settings.source_weights,
+    )
+    name = f"{what}: heads" if tunes else what
+    fits = Corpus.of(examples)
+    metrics = fit(name, task, learner, fits, target, split, weights, run.preset.tracking, features=folder / "features")
+    if not tunes:
+        return metrics
+    start = replace(task, base=(target / "model").uri, layer_heads=None)
+    trained = fit_and_draw(run, what, start, settings.learner, examples, output, split, weights)
+    return trained.model_copy(update={"heads": metrics.heads})
 
 
 def fit_and_draw(
@@ -119,6 +146,8 @@ def predictor_task(run: Run, backbone: str, examples: Storage) -> PredictorTask:
     """The task of the training: the ratings, and with `lm_loss_weight` a language model's losses, too."""
     settings, format = run.preset.predictor, (run.schema, run.preset.template)
     task = PredictorTask(backbone, *format, settings.attribute_weights, settings.loss, settings.ridge_init)
+    if settings.heads:
+        return replace(task, layer_heads=settings.heads)
     if not settings.lm_loss_weight:
         return task
     require_language_model(load_config(text_folder(backbone)))

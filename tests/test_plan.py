@@ -71,6 +71,14 @@ def test_options_that_would_be_ignored_are_refused() -> None:
         "annotate.max_tokens=9999": "must not exceed annotate.pack_tokens",
         "predictor={ridge_init: 1, learner: {zero_stage: 3}}": "predictor.ridge_init is set, but "
         "predictor.learner.zero_stage is 3",
+        "predictor={heads: {}, learner: {zero_stage: 3}}": "predictor.heads is set, but "
+        "predictor.learner.zero_stage is 3",
+        "predictor={heads: {}, ridge_init: 1, learner: {}}": "heads is set, so predictor.ridge_init would be ignored",
+        "predictor={heads: {}, loss: absolute, learner: {epochs: 0}}": "fits squared errors without a step, so "
+        "predictor.loss would be ignored",
+        "predictor={heads: {}, learner: {epochs: 0, lora: {}}}": "predictor.learner.lora would be ignored",
+        "predictor={learner: {epochs: 0}}": "predictor.learner.epochs is 0, so nothing would be learned",
+        "policy.learner.epochs=0": "policy.learner.epochs is 0, so nothing would be learned",
         "predictor={lm_loss_weight: 1, learner: {zero_stage: 3}}": "predictor.lm_loss_weight is set, but "
         "predictor.learner.zero_stage is 3",
         "predictor={learner: {}, warmup: {zero_stage: 3}}": "predictor.warmup is set, but "

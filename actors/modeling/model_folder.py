@@ -182,16 +182,22 @@ def vocabulary_size(model: PreTrainedModel) -> int:
 
 
 def save_model(
-    model: PreTrainedModel, state: Mapping[str, torch.Tensor], format: Format, folder: str, labels: bool
+    model: PreTrainedModel,
+    state: Mapping[str, torch.Tensor],
+    format: Format,
+    folder: str,
+    labels: bool,
+    entries: Mapping[str, Any] | None = None,
 ) -> None:
     """Save the weights in `state` (keys start with "model."), the config with schema and template, and the tokenizer.
 
     `labels=False`: the exported chat template writes no label lines, and frames a segment as an encoder reads it.
+    `entries` go beside schema and template.
     """
     os.makedirs(folder, exist_ok=True)
     base = format.template.base if isinstance(format.template, WrappedTemplate) else None
     schema = format.schema.model_dump(mode="json")
-    model.config.steerlm = {"schema": schema, "template": format.kind, "base_chat_template": base}
+    model.config.steerlm = {"schema": schema, "template": format.kind, "base_chat_template": base, **(entries or {})}
     if isinstance(format.template, WordsTemplate):
         model.config.steerlm["sentences"] = format.template.sentences
     if format.calibration != Calibration():

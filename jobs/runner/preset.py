@@ -187,6 +187,15 @@ class Preset(Record):
                 f"bootstrap.leading_at_least is {least}, outside the scale of {leading.name}, "
                 f"{leading.low} to {leading.high}"
             )
+        others = {
+            "base.pretrain": self.base.pretrain,
+            "predictor.warmup": self.predictor.warmup,
+            "policy.learner": self.policy.learner,
+            "bootstrap.learner": self.bootstrap.learner,
+        }
+        for path, learner in others.items():
+            if learner and learner.epochs == 0:
+                raise UserError(f"{path}.epochs is 0, so nothing would be learned; set it to 1 or more")
         check_quantiles(self.bootstrap.selection.min_quantile, self.schema_)
         for source in self.rows.sources:
             if source.columns:

@@ -7,6 +7,7 @@ from typing import ClassVar, Literal
 
 from pydantic import model_validator
 
+from actors.modeling.layer_heads import HeadsSettings
 from actors.modeling.regressor import LossKind
 from actors.training.examples import LabelSource
 from actors.training.settings import LearnerSettings
@@ -39,6 +40,8 @@ from jobs.runner.evaluation_settings import PairSource
 class PredictorSettings(Record):
     """Step 1: the attribute predictor."""
 
+    LATER: ClassVar[frozenset[str]] = frozenset({"heads"})
+
     learner: LearnerSettings
     """How it is trained."""
     folds: Repeats = 0
@@ -61,6 +64,11 @@ class PredictorSettings(Record):
     ridge_init: Amount = 0.0
     """Ridge penalty per example for fitting a decoder's heads to the frozen backbone before training; 0 = random heads.
     Not with ZeRO-3."""
+    heads: HeadsSettings | None = None
+    """Heads on several layers and readings of a decoder, fitted to the frozen backbone by ridge regression; {} = tried
+    and chosen by cross-validation over groups. learner.epochs = 0 keeps them so, which is enough for a pretrained
+    backbone and few ratings; with epochs the training starts from them. None = one head on the last hidden state. Not
+    with ridge_init, lm_loss_weight or ZeRO-3."""
     lm_loss_weight: Amount = 0.0
     """Weight of the language model's losses (next token, counts of the answer, its own surprise; mean over tokens)
     beside the loss of the ratings (mean over labels). It keeps a small backbone from forgetting what it knew. Needs a
@@ -87,6 +95,7 @@ class PredictorSettings(Record):
         """Code that reads weights outside the engine's forward needs them whole."""
         found = {
             "ridge_init": self.ridge_init and self.learner,
+            "heads": self.heads and self.learner,
             "lm_loss_weight": self.lm_loss_weight and self.learner,
             "warmup": self.warmup,
         }
@@ -96,6 +105,29 @@ class PredictorSettings(Record):
                 raise UserError(
                     f"predictor.{name} is set, but {where}.zero_stage is 3, where no worker holds whole weights; "
                     f"set {where}.zero_stage to 2 or less, or unset predictor.{name}"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _heads(self) -> "PredictorSettings":
+        """Refuse what heads on several layers would ignore."""
+        learner, frozen = self.learner, self.learner.epochs == 0
+        if self.heads is None:
+            if frozen:
+                raise UserError(
+                    "predictor.learner.epochs is 0, so nothing would be learned: set it to 1 or more, or set "
+                    "predictor.heads, whose heads are fitted without an epoch"
+                )
+            return self
+        others: dict[str, object] = {"ridge_init": self.ridge_init, "lm_loss_weight": self.lm_loss_weight}
+        if frozen:
+            others |= {"loss": self.loss != "squared", "learner.lora": learner.lora}
+            others |= {"learner.validate_every": learner.validate_every}
+        for name, value in others.items():
+            if value:
+                fits = " and learner.epochs is 0, which fits squared errors without a step" if frozen else ""
+                raise UserError(
+                    f"predictor.heads is set{fits}, so predictor.{name} would be ignored; unset one of them"
                 )
         return self
 
