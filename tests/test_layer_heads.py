@@ -18,10 +18,13 @@ from actors.modeling.tokenizer import encoder
 from actors.scoring.annotator import Annotator
 from actors.scoring.predictor import Predictor
 from actors.scoring.rater import Rater
+from actors.training.settings import LearnerSettings
 from data.attributes import shipped
 from data.conversation import Conversation, Message
 from data.lab import Lab, LabSettings
 from data.tokens import Tokens, segments, tokenize
+from jobs.runner.settings import PredictorSettings
+from jobs.runner.stage import _plain
 from serve.request import GenerationRequest
 from serve.scorer import rate_answers
 
@@ -132,7 +135,7 @@ def test_saved_and_loaded_heads_give_the_same_scores(tiny_base: str, tmp_path: P
 
 
 def test_plain_transformers_refuses_the_folder_and_loads_its_backbone(layered: str) -> None:
-    with pytest.raises(RuntimeError, match=r"score\.weight"):
+    with pytest.raises(RuntimeError, match="ignore_mismatched_sizes"):
         AutoModelForSequenceClassification.from_pretrained(layered)
     config = load_config(layered)
     assert config.architectures == ["LlamaModel"]
@@ -227,3 +230,11 @@ def test_a_folder_without_its_heads_is_refused(layered: str, tmp_path: Path) -> 
     )
     with pytest.raises(ValueError, match=r"has no heads \(score\.weight\)"):
         Predictor.load(str(tmp_path))
+
+
+def test_the_fingerprint_of_a_run_without_such_heads_is_as_before() -> None:
+    plain = PredictorSettings(learner=LearnerSettings())
+    assert "heads" not in _plain(plain)
+    layered = plain.model_copy(update={"heads": HeadsSettings(layers=(1,))})
+    assert _plain(layered)["heads"] == {"layers": [1], "readings": "auto", "max_answers": 50_000}
+    assert {k: v for k, v in _plain(layered).items() if k != "heads"} == _plain(plain)

@@ -66,7 +66,7 @@ def test_a_card_of_heads_on_several_layers_says_how_to_load_them(run: Run, tiny_
     text = card(layered, "predictor", run.preset.predictor.learner, metrics, folder=folder)
     assert "pipeline_tag" not in text
     assert "| humor | 1/end, 2/mean | 0.01 | 90 | 0.25 |" in text
-    assert "Plain\ntransformers has no class for such heads" in text
+    assert "Plain transformers has no class for such heads" in text
     code = text.partition("```python\n")[2].partition("```")[0]
     exec(code, {})
 

@@ -89,6 +89,22 @@ def test_options_that_would_be_ignored_are_refused() -> None:
             load(Preset, demo, [override])
 
 
+def test_heads_on_several_layers_cut_the_planned_predictor_and_must_be_there(tiny_base: str) -> None:
+    def shapes(*overrides: str) -> Shapes:
+        return Shapes.of(load(Preset, DEMO, overrides))
+
+    whole, cut = shapes("predictor={heads: {}, learner: {}}"), shapes("predictor={heads: {layers: [1]}, learner: {}}")
+    assert cut.predictor is not None
+    assert whole.predictor is not None
+    assert (cut.predictor.layers, whole.predictor.layers) == (1, 4)
+    assert cut.base == whole.base
+    with pytest.raises(UserError, match=r"heads\.layers has 31, and this llama backbone has 4 layers"):
+        shapes("predictor={heads: {layers: [31]}, learner: {}}")
+    backbone = f"predictor={{heads: {{layers: [3]}}, backbone: '{tiny_base}', learner: {{}}}}"
+    with pytest.raises(UserError, match=r"predictor\.backbone: predictor\.heads\.layers has 3"):
+        shapes(backbone)
+
+
 def test_with_the_rows_there_tokens_steps_and_time_are_estimated(tmp_path: Path) -> None:
     schema = shipped("lab")
     rows = list(Lab(LabSettings(num_rows=200)).rows())

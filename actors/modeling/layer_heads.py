@@ -4,6 +4,7 @@ A layer in the middle of a pretrained model often rates better than the last one
 (probing layer by layer: arXiv 1905.05950, 2005.00719). Knows no loss, no labels and no rows.
 """
 
+import copy
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -137,6 +138,13 @@ def cut_config(config: PreTrainedConfig, depth: int) -> None:
         if "layer" in name and isinstance(value, list | tuple) and len(value) == whole:
             setattr(text, name, type(value)(value[:depth]))
     text.num_hidden_layers = depth
+
+
+def cut_after(config: PreTrainedConfig, settings: HeadsSettings) -> PreTrainedConfig:
+    """A copy of `config` with the layers that heads of these settings may read; raises UserError as `LayerHeads.of`."""
+    cut = copy.deepcopy(config)
+    cut_config(cut, LayerHeads.of(settings, cut).depth)
+    return cut
 
 
 def decoder_layers(body: torch.nn.Module) -> torch.nn.ModuleList:

@@ -26,6 +26,7 @@ from actors.modeling.model_folder import (
     Format,
     fit_embeddings,
     load_config,
+    load_format,
     load_weights,
     local_folder,
     save_model,
@@ -215,6 +216,11 @@ class PredictorTask(TrainTask):
 
     def target_weight(self, example: Example) -> float:
         return float(self.label_weights(example).sum(dtype=np.float64))
+
+    def format(self) -> Format:
+        """Of a base with heads on several layers, which are trained on, its own; else as for every task."""
+        folder = text_folder(self.base)
+        return load_format(folder) if LayerHeads.of_config(load_config(folder)) else super().format()
 
     def save(self, module: torch.nn.Module, state: Mapping[str, torch.Tensor], folder: str) -> None:
         assert isinstance(module, PredictorLoss)
