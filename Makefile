@@ -115,7 +115,7 @@ test-kill: setup  ## kill -9 a run in every stage and an annotation, and start t
 
 test-train: setup  ## every ZeRO stage, kills, memory against the plan, the bench against TRL, the ablation (minutes)
 	@$(SLOW) tests/test_resume.py tests/test_memory_peaks.py tests/test_engine_kernels.py tests/test_sharded_export.py \
-	  tests/test_packing_off.py tests/test_label_probes.py tests/test_bench.py \
+	  tests/test_packing_off.py tests/test_label_probes.py tests/test_frozen_fit.py tests/test_bench.py \
 	  tests/test_gpu_bench.py tests/test_ablation.py $(ARGS)
 
 test-real: setup-real  ## a real pretrained model out of a package: converted, and steered by words (minutes)
