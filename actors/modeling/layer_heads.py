@@ -98,6 +98,20 @@ class LayerHeads:
             return None
         return cls(tuple(Block(layer, reading) for layer, reading in entry["blocks"]), entry["backbone_layers"])
 
+    @classmethod
+    def wanted(cls, settings: HeadsSettings | None, config: PreTrainedConfig, folder: str) -> "LayerHeads | None":
+        """Those of `settings`, or else of the model in `folder`, if it has any. Raises UserError if both are there."""
+        stored = cls.of_config(config)
+        if settings is None:
+            return stored
+        if stored:
+            raise UserError(
+                f"{folder} is a predictor that was cut after layer {stored.depth} of {stored.backbone_layers}, and "
+                "predictor.heads reads layers of a whole backbone; set predictor.backbone to the model that it came "
+                "from"
+            )
+        return cls.of(settings, config)
+
     @property
     def entry(self) -> dict[str, Any]:
         """For config.json."""

@@ -255,12 +255,6 @@ def load_regressor(
     an unreadable folder, and for a model type that cannot carry the heads.
     """
     config = load_config(folder)
-    stored = LayerHeads.of_config(config)
-    if heads and stored:
-        raise UserError(
-            f"{folder} is a predictor that was cut after layer {stored.depth} of {stored.backbone_layers}, and "
-            "predictor.heads reads layers of a whole backbone; set predictor.backbone to the model that it came from"
-        )
     cls, backbone = model_class(config), backbone_of(config)
     if packing and not packs(cls) and is_deepspeed_zero3_enabled():
         raise UserError(
@@ -268,8 +262,7 @@ def load_regressor(
             "wait for each other's layers forever; set predictor.learner.zero_stage to 2 or less, or its packing to "
             "off"
         )
-    layered = LayerHeads.of(heads, config) if heads else stored
-    if layered:
+    if layered := LayerHeads.wanted(heads, config, folder):
         model = load_cut(folder, config, layered, format, dtype, attention_of(cls, packing))
         model.score.register_forward_pre_hook(_in_own_dtype)
         return model
