@@ -130,6 +130,7 @@ def sampling_fields(sent: SamplingFields) -> dict[str, Any]:
         "presence_penalty": sent.presence_penalty,
         "repetition_penalty": sent.repetition_penalty,
         "logit_bias": sent.biases,
+        "ignore_eos": sent.ignore_eos,
     }
 
 

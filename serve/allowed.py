@@ -44,6 +44,7 @@ ALLOWED = {
     "repetition_penalty": f"a number from {REPETITION_RANGE[0]:g} to {REPETITION_RANGE[1]:g}",
     "min_p": "a number from 0 to 1",
     "logit_bias": f"an object of at most {MAX_BIASED}: token id -> number from {-MAX_BIAS:g} to {MAX_BIAS:g}",
+    "ignore_eos": "true or false",
     "logprobs": "true or false",
     "top_logprobs": f"a whole number from 0 to {MAX_LOGPROBS}",
     "response_format": response_format.ALLOWED,

@@ -113,6 +113,9 @@ class ChatRequest(SamplingFields):
         if self.best_of is not None and self.stream:
             wrong = "best_of needs every answer whole before it can choose one"
             raise ProtocolError(f"{wrong}: leave stream out", "best_of")
+        if self.ignore_eos and self.grammar is not None:
+            wrong = "ignore_eos goes on behind the end of an answer, where response_format allows nothing more"
+            raise ProtocolError(f"{wrong}: leave one of them out", "ignore_eos")
         if self.top_logprobs and not self.logprobs:
             raise ProtocolError("top_logprobs is only allowed with logprobs: true", "top_logprobs")
         return self

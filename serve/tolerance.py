@@ -26,7 +26,7 @@ NEUTRAL: Mapping[str, tuple[object, ...]] = {
 
 UNSUPPORTED = (
     *("allowed_token_ids", "audio", "bad_words", "chat_template", "chat_template_kwargs", "continue_final_message"),
-    *("documents", "echo", "functions", "guided_choice", "guided_grammar", "guided_json", "guided_regex", "ignore_eos"),
+    *("documents", "echo", "functions", "guided_choice", "guided_grammar", "guided_json", "guided_regex"),
     *("include_stop_str_in_output", "moderation", "prompt_logprobs", "return_token_ids"),
     *("stop_token_ids", "structured_outputs", "tools", "truncate_prompt_tokens", "use_beam_search"),
     *("suffix", "web_search_options"),

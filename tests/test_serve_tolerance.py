@@ -44,7 +44,6 @@ def test_asking_for_nothing_is_no_mistake(fields: dict[str, Any]) -> None:
         ({"length_penalty": 0.1}, "length_penalty"),
         ({"repetition_penalty": 0}, "repetition_penalty"),
         ({"min_tokens": 1}, "min_tokens"),
-        ({"ignore_eos": True}, "ignore_eos"),
         ({"skip_special_tokens": False}, "skip_special_tokens"),
         ({"a_parameter_of_tomorrow": 0}, "a_parameter_of_tomorrow"),
         ({"attribute": {}}, "attribute"),
