@@ -147,7 +147,8 @@ class ServeSettings(Record):
     """Longest answer, in tokens, and that of a request that names none; a longer one is cut. None = what the prompt
     leaves of the context, and a quarter of the context where a request names none."""
     ignore_tools: bool = True
-    """Take `tools` that the model need not use (tool_choice auto), and answer without them? Off = 400."""
+    """Take `tools` of a request to a model that cannot call any (tool_choice auto), and answer without them? Off = 400.
+    A model whose own chat template has tools uses them either way."""
     max_ongoing_requests: Workers = 32
     """Requests in a replica, waiting ones included; twice engine.max_num_seqs keeps its batch full."""
     max_queued_requests: Workers = 64
