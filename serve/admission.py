@@ -25,7 +25,7 @@ from serve.requested import channels, requested, wrong_attribute
 from serve.sampling_fields import SamplingFields
 from serve.tolerance import unsupported
 from serve.tool_reply import ToolReply
-from serve.tool_request import WantedTools, tool_chat, wanted_tools
+from serve.tool_request import WantedTools, tool_chat, turn_places, wanted_tools
 from serve.turns import Turn
 
 DEFAULT_SHARE = 4
@@ -150,9 +150,9 @@ def _conversation(
         labels = tuple(_label(model, profile, chat, turn) for turn in chat.answers)
         return {"messages": tuple(turn.message for turn in chat.turns), "labels": labels}
     labels = tuple(
-        _label(model, profile, chat, Turn(Message("assistant", message.content), (place,)))
-        for place, message in enumerate(chat.messages)
-        if message.role == "assistant"
+        _label(model, profile, chat, Turn(Message("assistant", ""), tuple(places)))
+        for places in turn_places(chat.messages)
+        if chat.messages[places[0]].role == "assistant"
     )
     return {"messages": (), "labels": labels, "tool_chat": tool_chat(chat.messages, tools)}
 

@@ -30,7 +30,7 @@ class ToolReply(ChatReply):
 
     def __init__(self, model: str, steering: Steering, wanted: WantedTools, num_top: int | None = None):
         super().__init__(model, steering, num_top)
-        self._wanted = wanted
+        self.wanted = wanted
         self._readers: dict[int, ToolCallReader] = {}
 
     def pieces(self, index: int, text: str, tokens: Sequence[ReportedToken] = ()) -> list[Chunk]:
@@ -44,7 +44,7 @@ class ToolReply(ChatReply):
         return [*rest, *chunks]
 
     def _choice(self, index: int, answer: FinishedAnswer) -> Choice:
-        parsed = ToolCallReader(self._wanted.form, self._wanted.names).push(answer.text, last=True)
+        parsed = ToolCallReader(self.wanted.form, self.wanted.names).push(answer.text, last=True)
         choice = super()._choice(index, answer)
         if not parsed.calls:
             return choice
@@ -54,7 +54,7 @@ class ToolReply(ChatReply):
         return choice.model_copy(update={"message": message, "finish_reason": finish})
 
     def _reader(self, index: int) -> ToolCallReader:
-        return self._readers.setdefault(index, ToolCallReader(self._wanted.form, self._wanted.names))
+        return self._readers.setdefault(index, ToolCallReader(self.wanted.form, self.wanted.names))
 
     def _chunks(self, index: int, parsed: Parsed, tokens: Sequence[ReportedToken] = ()) -> list[Chunk]:
         """Text and log-probabilities in one, then one for each call."""

@@ -142,16 +142,30 @@ def _tool(sent: object, where: str) -> Tool:
     return Tool(name, description, json.dumps(parameters))
 
 
+def turn_places(messages: Sequence[Any]) -> list[list[int]]:
+    """The places of each turn's messages, without system texts: calls of one answer may come in several messages.
+
+    Micro-example: user, assistant (call), assistant (call), tool, tool -> [0], [1, 2], [3], [4].
+    """
+    turns: list[list[int]] = []
+    for place, message in enumerate(messages):
+        if message.role == "assistant" and turns and messages[turns[-1][-1]].role == "assistant":
+            turns[-1].append(place)
+        elif message.role not in ("system", "developer"):
+            turns.append([place])
+    return turns
+
+
 def tool_chat(messages: Sequence[Any], wanted: WantedTools | None) -> ToolChat:
-    """The conversation with earlier calls and their results; `messages` are checked ones, of which system texts go."""
+    """The conversation with earlier calls and their results; `messages` are checked ones."""
     names: dict[str, str] = {}
     turns = []
-    for message in messages:
-        if message.role in ("system", "developer"):
-            continue
-        sent = getattr(message, "tool_calls", None) or ()
+    for places in turn_places(messages):
+        own = [messages[place] for place in places]
+        sent = [call for message in own for call in getattr(message, "tool_calls", None) or ()]
         calls = tuple(ToolCall(call.function.name, call.function.arguments, call.id) for call in sent)
         names |= {call.id: call.name for call in calls}
-        call_id = message.tool_call_id if message.role == "tool" else ""
-        turns.append(ToolTurn(message.role, message.content, calls, call_id, names.get(call_id, "")))
+        content = "\n\n".join(message.content for message in own if message.content)
+        call_id = own[0].tool_call_id if own[0].role == "tool" else ""
+        turns.append(ToolTurn(own[0].role, content, calls, call_id, names.get(call_id, "")))
     return ToolChat(() if wanted is None else wanted.tools, tuple(turns))
