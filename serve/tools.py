@@ -18,19 +18,24 @@ ToolFormat: TypeAlias = Literal["hermes", "llama"]
 control token, which decoding leaves out: its models take no tools here."""
 
 OPEN, CLOSE = "<tool_call>", "</tool_call>"
+MAX_WHITESPACE = 2
+"""Blanks in one place of a call: a model that likes them would write nothing else until max_tokens."""
 PYTHON_TAG = "<|python_tag|>"
+OTHER_FORMS = ("[TOOL_CALLS]", "<function=")
+"""Of templates whose calls are no JSON, or begin with what decoding leaves out: Mistral, Qwen 3 Coder."""
 MARKERS = {"hermes": OPEN, "llama": ""}
 _STRING = re.compile(r'"(?:[^"\\]|\\.)*(?:"|$)', re.DOTALL)
 _DECODER = json.JSONDecoder()
 
 
 def format_of(chat_template: str) -> ToolFormat | None:
-    """How a model with this template writes its calls; None = its template has no tools."""
-    if "tools" not in chat_template:
+    """How a model with this template writes its calls; None = its template has no tools, or calls of another form."""
+    if "tools" not in chat_template or any(mark in chat_template for mark in OTHER_FORMS):
         return None
     if OPEN in chat_template:
         return "hermes"
-    return "llama" if '"parameters"' in chat_template or PYTHON_TAG in chat_template else None
+    is_llama = PYTHON_TAG in chat_template or ('{"name":' in chat_template and '"parameters":' in chat_template)
+    return "llama" if is_llama else None
 
 
 @dataclass
@@ -165,15 +170,13 @@ def forced_call(form: ToolFormat, tools: Mapping[str, Mapping[str, Any]]) -> Gra
 
     `ToolCallReader` reads what it gives.
     """
-    if form == "llama":
-        return Grammar("json_schema", json.dumps(_call_schema(form, tools)))
     return _tag(_call_format(form, tools))
 
 
 def call_or(form: ToolFormat, tools: Mapping[str, Mapping[str, Any]], answer: Grammar) -> Grammar:
     """The grammar of an answer that is a call, or JSON in the form `answer`."""
     schema = json.loads(answer.text) if answer.kind == "json_schema" else {"type": "object"}
-    either = [_call_format(form, tools), {"type": "json_schema", "json_schema": schema}]
+    either = [_call_format(form, tools), _json_format(schema)]
     return _tag({"type": "or", "elements": either})
 
 
@@ -183,11 +186,15 @@ def _tag(format: Mapping[str, Any]) -> Grammar:
 
 def _call_format(form: ToolFormat, tools: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """A call in xgrammar's notation."""
-    call = {"type": "json_schema", "json_schema": _call_schema(form, tools)}
+    call = _json_format(_call_schema(form, tools))
     if form == "llama":
         return call
     begin, end = ({"type": "const_string", "value": value} for value in (f"{OPEN}\n", f"\n{CLOSE}"))
     return {"type": "sequence", "elements": [begin, call, end]}
+
+
+def _json_format(schema: Mapping[str, Any]) -> dict[str, Any]:
+    return {"type": "json_schema", "json_schema": schema, "max_whitespace_cnt": MAX_WHITESPACE}
 
 
 def _call_schema(form: ToolFormat, tools: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:

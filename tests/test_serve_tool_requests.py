@@ -131,6 +131,18 @@ def test_what_is_wrong_is_named(fields: dict[str, Any], param: str) -> None:
     assert error(**fields)["param"] == param
 
 
+@pytest.mark.parametrize("asked", [{"score": True}, {"best_of": 2}])
+def test_a_call_is_not_rated(asked: dict[str, Any]) -> None:
+    async def score(request: GenerationRequest, answer: str) -> dict[str, float]:
+        raise AssertionError("it is refused before")
+
+    app = app_around(script().generate, score, models=ServedPolicies([ServedPolicy(WITH_TOOLS)]))
+    for messages, tools in (([USER], [WEATHER]), (CALLED, [])):
+        body = json.dumps({"messages": messages, "tools": tools, **asked}).encode()
+        answered = asyncio.run(exchanged(app, "POST", "/v1/chat/completions", body))
+        assert answered.json["error"]["param"] == next(iter(asked))
+
+
 def test_arguments_are_an_object_of_bounded_depth() -> None:
     for arguments in ("[1]", "{", '{"a":' * 70 + "1" + "}" * 70):
         function = {"name": "weather", "arguments": arguments}

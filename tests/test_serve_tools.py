@@ -94,6 +94,8 @@ def test_the_form_is_that_of_the_chat_template() -> None:
     assert format_of("{% if tools %}<tool_call>{{ tools }}</tool_call>{% endif %}") == "hermes"
     assert format_of("{% if tools %}[AVAILABLE_TOOLS]{{ tools }}[TOOL_CALLS]{% endif %}") is None
     assert format_of('{% if tools %}{"name": n, "parameters": p}{% endif %}') == "llama"
+    assert format_of("{% if tools %}<tool_call>\n<function=f>\n<parameter=p>{{ tools }}{% endif %}") is None
+    assert format_of('{% if tools %}[TOOL_CALLS]{"name": n, "parameters": p}{% endif %}') is None
     assert format_of("{% for message in messages %}{{ message }}{% endfor %}") is None
 
 
@@ -113,8 +115,8 @@ def test_a_forced_call_is_one_that_the_reader_takes(form: ToolFormat) -> None:
         [*ByteLevel.alphabet(), "<end>"], xgrammar.VocabType.BYTE_LEVEL, stop_token_ids=[256]
     )
     compiler = xgrammar.GrammarCompiler(vocabulary)
-    made = {"structural_tag": compiler.compile_structural_tag, "json_schema": compiler.compile_json_schema}
-    compiled = made[grammar.kind](grammar.text)
+    assert grammar.kind == "structural_tag"
+    compiled = compiler.compile_structural_tag(grammar.text)
 
     def accepts(call: str) -> bool:
         texts = {"hermes": f"<tool_call>\n{call}\n</tool_call>", "llama": call}
@@ -132,4 +134,5 @@ def test_a_forced_call_is_one_that_the_reader_takes(form: ToolFormat) -> None:
     assert not accepts(f'{{"name": "weather", "{key}": {{"city": "Paris"}}}}')
     assert not accepts(f'{{"name": "weather", "{key}": {{"near": {{"city": "Oslo"}}}}}}')
     assert not accepts(f'{{"name": "unknown", "{key}": {{}}}}')
+    assert not accepts(f'{{"name": "time_in", {" " * 20}"{key}": {{}}}}'), "blanks without end are no call"
     assert not re.search("Paris", grammar.text)
