@@ -13,7 +13,7 @@ COVERAGE ?=
 TORCH ?= $(if $(shell command -v nvidia-smi),cuda,cpu)
 
 .PHONY: help setup setup-real lock demo serve report test test-cases test-fuzz test-storage test-workers test-run \
-  test-kill test-train test-real test-page pictures test-steered test-faults test-vllm test-judge test-docs cluster-test \
+  test-kill test-train test-clients test-real test-page pictures test-steered test-faults test-vllm test-judge test-docs cluster-test \
   chaos gpu-smoke gpu-bench check format docs clean
 
 help:  ## list the targets
@@ -134,6 +134,11 @@ test-faults: setup  ## the endpoint under broken requests, killed replicas, over
 	@$(SLOW) tests/test_serve_fuzz.py tests/test_serve_faults.py tests/test_serve_state.py \
 	  tests/test_serve_crowds.py $(ARGS)
 
+# The last run of a client is kept; `python tests/support/client_list.py` writes docs/clients.md's table from them.
+test-clients: setup  ## fourteen third-party clients (OpenAI, LangChain, Vercel, ...) against one endpoint (minutes)
+	@$(BIN)/python tests/support/client_environments.py
+	$(PYTEST) -m slow tests/test_clients.py $(ARGS)
+
 test-judge: demo  ## Vicuna's 80 questions, answered and judged by our own endpoint, with kills (minutes)
 	@$(SLOW) tests/test_answer.py tests/test_judge_served.py $(ARGS)
 
@@ -189,5 +194,5 @@ docs: .venv-docs/.installed  ## build the site into site/
 
 clean:  ## remove caches, the site and the side environments (runs/ and .venv stay)
 	@rm -rf .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage build site steerlm_ray.egg-info \
-	  .venv-docs .venv-lock .venv-trl .venv-vllm
+	  .venv-clients .venv-docs .venv-lock .venv-trl .venv-vllm
 	find . -path ./.venv -prune -o -name __pycache__ -type d -exec rm -rf {} +
