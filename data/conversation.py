@@ -21,6 +21,8 @@ VALUES = ("human", "predicted", "requested")
 """The columns that hold a mapping per assistant turn."""
 SCHEMA_KEY = b"steerlm.schema"
 """Where a Parquet file carries its attribute schema, as JSON."""
+RATERS_KEY = b"steerlm.raters"
+"""Where annotated rows carry, as JSON, which rater gave each attribute; absent = the predictor gave all."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ class Conversation:
     requested: tuple[Values, ...] = ()
     """The values requested when the turn was sampled (bootstrap rows only)."""
     predictor: str = ""
-    """Fingerprint of the checkpoint that wrote `predicted`."""
+    """Fingerprint of the checkpoint that wrote `predicted`, except attributes that were measured (RATERS_KEY)."""
     truncated: bool = False
     """Too long for the predictor: it saw only the end, or (`tokens` 0) none of it."""
     tokens: int = 0

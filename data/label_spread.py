@@ -1,26 +1,31 @@
-"""Predicted values of a sample of a folder's rows, for labels by rank. Knows no model.
+"""Values of a sample of a folder's rows, for labels by rank: what the predictor gave, or what the texts measure.
 
-Every so many files are read, and of each the one column: a folder of any size costs about the same.
+Every so many files are read, and of each the one column: a folder of any size costs about the same. Knows no model.
 """
 
+from collections.abc import Mapping
+
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from data.attributes import AttributeSchema
-from data.calibration import Calibration, spread_by_rank
+from data.calibration import Calibration, by_cuts, spread_by_rank
 from data.errors import UserError
 from data.storage import Storage
+from data.text_measures import MEASURES, TextMeasure
+from data.text_rater import TextRater
 
 MAX_FILES = 100
 """Files that are read: rows come mixed, so that 100 files of 256 or more tell the ranks within a percent."""
+MAX_TEXTS = 20_000
+"""Texts that are measured, evenly from these files: some ten seconds."""
 
 
 def label_spread(rows: Storage, schema: AttributeSchema) -> Calibration:
     """Labels by rank among the answers of annotated `rows`; raises UserError if none is annotated."""
-    files = rows.files(".parquet")
-    chosen = [files[i] for i in np.unique(np.linspace(0, len(files) - 1, MAX_FILES).astype(int))] if files else []
-    parts = [_predicted(file, rows, schema) for file in chosen]
+    parts = [_predicted(_column(file, rows, "predicted"), schema) for file in _sampled(rows)]
     values_NA = np.concatenate([np.zeros((0, len(schema.names)), np.float32), *parts])
     if not len(values_NA):
         raise UserError(
@@ -29,11 +34,60 @@ def label_spread(rows: Storage, schema: AttributeSchema) -> Calibration:
     return spread_by_rank(values_NA, schema)
 
 
-def _predicted(file: str, rows: Storage, schema: AttributeSchema) -> np.ndarray:
+def text_rater(
+    rows: Storage,
+    schema: AttributeSchema,
+    measures: Mapping[str, TextMeasure],
+    cuts: Mapping[str, tuple[float, ...]],
+) -> TextRater:
+    """The rater of the attributes in `measures`: by their `cuts`, or else by rank among the answers of `rows`.
+
+    Raises UserError for a measure that cannot be ranked: too few answers, or all of one value.
+    """
+    points = {name: by_cuts(found, schema[name]) for name, found in cuts.items()}
+    by_rank = {name: kind for name, kind in measures.items() if name not in cuts}
+    if by_rank:
+        values_NA = _measured(rows, schema, by_rank)
+        points |= spread_by_rank(values_NA, schema).points
+    for name, kind in by_rank.items():
+        if name not in points:
+            raise UserError(
+                f"annotate.measures gives {name} by {kind}, which cannot be ranked: {len(values_NA)} answers in "
+                f"{rows.uri} are too few, or all alike; give annotate.cuts.{name} instead"
+            )
+    return TextRater(measures=dict(measures), scale=Calibration(points=points))
+
+
+def _sampled(rows: Storage) -> list[str]:
+    files = rows.files(".parquet")
+    return [files[i] for i in np.unique(np.linspace(0, len(files) - 1, MAX_FILES).astype(int))] if files else []
+
+
+def _column(file: str, rows: Storage, name: str) -> pa.Array:
+    """All answers' or messages' entries of a column of lists, one after the other."""
+    column = pq.read_table(file, columns=[name], filesystem=rows.arrow_fs).column(name)
+    return pc.list_flatten(column.combine_chunks())
+
+
+def _predicted(answers: pa.StructArray, schema: AttributeSchema) -> np.ndarray:
     """float32 [N, A], NaN where an answer was not read."""
-    column = pq.read_table(file, columns=["predicted"], filesystem=rows.arrow_fs).column("predicted").combine_chunks()
-    answers = pc.list_flatten(column)
     columns = [answers.field(name).to_numpy(zero_copy_only=False) for name in schema.names]
     return (
         np.stack(columns, axis=1).astype(np.float32) if len(answers) else np.zeros((0, len(schema.names)), np.float32)
     )
+
+
+def _measured(rows: Storage, schema: AttributeSchema, measures: Mapping[str, TextMeasure]) -> np.ndarray:
+    """float64 [N, A] of sampled answers, NaN for attributes without a measure."""
+    files = _sampled(rows)
+    texts: list[str] = []
+    for file in files:
+        messages = _column(file, rows, "messages")
+        answers = messages.filter(pc.equal(messages.field("role"), "assistant")).field("content")
+        step = max(1, round(len(answers) * len(files) / MAX_TEXTS))
+        texts += answers[::step].to_pylist()
+    values_NA = np.full((len(texts), len(schema.names)), np.nan)
+    for column, name in enumerate(schema.names):
+        if name in measures:
+            values_NA[:, column] = [MEASURES[measures[name]].of(text) for text in texts]
+    return values_NA

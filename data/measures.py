@@ -209,6 +209,29 @@ def mean_bands(
     return [low for low, _ in bands], [high for _, high in bands]
 
 
+def spearman_interval(
+    requested: Numbers, measured: Numbers, questions: Sequence[str], num_resamples: int, seed: int
+) -> tuple[float, float]:
+    """The 95 % interval, low and high, of `spearman` over other questions; NaN where `mean_bands` is, or it is.
+
+    A percentile bootstrap over whole `questions`, as there; the ranks are those among all answers, so that a resample
+    is a sum. The order of the answers does not matter.
+    """
+    a, b, question_N = _paired(requested, measured, np.asarray(questions, str))
+    names, question_N = np.unique(question_N, return_inverse=True)
+    if len(names) < 2 or _flat(a, b):
+        return math.nan, math.nan
+    a, b = (scipy.stats.rankdata(values) - (len(values) + 1) / 2 for values in (a, b))
+    terms = (None, a, b, a * b, a * a, b * b)
+    sums_QT = np.stack([np.bincount(question_N, term, minlength=len(names)) for term in terms], axis=1)
+    drawn_RQ = np.random.default_rng(seed).multinomial(len(names), np.full(len(names), 1 / len(names)), num_resamples)
+    n, a, b, ab, aa, bb = (drawn_RQ @ sums_QT).T
+    with np.errstate(invalid="ignore", divide="ignore"):  # in a draw a side may have no spread
+        r_R = (n * ab - a * b) / np.sqrt((n * aa - a * a) * (n * bb - b * b))
+    r_R = r_R[np.isfinite(r_R)]
+    return _band(r_R) if len(r_R) else (math.nan, math.nan)
+
+
 def _band(means_R: np.ndarray) -> tuple[float, float]:
     low, high = np.percentile(means_R[~np.isnan(means_R)], BAND_95)
     return round(float(low), 4), round(float(high), 4)

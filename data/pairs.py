@@ -4,7 +4,7 @@ A side is hh-rlhf text ("\\n\\nHuman: ...\\n\\nAssistant: ...") or a list of mes
 messages) it may be the answer alone, as in TRL; a `subset`, as in RewardBench, is kept. Knows no Ray and no model.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -28,15 +28,26 @@ class Pair:
 
 
 def pair_weights(
-    schema: AttributeSchema, given: Mapping[str, float], setting: str = "predictor.pair_weights"
+    schema: AttributeSchema,
+    given: Mapping[str, float],
+    setting: str = "predictor.pair_weights",
+    unpredicted: Collection[str] = (),
 ) -> dict[str, float]:
     """The weight of every attribute in the one score of an answer: as `given`, others 0.
 
     If none is given: +1/n where higher is better, -1/n where lower is, 0 where neither; n attributes have a better end.
+    Attributes that the predictor does not rate, `unpredicted`, weigh nothing.
 
-    Raises AttributeProblem for a name that the schema does not have, UserError if all weights are 0.
+    Raises AttributeProblem for a name that the schema does not have, UserError if all weights are 0 or if one is given
+    to an unpredicted attribute.
     """
     signs = {a.name: {"higher": 1.0, "lower": -1.0, "neither": 0.0}[a.better] for a in schema.attributes}
+    signs |= dict.fromkeys(unpredicted, 0.0)
+    if wrong := [name for name in unpredicted if given.get(name)]:
+        raise UserError(
+            f"{setting} weighs {', '.join(wrong)}, but annotate.measures takes these from the text, and pairs are "
+            "judged by the predictor alone; take them out of one of the two"
+        )
     num_directed = sum(map(abs, signs.values()))
     weights = {name: sign / max(1.0, num_directed) for name, sign in signs.items()}
     if given:

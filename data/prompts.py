@@ -15,7 +15,7 @@ from typing import TypeVar
 
 import pyarrow as pa
 
-from data.attributes import AttributeSchema, Values
+from data.attributes import Attribute, AttributeSchema, Values
 from data.conversation import Conversation, Message
 from data.errors import UserError
 
@@ -173,19 +173,32 @@ DIALOGUE = "dialogue/"
 
 
 def steering_prompts(
-    questions: Sequence[Sequence[Message]], schema: AttributeSchema, others: Values, seed: int, source: str
+    questions: Sequence[Sequence[Message]],
+    schema: AttributeSchema,
+    others: Values,
+    seed: int,
+    source: str,
+    num_values: int = 0,
 ) -> list[Prompt]:
-    """For each question: every steerable attribute at every value of its scale, and all attributes at best.
+    """For each question: every steerable attribute at values of its scale, and all attributes at best.
 
-    `group` names the attribute that varies, or is BEST. The others are as in `others`, or not requested.
+    `group` names the attribute that varies, or is BEST. The others are as in `others`, or not requested. `num_values`:
+    see `spread_values`.
     """
     settings: list[tuple[str, Values]] = [(BEST, dict(schema.best()))]
     for attribute in schema.attributes:
         if attribute.steerable:
-            settings += [
-                (attribute.name, {**others, attribute.name: v}) for v in range(attribute.low, attribute.high + 1)
-            ]
+            values = spread_values(attribute, num_values)
+            settings += [(attribute.name, {**others, attribute.name: v}) for v in values]
     return requested_prompts(questions, settings, seed, source)
+
+
+def spread_values(attribute: Attribute, number: int) -> list[int]:
+    """So many values of a scale, evenly spread from end to end; 0 or more than it has: all. 0 to 4 and 3: 0, 2, 4."""
+    span = attribute.high - attribute.low
+    if not 1 < number <= span:
+        return list(range(attribute.low, attribute.high + 1))
+    return [attribute.low + round(i * span / (number - 1)) for i in range(number)]
 
 
 def requested_prompts(

@@ -48,6 +48,20 @@ class CheckpointMetrics(Record):
     """Seconds that their uploads took beside it."""
 
 
+class HeadFit(Record):
+    """Heads of one attribute that were fitted in closed form, and how they were chosen by cross-validation."""
+
+    blocks: tuple[str, ...]
+    """What they read: layer/reading."""
+    penalty: float
+    """Of the ridge regression, per example and standardized feature."""
+    answers: int
+    """Answers with a label of the attribute."""
+    explained: float
+    """Share of the labels' variance that the heads explain on answers of other groups than those they were fitted to;
+    the best of all that was tried, so a little too kind."""
+
+
 class TrainingMetrics(Record):
     """What a training came to, over all of its lives."""
 
@@ -76,6 +90,8 @@ class TrainingMetrics(Record):
     precision: str = ""
     """Arithmetic of forward and backward, as set or chosen: bf16 or fp32; "" = by an older release."""
     losses: tuple[LossPoint, ...] = ()
+    heads: dict[str, HeadFit] = {}
+    """Of a predictor with heads on several layers: attribute -> what its heads read."""
     label_use: dict[str, LabelUse] = {}
     """Of a policy: attribute -> what its labels are worth on held-out answers."""
 
@@ -136,6 +152,8 @@ class AnnotationMetrics(PassMetrics):
 
     counts: Counts
     predicted_mean: Means
+    raters: dict[str, str] = {}
+    """Attribute -> who gave its values, "predictor" or "text: words"; empty = the predictor gave all."""
     pack_fill: float
     """Share of the packs' token budget that tokens took."""
     audit: AuditMetrics

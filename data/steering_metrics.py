@@ -21,6 +21,9 @@ class SteeringCurve(Record):
     spearman: float | None
     slope: float | None
     """Both over all single answers."""
+    spearman_low: float | None = None
+    spearman_high: float | None = None
+    """The 95 % interval of `spearman`, as other questions would have given another."""
     monotonic: bool
     """The means never fall."""
     reached: tuple[float | None, ...]
@@ -85,6 +88,35 @@ class LengthMetrics(Record):
     """Among answers to the very same request."""
 
 
+class WitnessCurve(Record):
+    """One attribute that was varied, and what a witness measured in the answers."""
+
+    requested: tuple[float, ...]
+    measured: tuple[float | None, ...]
+    """The mean at each requested value, in the unit of the witness."""
+    low: tuple[float | None, ...]
+    high: tuple[float | None, ...]
+    """The 95 % band of these means, over other questions."""
+    n: int
+    spearman: float | None
+    spearman_low: float | None
+    spearman_high: float | None
+    """Of requested and measured, over all single answers, with its 95 % interval."""
+
+
+class WitnessMetrics(Record):
+    """A measure of the answers' texts that knows nothing of the predictor."""
+
+    meaning: str
+    unit: str
+    attribute: str | None
+    """The attribute of the run that it should move with; None if there is none."""
+    is_rater: bool
+    """That attribute's labels were this very measure (annotate.measures): it shows obedience, not agreement."""
+    curves: dict[str, WitnessCurve]
+    """Attribute that was varied -> what the witness measured."""
+
+
 class RoundMeasures(PolicyMeasures):
     """The policy after a bootstrap round; round 0 is the one before the first."""
 
@@ -100,6 +132,8 @@ class ReportMetrics(StageMetrics):
     policy_stage: str
     """Its stage: the endpoint serves it, wherever the run lies by then."""
     measured_by: str
+    raters: dict[str, str] = {}
+    """Attribute -> who gave its labels, "predictor" or "text: words"; empty = the predictor gave all."""
     steering: dict[str, SteeringCurve]
     at_best_settings: Means
     requested_best: Means
@@ -111,6 +145,10 @@ class ReportMetrics(StageMetrics):
     judge: dict[str, JudgeMetrics] = {}
     """Where the truth is known."""
     judge_note: str = ""
+    witnesses: dict[str, WitnessMetrics] = {}
+    """Measures by others than the predictor (evaluate.witnesses)."""
+    absent_witnesses: dict[str, str] = {}
+    """Witness that could not be heard -> why."""
     rounds: tuple[RoundMeasures, ...] = ()
     counts: Counts = {}
 

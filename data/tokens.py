@@ -32,6 +32,11 @@ class Tokens:
     def __len__(self) -> int:
         return len(self.ids_T)
 
+    @property
+    def turn_starts_S(self) -> np.ndarray:
+        """The first token of each assistant turn, int32 [S]."""
+        return turn_starts(self.trained_T, self.turn_ends_S)
+
 
 @dataclass(frozen=True)
 class BackboneReading:
@@ -46,13 +51,26 @@ class BackboneReading:
 
 @dataclass(frozen=True)
 class Segment:
-    """One conversation's part of a pack: `ids_T`, and `reads_S`, the positions whose hidden state the heads read."""
+    """One conversation's part of a pack: `ids_T`, and `reads_S`, the positions whose hidden state the heads read.
+
+    `starts_S`: the first token of the answer that ends at each of them; equal to `reads_S` where no answer is read.
+    """
 
     ids_T: np.ndarray
     reads_S: np.ndarray
+    starts_S: np.ndarray
 
     def __len__(self) -> int:
         return len(self.ids_T)
+
+
+def turn_starts(trained_T: np.ndarray, turn_ends_S: np.ndarray) -> np.ndarray:
+    """The first token of each assistant turn by its loss mask, int32 [S]; of one whose front was cut, the first left.
+
+    Micro-example: trained_T 0 1 1 0 0 1, turn_ends_S [2, 5] -> [1, 5].
+    """
+    others = np.flatnonzero(~trained_T)
+    return (np.append(-1, others)[np.searchsorted(others, turn_ends_S)] + 1).astype(np.int32)
 
 
 class OverLong(UserError):
@@ -204,9 +222,9 @@ def segments(tokens: Tokens, reading: BackboneReading) -> list[Segment]:
     [CLS] + 9 ids + [SEP] at 0: otherwise it would see the second answer while it rates the first.
     """
     if reading.causal:
-        return [Segment(tokens.ids_T, tokens.turn_ends_S)]
+        return [Segment(tokens.ids_T, tokens.turn_ends_S, tokens.turn_starts_S)]
     at_first = np.zeros(1, np.int32)
     return [
-        Segment(np.array([*reading.before, *tokens.ids_T[: end + 1], *reading.after], np.int32), at_first)
+        Segment(np.array([*reading.before, *tokens.ids_T[: end + 1], *reading.after], np.int32), at_first, at_first)
         for end in tokens.turn_ends_S
     ]

@@ -14,6 +14,7 @@ from data.conversation import Message
 from data.errors import UserError
 from data.printable import printable
 from data.template import LABEL_START
+from data.tool_use import ToolTurn
 from data.wrapped_template import WrappedTemplate
 
 Sentences = Mapping[str, Sequence[str]]
@@ -103,6 +104,20 @@ class WordsTemplate(WrappedTemplate):
             (m.role, self.plain(m.content) + (self.wish(v) if m.role == "user" else ""))
             for m, v in zip(messages, wanted, strict=False)
         ]
+
+    def _tool_texts(
+        self, turns: Sequence[ToolTurn], values: Mapping[int, Values | None], attributes: Values | None
+    ) -> list[str]:
+        """A user's turn asks for what the next answer is; the last one's for what it shall be, also after calls."""
+        texts, wanted = [], attributes
+        for i in range(len(turns) - 1, -1, -1):
+            text = self._plain_with_tools(turns[i].content)
+            texts.append(text + self.wish(wanted) if turns[i].role == "user" else text)
+            if turns[i].role == "user":
+                wanted = None
+            elif values.get(i) is not None:
+                wanted = values[i]
+        return texts[::-1]
 
     def _line(self, values: Values | None) -> str:
         return ""

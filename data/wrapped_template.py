@@ -4,19 +4,30 @@ The whole conversation is rendered once and cut at what the template writes arou
 rendering a sample. A template without a frame is rendered once for each answer, so it takes few answers.
 """
 
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol
 
 from data.attributes import AttributeSchema, Values
 from data.conversation import Message
 from data.plain_text import BREAK, Neutralizer, longest_first, plain_markers
 from data.template import CONTROL_TOKENS, Labels, TextPiece, Unrenderable, jinja_prelude, label_line, per_message
+from data.tool_use import ToolChat, ToolTurn
 
 Chat = list[dict[str, Any]]
-Render = Callable[[str, Chat, bool], str]
-"""(template, messages, add_generation_prompt) -> text; raises TemplateRefusal if the template refuses the messages."""
+TOOL_MARK = re.compile(r"</?tool\w*>")
+"""What chat templates write around tools and their results; not always a token."""
+
+
+class Render(Protocol):
+    """Raises TemplateRefusal if the template refuses the messages."""
+
+    def __call__(
+        self, template: str, messages: Chat, add_generation_prompt: bool, tools: Chat | None = None
+    ) -> str: ...
+
 
 MAX_ANSWERS_WITHOUT_FRAME = 64
 SYSTEM_SAMPLE = "Qz0Sqz"
@@ -102,6 +113,37 @@ class WrappedTemplate:
             prompt = _after(whole, "".join(p.text for p in pieces))
             pieces.append(TextPiece(prompt + self._line(attributes)))
         return pieces
+
+    def tool_prompt(self, system: str, chat: ToolChat, labels: Labels, attributes: Values | None) -> str:
+        """A prompt at `attributes` with tools, as the model's own template writes them, rendered once as a whole.
+
+        `labels`: one for each of an assistant's turns. Raises Unrenderable if the template refuses this conversation.
+        """
+        values = dict(zip((i for i, t in enumerate(chat.turns) if t.role == "assistant"), labels, strict=True))
+        texts = self._tool_texts(chat.turns, values, attributes)
+        plain = self._plain_with_tools
+        messages = self._chat(plain(system), [(turn.role, text) for turn, text in zip(chat.turns, texts, strict=True)])
+        for message, turn in zip(messages[-len(chat.turns) :], chat.turns, strict=True):
+            if turn.calls:
+                message["tool_calls"] = [call.shown(plain) for call in turn.calls]
+            if turn.role == "tool":
+                message |= {"tool_call_id": plain(turn.call_id), "name": plain(turn.name)}
+        return self.render(self.base, messages, True, [t.shown(plain) for t in chat.tools]) + self._line(attributes)
+
+    def _tool_texts(
+        self, turns: Sequence[ToolTurn], values: Mapping[int, Values | None], attributes: Values | None
+    ) -> list[str]:
+        """Neutralized text of every turn, with its label line; a turn that only calls has none."""
+        plain = self._plain_with_tools
+        return [
+            (self._line(values.get(i)) if turn.content else "") + plain(turn.content) for i, turn in enumerate(turns)
+        ]
+
+    @cached_property
+    def _plain_with_tools(self) -> Neutralizer:
+        """Nobody's text is a call or a tool's result either."""
+        marks = {*self.control_tokens, *self.markers, *TOOL_MARK.findall(self.base)}
+        return Neutralizer(longest_first(marks), self.gap)
 
     def _turns(
         self, messages: Sequence[Message], values: Sequence[Values | None], attributes: Values | None

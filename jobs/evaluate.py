@@ -3,7 +3,7 @@
     python -m jobs.evaluate PRESET.yaml [key.path=value ...]
 
 In the synthetic world answers are measured exactly, from their text, and the predictor is compared with that. On real
-rows the predictor measures. The report names the way.
+rows the predictor measures, and witnesses beside it: measures of the text by others. The report names the way.
 """
 
 from collections.abc import Iterator
@@ -16,12 +16,16 @@ from data.steering_metrics import ReportMetrics, RoundMeasures
 from data.storage import Storage
 from jobs.evaluation.ask import MeasuredAnswers, answered, measurable, questions, rated, synthetic_world
 from jobs.evaluation.steering_metrics import combined, cross_talk, curves, dialogue, judge, judge_note, length
+from jobs.evaluation.witnesses import witnesses
+from jobs.pipelines.annotation import raters_of
 from jobs.pipelines.sample import sampling_settings
 from jobs.reporting.figures_steering import draw_cross_talk, draw_judge, draw_rounds, draw_steering
 from jobs.reporting.figures_training import draw_losses
+from jobs.reporting.figures_witnesses import draw_witnesses
 from jobs.reporting.model_card import write_card
 from jobs.reporting.page import HTML, write_pages
 from jobs.reporting.sections_steering import report_lines
+from jobs.reporting.sections_witnesses import witness_lines
 from jobs.runner.cli import main
 from jobs.runner.preset import Preset
 from jobs.runner.rounds import Rounds
@@ -38,7 +42,7 @@ def work(run: Run, folder: Storage) -> ReportMetrics:
     _draw(run, answers, report, folder)
     _complete_card(run, policy, report)
     write_pages(run, report, folder)
-    for line in report_lines(report):
+    for line in (*report_lines(report), *witness_lines(report)):
         log(line)
     log(f"report: {(folder / HTML).uri}")
     return report
@@ -50,7 +54,7 @@ def _answers(run: Run, policy: Storage, folder: Storage) -> MeasuredAnswers:
     asked = questions(run, settings.num_questions)
     others: Values = schema.best() if settings.others == "best" else {}
     together = [(COMBINED, values) for values in combined_settings(schema, others, settings.num_combinations, seed)]
-    prompts = steering_prompts(asked, schema, others, seed, "evaluate")
+    prompts = steering_prompts(asked, schema, others, seed, "evaluate", settings.num_values)
     prompts += requested_prompts(asked, together, seed, "evaluate")
     log(
         f"evaluate: {len(asked)} questions at {len(prompts) // max(1, len(asked))} settings, {len(together)} of them "
@@ -73,10 +77,12 @@ def _report(run: Run, stage: str, answers: MeasuredAnswers) -> ReportMetrics:
     schema = run.schema
     table, best = curves(schema, answers, run.preset.evaluate.num_resamples, run.preset.seed)
     judged = judge(schema, answers) if synthetic_world(run) else {}
+    heard, absent = witnesses(run, answers)
     return ReportMetrics(
         policy=run.folder(stage).uri,
         policy_stage=stage,
         measured_by=answers.measured_by,
+        raters=raters_of(run),
         steering=table,
         at_best_settings=best,
         requested_best={name: float(value) for name, value in schema.best().items()},
@@ -86,6 +92,8 @@ def _report(run: Run, stage: str, answers: MeasuredAnswers) -> ReportMetrics:
         length=length(schema, answers),
         judge=judged,
         judge_note=judge_note(judged) if judged else "",
+        witnesses=heard,
+        absent_witnesses=absent,
         rounds=tuple(_rounds(run)),
         counts={"questions": run.preset.evaluate.num_questions, "answers": len(answers.rows)},
     )
@@ -98,6 +106,7 @@ def _draw(run: Run, answers: MeasuredAnswers, report: ReportMetrics, folder: Sto
         draw_cross_talk(report.cross_talk, folder / "cross_talk.png")
     if report.judge:
         draw_judge(run.schema, answers, report.judge, folder / "judge.png")
+    draw_witnesses(report, folder / "witnesses.png")
     draw_rounds(run.preset.run, run.schema, report.rounds, folder / "rounds.png")
     draw_losses(_trainings(run), folder / "losses.png")
 

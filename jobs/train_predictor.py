@@ -6,7 +6,7 @@ Its metrics on held-out rows, beside baselines, are next to the weights: `qualit
 `collinearity.png`.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
 
 from actors.modeling.model_folder import load_config, new_format, text_folder
@@ -19,7 +19,6 @@ from data.attributes import AttributeSchema
 from data.conversation import Conversation, from_table, to_table
 from data.examples import LABEL, Example, Split, bucket
 from data.loader import Corpus, counts, named_counts, some
-from data.pairs import pair_weights
 from data.quality_metrics import PredictorQuality
 from data.ratings import Ratings, joined, ratings_of
 from data.run_layout import QUALITY, write_record
@@ -29,7 +28,7 @@ from data.storage import Storage
 from jobs.evaluation.ask import synthetic_world
 from jobs.evaluation.predictor_pairs import judge_pairs, store_pairs
 from jobs.evaluation.predictor_quality import quality
-from jobs.pipelines.annotation import annotator, score_rows
+from jobs.pipelines.annotation import annotator, score_rows, scoring_settings
 from jobs.pipelines.fit import backbone_uri, buckets_for, example_spec, fit, require_sources
 from jobs.pipelines.map_rows import write_table
 from jobs.pipelines.tokenize import Tokenizing
@@ -50,11 +49,11 @@ def work(run: Run, folder: Storage) -> PredictorMetrics:
     pairs = store_pairs(run, folder / "pairs", run.preset.predictor.pairs)
     found = examples(run, folder / "examples", fingerprint_of(folder))
     labels = label_counts(folder / "examples", run.schema)
-    require_labels(labels)
+    require_labels(labels, run.preset.annotate.measures)
     final, held_out = train(run, folder)
     write_card(run, "predictor", run.preset.predictor.learner, final, folder / "model")
     measured = report(run, folder, held_out)
-    weights = pair_weights(run.schema, run.preset.predictor.pair_weights)
+    weights = run.preset.pair_weights()
     agreement = judge_pairs(run, pairs, folder / "pairs", annotator(run, folder), weights)
     if agreement:
         log("\n".join(pair_lines(agreement)))
@@ -82,8 +81,11 @@ def train(run: Run, folder: Storage) -> tuple[TrainingMetrics, Ratings]:
 
     def fitted(what: str, output: Storage, buckets: int, held_out: int) -> TrainingMetrics:
         split = Split(buckets, held_out, validation_buckets)
-        weights = settings.source_weights
-        return fit_and_draw(run, what, task, settings.learner, folder / "examples", output, split, weights)
+        if settings.heads is None:
+            return fit_and_draw(
+                run, what, task, settings.learner, folder / "examples", output, split, settings.source_weights
+            )
+        return with_heads(run, what, task, folder, output, split)
 
     scored: list[Ratings] = []
     for fold in range(settings.folds):
@@ -98,6 +100,30 @@ def train(run: Run, folder: Storage) -> tuple[TrainingMetrics, Ratings]:
 def _backbone(run: Run, folder: Storage) -> str:
     warmup = run.preset.predictor.warmup
     return warmed_up(run, warmup, folder / "warmup", fingerprint_of(folder)) if warmup else backbone_uri(run)
+
+
+def with_heads(
+    run: Run, what: str, task: PredictorTask, folder: Storage, output: Storage, split: Split
+) -> TrainingMetrics:
+    """Heads on several layers, fitted to the frozen backbone, whose features all fits share; with epochs trained."""
+    settings, tunes = run.preset.predictor, run.preset.predictor.learner.epochs > 0
+    target = output / "heads" if tunes else output
+    frozen: dict[str, object] = {"epochs": 0, "lora": None, "validate_every": 0, "patience": 0}
+    # What is trained afterwards starts from the very weights that the heads were fitted to.
+    frozen |= {"export": "float32"} if tunes else {}
+    learner, examples, weights = (
+        settings.learner.model_copy(update=frozen),
+        folder / "examples",
+        settings.source_weights,
+    )
+    name = f"{what}: heads" if tunes else what
+    fits = Corpus.of(examples)
+    metrics = fit(name, task, learner, fits, target, split, weights, run.preset.tracking, features=folder / "features")
+    if not tunes:
+        return metrics
+    start = replace(task, base=(target / "model").uri, layer_heads=None)
+    trained = fit_and_draw(run, what, start, settings.learner, examples, output, split, weights)
+    return trained.model_copy(update={"heads": metrics.heads})
 
 
 def fit_and_draw(
@@ -120,6 +146,8 @@ def predictor_task(run: Run, backbone: str, examples: Storage) -> PredictorTask:
     """The task of the training: the ratings, and with `lm_loss_weight` a language model's losses, too."""
     settings, format = run.preset.predictor, (run.schema, run.preset.template)
     task = PredictorTask(backbone, *format, settings.attribute_weights, settings.loss, settings.ridge_init)
+    if settings.heads:
+        return replace(task, layer_heads=settings.heads)
     if not settings.lm_loss_weight:
         return task
     require_language_model(load_config(text_folder(backbone)))
@@ -180,13 +208,14 @@ def label_counts(folder: Storage, schema: AttributeSchema) -> dict[str, dict[str
     return {name: {kind: found.get(f"{name}/{kind}", 0) for kind in kinds} for name in schema.names}
 
 
-def require_labels(labels: Mapping[str, Mapping[str, int]]) -> None:
-    """Raise StageError for an attribute without labels: its scores would mean nothing."""
-    if unrated := [name for name, found in labels.items() if not found["valid"]]:
+def require_labels(labels: Mapping[str, Mapping[str, int]], measured: Collection[str] = ()) -> None:
+    """Raise StageError for an attribute without labels, unless it is `measured`: its scores would mean nothing."""
+    if unrated := [name for name, found in labels.items() if not found["valid"] and name not in measured]:
         others = ", ".join(f"{name}: {found['valid']:,}" for name, found in labels.items() if found["valid"])
         raise StageError(
             f"no answer of any source is rated for {', '.join(unrated)} ({others}), so no predictor can learn it; "
-            "rate some, fix the name in the data, or take it out of `attributes`"
+            "rate some, fix the name in the data, take it from the text (annotate.measures), or take it out of "
+            "`attributes`"
         )
 
 
@@ -230,8 +259,7 @@ def report(run: Run, folder: Storage, held_out: Ratings) -> PredictorQuality:
 
 
 def _settings(preset: Preset) -> object:
-    scoring = preset.annotate.model_copy(update={"pool": None})
-    return {"predictor": preset.predictor, "template": preset.template, "scoring": scoring}
+    return {"predictor": preset.predictor, "template": preset.template, "scoring": scoring_settings(preset.annotate)}
 
 
 def _inputs(run: Run) -> dict[str, str]:

@@ -9,6 +9,7 @@ from typing import Any
 
 from actors.generation.protocol import Sampling
 from data.attributes import AttributeProblem, Values
+from data.conversation import Message
 from data.errors import UserError
 from serve import dials
 from serve.auth import Team
@@ -22,6 +23,9 @@ from serve.reply import ChatReply, Reply, Steering
 from serve.request import GenerationRequest
 from serve.requested import channels, requested, wrong_attribute
 from serve.sampling_fields import SamplingFields
+from serve.tolerance import unsupported
+from serve.tool_reply import ToolReply
+from serve.tool_request import WantedTools, tool_chat, turn_places, wanted_tools
 from serve.turns import Turn
 
 DEFAULT_SHARE = 4
@@ -40,7 +44,7 @@ class RequestLimits:
     max_rated_tokens: int = 1024
     """The most that the predictor reads of an answer and its conversation."""
     ignore_tools: bool = True
-    """Take `tools` that the model need not use, and answer without them?"""
+    """Take `tools` of a request to a model that cannot call any, and answer without them?"""
 
     def longest(self, model: ServedPolicy) -> int:
         """Tokens of a model's longest answer, if its prompt were none."""
@@ -68,6 +72,8 @@ class AdmittedRequest:
     """End a stream with the token counts?"""
     cost: RequestCost
     """The most that it can use."""
+    unused: frozenset[str] = frozenset()
+    """What the caller sent that this model does not use."""
     num_prompts: int = 1
     """Each has as many of the answers, those of the first one first."""
 
@@ -92,31 +98,67 @@ def admitted(
     places = channels(chat, addressed.attributes, header)
     wanted = requested(model.schema, chosen, places, _dials(chat))
     steering = Steering(requested=wanted.values, effective=wanted.effective, sources=wanted.sources or None)
+    tools = wanted_tools(chat.tools, chat.tool_choice, model.info.tool_format, model.name, limits.ignore_tools)
+    _require_tools(chat, tools, model)
     generation = GenerationRequest(
         system=chat.system,
-        messages=tuple(turn.message for turn in chat.turns),
-        labels=tuple(_label(model, chosen, chat, turn) for turn in chat.answers),
+        **_conversation(model, chosen, chat, tools),
         attributes=steering.effective,
         sampling=Sampling(
             max_tokens=min(chat.answer_limit[1] or limits.by_default(model), limits.longest(model)),
             logprobs=chat.num_top,
-            grammar=chat.grammar,
+            grammar=chat.grammar if tools is None else tools.grammar(chat.grammar),
             cache_salt=team.name,
             **sampling_fields(chat),
         ),
         stop=tuple(chat.stop),
         stream=chat.stream,
+        grammar_field="response_format" if tools is None else "tools",
     )
     return AdmittedRequest(
         model=model,
         profile=profile,
         generations=tuple(numbered(generation, chat.seed, i) for i in range(chat.best_of or chat.n)),
-        reply=ChatReply(model.name, steering, chat.num_top),
+        reply=_reply(model.name, steering, tools, chat.num_top),
+        unused=frozenset({"tools"} if chat.tools and tools is None else ()),
         score=chat.score,
         best_of=chat.best_of is not None,
         include_usage=chat.include_usage,
         cost=_cost(chat, generation, limits),
     )
+
+
+def _require_tools(chat: ChatRequest, tools: WantedTools | None, model: ServedPolicy) -> None:
+    """Raises ProtocolError for a conversation with tools that this model, or this request, cannot have."""
+    if chat.has_calls and model.info.tool_format is None:
+        why = f"has calls of tools, and the chat template of model {model.name!r} has none: send texts only"
+        raise unsupported("messages", why)
+    if (tools is not None or chat.has_calls) and (chat.score or chat.best_of):
+        what = "score" if chat.score else "best_of"
+        raise unsupported(what, 'rates texts, and this answer may be a call: leave it out, or send tool_choice "none"')
+    if tools is not None and chat.begun:
+        raise ProtocolError("messages end with an assistant's: with tools, end with a user's or a tool's", "messages")
+    if tools is not None and tools.forced and chat.ignore_eos:
+        raise ProtocolError("ignore_eos goes on behind the end of a call: leave it out", "ignore_eos")
+
+
+def _conversation(
+    model: ServedPolicy, profile: Profile | None, chat: ChatRequest, tools: WantedTools | None
+) -> dict[str, Any]:
+    """The fields of a `GenerationRequest` with the conversation."""
+    if tools is None and not chat.has_calls:
+        labels = tuple(_label(model, profile, chat, turn) for turn in chat.answers)
+        return {"messages": tuple(turn.message for turn in chat.turns), "labels": labels}
+    labels = tuple(
+        _label(model, profile, chat, Turn(Message("assistant", ""), tuple(places)))
+        for places in turn_places(chat.messages)
+        if chat.messages[places[0]].role == "assistant"
+    )
+    return {"messages": (), "labels": labels, "tool_chat": tool_chat(chat.messages, tools)}
+
+
+def _reply(model: str, steering: Steering, tools: WantedTools | None, num_top: int | None) -> ChatReply:
+    return ChatReply(model, steering, num_top) if tools is None else ToolReply(model, steering, tools, num_top)
 
 
 def sampling_fields(sent: SamplingFields) -> dict[str, Any]:
@@ -130,6 +172,7 @@ def sampling_fields(sent: SamplingFields) -> dict[str, Any]:
         "presence_penalty": sent.presence_penalty,
         "repetition_penalty": sent.repetition_penalty,
         "logit_bias": sent.biases,
+        "ignore_eos": sent.ignore_eos,
     }
 
 

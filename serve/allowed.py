@@ -9,12 +9,13 @@ from serve.completion_request import PROMPT, CompletionRequest
 from serve.protocol import ProtocolRecord
 from serve.sampling_fields import MAX_CHOICES, MAX_STOP_CHARS, MAX_STOPS, MAX_TOP_K, SEED_LIMIT
 from serve.tokenize_request import TokenizeRequest
+from serve.tool_request import CHOICES
 
 PENALTY = f"a number from {-MAX_PENALTY:g} to {MAX_PENALTY:g}"
 ALLOWED = {
     "messages": "a list of one or more messages",
     "messages[]": "an object with role and content",
-    "messages[].role": '"system", "developer", "user" or "assistant"',
+    "messages[].role": '"system", "developer", "user", "assistant" or "tool"',
     "messages[].content": 'a string, or a list of {"type": "text", "text": string}',
     "messages[].attributes": "an object: attribute name -> number, see GET /v1/attributes",
     "model": "a string, see GET /v1/models",
@@ -44,9 +45,14 @@ ALLOWED = {
     "repetition_penalty": f"a number from {REPETITION_RANGE[0]:g} to {REPETITION_RANGE[1]:g}",
     "min_p": "a number from 0 to 1",
     "logit_bias": f"an object of at most {MAX_BIASED}: token id -> number from {-MAX_BIAS:g} to {MAX_BIAS:g}",
+    "ignore_eos": "true or false",
     "logprobs": "true or false",
     "top_logprobs": f"a whole number from 0 to {MAX_LOGPROBS}",
     "response_format": response_format.ALLOWED,
+    "tools": "a list of functions",
+    "tool_choice": CHOICES,
+    "messages[].tool_calls": "a list of calls",
+    "messages[].tool_call_id": "a string",
 }
 """Field -> what it may be, for error messages; [] stands for any index."""
 IN_COMPLETIONS = ALLOWED | {

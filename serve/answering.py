@@ -97,12 +97,17 @@ class RunningAnswers:
         return answers, None
 
     async def measured(self, index: int = 0) -> dict[str, float]:
-        """The predictor's values of an answer that is whole, on the scale of the policy's labels."""
+        """The values of an answer that is whole, on the scale of the policy's labels: the predictor's, and the text's
+        own where that is what the labels were."""
         assert self._score is not None, "admission refuses to measure where there is no predictor"
         self._rated_tokens += self._admitted.cost.rated(self.prompt_tokens, self._counts[index])
         self._count()
-        values = await self._score(self._admitted.generations[index], self._texts[index])
-        return {name: round(value, 4) for name, value in self._admitted.model.calibration(values).items()}
+        generation, model = self._admitted.generations[index], self._admitted.model
+        values = await self._score(generation, self._texts[index])
+        if values and model.text_rater.measures:
+            unmeasured = {name: value for name, value in values.items() if name not in model.text_rater.measures}
+            values = unmeasured | model.text_rater((generation.begun or "") + self._texts[index])
+        return {name: round(value, 4) for name, value in model.calibration(values).items()}
 
     @property
     def usage(self) -> Usage:

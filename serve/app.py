@@ -125,6 +125,7 @@ def _information(app: FastAPI, backend: Backend) -> None:
             "attributes": [a.model_dump() for a in policy.schema.attributes],
             "dials": dials.described(policy.schema),
             "label_points": policy.calibration.points,
+            "raters": policy.text_rater.raters(policy.schema.names),
             "profiles": [_profile(policy, profile) for profile in _profiles(policy, team)],
         }
 

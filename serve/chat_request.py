@@ -39,11 +39,37 @@ class UserMessage(ProtocolRecord):
     content: str
 
 
+class FunctionCall(ProtocolRecord):
+    """What an earlier answer called."""
+
+    name: str
+    arguments: str
+    """An object, as JSON."""
+
+
+class SentCall(ProtocolRecord):
+    """An earlier call, as the reply had it."""
+
+    id: str
+    type: Literal["function"] = "function"
+    function: FunctionCall
+
+
+class ToolMessage(ProtocolRecord):
+    """What a tool returned."""
+
+    role: Literal["tool"]
+    content: str
+    tool_call_id: str = ""
+
+
 class AssistantMessage(ProtocolRecord):
     """An earlier answer; as the last message, the beginning of the answer to write."""
 
     role: Literal["assistant"]
     content: str = ""
+    tool_calls: list[SentCall] | None = None
+    """What it called."""
     attributes: AttributeValues | None = None
     """What was requested of this answer, or how it was rated; without it the prompt has no label for it."""
 
@@ -58,9 +84,9 @@ class Metadata(ProtocolRecord):
 class ChatRequest(SamplingFields):
     """Body of POST /v1/chat/completions: OpenAI's, but for `attributes`, `profile`, `score` and `best_of`."""
 
-    messages: list[Annotated[SystemMessage | UserMessage | AssistantMessage, Field(discriminator="role")]] = Field(
-        min_length=1
-    )
+    messages: list[
+        Annotated[SystemMessage | UserMessage | AssistantMessage | ToolMessage, Field(discriminator="role")]
+    ] = Field(min_length=1)
     """The conversation in any order; an assistant's message at its end is the beginning of the answer."""
     attributes: AttributeValues = Field({})
     """Attribute name -> number in its range; what is left out takes the profile's or the schema's default."""
@@ -87,6 +113,11 @@ class ChatRequest(SamplingFields):
     response_format: dict[str, Any] | None = None
     """The form that the answer must have: text, json_object or json_schema."""
 
+    tools: list[Any] = []
+    """Functions that the answer may call, where the model's chat template has tools (`serve.tool_request`)."""
+    tool_choice: Any = "auto"
+    """"none", "auto", "required", or the function to call."""
+
     @field_validator("response_format")
     @classmethod
     def _known_format(cls, wanted: dict[str, Any] | None) -> dict[str, Any] | None:
@@ -103,6 +134,20 @@ class ChatRequest(SamplingFields):
         return self
 
     @model_validator(mode="after")
+    def _calls_before_their_results(self) -> "ChatRequest":
+        may_follow = False
+        for place, message in enumerate(self.messages):
+            if message.role == "tool" and not may_follow:
+                where = f"messages[{place}].role"
+                raise ProtocolError(f'{where} is "tool", and no message with tool_calls stands before it', where)
+            if message.role != "tool":
+                may_follow = message.role == "assistant" and bool(message.tool_calls)
+        if self.has_calls and self.begun:
+            wrong = "messages has calls of tools and ends with an assistant's"
+            raise ProtocolError(f"{wrong}: end with a user's or a tool's", "messages")
+        return self
+
+    @model_validator(mode="after")
     def _consistent(self) -> "ChatRequest":
         limits = f"max_tokens is {self.max_tokens} but max_completion_tokens is {self.max_completion_tokens}"
         if None not in (self.max_tokens, self.max_completion_tokens) and self.max_tokens != self.max_completion_tokens:
@@ -113,6 +158,9 @@ class ChatRequest(SamplingFields):
         if self.best_of is not None and self.stream:
             wrong = "best_of needs every answer whole before it can choose one"
             raise ProtocolError(f"{wrong}: leave stream out", "best_of")
+        if self.ignore_eos and self.grammar is not None:
+            wrong = "ignore_eos goes on behind the end of an answer, where response_format allows nothing more"
+            raise ProtocolError(f"{wrong}: leave one of them out", "ignore_eos")
         if self.top_logprobs and not self.logprobs:
             raise ProtocolError("top_logprobs is only allowed with logprobs: true", "top_logprobs")
         return self
@@ -120,6 +168,11 @@ class ChatRequest(SamplingFields):
     @property
     def system(self) -> str:
         return system_of(self.messages)
+
+    @property
+    def has_calls(self) -> bool:
+        """Did an earlier answer call a tool, or a tool return something?"""
+        return any(m.role == "tool" or (m.role == "assistant" and m.tool_calls) for m in self.messages)
 
     @cached_property
     def turns(self) -> tuple[Turn, ...]:

@@ -71,7 +71,7 @@ class GenerationRoute:
         context.team = team.name
         body = await self.bodies.read(request, team.name)
         accepted, unused = self.admit(body, team, ",".join(request.headers.getlist(HEADER)))
-        self.telemetry.unused(team.name, authorization, unused)
+        self.telemetry.unused(team.name, authorization, unused | accepted.unused)
         context.model, context.profile = accepted.model.name, accepted.profile or ""
         context.stream, context.answers = accepted.stream, len(accepted.generations)
         async with AsyncExitStack() as stack:

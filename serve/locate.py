@@ -1,4 +1,5 @@
-"""Which policy to serve: a folder, a finished run, or the newest finished run. Knows a run's layout, no model."""
+"""Which policy to serve: a folder, a finished run, the newest finished run, or a package. Knows a run's layout, no
+model."""
 
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -9,6 +10,7 @@ from data.run_layout import MANIFEST, MODEL, read_manifest
 from data.steering_metrics import ReportMetrics
 from data.storage import Storage
 from serve.settings import FROM_THE_RUN, ServeSettings
+from serve.untrained import PACKAGE, untrained
 
 NEWEST = "newest"
 
@@ -25,8 +27,10 @@ class Located:
     """The predictor of its run."""
 
 
-def locate(policy: str, storage: str) -> Located:
-    """Raises UserError with the remedy if there is no such policy."""
+def locate(policy: str, storage: str, attributes: str = "style") -> Located:
+    """Raises UserError with the remedy if there is no such policy. `attributes`: of one that is a package."""
+    if policy.startswith(PACKAGE):
+        return Located(untrained(policy, attributes, Storage(storage)).uri, policy.removeprefix(PACKAGE))
     if policy == NEWEST:
         return _of_run(_newest_run(Storage(storage)))
     folder = Storage(policy)
@@ -41,9 +45,10 @@ def locate(policy: str, storage: str) -> Located:
 def locate_all(settings: ServeSettings) -> tuple[list[Located], str | None]:
     """The policies to serve, and the predictor of their answers, if any; raises UserError if one is missing."""
     if settings.models:
-        models = [replace(locate(m.policy, settings.storage), name=m.name, weight=m.weight) for m in settings.models]
+        where = settings.storage, settings.attributes
+        models = [replace(locate(m.policy, *where), name=m.name, weight=m.weight) for m in settings.models]
     else:
-        found = locate(settings.policy, settings.storage)
+        found = locate(settings.policy, settings.storage, settings.attributes)
         models = [replace(found, name=settings.name or found.name)]
     predictor = models[0].predictor if settings.predictor == FROM_THE_RUN else settings.predictor
     if predictor is not None and not (Storage(predictor) / "config.json").exists():

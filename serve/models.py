@@ -7,6 +7,7 @@ from functools import cached_property
 
 from data.attributes import AttributeSchema
 from data.calibration import Calibration
+from data.text_rater import TextRater
 from serve.profiles import Profile, shipped
 from serve.protocol import ProtocolError
 from serve.request import PolicyInfo
@@ -30,6 +31,10 @@ class ServedPolicy:
     @cached_property
     def calibration(self) -> Calibration:
         return Calibration.model_validate_json(self.info.calibration_json)
+
+    @cached_property
+    def text_rater(self) -> TextRater:
+        return TextRater.model_validate_json(self.info.text_rater_json)
 
     @cached_property
     def profiles(self) -> dict[str, Profile]:

@@ -11,13 +11,14 @@ from typing import Any, NamedTuple, TypeVar
 from pydantic import ValidationError
 
 from serve.allowed import ALLOWED, ALLOWED_IN
-from serve.chat_request import AssistantMessage, ChatRequest, Metadata, SystemMessage, UserMessage
+from serve.chat_request import AssistantMessage, ChatRequest, Metadata, SystemMessage, ToolMessage, UserMessage
 from serve.completion_request import CompletionRequest
 from serve.json_body import MAX_MESSAGES, SHOWN_CHARS, json_object, numbers, shown
 from serve.protocol import ProtocolError, ProtocolRecord, SwapRequest
 from serve.sampling_fields import StreamOptions
 from serve.tokenize_request import TokenizeRequest
-from serve.tolerance import HINTS, MESSAGE_UNSUPPORTED, asks_for_nothing, is_known, unsupported, unused_tools
+from serve.tolerance import HINTS, MESSAGE_UNSUPPORTED, asks_for_nothing, is_known, unsupported, unused_functions
+from serve.tool_request import calls_of
 
 NEAR = 0.75
 """How alike an unknown field and one of ours must be for a mistake in writing; else it is a client's own note."""
@@ -34,7 +35,7 @@ class Parsed(NamedTuple):
 def parse(body: bytes, max_messages: int = MAX_MESSAGES, ignore_tools: bool = True) -> Parsed:
     """The request in `body`; raises ProtocolError that names the field and what is allowed.
 
-    `ignore_tools`: take `tools` that the model may use and will not.
+    `ignore_tools`: take `functions` that the model may call and will not.
     """
     return chat_of(json_object(body, max_messages), ignore_tools)
 
@@ -42,11 +43,11 @@ def parse(body: bytes, max_messages: int = MAX_MESSAGES, ignore_tools: bool = Tr
 def chat_of(raw: dict[str, Any], ignore_tools: bool = True) -> Parsed:
     """The same of a body that is read; changes `raw`."""
     unused = set[str]()
-    unused.update(tools := unused_tools(raw, ignore_tools))
+    unused.update(functions := unused_functions(raw, ignore_tools))
     if isinstance(messages := raw.get("messages"), list):
         _allow_continuation(raw)
         raw["messages"] = [_message(message, f"messages[{i}]", unused) for i, message in enumerate(messages)]
-    chat = _checked(ChatRequest, {name: value for name, value in raw.items() if name not in tools}, unused)
+    chat = _checked(ChatRequest, {name: value for name, value in raw.items() if name not in functions}, unused)
     return Parsed(chat, frozenset(unused))
 
 
@@ -117,18 +118,21 @@ def _message(message: object, where: str, unused: set[str]) -> object:
     if not isinstance(message, dict):
         return message
     role = message.get("role")
-    if role in ("tool", "function"):
-        raise unsupported(f"{where}.role", f"{role!r} is not supported here: send user and assistant messages")
-    kept = {}
+    if role == "function":
+        raise unsupported(f"{where}.role", 'is "function", the older name of a tool: send "tool" and tool_call_id')
+    record = ToolMessage if role == "tool" else AssistantMessage
+    kept: dict[str, Any] = {}
     for name, value in message.items():
-        if name in AssistantMessage.model_fields:
+        if name == "tool_calls" and value:
+            kept[name] = calls_of(value, f"{where}.tool_calls")
+        elif name in record.model_fields:
             if value is not None:
                 kept[name] = value
         elif asks_for_nothing(name, value):
             continue
         elif name in MESSAGE_UNSUPPORTED:
             raise unsupported(f"{where}.{name}")
-        elif _is_note(name, AssistantMessage):
+        elif _is_note(name, record):
             unused.add(f"messages[].{name}")
         else:
             kept[name] = value  # for the record to refuse
@@ -188,6 +192,7 @@ def _unknown_field(sent: type[ProtocolRecord], path: str, loc: Sequence[int | st
         "developer": SystemMessage,
         "user": UserMessage,
         "assistant": AssistantMessage,
+        "tool": ToolMessage,
         "stream_options": StreamOptions,
         "metadata": Metadata,
     }

@@ -65,6 +65,8 @@ class Prompts:
     def _tokenized(self, request: GenerationRequest) -> list[int]:
         if isinstance(request.prompt, str):
             return self._text.raw_prompt(request.prompt, request.special_tokens)
+        if request.tool_chat is not None:
+            return self._text.tool_prompt(request.system, request.tool_chat, request.attributes, request.labels)
         return self._text.prompt(request.system, request.messages, request.attributes, request.labels)
 
     async def _shared(self, request: GenerationRequest) -> list[int]:
@@ -77,6 +79,7 @@ class Prompts:
             request.special_tokens,
             request.system,
             request.messages,
+            request.tool_chat,
             repr((request.attributes, request.labels)),
         )
         if key not in self._running:

@@ -24,6 +24,7 @@ from serve.revisions import wanted
 from serve.settings import EngineSettings
 from serve.telemetry import EngineMetrics
 from serve.token_stream import Pace, TokenStream
+from serve.tools import MARKERS, ToolFormat, format_of
 
 if TYPE_CHECKING:
     from actors.modeling.policy import PolicyText
@@ -49,6 +50,14 @@ class _Loaded:
     revision: Revision
 
 
+def tool_format(text: "PolicyText") -> ToolFormat | None:
+    """How the policy writes calls of tools; None = its chat template has none, or decoding leaves their mark out."""
+    form = format_of(text.tools_template)
+    mark = MARKERS[form] if form else ""
+    ids = text.tokenizer.encode(mark, add_special_tokens=False) if mark else []
+    return form if text.decode(ids).strip() == mark else None
+
+
 class Replica:
     """One policy and one engine."""
 
@@ -62,9 +71,11 @@ class Replica:
 
     async def info(self) -> PolicyInfo:
         format = self._loaded.text.format
-        schema, calibration = format.schema.model_dump_json(), format.calibration.model_dump_json()
-        context = self._loaded.engine.context
-        return PolicyInfo(self._name, schema, self._loaded.revision.policy, calibration, context=context)
+        records = (record.model_dump_json() for record in (format.schema, format.calibration, format.text_rater))
+        schema, calibration, text_rater = records
+        context, policy = self._loaded.engine.context, self._loaded.revision.policy
+        form = tool_format(self._loaded.text)
+        return PolicyInfo(self._name, schema, policy, calibration, text_rater, tool_format=form, context=context)
 
     async def num_running(self) -> int:
         """Answers that are being written right now."""

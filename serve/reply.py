@@ -7,13 +7,16 @@ import time
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, TypeAlias
 
 from pydantic import Field
 
 from serve.logprobs import ChatLogprobs, ReportedToken
 from serve.protocol import ProtocolRecord
 from serve.request import Echo, Finish
+
+ChatFinish: TypeAlias = Finish | Literal["tool_calls"]
+"""tool_calls = the answer ended with calls."""
 
 
 def _absent(value: object) -> bool:
@@ -54,11 +57,31 @@ class Steering(ProtocolRecord):
     """All answers that best_of chose from."""
 
 
+class CalledFunction(ProtocolRecord):
+    """What a call is of."""
+
+    name: str
+    arguments: str
+    """An object, as JSON."""
+
+
+class MadeCall(ProtocolRecord):
+    """A call of one of the request's tools."""
+
+    index: int | None = Field(None, exclude_if=_absent)
+    """Among the answer's calls; in streams only."""
+    id: str
+    type: Literal["function"] = "function"
+    function: CalledFunction
+
+
 class AnswerMessage(ProtocolRecord):
     """The answer."""
 
     role: Literal["assistant"] = "assistant"
-    content: str
+    content: str | None
+    """None where there are only calls."""
+    tool_calls: list[MadeCall] | None = Field(None, exclude_if=_absent)
 
 
 class Choice(ProtocolRecord):
@@ -66,7 +89,7 @@ class Choice(ProtocolRecord):
 
     index: int
     message: AnswerMessage
-    finish_reason: Finish
+    finish_reason: ChatFinish
     logprobs: ChatLogprobs | None = None
     measured: dict[str, float] | None = Field(None, exclude_if=_absent)
     """Ours: the predictor's values of this answer; with score or best_of only."""
@@ -89,6 +112,8 @@ class ChunkDelta(ProtocolRecord):
 
     role: Literal["assistant"] | None = Field(None, exclude_if=_absent)
     content: str | None = Field(None, exclude_if=_absent)
+    tool_calls: list[MadeCall] | None = Field(None, exclude_if=_absent)
+    """Whole ones, each in a chunk of its own."""
     steering: Steering | None = Field(None, exclude_if=_absent)
     """Ours: with score, in the closing chunk of the first answer. Clients that add up deltas keep it in the message."""
 
@@ -98,7 +123,7 @@ class ChunkChoice(ProtocolRecord):
 
     index: int
     delta: ChunkDelta
-    finish_reason: Finish | None = None
+    finish_reason: ChatFinish | None = None
     logprobs: ChatLogprobs | None = None
 
 
@@ -169,16 +194,7 @@ class ChatReply:
     def whole(
         self, answers: Sequence[FinishedAnswer], usage: Usage, candidates: list[BestOfCandidate] | None = None
     ) -> ChatCompletion:
-        choices = [
-            Choice(
-                index=i,
-                message=AnswerMessage(content=a.text),
-                finish_reason=a.finish,
-                logprobs=self._logprobs(a.tokens),
-                measured=a.measured,
-            )
-            for i, a in enumerate(answers)
-        ]
+        choices = [self._choice(i, answer) for i, answer in enumerate(answers)]
         steering = self.steering.model_copy(update={"measured": answers[0].measured, "candidates": candidates})
         return ChatCompletion(
             id=self.id, created=self.created, model=self.model, choices=choices, usage=usage, steering=steering
@@ -201,6 +217,15 @@ class ChatReply:
 
     def counts(self, usage: Usage) -> list[Chunk]:
         return [self._chunk([], usage=usage)]
+
+    def _choice(self, index: int, answer: FinishedAnswer) -> Choice:
+        return Choice(
+            index=index,
+            message=AnswerMessage(content=answer.text),
+            finish_reason=answer.finish,
+            logprobs=self._logprobs(answer.tokens),
+            measured=answer.measured,
+        )
 
     def _logprobs(self, tokens: Sequence[ReportedToken]) -> ChatLogprobs | None:
         return None if self._num_top is None else ChatLogprobs.of(tokens, self._num_top)

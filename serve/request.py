@@ -11,13 +11,17 @@ from typing import Literal, TypeAlias
 from actors.generation.protocol import Sampling
 from data.attributes import Values
 from data.conversation import Message
+from data.tool_use import ToolChat
 from serve.logprobs import ReportedToken
 from serve.protocol import ProtocolError
+from serve.tools import ToolFormat
 
 Finish: TypeAlias = Literal["stop", "length"]
 
 PROMPT_TOKENS, TURN_TOKENS, VALUE_TOKENS = 64, 16, 4
 """A prompt format adds fewer to a conversation, to a message, and to an attribute's name."""
+TOOLS_TOKENS = 1024
+"""Chat templates explain to the model how it calls a tool."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +34,11 @@ class PolicyInfo:
     """Where its weights came from."""
     calibration_json: str = "{}"
     """How a predictor's values stand on the scale of its labels."""
+    text_rater_json: str = "{}"
+    """Which of its labels are measures of the text."""
     created: int = field(default_factory=lambda: int(time.time()))
+    tool_format: ToolFormat | None = None
+    """How it writes calls of tools; None = it takes none."""
     context: int = field(kw_only=True)
     """Most tokens of prompt and answer together."""
 
@@ -62,6 +70,8 @@ class GenerationRequest:
     """If not, all text comes in the last event, so that the request can start again unnoticed if its replica dies."""
     prompt: str | tuple[int, ...] | None = None
     """Text or token ids to go on with as they are, instead of messages; no template, no attributes."""
+    tool_chat: ToolChat | None = None
+    """The conversation where tools are called, instead of messages."""
     special_tokens: bool = True
     """Put before such a text what the tokenizer puts first of its own accord?"""
     echo: bool = False
@@ -83,7 +93,8 @@ class GenerationRequest:
     def texts(self) -> list[str]:
         """All that is to be tokenized."""
         raw = [self.prompt] if isinstance(self.prompt, str) else []
-        return [self.system, *(message.content for message in self.messages), *raw]
+        called = [] if self.tool_chat is None else self.tool_chat.texts
+        return [self.system, *(message.content for message in self.messages), *called, *raw]
 
     @property
     def input_name(self) -> str:
@@ -96,7 +107,10 @@ class GenerationRequest:
             return len(self.prompt)
         texts = sum(len(text.encode()) for text in self.texts)
         lines = sum(len(name) + VALUE_TOKENS for values in (self.attributes, *self.labels) for name in values or ())
-        return texts + lines + PROMPT_TOKENS + TURN_TOKENS * len(self.messages)
+        called = self.tool_chat
+        shown = 0 if called is None else len(called.turns) + len(called.tools) + sum(len(t.calls) for t in called.turns)
+        around = TURN_TOKENS * (len(self.messages) + shown) + (TOOLS_TOKENS if called is not None else 0)
+        return texts + lines + PROMPT_TOKENS + around
 
 
 @dataclass(frozen=True)

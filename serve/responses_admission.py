@@ -8,13 +8,17 @@ from typing import Any
 
 from serve.admission import AdmittedRequest, RequestLimits, admitted
 from serve.auth import Team
+from serve.chat_request import ChatRequest
 from serve.json_body import json_object, shown
 from serve.models import ServedPolicies
 from serve.parser import chat_of
 from serve.protocol import ProtocolError
 from serve.reply import ChatReply
+from serve.request import GenerationRequest
 from serve.responses_reply import ResponsesReply
 from serve.responses_request import chat_body, renamed, text_of
+from serve.responses_tools import ToolResponsesReply
+from serve.tool_reply import ToolReply
 
 
 def admitted_response(
@@ -31,18 +35,36 @@ def admitted_response(
         accepted = admitted(chat, team, models, limits, can_score, header)
     except ProtocolError as problem:
         raise renamed(problem, num_before=int(instructions is not None)) from None
-    assert isinstance(accepted.reply, ChatReply), "a chat completion has a reply of its own"
     return (
         replace(
             accepted,
             generations=tuple(
-                replace(one, grammar_field="text.format", input_field="input") for one in accepted.generations
+                replace(one, grammar_field=_grammar_field(one), input_field="input") for one in accepted.generations
             ),
-            reply=ResponsesReply(accepted.model.name, accepted.reply.steering, chat, metadata, instructions),
+            reply=_reply(accepted, chat, raw, metadata, instructions),
             include_usage=True,  # the last event has the counts
         ),
         unused,
     )
+
+
+def _grammar_field(generation: GenerationRequest) -> str:
+    return "text.format" if generation.grammar_field == "response_format" else generation.grammar_field
+
+
+def _reply(
+    accepted: AdmittedRequest,
+    chat: ChatRequest,
+    raw: dict[str, Any],
+    metadata: dict[str, str],
+    instructions: str | None,
+) -> ResponsesReply:
+    own = accepted.reply
+    assert isinstance(own, ChatReply), "a chat completion has a reply of its own"
+    if not isinstance(own, ToolReply):
+        return ResponsesReply(accepted.model.name, own.steering, chat, metadata, instructions)
+    tools = {"tools": raw.get("tools"), "tool_choice": raw.get("tool_choice") or "auto"}
+    return ToolResponsesReply(accepted.model.name, own.steering, chat, metadata, instructions, own.wanted, tools)
 
 
 def _require_few(raw: dict[str, Any], max_messages: int) -> None:

@@ -3,7 +3,7 @@
 import time
 import uuid
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -37,6 +37,18 @@ class OutputMessage(ProtocolRecord):
     content: list[OutputText]
 
 
+class OutputCall(ProtocolRecord):
+    """A call of one of the request's tools."""
+
+    id: str
+    type: Literal["function_call"] = "function_call"
+    call_id: str
+    name: str
+    arguments: str
+    """An object, as JSON."""
+    status: Literal["in_progress", "completed"] = "completed"
+
+
 class ResponseUsage(ProtocolRecord):
     """Token counts."""
 
@@ -61,7 +73,7 @@ class ResponseObject(ProtocolRecord):
     created_at: int
     status: Literal["in_progress", "completed", "incomplete"]
     model: str
-    output: list[OutputMessage]
+    output: list[OutputMessage | OutputCall]
     usage: ResponseUsage | None = None
     error: None = None
     incomplete_details: IncompleteDetails | None = None
@@ -69,8 +81,9 @@ class ResponseObject(ProtocolRecord):
     metadata: dict[str, str] = {}
     """The caller's own notes, as they came."""
     parallel_tool_calls: bool = False
-    tool_choice: Literal["none"] = "none"
-    tools: list[str] = []
+    tool_choice: Any = "none"
+    """As they were sent, where the model calls tools."""
+    tools: list[Any] = []
     temperature: float
     top_p: float
     steering: Steering
@@ -86,10 +99,12 @@ class ResponseEvent(ProtocolRecord):
     output_index: int | None = Field(None, exclude_if=_absent)
     content_index: int | None = Field(None, exclude_if=_absent)
     item_id: str | None = Field(None, exclude_if=_absent)
-    item: OutputMessage | None = Field(None, exclude_if=_absent)
+    item: OutputMessage | OutputCall | None = Field(None, exclude_if=_absent)
     part: OutputText | None = Field(None, exclude_if=_absent)
     delta: str | None = Field(None, exclude_if=_absent)
     text: str | None = Field(None, exclude_if=_absent)
+    name: str | None = Field(None, exclude_if=_absent)
+    arguments: str | None = Field(None, exclude_if=_absent)
     logprobs: list[float] | None = Field(None, exclude_if=_absent)
 
     @property
@@ -111,6 +126,8 @@ class ResponsesReply:
         self._model, self._steering, self._chat = model, steering, chat
         self._metadata, self._instructions = dict(metadata), instructions
         self._text, self._finish, self._num_events = "", "stop", 0
+        self._message_place = 0
+        self._tools: dict[str, Any] = {}
 
     def whole(
         self, answers: Sequence[FinishedAnswer], usage: Usage, candidates: list[BestOfCandidate] | None = None
@@ -121,13 +138,7 @@ class ResponsesReply:
         return self._response(usage)
 
     def opening(self, index: int) -> list[ResponseEvent]:
-        empty = OutputMessage(id=self._message_id, status="in_progress", content=[])
-        return [
-            self._event("response.created", response=self._response()),
-            self._event("response.in_progress", response=self._response()),
-            self._event("response.output_item.added", output_index=0, item=empty),
-            self._event("response.content_part.added", **self._place, part=OutputText(text="")),
-        ]
+        return [*self._started(), *self._message_begun()]
 
     def pieces(self, index: int, text: str, tokens: Sequence[ReportedToken] = ()) -> list[ResponseEvent]:
         self._text += text
@@ -136,20 +147,38 @@ class ResponsesReply:
     def closing(self, index: int, finish: Finish, measured: dict[str, float] | None = None) -> list[ResponseEvent]:
         self._finish = finish
         self._steering = self._steering.model_copy(update={"measured": measured})
-        return [
-            self._event("response.output_text.done", **self._place, text=self._text, logprobs=[]),
-            self._event("response.content_part.done", **self._place, part=OutputText(text=self._text)),
-            self._event("response.output_item.done", output_index=0, item=self._message()),
-        ]
+        return self._message_done()
 
     def counts(self, usage: Usage) -> list[ResponseEvent]:
         """The last event has the whole response, with its counts."""
         response = self._response(usage)
         return [self._event(f"response.{response.status}", response=response)]
 
+    def _started(self) -> list[ResponseEvent]:
+        kinds = ("response.created", "response.in_progress")
+        return [self._event(kind, response=self._response()) for kind in kinds]
+
+    def _message_begun(self) -> list[ResponseEvent]:
+        empty = OutputMessage(id=self._message_id, status="in_progress", content=[])
+        return [
+            self._event("response.output_item.added", output_index=self._message_place, item=empty),
+            self._event("response.content_part.added", **self._place, part=OutputText(text="")),
+        ]
+
+    def _message_done(self) -> list[ResponseEvent]:
+        return [
+            self._event("response.output_text.done", **self._place, text=self._text, logprobs=[]),
+            self._event("response.content_part.done", **self._place, part=OutputText(text=self._text)),
+            self._event("response.output_item.done", output_index=self._message_place, item=self._message()),
+        ]
+
     @property
     def _place(self) -> dict[str, object]:
-        return {"item_id": self._message_id, "output_index": 0, "content_index": 0}
+        return {"item_id": self._message_id, "output_index": self._message_place, "content_index": 0}
+
+    def _output(self) -> list[OutputMessage | OutputCall]:
+        """Of a whole answer."""
+        return [self._message()]
 
     def _event(self, type: str, **fields: object) -> ResponseEvent:
         event = ResponseEvent.model_validate({"type": type, "sequence_number": self._num_events, **fields})
@@ -175,7 +204,7 @@ class ResponsesReply:
             created_at=self.created,
             status="in_progress" if usage is None else "incomplete" if cut else "completed",
             model=self._model,
-            output=[] if usage is None else [self._message()],
+            output=[] if usage is None else self._output(),
             usage=counted,
             incomplete_details=IncompleteDetails() if cut else None,
             instructions=self._instructions,
@@ -183,4 +212,5 @@ class ResponsesReply:
             temperature=self._chat.temperature,
             top_p=self._chat.top_p,
             steering=self._steering,
+            **self._tools,
         )

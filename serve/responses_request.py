@@ -39,6 +39,8 @@ def chat_body(raw: Mapping[str, Any]) -> dict[str, Any]:
         raise unsupported("truncation", 'is not supported here: send "disabled", or leave it out')
     if LOGPROBS in (include := raw.get("include") or []) or not isinstance(include, list):
         raise unsupported("include")
+    if isinstance(tools := raw.get("tools"), list):
+        body["tools"] = [_tool(tool) for tool in tools]
     return body | {"messages": [*begin, *_messages(raw.get("input"))], "max_tokens": limit} | _dials_and_form(raw)
 
 
@@ -64,11 +66,26 @@ def _messages(sent: object) -> list[dict[str, Any]]:
     return [_message(item, f"input[{place}]") for place, item in enumerate(sent)]
 
 
+def _tool(tool: object) -> object:
+    """A function as chat completions have it: one level deeper. What is none stays as it is."""
+    if not isinstance(tool, dict) or tool.get("type") != "function" or "function" in tool:
+        return tool
+    return {"type": "function", "function": {name: value for name, value in tool.items() if name != "type"}}
+
+
 def _message(item: object, where: str) -> dict[str, Any]:
     if not isinstance(item, dict):
         raise ProtocolError(f"{where} is {shown(item)}; allowed: a message with role and content", where)
-    if item.get("type", "message") != "message":
-        raise unsupported(f"{where}.type", f"is {shown(item['type'])}, and only messages are supported here")
+    kind = item.get("type", "message")
+    if kind == "function_call":
+        function = {"name": item.get("name"), "arguments": item.get("arguments")}
+        return {"role": "assistant", "tool_calls": [{"id": item.get("call_id"), "function": function}]}
+    if kind == "function_call_output":
+        output = text_of(item.get("output", ""), f"{where}.output")
+        return {"role": "tool", "tool_call_id": item.get("call_id"), "content": output}
+    if kind != "message":
+        why = f"is {shown(kind)}, and only messages, function calls and their outputs are supported here"
+        raise unsupported(f"{where}.type", why)
     kept = {name: value for name, value in item.items() if name not in ("type", "status", "phase")}
     return kept | {"content": text_of(item.get("content", ""), f"{where}.content")}
 

@@ -59,6 +59,8 @@ class SamplingFields(ProtocolRecord):
     """Sample only from tokens at least this likely, in shares of the likeliest one's probability; 0 = off."""
     logit_bias: dict[str, float] = Field({}, max_length=MAX_BIASED)
     """Token id -> what is added to its logit, from -100 to 100."""
+    ignore_eos: bool = False
+    """Go on to max_tokens, whatever ends an answer; benchmarks ask for it."""
     user: str | None = None
     """The caller's own name for its user; changes nothing in the answer."""
 

@@ -98,9 +98,12 @@ class ServeSettings(Record):
     RENAMED = {"max_slots": "max_num_seqs", "prefix_tokens": "prefix_cache_tokens", "row_tokens": "pack_tokens"}
 
     policy: Uri = "newest"
-    """A policy folder or a finished run's folder (any URI), or "newest": the newest finished run in `storage`."""
+    """A policy folder or a finished run's folder (any URI), or "newest": the newest finished run in `storage`; or
+    package:NAME, a pretrained model out of an installed package, untrained and asked in words (`make try`)."""
     storage: Uri = "runs"
-    """Where runs live (any URI); only read for "newest"."""
+    """Where runs live (any URI), for "newest"; a package's model is kept there, too."""
+    attributes: str = "style"
+    """For a package: the shipped attribute schema that it is asked in."""
     name: str | None = None
     """The `model` that callers name; None = the name of the run, or of the folder."""
     models: tuple[ServedModel, ...] = ()
@@ -147,7 +150,8 @@ class ServeSettings(Record):
     """Longest answer, in tokens, and that of a request that names none; a longer one is cut. None = what the prompt
     leaves of the context, and a quarter of the context where a request names none."""
     ignore_tools: bool = True
-    """Take `tools` that the model need not use (tool_choice auto), and answer without them? Off = 400."""
+    """Take `tools` of a request to a model that cannot call any (tool_choice auto), and answer without them? Off = 400.
+    A model whose own chat template has tools uses them either way."""
     max_ongoing_requests: Workers = 32
     """Requests in a replica, waiting ones included; twice engine.max_num_seqs keeps its batch full."""
     max_queued_requests: Workers = 64

@@ -20,15 +20,14 @@ NEUTRAL: Mapping[str, tuple[object, ...]] = {
     "modalities": (["text"],),
     "num_beams": (1,),
     "tfs": (1,),
-    "tool_choice": ("none", "auto"),
 }
 """Parameter -> its neutral values, where they are others than the empty ones."""
 
 UNSUPPORTED = (
     *("allowed_token_ids", "audio", "bad_words", "chat_template", "chat_template_kwargs", "continue_final_message"),
-    *("documents", "echo", "functions", "guided_choice", "guided_grammar", "guided_json", "guided_regex", "ignore_eos"),
+    *("documents", "echo", "functions", "guided_choice", "guided_grammar", "guided_json", "guided_regex"),
     *("include_stop_str_in_output", "moderation", "prompt_logprobs", "return_token_ids"),
-    *("stop_token_ids", "structured_outputs", "tools", "truncate_prompt_tokens", "use_beam_search"),
+    *("stop_token_ids", "structured_outputs", "truncate_prompt_tokens", "use_beam_search"),
     *("suffix", "web_search_options"),
 )
 """Known parameters without an entry above. A name that is nowhere is refused as a mistake in writing."""
@@ -42,7 +41,7 @@ HINTS = frozenset(
 )
 """Parameters that change where or how fast an answer is made, or what is kept of it."""
 
-MESSAGE_UNSUPPORTED = ("audio", "function_call", "tool_call_id", "tool_calls")
+MESSAGE_UNSUPPORTED = ("audio", "function_call")
 """In a message. Clients send an earlier reply back as it came, so all else that it may hold is a hint."""
 
 
@@ -68,19 +67,18 @@ def unsupported(where: str, why: str = "is not supported here: leave it out") ->
     return ProtocolError(f"{where} {why}", where, "unsupported_parameter")
 
 
-def unused_tools(raw: Mapping[str, Any], may_ignore: bool) -> tuple[str, ...]:
-    """The parameters with tools that the model was free not to use, and will not.
+def unused_functions(raw: Mapping[str, Any], may_ignore: bool) -> tuple[str, ...]:
+    """`functions`, OpenAI's older word for tools, which nothing here calls, if the model was free not to.
 
-    Raises ProtocolError where it has to use one, or where the endpoint refuses tools that it cannot use (`may_ignore`).
+    Raises ProtocolError where it has to call one, or where the endpoint refuses tools that it cannot use.
     """
-    for choice, tools in (("tool_choice", "tools"), ("function_call", "functions")):
-        chosen = raw.get(choice)
-        if not isinstance(raw.get(tools), list | None):
-            raise unsupported(tools, "is no list of tools: leave it out")
-        if not asks_for_nothing(choice, chosen):
-            why = f'asks for a call, which this model cannot make: send "none" or "auto", or leave {tools} out'
-            raise unsupported(choice, why)
-        if not asks_for_nothing(tools, raw.get(tools)) and chosen != "none" and not may_ignore:
-            why = f'is not supported here, and ignore_tools is off: leave it out, or send {choice} "none"'
-            raise unsupported(tools, why)
-    return tuple(name for name in ("tools", "functions") if not asks_for_nothing(name, raw.get(name)))
+    functions, choice = raw.get("functions"), raw.get("function_call")
+    if not isinstance(functions, list | None):
+        raise unsupported("functions", "is no list: leave it out")
+    if not asks_for_nothing("function_call", choice):
+        raise unsupported("function_call", "asks for a call by the older name: send tools and tool_choice")
+    if not functions:
+        return ()
+    if choice != "none" and not may_ignore:
+        raise unsupported("functions", "is the older name of tools, and ignore_tools is off: send tools")
+    return ("functions",)

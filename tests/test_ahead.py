@@ -125,10 +125,10 @@ def test_the_next_pack_begins_before_the_scores_of_one_are_waited_for(tiny_predi
     expected = rater.rate(rows)
     order, real = [], predictor.start
 
-    def start(ids: Any, reads: Any) -> Any:
+    def start(*pack: Any) -> Any:
         number = sum(event == "begin" for event, _ in order)
         order.append(("begin", number))
-        scores = real(ids, reads)
+        scores = real(*pack)
         return lambda: order.append(("wait", number)) or scores()
 
     predictor.start = start  # type: ignore[method-assign]

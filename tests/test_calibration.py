@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from data.attributes import shipped
-from data.calibration import MAX_SCALE, MIN_PAIRS, Calibration, matched_to_people, spread_by_rank
+from data.calibration import MAX_SCALE, MIN_PAIRS, Calibration, by_cuts, matched_to_people, spread_by_rank
 
 SCHEMA = shipped("lab")
 
@@ -74,6 +74,20 @@ def test_equal_values_have_equal_labels() -> None:
     low, middle, high = (spread({"humor": v})["humor"] for v in (1.0, 2.0, 3.0))
     assert low < middle < high
     assert low == pytest.approx(1.0, abs=0.15)  # the middle of the lowest 60 %
+
+
+def test_without_some_attributes_their_values_stay() -> None:
+    calibration = Calibration(scale={"humor": 2.0, "verbosity": 3.0}, points={"verbosity": ((0.0, 0.0), (9.0, 4.0))})
+    assert calibration.without(["verbosity"]) == Calibration(scale={"humor": 2.0})
+
+
+def test_cuts_become_points_that_rise_evenly() -> None:
+    humor = SCHEMA["humor"].model_copy(update={"high": 2})
+    by = Calibration(points={"humor": by_cuts((10, 30), humor)})
+    assert [round(float(by.of("humor", v)), 2) for v in (-5, 0, 10, 20, 30, 40, 99)] == [0, 0, 0.5, 1, 1.5, 2, 2]
+    assert [humor.rounded(by.of("humor", v)) for v in (9.9, 10, 29.9, 30)] == [0, 1, 1, 2]
+    one = SCHEMA["humor"].model_copy(update={"high": 1})
+    assert by_cuts((8,), one) == ((4.0, 0.0), (8.0, 0.5001), (12.0, 1.0))
 
 
 def test_too_few_values_and_a_constant_stay_as_they_are() -> None:

@@ -1,6 +1,7 @@
 """Chat templates of strangers: each fault is one sentence that names the settings, and a bomb ends by itself."""
 
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -61,6 +62,13 @@ def test_a_bomb_ends_by_itself(bomb: str, monkeypatch: pytest.MonkeyPatch) -> No
     before = sys.gettrace()
     assert "for six short messages" in refusal(bomb + CHATML)
     assert sys.gettrace() is before
+
+
+def test_waiting_for_a_busy_machine_is_not_the_template_s_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chat_template, "TRIAL_S", 0.05)
+    with chat_template.watched():
+        time.sleep(0.1)
+        assert len(CHATML.split()) > 1
 
 
 @pytest.mark.case("C14: named templates")

@@ -8,10 +8,11 @@ import torch
 from support.engine_listener import Recorder
 from support.engines import KINDS, MAX_NUM_SEQS, prompts_of, running
 
-from actors.generation.protocol import Engine, GenerationStep, Sampling, complete
+from actors.generation.protocol import Engine, GenerationStep, Grammar, Sampling, complete
 from actors.generation.transformers_engine import TransformersEngine
 from actors.modeling.policy import Policy
 from data.conversation import Message
+from data.errors import UserError
 
 
 @pytest.fixture(scope="module")
@@ -211,6 +212,14 @@ def test_an_answer_may_reach_exactly_the_end_of_the_context(engine: Engine) -> N
 def test_an_answer_may_be_empty(engine: Engine, policy: Policy, prompts: list[list[int]]) -> None:
     end = min(policy.stop_ids)
     assert complete(engine, [(prompts[0], Sampling(9, temperature=0, logit_bias={end: 100.0}))]) == [([], "stop")]
+
+
+def test_a_benchmark_s_answer_goes_on_behind_its_end(engine: Engine, policy: Policy, prompts: list[list[int]]) -> None:
+    end = min(policy.stop_ids)
+    asked = Sampling(9, temperature=0, logit_bias={end: 100.0}, ignore_eos=True)
+    assert complete(engine, [(prompts[0], asked)]) == [([end] * 9, "length")]
+    with pytest.raises(UserError, match="ignore_eos"):
+        Sampling(9, grammar=Grammar("json_object"), ignore_eos=True)
 
 
 def test_hundreds_of_requests_leave_nothing_behind(engine: Engine, prompts: list[list[int]]) -> None:

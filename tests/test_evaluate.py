@@ -118,6 +118,7 @@ def _check_parts(report: dict[str, Any], names: list[str]) -> None:
     assert set(report) == {
         *("policy", "policy_stage", "measured_by", "requested_best", "at_best_settings", "steering"),
         *("cross_talk", "combined", "dialogue", "judge", "judge_note", "length", "rounds", "counts"),
+        *("witnesses", "absent_witnesses", "raters"),
     }
     assert all(list(report[part]) == names for part in ("steering", "dialogue", "judge", "length"))
     keys = {
@@ -127,6 +128,8 @@ def _check_parts(report: dict[str, Any], names: list[str]) -> None:
         "high",
         "n",
         "spearman",
+        "spearman_low",
+        "spearman_high",
         "monotonic",
         "slope",
         "reached",

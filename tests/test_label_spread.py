@@ -15,6 +15,7 @@ from data.conversation import Conversation, Message, to_table
 from data.errors import UserError
 from data.label_spread import MAX_FILES, label_spread
 from data.storage import Storage
+from data.text_rater import TextRater
 from jobs.pipelines.map_rows import write_table
 
 SCHEMA = shipped("lab")
@@ -61,11 +62,14 @@ def test_rows_that_nobody_annotated_are_an_error(tmp_path: Path) -> None:
 
 def test_policy_folder_keeps_its_labels_for_the_endpoint(tmp_path: Path) -> None:
     by_rank = Calibration(points={"humor": ((0.1, 0.0), (0.4, 4.0))})
+    rater = TextRater(measures={"verbosity": "words"}, scale=by_rank)
     base = chat_folder("chatml", tmp_path / "base")
     for calibration in (by_rank, Calibration()):
-        task = PolicyTask(base, SCHEMA, "steerlm", calibration)
+        kept = rater if calibration.points else TextRater()
+        task = PolicyTask(base, SCHEMA, "steerlm", calibration, text_rater=kept)
         model = AutoModelForCausalLM.from_config(load_config(base))
         fit_embeddings(model, task.format())
         folder = str(tmp_path / f"policy-{bool(calibration.points)}")
         task.save(SimpleNamespace(model=model), {f"model.{k}": v for k, v in model.state_dict().items()}, folder)
-        assert load_format(folder).calibration == calibration
+        loaded = load_format(folder)
+        assert (loaded.calibration, loaded.text_rater) == (calibration, kept)

@@ -6,11 +6,13 @@ import pytest
 import yaml
 from support.manifests import finish, report, training
 
+from actors.modeling.layer_heads import HeadsSettings
+from actors.modeling.regressor import PredictorTask
 from cluster.settings.load import load
-from data.stage_metrics import RowsMetrics
+from data.stage_metrics import HeadFit, RowsMetrics
 from data.steering_metrics import SteeringCurve
 from data.storage import Storage
-from jobs.reporting.model_card import write_card
+from jobs.reporting.model_card import card, write_card
 from jobs.runner.preset import Preset
 from jobs.runner.stage import Run
 
@@ -52,6 +54,21 @@ def test_a_card_has_attributes_data_settings_and_losses(kind: str, run: Run) -> 
         assert part in card
     assert "## Steering" not in card
     assert ("\nrequested = {'helpfulness': 4" in card) == (kind == "policy")
+
+
+def test_a_card_of_heads_on_several_layers_says_how_to_load_them(run: Run, tiny_base: str, tmp_path: Path) -> None:
+    task = PredictorTask(tiny_base, run.schema, "steerlm", layer_heads=HeadsSettings())
+    module, folder = task.build(), str(tmp_path / "model")
+    task.save(module, module.state_dict(), folder)
+    layered = Run(load(Preset, DEMO, [f"storage={tmp_path}", "predictor={heads: {}, learner: {}}"]))
+    fit = HeadFit(blocks=("1/end", "2/mean"), penalty=0.01, answers=90, explained=0.25)
+    metrics = training().model_copy(update={"heads": {"humor": fit}})
+    text = card(layered, "predictor", run.preset.predictor.learner, metrics, folder=folder)
+    assert "pipeline_tag" not in text
+    assert "| humor | 1/end, 2/mean | 0.01 | 90 | 0.25 |" in text
+    assert "Plain transformers has no class for such heads" in text
+    code = text.partition("```python\n")[2].partition("```")[0]
+    exec(code, {})
 
 
 def test_a_card_has_the_steering_once_that_is_known(run: Run) -> None:

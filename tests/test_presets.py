@@ -27,7 +27,7 @@ MODELS = {
 """What the presets' models are: parameters; layers, width, heads, key and value heads, feed-forward, vocabulary;
 context."""
 CARDS_GIB = {"one_gpu": 79.0, "one_gpu_24gb": 22.0, "node_8gpu": 79.0, "cluster": 39.0, "llama2_13b": 39.0}
-CARDS_GIB["paper_43b"] = 79.0
+CARDS_GIB |= {"paper_43b": 79.0, "one_gpu_real": 79.0}
 ON_NODES = ("cluster", "llama2_13b", "paper_43b")
 SPARE = 0.3
 """Of a card. The formula leaves out what libraries take: copies in bf16, buckets, temporaries of the optimizer."""

@@ -30,6 +30,7 @@ ALL_PARTS = [
     "dialogue",
     "judge",
     "length",
+    "witnesses",
     "answers",
     "rounds",
     "annotation",
@@ -78,7 +79,7 @@ def test_a_page_needs_nothing_else_and_everyone_can_read_it(written: tuple[str, 
     assert [tag for tag, _ in page.tags if re.fullmatch("h[1-6]", tag)] == ["h1", *["h2"] * len(ALL_PARTS)]
     assert len(page.named("table")) == len(page.named("caption")) == len(page.named("thead")) > 10
     assert all(attributes.get("scope") in ("col", "row") for attributes in page.named("th"))
-    assert len(page.named("svg")) == 4 * len(NAMES) + 3 + 5
+    assert len(page.named("svg")) == 4 * len(NAMES) + 3 + 5 + 2  # two witnesses
     assert all(
         attributes["role"] == "img" and len(attributes["aria-label"] or "") > 20 for attributes in page.named("svg")
     )

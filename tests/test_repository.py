@@ -168,8 +168,8 @@ def test_help_fits_a_line_and_lists_every_target() -> None:
 def test_what_make_writes_is_ignored(name: str) -> None:
     """Environments, sites, measurements and outputs reach neither git, nor Ray, nor an image."""
     patterns = [line.strip("/").removeprefix("**/") for line in text(name).splitlines() if line[:1] not in ("", "#")]
-    made = {".venv", ".venv-docs", ".venv-lock", ".venv-trl", ".venv-vllm", "runs", "site", "build", ".env"}
-    made |= {".coverage", ".hypothesis", ".mypy_cache", ".pytest_cache", ".ruff_cache", "__pycache__"}
+    made = {".venv", ".venv-clients", ".venv-docs", ".venv-lock", ".venv-trl", ".venv-vllm", "runs", "site", "build"}
+    made |= {".env", ".coverage", ".hypothesis", ".mypy_cache", ".pytest_cache", ".ruff_cache", "__pycache__"}
     assert {path for path in made if not any(fnmatch.fnmatch(path, pattern) for pattern in patterns)} == set()
     cleaned = shlex.split(makefile()["clean"].partition("\n")[2].replace("\\\n", " "))
     assert made - set(cleaned) == {".venv", "runs", ".env"}, "`make clean` removes all but these"

@@ -10,6 +10,7 @@ from openai.types.chat import ChatCompletionChunk
 from support.asgi import POLICY_INFO, USER, Counting, app_around, ask, refused
 
 from data.calibration import Calibration
+from data.text_rater import TextRater
 from serve.models import ServedPolicies, ServedPolicy
 from serve.protocol import ProtocolError
 from serve.request import Event, Failed, GenerationRequest
@@ -40,6 +41,23 @@ def test_measured_values_are_on_the_scale_of_the_policys_labels() -> None:
     answered = ask(app, messages=[USER], attributes={"humor": 2}, best_of=3, seed=0).json
     assert [c["measured"]["humor"] for c in answered["steering"]["candidates"]] == [0.0, 2.0, 4.0]
     assert [c["chosen"] for c in answered["steering"]["candidates"]] == [False, True, False]
+
+
+def test_labels_that_were_measures_of_the_text_are_measured_in_answers() -> None:
+    """The predictor has a head for them, too, which was never trained."""
+    rater = TextRater(measures={"humor": "characters"}, scale=Calibration(points={"humor": ((1.0, 0.0), (3.0, 4.0))}))
+
+    async def untrained(request: GenerationRequest, answer: str) -> dict[str, float]:
+        return {"humor": 99.0, "toxicity": 1.5}
+
+    info = replace(POLICY_INFO, text_rater_json=rater.model_dump_json())
+    app = app_around(Counting().generate, untrained, models=ServedPolicies([ServedPolicy(info)]))
+    answered = ask(app, messages=[USER], n=3, seed=0, score=True).json
+    assert [c["measured"] for c in answered["choices"]] == [
+        {"humor": 0.0, "toxicity": 1.5},
+        {"humor": 2.0, "toxicity": 1.5},
+        {"humor": 4.0, "toxicity": 1.5},
+    ]
 
 
 def test_n_answers_stream_side_by_side_and_the_measure_comes_last() -> None:

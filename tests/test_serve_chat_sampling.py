@@ -29,6 +29,16 @@ def test_every_parameter_of_sampling_reaches_the_policy() -> None:
     assert (script.requests[1].sampling.logprobs, script.requests[1].sampling.grammar) == (None, None)
 
 
+@pytest.mark.parametrize("sent", [{"ignore_eos": True, "max_tokens": 9}, {}])
+def test_a_benchmark_s_length_reaches_the_policy(sent: dict[str, Any]) -> None:
+    """guidellm and vLLM's bench ask for it by default: answers of one length."""
+    script = Scripted()
+    assert chat(script, **sent).status == 200
+    assert script.requests[0].sampling.ignore_eos == bool(sent)
+    form = {"type": "json_object"}
+    assert refused(ignore_eos=True, response_format=form)["param"] == "ignore_eos"
+
+
 @pytest.mark.parametrize(
     ("wanted", "grammar"),
     [

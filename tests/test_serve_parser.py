@@ -131,7 +131,7 @@ def test_a_wrong_value_is_named_with_what_is_allowed(fields: dict[str, Any], par
         ([{"role": "system", "content": "x"}], "messages"),
         ([{**USER, "attributes": {"humor": 1}}], "messages[0].attributes"),
         ([{**USER, "contents": "me"}], "messages[0].contents"),
-        ([USER, {"role": "assistant", "content": "x", "tool_calls": [{"id": "1"}]}], "messages[1].tool_calls"),
+        ([USER, {"role": "assistant", "content": "x", "tool_calls": [{"id": "1"}]}], "messages[1].tool_calls[0]"),
         ([USER, {"role": "assistant", "content": "x", "attributes": 4}, USER], "messages[1].attributes"),
     ],
 )

@@ -6,7 +6,6 @@ from typing import Any
 import pytest
 from support.chat_requests import USER, problem, request
 
-from serve.chat_request import ChatRequest
 from serve.parser import parse
 from serve.protocol import ProtocolError
 from serve.tolerance import NEUTRAL, UNSUPPORTED
@@ -44,7 +43,6 @@ def test_asking_for_nothing_is_no_mistake(fields: dict[str, Any]) -> None:
         ({"length_penalty": 0.1}, "length_penalty"),
         ({"repetition_penalty": 0}, "repetition_penalty"),
         ({"min_tokens": 1}, "min_tokens"),
-        ({"ignore_eos": True}, "ignore_eos"),
         ({"skip_special_tokens": False}, "skip_special_tokens"),
         ({"a_parameter_of_tomorrow": 0}, "a_parameter_of_tomorrow"),
         ({"attribute": {}}, "attribute"),
@@ -90,28 +88,8 @@ def test_stream_options_of_newer_clients_are_hints() -> None:
     }
 
 
-TOOLS = [{"type": "function", "function": {"name": "f"}}]
-
-
-@pytest.mark.case("tools that a client sends unasked")
-def test_tools_that_need_not_be_used_are_not_used() -> None:
-    for fields in ({"tools": TOOLS}, {"tools": TOOLS, "tool_choice": "auto"}, {"tools": TOOLS, "tool_choice": "none"}):
-        assert request(**fields) == request()
-        assert unused(**fields) == {"tools"}
+def test_functions_by_their_older_name_are_never_called() -> None:
     assert unused(functions=[{"name": "f"}], function_call="auto") == {"functions"}
-
-
-@pytest.mark.parametrize("choice", ["required", {"type": "function", "function": {"name": "f"}}, 5])
-def test_tools_that_must_be_used_are_refused(choice: object) -> None:
-    assert problem(tools=TOOLS, tool_choice=choice).param == "tool_choice"
-    assert problem(functions=TOOLS, function_call={"name": "f"}).param == "function_call"
-
-
-def test_an_endpoint_may_refuse_tools_that_it_cannot_use() -> None:
-    def parsed(**fields: Any) -> ChatRequest:
-        return parse(json.dumps({"messages": [USER], **fields}).encode(), ignore_tools=False).chat
-
-    with pytest.raises(ProtocolError, match="ignore_tools is off") as caught:
-        parsed(tools=TOOLS)
-    assert caught.value.param == "tools"
-    assert parsed(tools=TOOLS, tool_choice="none") == parsed(tools=[]) == request()
+    assert problem(functions=[{"name": "f"}], function_call={"name": "f"}).param == "function_call"
+    with pytest.raises(ProtocolError, match="ignore_tools is off"):
+        parse(json.dumps({"messages": [USER], "functions": [{}]}).encode(), ignore_tools=False)

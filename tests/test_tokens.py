@@ -1,9 +1,10 @@
+import numpy as np
 import pytest
 
 from data.attributes import shipped
 from data.conversation import Message
 from data.template import CONTROL_TOKENS, SteerLMTemplate
-from data.tokens import ConversationTokens, OverLong, prompt_ids, tokenize
+from data.tokens import ConversationTokens, OverLong, prompt_ids, tokenize, turn_starts
 
 TEMPLATE = SteerLMTemplate(shipped("lab"))
 
@@ -27,6 +28,14 @@ def test_loss_mask_by_hand() -> None:
     assert shown == "." * 38 + "^^^^" + "." * 18 + "^^^"
     assert [text[i] for i in tokens.turn_ends_S] == ["#", "#"]
     assert tokens.turn_ends_S.tolist() == [text.index("xy/#") + 3, len(text) - 1]
+
+
+def test_answers_begin_where_their_loss_does() -> None:
+    turns = [Message("user", "a"), Message("assistant", "xy"), Message("user", "b"), Message("assistant", "z")]
+    tokens = tokenize(TEMPLATE.pieces("s", turns, ()), letters)
+    assert [chr(tokens.ids_T[start]) for start in tokens.turn_starts_S] == ["x", "z"]
+    assert turn_starts(tokens.trained_T[-2:], np.array([1])).tolist() == [0], "its front was cut"
+    assert turn_starts(np.zeros(3, np.bool_), np.array([2])).tolist() == [2], "nothing of it is an answer"
 
 
 def test_every_prefix_that_ends_with_an_answer_is_a_prefix_of_the_whole() -> None:

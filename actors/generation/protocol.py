@@ -65,6 +65,8 @@ class Sampling:
     prompt_logprobs: int | None = None
     """The same of the prompt's tokens. Such a prompt is computed whole, whatever the prefix cache has."""
     grammar: Grammar | None = None
+    ignore_eos: bool = False
+    """Go on to max_tokens, whatever ends an answer: for benchmarks, which compare answers of one length."""
 
     def __post_init__(self) -> None:
         if self.max_tokens < 0 or (self.max_tokens == 0 and self.prompt_logprobs is None):
@@ -86,6 +88,8 @@ class Sampling:
         ):
             if not low <= value <= high:
                 raise UserError(f"{name} {value} is out of range: it must be from {low:g} to {high:g}")
+        if self.ignore_eos and self.grammar is not None:
+            raise UserError("ignore_eos goes on behind the end of what a grammar allows: leave one of them out")
         if len(self.logit_bias) > MAX_BIASED:
             raise UserError(f"logit_bias names {len(self.logit_bias)} tokens: at most {MAX_BIASED} are allowed")
 

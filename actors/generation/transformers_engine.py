@@ -215,7 +215,7 @@ class TransformersEngine(EngineThread):
                 log.error("a grammar has come to a point where the vocabulary has no token for it")
                 request.send(GenerationStep([], "error", prompt_logprobs=prompt_logprobs))
                 continue
-            if token in self._stop_ids:
+            if token in self._stop_ids and not request.sampling.ignore_eos:
                 request.send(GenerationStep([], "stop", [] if reports else None, prompt_logprobs, token, logprob))
                 continue
             sequence.generated.append(token)

@@ -141,7 +141,8 @@ def _parameters(request: Request, stop_ids: Collection[int]) -> Any:
         logprobs=own.logprobs,
         prompt_logprobs=own.prompt_logprobs,
         structured_outputs=form,
-        stop_token_ids=sorted(stop_ids),
+        stop_token_ids=[] if own.ignore_eos else sorted(stop_ids),
+        ignore_eos=own.ignore_eos,
         detokenize=False,
         output_kind=RequestOutputKind.DELTA,
     )

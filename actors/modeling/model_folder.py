@@ -24,6 +24,7 @@ from data.errors import UserError
 from data.printable import printable
 from data.storage import Storage
 from data.template import SteerLMTemplate, Template
+from data.text_rater import TextRater
 from data.tokens import BackboneReading
 from data.words_template import WordsTemplate
 from data.wrapped_template import WrappedTemplate
@@ -51,6 +52,8 @@ class Format:
     """How a predictor on this backbone reads a conversation."""
     calibration: Calibration = field(default_factory=Calibration)
     """Of a policy: how measured values stand on the scale of its labels."""
+    text_rater: TextRater = field(default_factory=TextRater)
+    """Of a policy: which of its labels are measures of the text."""
 
     @property
     def schema(self) -> AttributeSchema:
@@ -92,7 +95,11 @@ def load_format(folder: str) -> Format:
     schema = AttributeSchema.model_validate(steerlm["schema"])
     kind, base, sentences = steerlm["template"], steerlm["base_chat_template"], steerlm.get("sentences")
     format = _format(config, tokenizer, make_template(tokenizer, schema, kind, base, sentences), kind)
-    return replace(format, calibration=Calibration.model_validate(steerlm.get("calibration", {})))
+    return replace(
+        format,
+        calibration=Calibration.model_validate(steerlm.get("calibration", {})),
+        text_rater=TextRater.model_validate(steerlm.get("text_rater", {})),
+    )
 
 
 def _format(
@@ -182,20 +189,28 @@ def vocabulary_size(model: PreTrainedModel) -> int:
 
 
 def save_model(
-    model: PreTrainedModel, state: Mapping[str, torch.Tensor], format: Format, folder: str, labels: bool
+    model: PreTrainedModel,
+    state: Mapping[str, torch.Tensor],
+    format: Format,
+    folder: str,
+    labels: bool,
+    entries: Mapping[str, Any] | None = None,
 ) -> None:
     """Save the weights in `state` (keys start with "model."), the config with schema and template, and the tokenizer.
 
     `labels=False`: the exported chat template writes no label lines, and frames a segment as an encoder reads it.
+    `entries` go beside schema and template.
     """
     os.makedirs(folder, exist_ok=True)
     base = format.template.base if isinstance(format.template, WrappedTemplate) else None
     schema = format.schema.model_dump(mode="json")
-    model.config.steerlm = {"schema": schema, "template": format.kind, "base_chat_template": base}
+    model.config.steerlm = {"schema": schema, "template": format.kind, "base_chat_template": base, **(entries or {})}
     if isinstance(format.template, WordsTemplate):
         model.config.steerlm["sentences"] = format.template.sentences
     if format.calibration != Calibration():
         model.config.steerlm["calibration"] = format.calibration.model_dump(mode="json")
+    if format.text_rater != TextRater():
+        model.config.steerlm["text_rater"] = format.text_rater.model_dump(mode="json")
     model.config.pad_token_id = format.tokenizer.pad_token_id
     model.config.use_cache = True
     if model.can_generate():

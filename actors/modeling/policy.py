@@ -36,7 +36,10 @@ from data.calibration import Calibration
 from data.conversation import Message
 from data.examples import Example
 from data.template import Labels
+from data.text_rater import TextRater
 from data.tokens import prompt_ids
+from data.tool_use import ToolChat
+from data.wrapped_template import WrappedTemplate
 
 
 class PolicyLoss(torch.nn.Module):
@@ -60,9 +63,11 @@ class PolicyTask(TrainTask):
     LABELS = True
     calibration: Calibration = field(default_factory=Calibration)
     """How values that a predictor measures stand on the scale of the labels; kept with the model, for its endpoint."""
+    text_rater: TextRater = field(default_factory=TextRater)
+    """Which labels are measures of the text; kept, too."""
 
     def format(self) -> Format:
-        return replace(super().format(), calibration=self.calibration)
+        return replace(super().format(), calibration=self.calibration, text_rater=self.text_rater)
 
     def build(self) -> PolicyLoss:
         """Raises UserError as `load_causal_lm` does, and for a model that takes no packs."""
@@ -125,6 +130,21 @@ class PolicyText:
     ) -> list[int]:
         """Ids to generate from; `labels` are those of earlier assistant turns."""
         return prompt_ids(self.template, self._encode, system, messages, attributes, labels)
+
+    @property
+    def tools_template(self) -> str:
+        """The model's own chat template, which may know tools; "" if prompts are not made with it."""
+        return self.template.base if isinstance(self.template, WrappedTemplate) else ""
+
+    def tool_prompt(
+        self, system: str, chat: ToolChat, attributes: Mapping[str, float] | None, labels: Labels = ()
+    ) -> list[int]:
+        """Ids to generate from, of a conversation with tools; `labels` are those of earlier assistant turns.
+
+        Raises UserError if the template refuses it.
+        """
+        assert isinstance(self.template, WrappedTemplate), "only a model's own chat template knows tools"
+        return self._encode(self.template.tool_prompt(system, chat, labels, attributes))
 
     def raw_prompt(self, text: str, special_tokens: bool = True) -> list[int]:
         """Ids of `text` alone, without a template; `special_tokens`: behind what the tokenizer itself puts first.

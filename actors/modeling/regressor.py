@@ -1,13 +1,13 @@
 """The attribute regressor: a backbone and one regression head per attribute; its loss, its inputs, its folder.
 
-Saved so that `AutoModelForSequenceClassification` loads it. Knows no training loop (`actors.training.trainer`) and no
-scoring (`actors.scoring.predictor`). Source: HelpSteer (arXiv 2311.09528) section 4; NeMo-Aligner
-`megatron_gpt_regression_reward_model.py`.
+Saved so that `AutoModelForSequenceClassification` loads it, but for heads on several layers (`layer_model`). Knows no
+training loop (`actors.training.trainer`) and no scoring (`actors.scoring.predictor`). Source: HelpSteer (arXiv
+2311.09528) section 4; NeMo-Aligner `megatron_gpt_regression_reward_model.py`.
 """
 
 import functools
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -20,13 +20,25 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 from actors.kernels.transfer import to_device
 from actors.modeling.backbone import backbone_of, check, first_position, model_class, packs
 from actors.modeling.isolation import attention_of
-from actors.modeling.model_folder import Format, fit_embeddings, load_config, load_weights, local_folder, text_folder
+from actors.modeling.layer_heads import ENTRY, HeadsSettings, LayerHeads, LayerReader
+from actors.modeling.layer_model import describe_as_backbone, load_cut, replace_heads
+from actors.modeling.model_folder import (
+    Format,
+    fit_embeddings,
+    load_config,
+    load_format,
+    load_weights,
+    local_folder,
+    save_model,
+    text_folder,
+)
 from actors.modeling.ridge_init import RidgeHeads
 from actors.modeling.train_task import TrainTask
 from actors.modeling.warmup import AnswerFeatures, WarmupHeads
 from data.attributes import AttributeSchema
 from data.errors import UserError
 from data.examples import Example
+from data.tokens import turn_starts
 
 LossKind = Literal["squared", "absolute"]
 
@@ -68,10 +80,19 @@ class PredictorLoss(torch.nn.Module):
         self.backbone = backbone_of(model.config)
         self.heads = self.backbone.heads
         """Modules trained in full even where the backbone only gets adapters."""
+        self.reader = LayerReader(model, model.layer_heads) if hasattr(model, "layer_heads") else None
+        """None = the heads read the last hidden state."""
 
-    def scores(self, pack: dict[str, Any], reads_S: torch.Tensor) -> torch.Tensor:
-        """Raw scores in the attributes' own units, float32, shape [S, A]."""
-        return self._scored(self.read(pack, reads_S))
+    def set_heads(self, heads: LayerHeads, weights_AF: torch.Tensor) -> None:
+        """Other heads, on layers of the model; what is above these layers is cut off."""
+        assert self.reader is not None, "only heads on several layers are replaced"
+        self.reader.close()
+        replace_heads(self.model, heads, weights_AF)
+        self.reader = LayerReader(self.model, heads)
+
+    def scores(self, pack: dict[str, Any], reads_S: torch.Tensor, starts_S: torch.Tensor | None = None) -> torch.Tensor:
+        """Raw scores in the attributes' own units, float32, shape [S, A]; `starts_S` as for `read`."""
+        return self._scored(self.read(pack, reads_S, starts_S))
 
     def _scored(self, hidden_SD: torch.Tensor) -> torch.Tensor:
         hidden_S1D = hidden_SD[:, None]
@@ -79,21 +100,32 @@ class PredictorLoss(torch.nn.Module):
         with torch.autocast(hidden_S1D.device.type, enabled=False):
             return self.backbone.head(self.model, hidden_S1D).float()
 
-    def read(self, pack: dict[str, Any], reads_S: torch.Tensor) -> torch.Tensor:
-        """Input of the heads: the backbone's last hidden states at the positions read, shape [S, D]."""
-        return self._hidden(pack)[reads_S]
+    def read(self, pack: dict[str, Any], reads_S: torch.Tensor, starts_S: torch.Tensor | None = None) -> torch.Tensor:
+        """Input of the heads: the backbone's last hidden states at the positions read, shape [S, D].
+
+        Of heads on several layers their features [S, F]; the answers begin at `starts_S`.
+        """
+        if self.reader is None:
+            return self._hidden(pack)[reads_S]
+        parts = [self.reader.states(**inputs) for inputs in self._forwards(pack)]
+        states = {layer: torch.cat([part[layer] for part in parts]) for layer in parts[0]}
+        return self.reader.features(states, reads_S if starts_S is None else starts_S, reads_S)
 
     def _hidden(self, pack: dict[str, Any]) -> torch.Tensor:
         """The backbone's last hidden states, shape [T, D]."""
         body = getattr(self.model, self.model.base_model_prefix)
+        parts = [body(**inputs).last_hidden_state[0] for inputs in self._forwards(pack)]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    def _forwards(self, pack: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        """The arguments of the backbone's forwards: one for the whole pack, or one for each segment."""
         if "position_ids" not in pack:  # one conversation
-            cached = {"use_cache": False} if self.backbone.causal else {}
-            return body(input_ids=pack["input_ids"], **cached).last_hidden_state[0]
-        if packs(type(self.model)):
-            shifted = pack["position_ids"] + first_position(self.model.config)
-            return body(**pack | {"position_ids": shifted}).last_hidden_state[0]
-        segments = itertools.pairwise(pack["cu_seq_lens_q"].tolist())
-        return torch.cat([body(input_ids=pack["input_ids"][:, a:b]).last_hidden_state[0] for a, b in segments])
+            yield {"input_ids": pack["input_ids"]} | ({"use_cache": False} if self.backbone.causal else {})
+        elif packs(type(self.model)):
+            yield pack | {"position_ids": pack["position_ids"] + first_position(self.model.config)}
+        else:
+            for a, b in itertools.pairwise(pack["cu_seq_lens_q"].tolist()):
+                yield {"input_ids": pack["input_ids"][:, a:b]}
 
     def forward(
         self,
@@ -101,13 +133,15 @@ class PredictorLoss(torch.nn.Module):
         reads_S: torch.Tensor,
         values_SA: torch.Tensor,
         weights_SA: torch.Tensor,
+        starts_S: torch.Tensor | None = None,
         **answers: torch.Tensor,
     ) -> torch.Tensor:
         """`weights_SA` is 0 without a label; `values_SA` must be finite there too. `answers` goes to WarmupHeads."""
+        if self.warmup_heads is None:
+            scores_SA = self.scores(pack, reads_S, starts_S)
+            return (label_losses(scores_SA - values_SA, self.loss) * weights_SA).sum()
         hidden_TD = self._hidden(pack)
         loss = (label_losses(self._scored(hidden_TD[reads_S]) - values_SA, self.loss) * weights_SA).sum()
-        if self.warmup_heads is None:
-            return loss
         vocabulary_VD = self.model.get_input_embeddings().weight
         return loss + self.token_weight * self.warmup_heads(hidden_TD, vocabulary_VD, pack["input_ids"][0], **answers)
 
@@ -125,11 +159,13 @@ class PredictorTask(TrainTask):
     """Weight of an answer's token beside a label in the losses of WarmupHeads; 0 = no such losses."""
     answer_features: AnswerFeatures | None = None
     """Needed with a token weight."""
+    layer_heads: HeadsSettings | None = None
+    """Heads on several layers, to be fitted (`actors.training.frozen_fit`); None = those of `base`, if it has any."""
 
     def build(self) -> PredictorLoss:
         """Raises UserError as `load_regressor` and `require_language_model` do."""
         folder = local_folder(self.base)
-        model = load_regressor(folder, self.format(), self.packing)
+        model = load_regressor(folder, self.format(), self.packing, heads=self.layer_heads)
         if self.token_weight:
             require_language_model(model.config)
         return PredictorLoss(model, self.loss, self.token_weight)
@@ -151,14 +187,17 @@ class PredictorTask(TrainTask):
 
     def inputs(self, examples: Sequence[Example], device: torch.device | str, pack_tokens: int = 0) -> dict[str, Any]:
         """Forward arguments for one pack; the positions read are shifted by the segments before them."""
-        starts = np.cumsum([0, *(len(e.ids_T) for e in examples)])
-        reads_S = np.concatenate([e.turn_ends_S + start for e, start in zip(examples, starts, strict=False)])
-        weights_SA = np.concatenate([self._weights(e) for e in examples])
+        bounds = np.cumsum([0, *(len(e.ids_T) for e in examples)])
+        reads_S = np.concatenate([e.turn_ends_S + begin for e, begin in zip(examples, bounds, strict=False)])
+        starts = (turn_starts(e.trained_T, e.turn_ends_S) for e in examples)
+        starts_S = np.concatenate([s + begin for s, begin in zip(starts, bounds, strict=False)])
+        weights_SA = np.concatenate([self.label_weights(e) for e in examples])
         values_SA = np.where(weights_SA > 0, np.concatenate([e.values_SA for e in examples]), 0).astype(np.float32)
         multiple = self.multiple(device, pack_tokens) if _packs(self.base) else 1
         return {
             "pack": self.pack(examples, device, multiple),
             "reads_S": to_device(reads_S.astype(np.int64), device),
+            "starts_S": to_device(starts_S.astype(np.int64), device),
             "values_SA": to_device(values_SA, device),
             "weights_SA": to_device(weights_SA, device),
         } | (self.answer_features.inputs(examples, device) if self.answer_features else {})
@@ -170,14 +209,28 @@ class PredictorTask(TrainTask):
 
     def loss_parts(self, module: torch.nn.Module, inputs: dict[str, Any]) -> dict[str, float]:
         assert isinstance(module, PredictorLoss)
-        losses_SA = label_losses(module.scores(inputs["pack"], inputs["reads_S"]) - inputs["values_SA"], self.loss)
+        scores_SA = module.scores(inputs["pack"], inputs["reads_S"], inputs["starts_S"])
+        losses_SA = label_losses(scores_SA - inputs["values_SA"], self.loss)
         losses_A = (losses_SA * inputs["weights_SA"]).sum(0)
         return dict(zip(self.schema.names, losses_A.tolist(), strict=True))
 
     def target_weight(self, example: Example) -> float:
-        return float(self._weights(example).sum(dtype=np.float64))
+        return float(self.label_weights(example).sum(dtype=np.float64))
 
-    def _weights(self, example: Example) -> np.ndarray:
+    def format(self) -> Format:
+        """Of a base with heads on several layers, which are trained on, its own; else as for every task."""
+        folder = text_folder(self.base)
+        return load_format(folder) if LayerHeads.of_config(load_config(folder)) else super().format()
+
+    def save(self, module: torch.nn.Module, state: Mapping[str, torch.Tensor], folder: str) -> None:
+        assert isinstance(module, PredictorLoss)
+        heads = module.reader.heads if module.reader else None
+        entries = {ENTRY: heads.entry} if heads else {}
+        save_model(module.model, state, self.format(), folder, self.LABELS, entries)
+        if heads:
+            describe_as_backbone(module.model, folder)
+
+    def label_weights(self, example: Example) -> np.ndarray:
         """Weight of each label, float32 [S, A]; 0 for a missing one and one out of range."""
         weights_A = np.array([self.attribute_weights.get(name, 1.0) for name in self.schema.names], np.float32)
         return in_range(example.values_SA, self.schema) * weights_A
@@ -190,11 +243,16 @@ def _packs(base: str) -> bool:
 
 
 def load_regressor(
-    folder: str, format: Format, packing: bool = True, dtype: torch.dtype = torch.float32
+    folder: str,
+    format: Format,
+    packing: bool = True,
+    dtype: torch.dtype = torch.float32,
+    heads: HeadsSettings | None = None,
 ) -> PreTrainedModel:
     """Backbone in `dtype` and heads in fp32, randomly initialized if the folder has none.
 
-    Raises UserError for an unreadable folder, and for a model type that cannot carry the heads.
+    With `heads`, or those on several layers of the folder, the model is cut and has `layer_heads`. Raises UserError for
+    an unreadable folder, and for a model type that cannot carry the heads.
     """
     config = load_config(folder)
     cls, backbone = model_class(config), backbone_of(config)
@@ -204,6 +262,10 @@ def load_regressor(
             "wait for each other's layers forever; set predictor.learner.zero_stage to 2 or less, or its packing to "
             "off"
         )
+    if layered := LayerHeads.wanted(heads, config, folder):
+        model = load_cut(folder, config, layered, format, dtype, attention_of(cls, packing))
+        model.score.register_forward_pre_hook(_in_own_dtype)
+        return model
     model = load_weights(
         AutoModelForSequenceClassification,
         folder,

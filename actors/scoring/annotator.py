@@ -4,6 +4,7 @@ It is a `Rater` between Arrow tables. Text has become ids before it comes here (
 of its own.
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -18,9 +19,12 @@ from actors.scoring.predictor import Predictor
 from actors.scoring.preprocessor import AnnotatorInput
 from actors.scoring.rater import Rater
 from data.attributes import AttributeSchema
-from data.conversation import Conversation, arrow_schema, from_table, schema_of, to_table
+from data.conversation import RATERS_KEY, Conversation, arrow_schema, from_table, schema_of, to_table
 from data.counters import Counters, with_counters
+from data.text_rater import TextRater
 from data.tokens import Tokens
+
+NO_MEASURES = TextRater()
 
 
 class Annotator:
@@ -37,18 +41,19 @@ class Annotator:
         num_threads: int,
         over_long: str = "keep_end",
         packing: bool = True,
+        text_rater: TextRater = NO_MEASURES,
     ):
         """`predictor` is a model folder or URI; raises UserError if it is none, SchemaMismatch if schemas differ.
 
         `pack_tokens` and `max_tokens` bound a pack and a conversation; `over_long` ("keep_end" or "reject") is for
         longer conversations; without `packing` each runs by itself, where with it a model that mixes conversations is
-        a UserError.
+        a UserError. What `text_rater` measures stands in place of the predictor's values, in answers that it read.
         """
         dtype = usable_dtype(dtype, own_device(), "annotate.pool.dtype")
         loaded = Predictor.load(predictor, dtype, num_threads=num_threads, packing=packing)
         schema.require_same(loaded.schema, "the run", f"the predictor at {local_folder(predictor)}")
         self.rater = Rater(loaded, pack_tokens, max_tokens)
-        self.schema, self.fingerprint, self.over_long = schema, fingerprint, over_long
+        self.schema, self.fingerprint, self.over_long, self.text_rater = schema, fingerprint, over_long, text_rater
         self.input = AnnotatorInput(predictor, fingerprint, max_tokens)
 
     @staticmethod
@@ -73,6 +78,7 @@ class Annotator:
             ]
         )
         read_B = np.where(unread_B, 0, [len(t) for t in tokens]).astype(np.int32)
+        scores = self._measured(batch, scores)
         predicted = self._predicted(batch, scores)
         columns = {
             "predicted": predicted,
@@ -83,11 +89,38 @@ class Annotator:
         schema = arrow_schema(self.schema)
         values = {name: columns[name] if name in columns else batch.column(name) for name in schema.names}
         counters = self._counters(scores, predicted, truncated_B, unread_B) | {"tokens": int(read_B.sum())} | packing
-        return with_counters(pa.table(values, schema=schema), counters)
+        result = pa.table(values, schema=self._with_raters(schema))
+        return with_counters(result, counters)
 
     def annotated(self, rows: Sequence[Conversation]) -> list[Conversation]:
         """The same for rows in memory."""
         return list(from_table(self(to_table(rows, self.schema))))
+
+    def _measured(self, batch: pa.Table, scores: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """The scores of the read answers [S, A], with the text's measures in the columns that have one.
+
+        NaN for an answer without a word, which has none.
+        """
+        if not self.text_rater.measures:
+            return list(scores)
+        columns = [(a, name) for a, name in enumerate(self.schema.names) if name in self.text_rater.measures]
+        found = []
+        for values_SA, messages in zip(scores, batch.column("messages").to_pylist(), strict=True):
+            values_SA = values_SA.copy()
+            answers = [m["content"] for m in messages if m["role"] == "assistant"]
+            for turn, answer in enumerate(answers[len(answers) - len(values_SA) :]):
+                values = self.text_rater(answer)
+                for column, name in columns:
+                    values_SA[turn, column] = values.get(name, np.nan)
+            found.append(values_SA)
+        return found
+
+    def _with_raters(self, schema: pa.Schema) -> pa.Schema:
+        """Its metadata says who gave which attribute, if it was not the predictor alone."""
+        if not self.text_rater.measures:
+            return schema
+        raters = json.dumps(self.text_rater.raters(self.schema.names)).encode()
+        return schema.with_metadata({**(schema.metadata or {}), RATERS_KEY: raters})
 
     def _predicted(self, batch: pa.Table, scores: Sequence[np.ndarray]) -> pa.Array:
         """One entry per assistant turn, NaN for those before the first that was read."""
@@ -103,7 +136,9 @@ class Annotator:
         self, scores: Sequence[np.ndarray], predicted: pa.Array, truncated_B: np.ndarray, unread_B: np.ndarray
     ) -> Counters:
         num_answers, num_rated = len(predicted.flatten()), sum(map(len, scores))
-        sums_A = np.sum([np.zeros(len(self.schema.names)), *(s.sum(0, dtype=np.float64) for s in scores)], axis=0)
+        # An answer without a word has no measure.
+        add = np.nansum if self.text_rater.measures else np.sum
+        sums_A = np.sum([np.zeros(len(self.schema.names)), *(add(s, 0, dtype=np.float64) for s in scores)], axis=0)
         counts = {"answers": num_answers, "rated_answers": num_rated, "answers_cut_off": num_answers - num_rated}
         flags = {"truncated": int(truncated_B.sum()), "over_long_unrated": int(unread_B.sum())}
         sums = {f"sum/{name}": float(s) for name, s in zip(self.schema.names, sums_A, strict=True)}

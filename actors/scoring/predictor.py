@@ -86,26 +86,42 @@ class Predictor:
         (one,) = ids
         return alone(one, self.device)
 
-    def score(self, ids: Sequence[np.ndarray], reads: Sequence[np.ndarray]) -> list[np.ndarray]:
+    def score(
+        self, ids: Sequence[np.ndarray], reads: Sequence[np.ndarray], starts: Sequence[np.ndarray] | None = None
+    ) -> list[np.ndarray]:
         """Scores of the segments of one pack at the positions `reads` of each, one float32 array [S, A] per segment.
 
-        Without packing there is one segment. Raises UserError for a segment that is longer than an encoder reads.
+        `starts`: the first token of the answer that ends at each position; heads on several layers need it. Without
+        packing there is one segment. Raises UserError for a segment that is longer than an encoder reads.
         """
-        return self.start(ids, reads)()
+        return self.start(ids, reads, starts)()
 
     @torch.inference_mode()
-    def start(self, ids: Sequence[np.ndarray], reads: Sequence[np.ndarray]) -> Callable[[], list[np.ndarray]]:
+    def start(
+        self, ids: Sequence[np.ndarray], reads: Sequence[np.ndarray], starts: Sequence[np.ndarray] | None = None
+    ) -> Callable[[], list[np.ndarray]]:
         """The same, but on a GPU it only begins: the function returned waits and gives the scores.
 
         Until then the host is free, for the next pack above all.
         """
         self.require_segment_fits(max(len(i) for i in ids))
-        starts = np.cumsum([0, *(len(i) for i in ids)])
-        reads_S = np.concatenate([r + start for r, start in zip(reads, starts, strict=False)]).astype(np.int64)
-        device_reads_S = to_device(reads_S, self.device)
+        bounds = np.cumsum([0, *(len(i) for i in ids)])
+        reads_S, starts_S = (
+            np.concatenate([p + begin for p, begin in zip(part, bounds, strict=False)]).astype(np.int64)
+            for part in (reads, reads if starts is None else starts)
+        )
+        positions = to_device(reads_S, self.device), to_device(starts_S, self.device)
         # On a GPU to find the distinct ones would wait for all that runs.
-        distinct_S = to_device(np.unique(reads_S), self.device)
+        distinct_S = to_device(self._needed(starts_S, reads_S), self.device)
         pack = self.pack(ids)
         with only_read(self.body, distinct_S, pack["input_ids"].shape[1]):
-            scores = to_host(self.module.scores(pack, device_reads_S))
+            scores = to_host(self.module.scores(pack, *positions))
         return lambda: list(np.split(scores(), np.cumsum([len(r) for r in reads])[:-1]))
+
+    def _needed(self, starts_S: np.ndarray, reads_S: np.ndarray) -> np.ndarray:
+        """The positions at which the last layer is read, distinct and in order."""
+        reader = self.module.reader
+        if reader is None or not reader.heads.reads_answers:
+            return np.unique(reads_S)
+        answers = [np.arange(start, end + 1) for start, end in zip(starts_S, reads_S, strict=True)]
+        return np.unique(np.concatenate([reads_S, *answers]))

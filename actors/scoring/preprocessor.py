@@ -13,14 +13,15 @@ from data.conversation import Conversation, from_table
 from data.template import Unrenderable
 from data.tokens import Tokens, tokenize
 
-COLUMNS = ("ids", "turn_ends", "whole_tokens")
+COLUMNS = ("ids", "turn_ends", "whole_tokens", "answers")
 
 
 @dataclass(frozen=True)
 class AnnotatorInput:
     """Tokenize each row as the predictor at `predictor` reads it; a longer conversation keeps its last `max_tokens`.
 
-    Micro-example, max_tokens 4: 6 ids with turn ends at 1 and 5 -> ids 2 to 5, turn_ends [3], whole_tokens 6.
+    Micro-example, max_tokens 4: 6 ids with turn ends at 1 and 5, the second answer of 2 ids -> ids 2 to 5,
+    turn_ends [3], whole_tokens 6, answers [0, 0, 1, 1].
     """
 
     predictor: str
@@ -28,7 +29,8 @@ class AnnotatorInput:
     max_tokens: int
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        """Add columns `ids`, `turn_ends` (within those ids) and `whole_tokens` (before the cut).
+        """Add columns `ids`, `turn_ends` (within those ids), `whole_tokens` (before the cut) and `answers` (is an id
+        an answer's?).
 
         Raises UserError if there is no predictor.
         """
@@ -37,6 +39,7 @@ class AnnotatorInput:
             pa.array([t.ids_T for t in kept], pa.list_(pa.int32())),
             pa.array([t.turn_ends_S for t in kept], pa.list_(pa.int32())),
             pa.array(whole_tokens, pa.int32()),
+            pa.array([t.trained_T for t in kept], pa.list_(pa.bool_())),
         )
         for name, column in zip(COLUMNS, columns, strict=True):
             batch = batch.append_column(name, column)
@@ -48,10 +51,11 @@ class AnnotatorInput:
 
     @staticmethod
     def tokens_of(batch: pa.Table) -> tuple[list[Tokens], np.ndarray]:
-        """The result of `__call__`: the tokens of each row (without a loss mask), and which rows were cut."""
+        """The result of `__call__`: the tokens of each row, and which rows were cut."""
+        columns = (batch.column(name) for name in ("ids", "answers", "turn_ends"))
         tokens = [
-            Tokens(ids.values.to_numpy(), np.zeros(0, np.bool_), ends.values.to_numpy())
-            for ids, ends in zip(batch.column("ids"), batch.column("turn_ends"), strict=True)
+            Tokens(ids.values.to_numpy(), answers.values.to_numpy(zero_copy_only=False), ends.values.to_numpy())
+            for ids, answers, ends in zip(*columns, strict=True)
         ]
         return tokens, batch.column("whole_tokens").to_numpy() > np.array([len(t) for t in tokens], np.int64)
 

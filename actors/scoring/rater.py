@@ -61,7 +61,7 @@ class Rater:
         waiting: tuple[list[int], Callable[[], list[np.ndarray]]] | None = None
         for members in packs:
             chosen = [segments[i] for i in members]
-            begun = self.predictor.start([s.ids_T for s in chosen], [s.reads_S for s in chosen])
+            begun = self.predictor.start(*([getattr(s, n) for s in chosen] for n in ("ids_T", "reads_S", "starts_S")))
             if waiting:
                 yield waiting[0], waiting[1]()
             waiting = members, begun

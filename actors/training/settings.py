@@ -86,8 +86,8 @@ class LearnerSettings(Record):
     packing: Literal["on", "off"] = "on"
     """Several conversations in one forward; off = one by one, slower, for models that would mix them (which are refused
     otherwise). Steps have the same conversations, and a pack's budget bounds them all the same."""
-    epochs: Times = 1
-    """Passes over the examples."""
+    epochs: Repeats = 1
+    """Passes over the examples; 0 = none, for a predictor whose heads are fitted in closed form (predictor.heads)."""
     learning_rate: Positive = 5e-6
     """Peak learning rate; 5e-6 is SteerLM's for 13 B to 43 B (arXiv 2310.05344, A.3)."""
     schedule: Literal["cosine", "linear", "constant_with_warmup"] = "cosine"

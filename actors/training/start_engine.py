@@ -32,7 +32,7 @@ def start_engine(
     # Sharded weights cannot run before DeepSpeed wraps them; jobs.runner.preset refuses what needs `task.start` then.
     engine.start(checkpoint)
     engine.validating(True)
-    _require_isolated(task, engine, engine.engine)
+    require_packs_isolated(task, engine, engine.engine)
     engine.validating(False)
     return ""
 
@@ -43,12 +43,15 @@ def _prepare(task: TrainTask, engine: TrainingEngine, is_new: bool, packs: Itera
     device, module = engine.device, engine.module
     module.to(device).eval()
     with torch.autocast(device.type, torch.bfloat16, enabled=engine.settings.precision == "bf16"):
-        _require_isolated(task, engine, module)
+        require_packs_isolated(task, engine, module)
         return task.start(module, packs) if is_new else ""
 
 
-def _require_isolated(task: TrainTask, engine: TrainingEngine, forward: Callable[..., object]) -> None:
-    """`forward` runs `task.inputs` as training does. Every worker takes part, and all find the same."""
+def require_packs_isolated(task: TrainTask, engine: TrainingEngine, forward: Callable[..., object]) -> None:
+    """Raise AgreedError for a model that mixes the conversations of a pack.
+
+    `forward` runs `task.inputs` as training does. Every worker takes part, and all find the same.
+    """
     if not task.packing:
         return
 

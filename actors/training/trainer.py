@@ -59,6 +59,8 @@ class Assignment:
     probes: tuple[LabelProbe, ...] = ()
     """Held-out answers that show which labels a policy reads."""
     fence: Fence | None = field(default_factory=current_fence)
+    features_uri: str = ""
+    """Folder for the features of a frozen backbone, which fits on other examples share."""
 
 
 class Training:

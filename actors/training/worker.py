@@ -6,6 +6,7 @@ import ray.cloudpickle
 import ray.train
 
 from actors.training.collectives import AgreedError
+from actors.training.frozen_fit import FrozenFit
 from actors.training.out_of_memory import out_of_memory
 from actors.training.trainer import Assignment, Training
 from data.errors import UserError
@@ -41,8 +42,11 @@ def train(assignment: Assignment) -> None:
         return
     training: Training | None = None
     try:
-        training = Training(assignment)
-        metrics = training.run()
+        if assignment.loader.epochs == 0:
+            metrics = FrozenFit(assignment).run()
+        else:
+            training = Training(assignment)
+            metrics = training.run()
     except LeaseLost:
         raise  # the driver that has taken over would read a note as its own
     except UserError as error:

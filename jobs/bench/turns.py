@@ -103,11 +103,15 @@ def _by_turns(lists: Sequence[list[Conversation]], limit: int) -> list[Conversat
 
 
 def _at_once(tokens: Sequence[Tokens]) -> list[Segment]:
-    return [Segment(t.ids_T, t.turn_ends_S) for t in tokens]
+    return [Segment(t.ids_T, t.turn_ends_S, t.turn_starts_S) for t in tokens]
 
 
 def _prefixes(tokens: Sequence[Tokens]) -> list[Segment]:
-    return [Segment(t.ids_T[: end + 1], np.array([end])) for t in tokens for end in t.turn_ends_S]
+    return [
+        Segment(t.ids_T[: end + 1], np.array([end]), np.array([start]))
+        for t in tokens
+        for start, end in zip(t.turn_starts_S, t.turn_ends_S, strict=True)
+    ]
 
 
 def _scored(predictor: Predictor, segments: Sequence[Segment], pack_tokens: int) -> np.ndarray:

@@ -98,11 +98,13 @@ def _id(row: Conversation) -> str:
 
 
 def measurable(run: Run, rows: list[Conversation]) -> MeasuredAnswers:
-    """The rows with the best known measure: the synthetic world's, or else the values of the predictor."""
+    """The rows with the best known measure: the synthetic world's, or else the values of stage annotated's raters."""
     if world := synthetic_world(run):
         return MeasuredAnswers(rows, "exactly, from the text", lambda row: world.measure(row.messages))
     as_label = calibration(run) if run.preset.policy.spread_labels else Calibration()
-    return MeasuredAnswers(rows, "by the predictor", lambda row: as_label(row.predicted[-1]))
+    measures = ", ".join(f"{name} by {kind} of the text" for name, kind in run.preset.annotate.measures.items())
+    by = f"by the predictor ({measures})" if measures else "by the predictor"
+    return MeasuredAnswers(rows, by, lambda row: as_label(row.predicted[-1]))
 
 
 def synthetic_world(run: Run) -> Lab | None:

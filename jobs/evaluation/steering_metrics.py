@@ -14,7 +14,7 @@ import numpy as np
 from data.attributes import AttributeSchema, Values
 from data.conversation import Conversation
 from data.diversity import words
-from data.measures import errors, mean_bands, partial_spearman, slope, spearman, spearman_ceiling
+from data.measures import errors, mean_bands, partial_spearman, slope, spearman, spearman_ceiling, spearman_interval
 from data.prompts import COMBINED, DIALOGUE
 from data.stage_metrics import Means
 from data.steering_metrics import (
@@ -43,8 +43,11 @@ def curves(
         varied = _of_group(answers, name)
         requested = [r.requested[-1][name] for r, _ in varied]
         names = [_question(r) for r, _ in varied]
-        low, high = mean_bands(requested, _column(varied, name), names, num_resamples, seed)
-        table[name] = row.model_copy(update={"low": tuple(plain(low)), "high": tuple(plain(high))})
+        how = names, num_resamples, seed
+        low, high = mean_bands(requested, _column(varied, name), *how)
+        least, most = plain(spearman_interval(requested, _column(varied, name), *how))
+        found = {"low": tuple(plain(low)), "high": tuple(plain(high)), "spearman_low": least, "spearman_high": most}
+        table[name] = row.model_copy(update=found)
     return table, best
 
 

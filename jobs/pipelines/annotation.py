@@ -5,11 +5,14 @@ Shared by every stage that rates answers or trains on predicted values.
 
 from actors.scoring.annotator import Annotator
 from data.calibration import Calibration
-from data.label_spread import label_spread
+from data.label_spread import label_spread, text_rater
+from data.run_layout import TEXT_RATER, read_record, write_record
 from data.stage_metrics import AnnotationMetrics, AuditMetrics, PredictorMetrics
 from data.storage import Storage
+from data.text_rater import TextRater
 from jobs.pipelines.audit import audit
 from jobs.pipelines.map_rows import Pass, map_rows
+from jobs.runner.settings import AnnotateSettings
 from jobs.runner.stage import Run
 
 COUNTS = ("answers", "rated_answers", "answers_cut_off", "truncated", "over_long_unrated", "tokens")
@@ -17,10 +20,46 @@ COUNTS = ("answers", "rated_answers", "answers_cut_off", "truncated", "over_long
 
 def annotate(run: Run, what: str, sources: list[Storage], target: Storage, fingerprint: str = "") -> AnnotationMetrics:
     """Rate all rows of `sources` into `target` (with a `fingerprint`: those that are not rated yet)."""
+    arguments, pool = rating(run), run.preset.annotate.pool
+    done = map_rows(what, sources, Annotator, arguments, pool, target, fingerprint, "annotate.pool")
+    found = summary(done, run.schema.names, audit(what, sources, target, fingerprint))
+    return found.model_copy(update={"raters": raters} if (raters := raters_of(run)) else {})
+
+
+def rating(run: Run) -> dict[str, object]:
+    """The arguments of an Annotator that rates as stage annotated does: with the predictor, and by the texts."""
     manifest = run.manifest("predictor")
     assert manifest is not None, "the predictor must be finished"
-    done = score_rows(run, what, sources, run.folder("predictor"), target, manifest.fingerprint, fingerprint)
-    return summary(done, run.schema.names, audit(what, sources, target, fingerprint))
+    return annotator(run, run.folder("predictor"), manifest.fingerprint) | {"text_rater": read_text_rater(run)}
+
+
+def write_text_rater(run: Run, folder: Storage) -> None:
+    """Scale the measures of `annotate.measures` over the answers of stage rows, into the `folder` of stage annotated.
+
+    The same rows give the same scale. Raises UserError if they are too few to rank.
+    """
+    settings = run.preset.annotate
+    if settings.measures:
+        rater = text_rater(run.folder("rows") / "rows", run.schema, settings.measures, settings.cuts)
+        write_record(folder / TEXT_RATER, rater)
+
+
+def read_text_rater(run: Run) -> TextRater:
+    """Of stage annotated; one that rates nothing if the predictor gives all attributes."""
+    if not run.preset.annotate.measures:
+        return TextRater()
+    return read_record(run.folder("annotated") / TEXT_RATER, TextRater)
+
+
+def raters_of(run: Run) -> dict[str, str]:
+    """Attribute -> who gives its values; empty if the predictor gives all."""
+    measures = run.preset.annotate.measures
+    return TextRater(measures=measures).raters(run.schema.names) if measures else {}
+
+
+def scoring_settings(settings: AnnotateSettings) -> dict[str, object]:
+    """What the predictor's scores depend on, as stages describe it."""
+    return {"pool": None, **{name: getattr(settings, name) for name in ("pack_tokens", "max_tokens", "over_long")}}
 
 
 def score_rows(
@@ -29,12 +68,10 @@ def score_rows(
     sources: list[Storage],
     predictor: Storage,
     target: Storage,
-    predictor_fingerprint: str = "",
-    fingerprint: str = "",
 ) -> Pass:
-    """All rows of `sources` into `target`, with the scores of the predictor in the folder `predictor`."""
-    arguments, pool = annotator(run, predictor, predictor_fingerprint), run.preset.annotate.pool
-    return map_rows(what, sources, Annotator, arguments, pool, target, fingerprint, "annotate.pool")
+    """All rows of `sources` into `target`, with the scores of the predictor in the folder `predictor` alone."""
+    arguments, pool = annotator(run, predictor), run.preset.annotate.pool
+    return map_rows(what, sources, Annotator, arguments, pool, target, setting="annotate.pool")
 
 
 def summary(done: Pass, names: tuple[str, ...], audited: AuditMetrics) -> AnnotationMetrics:
@@ -56,7 +93,7 @@ def predictor_weights(run: Run) -> dict[str, str]:
 
 
 def annotator(run: Run, predictor: Storage, fingerprint: str = "") -> dict[str, object]:
-    """The arguments of an Annotator."""
+    """The arguments of an Annotator that rates with a predictor alone."""
     settings = run.preset.annotate
     return {
         "predictor": (predictor / "model").uri,
@@ -77,4 +114,5 @@ def calibration(run: Run) -> Calibration:
         return label_spread(run.folder("annotated") / "rows", run.schema)
     predictor = run.metrics("predictor", PredictorMetrics)
     assert predictor is not None, "the predictor must be finished"
-    return predictor.calibration if run.preset.policy.calibrate else Calibration()
+    # A measure of the text stands on the attribute's scale, whatever the predictor's head does.
+    return predictor.calibration.without(run.preset.annotate.measures) if run.preset.policy.calibrate else Calibration()

@@ -7,6 +7,7 @@ import re
 import signal
 import threading
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import ray.train
@@ -105,10 +106,12 @@ def fit(
     weights: Mapping[str, float] | None = None,
     tracking: Tracking = "none",
     probes: Sequence[LabelProbe] = (),
+    features: Storage | None = None,
 ) -> TrainingMetrics:
     """Train `task` on `examples`; the model goes to `output`/model. Returns the metrics, with the loss curve.
 
-    `weights`: source -> how often an epoch has each of its examples. What an earlier run left in `output` is kept: a
+    `weights`: source -> how often an epoch has each of its examples. `features`: where those of a frozen backbone are
+    kept, for a fit without epochs. What an earlier run left in `output` is kept: a
     finished training is not repeated, and a checkpoint is resumed. Raises StageError with the worker's own message if
     training fails, or after SIGTERM or Ctrl-C.
     """
@@ -122,13 +125,13 @@ def fit(
             f"pip install {tracking} on every node, or set tracking to none"
         )
     few = f"{settings.min_workers} to " if settings.min_workers else ""
-    log(
-        f"{what}: Ray Train, {few}{settings.num_workers} workers, "
-        f"DeepSpeed ZeRO stage {settings.zero_stage}, precision {settings.precision}"
-    )
+    how = f"DeepSpeed ZeRO stage {settings.zero_stage}" if settings.epochs else "a frozen backbone"
+    log(f"{what}: Ray Train, {few}{settings.num_workers} workers, {how}, precision {settings.precision}")
     sizes = (settings.pack_tokens, settings.packs_per_step, settings.epochs, settings.seed)
     loader = DataLoader(examples, split or Split(), *sizes, weights or {})
     assignment = Assignment(what, task, settings, loader, output.uri, tracking, tuple(probes))
+    if features:
+        assignment = replace(assignment, features_uri=features.uri)
     _run(what, _trainer(assignment, output), output)
     return read_record(finished, TrainingMetrics)
 

@@ -11,7 +11,7 @@ import pyarrow as pa
 from actors.generation.sampler import Sampler
 from actors.scoring.annotator import Annotator
 from data.storage import Storage
-from jobs.pipelines.annotation import annotator
+from jobs.pipelines.annotation import rating
 from jobs.pipelines.audit import audit
 from jobs.pipelines.map_rows import map_rows
 from jobs.pipelines.sample import sampler
@@ -39,12 +39,7 @@ def sample_and_rate(
 ) -> None:
     """Answer all `prompts` with `policy` into `target`, and rate the answers: the same rows as by one pool after the
     other."""
-    manifest = run.manifest("predictor")
-    assert manifest is not None, "the predictor must be finished"
-    arguments = {
-        "sampler": sampler(run, policy, temperature),
-        "annotator": annotator(run, run.folder("predictor"), manifest.fingerprint),
-    }
+    arguments = {"sampler": sampler(run, policy, temperature), "annotator": rating(run)}
     pool = run.preset.sampling.pool
     map_rows(what, [prompts], SamplerAndAnnotator, arguments, pool, target, setting="sampling.pool")
     audit(what, [prompts], target)

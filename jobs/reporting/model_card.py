@@ -50,6 +50,24 @@ scores = scorer([text], top_k=None, function_to_apply="none", add_special_tokens
 print({{score["label"]: score["score"] for score in scores}})
 ```
 """
+LAYER_HEADS = """\
+One number per attribute for every answer of a conversation, in the attribute's own units.
+
+The heads read several layers of the backbone, and means over an answer's tokens (`steerlm.heads` in `config.json`).
+Plain transformers has no class for such heads: its pipelines refuse the shape of `score.weight`, and `AutoModel` loads
+the backbone without heads. The code that trained it loads all of it:
+
+```python
+from actors.scoring.predictor import Predictor
+from actors.scoring.rater import Rater
+from data.conversation import Conversation, Message
+
+predictor = Predictor.load({folder!r})
+turns = (Message("user", "Tell me about owls."), Message("assistant", "Owls hunt at night."))
+[values_SA] = Rater(predictor, pack_tokens=2048, max_tokens=1024).rate([Conversation("example", "", turns)])
+print(dict(zip(predictor.schema.names, values_SA[-1].tolist(), strict=True)))
+```
+"""
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -80,7 +98,7 @@ def card(
     start = base and masked(base)
     is_policy = kind == "policy"
     parts = [
-        front_matter({**_front(is_policy, start), **(front or {})}),
+        front_matter({**_front(is_policy, bool(preset.predictor.heads), start), **(front or {})}),
         f"# {preset.run}: {'a language model with steerable attributes' if is_policy else 'an attribute predictor'}",
         "Made by the SteerLM method ([arXiv 2310.05344](https://arxiv.org/abs/2310.05344)).",
         _example(run, is_policy, folder),
@@ -97,9 +115,11 @@ def front_matter(entries: Mapping[str, Any]) -> str:
     return f"---\n{yaml.safe_dump(dict(entries), sort_keys=False, allow_unicode=True)}---\n"
 
 
-def _front(is_policy: bool, start: str | None) -> dict[str, Any]:
-    task = "text-generation" if is_policy else "text-classification"
-    entries: dict[str, Any] = {"library_name": "transformers", "pipeline_tag": task, "tags": ["steerlm"]}
+def _front(is_policy: bool, layered: bool, start: str | None) -> dict[str, Any]:
+    entries: dict[str, Any] = {"library_name": "transformers"}
+    if is_policy or not layered:  # no pipeline of transformers has heads on several layers
+        entries["pipeline_tag"] = "text-generation" if is_policy else "text-classification"
+    entries["tags"] = ["steerlm"]
     # The hub knows models by its own names; a folder or URI would make the whole front matter invalid.
     if start and HUB_NAME.fullmatch(start) and not os.path.isdir(start):
         entries["base_model"] = start
@@ -108,7 +128,9 @@ def _front(is_policy: bool, start: str | None) -> dict[str, Any]:
 
 def _example(run: Run, is_policy: bool, folder: str) -> str:
     attributes = {a.name: a.default for a in run.schema.attributes if a.steerable}
-    return POLICY.format(folder=folder, attributes=attributes) if is_policy else PREDICTOR.format(folder=folder)
+    if is_policy:
+        return POLICY.format(folder=folder, attributes=attributes)
+    return (LAYER_HEADS if run.preset.predictor.heads else PREDICTOR).format(folder=folder)
 
 
 def _data(run: Run) -> Iterator[str]:
@@ -126,6 +148,14 @@ def _training(settings: LearnerSettings, training: TrainingMetrics) -> Iterator[
     rows = [[name, str(value)] for name in names if (value := getattr(training, name)) is not None]
     rows += [["last training loss", str(point.loss)] for point in training.losses[-1:]]
     yield _table(["metric", "value"], rows)
+    if training.heads:
+        heads: list[list[Cell]] = [
+            [name, ", ".join(fit.blocks), fit.penalty, fit.answers, fit.explained]
+            for name, fit in training.heads.items()
+        ]
+        yield _table(
+            ["heads", "read layer/reading", "ridge penalty", "labels", "variance explained, cross-validated"], heads
+        )
 
 
 def _steering(report: ReportMetrics) -> Iterator[str]:

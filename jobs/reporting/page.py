@@ -20,6 +20,7 @@ from jobs.reporting.rows import answers_by_value
 from jobs.reporting.sections_predictor import predictor_parts
 from jobs.reporting.sections_steering import answers_part, steering_parts
 from jobs.reporting.sections_training import rounds_part, training_parts
+from jobs.reporting.sections_witnesses import witnesses_part
 from jobs.reporting.tables import as_html
 from jobs.runner.stage import Run
 
@@ -48,6 +49,7 @@ def page_parts(run: Run, report: ReportMetrics, folder: Storage) -> list[Part]:
     """All parts that have content: steering first, then how the model was made."""
     parts = [
         *steering_parts(run.schema, report),
+        witnesses_part(report),
         _answers(run, folder),
         rounds_part(run, report.rounds),
         *predictor_parts(run),

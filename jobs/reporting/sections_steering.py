@@ -71,11 +71,16 @@ def _headline(schema: AttributeSchema, report: ReportMetrics) -> Part:
     rows = [[name, *_extent(report.steering[name])] for name in schema.names if name in report.steering]
     title = "Each attribute varied over its scale: lowest and highest mean, and how far the other attributes move"
     overview = Table(title, ["attribute", "Spearman", "follows", "lowest", "highest", "others move"], rows)
-    meanings = [[a.name, f"{a.low} to {a.high}", a.meaning] for a in schema.attributes]
+    rated = bool(report.raters)
+    meanings: list[list[Cell]] = [
+        [a.name, f"{a.low} to {a.high}", *([report.raters.get(a.name)] if rated else []), a.meaning]
+        for a in schema.attributes
+    ]
     blocks: list[Block] = [Tiles(list(_tiles(report))), overview]
     if report.at_best_settings or report.requested_best:
         blocks.append(_at_best(report))
-    blocks.append(Table("The attributes", ["attribute", "scale", "meaning"], meanings))
+    columns = ["attribute", "scale", *(["labels by"] if rated else []), "meaning"]
+    blocks.append(Table("The attributes", columns, meanings))
     return Part("headline", "Does steering work?", about, blocks)
 
 

@@ -52,7 +52,7 @@ def with_fits(preset: P) -> tuple[P, tuple[str, ...]]:
 def _needs_whole_weights(path: str, preset: Preset) -> bool:
     """As `PredictorSettings` requires: what reads weights outside the engine's forward."""
     predictor = preset.predictor
-    reads = bool(predictor.ridge_init or predictor.lm_loss_weight)
+    reads = bool(predictor.ridge_init or predictor.lm_loss_weight or predictor.heads)
     return path == "predictor.warmup" or (path == "predictor.learner" and reads)
 
 

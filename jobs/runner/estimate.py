@@ -41,11 +41,13 @@ def estimate(rows: Storage, learner: LearnerSettings, shape: ModelShape | None, 
     fs = rows.arrow_fs
     footers = [pq.read_metadata(path, filesystem=fs) for path in files]
     size = sum(footer.row_group(i).total_byte_size for footer in footers for i in range(footer.num_row_groups))
-    tokens = int(size / BYTES_PER_TOKEN) * learner.epochs
-    steps = math.ceil(tokens / (learner.pack_tokens * learner.packs_per_step))
+    tokens = int(size / BYTES_PER_TOKEN) * max(1, learner.epochs)
+    steps = math.ceil(tokens / (learner.pack_tokens * learner.packs_per_step)) if learner.epochs else 0
     if shape is None or not has_device:
         return Estimate(tokens, steps, None)
-    # Two operations forward and four backward for each weight and token (arXiv 2001.08361).
+    # Two operations forward and four backward for each weight and token (arXiv 2001.08361); none back if frozen.
     active = shape.num_parameters - shape.inactive
-    seconds = 6 * active * tokens / (SHARE_OF_PEAK * expected_flops(learner) * learner.num_workers)
+    seconds = (
+        (6 if learner.epochs else 2) * active * tokens / (SHARE_OF_PEAK * expected_flops(learner) * learner.num_workers)
+    )
     return Estimate(tokens, steps, seconds)

@@ -13,6 +13,8 @@ from data.record import Record
 from data.run_layout import FolderName
 from data.uris import Uri
 
+WitnessKind = Literal["words", "characters", "sentences", "flesch_kincaid", "type_token_ratio", "hatesonar"]
+
 
 class PairSource(Record):
     """Pairs of answers of which people preferred one, to test whether the predictor agrees; no model trains on them."""
@@ -63,6 +65,9 @@ class EvaluateSettings(Record):
 
     num_questions: Size = 20
     """Questions that the policy answers at every setting."""
+    num_values: Count = 0
+    """Values of each scale at which an attribute is asked, evenly spread from end to end: 3 = 0, 2 and 4 of 0 to 4. 0 =
+    all. Fewer cost fewer answers."""
     num_combinations: Count = 6
     """Settings of all attributes at once, drawn from their scales, at which it answers every question too; 0 = none."""
     num_dialogues: Count = 8
@@ -74,5 +79,16 @@ class EvaluateSettings(Record):
     policy.attribute_dropout)."""
     temperature: Temperature = 0.3
     """Sampling temperature of the evaluation; the paper's is 0 (greedy); a little more shows what callers see."""
+    witnesses: tuple[WitnessKind, ...] | None = None
+    """Measures of the answers by others than the predictor, which has never seen them: words, characters, sentences,
+    flesch_kincaid and type_token_ratio, as in annotate.measures; hatesonar, a classifier of offensive language
+    (`make setup-real`). None = words, flesch_kincaid, type_token_ratio and, where it is installed, hatesonar; in the
+    synthetic world, whose truth is known, none."""
     min_spearman: PositiveShare | None = None
     """The command fails after its report if an attribute's Spearman is lower; None = never fails."""
+
+    @model_validator(mode="after")
+    def _ends(self) -> "EvaluateSettings":
+        if self.num_values == 1:
+            raise UserError("evaluate.num_values is 1, which shows no rise; set at least 2, or 0 for all values")
+        return self

@@ -4,6 +4,7 @@ import os
 import re
 
 from actors.modeling.gguf_model import gguf_file, is_gguf
+from actors.scoring import hatesonar
 from data.errors import UserError, is_user_error
 from data.printable import printable
 from data.storage import Storage
@@ -14,7 +15,7 @@ HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 
 
 def refuse_what_is_not_there(preset: Preset) -> None:
-    """Raise UserError, naming the setting, for storage that cannot be and a model that is not there."""
+    """Raise UserError, naming the setting, for storage that cannot be, and a model or witness that is not there."""
     for setting, uri in _uris(preset).items():
         try:
             require_installed(uri)
@@ -25,6 +26,8 @@ def refuse_what_is_not_there(preset: Preset) -> None:
         _require_model("base.model", preset.base.model)
     if preset.predictor.backbone:
         _require_model("predictor.backbone", preset.predictor.backbone)
+    if "hatesonar" in (preset.evaluate.witnesses or ()) and (reason := hatesonar.missing()):
+        raise UserError(f"evaluate.witnesses has hatesonar, and {reason}, or take it out")
 
 
 def _uris(preset: Preset) -> dict[str, str]:

@@ -187,20 +187,35 @@ class Preset(Record):
                 f"bootstrap.leading_at_least is {least}, outside the scale of {leading.name}, "
                 f"{leading.low} to {leading.high}"
             )
+        others = {
+            "base.pretrain": self.base.pretrain,
+            "predictor.warmup": self.predictor.warmup,
+            "policy.learner": self.policy.learner,
+            "bootstrap.learner": self.bootstrap.learner,
+        }
+        for path, learner in others.items():
+            if learner and learner.epochs == 0:
+                raise UserError(f"{path}.epochs is 0, so nothing would be learned; set it to 1 or more")
         check_quantiles(self.bootstrap.selection.min_quantile, self.schema_)
         for source in self.rows.sources:
             if source.columns:
                 source.columns.require_in(self.schema_)
+        self.annotate.require_in(self.schema_)
         for name in self.predictor.attribute_weights:
             try:
                 self.schema_[name]
             except AttributeProblem as problem:
                 raise UserError(f"predictor.attribute_weights: {problem}") from None
         if self.predictor.pairs:
-            pair_weights(self.schema_, self.predictor.pair_weights)
+            self.pair_weights()
         if self.benchmarks.pairs or self.benchmarks.judged:
             self.benchmark_weights()
 
     def benchmark_weights(self) -> dict[str, float]:
         """The weight of every attribute in the one score of an answer in `jobs.evaluate_predictor`."""
-        return pair_weights(self.schema_, self.benchmarks.weights or self.predictor.pair_weights, "benchmarks.weights")
+        given, measured = self.benchmarks.weights or self.predictor.pair_weights, self.annotate.measures
+        return pair_weights(self.schema_, given, "benchmarks.weights", measured)
+
+    def pair_weights(self) -> dict[str, float]:
+        """The weight of every attribute in the one score that decides a pair of predictor.pairs."""
+        return pair_weights(self.schema_, self.predictor.pair_weights, unpredicted=self.annotate.measures)

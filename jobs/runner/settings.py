@@ -3,14 +3,17 @@
 `jobs.runner.preset` collects them. Knows no YAML (`cluster.settings.load` does).
 """
 
+import itertools
 from typing import ClassVar, Literal
 
 from pydantic import model_validator
 
+from actors.modeling.layer_heads import HeadsSettings
 from actors.modeling.regressor import LossKind
 from actors.training.examples import LabelSource
 from actors.training.settings import LearnerSettings
 from cluster.preflight import Demand
+from data.attributes import AttributeProblem, AttributeSchema
 from data.bounds import (
     Amount,
     Count,
@@ -32,12 +35,15 @@ from data.bounds import (
 from data.errors import UserError
 from data.record import Record
 from data.selection import SelectionSettings
+from data.text_measures import TextMeasure
 from data.uris import Uri
 from jobs.runner.evaluation_settings import PairSource
 
 
 class PredictorSettings(Record):
     """Step 1: the attribute predictor."""
+
+    LATER: ClassVar[frozenset[str]] = frozenset({"heads"})
 
     learner: LearnerSettings
     """How it is trained."""
@@ -61,6 +67,11 @@ class PredictorSettings(Record):
     ridge_init: Amount = 0.0
     """Ridge penalty per example for fitting a decoder's heads to the frozen backbone before training; 0 = random heads.
     Not with ZeRO-3."""
+    heads: HeadsSettings | None = None
+    """Heads on several layers and readings of a decoder, fitted to the frozen backbone by ridge regression; {} = tried
+    and chosen by cross-validation over groups. learner.epochs = 0 keeps them so, which is enough for a pretrained
+    backbone and few ratings; with epochs the training starts from them. None = one head on the last hidden state. Not
+    with ridge_init, lm_loss_weight or ZeRO-3."""
     lm_loss_weight: Amount = 0.0
     """Weight of the language model's losses (next token, counts of the answer, its own surprise; mean over tokens)
     beside the loss of the ratings (mean over labels). It keeps a small backbone from forgetting what it knew. Needs a
@@ -87,6 +98,7 @@ class PredictorSettings(Record):
         """Code that reads weights outside the engine's forward needs them whole."""
         found = {
             "ridge_init": self.ridge_init and self.learner,
+            "heads": self.heads and self.learner,
             "lm_loss_weight": self.lm_loss_weight and self.learner,
             "warmup": self.warmup,
         }
@@ -96,6 +108,29 @@ class PredictorSettings(Record):
                 raise UserError(
                     f"predictor.{name} is set, but {where}.zero_stage is 3, where no worker holds whole weights; "
                     f"set {where}.zero_stage to 2 or less, or unset predictor.{name}"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _heads(self) -> "PredictorSettings":
+        """Refuse what heads on several layers would ignore."""
+        learner, frozen = self.learner, self.learner.epochs == 0
+        if self.heads is None:
+            if frozen:
+                raise UserError(
+                    "predictor.learner.epochs is 0, so nothing would be learned: set it to 1 or more, or set "
+                    "predictor.heads, whose heads are fitted without an epoch"
+                )
+            return self
+        others: dict[str, object] = {"ridge_init": self.ridge_init, "lm_loss_weight": self.lm_loss_weight}
+        if frozen:
+            others |= {"loss": self.loss != "squared", "learner.lora": learner.lora}
+            others |= {"learner.validate_every": learner.validate_every}
+        for name, value in others.items():
+            if value:
+                fits = " and learner.epochs is 0, which fits squared errors without a step" if frozen else ""
+                raise UserError(
+                    f"predictor.heads is set{fits}, so predictor.{name} would be ignored; unset one of them"
                 )
         return self
 
@@ -160,6 +195,36 @@ class AnnotateSettings(Record):
     row stay unrated."""
     packing: Literal["on", "off"] = "on"
     """Several conversations in one forward; off = one by one, slower, for models that would mix them."""
+    measures: dict[str, TextMeasure] = {}
+    """Attribute -> measure of the answer's text that is its value, in place of the predictor's: for attributes that
+    nobody rated, such as {verbosity: words, complexity: flesch_kincaid}. words, characters, sentences: how many.
+    flesch_kincaid: years of school that a reader of English needs. type_token_ratio: variety of the words."""
+    cuts: dict[str, tuple[float, ...]] = {}
+    """Attribute of measures -> rising values of the measure, in its unit (words, years of school, ...), at each of
+    which the label rises by one, such as {verbosity: [20, 60, 120, 240]}. Without cuts an attribute's labels are spread
+    over its scale by rank among the answers of the rows, so that each is as common as any other."""
+
+    def require_in(self, schema: AttributeSchema) -> None:
+        """Raise UserError unless measures and cuts fit the attributes, and leave at least one to the predictor."""
+        for name in self.measures:
+            try:
+                schema[name]
+            except AttributeProblem as problem:
+                raise UserError(f"annotate.measures: {problem}") from None
+        if not set(schema.names) - set(self.measures):
+            raise UserError(
+                f"annotate.measures gives all of {', '.join(schema.names)}, so that the predictor has nothing to "
+                "learn; leave it at least one attribute that people rated"
+            )
+        for name, found in self.cuts.items():
+            if name not in self.measures:
+                raise UserError(f"annotate.cuts has {name}, annotate.measures has not; give both, or neither")
+            number = schema[name].high - schema[name].low
+            if len(found) != number or any(b <= a for a, b in itertools.pairwise(found)):
+                raise UserError(
+                    f"annotate.cuts.{name} is {list(found)}; the scale {schema[name].low} to {schema[name].high} needs "
+                    f"{number} rising numbers"
+                )
 
     @model_validator(mode="after")
     def _fits(self) -> "AnnotateSettings":

@@ -3,7 +3,9 @@
 from dataclasses import dataclass
 
 from actors.modeling.backbone import backbone_of
+from actors.modeling.layer_heads import HeadsSettings, cut_after
 from actors.modeling.model_shape import HubUnreachable, ModelShape, NotOnHub, read_config, shape_of, shape_of_small
+from actors.modeling.tiny_llama import small_config
 from data.errors import UserError
 from data.uris import shown_uri
 from jobs.runner.preset import Preset
@@ -23,16 +25,17 @@ class Shapes:
     @classmethod
     def of(cls, preset: Preset) -> "Shapes":
         """Raises UserError, naming the setting, for a config that cannot be read or built, or that the hub lacks."""
-        base, backbone = preset.base.model, preset.predictor.backbone
+        base, backbone, heads = preset.base.model, preset.predictor.backbone, preset.predictor.heads
         if base is None and backbone is None:
             small = shape_of_small(preset.base.small)
-            return cls(small, small, small)
+            cut = shape_of(cut_after(small_config(preset.base.small), heads), predictor=True) if heads else small
+            return cls(small, cut, small)
         sized = ModelShape(preset.base.num_parameters) if preset.base.num_parameters else None
         language = shape_of_small(preset.base.small) if base is None else _shape("base.model", base, sized)
         if backbone is None:
             assert base is not None
-            return cls(language, _shape("base.model", base, sized, predictor=True), language)
-        predictor = _shape("predictor.backbone", backbone, None, predictor=True, is_needed=False)
+            return cls(language, _shape("base.model", base, sized, predictor=True, heads=heads), language)
+        predictor = _shape("predictor.backbone", backbone, None, predictor=True, is_needed=False, heads=heads)
         warmup = _shape("predictor.backbone", backbone, None, is_needed=False) if preset.predictor.warmup else None
         return cls(language, predictor, warmup)
 
@@ -44,11 +47,16 @@ class Shapes:
 
 
 def _shape(
-    setting: str, model: str, sized: ModelShape | None, predictor: bool = False, is_needed: bool = True
+    setting: str,
+    model: str,
+    sized: ModelShape | None,
+    predictor: bool = False,
+    is_needed: bool = True,
+    heads: HeadsSettings | None = None,
 ) -> ModelShape | None:
     """`sized` where the hub does not answer; None without, unless the shape `is_needed`."""
     try:
-        config = read_config(model)
+        config = cut_after(read_config(model), heads) if heads else read_config(model)
         if not predictor and not backbone_of(config).causal:
             return None  # an encoder has no language model
         return shape_of(config, predictor)

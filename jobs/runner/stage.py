@@ -221,8 +221,10 @@ def _description(run: Run, stage: Stage) -> dict[str, Any]:
 def _plain(value: Any) -> Any:
     if isinstance(value, BaseModel):
         # A setting of where a stage runs does not change its result.
-        placement = getattr(type(value), "PLACEMENT", ())
-        return {name: _plain(getattr(value, name)) for name in type(value).model_fields if name not in placement}
+        left_out = set(getattr(type(value), "PLACEMENT", ()))
+        # A setting that came after runs were made: unset, it is not part of their fingerprints either.
+        left_out |= {name for name in getattr(type(value), "LATER", ()) if getattr(value, name) is None}
+        return {name: _plain(getattr(value, name)) for name in type(value).model_fields if name not in left_out}
     if isinstance(value, dict):
         return {k: _plain(v) for k, v in value.items()}
     return [_plain(v) for v in value] if isinstance(value, list | tuple) else value

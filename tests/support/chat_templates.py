@@ -52,11 +52,43 @@ NUMBERED = CHATML.replace("message['role'] + '\n'", "message['role'] + ' ' ~ loo
     "'<|im_start|>assistant\n'", "'<|im_start|>assistant ' ~ (messages|length + 1) ~ '\n'"
 )
 """Each turn has its number: what is written around a text depends on its place."""
+QWEN_TOOLS = """\
+{%- if tools %}
+{{- '<|im_start|>system\\n' }}
+{%- if messages[0].role == 'system' %}{{- messages[0].content + '\\n\\n' }}{%- endif %}
+{{- "# Tools\\n\\nYou may call functions. Their signatures are within <tools></tools>:\\n<tools>" }}
+{%- for tool in tools %}{{- "\\n" + (tool | tojson) }}{%- endfor %}
+{{- "\\n</tools>\\n\\nCall one so:\\n<tool_call>\\n{\\"name\\": ..., \\"arguments\\": ...}\\n</tool_call>" }}
+{{- "<|im_end|>\\n" }}
+{%- elif messages[0].role == 'system' %}
+{{- '<|im_start|>system\\n' + messages[0].content + '<|im_end|>\\n' }}
+{%- endif %}
+{%- for message in messages %}
+{%- if message.role == 'user' or (message.role == 'assistant' and not message.tool_calls) %}
+{{- '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>\\n' }}
+{%- elif message.role == 'assistant' %}
+{{- '<|im_start|>assistant' + ('\\n' + message.content if message.content else '') }}
+{%- for tool_call in message.tool_calls %}
+{%- if tool_call.function is defined %}{%- set tool_call = tool_call.function %}{%- endif %}
+{{- '\\n<tool_call>\\n{"name": "' + tool_call.name + '", "arguments": ' + (tool_call.arguments | tojson) }}
+{{- '}\\n</tool_call>' }}
+{%- endfor %}
+{{- '<|im_end|>\\n' }}
+{%- elif message.role == 'tool' %}
+{%- if loop.first or messages[loop.index0 - 1].role != 'tool' %}{{- '<|im_start|>user' }}{%- endif %}
+{{- '\\n<tool_response>\\n' + message.content + '\\n</tool_response>' }}
+{%- if loop.last or messages[loop.index0 + 1].role != 'tool' %}{{- '<|im_end|>\\n' }}{%- endif %}
+{%- endif %}
+{%- endfor %}
+{%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n' }}{%- endif %}
+"""
+"""Qwen 2.5's, with shorter sentences."""
 _IM = ("<|im_start|>", "<|im_end|>")
 SHAPES: dict[str, tuple[str, tuple[str, ...]]] = {
     "llama3": (LLAMA3, ("<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>")),
     "chatml": (CHATML, _IM),
     "qwen": (QWEN, _IM),
+    "qwen_tools": (QWEN_TOOLS, _IM),
     "zephyr": (ZEPHYR, ("</s>",)),
     "gemma": (GEMMA, ("<bos>", "<start_of_turn>", "<end_of_turn>")),
     "llama2": (LLAMA2, ("<s>", "</s>")),

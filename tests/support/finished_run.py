@@ -45,6 +45,8 @@ from data.steering_metrics import (
     RoundMeasures,
     SteeringCurve,
     TrustEverywhere,
+    WitnessCurve,
+    WitnessMetrics,
 )
 from data.storage import Storage
 from jobs.runner.preset import Preset
@@ -147,6 +149,8 @@ def report(run: Run) -> ReportMetrics:
         judge={name: JudgeMetrics(**trust, everywhere=everywhere) for name in NAMES},
         judge_note="All attributes reach Spearman 0.9.",
         length={name: LengthMetrics(spearman_words=0.3333, partial_spearman=-0.0456) for name in NAMES},
+        witnesses={"words": _witness("verbosity", "words"), "hatesonar": _witness("toxicity", "probability")},
+        absent_witnesses={"flesch_kincaid": "nobody can read"},
         rounds=(
             RoundMeasures(**dict(_measures(0)), round=0, promoted=True),
             RoundMeasures(**dict(_measures(1)), round=1, promoted=False),
@@ -171,6 +175,22 @@ def _steering() -> dict[str, SteeringCurve]:
     )
     flat = curve.model_copy(update={"measured": (2, 2, None, 2, 2), "spearman": None, "monotonic": False})
     return dict.fromkeys(NAMES[:4], curve) | {NAMES[4]: flat}
+
+
+def _witness(attribute: str, unit: str) -> WitnessMetrics:
+    curve = WitnessCurve(
+        requested=(0, 2, 4),
+        measured=(12.5, 40, None),
+        low=(10, 30, None),
+        high=(14, 55, None),
+        n=90,
+        spearman=0.7777,
+        spearman_low=0.7111,
+        spearman_high=0.8222,
+    )
+    flat = curve.model_copy(update={"spearman": None, "spearman_low": None, "spearman_high": None})
+    curves = dict.fromkeys(NAMES, flat) | {attribute: curve}
+    return WitnessMetrics(meaning="Counted.", unit=unit, attribute=attribute, is_rater=unit == "words", curves=curves)
 
 
 def quality() -> PredictorQuality:

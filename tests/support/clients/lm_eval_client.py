@@ -1,0 +1,90 @@
+"""lm-eval: a task that generates and one that asks for log-likelihoods, on local rows.
+
+CLIENT_POLICY is the folder of the model that is served: its tokenizer makes the prompts, and REFERENCE is a file with
+transformers' own log-likelihood of each choice.
+"""
+
+import json as json_text
+import os
+import subprocess
+import sys
+import tempfile
+from typing import Any
+
+from harness import BASE, MODEL, run
+
+POLICY, REFERENCE = os.environ["CLIENT_POLICY"], os.environ["CLIENT_REFERENCE"]
+WITHIN = 1e-4
+"""Of each log-likelihood, in nats for a token."""
+TASKS = {
+    "owls_generated": """\
+task: owls_generated
+dataset_path: json
+dataset_kwargs: {data_files: {test: ROWS}}
+test_split: test
+output_type: generate_until
+doc_to_text: "{{question}}"
+doc_to_target: "{{choices[answer]}}"
+metric_list: [{metric: exact_match}]
+""",
+    "owls_chosen": """\
+task: owls_chosen
+dataset_path: json
+dataset_kwargs: {data_files: {test: ROWS}}
+test_split: test
+output_type: multiple_choice
+doc_to_text: "{{question}}"
+doc_to_choice: choices
+doc_to_target: answer
+metric_list: [{metric: acc}]
+""",
+}
+
+
+def evaluated(task: str, model: str, arguments: str, *options: str) -> list[dict[str, Any]]:
+    """The samples of a task, as lm-eval logs them."""
+    with open(REFERENCE) as file:
+        rows = [{"question": r["question"], "choices": r["choices"], "answer": 0} for r in json_text.load(file)]
+    with tempfile.TemporaryDirectory() as folder:
+        with open(f"{folder}/rows.jsonl", "w") as file:
+            file.writelines(json_text.dumps(row) + "\n" for row in rows)
+        with open(f"{folder}/{task}.yaml", "w") as written:
+            written.write(TASKS[task].replace("ROWS", file.name))
+        words = [sys.executable, "-m", "lm_eval", "run", "--model", model, "--model_args", arguments, "--tasks", task]
+        words += ["--include_path", folder, "--output_path", folder, "--log_samples", *options]
+        own = {"OPENAI_API_KEY": "none", "HF_HOME": folder, "HF_HUB_OFFLINE": "1", "HF_DATASETS_CACHE": folder}
+        done = subprocess.run(words, env=os.environ | own, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr[-3000:]
+        [found] = [
+            os.path.join(at, name) for at, _, names in os.walk(folder) for name in names if name.startswith("samples_")
+        ]
+        with open(found) as file:
+            return [json_text.loads(line) for line in file]
+
+
+def chat() -> None:
+    options = ("--apply_chat_template", "--fewshot_as_multiturn", "true", "--num_fewshot", "0")
+    found = evaluated(
+        "owls_generated", "local-chat-completions", f"model={MODEL},base_url={BASE}/chat/completions", *options
+    )
+    assert found
+    assert all(isinstance(sample["resps"][0][0], str) for sample in found)
+
+
+def completions() -> str:
+    """Log-likelihoods, against transformers' own."""
+    arguments = f"model={MODEL},base_url={BASE}/completions,tokenizer={POLICY},tokenizer_backend=huggingface"
+    found = evaluated("owls_chosen", "local-completions", arguments)
+    with open(REFERENCE) as file:
+        rows = {row["question"]: row for row in json_text.load(file)}
+    most = 0.0
+    for sample in found:
+        row = rows[sample["doc"]["question"]]
+        for (resps,), own, tokens in zip(sample["resps"], row["logprobs"], row["tokens"], strict=True):
+            gap = abs(float(resps[0]) - own) / tokens
+            assert gap < WITHIN, f"{resps[0]} is not {own}"  # neither is a NaN
+            most = max(most, gap)
+    return f"{len(found)} rows; at most {most:.1e} nats a token from transformers' own"
+
+
+run(chat, completions)
