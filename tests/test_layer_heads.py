@@ -23,7 +23,7 @@ from data.attributes import shipped
 from data.conversation import Conversation, Message
 from data.lab import Lab, LabSettings
 from data.tokens import Tokens, segments, tokenize
-from jobs.runner.settings import PredictorSettings
+from jobs.runner.predictor_settings import PredictorSettings
 from jobs.runner.stage import _plain
 from serve.request import GenerationRequest
 from serve.scorer import rate_answers

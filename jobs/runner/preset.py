@@ -25,11 +25,11 @@ from data.selection import check_quantiles
 from data.sources import require_format
 from data.uris import KeptUri, Uri
 from jobs.runner.evaluation_settings import BenchmarkSettings, EvaluateSettings
+from jobs.runner.predictor_settings import PredictorSettings
 from jobs.runner.settings import (
     AnnotateSettings,
     BootstrapSettings,
     PolicySettings,
-    PredictorSettings,
     SamplingSettings,
 )
 
