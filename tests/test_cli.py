@@ -39,7 +39,7 @@ def test_help_lists_every_setting_with_its_default(run_job) -> None:  # type: ig
         "usage: python -m jobs.run PRESET.yaml",
         "policy.learner.zero_stage",
         "= 2",
-        "Passes over the examples.",
+        "Passes over the examples;",
         "--plan",
     ):
         assert part in out
