@@ -44,6 +44,9 @@ class LabSettings(Record):
     plain_share: Share = 0.0
     """Share of answers without images, jokes and insults, beside those that come by chance: as most answers of people.
     Where they are rare, a small model learns that nothing but facts means the end, whatever verbosity it is asked."""
+    single_share: Share = 0.0
+    """Share of answers with images, or jokes, or insults, and none of the two others, beside those that come by chance.
+    Where they are rare, a small model tells jokes only in answers that have insults or images, too."""
     shuffle: Share = 0.25
     """How often the sentences of a kind are a random sample; else they keep the book's order, from a random start."""
     false_share: Share = 0.15
@@ -76,6 +79,11 @@ class LabSettings(Record):
                 )
         for source, unrated in self.source_unrated.items():
             _require_known(unrated, f"source_unrated.{source}")
+        if self.plain_share + self.single_share > 1:
+            raise UserError(
+                f"plain_share {self.plain_share:g} and single_share {self.single_share:g} are more than all answers "
+                "together; lower one of them"
+            )
         never = set.intersection(*(set(unrated) for unrated in self.source_unrated.values()))
         if never:
             raise UserError(
@@ -132,7 +140,8 @@ class Lab:
         self.sentences = self._sentences()
         self._subject_named = re.compile(rf"\b({'|'.join(self.subjects)})\b", re.IGNORECASE)
         settings = self.settings
-        mix = combinations(settings.skew, settings.plain_share, settings.allows)
+        shares_of = {0: settings.plain_share, 1: settings.single_share}
+        mix = combinations(settings.skew, shares_of, settings.allows)
         self._combinations, self._cumulative_weights = mix
 
     def _sentences(self) -> dict[str, Sentence]:

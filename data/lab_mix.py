@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -20,9 +20,12 @@ _MEDIOCRE = (0.50, 0.30, 0.14, 0.05, 0.01)
 
 
 def combinations(
-    skew: float, plain_share: float, allows: Callable[[Mapping[str, int]], bool]
+    skew: float, shares_of: Mapping[int, float], allows: Callable[[Mapping[str, int]], bool]
 ) -> tuple[list[dict[str, int]], list[float]]:
-    """Every combination that `allows` does not rule out, and the running sum of their weights; see LabSettings."""
+    """Every combination that `allows` does not rule out, and the running sum of their weights; see LabSettings.
+
+    `shares_of`: number of decorations that an answer has -> share of the answers that have so many by design.
+    """
     weights = [(1 - skew) * even + skew * mediocre for even, mediocre in zip(_EVEN, _MEDIOCRE, strict=True)]
     every = (
         dict(zip(SCHEMA.names, values, strict=True))
@@ -30,8 +33,22 @@ def combinations(
     )
     allowed = [values for values in every if allows(values)]
     shares = np.array([math.prod(weights[value] for value in values.values()) for values in allowed])
-    if plain_share:
-        plain = np.array([not any(values[name] for name in DECORATIONS) for values in allowed])
-        shares /= shares.sum()
-        shares = (1 - plain_share) * shares + plain_share * plain * shares / shares[plain].sum()
+    if any(shares_of.values()):
+        shares = _with_shares_of(shares, shares_of, allowed)
     return allowed, list(itertools.accumulate(shares.tolist()))
+
+
+def _with_shares_of(
+    shares: np.ndarray, shares_of: Mapping[int, float], allowed: Sequence[Mapping[str, int]]
+) -> np.ndarray:
+    """Shares of all combinations, those with some numbers of decorations raised."""
+    decorations = np.array([sum(values[name] > 0 for name in DECORATIONS) for values in allowed])
+    by_design = [share * _of(shares, decorations == number) for number, share in shares_of.items() if share]
+    mixed: np.ndarray = (1 - sum(shares_of.values())) * shares / shares.sum() + sum(by_design)
+    return mixed
+
+
+def _of(shares: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """The shares among the wanted combinations alone."""
+    kept: np.ndarray = np.where(wanted, shares, 0.0)
+    return kept / kept.sum()
