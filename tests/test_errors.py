@@ -117,6 +117,7 @@ def test_an_error_that_all_workers_raise_fails_none_so_that_ray_train_starts_non
 ) -> None:
     class Given:
         output_uri = str(tmp_path)
+        settings = LearnerSettings()
 
     def agreed(_: object) -> None:
         agree(UserError("fix it"))

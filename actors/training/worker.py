@@ -42,7 +42,7 @@ def train(assignment: Assignment) -> None:
         return
     training: Training | None = None
     try:
-        if assignment.loader.epochs == 0:
+        if assignment.settings.epochs == 0:
             metrics = FrozenFit(assignment).run()
         else:
             training = Training(assignment)
