@@ -167,7 +167,7 @@ def test_a_number_out_of_range_is_one_sentence_with_its_range(override: str, all
         (["base.small.hidden_size=36"], "hidden_size 36 does not give each of num_heads 4 an even width"),
         (["base.small.num_kv_heads=3"], "num_heads 4 is no multiple of num_kv_heads 3"),
         (["base.small.num_kv_heads=8"], "num_heads 4 is no multiple of num_kv_heads 8"),
-        (["policy.learner.max_tokens=4096"], "max_tokens 4096 must not exceed pack_tokens 1024"),
+        (["policy.learner.max_tokens=4096"], "max_tokens 4096 must not exceed pack_tokens 512"),
         (["bootstrap.leading_at_least=9"], "leading_at_least is 9, outside the scale of helpfulness, 0 to 4"),
         (["bootstrap.selection={min_words: 5, max_words: 2}"], "max_words 2 is less than min_words 5"),
     ],

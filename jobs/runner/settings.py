@@ -22,6 +22,7 @@ from data.bounds import (
     Repeats,
     RowFactor,
     ScaleValue,
+    Score,
     ShareBelowOne,
     Size,
     Temperature,
@@ -91,7 +92,7 @@ class AnnotateSettings(Record):
     """Attribute -> measure of the answer's text that is its value, in place of the predictor's: for attributes that
     nobody rated, such as {verbosity: words, complexity: flesch_kincaid}. words, characters, sentences: how many.
     flesch_kincaid: years of school that a reader of English needs. type_token_ratio: variety of the words."""
-    cuts: dict[str, tuple[float, ...]] = {}
+    cuts: dict[str, tuple[Score, ...]] = {}
     """Attribute of measures -> rising values of the measure, in its unit (words, years of school, ...), at each of
     which the label rises by one, such as {verbosity: [20, 60, 120, 240]}. Without cuts an attribute's labels are spread
     over its scale by rank among the answers of the rows, so that each is as common as any other."""
