@@ -118,14 +118,15 @@ test-workers: setup  ## trainings whose workers run out of memory, hang, or lose
 	@$(SLOW) tests/test_memory_guard.py tests/test_worker_faults.py tests/test_elastic.py tests/test_spot.py $(ARGS)
 
 test-run: setup  ## the whole loop on a tiny world and after changed settings; whole trainings (minutes)
-	@$(PYTEST) -m slow tests/test_demo.py tests/test_trainer.py tests/test_tokenize.py tests/test_lora.py $(ARGS)
+	@$(PYTEST) -m slow tests/test_demo.py tests/test_trainer.py tests/test_tokenize.py tests/test_lora.py \
+	  tests/test_frozen_fit.py tests/test_s3.py $(ARGS)
 
 test-kill: setup  ## kill -9 a run in every stage and an annotation, and start them again (minutes)
 	@$(PYTEST) -m slow tests/test_annotate.py tests/test_kill.py $(ARGS)
 
 test-train: setup  ## every ZeRO stage, kills, memory against the plan, the bench against TRL, the ablation (minutes)
 	@$(SLOW) tests/test_resume.py tests/test_memory_peaks.py tests/test_engine_kernels.py tests/test_sharded_export.py \
-	  tests/test_packing_off.py tests/test_label_probes.py tests/test_frozen_fit.py tests/test_bench.py \
+	  tests/test_packing_off.py tests/test_label_probes.py tests/test_bench.py \
 	  tests/test_gpu_bench.py tests/test_ablation.py $(ARGS)
 
 test-real: setup-real  ## a real pretrained model out of a package: converted, and steered by words (minutes)

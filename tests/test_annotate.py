@@ -56,6 +56,7 @@ def test_a_killed_annotation_is_gone_on_with_unless_something_changed(
     assert metrics_of(perform(run, STAGE), AnnotationMetrics).rows_before == 0
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_a_broken_predictor_is_one_sentence(ray_cluster: object, tiny_predictor: str, tmp_path: Path) -> None:
     predictor = shutil.copytree(tiny_predictor, tmp_path / "predictor")

@@ -53,6 +53,7 @@ def by_hand(module: PredictorLoss, task: PredictorTask, examples: Storage) -> tu
     return weights_AF, torch.cat([labelled.features_NF, torch.ones(len(folds_N), 1)], 1)
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_the_workers_fit_what_one_fits_alone_and_share_features(
     ray_cluster: object, tiny_base: str, tmp_path: Path
@@ -101,6 +102,7 @@ def test_a_training_starts_from_the_fitted_heads(ray_cluster: object, tiny_base:
         assert metrics.losses[0].loss < 3
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_a_sample_is_drawn_and_nothing_to_fit_to_is_an_error(
     ray_cluster: object, tiny_base: str, tmp_path: Path

@@ -82,6 +82,7 @@ def busy_s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, str]]:
     fsspec.filesystem("s3").clear_instance_cache()
 
 
+@pytest.mark.slow
 def test_a_server_that_asks_to_slow_down_gets_all_of_it_later(busy_s3: tuple[str, str]) -> None:
     bucket, refusals = busy_s3
     source, output = Storage(f"{bucket}/rows"), Output(f"{bucket}/out", "s")
