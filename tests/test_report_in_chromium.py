@@ -38,7 +38,7 @@ def test_in_chromium_nothing_sticks_out_and_every_figure_can_be_read(tmp_path: P
                     "return [window.innerWidth, document.documentElement.scrollWidth <= window.innerWidth]"
                 ) == [size[0], True]
                 metrics = browser.execute_script(SMALLEST_TEXT)
-                assert len(metrics) == 4 * len(NAMES) + 3 + 5
+                assert len(metrics) == 4 * len(NAMES) + 3 + 5 + len(report(run).witnesses)
                 for alt, left, right, height, smallest in metrics:
                     assert 0 <= left < right <= size[0], alt
                     assert height > 150, alt
