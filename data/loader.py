@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from data.examples import EXAMPLE, Example, Examples, Split
 from data.packing import best_fit, even_steps, steps_of
@@ -85,6 +86,12 @@ def named_counts(folder: Storage, kind: str) -> dict[str, int]:
     """
     found = sorted(Output(folder.uri, "").totals.read_json().items())
     return {name.removeprefix(kind): int(count) for name, count in found if name.startswith(kind)}
+
+
+def sources(folder: Storage) -> set[str]:
+    """The sources of all rows in a folder, by opening each file: for rows whose manifest does not name them."""
+    tables = (pq.read_table(path, columns=["source"], filesystem=folder.arrow_fs) for path in folder.files(".parquet"))
+    return {str(name) for table in tables for name in table.column("source").unique().to_pylist()}
 
 
 @dataclass(frozen=True, order=True)

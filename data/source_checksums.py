@@ -101,10 +101,10 @@ def read_index(folder: Storage) -> Known:
     """What an earlier run left in `folder`; empty if nothing, or nothing that can be read."""
     file = folder / INDEX
     try:
-        table = pq.read_table(file.path, filesystem=file.arrow_fs, columns=["file", "state", "checksum"])
-    except (OSError, pa.ArrowException):
+        table = pq.read_table(file.path, filesystem=file.arrow_fs)
+        rows = zip(*(table.column(name).to_pylist() for name in ("file", "state", "checksum")), strict=True)
+    except (OSError, KeyError, pa.ArrowException):
         return {}  # then all files are read once more
-    rows = zip(*(column.to_pylist() for column in table.columns), strict=True)
     return {(name, state): checksum for name, state, checksum in rows if state}
 
 

@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -53,6 +54,22 @@ def s3() -> Iterator[str]:
     yield "s3://bucket"
     server.terminate()
     server.wait(10)
+
+
+@pytest.fixture
+def s3_requests(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of this process's requests to the S3 server, as they come."""
+    import s3fs
+
+    found: list[str] = []
+    call = s3fs.S3FileSystem._call_s3
+
+    async def counted(self: Any, method: str, *args: Any, **kwargs: Any) -> Any:
+        found.append(method)
+        return await call(self, method, *args, **kwargs)
+
+    monkeypatch.setattr(s3fs.S3FileSystem, "_call_s3", counted)
+    return found
 
 
 def wait_for(port: int, server: "subprocess.Popen[bytes]") -> None:

@@ -1,7 +1,6 @@
 """A source of thousands of files on an object store: how many requests a start costs, with work to do and without."""
 
 import json
-from typing import Any
 
 import fsspec
 import pytest
@@ -18,22 +17,6 @@ LISTINGS = 4
 PER_PAGE = 1000
 
 
-@pytest.fixture
-def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The names of all requests to the S3 server."""
-    import s3fs
-
-    found: list[str] = []
-    call = s3fs.S3FileSystem._call_s3
-
-    async def counted(self: Any, method: str, *args: Any, **kwargs: Any) -> Any:
-        found.append(method)
-        return await call(self, method, *args, **kwargs)
-
-    monkeypatch.setattr(s3fs.S3FileSystem, "_call_s3", counted)
-    return found
-
-
 def _run(s3: str, number: int) -> Run:
     fs = fsspec.filesystem("s3", **options("s3://"))
     fs.pipe({f"bucket/many-{number}/{i:05d}.jsonl": line(f"question {i}", humor=i % 5).encode() for i in range(number)})
@@ -42,18 +25,18 @@ def _run(s3: str, number: int) -> Run:
 
 
 @pytest.mark.slow
-def test_requests_of_a_start_grow_by_pages_of_a_listing(s3: str, calls: list[str]) -> None:
+def test_requests_of_a_start_grow_by_pages_of_a_listing(s3: str, s3_requests: list[str]) -> None:
     idle: dict[int, int] = {}
     for number in (1_000, 10_000):
         run = _run(s3, number)
-        calls.clear()
+        s3_requests.clear()
         assert perform(run, STAGE).manifest.metrics["rows"] == number
-        first = len(calls)
+        first = len(s3_requests)
         print(f"\n{number:,} files: {first:,} requests to read them", end="")
         assert first <= 2 * number + LISTINGS * 2 * number / PER_PAGE + 100, "for each file: its size and its content"
-        calls.clear()
+        s3_requests.clear()
         assert perform(run, STAGE).skipped
-        idle[number] = len(calls)
+        idle[number] = len(s3_requests)
         print(f", {idle[number]} at a start with nothing to do", end="")
     print()
     assert idle[10_000] - idle[1_000] <= LISTINGS * (10_000 - 1_000) / PER_PAGE

@@ -2,9 +2,10 @@
 
 import os
 from pathlib import Path
-from typing import Any
 
 import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from data import source_checksums
@@ -72,7 +73,13 @@ def test_what_the_index_knows_is_not_read_again(tmp_path: Path, read: list[str])
     assert again.checksums[3] == first.checksums[3]
 
 
-@pytest.mark.parametrize("content", [b"", b"no Parquet", None])
+def _parquet() -> bytes:
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.table({"file": ["a"]}), sink)
+    return bytes(sink.getvalue())
+
+
+@pytest.mark.parametrize("content", [b"", b"no Parquet", _parquet(), None])
 def test_an_index_that_cannot_be_read_is_made_anew(content: bytes | None, tmp_path: Path) -> None:
     if content is not None:
         (tmp_path / source_checksums.INDEX).write_bytes(content)
@@ -105,22 +112,6 @@ def test_a_link_counts_as_what_it_points_to(tmp_path: Path) -> None:
         assert checksums(uri) != before
 
 
-@pytest.fixture
-def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The names of all requests to the S3 server."""
-    import s3fs
-
-    found: list[str] = []
-    call = s3fs.S3FileSystem._call_s3
-
-    async def counted(self: Any, method: str, *args: Any, **kwargs: Any) -> Any:
-        found.append(method)
-        return await call(self, method, *args, **kwargs)
-
-    monkeypatch.setattr(s3fs.S3FileSystem, "_call_s3", counted)
-    return found
-
-
 def _uploaded(s3: str, number: int) -> str:
     fs = fsspec.filesystem("s3", **options("s3://"))
     fs.pipe({f"bucket/sources-{number}/{i:05d}.jsonl": f"{i}\n".encode() for i in range(number)})
@@ -128,17 +119,17 @@ def _uploaded(s3: str, number: int) -> str:
 
 
 @pytest.mark.parametrize("glob", ["", "/*.jsonl"])
-def test_on_a_store_no_file_is_asked_for(glob: str, s3: str, calls: list[str]) -> None:
+def test_on_a_store_no_file_is_asked_for(glob: str, s3: str, s3_requests: list[str]) -> None:
     uri = _uploaded(s3, MANY)
-    calls.clear()
+    s3_requests.clear()
     found = checked(uri + glob)
-    few = len(calls)
-    assert (len(found.files), few <= 8) == (MANY, True), calls
+    few = len(s3_requests)
+    assert (len(found.files), few <= 8) == (MANY, True), s3_requests
     assert found.checksums[0] == Storage(found.files[0]).checksum()
     more = _uploaded(s3, 3 * MANY)
-    calls.clear()
+    s3_requests.clear()
     assert len(checked(more + glob).files) == 3 * MANY
-    assert len(calls) == few, "they fit into one page of a listing"
+    assert len(s3_requests) == few, "they fit into one page of a listing"
     (Storage(uri) / "00000.jsonl").write_bytes(b"1\n")
     assert together([checked(uri + glob)]) != together([found])
     (Storage(uri) / "00000.jsonl").write_bytes(b"0\n")

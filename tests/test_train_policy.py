@@ -6,7 +6,10 @@ import pytest
 from support.manifests import finish
 
 from cluster.settings.load import load
+from data.conversation import to_table
+from data.lab import Lab, LabSettings
 from data.stage_metrics import RowsMetrics
+from jobs.pipelines.map_rows import write_table
 from jobs.runner.preset import Preset
 from jobs.runner.stage import Run, StageError
 from jobs.train_policy import work
@@ -34,8 +37,9 @@ def test_a_weight_for_a_source_without_rows_is_refused(tmp_path: Path) -> None:
 
 def test_a_weight_of_the_predictor_for_a_source_without_rows_is_refused(tmp_path: Path) -> None:
     run = Run(load(Preset, DEMO, [f"storage={tmp_path}", "predictor.source_weights={lab_forums: 3}"]))
-    # As version 0.2 left it, which told the sources of the preset only.
-    finish(run.root, "rows", RowsMetrics(counts={"lab_forum": {}}, rows=5))
+    # As version 0.2 left it, which told the names in the preset only.
+    write_table(to_table(list(Lab(LabSettings(num_rows=5)).rows()), run.schema), run.folder("rows") / "rows")
+    finish(run.root, "rows", RowsMetrics(counts={"lab": {}}, rows=5))
     with pytest.raises(StageError, match=r"predictor.source_weights has 'lab_forums', .* \(did you mean lab_forum\?\)"):
         train_predictor(run, run.folder("predictor"))
 

@@ -33,7 +33,7 @@ from cluster.process_group import OwnAddressConfig
 from cluster.settings.errors import did_you_mean
 from data.examples import Split
 from data.label_use import LabelProbe
-from data.loader import Corpus, DataLoader
+from data.loader import Corpus, DataLoader, sources
 from data.printable import printable
 from data.run_layout import TRAINING, read_record
 from data.stage_metrics import RowsMetrics, TrainingMetrics
@@ -87,7 +87,8 @@ def example_spec(run: Run, learner: LearnerSettings, base: str | None = None) ->
 def require_sources(setting: str, weights: Mapping[str, float], run: Run, others: Collection[str] = ()) -> None:
     """Raise StageError, with the nearest name, for a weight of a source that neither the rows nor `others` have."""
     rows = run.metrics("rows", RowsMetrics) if weights else None
-    known = sorted({*(rows.sources or rows.counts), *others}) if rows else []
+    # Version 0.2 counted by the names in the preset, which rows of ours and of the synthetic world do not have.
+    known = sorted({*(rows.sources or sources(run.folder("rows") / "rows")), *others}) if rows else []
     for name in weights:
         if name not in known:
             raise StageError(

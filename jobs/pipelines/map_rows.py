@@ -96,6 +96,7 @@ def map_rows(
                 progress.add(int(counters["rows"]), *(counters.get(name, 0) for name in TOKEN_COUNTERS))
                 parts.piece_done(shard["part"])
         counters = parts.finish()
+    output.require_owner()
     output.totals.write_json(counters)
     seconds, rows_per_s = round(progress.seconds, 1), round(progress.rows / progress.seconds, 1)
     metrics = PassMetrics(rows=parts.num_rows, rows_before=parts.rows_before, seconds=seconds, rows_per_s=rows_per_s)
