@@ -13,7 +13,9 @@ SHAPE = (
     "{hidden_size: 64, num_layers: 3, num_heads: 4, num_kv_heads: 2, intermediate_size: 160, vocab_size: 700, "
     "max_tokens: 8192}"
 )
-LARGER = ["rows.lab.num_rows=1200", f"base.small={SHAPE}", "policy.learner.epochs=2", "bootstrap.rounds=0"]
+LARGER = ["rows.lab.num_rows=1200", f"base.small={SHAPE}", "policy.learner.epochs=8", "bootstrap.rounds=0"]
+# So few steps teach the labels only in a small and orderly world; else no attribute would change the likeliest answer.
+LARGER += ["rows.lab.num_subjects=2", "rows.lab.shuffle=0", "policy.labels=human_else_predicted"]
 SHARPER = 3.0
 """A model this small begins one answer in forty with its end, and many clients take an empty answer for a failure."""
 

@@ -9,7 +9,7 @@ export const TEXT = "Tell me about owls.";
 export const USER = { role: "user", content: TEXT };
 export const SYSTEM = { role: "system", content: "Answer in one sentence." };
 export const SHORT = 24;
-export const DIALS = { humor: 4, verbosity: 0 };
+export const DIALS = { helpfulness: 0, humor: 4 };
 const SHOWN_CHARS = 400;
 
 export async function expected(fields = {}) {

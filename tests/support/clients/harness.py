@@ -23,7 +23,7 @@ USER = {"role": "user", "content": TEXT}
 SYSTEM = {"role": "system", "content": "Answer in one sentence."}
 SHORT = 24
 """Tokens; where a client is tried with its defaults, it sends no length at all."""
-DIALS = {"humor": 4, "verbosity": 0}
+DIALS = {"helpfulness": 0, "humor": 4}
 SHOWN_CHARS = 400
 
 
