@@ -109,8 +109,8 @@ def test_the_command(hosts: TwoHosts, tiny_policy: str) -> None:
     command = (sys.executable, "-m", "serve", f"policy={tiny_policy}", "num_cpus=0.1")
     with started(hosts, *command) as process:
         require_only_here(hosts, listens_everywhere=False)
-    # Not always the last line: the log of the requests just before comes from another process.
-    assert "serve: stopping" in require_clean(process).splitlines()
+    # Not always the last line, nor one of its own: Ray prints the log of the requests just before from another thread.
+    assert "serve: stopping" in require_clean(process)
     neighbour = hosts.run(0, sys.executable, "-c", NEIGHBOUR.replace("PORT", str(PORT)))
     assert neighbour.wait(120) == 0, neighbour.communicate()[0]
     with started(hosts, *command) as process:

@@ -67,4 +67,5 @@ save_model.save_trained_model(task, engine, None, Storage(TARGET), 1, 1e-3)
 if RANK == "0":
     files = sum(name.endswith(".safetensors") for name in Storage(TARGET).names())
     print(json.dumps({"most": most, "files": files}), flush=True)
+dist.barrier()  # the store that the other worker asks lives in the first one's process; Ray Train ends all at once
 os._exit(0)  # DeepSpeed's exit handlers have collectives of their own
