@@ -19,6 +19,8 @@ from data.lab_mix import CREATIVITY, HELPFULNESS, HIGH, HUMOR, LOW, SCHEMA, TOXI
 from data.lab_words import FACTS, FILLER, FOLLOW_UPS, IMAGES, INSULTS, JOKES, OPENINGS, SAME_AGAIN
 from data.record import Record
 
+LAB = "lab"
+"""The format whose rows are generated, not read."""
 MAX_SUBJECTS, MAX_FACTS = len(FACTS), min(map(len, FACTS.values()))
 HELPFUL_AND_FUNNY: Mapping[str, int] = {HELPFULNESS: 3, HUMOR: 2}
 

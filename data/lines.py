@@ -19,7 +19,7 @@ from data.csv_rows import csv_rows, separator_of
 from data.parquet_rows import parquet_rows
 from data.printable import printable
 from data.source_files import files_of
-from data.unpacked import raw_lines
+from data.unpacked import FileRange, raw_lines
 
 Row = Conversation | Rejected
 T = TypeVar("T")
@@ -61,17 +61,17 @@ class BadRecord(Exception):
         return Rejected(line.file, line.number, self.reason, self.detail)
 
 
-def lines(file: str) -> Iterator[Line | Rejected]:
-    """Every record of `file`, one at a time; blank lines are no records.
+def lines(file: str, within: FileRange | None = None) -> Iterator[Line | Rejected]:
+    """Every record of `file`, or of a part of it, one at a time; blank lines are no records.
 
     What cannot be read is Rejected: "broken_json", "duplicate_key", "invalid_utf8", "overlong_line", "wrong_type" (not
     an object), and "broken_file" for the rest of a damaged file.
     """
     if file.endswith(".parquet") or separator_of(file):
-        for row in parquet_rows(file) if file.endswith(".parquet") else csv_rows(file):
+        for row in parquet_rows(file, within=within) if file.endswith(".parquet") else csv_rows(file):
             yield row if isinstance(row, Rejected) else Line(file, *row)
         return
-    for line in raw_lines(file):
+    for line in raw_lines(file, within):
         if isinstance(line, Rejected):
             yield line
         elif not line[1].isspace():

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from data.conversation import Rejected
 from data.errors import UserError
 from data.printable import printable
-from data.unpacked import DAMAGE, MAX_LINE_BYTES, MAX_RATIO, SHOWN_ERROR, Damaged, is_damage, opened
+from data.unpacked import DAMAGE, MAX_LINE_BYTES, MAX_RATIO, SHOWN_ERROR, Damaged, FileRange, is_damage, opened
 
 PARQUET_BATCH_ROWS = 256
 """Keeps a batch of long conversations (some 10 kB each) within a few MB."""
@@ -22,12 +22,14 @@ Record = Mapping[str, Any]
 Require = Callable[[pa.Schema], None]
 
 
-def parquet_rows(file: str, require: Require | None = None) -> Iterator[tuple[int, Record] | Rejected]:
+def parquet_rows(
+    file: str, require: Require | None = None, within: FileRange | None = None
+) -> Iterator[tuple[int, Record] | Rejected]:
     """The file's rows with their numbers from 1. `require` raises UserError to refuse an Arrow schema."""
-    number = 0
+    number = within.before if within else 0
     with opened(file) as stream:
         try:
-            for batch in _batches(stream, require):
+            for batch in _batches(stream, require, within):
                 yield from _rows(file, number, batch)
                 number += batch.num_rows
         except UserError:
@@ -43,7 +45,20 @@ def parquet_rows(file: str, require: Require | None = None) -> Iterator[tuple[in
             )
 
 
-def _batches(stream: IO[bytes], require: Require | None) -> Iterator[pa.RecordBatch]:
+def row_groups(file: str) -> list[tuple[int, int]]:
+    """Rows and unpacked bytes of each row group; none of a file that cannot be read."""
+    with opened(file) as stream:
+        try:
+            metadata = pq.read_metadata(stream)
+        except (*DAMAGE, pa.ArrowException, MemoryError) as error:
+            if not is_damage(error):
+                raise
+            return []  # who reads it says why
+    groups = map(metadata.row_group, range(metadata.num_row_groups))
+    return [(group.num_rows, group.total_byte_size) for group in groups]
+
+
+def _batches(stream: IO[bytes], require: Require | None, within: FileRange | None) -> Iterator[pa.RecordBatch]:
     parquet = pq.ParquetFile(stream)
     schema = parquet.schema_arrow
     if twice := [name for name, n in Counter(schema.names).items() if n > 1]:
@@ -51,7 +66,8 @@ def _batches(stream: IO[bytes], require: Require | None) -> Iterator[pa.RecordBa
     if require:
         require(schema)
     _require_modest(parquet.metadata, stream.seek(0, io.SEEK_END))
-    yield from parquet.iter_batches(PARQUET_BATCH_ROWS)
+    groups = range(within.start, within.stop) if within else range(parquet.num_row_groups)
+    yield from parquet.iter_batches(PARQUET_BATCH_ROWS, row_groups=list(groups))
 
 
 def _require_modest(metadata: pq.FileMetaData, file_bytes: int) -> None:

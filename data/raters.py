@@ -1,51 +1,65 @@
 """Rows that came more than once with ratings: the mean of several raters, and how far they are apart.
 
 A row that comes again with the very same ratings is a duplicate; with others, each time is one rater, and the mean
-counts. What came again waits on disk until all rows are read, so that memory does not grow with it. Knows no format.
+counts. Knows no format, and not where rows are (`data.repeats`).
 """
 
-import itertools
-import json
 import math
-import sqlite3
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
-
 from data.attributes import Values
-from data.conversation import Conversation
 
 Rating = tuple[int, str]
 """Which answer of the row, and the attribute."""
+EXACT = 2**40
+"""Deviations are summed as whole numbers of its inverse: then their sum does not depend on the order."""
 
 
 @dataclass
-class RaterCounts:
+class RepeatCounts:
     """What came of the repeated rows of one source."""
 
+    rows: int = 0
+    """Rows that came again, also nearly, and are not kept."""
+    answers: int = 0
+    """Theirs."""
+    rated_answers: int = 0
+    """Those of them that had ratings."""
     duplicates: int = 0
     """Rows that said nothing new."""
     merged: int = 0
     """Rows that became one more rater of an earlier row."""
     newly_rated: int = 0
     """Answers that have a rating only by a later row."""
-    answers: int = 0
+    several_raters: int = 0
     """Answers that more than one rater rated."""
-    _deviations: defaultdict[str, list[float]] = field(default_factory=lambda: defaultdict(lambda: [0.0, 0.0]))
+    near_duplicates: int = 0
+    """Rows that are nearly an earlier one."""
+    deviations: dict[str, tuple[int, int]] = field(default_factory=dict)
+    """Attribute -> the sum of the raters' standard deviations (in 1 / EXACT), and of how many."""
 
-    def add(self, tally: "Tally") -> None:
+    def add_tally(self, tally: "Tally") -> None:
         spread = tally.spread()
-        self.answers += len({answer for answer, _ in spread})
+        self.several_raters += len({answer for answer, _ in spread})
         for (_, name), deviation in spread.items():
-            sums = self._deviations[name]
-            sums[0] += deviation
-            sums[1] += 1
+            self._add_deviations(name, round(deviation * EXACT), 1)
+
+    def add(self, other: "RepeatCounts") -> None:
+        for name, value in vars(other).items():
+            if name != "deviations":
+                setattr(self, name, getattr(self, name) + value)
+        for name, (total, num) in other.deviations.items():
+            self._add_deviations(name, total, num)
+
+    def _add_deviations(self, name: str, total: int, num: int) -> None:
+        before = self.deviations.get(name, (0, 0))
+        self.deviations[name] = (before[0] + total, before[1] + num)
 
     def spread(self) -> dict[str, float]:
         """The mean over answers of the raters' standard deviation, by attribute."""
-        return {name: round(total / num, 4) for name, (total, num) in self._deviations.items()}
+        return {name: round(total / num / EXACT, 4) for name, (total, num) in sorted(self.deviations.items())}
 
 
 @dataclass
@@ -76,68 +90,3 @@ class Tally:
             for key, num in self.num.items()
             if num > 1
         }
-
-
-class RepeatedRows:
-    """The ratings of rows that came again, by the part their row is in. A context: its file goes with it."""
-
-    def __init__(self, path: str):
-        self._base = sqlite3.connect(path, isolation_level=None)
-        self._base.executescript(
-            "PRAGMA journal_mode=OFF; PRAGMA synchronous=OFF; "
-            "CREATE TABLE again (part INTEGER, id TEXT, source TEXT, human TEXT); BEGIN;"
-        )
-        self.counts: defaultdict[str, RaterCounts] = defaultdict(RaterCounts)
-
-    def close(self) -> None:
-        self._base.close()
-
-    def add(self, part: int, source: str, row: Conversation) -> None:
-        """Note a row whose id was seen before, in part `part`; one without ratings is a duplicate at once."""
-        if any(row.human):
-            human = json.dumps([_stored(values) for values in row.human])
-            self._base.execute("INSERT INTO again VALUES (?, ?, ?, ?)", (part, row.id, source, human))
-        else:
-            self.counts[source].duplicates += 1
-
-    def parts(self) -> list[int]:
-        """The parts with rows that came again."""
-        return [part for (part,) in self._base.execute("SELECT DISTINCT part FROM again ORDER BY part")]
-
-    def merged(self, part: int, rows: Iterable[Conversation]) -> list[Conversation] | None:
-        """The rows of the part with the means of their raters; None if all that came again were duplicates."""
-        found = {row.id: row for row in rows}
-        query = "SELECT id, source, human FROM again WHERE part = ? ORDER BY id, rowid"
-        again = self._base.execute(query, (part,))
-        changed = False
-        for id, others in itertools.groupby(again, key=lambda other: str(other[0])):
-            row = self._merged(found[id], ((source, json.loads(human)) for _, source, human in others))
-            changed |= row is not found[id]
-            found[id] = row
-        return list(found.values()) if changed else None
-
-    def _merged(self, row: Conversation, others: Iterator[tuple[str, list[Values]]]) -> Conversation:
-        first = [_stored(values) for values in row.human] or [{}] * row.num_answers
-        tally, sources, differ = Tally(), Counter[str](), False
-        tally.add(first)
-        for source, human in others:
-            sources[source] += 1
-            if len(human) == len(first):
-                differ |= human != first
-                tally.add(human)
-        if not differ:
-            for source, num in sources.items():
-                self.counts[source].duplicates += num
-            return row
-        for source, num in sources.items():
-            self.counts[source].merged += num
-        means = tally.means(row.num_answers)
-        counts = self.counts[next(iter(sources))]
-        counts.newly_rated += sum(bool(mean) and not old for mean, old in zip(means, first, strict=True))
-        counts.add(tally)
-        return row.with_human(means)
-
-
-def _stored(values: Mapping[str, float]) -> dict[str, float]:
-    """As a row's file holds them, so that the same rating compares equal."""
-    return {name: float(np.float32(value)) for name, value in values.items()}

@@ -66,6 +66,8 @@ class Output:
     fingerprint: str
     fence: Fence | None = field(default_factory=current_fence, compare=False)
     """Workers that outlive their driver write nothing once another has taken over."""
+    variant: str = ""
+    """Of the pieces: who cuts the same input in another way does not go on with them."""
 
     @property
     def parts(self) -> Storage:
@@ -83,7 +85,8 @@ class Output:
     @property
     def pieces(self) -> Storage:
         # Without a fingerprint nobody resumes, so each driver has a folder of its own.
-        return self.all_pieces / (self.fingerprint or (self.fence.token if self.fence else "unstamped"))
+        owner = self.fingerprint or (self.fence.token if self.fence else "unstamped")
+        return self.all_pieces / f"{owner}{self.variant}"
 
     def require_owner(self) -> None:
         """Raise LeaseLost if another driver has taken over."""
@@ -131,17 +134,22 @@ def fingerprint_of(schema: pa.Schema) -> str:
 
 def read(shard: Shard) -> pa.Table:
     """The shard's rows; only the row groups they lie in are read."""
-    file = Storage(shard.uri)
+    tables = list(row_groups(shard.uri, shard.start, shard.stop))
+    assert tables, f"{shard} lies outside its file: the input changed while it was read"
+    return pa.concat_tables(tables).combine_chunks()
+
+
+def row_groups(uri: str, start: int, stop: int, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
+    """Rows [start, stop) of a Parquet file, all columns or some: a table of each row group that they lie in."""
+    file = Storage(uri)
     with file.arrow_fs.open_input_file(file.path) as stream, pq.ParquetFile(stream, pre_buffer=True) as parquet:
-        groups, first, start = [], None, 0
+        first = 0
         for group in range(parquet.num_row_groups):
-            stop = start + parquet.metadata.row_group(group).num_rows
-            if start < shard.stop and shard.start < stop:
-                groups.append(group)
-                first = start if first is None else first
-            start = stop
-        assert first is not None, f"{shard} lies outside its file: the input changed while it was read"
-        return parquet.read_row_groups(groups).slice(shard.start - first, shard.stop - shard.start).combine_chunks()
+            end = first + parquet.metadata.row_group(group).num_rows
+            if first < stop and start < end:
+                table = parquet.read_row_group(group, columns and list(columns))
+                yield table.slice(max(start - first, 0), min(stop, end) - max(start, first))
+            first = end
 
 
 def packed(table: pa.Table) -> bytes:
@@ -182,13 +190,17 @@ def merge(part: str, pieces: Sequence[str], output: Output) -> Counters:
     if counters is None:
         schemas = [pq.read_schema((output.pieces / name).path, filesystem=output.pieces.arrow_fs) for name in pieces]
         counters = added(map(counters_of, schemas))
-        metadata = with_counters(schemas[0].empty_table(), counters).schema.metadata | {
-            FINGERPRINT_KEY: output.fingerprint.encode()
-        }
-        output.require_owner()
-        write(_tables(pieces, output.pieces), schemas[0].with_metadata(metadata), output.parts / part)
+        schema = with_counters(schemas[0].empty_table(), counters).schema
+        write_part(part, _tables(pieces, output.pieces), schema, output)
     output.pieces.remove_files(pieces)
     return counters
+
+
+def write_part(part: str, tables: Iterable[pa.Table], schema: pa.Schema, output: Output) -> None:
+    """A part that carries the fingerprint of its inputs, in its place."""
+    metadata = (schema.metadata or {}) | {FINGERPRINT_KEY: output.fingerprint.encode()}
+    output.require_owner()
+    write(tables, schema.with_metadata(metadata), output.parts / part)
 
 
 def _tables(names: Iterable[str], folder: Storage) -> Iterator[pa.Table]:

@@ -6,12 +6,13 @@ The formats are in `data.formats` and `data.trees`, how files are opened is in `
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow as pa
 
 from data.attributes import AttributeSchema
 from data.conversation import VALUES, Conversation, Rejected, arrow_schema, from_record, problem, schema_of
+from data.csv_rows import separator_of
 from data.errors import UserError, nearest
 from data.formats import (
     helpsteer,
@@ -30,11 +31,12 @@ from data.printable import printable
 from data.scored_text import SCORED_TEXT, TEXT_SUFFIXES, ScoredColumns, scored_text
 from data.source_files import SUFFIXES, SourceFiles, files_of, shown_path, source_files
 from data.trees import oasst_messages, oasst_trees
+from data.unpacked import FileRange, is_packed
 
 __all__ = ["FORMATS", "Reader", "files_of", "found", "read", "read_texts", "require_format", "to_messages", "to_nemo"]
 
-Reader = Callable[[str, AttributeSchema, str], Iterator[Row]]
-"""File, schema and source name -> rows."""
+Reader = Callable[[str, AttributeSchema, str, FileRange | None], Iterator[Row]]
+"""File, schema, source name, and which part of the file (None = all) -> rows."""
 Parser = Callable[[Line, AttributeSchema, str], Iterator[Row]]
 """The same for one record; may raise BadRecord."""
 
@@ -57,9 +59,23 @@ def read(
     require_format(format)
     if columns:
         columns.require_in(schema)
-    reader = _each_line(scored_text(columns)) if columns else FORMATS[format]
+    reader = reader_of(format, columns)
     files = found(uri, format).files
-    return _limited((row for file in files for row in reader(file, schema, source or format)), limit)
+    return limited((row for file in files for row in reader(file, schema, source or format, None)), limit)
+
+
+def reader_of(format: str, columns: ScoredColumns | None) -> Reader:
+    """The reader of a known format's files."""
+    return _each_line(scored_text(columns)) if columns else FORMATS[format]
+
+
+def division_of(format: str, file: str) -> Literal["lines", "row groups", ""]:
+    """At what the file can be divided, so that its parts are read apart; "" = it is read as a whole."""
+    if format in UNDIVIDED:
+        return ""
+    if file.endswith(".parquet"):
+        return "row groups"
+    return "" if format == "steerlm" or is_packed(file) or separator_of(file) else "lines"
 
 
 def found(uri: str, format: str) -> SourceFiles:
@@ -79,7 +95,8 @@ def require_format(format: str, *also: str) -> None:
         raise UserError(f"unknown format {format!r}{nearest(format, known)}; allowed: {', '.join(known)}")
 
 
-def _limited(rows: Iterable[Row], limit: int) -> Iterator[Row]:
+def limited(rows: Iterable[Row], limit: int) -> Iterator[Row]:
+    """The rows up to the one that makes `limit` of them, rejected ones not counted; 0 = all."""
     num_rows = 0
     for row in rows:
         yield row
@@ -116,8 +133,8 @@ def _broken_text(rejected: Rejected) -> UserError:
 def _each_line(parse: Parser) -> Reader:
     """A reader of files whose lines can be parsed one by one."""
 
-    def reader(file: str, schema: AttributeSchema, source: str) -> Iterator[Row]:
-        for line in lines(file):
+    def reader(file: str, schema: AttributeSchema, source: str, within: FileRange | None = None) -> Iterator[Row]:
+        for line in lines(file, within):
             if isinstance(line, Rejected):
                 yield line
                 continue
@@ -129,7 +146,7 @@ def _each_line(parse: Parser) -> Reader:
     return reader
 
 
-def steerlm(file: str, schema: AttributeSchema, source: str) -> Iterator[Row]:
+def steerlm(file: str, schema: AttributeSchema, source: str, within: FileRange | None = None) -> Iterator[Row]:
     """Our own Parquet rows; they keep their own `source`, ids and groups."""
     wanted, shown = arrow_schema(schema), shown_path(file)
 
@@ -142,7 +159,7 @@ def steerlm(file: str, schema: AttributeSchema, source: str) -> Iterator[Row]:
                 f"{shown} has columns of other types ({', '.join(other)}); rebuild it with `python -m jobs.prepare`"
             )
 
-    for row in parquet_rows(file, require):
+    for row in parquet_rows(file, require, within):
         yield row if isinstance(row, Rejected) else _own(file, *row, wanted.names)
 
 
@@ -181,3 +198,5 @@ FORMATS: Mapping[str, Reader] = {
     "steerlm": steerlm,
 }
 """Format name -> reader; `scored_text` has one for each source's columns."""
+UNDIVIDED = ("oasst_messages",)
+"""Formats whose rows are made of records anywhere in a file."""

@@ -14,6 +14,7 @@ from data.attributes import AttributeSchema, Values
 from data.conversation import Message, Rejected
 from data.lines import MAX_MESSAGES, BadRecord, Line, Row, column, lines, optional_text, ratings, row, text, typed
 from data.printable import printable
+from data.unpacked import FileRange
 
 ROLES = {"prompter": "user", "assistant": "assistant"}
 LABEL_SCALE = (0, 1)
@@ -37,8 +38,9 @@ class TreeMessage:
     """Why it can be in no conversation."""
 
 
-def oasst_messages(file: str, schema: AttributeSchema, source: str) -> Iterator[Row]:
+def oasst_messages(file: str, schema: AttributeSchema, source: str, within: FileRange | None = None) -> Iterator[Row]:
     """A message a line, in any order: its texts are held until its end (all of OASST2: some 200,000 messages)."""
+    assert within is None, "the messages of a tree may stand anywhere in its file"
     trees: dict[str, dict[str, TreeMessage]] = defaultdict(dict)
     for line in lines(file):
         if isinstance(line, Rejected):

@@ -16,6 +16,7 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import IO, Any
 
 import fsspec
@@ -56,17 +57,35 @@ class Damaged(Exception):
     """The file cannot be read further; the message says why."""
 
 
-def raw_lines(file: str) -> Iterator[tuple[int, bytes] | Rejected]:
+@dataclass
+class FileRange:
+    """A part of a file: the lines that start in the bytes [start, stop), or the row groups [start, stop) of Parquet."""
+
+    start: int
+    stop: int
+    before: int = 0
+    """Rows of a Parquet file before it. Nobody has counted the lines before it: they are numbered as if there were
+    SOME_BEFORE, and who knows better adds the rest."""
+    num_lines: int = 0
+    """Lines that were read so far; the reader counts."""
+
+
+SOME_BEFORE = 1
+"""What is true of a file's first line alone (a byte order mark, the start of a JSON array) is not asked of line 2."""
+
+
+def raw_lines(file: str, within: FileRange | None = None) -> Iterator[tuple[int, bytes] | Rejected]:
     """The lines of a file with their numbers; an overlong line is one Rejected, and so is the rest of a damaged file.
 
     Bytes are split at "\\n" only; text mode would also split at the lone "\\r" that people paste into chats.
     """
-    number = 0
+    number = before = within.before if within else 0
     with opened(file) as stream:
         try:
-            lines = _unpacked(file, stream)
-            _require_text(lines)
-            for number, raw in enumerate(_bounded(lines, _allowed_bytes(file)), 1):
+            lines, room = _from_start(file, stream, within)
+            for number, raw in enumerate(_bounded(lines, _allowed_bytes(file), room), before + 1):
+                if within:
+                    within.num_lines = number - before
                 yield _overlong(file, number, raw) if isinstance(raw, int) else (number, raw)
         except Damaged as error:
             yield Rejected(file, number + 1, "broken_file", str(error))
@@ -74,15 +93,28 @@ def raw_lines(file: str) -> Iterator[tuple[int, bytes] | Rejected]:
             if not is_damage(error):
                 raise
             what = printable(str(error), SHOWN_ERROR)
-            yield Rejected(
-                file, number + 1, "broken_file", f"the file is torn after line {number} ({what}); fetch it again"
-            )
+            yield Rejected(file, number + 1, "broken_file", f"the file is torn here ({what}); fetch it again")
 
 
-def _bounded(lines: io.BufferedReader, allowed: float) -> Iterator[bytes | int]:
-    """Each line, or its length if it is overlong; raises Damaged beyond `allowed` bytes in all."""
+def _from_start(file: str, stream: IO[bytes], within: FileRange | None) -> tuple[io.BufferedReader, float]:
+    """The file's lines from the start of the range, and how many bytes the lines have that start in it."""
+    if not within or not within.start:
+        lines = _unpacked(file, stream)
+        _require_text(lines)
+        return lines, within.stop if within else math.inf
+    # One byte before it: if that ends a line, the next line is the range's; if not, the line is another range's.
+    stream.seek(within.start - 1)
+    lines = _unpacked(file, stream)
+    return lines, within.stop - (within.start - 1 + _skipped(lines, math.inf))
+
+
+def _bounded(lines: io.BufferedReader, allowed: float, room: float) -> Iterator[bytes | int]:
+    """Each line that starts in the next `room` bytes, or its length if it is overlong.
+
+    Raises Damaged beyond `allowed` bytes in all.
+    """
     total = 0
-    while raw := lines.readline(MAX_LINE_BYTES + 1):
+    while total < room and (raw := lines.readline(MAX_LINE_BYTES + 1)):
         total += len(raw)
         if len(raw) > MAX_LINE_BYTES and not raw.endswith(b"\n"):
             del raw  # nothing of it is held while its rest is read over
@@ -129,6 +161,11 @@ def _unpacked(file: str, stream: IO[bytes]) -> io.BufferedReader:
     if unpack is None and isinstance(stream, io.BufferedReader):
         return stream
     return io.BufferedReader(_Chunks(unpack(stream) if unpack else stream), CHUNK_BYTES)
+
+
+def is_packed(file: str) -> bool:
+    """Can the file be read from its start only?"""
+    return _suffix(file) in UNPACKERS or ("://" in file and "::" in file)
 
 
 def _suffix(file: str) -> str:

@@ -40,15 +40,22 @@ def ray_cluster() -> Iterator[object]:
 
 
 @pytest.fixture(scope="session")
-def s3() -> Iterator[str]:
+def s3_log(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the S3 server says of itself: a line with `HTTP/1.1` for each request, whatever process sent it."""
+    return tmp_path_factory.mktemp("s3") / "server.log"
+
+
+@pytest.fixture(scope="session")
+def s3(s3_log: Path) -> Iterator[str]:
     """A bucket on a local S3 server, a process of its own, as a URI."""
     import fsspec
 
     from data.storage import options
 
-    server = subprocess.Popen(
-        [sys.executable, "-m", "moto.server", "-p", str(S3_PORT)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
+    with s3_log.open("wb") as log:
+        server = subprocess.Popen(
+            [sys.executable, "-m", "moto.server", "-p", str(S3_PORT)], stdout=subprocess.DEVNULL, stderr=log
+        )
     wait_for(S3_PORT, server)
     fsspec.filesystem("s3", **options("s3://")).mkdir("bucket")
     yield "s3://bucket"

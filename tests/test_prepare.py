@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from support.manifests import metrics_of
+from support.serial_rows import rejected_of
 from support.source_lines import DEMO, line, run_of
 
 from cluster.settings.errors import SettingsError
@@ -43,9 +44,8 @@ def test_rows_duplicates_and_rejections_are_counted_under_their_names(tmp_path: 
     kept = [row for table in (run.folder("rows") / "rows").tables() for row in from_table(table)]
     assert [row.human[0]["humor"] for row in kept] == [float(i % 5) for i in range(7)]
     assert len((run.folder("rows") / "rows").files(".parquet")) == 3
-    rejected = [
-        json.loads(line) for line in Path((run.folder("rows") / "rejected.jsonl").path).read_text().splitlines()
-    ]
+    assert (run.folder("rows") / "rejected").names() == ["part-00000.jsonl"]
+    rejected = rejected_of(run)
     assert [(r["line"], r["reason"]) for r in rejected] == [
         (9, "broken_json"),
         (10, "empty_message"),
@@ -146,8 +146,8 @@ def test_files_of_any_name_are_read_counted_and_named(tmp_path: Path, name: byte
     manifest = perform(run, STAGE).manifest
     assert metrics_of(perform(run, STAGE), RowsMetrics).rows == 1
     assert len(manifest.description["inputs"]) == 1
-    [rejected] = Path((run.folder("rows") / "rejected.jsonl").path).read_bytes().decode().splitlines()
-    assert os.fsencode(json.loads(rejected)["file"]).endswith(name)
+    [rejected] = rejected_of(run)
+    assert os.fsencode(rejected["file"]).endswith(name)
     strict = Run(load(Preset, DEMO, [f"storage={tmp_path}/runs", sources]))
     with pytest.raises(StageError) as refused:
         perform(strict, STAGE)
@@ -185,7 +185,7 @@ def test_sentences_about_rejections_are_short_and_plain(tmp_path: Path, text: st
             assert len(sentence) <= 400, sentence
             assert sentence.isprintable()
             assert "in.jsonl line 1: " in sentence
-            assert "demo/rows/rejected.jsonl" in sentence
+            assert "demo/rows/rejected" in sentence
 
 
 @pytest.mark.case("A4: the real rows")
@@ -202,10 +202,10 @@ def test_damaged_rows_are_read_again_before_anybody_uses_them(
     else:
         parts[1].write_bytes(whole[1][:-9] if damage == "cut" else whole[0])
     reader = Stage("reader", ("rows",), lambda preset: {}, lambda run, folder: StageMetrics())
-    with pytest.raises(StageError, match=r"stage reader needs rows, but of .* 1 of 4 files is .*part-00001.parquet"):
+    with pytest.raises(StageError, match=r"stage reader needs rows, but of .* 1 of 3 files is .*part-00001.parquet"):
         perform(run, reader)
     assert not perform(run, STAGE).skipped
-    assert "[rows] running: 1 of 4 files is " in capsys.readouterr().out
+    assert "[rows] running: 1 of 3 files is " in capsys.readouterr().out
     assert [part.read_bytes() for part in parts] == whole
     perform(run, reader)
 

@@ -1,15 +1,12 @@
 """Several raters of one answer: their mean, how many they are, and how far they are apart."""
 
 import json
-import tracemalloc
-from contextlib import closing
 from pathlib import Path
 
 import pytest
 from support.source_lines import line, run_of
 
-from data.conversation import Conversation, Message, from_table
-from data.raters import RepeatedRows
+from data.conversation import Conversation, from_table
 from jobs.prepare import work
 from jobs.runner.stage import Run
 
@@ -73,19 +70,3 @@ def test_every_answer_of_a_dialogue_has_its_own_raters(tmp_path: Path) -> None:
     metrics = work(run, run.folder("rows"))
     assert [row.human for row in _kept(run)] == [({"humor": 2.0}, {"humor": 2.0})]
     assert (metrics.counts["mine"]["several_raters"], metrics.counts["mine"]["rated_answers"]) == (2, 2)
-
-
-@pytest.mark.case("A6: a second rater")
-def test_ratings_that_come_again_wait_on_disk(tmp_path: Path) -> None:
-    turns = (Message("user", "q"), Message("assistant", "a"))
-    rows = [Conversation("s", "", turns, human=({"humor": float(i)},), id=f"{i:032d}") for i in range(20_000)]
-    with closing(RepeatedRows(str(tmp_path / "again.db"))) as again:
-        tracemalloc.start()
-        for number, row in enumerate(rows):
-            again.add(number // 1000, "s", row)
-        _, peak = tracemalloc.get_traced_memory()
-        tracemalloc.stop()
-        assert peak < 200_000
-        merged = again.merged(7, [row.with_human([{"humor": 0.0}]) for row in rows[7000:8000]])
-    assert merged is not None
-    assert [row.human[0]["humor"] for row in merged] == [i / 2 for i in range(7000, 8000)]

@@ -15,7 +15,7 @@ from data.attributes import AttributeSchema, Values
 from data.calibration import Calibration
 from data.conversation import Conversation, Message, from_table
 from data.examples import bucket
-from data.lab import Lab
+from data.lab import LAB, Lab
 from data.measures import mean_absolute_gap, steering
 from data.prompts import BEST, Prompt, prompts_table
 from data.stage_metrics import Means
@@ -27,7 +27,6 @@ from jobs.pipelines.fit import buckets_for
 from jobs.pipelines.map_rows import write_table
 from jobs.pipelines.sample import sample
 from jobs.pipelines.sample_and_rate import one_pool, sample_and_rate
-from jobs.runner.preset import LAB
 from jobs.runner.stage import Run
 
 Measure = Callable[[Conversation], Values]

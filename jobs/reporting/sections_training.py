@@ -132,7 +132,7 @@ def _counts(run: Run, manifests: Mapping[str, Manifest]) -> Part | None:
     rejected: list[list[Cell]] = []
     for name, counts in (sources.counts if sources else {}).items():
         reasons = {what.partition(": ")[2]: n for what, n in counts.items() if what.startswith("rejected: ")}
-        read = [counts.get(key, 0) for key in ("read", "rows", "duplicate", "merged")]
+        read = [counts.get(key, 0) for key in ("read", "rows", "duplicate", "near_duplicate", "merged")]
         kept.append([name, *read, sum(reasons.values()), counts.get("answers"), counts.get("rated_answers")])
         rejected += [[name, reason, n] for reason, n in reasons.items()]
     later = [
@@ -141,7 +141,8 @@ def _counts(run: Run, manifests: Mapping[str, Manifest]) -> Part | None:
         if stage != "rows"
         for what, n in manifest.metrics.get("counts", {}).items()
     ]
-    columns = ["source", "read", "kept", "duplicates", "more raters", "rejected", "answers", "rated by people"]
+    columns = ["source", "read", "kept", "duplicates", "near duplicates", "more raters", "rejected", "answers"]
+    columns.append("rated by people")
     tables = [
         Table("What was read", columns, kept),
         Table("Why records were rejected", ["source", "reason", "records"], rejected),
@@ -149,7 +150,7 @@ def _counts(run: Run, manifests: Mapping[str, Manifest]) -> Part | None:
     ]
     blocks = [table for table in tables if table.rows]
     about = (
-        "Nothing is dropped silently: rows/rejected.jsonl keeps what is no conversation, with file, line and reason, "
+        "Nothing is dropped silently: rows/rejected keeps what is no conversation, with file, line and reason, "
         "and it is counted here. Good: few rejections, each for a reason that fits the source."
     )
     return Part("counts", "Counts and rejections", about, blocks) if blocks else None

@@ -3,7 +3,7 @@
 Knows no YAML (`cluster.settings.load` does).
 """
 
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import Field, model_validator
 
@@ -13,9 +13,9 @@ from actors.training.metrics import Tracking
 from actors.training.settings import LearnerSettings
 from cluster.events import LogFormat
 from data.attributes import AttributeProblem, AttributeSchema, shipped
-from data.bounds import Count, Parameters, Seed, Share, Size, StoreMib, Workers
+from data.bounds import Count, Parameters, PositiveShare, Seed, Share, Size, StoreMib, Workers
 from data.errors import UserError
-from data.lab import LabSettings
+from data.lab import LAB, LabSettings
 from data.pairs import pair_weights
 from data.printable import printable
 from data.record import Record
@@ -33,9 +33,6 @@ from jobs.runner.settings import (
     SamplingSettings,
 )
 
-LAB = "lab"
-"""The format whose rows are generated, not read."""
-
 
 class RaySettings(Record):
     """The local Ray. On a cluster (RAY_ADDRESS is set) the cluster's own sizes count instead."""
@@ -50,6 +47,8 @@ class RaySettings(Record):
 class SourceSettings(Record):
     """One set of conversations to read."""
 
+    LATER: ClassVar[frozenset[str]] = frozenset({"near_duplicates"})
+
     name: str
     """Written into every row's `source`."""
     format: str
@@ -60,6 +59,9 @@ class SourceSettings(Record):
     """Largest number of rows; 0 = all."""
     columns: ScoredColumns | None = None
     """For format "scored_text": where the file has texts and ratings."""
+    near_duplicates: PositiveShare | None = None
+    """Rows go that share so much of their groups of three words (Jaccard similarity, estimated by MinHash) with an
+    earlier row of the source, such as 0.8; they are counted as near_duplicate. None = all stay."""
 
     @model_validator(mode="after")
     def _readable(self) -> "SourceSettings":
@@ -78,6 +80,8 @@ class SourceSettings(Record):
 class RowsSettings(Record):
     """The conversations of the run."""
 
+    PLACEMENT: ClassVar[frozenset[str]] = frozenset({"split_bytes", "num_tasks"})  # the rows are the same
+
     sources: tuple[SourceSettings, ...] = Field(min_length=1)
     """Rated and unrated ones alike: the predictor learns from the rated, all are annotated."""
     lab: LabSettings = LabSettings()
@@ -86,6 +90,11 @@ class RowsSettings(Record):
     """Share of rejected records above which the stage fails."""
     rows_per_file: Size = 2000
     """Rows in each Parquet file."""
+    split_bytes: Size = 32 * 2**20
+    """Bytes of the sources that one task reads: neighboring files, or a part of a large one. JSON lines are divided at
+    lines, Parquet at row groups; other files are read as a whole. No more than this together is read without tasks."""
+    num_tasks: Workers | None = None
+    """Tasks that read at the same time; None = as many as the cluster has CPUs."""
 
     @model_validator(mode="after")
     def _unique(self) -> "RowsSettings":
