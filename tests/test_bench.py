@@ -25,6 +25,7 @@ RATIOS = {
     "annotate": {"vs_pipeline_batched", "vs_pipeline_single", "bf16_vs_fp32"},
     "turns": {"vs_prefixes"},
     "annotate_scale": {"job_vs_kernel", "two_vs_one_actor", "memory_growth", "time_growth"},
+    "pieces": {"memory_growth", "starts_per_actor"},
     "sample": {"vs_single", "vs_static"},
     "serve": {"endpoint_vs_engine", "vs_transformers_serve", "vs_single", "five_settings_prefill"},
     "train": {"vs_trl_padded", "vs_trl_packed", "bf16_vs_fp32", "two_vs_one_worker", "memory_growth"},
@@ -42,6 +43,7 @@ WORDS = {
         *LIMITS,
         *(f"{m}.{t}" for m in ("model", "scale_model") for t in TINY),
     ),
+    "pieces": ("pieces=40", "small=10", "simulated=500", "pieces_per_file=8"),
     "sample": ("rows=4", "in_flight=2", "rounds=1", "mean_tokens=4", "max_tokens=12", *(f"model.{t}" for t in TINY)),
     "serve": ("clients=2", "requests=3", "answer_tokens=4", "rounds=1", "vllm=nowhere", *(f"model.{t}" for t in TINY)),
     "train": (
