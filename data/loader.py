@@ -18,7 +18,8 @@ import pyarrow.parquet as pq
 
 from data.examples import EXAMPLE, Example, Examples, Split
 from data.packing import best_fit, even_steps, steps_of
-from data.shards import Input, Output, Shard, inputs_of, read
+from data.shard_list import ShardList
+from data.shards import Input, Output, inputs_of, read
 from data.storage import Storage
 from data.streaming import StreamingDataset
 
@@ -33,27 +34,27 @@ class Corpus:
     """All examples in a folder, as slices of its files; rows that became no example count as well."""
 
     uri: str
-    shards: tuple[Shard, ...]
+    shards: ShardList
     streaming: StreamingDataset | None = None
     """Waits for what is not there yet; None = all is there."""
 
     @classmethod
     def of(cls, folder: Storage) -> "Corpus":
-        return cls(folder.uri, tuple(shard for file in inputs_of([folder]) for shard in file.shards(SHARD_ROWS)))
+        return cls(folder.uri, ShardList.of(inputs_of([folder]), SHARD_ROWS))
 
     @classmethod
     def from_inputs(cls, inputs: Sequence[Input], output: Output, piece_rows: int) -> "Corpus":
         """The examples that will lie in `output`, a row for each of the `inputs`."""
         parts = [replace(i, uri=(output.parts / i.part).uri) for i in sorted(inputs, key=lambda i: i.part)]
         streaming = StreamingDataset(output, piece_rows, {i.part: i.num_rows for i in inputs})
-        return cls(output.uri, tuple(shard for part in parts for shard in part.shards(SHARD_ROWS)), streaming)
+        return cls(output.uri, ShardList.of(parts, SHARD_ROWS), streaming)
 
     @property
     def num_rows(self) -> int:
-        return self.rows_of(range(len(self.shards)))
+        return self.shards.num_rows
 
-    def rows_of(self, shards: Iterable[int]) -> int:
-        return sum(self.shards[i].stop - self.shards[i].start for i in shards)
+    def rows_of(self, shards: Sequence[int]) -> int:
+        return int(self.shards.rows_of(np.array(shards, np.int64)).sum())
 
     def read(self, shards: Iterable[int]) -> Examples:
         examples = Examples((self.streaming.read if self.streaming else read)(self.shards[i]) for i in shards)
@@ -142,14 +143,9 @@ class DataLoader:
         """All steps from `start` on. While one window is used, the next is read."""
         start = start or Position()
         total = self.corpus.num_rows
-        plan = [
-            (epoch, window, shards)
-            for epoch in range(start.epoch, self.epochs)
-            for window, shards in enumerate(self.windows(epoch))
-            if (epoch, window) >= (start.epoch, start.window)
-        ]
         before = start.epoch * total + sum(map(self.corpus.rows_of, self.windows(start.epoch)[: start.window]))
-        ahead = self._read_ahead([shards for _, _, shards in plan])
+        plan, same = itertools.tee(self._windows_from(start))
+        ahead = self._read_ahead(shards for _, _, shards in same)
         for (epoch, window, shards), examples in zip(plan, ahead, strict=True):
             steps = self.packed(examples, epoch, window)
             num_rows = self.corpus.rows_of(shards)
@@ -161,13 +157,24 @@ class DataLoader:
                     yield PackedStep(examples, packs, epoch, number == 0, after, middle, end)
             before += num_rows
 
+    def _windows_from(self, start: Position) -> Iterator[tuple[int, int, list[int]]]:
+        """Epoch, number and shards of each window that is left."""
+        for epoch in range(start.epoch, self.epochs):
+            for window, shards in enumerate(self.windows(epoch)):
+                if (epoch, window) >= (start.epoch, start.window):
+                    yield epoch, window, shards
+
     def windows(self, epoch: int) -> list[list[int]]:
         """The shards of each window of an epoch, in order."""
+        shards = np.random.default_rng([self.seed, epoch]).permutation(len(self.corpus.shards))
         windows: list[list[int]] = [[]]
-        for shard in np.random.default_rng([self.seed, epoch]).permutation(len(self.corpus.shards)).tolist():
-            if windows[-1] and self.corpus.rows_of([*windows[-1], shard]) > self.window_rows:
+        filled = 0
+        for shard, rows in zip(shards.tolist(), self.corpus.shards.rows_of(shards).tolist(), strict=True):
+            if windows[-1] and filled + rows > self.window_rows:
                 windows.append([])
+                filled = 0
             windows[-1].append(shard)
+            filled += rows
         return windows
 
     def packed(self, examples: Examples, epoch: int, window: int) -> list[list[list[int]]]:
@@ -198,7 +205,7 @@ class DataLoader:
             steps = steps_of([[held[i] for i in pack] for pack in packs], num_workers)
             yield from ((examples, step) for step in steps)
 
-    def _read_ahead(self, windows: Sequence[list[int]]) -> Iterator[Examples]:
+    def _read_ahead(self, windows: Iterable[list[int]]) -> Iterator[Examples]:
         """The examples of each window; a thread reads the next one meanwhile."""
         with ThreadPoolExecutor(1) as pool:
             ahead: deque[Future[Examples]] = deque()

@@ -90,22 +90,34 @@ def combinations(
     Values are rounded as in a prompt; combinations seen fewer than `min_count` times are left out. With `min_count` 0
     those never seen count too, of values each seen somewhere. Raises UserError if none is left, with the count.
     """
-    lead = schema[leading]
+    return combinations_of(combination_counts(values, schema), schema, leading, min_count, at_least)
+
+
+def combination_counts(values: Iterable[Values], schema: AttributeSchema) -> Counter[tuple[int, ...]]:
+    """How often each combination of rounded values was seen, in the schema's order; answers that lack one are left out.
+
+    Counts of parts of the rows add up to those of all.
+    """
+    whole = (value for value in values if all(name in value for name in schema.names))
+    return Counter(tuple(a.rounded(value[a.name]) for a in schema.attributes) for value in whole)
+
+
+def combinations_of(
+    seen: Mapping[tuple[int, ...], int],
+    schema: AttributeSchema,
+    leading: str,
+    min_count: int = 1,
+    at_least: int | None = None,
+) -> list[dict[str, int]]:
+    """`combinations` of what was counted."""
+    lead, place = schema[leading], schema.names.index(leading)
     bound = lead.best if at_least is None else at_least
 
     def good(value: int) -> bool:
         return value <= bound if lead.better == "lower" else value >= bound
 
-    counts: Counter[tuple[int, ...]] = Counter()
-    scales: dict[str, set[int]] = {name: set() for name in schema.names}
-    for value in values:
-        if any(name not in value for name in schema.names):
-            continue
-        rounded = {a.name: a.rounded(value[a.name]) for a in schema.attributes}
-        for name, v in rounded.items():
-            scales[name].add(v)
-        if good(rounded[leading]):
-            counts[tuple(rounded.values())] += 1
+    counts = Counter({combination: n for combination, n in seen.items() if good(combination[place])})
+    scales = {name: {combination[i] for combination in seen} for i, name in enumerate(schema.names)}
     if min_count:
         found = sorted(combination for combination, n in counts.items() if n >= min_count)
     else:
@@ -125,17 +137,28 @@ def bootstrap_source(number: int) -> str:
     return f"bootstrap-{number}"
 
 
+Question = tuple[str, str, tuple[Message, ...]]
+"""Group, system text, and the messages before an answer."""
+
+
+def last_questions(rows: Iterable[Conversation]) -> Iterator[Question]:
+    """What each row's last answer answers."""
+    return ((row.group, row.system, row.messages[:-1]) for row in rows)
+
+
+def drawn_questions(questions: Iterable[Question], num_prompts: int, seed: int) -> list[Question]:
+    """`num_prompts` of them; of those drawn from parts of the rows, the ones that are drawn from all rows."""
+    return drawn(questions, num_prompts, f"bootstrap/{seed}")
+
+
 def bootstrap_prompts(
-    rows: Iterable[Conversation],
+    picked: Iterable[Question],
     requested: Sequence[Mapping[str, int]],
-    num_prompts: int,
     samples_per_prompt: int,
     seed: int,
     source: str,
 ) -> list[Prompt]:
-    """`num_prompts` last questions of `rows`, each `samples_per_prompt` times, each at one of `requested`."""
-    questions = ((r.group, r.system, r.messages[:-1]) for r in rows)
-    picked = drawn(questions, num_prompts, f"bootstrap/{seed}")
+    """Each question of `drawn_questions` `samples_per_prompt` times, each at one of `requested`."""
     rng = random.Random(f"bootstrap/{seed}")
     return [
         prompt(source, group, system, messages, rng.choice(requested), number, seed)

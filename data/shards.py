@@ -25,6 +25,8 @@ ROWS_PER_GROUP = 256
 """Rows of a Parquet row group: what a worker reads at least."""
 FOOTERS_AT_ONCE = 16
 """Footers read at a time; an object store takes tens of milliseconds for each."""
+FOOTERS_IN_TURN = 1024
+"""Footers asked for before the first is used."""
 
 
 @dataclass(frozen=True)
@@ -95,11 +97,18 @@ class Output:
 
     def finished(self, inputs: Sequence[Input]) -> dict[str, Counters]:
         """The counters of the parts that are there and have this fingerprint, by name."""
+        return {inputs[number].part: counters for number, counters in self.each_finished(inputs)}
+
+    def each_finished(self, inputs: Sequence[Input]) -> Iterator[tuple[int, Counters]]:
+        """The number in `inputs` and the counters of each of these parts, in order; no more is held than is read."""
         present = set(self.parts.names(".parquet"))
-        found = [i.part for i in inputs if i.part in present]
+        found = [number for number, file in enumerate(inputs) if file.part in present]
         with ThreadPoolExecutor(FOOTERS_AT_ONCE) as pool:
-            all_counters = pool.map(self._counters, found)
-        return {part: counters for part, counters in zip(found, all_counters, strict=True) if counters is not None}
+            for first in range(0, len(found), FOOTERS_IN_TURN):
+                some = found[first : first + FOOTERS_IN_TURN]
+                all_counters = pool.map(self._counters, [inputs[number].part for number in some])
+                pairs = zip(some, all_counters, strict=True)
+                yield from ((number, counters) for number, counters in pairs if counters is not None)
 
     def finished_part(self, part: str) -> Counters | None:
         """The counters of a part that is there and has this fingerprint, else None."""

@@ -21,6 +21,7 @@ from data.printable import printable
 from data.storage import Storage
 from data.uris import KeptUri
 from jobs.exporting.hub import push, require_token
+from jobs.exporting.iceberg import NAME, commit, require_iceberg
 from jobs.exporting.models import WantedModel, write_model
 from jobs.exporting.rows import ValueKind, WantedRows, write_rows
 from jobs.runner.ending import print_last_line, user_errors_reported
@@ -58,6 +59,9 @@ class Export(Preset):
     """The hub's name of the license: your choice, within the licenses of the data and of the base model."""
     datasets: tuple[str, ...] = ()
     """Hub names of further data sets for the card; it lists sources at hf://datasets/ anyway."""
+    iceberg: str = Field("", pattern=rf"^({NAME})?$")
+    """catalog.namespace.table of an Iceberg table that gets the rows too, in one commit; empty = none. For format
+    parquet; needs pyiceberg (the extra `lake`), which finds the catalog in .pyiceberg.yaml or in the environment."""
     push: str = ""
     """owner/name on the Hugging Face hub to upload to, with the token in $HF_TOKEN; empty = do not."""
     private: bool = True
@@ -77,6 +81,11 @@ class Export(Preset):
                 f"{', '.join(given[1:])} would be ignored: format is parquet, which has all rows and all values; "
                 "leave it out, or take messages"
             )
+        if self.iceberg and self.format != "parquet":
+            raise UserError(
+                "iceberg would be ignored: a table has all columns of rows; set format to parquet, and what to rows, "
+                "annotated or selected"
+            )
         if self.round is not None and self.what not in ("selected", "policy"):
             raise UserError(f"round would be ignored: what is {self.what}, of which a run has one; leave it out")
         if self.what == "selected" and self.round == 0:
@@ -88,6 +97,8 @@ def export(run: Run, settings: Export) -> Metrics:
     """Write the folder, and push it if `push` is set."""
     if settings.push:
         require_token(settings.push)
+    if settings.iceberg:
+        require_iceberg(settings.iceberg)
     target = Storage(settings.to)
     _require_free(target)
     with target.replaced() as folder:
@@ -97,6 +108,8 @@ def export(run: Run, settings: Export) -> Metrics:
         names = sorted({*folder.names(), MANIFEST})
         finished = {"finished": True, "names": names, "schema": run.schema.model_dump(mode="json")}
         (folder / MANIFEST).write_json(finished | without_credentials(metrics))
+    if settings.iceberg:
+        metrics |= commit(settings.iceberg, target)
     if settings.push:
         kind: Literal["model", "dataset"] = "model" if settings.what in MODELS else "dataset"
         metrics["pushed"] = push(target, settings.push, kind, settings.private)

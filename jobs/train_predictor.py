@@ -6,7 +6,7 @@ Its metrics on held-out rows, beside baselines, are next to the weights: `qualit
 `collinearity.png`.
 """
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 
 from actors.modeling.model_folder import load_config, new_format, text_folder
@@ -16,21 +16,20 @@ from actors.modeling.warmup import AnswerFeatures, WarmupTask, require_decoder
 from actors.training.examples import ConversationExamples, PredictorExamples
 from actors.training.settings import LearnerSettings
 from data.attributes import AttributeSchema
-from data.conversation import Conversation, from_table, to_table
-from data.examples import LABEL, Example, Split, bucket
+from data.examples import LABEL, Example, Split
 from data.loader import Corpus, counts, named_counts, some
 from data.quality_metrics import PredictorQuality
-from data.ratings import Ratings, joined, ratings_of
+from data.ratings import Ratings, joined
 from data.run_layout import QUALITY, write_record
 from data.source_checksums import checksums
 from data.stage_metrics import PredictorMetrics, TrainingMetrics
 from data.storage import Storage
 from jobs.evaluation.ask import synthetic_world
+from jobs.evaluation.held_out import ratings_in, write_held_out
 from jobs.evaluation.predictor_pairs import judge_pairs, store_pairs
 from jobs.evaluation.predictor_quality import quality
 from jobs.pipelines.annotation import annotator, score_rows, scoring_settings
 from jobs.pipelines.fit import backbone_uri, buckets_for, example_spec, fit, require_sources
-from jobs.pipelines.map_rows import write_table
 from jobs.pipelines.tokenize import Tokenizing
 from jobs.reporting.figures_training import draw_calibration, draw_collinearity, draw_losses
 from jobs.reporting.model_card import write_card
@@ -221,11 +220,8 @@ def require_labels(labels: Mapping[str, Mapping[str, int]], measured: Collection
 
 def score_held_out(run: Run, output: Storage, held_out: int) -> Ratings:
     """The rated answers in bucket `held_out`, scored by the predictor at `output`, which did not train on them."""
-    for part, table in enumerate((run.folder("rows") / "rows").tables()):
-        rows = list(rated_in(from_table(table), num_buckets(run), held_out))
-        if rows:
-            write_table(to_table(rows, run.schema), output / "held_out", f"part-{part:05d}.parquet")
-    if not (output / "held_out").exists():
+    rows = run.folder("rows") / "rows"
+    if not write_held_out(rows, run.schema, num_buckets(run), held_out, output / "held_out"):
         return ratings(run, output / "held_out")
     score_rows(run, "predictor: held-out rows", [output / "held_out"], output, output / "scored")
     scored = ratings(run, output / "scored")
@@ -233,19 +229,10 @@ def score_held_out(run: Run, output: Storage, held_out: int) -> Ratings:
     return scored
 
 
-def rated_in(rows: Iterable[Conversation], buckets: int, held_out: int) -> Iterator[Conversation]:
-    """The rated rows in bucket `held_out` of `buckets`, which `Split` keeps from training."""
-    return (row for row in rows if any(row.human) and bucket(row.group, buckets) == held_out)
-
-
 def ratings(run: Run, folder: Storage) -> Ratings:
     """The ratings of all rated answers in the rows at `folder`; in the synthetic world with the truth."""
-    world = synthetic_world(run)
-    parts = (
-        ratings_of(from_table(table), run.schema.names, num_buckets(run), world.truth if world else None)
-        for table in folder.tables()
-    )
-    return joined(parts, len(run.schema.names))
+    lab = run.preset.rows.lab if synthetic_world(run) else None
+    return ratings_in(folder, run.schema.names, num_buckets(run), lab)
 
 
 def report(run: Run, folder: Storage, held_out: Ratings) -> PredictorQuality:

@@ -29,6 +29,7 @@ INSIDE = {
     },
     "jobs": {
         "runner": set(),
+        "planning": set(),
         "pipelines": {"runner"},
         "evaluation": {"runner", "pipelines"},
         "reporting": {"runner", "pipelines", "evaluation"},

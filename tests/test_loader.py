@@ -1,6 +1,7 @@
 """Every example of an epoch once, in an order that depends on seed and epoch alone; a position says what is left."""
 
 import itertools
+import pickle
 from collections import Counter
 from pathlib import Path
 
@@ -9,8 +10,9 @@ import pyarrow as pa
 import pytest
 
 from data.examples import EXAMPLE_SCHEMA, Examples, Origin, Split, bucket, counted, digest_of, example_row
-from data.loader import Corpus, DataLoader, Position, copies, counts, some
-from data.shards import Output
+from data.loader import SHARD_ROWS, Corpus, DataLoader, Position, copies, counts, some
+from data.shard_list import ShardList
+from data.shards import Input, Output
 from data.storage import Storage
 from data.tokens import Tokens
 from jobs.pipelines.map_rows import write_table
@@ -123,6 +125,35 @@ def test_from_any_position_on_come_just_the_steps_that_are_left(corpus: Corpus) 
     assert steps[-1].progress == 2.0
     assert all(a.progress < b.middle < b.progress for a, b in itertools.pairwise(steps))
     assert [s.is_first for s in steps].count(True) == 6
+
+
+def test_a_position_costs_no_reading_of_what_is_done(corpus: Corpus, monkeypatch: pytest.MonkeyPatch) -> None:
+    loader = _feed(corpus)
+    steps = list(loader.steps())
+    read: list[list[int]] = []
+    whole = Corpus.read
+
+    def counted(corpus: Corpus, shards: list[int]) -> Examples:
+        read.append(list(shards))
+        return whole(corpus, shards)
+
+    monkeypatch.setattr(Corpus, "read", counted)
+    for step in steps[:-1]:
+        read.clear()
+        assert next(loader.steps(step.after)).progress > step.progress
+        left = loader.windows(step.after.epoch)[step.after.window :]
+        left += loader.windows(1) if step.after.epoch == 0 else []
+        assert read[0] == left[0], "the window of the position is the first that is read"
+        assert len(read) <= 2, "and the next one, while the first is used"
+
+
+def test_a_corpus_travels_as_its_files() -> None:
+    few, many = (
+        Corpus("u", ShardList.of([Input(f"u/{i}", f"{i}.parquet", rows) for i in range(10)], SHARD_ROWS))
+        for rows in (SHARD_ROWS, SHARD_ROWS * 10_000)
+    )
+    assert len(many.shards) == 100_000
+    assert len(pickle.dumps(many)) == len(pickle.dumps(few))
 
 
 def test_a_source_s_weight_says_how_often_an_epoch_has_its_examples(corpus: Corpus) -> None:

@@ -4,17 +4,18 @@ import json
 
 import pytest
 
-from jobs.plan_scale import (
+from jobs.plan_scale import main
+from jobs.planning.passes import ANNOTATE, outlook, outlooks, passes
+from jobs.planning.settings import (
     AnnotationScale,
     Gpu,
     Machines,
+    PassRates,
+    PreparationScale,
     ScalePlan,
     TrainingScale,
-    annotation,
-    main,
-    problems,
-    training,
 )
+from jobs.planning.steps import annotation, problems, training
 
 
 def of(lines: object, what: str) -> float:
@@ -54,7 +55,55 @@ def test_the_last_line_is_json_and_a_wrong_word_is_a_sentence(capsys: pytest.Cap
     found = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert found["problems"] == []
     assert found["train"]["memory of a worker"] < 80
+    assert [(p["rows"], p["cards"]) for p in found["passes"]][-1] == (10**9, 512), "the settings' own after the table's"
     assert main(["annotate.gpus=3"]) == 2
     assert "annotate.gpus" in capsys.readouterr().err
     assert main(["train.rows_each=2"]) == 2
     assert "train.packs_each" in capsys.readouterr().err
+
+
+def test_every_pass_is_counted_by_its_own_rate() -> None:
+    scale = ScalePlan(
+        annotate=AnnotationScale(
+            conversations=1e6, num_gpus=10, shard_rows=1000, rows_per_file=10_000, tokens_each=100
+        ),
+        machines=Machines(cpus_beside=4),
+        prepare=PreparationScale(
+            rows_per_file=100, files_listed_per_s=1000, rows_per_s_per_cpu=500, ids_per_s_per_cpu=5000
+        ),
+        passes=PassRates(
+            pieces_per_s=50,
+            merged_rows_per_s_per_cpu=1000,
+            audited_rows_per_s_per_cpu=2500,
+            footers_per_s=10,
+            example_rows_per_s=10_000,
+            report_s=7,
+        ),
+    )
+    found = dict(passes(scale))
+    assert found.pop(ANNOTATE) == of(annotation(scale), "wall clock")
+    assert found == {
+        "list sources": 10,
+        "prepare": 50,
+        "duplicates": 5,
+        "annotate, tokenizing": pytest.approx(1e8 / (150_000 * 40)),
+        "annotate, driver": 20,
+        "annotate, merges": 25,
+        "index": 10,
+        "audit": 10,
+        "training data, tokenizing": pytest.approx(1e8 / (150_000 * 40)),
+        "training data, reading": 100,
+        "report": 7,
+    }
+
+
+def test_the_table_says_what_bounds_the_whole() -> None:
+    wide, narrow = (outlook(ScalePlan(), 10**9, cards) for cards in (1000, 100))
+    assert wide.seconds["prepare"] == narrow.seconds["prepare"] / 10
+    assert wide.seconds["annotate, driver"] == narrow.seconds["annotate, driver"], "one driver, whatever the cards"
+    assert narrow.bound == ANNOTATE
+    assert ANNOTATE not in narrow.above
+    slow = ScalePlan(passes=PassRates(pieces_per_s=0.5))
+    assert outlook(slow, 10**9, 100).bound == "annotate, driver"
+    assert "annotate, driver" in outlook(slow, 10**9, 100).above
+    assert len(outlooks(ScalePlan(annotate=AnnotationScale(num_gpus=100)))) == 6, "one of the table's own"

@@ -1,3 +1,4 @@
+import itertools
 from dataclasses import replace
 
 import pytest
@@ -10,6 +11,8 @@ from data.prompts import (
     combined_settings,
     dialogue_prompts,
     drawn,
+    drawn_questions,
+    last_questions,
     prompts_from,
     prompts_table,
     steering_prompts,
@@ -68,8 +71,12 @@ def test_rows_are_drawn_by_their_ids_whatever_predictor_rated_them() -> None:
 def test_a_plan_is_the_same_whatever_the_order_of_rows() -> None:
     rows = [_row(i) for i in range(30)]
     asked = combinations([BEST, BEST | {"humor": 4}], SCHEMA, "helpfulness")
-    plan = bootstrap_prompts(rows, asked, 10, 3, seed=1, source="b")
-    assert plan == bootstrap_prompts(reversed(rows), asked, 10, 3, seed=1, source="b")
+    picked = drawn_questions(last_questions(rows), 10, seed=1)
+    plan = bootstrap_prompts(picked, asked, 3, seed=1, source="b")
+    backwards = drawn_questions(last_questions(reversed(rows)), 10, seed=1)
+    assert plan == bootstrap_prompts(backwards, asked, 3, seed=1, source="b")
+    parts = [drawn_questions(last_questions(rows[first::3]), 10, seed=1) for first in range(3)]
+    assert picked == drawn_questions(itertools.chain(*parts), 10, seed=1), "drawn from what was drawn from parts"
     assert len(plan) == 30
     assert len({p.id for p in plan}) == 30
     assert len({p.seed for p in plan}) == 30

@@ -8,7 +8,7 @@ import pytest
 from data.conversation import Conversation, Message
 from data.examples import Split, bucket
 from data.ratings import joined, ratings_of
-from jobs.train_predictor import rated_in
+from jobs.evaluation.held_out import rated_in
 
 NAMES = ("quality", "humor")
 

@@ -19,7 +19,7 @@ from jobs.answer import Answering
 from jobs.bench.__main__ import BENCHES
 from jobs.export import Export
 from jobs.judging.settings import Judging
-from jobs.plan_scale import ScalePlan
+from jobs.planning.settings import ScalePlan
 from jobs.runner.preset import Preset
 from serve.profiles import Profile
 from serve.settings import ServeSettings

@@ -12,7 +12,7 @@ from actors.training.examples import LabelSource
 from data.attributes import AttributeSchema, Values
 from data.conversation import Conversation, from_table, to_table
 from data.lab import LabSettings
-from data.prompts import BEST, drawn, requested_prompts, steering_prompts
+from data.prompts import BEST, requested_prompts, steering_prompts
 from data.stage_metrics import PolicyMetrics
 from data.steering_metrics import ArmMetrics, HeldOutGap
 from data.storage import Storage
@@ -21,6 +21,7 @@ from jobs.evaluation.selection import drift
 from jobs.pipelines.fit import base_uri
 from jobs.pipelines.map_rows import write_table
 from jobs.pipelines.sample import sampling_settings
+from jobs.policy_training.annotated_rows import some_rows
 from jobs.policy_training.bootstrap_stages import BootstrapStages
 from jobs.policy_training.conditioned_sft import train_policy
 from jobs.runner.preset import Preset
@@ -127,8 +128,7 @@ def _belongs(row: Conversation, arm: Arm, preset: Preset, schema: AttributeSchem
 def _train_longer(run: Run, folder: Storage, loop: Rounds) -> PolicyMetrics:
     """As the bootstrap rounds train: the same initial weights, as many rows and epochs, but annotated rows only."""
     wanted, policy = rows_of_rounds(run, loop), run.preset.policy
-    annotated = (row for table in (run.folder("annotated") / "rows").tables() for row in from_table(table))
-    rows = drawn(annotated, wanted, f"longer/{run.preset.seed}", name=lambda row: row.id)
+    rows = some_rows(run.folder("annotated") / "rows", wanted, f"longer/{run.preset.seed}")
     write_table(to_table(rows, run.schema), folder / "rows")
     weights = repeated(policy.source_weights, {row.source for row in rows}, wanted / len(rows))
     again = policy.model_copy(update={"source_weights": weights})

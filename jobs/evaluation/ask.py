@@ -18,6 +18,7 @@ from data.examples import bucket
 from data.lab import LAB, Lab
 from data.measures import mean_absolute_gap, steering
 from data.prompts import BEST, Prompt, prompts_table
+from data.shards import Input
 from data.stage_metrics import Means
 from data.steering_metrics import SteeringCurve
 from data.storage import Storage
@@ -25,6 +26,7 @@ from jobs.evaluation.predictor_quality import plain
 from jobs.pipelines.annotation import annotate, calibration
 from jobs.pipelines.fit import buckets_for
 from jobs.pipelines.map_rows import write_table
+from jobs.pipelines.over_files import over_files, rows_in
 from jobs.pipelines.sample import sample
 from jobs.pipelines.sample_and_rate import one_pool, sample_and_rate
 from jobs.runner.stage import Run
@@ -121,12 +123,19 @@ def questions(run: Run, wanted: int, for_promotion: bool = False) -> list[list[M
         return [[Message("user", q)] for q in world.questions(wanted, run.preset.seed + for_promotion)]
     buckets = buckets_for(run.preset.policy.validation_share)
     found: dict[str, tuple[bool, str]] = {}
-    for table in (run.folder("rows") / "rows").tables():
-        for row in from_table(table):
-            found[row.messages[0].content] = (not (buckets and bucket(row.group, buckets) == 0), row.group)
+    for some in over_files("questions", run.folder("rows") / "rows", _first_messages, buckets):
+        found.update(some)
     ordered = sorted(found, key=lambda q: (found[q][1], q), reverse=for_promotion)
     ordered.sort(key=lambda q: found[q][0])
     return [[Message("user", q)] for q in ordered[:wanted]]
+
+
+def _first_messages(files: Sequence[Input], buckets: int) -> dict[str, tuple[bool, str]]:
+    """First message -> whether a policy that held out one of `buckets` trained on it, and its group."""
+    return {
+        row.messages[0].content: (not (buckets and bucket(row.group, buckets) == 0), row.group)
+        for row in rows_in(files)
+    }
 
 
 def tabulate(schema: AttributeSchema, answers: MeasuredAnswers) -> tuple[dict[str, SteeringCurve], Means]:

@@ -9,9 +9,10 @@ from collections.abc import Sequence
 import ray
 
 from data.audit import FileAudit, audit_files, num_doubled
-from data.shards import Input, Output, inputs_of
+from data.shards import Output, inputs_of
 from data.stage_metrics import AuditMetrics
 from data.storage import Storage
+from jobs.pipelines.over_files import neighbors
 from jobs.runner.stage import StageError, log
 
 IDS_PER_BUCKET = 1_000_000
@@ -31,7 +32,7 @@ def audit(what: str, sources: Sequence[Storage], target: Storage, fingerprint: s
     read = ray.remote(num_cpus=CPUS_PER_TASK, max_retries=-1, num_returns=1 + num_buckets)(audit_files)
     compare = ray.remote(num_cpus=CPUS_PER_TASK, max_retries=-1)(num_doubled)
     rows_per_task = max(ROWS_PER_TASK, ROWS_PER_TASK_AND_BUCKET * num_buckets)
-    refs = [read.remote(files, output, num_buckets) for files in _tasks(inputs, rows_per_task)]
+    refs = [read.remote(files, output, num_buckets) for files in neighbors(inputs, rows_per_task)]
     doubled = [compare.remote(*bucket) for bucket in zip(*(r[1:] for r in refs), strict=True)]
     files: list[FileAudit] = [file for audited in ray.get([r[0] for r in refs]) for file in audited]
     extra = sorted(set(target.names(".parquet")) - {i.part for i in inputs})
@@ -39,16 +40,6 @@ def audit(what: str, sources: Sequence[Storage], target: Storage, fingerprint: s
     digest = hashlib.sha256("".join(f.digest for f in files).encode()).hexdigest()[:16]
     log(f"{what}: audit: {num_rows:,} rows in, each of them out once, in {len(files)} files; ids {digest}")
     return AuditMetrics(files=len(files), rows=num_rows, digest=digest)
-
-
-def _tasks(inputs: Sequence[Input], rows: int) -> list[list[Input]]:
-    """Neighboring files, together just over `rows` rows."""
-    tasks: list[list[Input]] = [[]]
-    for file in inputs:
-        if sum(i.num_rows for i in tasks[-1]) >= rows:
-            tasks.append([])
-        tasks[-1].append(file)
-    return tasks
 
 
 def _require(what: str, files: Sequence[FileAudit], doubled: int, extra: Sequence[str], fingerprint: str) -> None:

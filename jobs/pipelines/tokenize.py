@@ -7,15 +7,18 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import ray
 
 from actors.training.settings import LearnerSettings
 from cluster.preflight import FREE_CPUS
 from data.examples import Split
 from data.loader import SHARD_ROWS, Corpus, DataLoader
-from data.shards import Output, Shard, inputs_of
+from data.shard_list import ShardList
+from data.shards import Output, inputs_of
 from data.storage import Storage
 from jobs.pipelines.map_rows import Beside, map_rows
+from jobs.pipelines.parts import Order
 from jobs.runner.settings import WorkerPool
 from jobs.runner.stage import log
 
@@ -92,13 +95,19 @@ class Tokenizing:
             raise
 
 
-def _first_epoch(corpus: Corpus, learner: LearnerSettings) -> Any:
-    """A sort key: shards in the order in which the first epoch reads them."""
+def _first_epoch(corpus: Corpus, learner: LearnerSettings) -> Order:
+    """Shards of the rows in the order in which the first epoch reads their examples."""
     loader = DataLoader(corpus, Split(), learner.pack_tokens, learner.packs_per_step, seed=learner.seed)
-    order = [corpus.shards[i] for window in loader.windows(0) for i in window]
-    place = {(shard.part, shard.start): number for number, shard in enumerate(order)}
+    order = [i for window in loader.windows(0) for i in window]
+    place_of = np.empty(len(order), np.int64)
+    place_of[order] = np.arange(len(order))
+    first = {part: corpus.shards.of_file(file).start for file, part in enumerate(corpus.shards.parts.to_pylist())}
 
-    def key(piece: Shard) -> tuple[int, int]:
-        return place[piece.part, piece.start // SHARD_ROWS * SHARD_ROWS], piece.start
+    def ordered(shards: ShardList) -> np.ndarray:
+        places = [
+            place_of[first[part] + np.arange(len(shards.of_file(file))) * shards.rows // SHARD_ROWS]
+            for file, part in enumerate(shards.parts.to_pylist())
+        ]
+        return np.argsort(np.concatenate(places), kind="stable")
 
-    return key
+    return ordered

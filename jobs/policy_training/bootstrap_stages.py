@@ -5,13 +5,13 @@ policy is conditioned on the predicted values of the samples, not on the request
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from data.conversation import Conversation, from_table, problem, to_table
-from data.prompts import bootstrap_prompts, bootstrap_source, combinations, drawn, prompts_table
+from data.conversation import from_table, problem, to_table
+from data.prompts import bootstrap_prompts, bootstrap_source, combinations_of, prompts_table
 from data.stage_metrics import (
     AnnotationMetrics,
     NotRun,
@@ -28,6 +28,7 @@ from jobs.pipelines.annotation import annotate, calibration, predictor_weights
 from jobs.pipelines.fit import base_uri
 from jobs.pipelines.map_rows import write_table
 from jobs.pipelines.sample import sample, sampling_settings
+from jobs.policy_training.annotated_rows import seen_combinations, some_questions, some_rows
 from jobs.policy_training.conditioned_sft import train_policy
 from jobs.runner.preset import Preset
 from jobs.runner.rounds import KINDS, Rounds
@@ -80,12 +81,12 @@ class BootstrapStages:
     def _samples(self, run: Run, folder: Storage, number: int) -> SamplesMetrics:
         """Plan the round and sample it; answers that are no turn (empty) are counted, not rated."""
         settings, annotated = run.preset.bootstrap, run.folder("annotated") / "rows"
-        as_label = calibration(run)
-        values = (v for row in _rows(annotated) for v in map(as_label, row.predicted) if v)
-        requested = combinations(values, run.schema, settings.leading, settings.min_count, settings.leading_at_least)
+        seen = seen_combinations(annotated, run.schema, calibration(run))
+        requested = combinations_of(seen, run.schema, settings.leading, settings.min_count, settings.leading_at_least)
         log(f"bootstrap {number}: {len(requested)} attribute combinations with {settings.leading} at its best")
-        sizes, seed = (settings.num_prompts, settings.samples_per_prompt), run.preset.seed + number
-        prompts = bootstrap_prompts(_rows(annotated), requested, *sizes, seed, bootstrap_source(number))
+        each, seed = settings.samples_per_prompt, run.preset.seed + number
+        asked = some_questions(annotated, settings.num_prompts, seed)
+        prompts = bootstrap_prompts(asked, requested, each, seed, bootstrap_source(number))
         size = run.preset.rows.rows_per_file
         for part, start in enumerate(range(0, len(prompts), size)):
             table = prompts_table(prompts[start : start + size])
@@ -119,8 +120,7 @@ class BootstrapStages:
         settings = run.preset.bootstrap
         samples = self._folder(run, number, "selected") / "rows"
         num_mixed = round(settings.annotated_per_sample * sum(table.num_rows for table in samples.tables()))
-        annotated = _rows(run.folder("annotated") / "rows")
-        mixed = drawn(annotated, num_mixed, f"mix/{run.preset.seed}/{number}", name=lambda row: row.id)
+        mixed = some_rows(run.folder("annotated") / "rows", num_mixed, f"mix/{run.preset.seed}/{number}")
         write_table(to_table(mixed, run.schema), folder / "mixed")
         before = run.folder(self.rounds.policy(number - 1)) / "model"
         start = base_uri(run) if settings.start == "base" else before.uri
@@ -132,10 +132,6 @@ class BootstrapStages:
         last = run.metrics(self.rounds.promotion(number - 1), PromotionMetrics) if number > 1 else None
         before, after = self.rounds.policy(number - 1), self.rounds.policy(number)
         return decide_promotion(run, number, before, after, last.after if last else None, folder)
-
-
-def _rows(folder: Storage) -> Iterable[Conversation]:
-    return (row for table in folder.tables() for row in from_table(table))
 
 
 def _sampling_settings(preset: Preset) -> object:

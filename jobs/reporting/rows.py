@@ -3,6 +3,7 @@
 Parquet is streamed, a batch at a time: memory does not grow with the corpus. Knows no page.
 """
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -13,7 +14,9 @@ import pyarrow.parquet as pq
 
 from data.attributes import AttributeSchema
 from data.conversation import Conversation, from_table
+from data.shards import Input
 from data.storage import Storage
+from jobs.pipelines.over_files import over_files
 
 BATCH_ROWS = 4096
 
@@ -29,17 +32,37 @@ class Spread:
 
 def batches(folder: Storage, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
     """All rows of the Parquet files below, in name order."""
-    fs = folder.arrow_fs
-    for path in folder.files(".parquet"):
-        with pq.ParquetFile(path, filesystem=fs) as file:
-            yield from file.iter_batches(BATCH_ROWS, columns=columns)
+    for name in folder.names(".parquet"):
+        yield from _batches(folder / name, columns)
+
+
+def _batches(file: Storage, columns: Sequence[str] | None) -> Iterator[pa.RecordBatch]:
+    with pq.ParquetFile(file.path, filesystem=file.arrow_fs) as parquet:
+        yield from parquet.iter_batches(BATCH_ROWS, columns=columns)
 
 
 def spreads(folder: Storage, kind: str, schema: AttributeSchema) -> dict[str, Spread]:
     """For each attribute that some answer has a value of; `kind` is "human" or "predicted"."""
     counts = {a.name: np.zeros(a.high - a.low + 1, np.int64) for a in schema.attributes}
     sums = dict.fromkeys(schema.names, 0.0)
-    for batch in batches(folder, [kind]):
+    for some_counts, some_sums in over_files("labels", folder, _label_counts, kind, schema):
+        for name in schema.names:
+            counts[name] += some_counts[name]
+            sums[name] += some_sums[name]
+    return {
+        name: Spread(tuple(found.tolist()), sums[name] / int(found.sum()))
+        for name, found in counts.items()
+        if found.sum()
+    }
+
+
+def _label_counts(
+    files: Sequence[Input], kind: str, schema: AttributeSchema
+) -> tuple[dict[str, np.ndarray], dict[str, float]]:
+    """Of each attribute: its answers by value, and the sum of the raw values."""
+    counts = {a.name: np.zeros(a.high - a.low + 1, np.int64) for a in schema.attributes}
+    sums = dict.fromkeys(schema.names, 0.0)
+    for batch in itertools.chain.from_iterable(_batches(Storage(file.uri), [kind]) for file in files):
         answers = pc.list_flatten(batch.column(kind))
         for attribute in schema.attributes:
             values_N = pc.struct_field(answers, attribute.name).to_numpy(zero_copy_only=False).astype(float)
@@ -47,11 +70,7 @@ def spreads(folder: Storage, kind: str, schema: AttributeSchema) -> dict[str, Sp
             sums[attribute.name] += float(values_N.sum())
             places_N = np.clip(np.rint(values_N), attribute.low, attribute.high).astype(np.int64) - attribute.low
             counts[attribute.name] += np.bincount(places_N, minlength=attribute.high - attribute.low + 1)
-    return {
-        name: Spread(tuple(found.tolist()), sums[name] / int(found.sum()))
-        for name, found in counts.items()
-        if found.sum()
-    }
+    return counts, sums
 
 
 def answers_by_value(
