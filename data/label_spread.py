@@ -25,13 +25,30 @@ MAX_TEXTS = 20_000
 
 def label_spread(rows: Storage, schema: AttributeSchema) -> Calibration:
     """Labels by rank among the answers of annotated `rows`; raises UserError if none is annotated."""
-    parts = [_predicted(_column(file, rows, "predicted"), schema) for file in _sampled(rows)]
-    values_NA = np.concatenate([np.zeros((0, len(schema.names)), np.float32), *parts])
+    values_NA = answer_values(rows, schema, "predicted")
     if not len(values_NA):
         raise UserError(
             f"policy.spread_labels needs annotated answers, and there are none in {rows.uri}; run stage annotated first"
         )
     return spread_by_rank(values_NA, schema)
+
+
+def answer_values(rows: Storage, schema: AttributeSchema, kind: str) -> np.ndarray:
+    """Values of the answers of sampled `rows`, float32 [N, A], NaN for none; `kind` is "human" or "predicted"."""
+    parts = [_values(_column(file, rows, kind), schema) for file in _sampled(rows)]
+    return np.concatenate([np.zeros((0, len(schema.names)), np.float32), *parts])
+
+
+def answer_texts(rows: Storage, most: int = MAX_TEXTS) -> list[str]:
+    """About `most` of the answers of `rows`, evenly from sampled files."""
+    files = _sampled(rows)
+    texts: list[str] = []
+    for file in files:
+        messages = _column(file, rows, "messages")
+        answers = messages.filter(pc.equal(messages.field("role"), "assistant")).field("content")
+        step = max(1, round(len(answers) * len(files) / most))
+        texts += answers[::step].to_pylist()
+    return texts
 
 
 def text_rater(
@@ -69,7 +86,7 @@ def _column(file: str, rows: Storage, name: str) -> pa.Array:
     return pc.list_flatten(column.combine_chunks())
 
 
-def _predicted(answers: pa.StructArray, schema: AttributeSchema) -> np.ndarray:
+def _values(answers: pa.StructArray, schema: AttributeSchema) -> np.ndarray:
     """float32 [N, A], NaN where an answer was not read."""
     columns = [answers.field(name).to_numpy(zero_copy_only=False) for name in schema.names]
     return (
@@ -79,13 +96,7 @@ def _predicted(answers: pa.StructArray, schema: AttributeSchema) -> np.ndarray:
 
 def _measured(rows: Storage, schema: AttributeSchema, measures: Mapping[str, TextMeasure]) -> np.ndarray:
     """float64 [N, A] of sampled answers, NaN for attributes without a measure."""
-    files = _sampled(rows)
-    texts: list[str] = []
-    for file in files:
-        messages = _column(file, rows, "messages")
-        answers = messages.filter(pc.equal(messages.field("role"), "assistant")).field("content")
-        step = max(1, round(len(answers) * len(files) / MAX_TEXTS))
-        texts += answers[::step].to_pylist()
+    texts = answer_texts(rows)
     values_NA = np.full((len(texts), len(schema.names)), np.nan)
     for column, name in enumerate(schema.names):
         if name in measures:

@@ -217,19 +217,30 @@ def spearman_interval(
     A percentile bootstrap over whole `questions`, as there; the ranks are those among all answers, so that a resample
     is a sum. The order of the answers does not matter.
     """
+    r_R = resampled_spearman(requested, measured, questions, num_resamples, seed)
+    r_R = r_R[np.isfinite(r_R)]
+    return _band(r_R) if len(r_R) else (math.nan, math.nan)
+
+
+def resampled_spearman(
+    requested: Numbers, measured: Numbers, questions: Sequence[str], num_resamples: int, seed: int
+) -> np.ndarray:
+    """`spearman` in each resample of `spearman_interval`, [R]: equal questions and seeds draw the same ones.
+
+    Empty where there are fewer than two questions, or no correlation; NaN for a resample without one.
+    """
     a, b, question_N = _paired(requested, measured, np.asarray(questions, str))
     names, question_N = np.unique(question_N, return_inverse=True)
     if len(names) < 2 or _flat(a, b):
-        return math.nan, math.nan
+        return np.zeros(0)
     a, b = (scipy.stats.rankdata(values) - (len(values) + 1) / 2 for values in (a, b))
     terms = (None, a, b, a * b, a * a, b * b)
     sums_QT = np.stack([np.bincount(question_N, term, minlength=len(names)) for term in terms], axis=1)
     drawn_RQ = np.random.default_rng(seed).multinomial(len(names), np.full(len(names), 1 / len(names)), num_resamples)
     n, a, b, ab, aa, bb = (drawn_RQ @ sums_QT).T
     with np.errstate(invalid="ignore", divide="ignore"):  # in a draw a side may have no spread
-        r_R = (n * ab - a * b) / np.sqrt((n * aa - a * a) * (n * bb - b * b))
-    r_R = r_R[np.isfinite(r_R)]
-    return _band(r_R) if len(r_R) else (math.nan, math.nan)
+        r_R: np.ndarray = (n * ab - a * b) / np.sqrt((n * aa - a * a) * (n * bb - b * b))
+    return r_R
 
 
 def _band(means_R: np.ndarray) -> tuple[float, float]:

@@ -42,6 +42,8 @@ class LengthBaseline(Record):
     """What the length of the answer alone would give."""
 
     spearman: float | None
+    lead: float | None = None
+    """By how much the predictor's Spearman is higher."""
 
 
 class QualityBaselines(Record):

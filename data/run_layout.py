@@ -19,6 +19,8 @@ MANIFEST, PROGRESS, FILES = "manifest.json", "progress.json", "files.json"
 """Of a stage: its result, its mark and inputs, and all the files that it left (`data.stage_files`)."""
 MODEL, TRAINING, REPORT, QUALITY = "model", "training.json", "report.json", "quality.json"
 """Beside a manifest: a model's folder, its loss curves, all metrics of the report, all metrics of the predictor."""
+COMPARE, PAIRS = "compare", "pairs.jsonl"
+"""The folder of the stages that compare the policy with other models; both answers to each question of a comparison."""
 TEXT_RATER = "text_rater.json"
 """In the folder of stage annotated: how attributes of annotate.measures are rated; no file = all by the predictor."""
 

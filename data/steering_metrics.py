@@ -3,7 +3,8 @@
 Values are in points of the scale. None stands for NaN: no answer, or no correlation. Knows no policy and no file.
 """
 
-from data.quality_metrics import Counts
+from data.movement import Movement
+from data.quality_metrics import Counts, PairAccuracy
 from data.record import Record
 from data.stage_metrics import Drift, Means, PolicyMeasures, StageMetrics
 
@@ -30,6 +31,8 @@ class SteeringCurve(Record):
     """The lowest and the highest mean."""
     mean_absolute_gap: float
     """How far the other attributes move, mean over them."""
+    movement: Movement | None = None
+    """From the lowest to the highest request."""
 
 
 class CrossTalk(Record):
@@ -102,6 +105,8 @@ class WitnessCurve(Record):
     spearman_low: float | None
     spearman_high: float | None
     """Of requested and measured, over all single answers, with its 95 % interval."""
+    movement: Movement | None = None
+    """From the lowest to the highest request."""
 
 
 class WitnessMetrics(Record):
@@ -115,6 +120,46 @@ class WitnessMetrics(Record):
     """That attribute's labels were this very measure (annotate.measures): it shows obedience, not agreement."""
     curves: dict[str, WitnessCurve]
     """Attribute that was varied -> what the witness measured."""
+
+
+class BaselineMetrics(StageMetrics):
+    """Stages `compare/*/report`: another model that was asked the report's questions, at the report's settings."""
+
+    meaning: str
+    """What it is, in a few words."""
+    policy: str
+    """Its stage."""
+    template: str
+    """How it is told the requested values."""
+    measured_by: str
+    steering: dict[str, SteeringCurve]
+    at_best_settings: Means
+    witnesses: dict[str, WitnessMetrics] = {}
+    counts: Counts
+
+
+class PreferenceMetrics(StageMetrics):
+    """Stage `compare/preference/report`: the policy with all attributes at best against the base's own answers."""
+
+    questions: str
+    """Where they come from."""
+    policy: str
+    """The policy's stage."""
+    rated_by: str
+    weights: dict[str, float]
+    """Attribute -> its weight in the one score of an answer."""
+    preferred: PairAccuracy
+    """Share of the questions on which the policy's answer has the higher score, a tie counting half."""
+    longer: PairAccuracy
+    """Share on which it is longer: a score may only follow the length."""
+    each_attribute: dict[str, PairAccuracy]
+    """The share of higher values, attribute by attribute."""
+    means: dict[str, Means]
+    """`policy` and `base` -> attribute -> mean value, and `words`."""
+    unscored: int
+    pairs: str
+    """URI of all pairs, a `data.compared.ComparedPair` a line."""
+    counts: Counts
 
 
 class RoundMeasures(PolicyMeasures):
@@ -177,6 +222,8 @@ class ArmMetrics(StageMetrics):
     mean_spearman: float | None
     mean_absolute_gap: float | None
     held_out: HeldOutGap | None
+    intervals: dict[str, tuple[float | None, float | None]] = {}
+    """`quality`, `mean_spearman` and, by its name, each attribute's Spearman -> its 95 % interval over questions."""
     drift: Drift
 
 
@@ -196,6 +243,8 @@ class AblationMetrics(StageMetrics):
     """Arm -> column of the table -> mean and standard deviation."""
     spearman: dict[str, dict[str, SeedSpread | None]]
     """Arm -> attribute -> the same."""
+    intervals: dict[str, dict[str, tuple[float | None, float | None]]] = {}
+    """With one seed: arm -> metric -> its 95 % interval over questions."""
 
 
 class AnswersMetrics(StageMetrics):

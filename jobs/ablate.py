@@ -5,7 +5,7 @@
 The arms: plain fine-tuning on the rated rows; conditioned on human values; only the best of those rows; conditioned on
 predicted values instead, all rated rows; all sources, annotated; bootstrap rounds on top; and, as its control, as much
 more training without any samples. Seeds draw the order of training, the questions and the samples; all share the rows,
-base model and predictor of the run.
+base model and predictor of the run, and the seed of the run itself its policy and rounds.
 """
 
 from collections.abc import Mapping

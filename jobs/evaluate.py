@@ -8,13 +8,23 @@ rows the predictor measures, and witnesses beside it: measures of the text by ot
 
 from collections.abc import Iterator
 
-from data.attributes import Values
-from data.prompts import COMBINED, combined_settings, dialogue_prompts, requested_prompts, steering_prompts
+from data.prompts import COMBINED, combined_settings, dialogue_prompts, requested_prompts
 from data.run_layout import REPORT, TRAINING, read_record, write_record
 from data.stage_metrics import PromotionMetrics, TrainingMetrics
 from data.steering_metrics import ReportMetrics, RoundMeasures
 from data.storage import Storage
-from jobs.evaluation.ask import MeasuredAnswers, answered, measurable, questions, rated, synthetic_world
+from jobs.evaluation.ask import (
+    MeasuredAnswers,
+    answered,
+    curve_prompts,
+    measurable,
+    num_unseen,
+    other_values,
+    questions,
+    rated,
+    synthetic_world,
+)
+from jobs.evaluation.deviations import label_deviations
 from jobs.evaluation.steering_metrics import combined, cross_talk, curves, dialogue, judge, judge_note, length
 from jobs.evaluation.witnesses import witnesses
 from jobs.pipelines.annotation import raters_of
@@ -51,10 +61,8 @@ def work(run: Run, folder: Storage) -> ReportMetrics:
 def _answers(run: Run, policy: Storage, folder: Storage) -> MeasuredAnswers:
     """Ask the policy, continue the answers at the ends of each scale as dialogues, and rate all of them."""
     settings, schema, seed = run.preset.evaluate, run.schema, run.preset.seed
-    asked = questions(run, settings.num_questions)
-    others: Values = schema.best() if settings.others == "best" else {}
+    (asked, prompts), others = curve_prompts(run, "evaluate"), other_values(run)
     together = [(COMBINED, values) for values in combined_settings(schema, others, settings.num_combinations, seed)]
-    prompts = steering_prompts(asked, schema, others, seed, "evaluate", settings.num_values)
     prompts += requested_prompts(asked, together, seed, "evaluate")
     log(
         f"evaluate: {len(asked)} questions at {len(prompts) // max(1, len(asked))} settings, {len(together)} of them "
@@ -75,7 +83,8 @@ def _answers(run: Run, policy: Storage, folder: Storage) -> MeasuredAnswers:
 def _report(run: Run, stage: str, answers: MeasuredAnswers) -> ReportMetrics:
     """All metrics of the answers of `stage`'s policy."""
     schema = run.schema
-    table, best = curves(schema, answers, run.preset.evaluate.num_resamples, run.preset.seed)
+    resampling = run.preset.evaluate.num_resamples, run.preset.seed
+    table, best = curves(schema, answers, *resampling, label_deviations(run))
     judged = judge(schema, answers) if synthetic_world(run) else {}
     heard, absent = witnesses(run, answers)
     return ReportMetrics(
@@ -95,8 +104,15 @@ def _report(run: Run, stage: str, answers: MeasuredAnswers) -> ReportMetrics:
         witnesses=heard,
         absent_witnesses=absent,
         rounds=tuple(_rounds(run)),
-        counts={"questions": run.preset.evaluate.num_questions, "answers": len(answers.rows)},
+        counts=_counts(run, answers),
     )
+
+
+def _counts(run: Run, answers: MeasuredAnswers) -> dict[str, int]:
+    """`unseen`: questions that no training row of the policy has."""
+    wanted = run.preset.evaluate.num_questions
+    counts = {"questions": wanted, "answers": len(answers.rows)}
+    return counts if synthetic_world(run) else counts | {"unseen": num_unseen(run, questions(run, wanted))}
 
 
 def _draw(run: Run, answers: MeasuredAnswers, report: ReportMetrics, folder: Storage) -> None:

@@ -2,6 +2,7 @@
 
     python -m jobs.export PRESET.yaml what=annotated to=URI [format=nemo] [values=labels] [push=owner/name]
     python -m jobs.export PRESET.yaml what=policy to=URI [license=apache-2.0] [push=owner/name]
+    python -m jobs.export PRESET.yaml what=adapter to=URI [rank=16] [license=apache-2.0] [push=owner/name]
 
 The folder appears whole, with `export.json` listing its content and what was left out. Starts no Ray.
 """
@@ -15,11 +16,12 @@ from pydantic import Field, model_validator
 
 from cluster.masking import without_credentials
 from cluster.settings.load import command_line
-from data.bounds import Repeats
+from data.bounds import Repeats, Width
 from data.errors import UserError
 from data.printable import printable
 from data.storage import Storage
 from data.uris import KeptUri
+from jobs.exporting.adapter import RANK, WantedAdapter, write_adapter_folder
 from jobs.exporting.hub import push, require_token
 from jobs.exporting.iceberg import NAME, commit, require_iceberg
 from jobs.exporting.models import WantedModel, write_model
@@ -30,10 +32,10 @@ from jobs.runner.preset import Preset
 from jobs.runner.stage import Metrics, Run, StageError
 
 MANIFEST = "export.json"
-MODELS = ("policy", "predictor")
+MODELS = ("policy", "predictor", "adapter")
 UNFINISHED = re.compile(
     r"export\.json|README\.md|part-\d+\.(jsonl|parquet)"
-    r"|(model|adapter|config|generation_config|tokenizer|special_tokens|added_tokens|chat_template|vocab|merges)[\w.-]*"
+    r"|(model|adapter|steerlm_adapter|heads|config|generation_config|tokenizer|special_tokens|added_tokens|chat_template|vocab|merges)[\w.-]*"
 )
 """Files that a killed export may have left on an object store; on a disk it leaves none."""
 
@@ -41,14 +43,19 @@ UNFINISHED = re.compile(
 class Export(Preset):
     """A run, the part to export, and the target."""
 
-    what: Literal["rows", "annotated", "selected", "policy", "predictor"]
-    """rows = as people rated them; annotated = with predicted values; selected = kept samples of a bootstrap round;
-    or a model."""
+    what: Literal["rows", "annotated", "selected", "policy", "predictor", "adapter"]
+    """rows = as people rated them; annotated = with predicted values; selected = kept samples of a bootstrap round; a
+    model; or adapter = what a policy trained with LoRA adds to its base, and the predictor's heads: a few megabytes,
+    which the endpoint serves."""
     to: KeptUri = Field(min_length=1)
     """The target folder, on any fsspec filesystem; an earlier export there is replaced, anything else is an error."""
     round: Repeats | None = None
-    """The bootstrap round of selected or policy; None = the last samples, the promoted policy; 0 = the policy before
-    them."""
+    """The bootstrap round of selected, policy or adapter; None = the last samples, the promoted policy; 0 = the policy
+    before them."""
+    rank: Width | None = None
+    """Rank of an adapter; None = 16. What a higher rank would hold is lost; the last line says how much is kept."""
+    heads: bool = True
+    """Of adapter: with the heads of the run's predictor, which must read layers of the base as they are."""
     format: Literal["messages", "nemo", "parquet"] | None = None
     """Of rows: messages (OpenAI, TRL; JSONL; the default), nemo (NeMo-Aligner; JSONL), parquet (all columns)."""
     values: ValueKind | None = None
@@ -72,6 +79,10 @@ class Export(Preset):
         """Refuse settings that would be ignored."""
         rows = {"format": self.format, "values": self.values, "only_rated": self.only_rated or None}
         given = [name for name, value in rows.items() if value is not None]
+        adapter = {"rank": self.rank, "heads": None if self.heads else False}
+        unused = [name for name, value in adapter.items() if value is not None and self.what != "adapter"]
+        if unused:
+            raise UserError(f"{unused[0]} would be ignored: what is {self.what}, and it is about adapter; leave it out")
         if self.what in MODELS and given:
             raise UserError(
                 f"{', '.join(given)} would be ignored: what is {self.what}, and it is about rows; leave it out"
@@ -86,7 +97,7 @@ class Export(Preset):
                 "iceberg would be ignored: a table has all columns of rows; set format to parquet, and what to rows, "
                 "annotated or selected"
             )
-        if self.round is not None and self.what not in ("selected", "policy"):
+        if self.round is not None and self.what not in ("selected", "policy", "adapter"):
             raise UserError(f"round would be ignored: what is {self.what}, of which a run has one; leave it out")
         if self.what == "selected" and self.round == 0:
             raise UserError("round is 0, before which nothing was sampled; set it to 1 or more")
@@ -117,8 +128,12 @@ def export(run: Run, settings: Export) -> Metrics:
 
 
 def _write(run: Run, settings: Export, folder: Storage) -> Metrics:
+    name = settings.push or Storage(settings.to).uri.removeprefix("file://")
+    if settings.what == "adapter":
+        rank = RANK if settings.rank is None else settings.rank
+        adapter = WantedAdapter(settings.round, rank, settings.heads, settings.license, settings.datasets, name)
+        return write_adapter_folder(run, adapter, folder)
     if settings.what == "policy" or settings.what == "predictor":
-        name = settings.push or Storage(settings.to).uri.removeprefix("file://")
         model = WantedModel(settings.what, settings.round, settings.license, settings.datasets, name)
         return write_model(run, model, folder)
     what, kind = settings.what, settings.format or "messages"

@@ -1,4 +1,4 @@
-"""All stages of SteerLM in order: rows, base, predictor, annotated, policy, bootstrap rounds, report.
+"""All stages of SteerLM in order: rows, base, predictor, annotated, policy, bootstrap rounds, compare, report.
 
     python -m jobs.run PRESET.yaml [key.path=value ...] [--plan]
 
@@ -8,22 +8,25 @@ A stage that is finished and whose settings and inputs have not changed is skipp
 from collections.abc import Mapping
 from typing import Any
 
-from jobs import annotate, bootstrap, evaluate, prepare, pretrain, train_policy, train_predictor
+from jobs import annotate, bootstrap, compare, evaluate, prepare, pretrain, train_predictor
+from jobs.policy_training.policy_stage import STAGE as POLICY
 from jobs.runner.cli import main, stage_line
+from jobs.runner.machine import machine
 from jobs.runner.preset import Preset
 from jobs.runner.stage import Performed, Run, Stage
 
 
 def stages(preset: Preset) -> list[Stage]:
     return [
-        *(prepare.STAGE, pretrain.STAGE, train_predictor.STAGE, annotate.STAGE, train_policy.STAGE),
+        *(prepare.STAGE, pretrain.STAGE, train_predictor.STAGE, annotate.STAGE, POLICY),
         *bootstrap.stages(preset),
+        *compare.stages(preset),
         evaluate.stage(preset),
     ]
 
 
 def ending(run: Run, stages: Mapping[str, Performed]) -> dict[str, Any]:
-    """The run's summary: seconds and counts of each stage, and the steering metrics."""
+    """The run's summary: seconds and counts of each stage, the steering metrics, and the machine."""
     report = stages["report"].manifest.metrics
     lines = {name: stage_line(done) for name, done in stages.items()}
     lines["report"] = {key: lines["report"][key] for key in ("seconds", "skipped", "counts")}
@@ -32,9 +35,11 @@ def ending(run: Run, stages: Mapping[str, Performed]) -> dict[str, Any]:
         "stages": lines,
         "steering": report["steering"],
         "measured_by": report["measured_by"],
+        "witnesses": report.get("witnesses", {}),
         "at_best_settings": report["at_best_settings"],
         "predictor": stages["predictor"].manifest.metrics["held_out"],
         "report": (run.folder("report") / "report.json").uri,
+        "machine": machine(),
         "plot": (run.folder("report") / "steering.png").uri,
     }
 

@@ -102,7 +102,7 @@ def _scorer(settings: ServeSettings, predictor: str) -> Any:
         health_check_period_s=HEALTH_CHECK_PERIOD_S,
     ).bind(
         predictor=predictor,
-        dtype=settings.engine.dtype,
+        dtype=settings.scorer.dtype or settings.engine.dtype,
         pack_tokens=settings.scorer.pack_tokens,
         max_tokens=settings.scorer.max_tokens,
         packing=settings.scorer.packing == "on",

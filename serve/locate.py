@@ -1,5 +1,5 @@
-"""Which policy to serve: a folder, a finished run, the newest finished run, or a package. Knows a run's layout, no
-model."""
+"""Which policy to serve: a folder, a finished run, the newest one, an exported adapter, or a package. Knows a run's
+layout, no model."""
 
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -9,6 +9,7 @@ from data.errors import UserError
 from data.run_layout import MANIFEST, MODEL, read_manifest
 from data.steering_metrics import ReportMetrics
 from data.storage import Storage
+from serve.ready import is_adapter, ready
 from serve.settings import FROM_THE_RUN, ServeSettings
 from serve.untrained import PACKAGE, untrained
 
@@ -34,11 +35,14 @@ def locate(policy: str, storage: str, attributes: str = "style") -> Located:
     if policy == NEWEST:
         return _of_run(_newest_run(Storage(storage)))
     folder = Storage(policy)
+    if is_adapter(folder):
+        model, predictor = ready(folder, Storage(storage))
+        return Located(model.uri, _name(folder), predictor=predictor.uri if predictor else None)
     if (folder / "report" / MANIFEST).exists():
         return _of_run(folder)
     if (folder / "config.json").exists():
         return Located(folder.uri, _name(folder))
-    remedy = f"set policy to a folder with config.json, to a finished run, or to {NEWEST!r}"
+    remedy = f"set policy to a folder with config.json, to an exported adapter, to a finished run, or to {NEWEST!r}"
     raise UserError(f"no policy at {folder.uri}: {remedy}")
 
 

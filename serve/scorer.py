@@ -32,7 +32,7 @@ class Scorer:
         from actors.scoring.predictor import Predictor
         from actors.scoring.rater import Rater
 
-        dtype = usable_dtype(dtype, own_device(), "engine.dtype")
+        dtype = usable_dtype(dtype, own_device(), "scorer.dtype")
         loaded = Predictor.load(predictor, dtype, num_threads=num_threads, packing=packing, setting="scorer.packing")
         self._rater = Rater(loaded, pack_tokens, max_tokens)
 

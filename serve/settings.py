@@ -75,6 +75,9 @@ class ScorerSettings(Record):
     """Tokens of one packed forward."""
     max_tokens: Whole = Field(1024, ge=16, le=10**9)
     """Longest conversation that is read whole; of a longer one the end is."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] | None = None
+    """Weights and activations, heads always in float32; None = as engine.dtype. float32 gives on a CPU what the
+    offline predictor gives in float32, where answers are written in bfloat16."""
     packing: Literal["on", "off"] = "on"
     """Several answers in one forward; off = one by one, for predictors that would mix them (which are refused
     otherwise)."""
@@ -98,10 +101,10 @@ class ServeSettings(Record):
     RENAMED = {"max_slots": "max_num_seqs", "prefix_tokens": "prefix_cache_tokens", "row_tokens": "pack_tokens"}
 
     policy: Uri = "newest"
-    """A policy folder or a finished run's folder (any URI), or "newest": the newest finished run in `storage`; or
-    package:NAME, a pretrained model out of an installed package, untrained and asked in words (`make try`)."""
+    """A policy folder, a finished run's folder or an exported adapter's (any URI), or "newest": the newest finished run
+    in `storage`; or package:NAME, a pretrained model out of an installed package, untrained and asked in words."""
     storage: Uri = "runs"
-    """Where runs live (any URI), for "newest"; a package's model is kept there, too."""
+    """Where runs live (any URI), for "newest"; what a package or an adapter gives is kept there, too."""
     attributes: str = "style"
     """For a package: the shipped attribute schema that it is asked in."""
     name: str | None = None

@@ -19,9 +19,19 @@ from data.loader import copies
 from data.stage_metrics import Drift, NotRun, PolicyMetrics
 from data.steering_metrics import ArmMetrics, SeedSpread
 from jobs.ablate import Ablation, stages
-from jobs.ablation.arms import ARMS, HELD_OUT, _belongs, _followed, held_out_settings, repeated, rows_of_rounds
-from jobs.ablation.report import lines, summary, value_of
+from jobs.ablation.arms import (
+    ARMS,
+    HELD_OUT,
+    _answers,
+    _belongs,
+    _followed,
+    held_out_settings,
+    repeated,
+    rows_of_rounds,
+)
+from jobs.ablation.report import COLUMNS, lines, spearman_lines, summary, value_of
 from jobs.evaluation.ask import MeasuredAnswers
+from jobs.run import stages as run_stages
 from jobs.runner.preset import Preset
 from jobs.runner.rounds import Rounds
 from jobs.runner.stage import Run, _description
@@ -57,7 +67,7 @@ def test_seeds_share_what_is_made_once_and_differ_in_the_rest() -> None:
     preset = load(Ablation, DEMO, ["seeds=2"])
     by_name = {stage.name: stage for stage in stages(preset)}
     run = Run(preset)
-    zero, one = (by_name[f"ablation/{seed}/sources/policy"] for seed in range(2))
+    zero, one = (by_name[f"ablation/{seed}/human/policy"] for seed in range(2))
     assert zero.needs == one.needs
     assert zero.settings(preset)["seed"] == 0
     assert one.settings(preset)["seed"] == 1
@@ -66,6 +76,38 @@ def test_seeds_share_what_is_made_once_and_differ_in_the_rest() -> None:
     assert len(by_name) == 4 + 2 * (5 * 2 + 5 + 1 + 2) + 1
     for name in by_name:
         assert all(need in by_name for need in by_name[name].needs), name
+
+
+def test_the_runs_own_seed_takes_its_policy_and_its_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Run, "manifest", lambda self, name: SimpleNamespace(fingerprint=name))
+    ablation, run = load(Ablation, DEMO, ["seeds=2"]), load(Preset, DEMO)
+    ours, theirs = ({stage.name: stage for stage in found} for found in (stages(ablation), run_stages(run)))
+    shared = [name for name in theirs if name == "policy" or name.startswith("bootstrap-")]
+    assert len(shared) == 6
+    for name in shared:
+        assert _description(Run(ablation), ours[name]) == _description(Run(run), theirs[name])
+    assert "ablation/0/sources/policy" not in ours
+    assert ours["ablation/0/sources/report"].needs == ("rows", "predictor", "policy")
+    assert "bootstrap-1/policy" in ours["ablation/0/longer/policy"].needs
+    assert {"ablation/1/sources/policy", "ablation/1/bootstrap-1/policy"} < ours.keys()
+    another = load(Ablation, DEMO, ["seeds=1", "seed=3"])
+    assert "ablation/0/sources/policy" in {stage.name for stage in stages(another)}
+
+
+def test_with_one_seed_the_table_has_intervals_over_questions() -> None:
+    found = {"human": {"quality": summary([3.0]), "mean_spearman": summary([0.5])}}
+    columns: dict[str, SeedSpread | None] = {**dict.fromkeys(COLUMNS), **found["human"]}
+    told = lines({"human": columns}, {"human": {"quality": (2.5, 3.25)}})
+    assert "3.000 (2.500 to 3.250)" in told[1]
+    assert "0.500 ± 0.000" in told[1]
+    each = spearman_lines({"human": {"humor": summary([0.5])}}, {"human": {"humor": (0.25, 0.75)}})
+    assert "0.500 (0.250 to 0.750)" in each[-1]
+    assert spearman_lines({"sft": {"humor": None}}) == []
+
+
+def test_people_are_no_ranks_among_predictions_and_sources_count_by_weight() -> None:
+    assert _answers([row({}), row({}, {})], {"s": 0.5}) == 1.5
+    assert _answers([row({})], {}) == 1.0
 
 
 def test_an_arm_that_cannot_be_trained_is_refused() -> None:

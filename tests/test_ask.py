@@ -6,16 +6,19 @@ import pytest
 
 from cluster.settings.load import load
 from data.attributes import Values, shipped
-from data.conversation import Conversation, Message
+from data.conversation import Conversation, Message, to_table
+from data.examples import bucket
 from data.run_layout import as_json
 from data.steering_metrics import DialogueCurve, JudgeMetrics, TrustEverywhere
-from jobs.evaluation.ask import MeasuredAnswers, gap_at_best, mean_spearman, questions, tabulate
+from jobs.evaluation.ask import MeasuredAnswers, gap_at_best, mean_spearman, num_unseen, questions, tabulate
 from jobs.evaluation.steering_metrics import combined, cross_talk, curves, dialogue, judge, judge_note, length
+from jobs.pipelines.map_rows import write_table
 from jobs.runner.preset import Preset
 from jobs.runner.stage import Run
 
 SCHEMA = shipped("lab")
 DEMO = str(Path(__file__).parent.parent / "jobs" / "presets" / "demo.yaml")
+OASST = str(Path(__file__).parent.parent / "jobs" / "presets" / "oasst.yaml")
 
 
 def _row(turned: str, asked: float, number: int) -> Conversation:
@@ -183,3 +186,23 @@ def test_longer_answers_are_more_of_what_was_asked_but_not_among_equals() -> Non
     assert metrics.spearman_words > 0.8
     assert metrics.partial_spearman == pytest.approx(-1)
     assert length(SCHEMA, answers)["toxicity"].spearman_words is None
+
+
+def test_a_question_that_training_has_seen_anywhere_is_asked_last(tmp_path: Path) -> None:
+    """Two sources may ask the same; a group that is held out in one of them hides nothing."""
+    run = Run(load(Preset, OASST, [f"storage={tmp_path}", "policy.validation_share=0.5"]))
+    groups = [f"g{n}" for n in range(40)]
+    held_out = [g for g in groups if bucket(g, 2) == 0]
+    rows = [Conversation("a", "", _turns(f"only {g}"), group=g) for g in groups]
+    rows += [Conversation("a", "", _turns("shared"), group=g) for g in (held_out[0], *groups)]
+    write_table(to_table(rows, run.schema), run.folder("rows") / "rows")
+    asked = questions(run, 100)
+    unseen = [messages[0].content for messages in asked[: len(held_out)]]
+    assert sorted(unseen) == sorted(f"only {g}" for g in held_out)
+    assert num_unseen(run, asked) == len(held_out)
+    assert "shared" in [messages[0].content for messages in asked[len(held_out) :]]
+    assert [m[0].content for m in questions(run, 1, for_promotion=True)] == [max(unseen, key=lambda q: (q[5:], q))]
+
+
+def _turns(question: str) -> tuple[Message, ...]:
+    return Message("user", question), Message("assistant", "a")

@@ -134,6 +134,7 @@ def _check_parts(report: dict[str, Any], names: list[str]) -> None:
         "slope",
         "reached",
         "mean_absolute_gap",
+        "movement",
     }
     for row in report["steering"].values():
         assert set(row) == keys

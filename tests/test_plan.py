@@ -109,6 +109,18 @@ def test_heads_on_several_layers_cut_the_planned_predictor_and_must_be_there(tin
         shapes(backbone)
 
 
+def test_heads_on_a_frozen_backbone_have_no_optimizer(tiny_base: str) -> None:
+    frozen = "predictor={heads: {}, folds: 5, learner: {epochs: 0, packs_per_step: 8, num_workers: 2}}"
+    preset = load(Preset, DEMO, [f"base={{model: '{tiny_base}'}}", frozen])
+    lines = list(plan_lines(Run(preset), ["predictor"]))
+    assert "2 Ray Train workers x 1 CPU; a frozen backbone" in lines[1]
+    assert "5 fits for the folds, which share their features" in lines[1]
+    assert "optimizer" not in lines[1]
+    assert "gradients" not in lines[1]
+    trained = load(Preset, DEMO, [f"base={{model: '{tiny_base}'}}"])
+    assert "optimizer" in list(plan_lines(Run(trained), ["predictor"]))[1]
+
+
 def test_with_the_rows_there_tokens_steps_and_time_are_estimated(tmp_path: Path) -> None:
     schema = shipped("lab")
     rows = list(Lab(LabSettings(num_rows=200)).rows())

@@ -50,7 +50,9 @@ def test_a_predictor_is_compared_with_people_the_mean_length_and_the_truth(lab: 
         assert 0.3 < row["truth"]["one_rater"]["mae"] < 0.7
         # It knows the truth, so its error against people is theirs against the truth.
         assert (row["n"], row["mae"]) == (row["truth"]["one_rater"]["n"], row["truth"]["one_rater"]["mae"])
-        assert row["spearman"] > row["baselines"]["length"]["spearman"]
+        length = row["baselines"]["length"]
+        assert row["spearman"] > length["spearman"]
+        assert length["lead"] == pytest.approx(row["spearman"] - length["spearman"], abs=2e-4)
         assert row["mae"] < row["baselines"]["mean"]["mae"]
         # 1.34 is the spread of values that are about even over 0..4.
         assert row["baselines"]["mean"]["rmse"] == pytest.approx(row["std_human"], abs=0.03)

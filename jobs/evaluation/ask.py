@@ -17,7 +17,7 @@ from data.conversation import Conversation, Message, from_table
 from data.examples import bucket
 from data.lab import LAB, Lab
 from data.measures import mean_absolute_gap, steering
-from data.prompts import BEST, Prompt, prompts_table
+from data.prompts import BEST, Prompt, prompts_table, steering_prompts
 from data.shards import Input
 from data.stage_metrics import Means
 from data.steering_metrics import SteeringCurve
@@ -121,21 +121,52 @@ def questions(run: Run, wanted: int, for_promotion: bool = False) -> list[list[M
     """
     if world := synthetic_world(run):
         return [[Message("user", q)] for q in world.questions(wanted, run.preset.seed + for_promotion)]
-    buckets = buckets_for(run.preset.policy.validation_share)
-    found: dict[str, tuple[bool, str]] = {}
-    for some in over_files("questions", run.folder("rows") / "rows", _first_messages, buckets):
-        found.update(some)
-    ordered = sorted(found, key=lambda q: (found[q][1], q), reverse=for_promotion)
-    ordered.sort(key=lambda q: found[q][0])
+    held_out, trained = _first_questions(run)
+    ordered = [
+        q for part in (held_out, trained) for q in sorted(part, key=lambda q: (part[q], q), reverse=for_promotion)
+    ]
     return [[Message("user", q)] for q in ordered[:wanted]]
 
 
-def _first_messages(files: Sequence[Input], buckets: int) -> dict[str, tuple[bool, str]]:
-    """First message -> whether a policy that held out one of `buckets` trained on it, and its group."""
-    return {
-        row.messages[0].content: (not (buckets and bucket(row.group, buckets) == 0), row.group)
-        for row in rows_in(files)
-    }
+def num_unseen(run: Run, asked: Sequence[Sequence[Message]]) -> int:
+    """How many of these questions no conversation asks that the policy was trained on."""
+    if synthetic_world(run):
+        return len(asked)
+    _, trained = _first_questions(run)
+    return sum(messages[0].content not in trained for messages in asked)
+
+
+def _first_questions(run: Run) -> tuple[dict[str, str], dict[str, str]]:
+    """Question -> its group, of those that training never saw, and of those that it did, in whatever source."""
+    buckets = buckets_for(run.preset.policy.validation_share)
+    trained: dict[str, str] = {}
+    held_out: dict[str, str] = {}
+    for some in over_files("questions", run.folder("rows") / "rows", _first_messages, buckets):
+        trained.update(some[0])
+        held_out.update(some[1])
+    return {q: group for q, group in held_out.items() if q not in trained}, trained
+
+
+def curve_prompts(run: Run, source: str) -> tuple[list[list[Message]], list[Prompt]]:
+    """The report's questions, and each of them with every attribute at values of its scale, and all at best."""
+    settings, schema, seed = run.preset.evaluate, run.schema, run.preset.seed
+    asked = questions(run, settings.num_questions)
+    return asked, steering_prompts(asked, schema, other_values(run), seed, source, settings.num_values)
+
+
+def other_values(run: Run) -> Values:
+    """What is requested of the attributes that are not varied."""
+    return run.schema.best() if run.preset.evaluate.others == "best" else {}
+
+
+def _first_messages(files: Sequence[Input], buckets: int) -> tuple[dict[str, str], dict[str, str]]:
+    """First message -> its group, of what a policy that held out one of `buckets` trained on, and of what it did not."""
+    trained: dict[str, str] = {}
+    held_out: dict[str, str] = {}
+    for row in rows_in(files):
+        part = held_out if buckets and bucket(row.group, buckets) == 0 else trained
+        part[row.messages[0].content] = row.group
+    return trained, held_out
 
 
 def tabulate(schema: AttributeSchema, answers: MeasuredAnswers) -> tuple[dict[str, SteeringCurve], Means]:

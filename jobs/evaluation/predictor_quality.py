@@ -49,14 +49,14 @@ def _attribute(
         for values_NA in (held_out.human_NA, held_out.predicted_NA, held_out.truth_NA)
     )
     human_N[np.isnan(predicted_N)] = np.nan
-    mean = errors(human_N, mean_N)
-    metrics: dict[str, Any] = errors(human_N, predicted_N) | {
+    mean, own, length = errors(human_N, mean_N), errors(human_N, predicted_N), spearman(human_N, held_out.length_N)
+    metrics: dict[str, Any] = own | {
         "std_human": _std(human_N),
         "std_predicted": _std(predicted_N[~np.isnan(human_N)]),
         "reliability": reliability(predicted_N, human_N),
         "baselines": {
             "mean": {key: mean[key] for key in ("n", "mae", "rmse") if key in mean},
-            "length": {"spearman": spearman(human_N, held_out.length_N)},
+            "length": {"spearman": length, "lead": own.get("spearman", math.nan) - length},
         },
     }
     if calibration.changes(name):

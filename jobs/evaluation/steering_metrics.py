@@ -15,6 +15,7 @@ from data.attributes import AttributeSchema, Values
 from data.conversation import Conversation
 from data.diversity import words
 from data.measures import errors, mean_bands, partial_spearman, slope, spearman, spearman_ceiling, spearman_interval
+from data.movement import movement
 from data.prompts import COMBINED, DIALOGUE
 from data.stage_metrics import Means
 from data.steering_metrics import (
@@ -35,9 +36,16 @@ Pairs = Sequence[tuple[Conversation, Values]]
 
 
 def curves(
-    schema: AttributeSchema, answers: MeasuredAnswers, num_resamples: int, seed: int
+    schema: AttributeSchema,
+    answers: MeasuredAnswers,
+    num_resamples: int,
+    seed: int,
+    deviations: Mapping[str, float] | None = None,
 ) -> tuple[dict[str, SteeringCurve], Means]:
-    """`tabulate`, with the band of each mean (`low`, `high`) in the table."""
+    """`tabulate`, with the band of each mean (`low`, `high`) in the table, and the movement from end to end.
+
+    `deviations`: of each attribute's labels (`label_deviations`).
+    """
     table, best = tabulate(schema, answers)
     for name, row in table.items():
         varied = _of_group(answers, name)
@@ -47,6 +55,9 @@ def curves(
         low, high = mean_bands(requested, _column(varied, name), *how)
         least, most = plain(spearman_interval(requested, _column(varied, name), *how))
         found = {"low": tuple(plain(low)), "high": tuple(plain(high)), "spearman_low": least, "spearman_high": most}
+        found["movement"] = movement(
+            requested, _column(varied, name), names, (deviations or {}).get(name), num_resamples, seed
+        )
         table[name] = row.model_copy(update=found)
     return table, best
 

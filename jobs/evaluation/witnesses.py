@@ -8,20 +8,25 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from actors.modeling.model_folder import token_counter
 from actors.scoring import hatesonar
 from data.attributes import AttributeSchema
 from data.conversation import Conversation
 from data.measures import mean_bands, spearman_interval, steering
+from data.movement import movement
 from data.steering_metrics import WitnessCurve, WitnessMetrics
 from data.text_measures import MEASURES
 from jobs.evaluation.ask import MeasuredAnswers, synthetic_world
+from jobs.evaluation.deviations import text_deviation
 from jobs.evaluation.predictor_quality import plain
+from jobs.pipelines.fit import base_uri
 from jobs.runner.evaluation_settings import WitnessKind
 from jobs.runner.stage import Run
 
 BY_DEFAULT: tuple[WitnessKind, ...] = ("words", "flesch_kincaid", "type_token_ratio", "hatesonar")
 STANDS_FOR: dict[WitnessKind, str] = {
     "words": "verbosity",
+    "tokens": "verbosity",
     "characters": "verbosity",
     "sentences": "verbosity",
     "flesch_kincaid": "complexity",
@@ -44,7 +49,7 @@ def witnesses(run: Run, answers: MeasuredAnswers) -> tuple[dict[str, WitnessMetr
 
 
 def _heard(run: Run, kind: WitnessKind, rows: Sequence[Conversation]) -> WitnessMetrics:
-    measure, meaning, unit = _witness(kind)
+    measure, meaning, unit = _witness(run, kind)
     attribute = STANDS_FOR[kind] if STANDS_FOR[kind] in run.schema.names else None
     settings = run.preset.evaluate.num_resamples, run.preset.seed
     return WitnessMetrics(
@@ -52,15 +57,17 @@ def _heard(run: Run, kind: WitnessKind, rows: Sequence[Conversation]) -> Witness
         unit=unit,
         attribute=attribute,
         is_rater=attribute is not None and run.preset.annotate.measures.get(attribute) == kind,
-        curves=_curves(run.schema, rows, measure, *settings),
+        curves=_curves(run.schema, rows, measure, text_deviation(run, measure), *settings),
     )
 
 
-def _witness(kind: WitnessKind) -> tuple[Callable[[list[str]], list[float]], str, str]:
+def _witness(run: Run, kind: WitnessKind) -> tuple[Callable[[list[str]], list[float]], str, str]:
     """What measures texts, what it means, and its unit."""
     if kind == "hatesonar":
         meaning = "Probability that a text is hate speech or offensive, by hatesonar, which was trained on tweets."
         return hatesonar.Hatesonar(), meaning, "probability"
+    if kind == "tokens":
+        return token_counter(base_uri(run)), "Number of tokens, as the base model's tokenizer cuts them.", "tokens"
     measure = MEASURES[kind]
     return lambda texts: [measure.of(text) for text in texts], measure.meaning, measure.unit
 
@@ -69,6 +76,7 @@ def _curves(
     schema: AttributeSchema,
     rows: Sequence[Conversation],
     measure: Callable[[list[str]], list[float]],
+    deviation: float | None,
     num_resamples: int,
     seed: int,
 ) -> dict[str, WitnessCurve]:
@@ -86,5 +94,5 @@ def _curves(
         dose = steering(requested, np.array(measured))
         curve = {name: dose[name] for name in ("requested", "measured", "n", "spearman")}
         curve |= {"low": low, "high": high, "spearman_low": least, "spearman_high": most}
-        found[name] = WitnessCurve(**plain(curve))
+        found[name] = WitnessCurve(**plain(curve), movement=movement(requested, measured, how[0], deviation, *how[1:]))
     return found

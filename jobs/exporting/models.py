@@ -5,6 +5,7 @@ Plain transformers, vLLM and our own endpoint load the folder alike. Knows no ro
 
 import re
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -38,7 +39,7 @@ class WantedModel:
 def write_model(run: Run, wanted: WantedModel, folder: Storage) -> Metrics:
     """Fill `folder`; returns counts. Raises StageError if the stage is not finished, UserError if it holds no model
     of ours."""
-    stage = _stage(run, wanted)
+    stage = stage_of(run, wanted.kind, wanted.round)
     model = run.folder(stage) / "model"
     names = [name for name in model.names() if name not in (CARD, GENERATION)]
     if not any(name.endswith(".safetensors") for name in names):
@@ -69,14 +70,14 @@ def _copy(source: Storage, target: Storage) -> None:
         target.put(f"{beside}/file")
 
 
-def _stage(run: Run, wanted: WantedModel) -> str:
+def stage_of(run: Run, kind: Literal["policy", "predictor"], round: int | None) -> str:
     """The stage whose model is wanted; raises StageError unless it is finished."""
-    if wanted.kind == "predictor":
+    if kind == "predictor":
         name = "predictor"
-    elif wanted.round is None:
+    elif round is None:
         name = Rounds().promoted(run, run.preset.bootstrap.rounds)
     else:
-        name = Rounds().policy(wanted.round)
+        name = Rounds().policy(round)
     if run.manifest(name) is None or not (run.folder(name) / "model").exists():
         raise StageError(
             f"{name} is not finished in {run.root.uri}, so there is no model to export; "
@@ -88,18 +89,27 @@ def _stage(run: Run, wanted: WantedModel) -> str:
 
 def _card(run: Run, wanted: WantedModel, stage: str) -> str:
     """The card that training writes, with the hub's front matter."""
-    found = [match[1] for source in run.preset.rows.sources if (match := HF_DATASET.match(source.uri))]
-    front: Metrics = {"license": wanted.license}
-    if datasets := list(dict.fromkeys([*found, *wanted.datasets])):
-        front["datasets"] = datasets
-    report = run.metrics("report", ReportMetrics) if wanted.kind == "policy" else None
-    if report and report.policy_stage != stage:
-        report = None  # it is about another round's policy
+    front = front_entries(run, wanted.license, wanted.datasets)
+    report = report_about(run, stage) if wanted.kind == "policy" else None
     training = read_record(run.folder(stage) / TRAINING, TrainingMetrics)
-    return card(run, wanted.kind, _learner(run, wanted, stage), training, report, front, wanted.name)
+    return card(run, wanted.kind, learner_of(run, wanted.kind, stage), training, report, front, wanted.name)
 
 
-def _learner(run: Run, wanted: WantedModel, stage: str) -> LearnerSettings:
-    if wanted.kind == "predictor":
+def front_entries(run: Run, license: str, datasets: Sequence[str]) -> Metrics:
+    """What a card tells the hub of license and data."""
+    found = [match[1] for source in run.preset.rows.sources if (match := HF_DATASET.match(source.uri))]
+    named = list(dict.fromkeys([*found, *datasets]))
+    return {"license": license} | ({"datasets": named} if named else {})
+
+
+def report_about(run: Run, stage: str) -> ReportMetrics | None:
+    """The run's report, if it is about the policy of `stage`, and not another round's."""
+    report = run.metrics("report", ReportMetrics)
+    return report if report and report.policy_stage == stage else None
+
+
+def learner_of(run: Run, kind: Literal["policy", "predictor"], stage: str) -> LearnerSettings:
+    """How the model of `stage` was trained."""
+    if kind == "predictor":
         return run.preset.predictor.learner
     return run.preset.policy.learner if stage == "policy" else run.preset.bootstrap.learner

@@ -50,6 +50,17 @@ scores = scorer([text], top_k=None, function_to_apply="none", add_special_tokens
 print({{score["label"]: score["score"] for score in scores}})
 ```
 """
+ADAPTER = """\
+Low-rank adapters for the base model below, the embeddings of its new tokens, and the heads of an attribute predictor on
+the same base. Every request sets its own attributes; the model chooses those that are left out.
+
+```bash
+python -m serve policy={folder}
+```
+
+The endpoint puts policy and predictor together from the base model, once, and rates answers with `score: true`. Plain
+peft loads the adapters (`adapter_config.json`) onto the base, without the new tokens and without the heads.
+"""
 LAYER_HEADS = """\
 One number per attribute for every answer of a conversation, in the attribute's own units.
 
@@ -92,16 +103,17 @@ def card(
     front: Mapping[str, Any] | None = None,
     folder: str = "FOLDER",
 ) -> str:
-    """The card's text. `front` is added to the hub's front matter; `folder` is what the example loads."""
+    """The card's text; `kind` may be "adapter", too. `front` is added to the hub's front matter; `folder` is what the
+    example loads."""
     preset = run.preset
-    base = preset.base.model if kind == "policy" else preset.predictor.backbone or preset.base.model
+    base = preset.base.model if kind != "predictor" else preset.predictor.backbone or preset.base.model
     start = base and masked(base)
-    is_policy = kind == "policy"
+    is_policy = kind != "predictor"
     parts = [
         front_matter({**_front(is_policy, bool(preset.predictor.heads), start), **(front or {})}),
         f"# {preset.run}: {'a language model with steerable attributes' if is_policy else 'an attribute predictor'}",
         "Made by the SteerLM method ([arXiv 2310.05344](https://arxiv.org/abs/2310.05344)).",
-        _example(run, is_policy, folder),
+        ADAPTER.format(folder=folder) if kind == "adapter" else _example(run, is_policy, folder),
         *_data(run),
         f"## Training\n\nFrom {start or 'a base model pre-trained here'}, prompt format `{preset.template}`.",
         *_training(settings, training),

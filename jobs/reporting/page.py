@@ -17,6 +17,7 @@ from jobs.reporting.blocks import Gallery, Part
 from jobs.reporting.figures import COLORS, standalone
 from jobs.reporting.markdown import markdown
 from jobs.reporting.rows import answers_by_value
+from jobs.reporting.sections_comparison import comparison_parts
 from jobs.reporting.sections_predictor import predictor_parts
 from jobs.reporting.sections_steering import answers_part, steering_parts
 from jobs.reporting.sections_training import rounds_part, training_parts
@@ -50,6 +51,7 @@ def page_parts(run: Run, report: ReportMetrics, folder: Storage) -> list[Part]:
     parts = [
         *steering_parts(run.schema, report),
         witnesses_part(report),
+        *comparison_parts(run, report),
         _answers(run, folder),
         rounds_part(run, report.rounds),
         *predictor_parts(run),

@@ -95,13 +95,14 @@ def _errors(attributes: Mapping[str, AttributeQuality]) -> Iterator[Table]:
         # Raw scores are the calibrated ones where calibration changes nothing.
         three = row, row.calibrated or row, row.baselines.mean
         errors = [*(found.mae for found in three), *(found.rmse for found in three)]
-        rows.append([name, row.n, *errors, row.pearson, row.spearman, row.baselines.length.spearman])
+        length = row.baselines.length
+        rows.append([name, row.n, *errors, row.pearson, row.spearman, length.spearman, length.lead])
         if row.truth:
             ours, rater = row.truth.predictor, row.truth.one_rater
             pairs = [ours.mae, rater.mae, ours.rmse, rater.rmse, ours.spearman, rater.spearman]
             truths.append([name, ours.n, *pairs])
     kinds = "calibrated", "of the mean"
-    columns = ["attribute", "answers", "MAE", *kinds, "RMSE", *kinds, "Pearson", "Spearman", "of the length"]
+    columns = ["attribute", "answers", "MAE", *kinds, "RMSE", *kinds, "Pearson", "Spearman", "of the length", "lead"]
     yield Table("Against people; errors in points of the scale", columns, rows)
     if truths:
         words = [word for key in ("MAE", "RMSE", "Spearman") for word in (key, "of one rater")]

@@ -20,6 +20,7 @@ from data.steering_metrics import (
 from jobs.reporting.blocks import Block, Gallery, Part, Quotes, Tile, Tiles, finite
 from jobs.reporting.figures import as_svg
 from jobs.reporting.figures_steering import steering
+from jobs.reporting.sections_movement import movement_table
 from jobs.reporting.tables import Cell, Table, as_text, shown
 
 FOLLOWS, PARTLY = 0.8, 0.3
@@ -35,6 +36,8 @@ def report_lines(report: ReportMetrics) -> Iterator[str]:
     tables = [_curves(report.steering), _at_best(report)]
     for table in [*tables, *(make(found) for name, make in TABLES.items() if (found := getattr(report, name)))]:
         yield from as_text(table)
+    if moved := movement_table(report.steering, report.witnesses):
+        yield from as_text(moved)
     if report.judge_note:
         yield report.judge_note
 
@@ -45,6 +48,8 @@ def steering_parts(schema: AttributeSchema, report: ReportMetrics) -> Iterator[P
     if curves := report.steering:
         figures = Gallery([as_svg(steering(schema[name], curve)) for name, curve in curves.items()])
         blocks: list[Block] = [figures, _curves(curves), _bands(curves)]
+        if moved := movement_table(curves, report.witnesses):
+            blocks.append(moved)
         yield Part("steering", "Requested and measured", ABOUT_CURVES, blocks)
     for name, (title, about) in ABOUT.items():
         if metrics := getattr(report, name):

@@ -13,7 +13,9 @@ from data.record import Record
 from data.run_layout import FolderName
 from data.uris import Uri
 
-WitnessKind = Literal["words", "characters", "sentences", "flesch_kincaid", "type_token_ratio", "hatesonar"]
+WitnessKind = Literal["words", "tokens", "characters", "sentences", "flesch_kincaid", "type_token_ratio", "hatesonar"]
+
+BaselineKind = Literal["zero_shot", "numbers"]
 
 
 class PairSource(Record):
@@ -81,9 +83,9 @@ class EvaluateSettings(Record):
     """Sampling temperature of the evaluation; the paper's is 0 (greedy); a little more shows what callers see."""
     witnesses: tuple[WitnessKind, ...] | None = None
     """Measures of the answers by others than the predictor, which has never seen them: words, characters, sentences,
-    flesch_kincaid and type_token_ratio, as in annotate.measures; hatesonar, a classifier of offensive language
-    (`make setup-real`). None = words, flesch_kincaid, type_token_ratio and, where it is installed, hatesonar; in the
-    synthetic world, whose truth is known, none."""
+    flesch_kincaid and type_token_ratio, as in annotate.measures; tokens of the base model's tokenizer; hatesonar, a
+    classifier of offensive language (`make setup-real`). None = words, flesch_kincaid, type_token_ratio and, where it
+    is installed, hatesonar; in the synthetic world, whose truth is known, none."""
     min_spearman: PositiveShare | None = None
     """The command fails after its report if an attribute's Spearman is lower; None = never fails."""
 
@@ -91,4 +93,26 @@ class EvaluateSettings(Record):
     def _ends(self) -> "EvaluateSettings":
         if self.num_values == 1:
             raise UserError("evaluate.num_values is 1, which shows no rise; set at least 2, or 0 for all values")
+        return self
+
+
+class CompareSettings(Record):
+    """Other models beside the policy, in stages of their own (`jobs.compare`); for a base model that follows words."""
+
+    baselines: tuple[BaselineKind, ...] = ()
+    """Models that are asked the report's questions, at its settings: zero_shot = the base model, untrained, told the
+    values in words; numbers = a policy trained as the run's own, but told them as numbers (template chat), which costs
+    another training."""
+    questions: Uri = ""
+    """Question file, a JSON object {question_id, category, turns} a line (FastChat's): the policy with all attributes
+    at best and the base model, of its own accord, answer the first turns, and the predictor rates both; "" = none."""
+    limit: Count = 0
+    """Only the first so many questions; 0 = all."""
+    max_tokens: Size | None = None
+    """Longest answer to them; None = sampling.max_tokens. Short limits cut the answers of both."""
+
+    @model_validator(mode="after")
+    def _different(self) -> "CompareSettings":
+        if len(set(self.baselines)) < len(self.baselines):
+            raise UserError(f"compare.baselines has one twice: {', '.join(self.baselines)}; name each once")
         return self

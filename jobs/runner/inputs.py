@@ -5,6 +5,7 @@ import re
 
 from actors.modeling.gguf_model import gguf_file, is_gguf
 from actors.scoring import hatesonar
+from data.benchmarks import read_questions
 from data.errors import UserError, is_user_error
 from data.printable import printable
 from data.storage import Storage
@@ -28,13 +29,33 @@ def refuse_what_is_not_there(preset: Preset) -> None:
         _require_model("predictor.backbone", preset.predictor.backbone)
     if "hatesonar" in (preset.evaluate.witnesses or ()) and (reason := hatesonar.missing()):
         raise UserError(f"evaluate.witnesses has hatesonar, and {reason}, or take it out")
+    if preset.compare.questions:
+        _require_questions(preset.compare.questions)
+
+
+def _require_questions(uri: str) -> None:
+    """Now, and not after hours of training."""
+    try:
+        read_questions(uri)
+    except OSError:
+        raise UserError(
+            f"compare.questions is {shown_uri(uri)}, but there is no such file; set it to a file of questions, or to "
+            '"" for no comparison with the base model'
+        ) from None
 
 
 def _uris(preset: Preset) -> dict[str, str]:
     models = {"base.model": preset.base.model or "", "predictor.backbone": preset.predictor.backbone or ""}
     sources = {f"rows.sources.{i}.uri": source.uri for i, source in enumerate(preset.rows.sources)}
     pairs = {f"predictor.pairs.{i}.uri": source.uri for i, source in enumerate(preset.predictor.pairs)}
-    return {"storage": preset.storage, **sources, "base.texts": preset.base.texts, **models, **pairs}
+    return {
+        "storage": preset.storage,
+        **sources,
+        "compare.questions": preset.compare.questions,
+        "base.texts": preset.base.texts,
+        **models,
+        **pairs,
+    }
 
 
 def _require_a_folder(storage: Storage) -> None:

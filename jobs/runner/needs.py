@@ -56,7 +56,7 @@ def _reads(run: Run) -> dict[str, str]:
     preset = run.preset
     sources = {f"rows.sources.{i}.uri": s.uri for i, s in enumerate(preset.rows.sources) if s.uri}
     pairs = {f"predictor.pairs.{i}.uri": p.uri for i, p in enumerate(preset.predictor.pairs)}
-    uris = sources | {"base.texts": preset.base.texts} | pairs
+    uris = sources | {"base.texts": preset.base.texts, "compare.questions": preset.compare.questions} | pairs
     return {name: Storage(uri).uri for name, uri in uris.items() if uri}
 
 

@@ -79,7 +79,10 @@ class _Stages:
         if kind == "base" and preset.base.pretrain:
             return self._training("base.pretrain")
         if kind == "predictor":
-            folds = f"; {preset.predictor.folds} times more for the folds" if preset.predictor.folds else ""
+            again = (
+                "fits for the folds, which share their features" if _is_frozen(preset) else "times more for the folds"
+            )
+            folds = f"; {preset.predictor.folds} {again}" if preset.predictor.folds else ""
             return self._training("predictor.learner") + folds
         if kind in ("annotated", "rated"):
             return self._annotator()
@@ -108,6 +111,11 @@ class _Stages:
         return _pool(sampling.pool, shape, {f"KV cache of {sampling.max_num_seqs} x {tokens:,} tokens at most": cache})
 
 
+def _is_frozen(preset: Preset) -> bool:
+    """Are the predictor's heads fitted without training anything?"""
+    return preset.predictor.heads is not None and not preset.predictor.learner.epochs
+
+
 def _size(shape: ModelShape | None) -> str:
     if shape is None:
         return "size unknown (set base.num_parameters)"
@@ -121,9 +129,11 @@ def _training(learner: LearnerSettings, shape: ModelShape | None, has_logits: bo
     few = f"{learner.min_workers} to " if learner.min_workers else ""
     offload = "" if learner.offload == "none" else f", {learner.offload} on the CPU"
     again = ", activation checkpointing" if learner.activation_checkpointing else ""
+    workers = f"{few}{learner.num_workers} Ray Train workers x {learner.cpus_per_worker:g} CPU{gpus}"
+    if not learner.epochs:
+        return f"{workers}; a frozen backbone, {learner.precision}; {memory}; packs of {learner.pack_tokens:,} tokens"
     return (
-        f"{few}{learner.num_workers} Ray Train workers x {learner.cpus_per_worker:g} CPU{gpus}; "
-        f"ZeRO {learner.zero_stage}{offload}{again}, {learner.precision}; {memory}; "
+        f"{workers}; ZeRO {learner.zero_stage}{offload}{again}, {learner.precision}; {memory}; "
         f"{learner.packs_per_step * learner.pack_tokens:,} tokens per step at most, {learner.epochs} epochs"
     )
 

@@ -24,7 +24,7 @@ from data.scored_text import SCORED_TEXT, ScoredColumns
 from data.selection import check_quantiles
 from data.sources import require_format
 from data.uris import KeptUri, Uri
-from jobs.runner.evaluation_settings import BenchmarkSettings, EvaluateSettings
+from jobs.runner.evaluation_settings import BenchmarkSettings, CompareSettings, EvaluateSettings
 from jobs.runner.predictor_settings import PredictorSettings
 from jobs.runner.settings import (
     AnnotateSettings,
@@ -181,6 +181,8 @@ class Preset(Record):
     """Step 4."""
     evaluate: EvaluateSettings = EvaluateSettings()
     """The steering table."""
+    compare: CompareSettings = CompareSettings()
+    """Other models beside the policy."""
     benchmarks: BenchmarkSettings = BenchmarkSettings()
     """For `jobs.evaluate_predictor` alone."""
 
@@ -210,6 +212,7 @@ class Preset(Record):
             if source.columns:
                 source.columns.require_in(self.schema_)
         self.annotate.require_in(self.schema_)
+        self._require_words()
         for name in self.predictor.attribute_weights:
             try:
                 self.schema_[name]
@@ -219,6 +222,17 @@ class Preset(Record):
             self.pair_weights()
         if self.benchmarks.pairs or self.benchmarks.judged:
             self.benchmark_weights()
+
+    def _require_words(self) -> None:
+        """Raise UserError if models are to be compared that cannot be told anything in words."""
+        wanted = [name for name in ("baselines", "questions") if getattr(self.compare, name)]
+        if wanted and self.template != "words":
+            raise UserError(
+                f"compare.{wanted[0]} needs a base model that is told values in words, and template is "
+                f"{self.template}; set template to words, or leave compare out"
+            )
+        if self.compare.questions:
+            self.pair_weights()
 
     def benchmark_weights(self) -> dict[str, float]:
         """The weight of every attribute in the one score of an answer in `jobs.evaluate_predictor`."""

@@ -1,0 +1,32 @@
+"""The folder of an exported adapter: what lies where, and what its record says. Knows no weights.
+
+A trained policy is its base model plus a small difference; the predictor is the same base plus its heads. The folder
+holds the differences only: `actors.modeling.adapter` writes it and puts the models together again.
+"""
+
+from typing import Any
+
+from data.record import Record
+
+ADAPTER = "steerlm_adapter.json"
+"""The record; a folder with it is such a folder."""
+LORA, LORA_CONFIG = "adapter_model.safetensors", "adapter_config.json"
+"""The adapters as peft names them."""
+HEADS = "heads.safetensors"
+"""The predictor's heads and the embeddings of tokens that the base does not have."""
+
+
+class AdapterRecord(Record):
+    """What puts the two models together again."""
+
+    base: str
+    """The model that the differences belong to: a hub name, folder, GGUF file or package:NAME."""
+    base_digest: str
+    """SHA-256 of its GGUF file, 16 hex digits; "" where it is none."""
+    policy: dict[str, Any]
+    """The entry `steerlm` of the policy's config.json: schema, template, calibration."""
+    predictor: dict[str, Any] | None = None
+    """The same of the predictor; None = without one."""
+    rank: int
+    kept: float
+    """Share of the trained difference (squared norm) that adapters of this rank hold, over all modules."""
