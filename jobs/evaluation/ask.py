@@ -160,7 +160,7 @@ def other_values(run: Run) -> Values:
 
 
 def _first_messages(files: Sequence[Input], buckets: int) -> tuple[dict[str, str], dict[str, str]]:
-    """First message -> its group, of what a policy that held out one of `buckets` trained on, and of what it did not."""
+    """First message -> its group: of what a policy that held out one of `buckets` trained on, and of the rest."""
     trained: dict[str, str] = {}
     held_out: dict[str, str] = {}
     for row in rows_in(files):
