@@ -4,6 +4,7 @@ import gzip
 import json
 import os
 import random
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -196,3 +197,16 @@ def test_a_failed_stage_goes_on_with_the_splits_it_left(
     assert "were read before" not in capsys.readouterr().out, "other splits are other pieces"
     allowed = _run(tmp_path, source, "rows.split_bytes=1000", "rows.max_rejected=0.1")
     require_equal(allowed, _performed(allowed), serial_of(allowed))
+
+
+def test_a_file_that_a_node_does_not_see_is_a_sentence_about_nodes(tmp_path: Path) -> None:
+    (tmp_path / "x.jsonl").write_text(line("q") + "\n")
+    run = _run(tmp_path, [{"name": "x", "format": "messages", "uri": str(tmp_path / "x.jsonl")}])
+
+    class Elsewhere(HereCalls):
+        def each(self, *arguments: Any) -> Iterator[dict[str, Any]]:
+            (tmp_path / "x.jsonl").unlink()
+            return super().each(*arguments)
+
+    with pytest.raises(StageError, match=r"x\.jsonl'; tasks on every node read the sources"):
+        write_rows(run, run.folder("rows"), Elsewhere())
