@@ -115,6 +115,8 @@ def write_split_row(batch: pa.Table, readers: Sequence[SourceReader], output: Ou
         if not is_user_error(error):
             raise
         failure = str(error)
+        if isinstance(error, FileNotFoundError):
+            failure += "; tasks on every node read the sources: put them where all nodes see them, such as s3://"
     return pa.table({"number": batch.column("number"), "counters": [json.dumps(counters)], "failure": [failure]})
 
 

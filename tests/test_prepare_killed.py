@@ -22,7 +22,7 @@ from data.storage import Storage
 
 KILLS = ["driver"] * 20 + ["task"] * 22 + ["node"] * 8
 TASKS = rb"ray::.*(write_split_row|keys|find_repeats|write_parts|write_rejected)"
-SETTINGS = ("rows.split_bytes=20000", "rows.rows_per_file=40", "rows.max_rejected=0.2")
+SETTINGS = ("rows.split_bytes=6000", "rows.rows_per_file=40", "rows.max_rejected=0.2")
 TIMES = 3
 """How often the real rows are there, under other prompts, and once more as they are."""
 
@@ -69,7 +69,7 @@ def test_killed_at_random_every_row_is_there_once(
     seconds = until_ended(unbroken)
     started = time.monotonic()
     killed = job("killed")
-    counters = kill_at_random(killed, KILLS, random.Random(3), pieces=10, pause_s=2.0)
+    counters = kill_at_random(killed, KILLS, random.Random(3), pieces=10, pause_s=1.0)
     until_ended(killed)
     killed_seconds = time.monotonic() - started
 

@@ -4,9 +4,12 @@ import gzip
 import json
 import os
 import random
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -19,10 +22,11 @@ from cluster.settings.load import load
 from data.conversation import to_table
 from data.sources import FORMATS
 from data.stage_metrics import RowsMetrics
+from data.storage import options
 from jobs.pipelines import read_sources
 from jobs.pipelines.rows import write_rows
-from jobs.pipelines.tasks import HereCalls
-from jobs.prepare import STAGE, work
+from jobs.pipelines.tasks import ClusterCalls, HereCalls
+from jobs.prepare import STAGE
 from jobs.runner.preset import Preset
 from jobs.runner.stage import Run, StageError, perform
 
@@ -39,7 +43,7 @@ def _mixed(number: int, draw: random.Random) -> list[bytes]:
         question = f"question {draw.randrange(number // 2)}" + " and more" * draw.randrange(5)
         ratings = {"humor": draw.randrange(5), "verbosity": draw.randrange(5)} if draw.random() < 0.5 else {}
         good = line(question, **ratings).encode()
-        found.append(draw.choice([good] * 12 + [b"", b"{broken", good[:-9], b"\xff\xfe", b"[1]", b"   "]))
+        found.append(draw.choice([good] * 12 + [b"", b"{broken", good[:-9], b"a\xff", b"[1]", b"   "]))
     return found
 
 
@@ -110,7 +114,7 @@ def test_every_format_is_read_the_same_in_splits(tmp_path: Path, format: str) ->
 
 def test_our_own_rows_and_scored_texts_are_read_the_same_in_splits(tmp_path: Path) -> None:
     first = _run(tmp_path, [{"name": "lab", "format": "lab"}], "run=first", "rows.lab.num_rows=60")
-    work(first, first.folder("rows"))
+    write_rows(first, first.folder("rows"), HereCalls())
     rows = rows_of(first)
     pq.write_table(to_table(rows + rows[:9], first.schema), tmp_path / "own.parquet", row_group_size=8)
     (tmp_path / "t.csv").write_text("t,s\n" + "Ha ha,3\n" * 3 + 'Ho "ho,4\n' + "Hi hi,1\n")
@@ -121,9 +125,11 @@ def test_our_own_rows_and_scored_texts_are_read_the_same_in_splits(tmp_path: Pat
     require_equal(run, write_rows(run, run.folder("rows"), HereCalls()), serial_of(run))
 
 
-@pytest.mark.ray
+@pytest.mark.parametrize("where", ["here", pytest.param("tasks", marks=pytest.mark.ray)])
 @pytest.mark.parametrize("name", ["oasst1_en_labelled", "oasst_model_eval_20k", "hh_rlhf_harmless_test"])
-def test_real_rows_are_read_the_same_in_splits(ray_cluster: object, tmp_path: Path, name: str) -> None:
+def test_real_rows_are_read_the_same_in_splits(
+    where: str, tmp_path: Path, name: str, request: pytest.FixtureRequest
+) -> None:
     if not (REAL / name).is_dir():
         pytest.skip(f"no real rows at {REAL / name}; set STEERLM_REAL_DATA to their folder")
     format = {"oasst1_en_labelled": "oasst_messages", "oasst_model_eval_20k": "prompt_output"}.get(name, "hh_rlhf")
@@ -137,8 +143,9 @@ def test_real_rows_are_read_the_same_in_splits(ray_cluster: object, tmp_path: Pa
         {"name": name, "format": format, "uri": str(tmp_path / "x.jsonl")},
         {"name": "packed", "format": format, "uri": str(packed), "limit": 500},
     ]
+    calls = HereCalls() if where == "here" else request.getfixturevalue("ray_cluster") and ClusterCalls(4)
     run = _run(tmp_path, sources, "attributes=oasst", "bootstrap.leading=quality", "rows.split_bytes=150000")
-    require_equal(run, work(run, run.folder("rows")), serial_of(run))
+    require_equal(run, write_rows(run, run.folder("rows"), calls), serial_of(run))
 
 
 def test_a_file_broken_in_the_middle_ends_there_as_in_one_loop(tmp_path: Path) -> None:
@@ -196,3 +203,31 @@ def test_a_failed_stage_goes_on_with_the_splits_it_left(
     assert "were read before" not in capsys.readouterr().out, "other splits are other pieces"
     allowed = _run(tmp_path, source, "rows.split_bytes=1000", "rows.max_rejected=0.1")
     require_equal(allowed, _performed(allowed), serial_of(allowed))
+
+
+def test_a_file_that_a_node_does_not_see_is_a_sentence_about_nodes(tmp_path: Path) -> None:
+    (tmp_path / "x.jsonl").write_text(line("q") + "\n")
+    run = _run(tmp_path, [{"name": "x", "format": "messages", "uri": str(tmp_path / "x.jsonl")}])
+
+    class Elsewhere(HereCalls):
+        def each(self, *arguments: Any) -> Iterator[dict[str, Any]]:
+            (tmp_path / "x.jsonl").unlink()
+            return super().each(*arguments)
+
+    with pytest.raises(StageError, match=r"x\.jsonl'; tasks on every node read the sources"):
+        write_rows(run, run.folder("rows"), Elsewhere())
+
+
+def test_sources_pieces_and_parts_on_an_object_store(s3: str, s3_requests: list[str], tmp_path: Path) -> None:
+    fs = fsspec.filesystem("s3", **options("s3://"))
+    draw = random.Random(4)
+    for number in range(60):
+        fs.pipe(f"bucket/prepare-in/{number:03d}.jsonl", b"\n".join(_mixed(6, draw)))
+    fs.pipe("bucket/prepare-in/large.jsonl", b"\n".join(_mixed(80, draw)))
+    source = [{"name": "x", "format": "messages", "uri": f"{s3}/prepare-in"}]
+    run = _run(tmp_path, source, f"storage={s3}/prepare-runs", "rows.split_bytes=3000", "rows.rows_per_file=40")
+    s3_requests.clear()
+    metrics = write_rows(run, run.folder("rows"), HereCalls())
+    num_splits = sum(name == "put_object" for name in s3_requests)
+    assert s3_requests.count("get_object") <= 61 + 10 * num_splits, Counter(s3_requests)
+    require_equal(run, metrics, serial_of(run))

@@ -68,8 +68,8 @@ def _output(run: Run, folder: Storage) -> Output:
     fingerprint = fingerprint_of(folder) if (folder / PROGRESS).exists() else ""
     output = Output((folder / "rows").uri, fingerprint, variant=f"-{run.preset.rows.split_bytes}")
     if not fingerprint:
-        output.parts.remove()
-        output.all_pieces.remove()
+        for left in (output.parts, output.all_pieces, folder / "rejected"):
+            left.remove()
     output.sweep()
     return output
 
