@@ -13,12 +13,14 @@ from data.attributes import shipped
 from data.conversation import to_table
 from data.examples import Split
 from data.lab import Lab, LabSettings
-from data.loader import Corpus, counts
+from data.loader import SHARD_ROWS, Corpus, DataLoader, counts
+from data.shard_list import ShardList
+from data.shards import Input, Output
 from data.storage import Storage
 from jobs.pipelines import tokenize
 from jobs.pipelines.fit import fit
 from jobs.pipelines.map_rows import write_table
-from jobs.pipelines.tokenize import Tokenizing
+from jobs.pipelines.tokenize import POOL, Tokenizing, _first_epoch
 from jobs.runner.settings import WorkerPool
 from jobs.runner.stage import StageError
 
@@ -72,6 +74,24 @@ def test_few_rows_have_one_actor(
     monkeypatch.setattr(tokenize, "map_rows", lambda *arguments, **_: pools.append(arguments[4]))
     tokenizing(rows, "base", Storage(str(tmp_path / "out"))).all()
     assert [pool.num_actors for pool in pools] == [actors]
+
+
+def test_rows_are_tokenized_in_the_order_in_which_the_first_epoch_reads_them(tmp_path: Path) -> None:
+    sizes = {"b.parquet": 9000, "a.parquet": 700, "c.parquet": 2048, "d.parquet": 30_001}
+    inputs = [Input(f"/rows/{part}", part, rows) for part, rows in sizes.items()]
+    corpus = Corpus.from_inputs(inputs, Output(str(tmp_path / "out"), "f"), POOL.batch_rows)
+    shards = ShardList.of(inputs, POOL.batch_rows)
+    found = _first_epoch(corpus, SETTINGS)(shards)
+    loader = DataLoader(corpus, Split(), SETTINGS.pack_tokens, SETTINGS.packs_per_step, seed=SETTINGS.seed)
+    read = [corpus.shards[number] for window in loader.windows(0) for number in window]
+    place = {(shard.part, shard.start): number for number, shard in enumerate(read)}
+
+    def place_of(number: int) -> tuple[int, int]:
+        piece = shards[number]
+        return place[piece.part, piece.start // SHARD_ROWS * SHARD_ROWS], piece.start
+
+    assert found.tolist() == sorted(range(len(shards)), key=place_of)
+    assert found.tolist() != sorted(found.tolist())
 
 
 @pytest.mark.ray

@@ -1,11 +1,13 @@
 """Shards that reach Ray Data one after the other, and what keeps its driver small whatever their number.
 
-Measured on Ray 2.60 by `python -m jobs.bench pieces`; docs/benchmarks.md has the figures. Three things grew with every
-shard. `from_items` keeps a block for each: here a task of Ray lists some thousand shards, and the driver has one entry
-for all of them. Ray Data counts waiting blocks by bytes, and a description has few: here they are counted by number
-(`FewWaiting`). And each operator keeps statistics of every block it ever made: here of the newest (`NewestStatistics`).
-The other ways tried: an execution for each wave of shards restarts all actors after it; named actors that outlive the
-executions are out of Ray Data's hands, so that nobody restarts or counts them.
+Three things grow with every shard by Ray 2.60's source. `from_items` keeps a block for each: here a task of Ray lists
+some thousand shards, and the driver has one entry for all of them. Ray Data counts waiting blocks by bytes, and a
+description has few: here they are counted by number (`FewWaiting`). And each operator keeps statistics of every block
+it ever made: here of the newest (`NewestStatistics`). `python -m jobs.bench pieces` measures what is left.
+
+Other ways, not taken: an execution for each wave of shards restarts all actors after it. Named actors that outlive the
+executions are out of Ray Data's hands, so that nobody restarts them and no pool grows. Read tasks that hold some shards
+each and yield their rows keep their CPUs while they wait for the actors, and a lost one reads all of its rows again.
 """
 
 from collections.abc import Iterable, Iterator
