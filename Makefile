@@ -132,8 +132,8 @@ test-train: setup  ## every ZeRO stage, kills, memory against the plan, the benc
 test-real: setup-real  ## a real pretrained model out of a package: converted, and steered by words (minutes)
 	@$(SLOW) tests/test_gguf_model.py tests/test_untrained.py $(ARGS)
 
-test-page: setup  ## the endpoint's page and a run's report in Chromium
-	@$(SLOW) tests/test_playground.py tests/test_report_in_chromium.py $(ARGS)
+test-page: setup  ## the endpoint's page, also behind nginx, and a run's report in Chromium
+	@$(SLOW) tests/test_playground.py tests/test_nginx.py tests/test_report_in_chromium.py $(ARGS)
 
 pictures: demo  ## the pictures of README: the endpoint's page, with the demo's model, in Chromium
 	@STEERLM_SCREENSHOTS=docs STEERLM_DEMO_RUN=runs/demo $(PYTEST) -m slow tests/test_playground.py -k slider
