@@ -43,7 +43,15 @@ WORDS = {
         *(f"{m}.{t}" for m in ("model", "scale_model") for t in TINY),
     ),
     "sample": ("rows=4", "in_flight=2", "rounds=1", "mean_tokens=4", "max_tokens=12", *(f"model.{t}" for t in TINY)),
-    "serve": ("clients=2", "requests=3", "answer_tokens=4", "rounds=1", "vllm=nowhere", *(f"model.{t}" for t in TINY)),
+    "serve": (
+        "clients=2",
+        "requests=3",
+        "answer_tokens=4",
+        "rounds=1",
+        "streams=[5]",
+        "vllm=nowhere",
+        *(f"model.{t}" for t in TINY),
+    ),
     "train": (
         "rows=16",
         "held=4",
