@@ -146,7 +146,7 @@ test-faults: setup  ## the endpoint under broken requests, killed replicas, over
 	  tests/test_serve_crowds.py tests/test_serve_ingresses.py $(ARGS)
 
 # The last run of a client is kept; `python tests/support/client_list.py` writes docs/clients.md's table from them.
-test-clients: setup  ## fourteen third-party clients (OpenAI, LangChain, Vercel, ...) against one endpoint (minutes)
+test-clients: setup  ## sixteen third-party clients (OpenAI, LangChain, Vercel, ...) against one endpoint (minutes)
 	@$(BIN)/python tests/support/client_environments.py
 	$(PYTEST) -m slow tests/test_clients.py $(ARGS)
 
