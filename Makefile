@@ -176,8 +176,8 @@ chaos: setup  ## annotate real rows while drivers, actors and nodes are killed a
 	@$(SLOW) tests/test_chaos.py $(ARGS)
 
 cluster-test: setup  ## jobs and the pipeline on a three-node cluster with losses and cut links (half an hour)
-	@$(SLOW) tests/test_submit.py tests/test_cluster_run.py tests/test_served_cluster.py tests/test_network.py \
-	  tests/test_served_network.py $(ARGS)
+	@$(SLOW) tests/test_submit.py tests/test_cluster_run.py tests/test_served_cluster.py tests/test_prometheus.py \
+	  tests/test_network.py tests/test_served_network.py $(ARGS)
 
 gpu-smoke: setup  ## prove in ten minutes that all works on this machine's GPUs; ARGS="--device cpu"
 	@$(BIN)/python -m jobs.gpu_smoke $(ARGS)
