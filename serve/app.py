@@ -4,6 +4,7 @@ Knows no Ray, no engine and no weights: `serve.ingress` puts it on a cluster.
 """
 
 from collections.abc import Mapping
+from dataclasses import asdict
 
 from fastapi import FastAPI, Request
 from fastapi.openapi.docs import get_swagger_ui_html
@@ -121,6 +122,7 @@ def _information(app: FastAPI, backend: Backend) -> None:
             "fingerprint": policy.schema.fingerprint,
             "context": policy.info.context,
             "max_new_tokens": backend.limits.longest(policy),
+            "sampling": asdict(backend.limits.sampling),
             "measures": backend.score is not None,
             "attributes": [a.model_dump() for a in policy.schema.attributes],
             "dials": dials.described(policy.schema),

@@ -44,6 +44,11 @@ class Team(Record):
     admin: bool = False
     """May it use the /admin routes?"""
 
+    @property
+    def is_limited(self) -> bool:
+        """Does anything have to be counted?"""
+        return self.max_concurrent is not None or self.tokens_per_minute is not None
+
     def profile(self, requested: str | None) -> str | None:
         """The profile of a request that named `requested`; raises ProtocolError (403) if the team may not use it."""
         if not self.profiles:

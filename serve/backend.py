@@ -10,6 +10,7 @@ from serve.answering import Generate, Score
 from serve.auth import Keys, Team
 from serve.models import ServedPolicies
 from serve.protocol import ProtocolError
+from serve.rate_limits import RateLimiter
 from serve.request import Failed, GenerationRequest, PolicyInfo, Tokenized
 from serve.telemetry import Telemetry
 
@@ -33,6 +34,7 @@ class Backend:
     keys: Keys
     limits: RequestLimits
     telemetry: Telemetry
+    rate_limiter: RateLimiter
     page: str
     root_path: str = ""
     """Path under which a proxy shows the endpoint."""

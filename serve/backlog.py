@@ -30,9 +30,9 @@ class Backlog:
         num_places: int = 0,
         max_waiting: int | None = None,
     ):
-        """`num_places`: how many run at the same time at least; `max_waiting`: beside them. None = no limit."""
+        """`num_places`: how many run at the same time; `max_waiting`: beside them. None = no limit."""
         self._clock, self._at_least_s = clock, at_least_s
-        self._num_places, self._max_waiting = num_places, max_waiting
+        self.num_places, self.max_waiting = num_places, max_waiting
         self._num_waiting = self._num_running = 0
         self._busy_since = 0.0
         self._ended: deque[float] = deque()
@@ -41,8 +41,8 @@ class Backlog:
     @property
     def is_full(self) -> bool:
         """Would one more wait behind as many as may wait?"""
-        free = max(0, self._num_places - self._num_running)
-        return self._max_waiting is not None and self._num_waiting >= self._max_waiting + free
+        free = max(0, self.num_places - self._num_running)
+        return self.max_waiting is not None and self._num_waiting >= self.max_waiting + free
 
     @contextmanager
     def inside(self) -> Iterator[Callable[[], None]]:

@@ -36,7 +36,7 @@ def admitted_completion(
             logprobs=sent.logprobs,
             prompt_logprobs=(sent.logprobs or 0) if reports_prompt else None,
             cache_salt=team.name,
-            **sampling_fields(sent),
+            **sampling_fields(sent, limits.sampling),
         ),
         stop=tuple(sent.stop),
         stream=sent.stream,

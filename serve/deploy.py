@@ -18,7 +18,7 @@ import ray.serve.config
 
 from cluster.preflight import ClusterNode, Demand, may_grow, nodes_now
 from data.errors import UserError
-from serve import instance, scrape
+from serve import instance, scrape, shared_limits
 from serve.auth import KEYS_VARIABLE
 from serve.ingress import Ingress
 from serve.locate import Located, locate_all
@@ -26,7 +26,8 @@ from serve.replica import ReplicaDeployment
 from serve.request import Revision
 from serve.revisions import forget
 from serve.scorer import ScorerDeployment
-from serve.settings import ServeSettings
+from serve.settings import IngressSettings, ServeSettings
+from serve.shared_limits import LimitsDeployment
 
 APPLICATION = "steerlm"
 PAGE = Path(__file__).with_name("playground.html")
@@ -35,6 +36,10 @@ HEALTH_CHECK_PERIOD_S = 3
 """Serve replaces a replica after three failed checks in a row, so a dead engine is gone in about ten seconds."""
 SPARE_INGRESS_REQUESTS = 1000
 """What the ingress takes beyond the replicas: for the page, and to refuse callers in OpenAI's error shape."""
+
+
+MOST_INGRESSES = 1000
+"""Each has one exchange with the ledger of the limits at a time."""
 
 
 def deployment_name(model: str) -> str:
@@ -48,6 +53,7 @@ def bound(settings: ServeSettings, models: Sequence[Located], predictor: str | N
     ingress = ray.serve.deployment(Ingress).options(
         name="ingress",
         ray_actor_options={"num_cpus": 0},
+        autoscaling_config=_autoscaling(settings, settings.ingress),
         max_ongoing_requests=in_replicas + settings.max_queued_requests + SPARE_INGRESS_REQUESTS,
         graceful_shutdown_timeout_s=settings.drain_s,
     )
@@ -56,6 +62,7 @@ def bound(settings: ServeSettings, models: Sequence[Located], predictor: str | N
         [model.weight for model in models],
         {model.name: model.uri for model in models},
         None if predictor is None else _scorer(settings, predictor),
+        _limits(settings),
         settings,
         os.environ.get(KEYS_VARIABLE, "") if settings.keys is None else "",
         PAGE.read_text(encoding="utf-8"),
@@ -74,13 +81,7 @@ def _policy(settings: ServeSettings, model: Located) -> Any:
     return ReplicaDeployment.options(
         name=deployment_name(model.name),
         ray_actor_options=_actor_options(settings.num_cpus, settings.num_gpus, settings.threads),
-        autoscaling_config={
-            "min_replicas": settings.min_replicas,
-            "max_replicas": settings.max_replicas,
-            "target_ongoing_requests": settings.target_ongoing_requests,
-            "upscale_delay_s": settings.upscale_delay_s,
-            "downscale_delay_s": settings.downscale_delay_s,
-        },
+        autoscaling_config=_autoscaling(settings, settings),
         max_ongoing_requests=settings.max_ongoing_requests,
         max_queued_requests=settings.max_queued_requests,
         backpressure_config=ray.serve.config.BackpressureConfig(status_code=429, retry_after_s=settings.retry_after_s),
@@ -91,6 +92,29 @@ def _policy(settings: ServeSettings, model: Located) -> Any:
         revision=Revision(model.uri, 0),
         settings=settings.engine,
     )
+
+
+def _autoscaling(settings: ServeSettings, own: ServeSettings | IngressSettings) -> dict[str, float]:
+    return {
+        "min_replicas": own.min_replicas,
+        "max_replicas": own.max_replicas,
+        "target_ongoing_requests": own.target_ongoing_requests,
+        "upscale_delay_s": settings.upscale_delay_s,
+        "downscale_delay_s": settings.downscale_delay_s,
+    }
+
+
+def _limits(settings: ServeSettings) -> Any:
+    """One for all ingresses; None = no team has limits."""
+    limited = [team for team in settings.teams if team.is_limited]
+    if not limited:
+        return None
+    return LimitsDeployment.options(
+        name="limits",
+        ray_actor_options={"num_cpus": 0},
+        max_ongoing_requests=MOST_INGRESSES,
+        health_check_period_s=HEALTH_CHECK_PERIOD_S,
+    ).bind(limited)
 
 
 def _scorer(settings: ServeSettings, predictor: str) -> Any:
@@ -159,7 +183,7 @@ class RunningEndpoint:
         if self.targets is not None:
             self.targets.unlink(missing_ok=True)
         instance.delete(APPLICATION, self.drain_s)
-        forget(APPLICATION, self.models)
+        _forget(self.models)
         if self.owns_serve and not instance.applications():
             instance.shut_down()
 
@@ -189,7 +213,7 @@ def start(settings: ServeSettings, models: Sequence[Located], predictor: str | N
     url, targets = f"http://{settings.host}:{settings.port}", scrape.targets_file(settings.port)
     endpoint = RunningEndpoint(url, names, settings.drain_s, owns_serve, targets)
     try:
-        forget(APPLICATION, names)
+        _forget(names)
         ray.serve.run(bound(settings, models, predictor), name=APPLICATION, route_prefix="/", logging_config=quiet)
         _wait_until_ready(endpoint.url, settings.start_timeout_s)
         if endpoint.targets is not None:
@@ -198,6 +222,12 @@ def start(settings: ServeSettings, models: Sequence[Located], predictor: str | N
         endpoint.stop()
         raise
     return endpoint
+
+
+def _forget(models: Sequence[str]) -> None:
+    """What the cluster's head keeps of an application."""
+    forget(APPLICATION, models)
+    shared_limits.forget(APPLICATION)
 
 
 def _require_place() -> None:

@@ -11,13 +11,12 @@ from serve.bodies import Bodies
 from serve.completion_admission import admitted_completion
 from serve.generation_route import Admit, GenerationRoute
 from serve.parser import parse, parse_completion
-from serve.rate_limits import RateLimiter
 from serve.responses_admission import admitted_response
 
 
 def add_routes(app: FastAPI, backend: Backend, bodies: Bodies) -> None:
     """All of them share each team's limits."""
-    limiter = RateLimiter()
+    limiter = backend.rate_limiter
     tokenizing.add_route(app, backend, bodies, limiter)
 
     def route(admit: Admit) -> GenerationRoute:

@@ -62,7 +62,7 @@ class GenerationRoute:
     rate_limiter: RateLimiter
 
     async def __call__(self, request: Request) -> Response:
-        context = self.telemetry.arrived()
+        context = self.telemetry.arrived(request.scope["route"].path)
         return await accounted(context, self._answered(request, context))
 
     async def _answered(self, request: Request, context: RequestContext) -> Response:
@@ -92,7 +92,7 @@ class GenerationRoute:
         self, accepted: AdmittedRequest, team: Team, context: RequestContext
     ) -> AsyncGenerator[RunningAnswers, None]:
         """The answers, inside the team's limits; both are released at the end, however it ends."""
-        with self.rate_limiter.answers(team, len(accepted.generations), accepted.cost) as reservation:
+        async with self.rate_limiter.answers(team, len(accepted.generations), accepted.cost) as reservation:
             self.telemetry.admitted(context, +1)
             answers = RunningAnswers(accepted, self.generate, self.score, reservation)
             try:

@@ -6,10 +6,10 @@ Knows neither the protocol's fields nor the engine.
 import asyncio
 import contextlib
 import logging
-import time
+import math
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import replace
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import ray.exceptions
 import ray.serve
@@ -19,20 +19,21 @@ from fastapi import FastAPI
 from ray.serve._private.constants import RAY_SERVE_ENABLE_HA_PROXY
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from data.errors import UserError, is_user_error
+from data.errors import UserError
 from serve import scrape
-from serve.admission import RequestLimits
+from serve.admission import RequestLimits, SamplingDefaults
 from serve.app import application
 from serve.auth import Keys
 from serve.backend import Backend
 from serve.backlog import Backlog
 from serve.bodies import BodyLimits
-from serve.locate import locate
+from serve.ledger import Reply, Report
 from serve.models import ServedPolicies, ServedPolicy
 from serve.protocol import ProtocolError
+from serve.rate_limits import LimitsUnavailable, RateLimiter
 from serve.request import Delta, Event, Failed, GenerationRequest, PolicyInfo, Revision, Started, Tokenized
-from serve.revisions import keep, wanted
 from serve.settings import ServeSettings
+from serve.swaps import Swaps
 from serve.telemetry import EndpointMetrics, Telemetry
 
 logger = logging.getLogger("ray.serve")
@@ -42,6 +43,9 @@ MOST_REPLICAS = 4
 MOST_DEATHS = 2
 """How many replicas may die of one request: it is given to one more, in case the first died of something else."""
 READY_TIMEOUT_S = 3.0
+WATCH_S = 5.0
+"""How often an ingress learns how many replicas run, and of swaps whose announcement was lost."""
+LEDGER_TIMEOUT_S = 3.0
 METRICS_TIMEOUT_S = 5.0
 """Of each node; Prometheus itself gives up after ten."""
 POLICY_LOST = Failed("the policy was lost while it worked on this request: send it again", 503, code="policy_lost")
@@ -56,6 +60,7 @@ def _limits(settings: ServeSettings) -> RequestLimits:
         max_messages=settings.max_messages,
         max_rated_tokens=settings.scorer.max_tokens,
         ignore_tools=settings.ignore_tools,
+        sampling=SamplingDefaults(settings.temperature, settings.top_p),
     )
 
 
@@ -77,7 +82,7 @@ class DisconnectsOfRay:
 
 @ray.serve.ingress()
 class Ingress:
-    """The one process that callers talk to."""
+    """What callers talk to: one process, or several alike."""
 
     async def __init__(  # type: ignore[misc]  # Ray Serve awaits a constructor that asks for it
         self,
@@ -85,19 +90,18 @@ class Ingress:
         weights: Sequence[float],
         configured: Mapping[str, str],
         scorer: Handle | None,
+        limits: Handle | None,
         settings: ServeSettings,
         keys_text: str,
         page: str,
     ):
-        self._settings, self._page, self._configured = settings, page, configured
+        self._settings, self._page, self._limits = settings, page, limits
         infos: list[PolicyInfo] = list(await asyncio.gather(*(handle.info.remote() for handle in policies)))
         self._models = ServedPolicies([ServedPolicy(info, weight) for info, weight in zip(infos, weights, strict=True)])
         self._handles = {info.name: handle for info, handle in zip(infos, policies, strict=True)}
-        self._application = ray.serve.get_replica_context().app_name
-        self._revisions = {
-            name: await asyncio.to_thread(wanted, self._application, name, policy)
-            for name, policy in configured.items()
-        }
+        application = ray.serve.get_replica_context().app_name
+        self._swaps = Swaps(application, self._models, self._handles, configured, settings, self._announce)
+        await self._swaps.learn()
         self._backlogs = {
             name: Backlog(
                 at_least_s=settings.retry_after_s,
@@ -109,7 +113,10 @@ class Ingress:
         self._scorer = scorer
         self._keys = Keys(settings.teams, settings.keys, keys_text)
         _require_known_peers(self._keys)
-        self._keys_task = asyncio.create_task(self._keys.keep_fresh())
+        self._rate_limiter = RateLimiter(self._ledger)
+        fresh_keys = [] if settings.keys is None else [self._keys.keep_fresh()]
+        works = (self._keep_watch(), self._rate_limiter.keep_reporting(), *fresh_keys)
+        self._tasks = [asyncio.create_task(work) for work in works]
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """Called by Ray Serve once the constructor is done."""
@@ -118,12 +125,13 @@ class Ingress:
             generate=self.generate,
             score=None if self._scorer is None else self.score,
             tokenize=self.tokenize,
-            swap=self.swap,
+            swap=self._swaps.swap,
             replicas=self.replicas,
             metrics=self.metrics,
             keys=self._keys,
             limits=_limits(self._settings),
             telemetry=Telemetry(EndpointMetrics(), self._settings.access_log),
+            rate_limiter=self._rate_limiter,
             page=self._page,
             root_path=self._settings.root_path,
             cors_origins=self._settings.cors_origins,
@@ -133,9 +141,10 @@ class Ingress:
         return app
 
     def check_health(self) -> None:
-        """Raises if keys are no longer read; Ray Serve then starts another ingress."""
-        if self._settings.keys is not None and self._keys_task.done():
-            raise RuntimeError("the keys file is not read any more")
+        """Raises if a task of its own has ended; Ray Serve then starts another ingress."""
+        for task in self._tasks:
+            if task.done():
+                raise RuntimeError(f"a task of the ingress has ended: {task.get_coro()}")
 
     async def generate(self, model: str, request: GenerationRequest) -> AsyncGenerator[Event, None]:
         """The events of a request, whichever replica takes it; closing the generator cancels it there."""
@@ -150,7 +159,7 @@ class Ingress:
                     yield event
 
     async def _generated(self, model: str, request: GenerationRequest) -> AsyncGenerator[Event, None]:
-        request = replace(request, revision=self._revisions[model])
+        request = replace(request, revision=self._swaps.revision(model))
         policy = self._handles[model].generate.options(stream=True)
         started = has_text = False
         deaths = 0
@@ -208,6 +217,19 @@ class Ingress:
             logger.error("an answer was not rated: %s", error)
             raise self._unrated("failed on this answer") from None
 
+    async def _ledger(self, report: Report) -> Reply:
+        """An exchange with the ledger of the teams' limits; raises LimitsUnavailable."""
+        assert self._limits is not None, "there is one as soon as a team has limits"
+        reply = self._limits.sync.remote(report)
+        try:
+            return await asyncio.wait_for(_awaited(reply), LEDGER_TIMEOUT_S)
+        except TimeoutError:
+            reply.cancel()
+            raise LimitsUnavailable from None
+        except (ray.exceptions.RayError, ray.serve.exceptions.RayServeException) as error:
+            logger.error("the limits could not be checked: %s", type(error).__name__)
+            raise LimitsUnavailable from None
+
     def _unrated(self, why: str) -> ProtocolError:
         message = f"the attribute predictor {why}: send it again, or without score and best_of"
         wait_s = self._settings.retry_after_s
@@ -218,38 +240,31 @@ class Ingress:
         busy = f"all replicas are busy: try again in {wait_s} s"
         return Failed(busy, 429, code="overloaded", retry_after_s=wait_s)
 
-    async def swap(self, model: str, policy: str) -> PolicyInfo:
-        """Answer a model's requests from another checkpoint; raises UserError if a replica cannot: then all stay."""
-        located = await asyncio.to_thread(locate, policy, self._settings.storage)
-        before = self._models.named(model).info.policy
-        try:
-            info = await self._swap_replicas(model, located.uri)
-        except UserError:
-            with contextlib.suppress(UserError):  # the first problem is the one to report
-                await self._swap_replicas(model, before)  # those that could
-            raise
-        self._models.put(info)
-        return info
+    async def adopt(self, info: PolicyInfo, revision: Revision) -> None:
+        """Another ingress swapped a model."""
+        self._swaps.adopt(info, revision)
 
-    async def _swap_replicas(self, model: str, policy: str) -> PolicyInfo:
-        """Every replica of a model answers from `policy` from now on, future ones too; what one of them reports."""
-        revision, timeout_s = Revision(policy, time.time_ns()), self._settings.start_timeout_s
-        replies = self._handles[model].broadcast("swap", revision)
-        try:
-            infos: list[PolicyInfo] = await replies.results_async(timeout_s=timeout_s)
-        except ray.exceptions.RayTaskError as error:
-            if not is_user_error(error.cause):
-                raise
-            raise UserError(str(error.cause)) from None
-        except TimeoutError:
-            message = f"the replicas did not load {policy} within {timeout_s:g} s: raise start_timeout_s"
-            raise UserError(message) from None
-        if not infos:
-            raise UserError(f"no replica of {model} answers: wait until /readyz reports one")
-        configured = self._configured[model]
-        await asyncio.to_thread(keep, self._application, model, configured, revision)  # for those that start later
-        self._revisions[model] = revision
-        return infos[0]
+    async def _announce(self, info: PolicyInfo, revision: Revision) -> None:
+        own = ray.serve.get_replica_context()
+        ingresses = ray.serve.get_deployment_handle(own.deployment, own.app_name)
+        await ingresses.broadcast("adopt", info, revision).results_async(timeout_s=READY_TIMEOUT_S)
+
+    async def _keep_watch(self) -> None:
+        """Learn every WATCH_S what other processes have changed: each ingress has its share of the replicas' places."""
+        own = ray.serve.get_replica_context()
+        while True:
+            try:
+                status = (await asyncio.to_thread(ray.serve.status)).applications[own.app_name]
+                running = {name: d.replica_states.get("RUNNING", 0) for name, d in status.deployments.items()}
+                share = 1 / max(1, running.get(own.deployment, 1))
+                for model, backlog in self._backlogs.items():
+                    replicas = max(self._settings.min_replicas, running.get(self._handles[model].deployment_name, 0))
+                    backlog.num_places = math.ceil(share * replicas * self._settings.max_ongoing_requests)
+                    backlog.max_waiting = math.ceil(share * self._settings.max_queued_requests)
+                await self._swaps.learn()
+            except (KeyError, ray.exceptions.RayError, ray.serve.exceptions.RayServeException) as error:
+                logger.warning("the ingress does not learn what changes: %s", error)
+            await asyncio.sleep(WATCH_S)
 
     async def metrics(self) -> str:
         """The metrics of the endpoint's processes on all nodes, which Ray's agents there have."""
@@ -276,6 +291,5 @@ def _require_known_peers(keys: Keys) -> None:
         raise UserError(f"{who}: set teams and keys (`python -m serve.keys TEAM` makes one), or unset it")
 
 
-async def _awaited(reply: ray.serve.handle.DeploymentResponse) -> Mapping[str, float]:
-    found: Mapping[str, float] = await reply
-    return found
+async def _awaited(reply: ray.serve.handle.DeploymentResponse) -> Any:
+    return await reply

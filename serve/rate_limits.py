@@ -1,21 +1,38 @@
 """How much each team may use: answers at the same time and tokens per minute. Knows no keys, no HTTP and no policy.
 
 Tokens are held when a request is admitted, counted as they are used, and the rest is given back when it ends. So what
-runs at the same time can never use more together than the budget has.
+runs at the same time can never use more together than the budget has. The `serve.ledger` of all ingresses grants; one
+exchange with it carries all that was asked for and given back since the last one.
 """
 
-import math
+import asyncio
 import time
-from collections import defaultdict, deque
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+import uuid
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import TypeAlias
 
 from serve.auth import Team
 from serve.backlog import Backlog
+from serve.ledger import Account, Refusal, Reply, Report, Window, Wish
 from serve.protocol import ProtocolError
 
-WINDOW_S = 60.0
+REPORT_S = 1.0
+"""How often an ingress reports what its teams use while nobody asks for more."""
+AGAIN_S = 0.25
+"""After an exchange that failed, or with a ledger that is being restored."""
+GRANT_TIMEOUT_S = 10.0
+"""How long a request waits for the ledger; then it is refused, never let through."""
+RELEASE_TIMEOUT_S = 1.0
+"""How long the end of a request waits until what it gives back is known to all ingresses."""
+
+Sync: TypeAlias = Callable[[Report], Awaitable[Reply]]
+"""An exchange with the ledger; raises LimitsUnavailable."""
+
+
+class LimitsUnavailable(RuntimeError):
+    """The ledger did not answer."""
 
 
 @dataclass(frozen=True)
@@ -46,41 +63,24 @@ class RequestCost:
 FREE = RequestCost(0, 0, 0)
 
 
-class Budget:
-    """The tokens of one team: `spent` within the last minute, and `held` by requests that run."""
+class TeamAccount:
+    """What one team uses at this ingress."""
 
     def __init__(self, team: Team, clock: Callable[[], float]):
-        self._team, self._clock = team, clock
-        self.held = 0
-        self._spent: deque[tuple[float, int]] = deque()
-        """(end of a second, tokens used in it), however many requests used them."""
-        self._total = 0
+        self.team, self.window, self.backlog = team, Window(clock), Backlog(clock)
+        self.running = self.held = self.used = 0
 
     @property
-    def limited(self) -> bool:
-        return self._team.tokens_per_minute is not None
-
-    @property
-    def spent(self) -> int:
-        now = self._clock()
-        while self._spent and self._spent[0][0] <= now - WINDOW_S:
-            self._total -= self._spent.popleft()[1]
-        return self._total
+    def totals(self) -> Account:
+        return Account(self.running, self.held, self.used)
 
     def spend(self, tokens: int) -> None:
-        if not self.limited:
-            return
-        second = math.floor(self._clock()) + 1.0  # its end: no token leaves the window too early
-        if self._spent and self._spent[-1][0] == second:
-            tokens_before = self._spent.pop()[1]
-            self._spent.append((second, tokens_before + tokens))
-        else:
-            self._spent.append((second, tokens))
-        self._total += tokens
+        self.used += tokens
+        self.window.add(tokens)
 
     def require_possible(self, cost: RequestCost, prompt: int) -> None:
         """Raises ProtocolError (400) if the request needs more than a whole minute's tokens: it must change."""
-        limit = self._team.tokens_per_minute
+        limit = self.team.tokens_per_minute
         if limit is None or cost.total(prompt) <= limit:
             return
         parts = [f"{prompt} for the prompt"] if prompt else []
@@ -90,56 +90,40 @@ class Budget:
             parts.append(f"{cost.num_rated * cost.rated(prompt, cost.max_tokens)} to rate {cost.num_rated} of them")
         wrong = f"this request may use {cost.total(prompt)} tokens ({', '.join(parts)})"
         remedy = "lower max_tokens, best_of or n, or shorten messages"
-        message = f"{wrong}, but team {self._team.name!r} has {limit} per minute: {remedy}"
+        message = f"{wrong}, but team {self.team.name!r} has {limit} per minute: {remedy}"
         raise ProtocolError(message, "max_tokens", "request_exceeds_budget")
 
-    def hold(self, cost: RequestCost) -> int:
-        """Hold the most that a request can use; raises ProtocolError (429) if the budget has no room for it now."""
-        limit = self._team.tokens_per_minute
+    def most(self, cost: RequestCost) -> int:
+        """What a request has to hold; raises ProtocolError (400) if it can never be admitted."""
+        limit = self.team.tokens_per_minute
         if limit is None:
             return 0
         self.require_possible(cost, 0)
         # A bound above the whole budget may be only the bound of a prompt that is not tokenized yet.
-        tokens = min(cost.total(cost.prompt), limit)
-        over = self.spent + self.held + tokens - limit
-        if over > 0:
-            wait_s = self._wait_s(over)
-            used = f"team {self._team.name!r} has used {self.spent} of its {limit} tokens per minute"
-            asks = f"running requests hold {self.held}, and this one may need {tokens}"
-            raise _limited(f"{used}, {asks}: try again in {wait_s} s", wait_s)
-        self.held += tokens
-        return tokens
-
-    def _wait_s(self, tokens: int) -> int:
-        """Until so many have left the window; a second if only the end of running requests can give them back."""
-        for at, spent in self._spent:
-            tokens -= spent
-            if tokens <= 0:
-                return max(1, math.ceil(at + WINDOW_S - self._clock()))
-        return 1
+        return min(cost.total(cost.prompt), limit)
 
 
 class Reservation:
     """What one request holds of its team's budget."""
 
-    def __init__(self, budget: Budget, cost: RequestCost):
-        """Raises ProtocolError if the budget has no room for it."""
-        self._budget, self._cost = budget, cost
-        self._total = budget.hold(cost)
+    def __init__(self, account: TeamAccount | None, cost: RequestCost = FREE, held: int = 0):
+        """`held`: granted already. No account: the team has no limits."""
+        self._account = None if account is None or account.team.tokens_per_minute is None else account
+        self._cost, self._total, self._held = cost, held, held
         self._used = 0
-        self._held = self._total
 
     def correct(self, prompt: int) -> None:
         """The prompt has `prompt` tokens. Raises ProtocolError (400) if such a request can never be admitted."""
-        if self._budget.limited:
-            self._budget.require_possible(self._cost, prompt)
+        if self._account is not None:
+            self._account.require_possible(self._cost, prompt)
             self._total = self._cost.total(prompt)
-            self._hold(self._total - self._used)
+            # Never more than was granted: the prompt's bound is one.
+            self._hold(min(self._held, max(0, self._total - self._used)))
 
     def use(self, tokens: int) -> None:
         """The request has used so many tokens up to now."""
-        if tokens > self._used:
-            self._budget.spend(tokens - self._used)
+        if self._account is not None and tokens > self._used:
+            self._account.spend(tokens - self._used)
             self._used = tokens
             self._hold(min(self._held, max(0, self._total - tokens)))
 
@@ -148,44 +132,134 @@ class Reservation:
         self._hold(0)
 
     def _hold(self, tokens: int) -> None:
-        self._budget.held += tokens - self._held
-        self._held = tokens
+        if self._account is not None:
+            self._account.held += tokens - self._held
+            self._held = tokens
+
+
+@dataclass(eq=False)
+class _Asked:
+    """A wish on its way to the ledger."""
+
+    account: TeamAccount
+    wish: Wish
+    granted: asyncio.Future[None] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+
+    def settle(self, refusal: Refusal | None) -> None:
+        if self.granted.done():  # its caller is gone, or has waited for too long
+            return
+        if refusal is None:
+            self.account.running += self.wish.answers
+            self.account.held += self.wish.tokens
+            self.granted.set_result(None)
+        else:
+            wait_s = self.account.backlog.retry_after_s() if refusal.wait_s is None else refusal.wait_s
+            problem = ProtocolError(refusal.message, code="rate_limit_exceeded", status=429, retry_after_s=wait_s)
+            self.granted.set_exception(problem)
+
+    def leave(self) -> None:
+        """Nobody waits for it any more."""
+        if self.granted.done() and not self.granted.cancelled() and self.granted.exception() is None:
+            self.account.running -= self.wish.answers
+            self.account.held -= self.wish.tokens
+        self.granted.cancel()
 
 
 class RateLimiter:
-    """Holds what each team uses against its limits."""
+    """Holds what each team uses at this ingress against its limits."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic):
-        self._clock = clock
-        self._running: dict[str, int] = defaultdict(int)
-        self._budgets: dict[str, Budget] = {}
-        self._queues: dict[str, Backlog] = {}
+    def __init__(self, sync: Sync, clock: Callable[[], float] = time.monotonic):
+        self._sync, self._clock = sync, clock
+        self._name, self._number = uuid.uuid4().hex, 0
+        self._accounts: dict[str, TeamAccount] = {}
+        self._asked: list[_Asked] = []
+        self._now: asyncio.Task[None] | None = None
+        self._next: asyncio.Task[None] | None = None
 
-    @contextmanager
-    def answers(self, team: Team, number: int, cost: RequestCost = FREE) -> Iterator[Reservation]:
+    @asynccontextmanager
+    async def answers(self, team: Team, number: int, cost: RequestCost = FREE) -> AsyncGenerator[Reservation, None]:
         """Count `number` answers as running and hold their tokens; both end with the context, however it ends.
 
-        Raises ProtocolError (429) if a limit is reached, or (400) if a request like this can never be admitted.
+        Raises ProtocolError (429) if a limit is reached, (400) if a request like this can never be admitted, or (503)
+        if the ledger does not answer.
         """
-        running, limit = self._running[team.name], team.max_concurrent
-        queue = self._queues.setdefault(team.name, Backlog(self._clock))
-        if limit is not None and number > limit:
-            wrong = f"this request asks for {number} answers, and team {team.name!r} may have {limit} at the same time"
+        if not team.is_limited:
+            yield Reservation(None)
+            return
+        account = self._accounts.setdefault(team.name, TeamAccount(team, self._clock))
+        if team.max_concurrent is not None and number > team.max_concurrent:
+            limit = f"team {team.name!r} may have {team.max_concurrent} at the same time"
+            wrong = f"this request asks for {number} answers, and {limit}"
             raise ProtocolError(f"{wrong}: lower {cost.asked_by}", cost.asked_by, "request_exceeds_limit")
-        if limit is not None and running + number > limit:
-            running_now = f"team {team.name!r} has {running} answers running and asks for {number} more"
-            raise _limited(f"{running_now}; its limit is {limit}", queue.retry_after_s())
-        budget = self._budgets.setdefault(team.name, Budget(team, self._clock))
-        reservation = Reservation(budget, cost)
-        self._running[team.name] += number
+        tokens = account.most(cost)
+        await self._grant(account, Wish(team.name, number, tokens))
+        reservation = Reservation(account, cost, tokens)
         try:
-            with queue.inside() as begin:
+            with account.backlog.inside() as begin:
                 begin()
                 yield reservation
         finally:
-            self._running[team.name] -= number
+            account.running -= number
             reservation.settle()
+            # A caller's next request may come to another ingress, and must find this one's end there.
+            await asyncio.wait([self._soon()], timeout=RELEASE_TIMEOUT_S)
 
+    async def keep_reporting(self) -> None:
+        """Report what is used every REPORT_S; without it the ledger takes this ingress for dead."""
+        while True:
+            await asyncio.sleep(REPORT_S)
+            if self._accounts:
+                await asyncio.wait([self._soon()])
 
-def _limited(message: str, retry_after_s: int) -> ProtocolError:
-    return ProtocolError(message, code="rate_limit_exceeded", status=429, retry_after_s=retry_after_s)
+    async def _grant(self, account: TeamAccount, wish: Wish) -> None:
+        asked = _Asked(account, wish)
+        self._asked.append(asked)
+        self._soon()
+        try:
+            async with asyncio.timeout(GRANT_TIMEOUT_S):
+                await asked.granted
+        except TimeoutError:
+            asked.leave()
+            message = "the limits of this team cannot be checked now, so nothing is answered: try again in 3 s"
+            raise ProtocolError(message, code="limits_unavailable", status=503, retry_after_s=3) from None
+        except asyncio.CancelledError:
+            asked.leave()
+            raise
+
+    def _soon(self) -> asyncio.Task[None]:
+        """The next exchange, which takes along all that happens until it begins."""
+        if self._next is None or self._next.done():
+            self._next = asyncio.create_task(self._exchange(self._now))
+        return self._next
+
+    async def _exchange(self, before: asyncio.Task[None] | None) -> None:
+        if before is not None and not before.done():
+            await asyncio.wait([before])
+        self._now, self._next = self._next, None
+        asked, self._asked = self._asked, []
+        has_history = False
+        while True:
+            asked = [one for one in asked if not one.granted.done()]
+            try:
+                reply = await self._sync(self._report(asked, has_history))
+            except LimitsUnavailable:
+                reply = Reply("restoring")
+            if reply.state == "granting":
+                for one, refusal in zip(asked, reply.refusals, strict=True):
+                    one.settle(refusal)
+                return
+            if not asked and (reply.state == "restoring" or has_history):
+                return
+            has_history = reply.state == "unknown"
+            if not has_history:
+                await asyncio.sleep(AGAIN_S)
+
+    def _report(self, asked: Sequence[_Asked], has_history: bool) -> Report:
+        self._number += 1
+        return Report(
+            self._name,
+            self._number,
+            {name: account.totals for name, account in self._accounts.items()},
+            tuple(one.wish for one in asked),
+            {name: account.window.entries() for name, account in self._accounts.items()} if has_history else None,
+        )

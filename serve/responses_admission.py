@@ -8,7 +8,6 @@ from typing import Any
 
 from serve.admission import AdmittedRequest, RequestLimits, admitted
 from serve.auth import Team
-from serve.chat_request import ChatRequest
 from serve.json_body import json_object, shown
 from serve.models import ServedPolicies
 from serve.parser import chat_of
@@ -41,7 +40,7 @@ def admitted_response(
             generations=tuple(
                 replace(one, grammar_field=_grammar_field(one), input_field="input") for one in accepted.generations
             ),
-            reply=_reply(accepted, chat, raw, metadata, instructions),
+            reply=_reply(accepted, raw, metadata, instructions),
             include_usage=True,  # the last event has the counts
         ),
         unused,
@@ -54,17 +53,17 @@ def _grammar_field(generation: GenerationRequest) -> str:
 
 def _reply(
     accepted: AdmittedRequest,
-    chat: ChatRequest,
     raw: dict[str, Any],
     metadata: dict[str, str],
     instructions: str | None,
 ) -> ResponsesReply:
     own = accepted.reply
     assert isinstance(own, ChatReply), "a chat completion has a reply of its own"
+    sampling = accepted.generations[0].sampling
     if not isinstance(own, ToolReply):
-        return ResponsesReply(accepted.model.name, own.steering, chat, metadata, instructions)
+        return ResponsesReply(accepted.model.name, own.steering, sampling, metadata, instructions)
     tools = {"tools": raw.get("tools"), "tool_choice": raw.get("tool_choice") or "auto"}
-    return ToolResponsesReply(accepted.model.name, own.steering, chat, metadata, instructions, own.wanted, tools)
+    return ToolResponsesReply(accepted.model.name, own.steering, sampling, metadata, instructions, own.wanted, tools)
 
 
 def _require_few(raw: dict[str, Any], max_messages: int) -> None:

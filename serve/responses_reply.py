@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from serve.chat_request import ChatRequest
+from actors.generation.protocol import Sampling
 from serve.logprobs import ReportedToken
 from serve.protocol import ProtocolRecord
 from serve.reply import BestOfCandidate, FinishedAnswer, Steering, Usage
@@ -118,12 +118,11 @@ class ResponsesReply:
     has_done = False
 
     def __init__(
-        self, model: str, steering: Steering, chat: ChatRequest, metadata: Mapping[str, str], instructions: str | None
+        self, model: str, steering: Steering, sampling: Sampling, metadata: Mapping[str, str], instructions: str | None
     ):
-        """`chat`: the same request to chat completions."""
         self.id, self.created = f"resp_{uuid.uuid4().hex}", int(time.time())
         self._message_id = f"msg_{uuid.uuid4().hex}"
-        self._model, self._steering, self._chat = model, steering, chat
+        self._model, self._steering, self._sampling = model, steering, sampling
         self._metadata, self._instructions = dict(metadata), instructions
         self._text, self._finish, self._num_events = "", "stop", 0
         self._message_place = 0
@@ -209,8 +208,8 @@ class ResponsesReply:
             incomplete_details=IncompleteDetails() if cut else None,
             instructions=self._instructions,
             metadata=self._metadata,
-            temperature=self._chat.temperature,
-            top_p=self._chat.top_p,
+            temperature=self._sampling.temperature,
+            top_p=self._sampling.top_p,
             steering=self._steering,
             **self._tools,
         )

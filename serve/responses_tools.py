@@ -7,8 +7,8 @@ import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from actors.generation.protocol import Sampling
 from data.tool_use import ToolCall
-from serve.chat_request import ChatRequest
 from serve.logprobs import ReportedToken
 from serve.reply import BestOfCandidate, FinishedAnswer, Steering, Usage
 from serve.request import Finish
@@ -24,14 +24,14 @@ class ToolResponsesReply(ResponsesReply):
         self,
         model: str,
         steering: Steering,
-        chat: ChatRequest,
+        sampling: Sampling,
         metadata: Mapping[str, str],
         instructions: str | None,
         wanted: WantedTools,
         tools: Mapping[str, Any],
     ):
         """`tools`: the request's `tools` and `tool_choice`, which the reply repeats."""
-        super().__init__(model, steering, chat, metadata, instructions)
+        super().__init__(model, steering, sampling, metadata, instructions)
         self._tools = dict(tools)
         self._reader = ToolCallReader(wanted.form, wanted.names)
         self._calls: list[OutputCall] = []

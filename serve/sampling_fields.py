@@ -37,10 +37,10 @@ class SamplingFields(ProtocolRecord):
     """Send the answer in pieces as it comes (server-sent events)?"""
     stream_options: StreamOptions | None = None
     """Only with stream."""
-    temperature: float = Field(1.0, ge=0, le=2)
-    """0 = always the likeliest token."""
-    top_p: float = Field(1.0, gt=0, le=1)
-    """Sample from the likeliest tokens that make up this share."""
+    temperature: float | None = Field(None, ge=0, le=2)
+    """0 = always the likeliest token; None = the endpoint's own, see GET /v1/attributes."""
+    top_p: float | None = Field(None, gt=0, le=1)
+    """Sample from the likeliest tokens that make up this share; None = the endpoint's own."""
     top_k: int = Field(0, ge=-1, le=MAX_TOP_K)
     """Sample from this many likeliest tokens; 0 or -1 = off."""
     seed: int | None = Field(None, ge=-SEED_LIMIT, lt=SEED_LIMIT)

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from data.bounds import (
+    FLOAT,
     Amount,
     Count,
     Cpus,
@@ -25,6 +26,7 @@ from serve.auth import KEYS_VARIABLE, Team
 from serve.profiles import NAMES as PROFILES
 
 Origin = Annotated[str, Field(pattern=r"^(\*|https?://[A-Za-z0-9._\[\]:-]+)$")]
+ServedTemperature = Annotated[float, Field(ge=0, le=2, allow_inf_nan=False), FLOAT]
 LOOPBACK = ("127.0.0.1", "localhost")
 FROM_THE_RUN = "run"
 
@@ -95,6 +97,23 @@ class ScorerSettings(Record):
         return self
 
 
+class IngressSettings(Record):
+    """The processes that callers talk to."""
+
+    min_replicas: Workers = 1
+    """Of them, how many always run."""
+    max_replicas: Workers = 1
+    """At the busiest; teams' limits hold over all of them together."""
+    target_ongoing_requests: Positive = 64
+    """Requests per process above which another one is started."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "IngressSettings":
+        if self.max_replicas < self.min_replicas:
+            raise UserError(f"max_replicas is {self.max_replicas}, below min_replicas {self.min_replicas}: raise it")
+        return self
+
+
 class ServeSettings(Record):
     """What `python -m serve` needs to know."""
 
@@ -131,6 +150,8 @@ class ServeSettings(Record):
     """What writes the answers."""
     scorer: ScorerSettings = ScorerSettings()
     """What rates them."""
+    ingress: IngressSettings = IngressSettings()
+    """What speaks HTTP."""
     min_replicas: Workers = 1
     """Copies of the policy that always run."""
     max_replicas: Workers = 1
@@ -138,7 +159,7 @@ class ServeSettings(Record):
     target_ongoing_requests: Positive = 12
     """Requests per replica above which another replica is started; a little under engine.max_num_seqs."""
     upscale_delay_s: Seconds = 10
-    """How long there must be too many requests before another replica is started."""
+    """How long there must be too many requests before another replica is started, or another ingress."""
     downscale_delay_s: Seconds = 300
     """How long there must be too few before one is stopped."""
     drain_s: Seconds = 30
@@ -149,6 +170,10 @@ class ServeSettings(Record):
     """GPUs that Ray sets aside for a replica; 0 = it runs on the CPU."""
     threads: Workers = 1
     """CPU threads of torch in a replica; on shared cores more than one is slower, not faster."""
+    temperature: ServedTemperature = 1.0
+    """Of a request that names none: OpenAI's default is 1; small models need less. 0 = always the likeliest token."""
+    top_p: PositiveShare = 1.0
+    """Of a request that names none."""
     max_new_tokens: Size | None = None
     """Longest answer, in tokens, and that of a request that names none; a longer one is cut. None = what the prompt
     leaves of the context, and a quarter of the context where a request names none."""

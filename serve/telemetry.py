@@ -32,7 +32,9 @@ class EndpointMetrics:
     """Of the ingress: requests as callers see them."""
 
     def __init__(self) -> None:
-        self.requests = Counter("steerlm_requests_total", "Requests by HTTP status.", (*CALLER, "status"))
+        self.requests = Counter(
+            "steerlm_requests_total", "Requests by route and HTTP status.", (*CALLER, "route", "status")
+        )
         self.refused = Counter("steerlm_refused_total", "Requests without an answer, by error code.", (*CALLER, "code"))
         self.open = Gauge("steerlm_open_requests", "Requests that are being answered or wait.", MODEL)
         self.prompt_tokens = Counter("steerlm_prompt_tokens_total", "Prompt tokens of answered requests.", CALLER)
@@ -45,7 +47,7 @@ class EndpointMetrics:
         """Count a request that has ended."""
         model = {"model": request.model}
         caller = model | {"team": request.team, "profile": request.profile}
-        self.requests.inc(1, caller | {"status": str(status)})
+        self.requests.inc(1, caller | {"route": request.route, "status": str(status)})
         if code is not None:
             self.refused.inc(1, caller | {"code": code})
         if request.prompt_tokens:
@@ -97,6 +99,8 @@ class RequestContext:
 
     telemetry: "Telemetry"
     arrived: float
+    route: str
+    """Its path in the API."""
     team: str = ""
     model: str = ""
     profile: str = ""
@@ -161,8 +165,8 @@ class Telemetry:
             line = {"event": "unused", "time": round(time.time(), 3), "team": team, "parameters": new}
             self._write(json.dumps(line) + "\n")
 
-    def arrived(self) -> RequestContext:
-        return RequestContext(self, self.clock())
+    def arrived(self, route: str) -> RequestContext:
+        return RequestContext(self, self.clock(), route)
 
     def admitted(self, context: RequestContext, change: int) -> None:
         """A request of a model begins (+1) or ends (-1)."""
@@ -180,7 +184,7 @@ class Telemetry:
 
 def _access_record(context: RequestContext, status: int, code: str | None, seconds: float) -> dict[str, object]:
     """Never with the texts: whoever wants to know them must ask the caller."""
-    logged = ("team", "model", "profile", "stream", "answers", "prompt_tokens", "completion_tokens")
+    logged = ("route", "team", "model", "profile", "stream", "answers", "prompt_tokens", "completion_tokens")
     return {
         "event": "request",
         "time": round(time.time(), 3),

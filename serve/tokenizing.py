@@ -29,7 +29,7 @@ def add_route(app: FastAPI, backend: Backend, bodies: Bodies, limiter: RateLimit
     @app.post("/tokenize", response_model=TokenizeReply, **openapi.TOKENIZE)
     async def tokenize(request: Request) -> Response:
         """The tokens of a text, or of a conversation at the requested attributes."""
-        context = backend.telemetry.arrived()
+        context = backend.telemetry.arrived("/tokenize")
         return await accounted(context, tokenized(request, context))
 
     async def tokenized(request: Request, context: RequestContext) -> Response:
@@ -39,7 +39,7 @@ def add_route(app: FastAPI, backend: Backend, bodies: Bodies, limiter: RateLimit
         names, model, generation = _asked(body, team, backend, ",".join(request.headers.getlist(HEADER)))
         context.model = model.name
         cost = RequestCost(generation.most_prompt_tokens, num_answers=0, max_tokens=0, asked_by=generation.input_field)
-        with limiter.answers(team, 1, cost) as reservation:
+        async with limiter.answers(team, 1, cost) as reservation:
             found = await backend.tokenize(model.name, generation, names)
             if isinstance(found, Failed):
                 raise found.problem()

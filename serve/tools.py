@@ -12,6 +12,7 @@ from typing import Any, Literal, TypeAlias
 
 from actors.generation.protocol import Grammar
 from data.tool_use import ToolCall
+from serve.json_scan import JsonScan
 
 ToolFormat: TypeAlias = Literal["hermes", "llama"]
 """`<tool_call>{json}</tool_call>` (Hermes, Qwen), or an answer that is JSON (Llama 3). Mistral's calls begin with a
@@ -24,8 +25,12 @@ PYTHON_TAG = "<|python_tag|>"
 OTHER_FORMS = ("[TOOL_CALLS]", "<function=")
 """Of templates whose calls are no JSON, or begin with what decoding leaves out: Mistral, Qwen 3 Coder."""
 MARKERS = {"hermes": OPEN, "llama": ""}
-_STRING = re.compile(r'"(?:[^"\\]|\\.)*(?:"|$)', re.DOTALL)
+_BEGINNING = {"hermes": re.compile(r"\s*"), "llama": re.compile(rf"\s*(?:{re.escape(PYTHON_TAG)})?[ ;\n]*\s*")}
+"""What may stand before a call, behind its marker."""
+_BLANKS = re.compile(r"\s*")
 _DECODER = json.JSONDecoder()
+_UNREAD, _BROKEN = object(), object()
+"""Instead of a value."""
 
 
 def format_of(chat_template: str) -> ToolFormat | None:
@@ -47,7 +52,7 @@ class Parsed:
 
 
 class ToolCallReader:
-    """Reads one answer. What is no call of a known tool stays text, word by word."""
+    """Reads one answer, each part of it once. What is no call of a known tool stays text, word by word."""
 
     def __init__(self, form: ToolFormat, names: Collection[str]):
         """`names`: the tools of the request."""
@@ -55,6 +60,8 @@ class ToolCallReader:
         self._held = ""
         self._inside = form == "llama"  # behind a marker; Llama needs none where the answer begins
         self._plain = False  # no call can come any more
+        self._scan = JsonScan(CLOSE)  # of what is behind a marker
+        self._value: Any = _UNREAD
         self.num_calls = 0
 
     def push(self, text: str, last: bool = False) -> Parsed:
@@ -87,9 +94,10 @@ class ToolCallReader:
 
     def _read_call(self, parsed: Parsed, last: bool) -> None:
         """The calls behind a marker, once they are whole; what they turn out not to be is text."""
-        found = _FOUND[self._form](self._held, last)
+        found = self._found(last)
         if found is None and not last and _may_be_call(self._form, self._held):
             return
+        self._scan, self._value = JsonScan(CLOSE), _UNREAD
         if found is not None and found[0] and all(call.name in self._names for call in found[0]):
             parsed.calls += found[0]
             self.num_calls += len(found[0])
@@ -102,6 +110,24 @@ class ToolCallReader:
             self._held = found[1]
             parsed.content += whole[: len(whole) - len(self._held)]
 
+    def _found(self, last: bool) -> tuple[list[ToolCall], str] | None:
+        """(calls, what stands behind them), or None if more must come; no calls = what stands there is none."""
+        scan = self._scan
+        scan.read(self._held)
+        if scan.end is not None and self._value is _UNREAD:
+            begin = _BEGINNING[self._form].match(self._held).end()  # type: ignore[union-attr]
+            self._value = _value_of(self._held[begin : scan.end])
+        if self._value in (_UNREAD, _BROKEN) or scan.end is None:
+            at = scan.mark_at if self._form == "hermes" else None
+            return None if at is None else ([], self._held[at + len(CLOSE) :])
+        rest = self._held[scan.end :]
+        if self._form == "hermes":
+            rest = rest.lstrip()
+            if not last and len(rest) < len(CLOSE) and CLOSE.startswith(rest):
+                return None  # its end has not come yet
+            rest = rest.removeprefix(CLOSE)
+        return _calls([self._value]), rest
+
 
 def _pending(text: str, marker: str) -> int:
     """How many characters at the end of `text` may be the start of `marker`, with the blanks before them."""
@@ -112,43 +138,19 @@ def _pending(text: str, marker: str) -> int:
 
 def _may_be_call(form: ToolFormat, held: str) -> bool:
     """Can what stands behind a marker still become one?"""
-    text = held.lstrip()
+    begin = _BLANKS.match(held).end()  # type: ignore[union-attr]
+    text = held[begin : begin + len(PYTHON_TAG)]
     if form == "hermes":
         return not text or text[0] == "{"
-    return not text or text[0] in "{;" or PYTHON_TAG.startswith(text) or text.startswith(PYTHON_TAG)
+    return not text or text[0] in "{;" or PYTHON_TAG.startswith(text)
 
 
-def _hermes(held: str, last: bool) -> tuple[list[ToolCall], str] | None:
-    """(calls, what stands behind them), or None if more must come; no calls = what stands there is none."""
-    read = _object(held)
-    if read is None:
-        at = _STRING.sub(lambda found: "." * len(found[0]), held).find(CLOSE)
-        return ([], held[at + len(CLOSE) :]) if at >= 0 else None
-    value, rest = read
-    behind = rest.lstrip()
-    if not last and len(behind) < len(CLOSE) and CLOSE.startswith(behind):
-        return None  # its end has not come yet
-    return _calls([value]), behind.removeprefix(CLOSE)
-
-
-def _llama(held: str, _last: bool) -> tuple[list[ToolCall], str] | None:
-    read = _object(held.lstrip().removeprefix(PYTHON_TAG).lstrip(" ;\n"))
-    return None if read is None else (_calls([read[0]]), read[1])
-
-
-_FOUND = {"hermes": _hermes, "llama": _llama}
-
-
-def _object(text: str) -> tuple[Any, str] | None:
-    """(value, what stands behind it) of an object or a list, if it is whole."""
-    text = text.lstrip()
-    if not text.startswith(("{", "[")):
-        return None
+def _value_of(text: str) -> Any:
+    """Of a whole object or list; _BROKEN for anything else."""
     try:
-        value, end = _DECODER.raw_decode(text)
+        return _DECODER.decode(text) if text.startswith(("{", "[")) else _BROKEN
     except (ValueError, RecursionError):
-        return None
-    return value, text[end:]
+        return _BROKEN
 
 
 def _calls(values: Sequence[Any]) -> list[ToolCall]:
@@ -158,7 +160,7 @@ def _calls(values: Sequence[Any]) -> list[ToolCall]:
         name = value.get("name") if isinstance(value, dict) else None
         arguments = value.get("arguments", value.get("parameters", {})) if isinstance(value, dict) else None
         if isinstance(arguments, str):  # some models write the object as text
-            arguments = (_object(arguments) or (None, ""))[0]
+            arguments = _value_of(arguments.strip())
         if not isinstance(name, str) or not isinstance(arguments, dict):
             return []
         calls.append(ToolCall(name, json.dumps(arguments, ensure_ascii=False)))

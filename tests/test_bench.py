@@ -47,7 +47,15 @@ WORDS = {
     "pieces": ("pieces=40", "small=10", "simulated=500", "pieces_per_file=8"),
     "sample": ("rows=4", "in_flight=2", "rounds=1", "mean_tokens=4", "max_tokens=12", *(f"model.{t}" for t in TINY)),
     "prepare": ("rows=60", "rounds=1", "times=2", "split_bytes=9000", "rows_per_file=25"),
-    "serve": ("clients=2", "requests=3", "answer_tokens=4", "rounds=1", "vllm=nowhere", *(f"model.{t}" for t in TINY)),
+    "serve": (
+        "clients=2",
+        "requests=3",
+        "answer_tokens=4",
+        "rounds=1",
+        "streams=[5]",
+        "vllm=nowhere",
+        *(f"model.{t}" for t in TINY),
+    ),
     "train": (
         "rows=16",
         "held=4",

@@ -20,6 +20,7 @@ from support.docs import Block, blocks
 from support.endpoint import Endpoint, running
 
 from actors.modeling.policy import Policy
+from data.lab import Lab, LabSettings
 from serve.locate import Located
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
@@ -29,12 +30,28 @@ MAX_NEW_TOKENS = 256
 CLIENT_TIMEOUT_S = 900
 BLOCKS = blocks(PAGE)
 RECIPES = [b for b in BLOCKS if b.mark == "needs make test-clients" and b.language != "yaml"]
+NUM_TEXTS = 200
 CHOICES = {
     "Owls are": ("birds.", "ships.", "so small."),
     "The moon is round. It": ("shines by night.", "eats."),
     "Bees dance": ("and guard ships.", "é"),
 }
 """Questions of lm-eval, each with its choices."""
+
+
+def choices() -> dict[str, tuple[str, ...]]:
+    """CHOICES, and questions of the synthetic world, each with its answer and those to two others: NUM_TEXTS texts."""
+    rows = [row.messages for row in Lab(LabSettings(num_rows=400)).rows()]
+    answers = {messages[0].content: messages[1].content.strip() for messages in rows if messages[1].content.strip()}
+    texts = [*answers.values()]
+    found = dict(CHOICES) | {
+        question: tuple(dict.fromkeys([texts[place], texts[place - 1], texts[place - 2]]))
+        for place, question in enumerate(answers)
+    }
+    while sum(map(len, found.values())) > NUM_TEXTS + 2:
+        found.popitem()
+    assert sum(map(len, found.values())) >= NUM_TEXTS
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -62,16 +79,16 @@ def environ(endpoint: Endpoint, models: list[Located], tmp_path_factory: pytest.
 def log_likelihoods(folder: str) -> list[dict[str, object]]:
     """Transformers' own of each choice behind its question and a space, as lm-eval joins them."""
     policy, rows = Policy.load(folder), list[dict[str, object]]()
-    for question, choices in CHOICES.items():
+    for question, texts in choices().items():
         found: dict[str, list[float]] = {"logprobs": [], "tokens": []}
         num_before = len(policy.raw_prompt(question))
-        for choice in choices:
+        for choice in texts:
             ids = policy.raw_prompt(f"{question} {choice}")
             logprobs_TV = policy.model(torch.tensor([ids]), use_cache=False).logits[0, :-1].float().log_softmax(-1)
             own_T = logprobs_TV.gather(1, torch.tensor(ids[1:])[:, None])[num_before - 1 :, 0]
-            found["logprobs"].append(own_T.sum().item())
+            found["logprobs"].append(own_T.double().sum().item())  # in fp32 a sum of 1,300 has steps of 1.2e-4
             found["tokens"].append(len(own_T))
-        rows.append({"question": question, "choices": choices, **found})
+        rows.append({"question": question, "choices": texts, **found})
     return rows
 
 
@@ -79,7 +96,7 @@ def require(family: str) -> Path:
     """The family's environment; skips with the reason where it is missing."""
     if missing := client_environments.why_missing(family):
         pytest.skip(missing)
-    return client_environments.FOLDER / family
+    return client_environments.folder_of(family)
 
 
 def command(script: Path, environment: Path) -> list[str]:

@@ -1,11 +1,13 @@
 """What a chat request says about choosing tokens, and about the answer's form, reaches the policy and comes back."""
 
+import asyncio
 from typing import Any
 
 import pytest
-from support.asgi import USER, Scripted, app_around, ask, chat, refused
+from support.asgi import USER, Scripted, app_around, ask, chat, exchanged, refused
 
 from actors.generation.protocol import Grammar
+from serve.admission import SamplingDefaults
 from serve.logprobs import ReportedToken
 from serve.request import Delta, Started
 
@@ -100,3 +102,20 @@ def test_log_probabilities_whole_and_streamed() -> None:
     found = [c["choices"][0]["logprobs"] for c in chunks]
     assert [token for logprobs in found for token in (logprobs or {"content": []})["content"]] == content
     assert chat(TOLD).json["choices"][0]["logprobs"] is None
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions", "/v1/responses"])
+def test_who_names_no_temperature_gets_the_endpoint_s(path: str) -> None:
+    script = Scripted()
+    app = app_around(script.generate, sampling=SamplingDefaults(0.3, 0.9))
+    sent = (
+        {"messages": [USER]} if "chat" in path else {"prompt": "Why"} if path == "/v1/completions" else {"input": "Why"}
+    )
+    replies = [ask(app, path=path, **sent, **own) for own in ({}, {"temperature": 1}, {"temperature": 0, "top_p": 0.5})]
+    assert [reply.status for reply in replies] == [200] * 3
+    chosen = [(request.sampling.temperature, request.sampling.top_p) for request in script.requests]
+    assert chosen == [(0.3, 0.9), (1, 0.9), (0, 0.5)]
+    if path == "/v1/responses":
+        assert [(reply.json["temperature"], reply.json["top_p"]) for reply in replies] == chosen
+    stated = asyncio.run(exchanged(app, "GET", "/v1/attributes", b"")).json["sampling"]
+    assert stated == {"temperature": 0.3, "top_p": 0.9}

@@ -25,3 +25,8 @@ def test_a_root_path_begins_with_a_slash_and_ends_with_none(path: str) -> None:
     with pytest.raises(ValidationError):
         ServeSettings(root_path=path)
     assert ServeSettings(root_path="/steer/two").root_path == "/steer/two"
+
+
+def test_fewer_ingresses_at_most_than_always_are_an_error() -> None:
+    with pytest.raises(ValidationError, match=r"max_replicas is 1, below min_replicas 2: raise it"):
+        ServeSettings.model_validate({"ingress": {"min_replicas": 2}})

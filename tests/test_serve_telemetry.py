@@ -39,7 +39,7 @@ def metrics(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_request_is_counted_once_with_its_tokens_times_and_gaps() -> None:
     now = [100.0]
     book = Telemetry(EndpointMetrics(), access_log=False, clock=lambda: now[0])
-    context = book.arrived()
+    context = book.arrived("/v1/chat/completions")
     context.model, context.team, context.profile = "demo", "games", "gaming"
     book.admitted(context, +1)
     assert COUNTED["steerlm_open_requests demo"] == 1
@@ -53,7 +53,7 @@ def test_a_request_is_counted_once_with_its_tokens_times_and_gaps() -> None:
     context.end(499, "client_left")
     assert COUNTED == {
         "steerlm_open_requests demo": 0,
-        "steerlm_requests_total demo games gaming 200": 1,
+        "steerlm_requests_total demo games gaming /v1/chat/completions 200": 1,
         "steerlm_prompt_tokens_total demo games gaming": 7,
         "steerlm_completion_tokens_total demo games gaming": 3,
         "steerlm_time_to_first_text_seconds demo": 0.25,
@@ -64,7 +64,7 @@ def test_a_request_is_counted_once_with_its_tokens_times_and_gaps() -> None:
 
 def test_a_refusal_is_counted_by_its_code() -> None:
     book = Telemetry(EndpointMetrics(), access_log=False)
-    book.arrived().end(401, "invalid_api_key")
+    book.arrived("/v1/chat/completions").end(401, "invalid_api_key")
     assert COUNTED["steerlm_refused_total    invalid_api_key"] == 1
     assert not [name for name in COUNTED if "tokens" in name]
 

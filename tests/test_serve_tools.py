@@ -7,6 +7,8 @@ from tokenizers.pre_tokenizers import ByteLevel
 
 from actors.generation.grammar_check import enforceable
 from data.tool_use import ToolCall
+from serve import tools
+from serve.json_scan import JsonScan
 from serve.tools import Parsed, ToolCallReader, ToolFormat, forced_call, format_of
 
 NAMES = ("weather", "time_in")
@@ -77,6 +79,27 @@ def test_calls_and_text_are_the_same_however_the_answer_is_cut(
         assert _read(form, [text[:at], text[at:]]) == expected
     for step in (2, 3, 7):
         assert _read(form, [text[i : i + step] for i in range(0, len(text), step)]) == expected
+
+
+@pytest.mark.parametrize("form", ["hermes", "llama"])
+def test_a_long_call_is_decoded_once_and_read_once(form: ToolFormat, monkeypatch: pytest.MonkeyPatch) -> None:
+    decoded: list[int] = []
+    monkeypatch.setattr(tools, "_value_of", lambda text: decoded.append(len(text)) or json.loads(text))
+    scanned: list[int] = []
+    read = JsonScan.read
+
+    def counted(scan: JsonScan, text: str) -> None:
+        before = scan._at
+        read(scan, text)
+        scanned.append(scan._at - before)
+
+    monkeypatch.setattr(JsonScan, "read", counted)
+    key = "parameters" if form == "llama" else "arguments"
+    call = json.dumps({"name": "weather", key: {"city": '"Rome" \\ {[' * 500}})
+    text = call if form == "llama" else f"<tool_call>{call}</tool_call>"
+    assert [found.name for found in _read(form, [*text]).calls] == ["weather"]
+    assert decoded == [len(call)]
+    assert sum(scanned) <= len(text)
 
 
 def test_text_before_a_call_comes_at_once() -> None:

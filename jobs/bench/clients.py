@@ -25,23 +25,36 @@ class LoadResult:
     tokens: int = 0
     """As the server counts them; where it counts none, pieces of text."""
     seconds: float = 0.0
+    first_byte_s: list[float] = field(default_factory=list)
+    """Of each request, from its sending to its first event; the headers are there by then."""
     first_text_s: list[float] = field(default_factory=list)
-    """Of each request, from its sending to its first text."""
+    """The same to its first text."""
     failures: list[str] = field(default_factory=list)
 
     @property
     def tokens_per_s(self) -> float:
         return round(self.tokens / self.seconds, 1)
 
-    def percentile_s(self, share: float) -> float | None:
-        """Of the time to the first text; None where nobody waited for one."""
-        ordered = sorted(self.first_text_s)
-        return None if not ordered else round(ordered[min(len(ordered) - 1, int(share * len(ordered)))], 3)
-
     def __str__(self) -> str:
         failed = f", {len(self.failures)} failed: {self.failures[0]}" if self.failures else ""
-        first = f"first text {self.percentile_s(0.5)} s (p95 {self.percentile_s(0.95)} s)"
+        first = f"first text {percentile_s(self.first_text_s, 0.5)} s (p95 {percentile_s(self.first_text_s, 0.95)} s)"
         return f"{self.tokens_per_s} tokens/s, {first}{failed}"
+
+
+def percentile_s(seconds: Sequence[float], share: float) -> float | None:
+    """None where nobody waited."""
+    ordered = sorted(seconds)
+    return None if not ordered else round(ordered[min(len(ordered) - 1, int(share * len(ordered)))], 3)
+
+
+@dataclass(frozen=True)
+class Exchanged:
+    """One streamed answer."""
+
+    tokens: int
+    first_byte_s: float
+    first_text_s: float | None
+    """None for an answer of blanks alone."""
 
 
 def load(url: str, bodies: Sequence[dict[str, Any]], num_clients: int) -> LoadResult:
@@ -58,14 +71,15 @@ def load(url: str, bodies: Sequence[dict[str, Any]], num_clients: int) -> LoadRe
             except queue.Empty:
                 return
             try:
-                tokens, first_s = exchange(url, body)
+                exchanged = exchange(url, body)
             except (OSError, http.client.HTTPException, ValueError) as problem:
                 with lock:
                     result.failures.append(str(problem)[:200])
                 continue
             with lock:
-                result.tokens += tokens
-                result.first_text_s += [] if first_s is None else [first_s]
+                result.tokens += exchanged.tokens
+                result.first_byte_s.append(exchanged.first_byte_s)
+                result.first_text_s += [] if exchanged.first_text_s is None else [exchanged.first_text_s]
 
     threads = [threading.Thread(target=client) for _ in range(num_clients)]
     started = time.monotonic()
@@ -77,13 +91,11 @@ def load(url: str, bodies: Sequence[dict[str, Any]], num_clients: int) -> LoadRe
     return result
 
 
-def exchange(url: str, body: dict[str, Any]) -> tuple[int, float | None]:
-    """One streamed answer: its tokens, and the seconds to its first text (None for an answer of blanks alone).
-
-    Raises UserError for any other answer of the server.
-    """
+def exchange(url: str, body: dict[str, Any]) -> Exchanged:
+    """One streamed answer; raises UserError for any other answer of the server."""
     connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=TIMEOUT_S)
-    started, first_s, pieces, counted = time.monotonic(), None, 0, None
+    started, pieces, counted = time.monotonic(), 0, None
+    byte_s = text_s = None
     try:
         connection.request("POST", "/v1/chat/completions", json.dumps(body), {"Content-Type": "application/json"})
         answer = connection.getresponse()
@@ -92,6 +104,7 @@ def exchange(url: str, body: dict[str, Any]) -> tuple[int, float | None]:
         for line in answer:
             if not line.startswith(b"data: {"):
                 continue
+            byte_s = byte_s or time.monotonic() - started
             chunk = json.loads(line.removeprefix(b"data: "))
             if "error" in chunk:
                 raise UserError(str(chunk["error"]))
@@ -99,9 +112,9 @@ def exchange(url: str, body: dict[str, Any]) -> tuple[int, float | None]:
                 counted = chunk["usage"]["completion_tokens"]
             if chunk["choices"] and chunk["choices"][0]["delta"].get("content"):
                 pieces += 1
-                first_s = first_s or time.monotonic() - started
+                text_s = text_s or time.monotonic() - started
     finally:
         connection.close()
-    if not (counted or pieces):
+    if byte_s is None or not (counted or pieces):
         raise UserError("an answer without tokens")
-    return counted or pieces, first_s
+    return Exchanged(counted or pieces, byte_s, text_s)

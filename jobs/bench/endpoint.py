@@ -6,6 +6,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from actors.modeling.tiny_llama import SmallModel
 from data.bounds import Size, Times, TokenBudget, Workers
 from data.conversation import Conversation, Message
 from data.record import Record
-from jobs.bench.clients import LoadResult, load
+from jobs.bench.clients import LoadResult, load, percentile_s
 from jobs.bench.report import Bench, Outcome, by_turns, print_table, ratio_of
 from jobs.bench.rows import MEDIUM, SCHEMA, random_policy, real_rows
 from jobs.bench.servers import VLLM, ours, server, transformers_serve, vllm_server
@@ -45,6 +46,8 @@ class ServeBenchSettings(Record):
     """Longer prompts are left out."""
     answer_tokens: TokenBudget = 64
     """Tokens of every answer."""
+    streams: tuple[Workers, ...] = (64, 256)
+    """So many streams at once, beside the comparison: errors, and when the first byte and the first text are there."""
     rounds: Times = 3
     """Alternating rounds; metrics are medians over them."""
     vllm: str = ".venv-vllm"
@@ -63,7 +66,8 @@ def run(settings: ServeBenchSettings) -> Outcome:
         bodies = [_body(q, settings) for q in questions]
         found = _main_sides(policy, loaded, questions, bodies, settings) | _vllm_sides(policy, bodies, settings)
         prefill = _shared_prefill(loaded, questions[: settings.clients])
-    return _outcome(found, prefill, settings)
+        crowds = _crowds(policy, bodies, settings)
+    return _outcome(found, prefill, crowds, settings)
 
 
 def _main_sides(
@@ -115,6 +119,21 @@ def _vllm_sides(policy: str, bodies: list[dict[str, Any]], settings: ServeBenchS
         return by_turns(ways, settings.rounds)
 
 
+def _crowds(policy: str, bodies: list[dict[str, Any]], settings: ServeBenchSettings) -> dict[int, list[LoadResult]]:
+    """Number of streams at once -> a result for each round; every stream has one answer."""
+    if not settings.streams:
+        return {}
+    command = ours(Path(sys.executable), policy, "transformers", settings.clients, max(settings.streams))
+    with server(ENDPOINT, command, "/readyz") as endpoint:
+        log(f"warmed up {ENDPOINT}: {load(endpoint, bodies, settings.clients)}")
+
+        def at_once(number: int, _: int) -> LoadResult:
+            return load(endpoint, [bodies[i % len(bodies)] for i in range(number)], number)
+
+        found = by_turns({f"{n} streams": partial(at_once, n) for n in settings.streams}, settings.rounds)
+    return {number: found[f"{number} streams"] for number in settings.streams}
+
+
 def _questions(policy: Policy, rows: Sequence[Conversation], settings: ServeBenchSettings) -> list[Message]:
     plain = [r.messages[0] for r in rows if not r.system]
     short = [m for m in plain if len(policy.prompt("", [m], SCHEMA.best())) <= settings.prompt_tokens]
@@ -152,7 +171,12 @@ def _shared_prefill(policy: Policy, questions: Sequence[Message]) -> float:
     return engine.load.prefilled_tokens / alone
 
 
-def _outcome(found: dict[str, list[LoadResult]], prefill: float, settings: ServeBenchSettings) -> Outcome:
+def _outcome(
+    found: dict[str, list[LoadResult]],
+    prefill: float,
+    crowds: dict[int, list[LoadResult]],
+    settings: ServeBenchSettings,
+) -> Outcome:
     speeds = {name: [result.tokens_per_s for result in rounds] for name, rounds in found.items()}
     ratios = {
         "endpoint_vs_engine": ratio_of(speeds, BARE, ENDPOINT),
@@ -163,13 +187,14 @@ def _outcome(found: dict[str, list[LoadResult]], prefill: float, settings: Serve
     if OURS_VLLM in found:
         ratios["vllm_vs_vllm_server"] = ratio_of(speeds, VLLM_SERVER, OURS_VLLM)
     metrics = {name: _metrics(rounds) for name, rounds in found.items()}
+    streams = {f"{number} streams at once": _metrics(rounds) for number, rounds in crowds.items()}
     print_table(
-        ("side", "tokens/s", "first text p50", "p95", "failed"),
-        [(name, *("-" if v is None else v for v in side.values())) for name, side in metrics.items()],
+        ("side", "tokens/s", "first byte p95", "first text p50", "p95", "failed"),
+        [(name, *("-" if v is None else v for v in side.values())) for name, side in (metrics | streams).items()],
     )
     log(f"prefill of a question at {SETTINGS} settings: {prefill:.2f} of one")
     sizes = settings.model_dump(include={"clients", "requests", "answer_tokens"})
-    return Outcome(ratios, sizes | {"sides": metrics})
+    return Outcome(ratios, sizes | {"sides": metrics, "streams": streams})
 
 
 def _metrics(rounds: Sequence[LoadResult]) -> dict[str, float | None]:
@@ -179,8 +204,9 @@ def _metrics(rounds: Sequence[LoadResult]) -> dict[str, float | None]:
 
     return {
         "tokens_per_s": middle(lambda s: s.tokens_per_s),
-        "first_text_p50_s": middle(lambda s: s.percentile_s(0.5)),
-        "first_text_p95_s": middle(lambda s: s.percentile_s(0.95)),
+        "first_byte_p95_s": middle(lambda s: percentile_s(s.first_byte_s, 0.95)),
+        "first_text_p50_s": middle(lambda s: percentile_s(s.first_text_s, 0.5)),
+        "first_text_p95_s": middle(lambda s: percentile_s(s.first_text_s, 0.95)),
         "failed": sum(len(s.failures) for s in rounds),
     }
 

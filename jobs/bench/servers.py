@@ -59,10 +59,14 @@ def server(name: str, command: Sequence[str], ready: str, environ: Mapping[str, 
         log_file.unlink(missing_ok=True)
 
 
-def ours(python: Path, policy: str, kind: str, max_num_seqs: int) -> list[str]:
-    """`python -m serve`."""
+def ours(python: Path, policy: str, kind: str, max_num_seqs: int, max_queued: int | None = None) -> list[str]:
+    """`python -m serve`; `max_queued`: how many may wait, beside those that it writes."""
     words = ["policy=" + policy, "name=bench", "predictor=null", "access_log=false", "port={port}", "num_cpus=0.5"]
-    engine = [f"engine.kind={kind}", f"engine.max_num_seqs={max_num_seqs}", f"max_queued_requests={16 * max_num_seqs}"]
+    engine = [
+        f"engine.kind={kind}",
+        f"engine.max_num_seqs={max_num_seqs}",
+        f"max_queued_requests={max_queued or 16 * max_num_seqs}",
+    ]
     return [str(python), "-m", "serve", *words, *engine]
 
 

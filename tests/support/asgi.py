@@ -11,13 +11,15 @@ from starlette.types import ASGIApp
 
 from data.attributes import SHIPPED
 from data.errors import UserError
-from serve.admission import RequestLimits
+from serve.admission import RequestLimits, SamplingDefaults
 from serve.answering import Generate, Score
 from serve.app import application
 from serve.auth import Keys, Team, hashed
 from serve.backend import Backend
 from serve.bodies import BodyLimits
+from serve.ledger import Ledger
 from serve.models import ServedPolicies, ServedPolicy
+from serve.rate_limits import RateLimiter, Sync
 from serve.request import Delta, Event, Failed, GenerationRequest, PolicyInfo, Started, Tokenized
 from serve.telemetry import Telemetry
 
@@ -73,6 +75,7 @@ TEAMS = [
     Team(name="slow", tokens_per_minute=72),
 ]
 BODY = BodyLimits(max_bytes=2000)
+OPENAI_S = SamplingDefaults()
 KEYS_TEXT = "\n".join(f"{team.name} {hashed(f'key-{team.name}')}" for team in TEAMS)
 
 
@@ -89,6 +92,8 @@ def app_around(
     root_path: str = "",
     cors_origins: tuple[str, ...] = (),
     tokenize: Callable[[str, GenerationRequest, bool], Awaitable[Tokenized | Failed]] | None = None,
+    ledger: Sync | None = None,
+    sampling: SamplingDefaults = OPENAI_S,
 ) -> FastAPI:
     served = models or ServedPolicies([ServedPolicy(POLICY_INFO)])
     log: list[str] = [] if lines is None else lines
@@ -119,8 +124,9 @@ def app_around(
         replicas=replicas,
         metrics=metrics,
         keys=Keys(teams, None, keys_text),
-        limits=RequestLimits(max_new_tokens, body, max_messages=8, ignore_tools=ignore_tools),
+        limits=RequestLimits(max_new_tokens, body, max_messages=8, ignore_tools=ignore_tools, sampling=sampling),
         telemetry=Telemetry(None, True, write=log.append),
+        rate_limiter=RateLimiter(Ledger(teams) if ledger is None else ledger),
         page="<!doctype html><title>page</title>",
         root_path=root_path,
         cors_origins=cors_origins,

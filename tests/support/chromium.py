@@ -15,8 +15,8 @@ DESKTOP, PHONE = (1280, 1000), (390, 844)
 
 
 @contextmanager
-def chromium() -> Iterator[WebDriver]:
-    """It logs the console and the network requests."""
+def chromium(any_certificate: bool = False) -> Iterator[WebDriver]:
+    """It logs the console and the network requests. `any_certificate`: it trusts those that nobody signed."""
     binary, driver = shutil.which("chromium"), shutil.which("chromedriver")
     if binary is None or driver is None:
         pytest.skip("needs Debian's chromium and chromium-driver")
@@ -24,6 +24,7 @@ def chromium() -> Iterator[WebDriver]:
     options.binary_location = binary
     for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--force-prefers-reduced-motion"):
         options.add_argument(argument)
+    options.accept_insecure_certs = any_certificate
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
     browser = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
     try:

@@ -14,8 +14,10 @@ ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / ".venv-clients"
 VERSIONS = Path(__file__).with_name("clients") / "clients.toml"
 UV = "uv==0.13.9"
-TORCH_FOR = ("guidellm",)
+TORCH_FOR = ("guidellm", "open-webui")
 """They need torch, whose build for CPUs is GBs smaller; it comes by pip, which knows where this machine finds it."""
+ELSEWHERE = {"vllm": (ROOT / ".venv-vllm", "test-vllm")}
+"""Family -> an environment that another target installs, and that target."""
 NODE_MISSING = "node and npm are not installed (Debian: apt-get install nodejs npm)"
 
 
@@ -25,12 +27,19 @@ def families() -> dict[str, list[str]]:
     return kinds["python"] | kinds["node"]
 
 
+def folder_of(family: str) -> Path:
+    return ELSEWHERE[family][0] if family in ELSEWHERE else FOLDER / family
+
+
 def is_node(family: str) -> bool:
     return family in tomllib.loads(VERSIONS.read_text())["node"]
 
 
 def why_missing(family: str) -> str:
     """Why a client of this family cannot run here, in a sentence; "" if it can."""
+    if family in ELSEWHERE:
+        folder, target = ELSEWHERE[family]
+        return "" if (folder / ".installed").exists() else f"{folder.name} is not installed: make {target} installs it"
     if is_node(family) and not (shutil.which("node") and shutil.which("npm")):
         return NODE_MISSING
     if _is_installed(family, families()[family]):

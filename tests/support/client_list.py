@@ -66,6 +66,8 @@ CLIENTS = (
     Client("promptfoo", "promptfoo", "promptfoo_client.py"),
     Client("lm-eval", "lm-eval", "lm_eval_client.py"),
     Client("guidellm", "guidellm", "guidellm_client.py"),
+    Client("vLLM's bench serve", "vllm", "vllm_bench.py"),
+    Client("Open WebUI", "open-webui", "open_webui.py"),
 )
 
 

@@ -2,13 +2,20 @@
 
 import http.client
 import json
+import os
+import signal
 import socket
+import subprocess
+import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+
+from support.docs import ROOT
 
 from serve.deploy import start
 from serve.locate import Located
@@ -83,3 +90,34 @@ def running(
         yield Endpoint(started.url)
     finally:
         started.stop()
+
+
+@contextmanager
+def started(command: Sequence[str], log_folder: Path, environ: Mapping[str, str]) -> Iterator[Endpoint]:
+    """An endpoint that a command starts at {port}, once it is ready; ended as Ctrl-C ends it."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    output = log_folder / "serve.log"
+    words = [word.replace("{port}", str(port)) for word in command]
+    with output.open("w") as log:
+        process = subprocess.Popen(
+            words, cwd=ROOT, env=dict(environ), stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+        )
+    endpoint = Endpoint(f"http://127.0.0.1:{port}")
+    try:
+        deadline = time.monotonic() + 180
+        while not _is_ready(endpoint):
+            assert process.poll() is None, output.read_text()[-2000:]
+            assert time.monotonic() < deadline, output.read_text()[-2000:]
+            time.sleep(0.5)
+        yield endpoint
+    finally:
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+        process.wait(60)
+
+
+def _is_ready(endpoint: Endpoint) -> bool:
+    try:
+        return endpoint.get("/readyz")[0] == 200
+    except OSError:
+        return False

@@ -15,7 +15,8 @@ from harness import BASE, MODEL, run
 
 POLICY, REFERENCE = os.environ["CLIENT_POLICY"], os.environ["CLIENT_REFERENCE"]
 WITHIN = 1e-4
-"""Of each log-likelihood, in nats for a token."""
+"""Of a text's log-likelihood, in nats."""
+NUM_TEXTS = 200
 TASKS = {
     "owls_generated": """\
 task: owls_generated
@@ -63,7 +64,7 @@ def evaluated(task: str, model: str, arguments: str, *options: str) -> list[dict
 
 
 def chat() -> None:
-    options = ("--apply_chat_template", "--fewshot_as_multiturn", "true", "--num_fewshot", "0")
+    options = ("--apply_chat_template", "--fewshot_as_multiturn", "true", "--num_fewshot", "0", "--limit", "3")
     found = evaluated(
         "owls_generated", "local-chat-completions", f"model={MODEL},base_url={BASE}/chat/completions", *options
     )
@@ -77,14 +78,15 @@ def completions() -> str:
     found = evaluated("owls_chosen", "local-completions", arguments)
     with open(REFERENCE) as file:
         rows = {row["question"]: row for row in json_text.load(file)}
-    most = 0.0
+    most, num_texts = 0.0, 0
     for sample in found:
         row = rows[sample["doc"]["question"]]
         for (resps,), own, tokens in zip(sample["resps"], row["logprobs"], row["tokens"], strict=True):
-            gap = abs(float(resps[0]) - own) / tokens
-            assert gap < WITHIN, f"{resps[0]} is not {own}"  # neither is a NaN
-            most = max(most, gap)
-    return f"{len(found)} rows; at most {most:.1e} nats a token from transformers' own"
+            gap = abs(float(resps[0]) - own)
+            assert gap < WITHIN, f"{resps[0]} is not {own}, the sum over {tokens} tokens"  # neither is a NaN
+            most, num_texts = max(most, gap), num_texts + 1
+    assert num_texts >= NUM_TEXTS
+    return f"{num_texts} texts; at most {most:.1e} nats from transformers' own"
 
 
 run(chat, completions)
