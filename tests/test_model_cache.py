@@ -1,10 +1,12 @@
 """Local copies of models: whose folder, how much, and that nothing in use is removed. No torch is needed."""
 
+import fcntl
 import os
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import fsspec
@@ -147,6 +149,24 @@ def test_what_a_killed_download_left_goes(cache: Path) -> None:
     (cache / f"left{model_cache.UNFINISHED}").mkdir()
     b = local_copy(model("b"))
     assert names(cache) == {Path(a).name, Path(b).name}
+
+
+def test_who_waits_for_a_download_does_not_wait_for_its_reader_to_end(tmp_path: Path) -> None:
+    """The downloader keeps the folder locked, to read it, for as long as its process lives."""
+    beside = tmp_path / f"model{model_cache.UNFINISHED}"
+    beside.mkdir()
+    downloads = os.open(beside, os.O_RDONLY)
+    fcntl.flock(downloads, fcntl.LOCK_EX)
+    with ThreadPoolExecutor(1) as pool:
+        waits = pool.submit(model_cache._turn, beside, "s3://models/a", MIB)
+        with pytest.raises(TimeoutError):
+            waits.result(3 * model_cache.POLL_S)
+        beside.rename(tmp_path / "model")
+        fcntl.flock(downloads, fcntl.LOCK_SH)
+        try:
+            assert waits.result(60) is None
+        finally:
+            os.close(downloads)
 
 
 def test_a_download_that_fails_leaves_nothing(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -112,6 +112,10 @@ def _turn(beside: Path, uri: str, size: int) -> int | None:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             break
         except BlockingIOError:
+            # Renamed, it is whole; who downloaded it keeps it locked, as a reader, for as long as its process lives.
+            if not _is_open_at(descriptor, beside):
+                os.close(descriptor)
+                return None
             if time.monotonic() > next_line_s:
                 what = f"process {os.getpid()} waits for another one of this node, which downloads {shown_uri(uri)}"
                 print(f"{what}: {_so_far(beside, size)}", flush=True)
@@ -123,11 +127,18 @@ def _turn(beside: Path, uri: str, size: int) -> int | None:
                 f"the cache of models, {beside.parent}, is on a file system without locks ({error.strerror}); set "
                 "XDG_CACHE_HOME to a folder on a local disk"
             ) from None
-    with contextlib.suppress(OSError):
-        if os.path.samestat(os.fstat(descriptor), os.stat(beside)):
-            return descriptor
+    if _is_open_at(descriptor, beside):
+        return descriptor
     os.close(descriptor)
     return None
+
+
+def _is_open_at(descriptor: int, path: Path) -> bool:
+    """Is the folder still there under this name?"""
+    try:
+        return os.path.samestat(os.fstat(descriptor), os.stat(path))
+    except OSError:
+        return False
 
 
 def _download(storage: Storage, beside: Path, sizes: Mapping[str, int]) -> None:
