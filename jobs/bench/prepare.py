@@ -15,7 +15,7 @@ from cluster.settings.load import load
 from data.bounds import Size, Times, Whole
 from data.record import Record
 from jobs.bench.memory import Peak
-from jobs.bench.prepare_sides import FORMAT, SOURCE, Written, datasets_map, ids_of, one_loop, write_lines
+from jobs.bench.prepare_sides import FORMAT, SOURCE, Written, datasets_map, digests_of, one_loop, write_lines
 from jobs.bench.report import Bench, Disagreement, Outcome, by_turns, growth, print_table, ratio_of
 from jobs.bench.rows import in_own_process
 from jobs.pipelines.rows import write_rows
@@ -47,16 +47,16 @@ def run(settings: PrepareBenchSettings) -> Outcome:
     """Wall-clock seconds from JSON lines on disk to Parquet, with Ray already up, or with all modules imported."""
     with tempfile.TemporaryDirectory() as name, connect(TASKS, OBJECT_STORE_BYTES):
         folder = Path(name)
+        lines = {folder / "lines.jsonl": settings.rows, folder / "large.jsonl": settings.rows * settings.times}
+        in_own_process(write_lines, lines)
         # Growth first, while this process, the driver, holds nothing but its imports.
-        grown, runs = _growth(settings, folder)
-        ratios, speeds = _throughput(settings, folder)
+        grown, runs = _growth(settings, lines, folder)
+        ratios, speeds = _throughput(settings, next(iter(lines)), folder)
     return Outcome(ratios | grown, {"rows_per_s": speeds, "growth": runs, "cpus": TASKS})
 
 
-def _throughput(settings: PrepareBenchSettings, folder: Path) -> tuple[dict[str, float], dict[str, float]]:
+def _throughput(settings: PrepareBenchSettings, lines: Path, folder: Path) -> tuple[dict[str, float], dict[str, float]]:
     """Ratios, and rows/s of each way."""
-    lines = folder / "lines.jsonl"
-    in_own_process(write_lines, lines, settings.rows)
     ways: dict[str, Callable[[int], Written]] = {
         SERIAL: lambda number: in_own_process(one_loop, lines, folder / f"loop-{number}", settings.rows_per_file),
         ONE: partial(_stage, settings, lines, folder, 1),
@@ -78,29 +78,28 @@ def _throughput(settings: PrepareBenchSettings, folder: Path) -> tuple[dict[str,
 
 def _require_same(found: dict[str, list[Written]]) -> None:
     """The stage writes the very ids of the loop, in its order; a plain map keeps what comes twice."""
-    for name in (ONE, TWO):
-        if {w.ids for w in found[name]} != {w.ids for w in found[SERIAL]}:
-            raise Disagreement(
-                f"{name} wrote other rows than {SERIAL}: one of them is wrong, there is nothing to compare"
-            )
+    written = [(name, w.folder) for name in (SERIAL, ONE, TWO) for w in found[name]]
+    digests = in_own_process(digests_of, [folder for _, folder in written])
+    for (name, _), digest in zip(written, digests, strict=True):
+        if digest != digests[0]:
+            raise Disagreement(f"{name} wrote other rows than {SERIAL}: one of them is wrong; nothing to compare")
     if {w.rows for w in found[DATASETS]} != {w.read for w in found[SERIAL]}:
         raise Disagreement(f"{DATASETS} wrote other rows than {SERIAL} read; there is nothing to compare")
 
 
-def _growth(settings: PrepareBenchSettings, folder: Path) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
+def _growth(
+    settings: PrepareBenchSettings, lines: dict[Path, int], folder: Path
+) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
     """How much more memory the driver takes for `times` as many rows."""
     runs: dict[str, dict[str, float]] = {}
     # What a first run loads into the driver stays there: it would count for the small run alone.
-    for what, times in (("first", 1), ("", 1), ("", settings.times)):
-        lines, num_rows = folder / f"growth-{what}{times}.jsonl", settings.rows * times
-        in_own_process(write_lines, lines, num_rows)
+    for number, file in enumerate([next(iter(lines)), *lines]):
         watched = Peak()
-        written = _stage(settings, lines, folder, TASKS, 0, f"growth-{what}{times}")
+        written = _stage(settings, file, folder, TASKS, number, "growth")
         peak = round(watched.end().own / 2**20, 1)
-        lines.unlink()
-        if not what:
+        if number:
             speed = round(written.read / written.seconds, 1)
-            runs[f"{num_rows} rows"] = {"seconds": written.seconds, "driver_peak_mb": peak, "rows_per_s": speed}
+            runs[f"{lines[file]} rows"] = {"seconds": written.seconds, "driver_peak_mb": peak, "rows_per_s": speed}
     header = ("run", "seconds", "driver peak MB", "rows/s")
     print_table(header, [(name, *found.values()) for name, found in runs.items()])
     return {"memory_growth": growth(runs, ("driver_peak_mb",))}, runs
@@ -127,8 +126,8 @@ def _stage(
     started = time.perf_counter()
     metrics = write_rows(run, run.folder("rows"))
     seconds = time.perf_counter() - started
-    ids = in_own_process(ids_of, Path(run.folder("rows").path) / "rows")
-    return Written(round(seconds, 3), int(metrics.counts[SOURCE]["read"]), metrics.rows, ids)
+    written = (run.folder("rows") / "rows").path
+    return Written(round(seconds, 3), int(metrics.counts[SOURCE]["read"]), metrics.rows, written)
 
 
 BENCH = Bench(

@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,16 +38,21 @@ class Written:
     seconds: float
     read: int
     rows: int
-    ids: str
-    """A digest of all ids in order."""
+    folder: str
+    """Of the Parquet files."""
 
     def __str__(self) -> str:
         return f"{self.seconds} s"
 
 
-def write_lines(file: Path, num_rows: int) -> None:
-    """A JSON line for each row; every twentieth row stands there twice."""
-    rows = real_rows("oasst_model_eval_20k", FORMAT, min(num_rows, DIFFERENT_ROWS), SCHEMA)
+def write_lines(files: Mapping[Path, int]) -> None:
+    """Files of so many JSON lines, one for each row; every twentieth row stands there twice."""
+    rows = real_rows("oasst_model_eval_20k", FORMAT, min(max(files.values()), DIFFERENT_ROWS), SCHEMA)
+    for file, num_rows in files.items():
+        _write(file, num_rows, rows)
+
+
+def _write(file: Path, num_rows: int, rows: Sequence[Conversation]) -> None:
     with file.open("w") as lines:
         for number in range(num_rows):
             different = number - 1 if number % TWICE_EVERY == 1 else number
@@ -75,7 +81,7 @@ def one_loop(lines: Path, target: Path, rows_per_file: int) -> Written:
             num_parts, pending = num_parts + 1, []
     if pending:
         write()
-    return Written(round(time.perf_counter() - started, 3), num_read, len(seen), ids_of(target))
+    return Written(round(time.perf_counter() - started, 3), num_read, len(seen), str(target))
 
 
 def datasets_map(lines: Path, target: Path, processes: int) -> Written:
@@ -92,7 +98,7 @@ def datasets_map(lines: Path, target: Path, processes: int) -> Written:
     )
     mapped.to_parquet(str(target / "rows.parquet"))
     seconds = round(time.perf_counter() - started, 3)
-    return Written(seconds, len(text), len(mapped), ids_of(target))
+    return Written(seconds, len(text), len(mapped), str(target))
 
 
 def _parsed(batch: pa.Table) -> pa.Table:
@@ -106,8 +112,12 @@ def _parsed(batch: pa.Table) -> pa.Table:
     return to_table(found, SCHEMA).replace_schema_metadata(None)
 
 
-def ids_of(folder: Path) -> str:
-    """A digest of the ids in a folder's Parquet files, in order."""
+def digests_of(folders: Sequence[str]) -> list[str]:
+    """Of each folder a digest of the ids in its Parquet files, in order."""
+    return [_digest(Path(folder)) for folder in folders]
+
+
+def _digest(folder: Path) -> str:
     digest = hashlib.sha256()
     for file in sorted(folder.glob("*.parquet")):
         for batch in pq.ParquetFile(file).iter_batches(columns=["id"]):
