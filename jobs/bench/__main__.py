@@ -14,7 +14,7 @@ from typing import NoReturn
 from cluster.settings.errors import SettingsError, did_you_mean
 from cluster.settings.help import help_text
 from cluster.settings.load import load
-from jobs.bench import annotate, annotate_scale, endpoint, prepare, sample, train, turns
+from jobs.bench import annotate, annotate_scale, endpoint, sample, train, turns
 from jobs.bench.environment import NoEnvironment
 from jobs.bench.report import Bench, Disagreement, machine
 from jobs.bench.rows import NoRealRows
@@ -27,7 +27,6 @@ BENCHES: dict[str, Bench] = {
     "annotate_scale": annotate_scale.BENCH,
     "train": train.BENCH,
     "sample": sample.BENCH,
-    "prepare": prepare.BENCH,
     "serve": endpoint.BENCH,
 }
 PROGRAM = "python -m jobs.bench"
