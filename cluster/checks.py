@@ -17,7 +17,16 @@ import fsspec
 
 from cluster.errors import ClusterError
 from cluster.needs import Needs
-from cluster.nodes import NodeProbe, Report, ask_every_node, failure, last_line, probe_folder, require_readable
+from cluster.nodes import (
+    NodeProbe,
+    Report,
+    ask_every_node,
+    failure,
+    last_line,
+    probe_folder,
+    require_readable,
+    write_probe,
+)
 from cluster.preflight import ClusterNode, Demand, WouldHang, judged, may_grow, nodes_now
 
 MAX_SKEW_S = 5.0
@@ -190,9 +199,7 @@ def _probe_file(probe: NodeProbe) -> Any:
     folder = probe_folder(probe.storage)
     try:
         fs, path = fsspec.core.url_to_fs(folder)
-        fs.makedirs(path, exist_ok=True)
-        with fs.open(f"{path}/{probe.token}", "wb") as file:
-            file.write(b"doctor")
+        write_probe(fs, path, f"{path}/{probe.token}")
     except Exception as error:  # every reason is worth reporting
         yield last_line(error)
         return

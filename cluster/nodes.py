@@ -24,6 +24,7 @@ ANSWER_TIMEOUT_S = 120
 CONNECT_TIMEOUT_S = 5
 PROBE = ".steerlm-doctor"
 """A folder below the storage, for files that live for seconds."""
+PROBE_TRIES = 10
 
 
 @dataclass(frozen=True)
@@ -162,15 +163,25 @@ def probe_folder(storage: str) -> str:
     return f"{storage.rstrip('/')}/{PROBE}"
 
 
+def write_probe(fs: Any, folder: str, file: str) -> None:
+    """Write a small file into the folder of probes. Raises OSError if that cannot be done."""
+    for left in reversed(range(PROBE_TRIES)):
+        fs.makedirs(folder, exist_ok=True)
+        try:
+            fs.pipe_file(file, b"doctor")
+            return
+        except FileNotFoundError:  # another job has ended its examination just now, and removed the empty folder
+            if not left:
+                raise
+
+
 def _write_and_look(probe: NodeProbe, address: str) -> None:
     """Write a file of this node's, and look for the driver's: is the storage one and the same?"""
     if not probe.storage:
         return
     fs, folder = _filesystem(probe_folder(probe.storage))
-    fs.makedirs(folder, exist_ok=True)
     mine = f"{folder}/{probe.token}-{address}"
-    with fs.open(mine, "wb") as file:
-        file.write(probe.token.encode())
+    write_probe(fs, folder, mine)
     try:
         if probe.shared and not fs.exists(f"{folder}/{probe.token}"):
             raise OSError(

@@ -1,14 +1,16 @@
 """What a node tries by itself: may it read the model? Against a hub of our own, without Ray."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from fsspec.implementations.local import LocalFileSystem
 from support.hub_server import HubServer
 
 from cluster.checks import findings
 from cluster.needs import Needs
-from cluster.nodes import NodeProbe, examine
+from cluster.nodes import NodeProbe, examine, write_probe
 
 MODEL = "some/gated-model"
 
@@ -67,3 +69,22 @@ def test_the_table_names_the_node_without_the_token(hub: HubServer, monkeypatch:
     assert not found.good
     assert found.found.startswith(f"10.0.0.2: {MODEL} is gated and this node has no HF_TOKEN")
     assert "set HF_TOKEN on every node" in found.remedy
+
+
+def test_a_probe_is_written_though_another_job_removes_the_empty_folder(tmp_path: Path) -> None:
+    class Removed(LocalFileSystem):  # type: ignore[misc]
+        cachable = False
+        times = 3
+
+        def makedirs(self, path: str, exist_ok: bool = False) -> None:
+            super().makedirs(path, exist_ok=exist_ok)
+            if self.times:
+                self.times -= 1
+                os.rmdir(path)
+
+    fs, folder = Removed(), f"{tmp_path}/probes"
+    write_probe(fs, folder, f"{folder}/mine")
+    assert fs.times == 0
+    assert Path(folder, "mine").read_bytes()
+    with pytest.raises(FileNotFoundError):
+        write_probe(fs, folder, f"{folder}/nowhere/mine")

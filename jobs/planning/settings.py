@@ -59,9 +59,9 @@ class PreparationScale(Record):
     """Files that a listing of an object store names in a second: five pages of 1,000. Assumed; `make test-scale`
     counts the pages."""
     rows_per_s_per_cpu: Positive = 4500
-    """Rows that one CPU reads, checks and writes in a second. Measured by `jobs.bench prepare`."""
+    """Rows that one CPU reads, checks and writes in a second: as one loop did before; tasks have not been measured."""
     ids_per_s_per_cpu: Positive = 200_000
-    """Ids that one CPU compares in a second, to find duplicates. Assumed; `jobs.bench prepare` will measure it."""
+    """Ids that one CPU compares in a second, to find duplicates. Assumed."""
 
 
 class PassRates(Record):
