@@ -79,7 +79,7 @@ def test_a_block_is_a_shard_and_few_wait(ray_cluster: object, monkeypatch: pytes
         if len(batch) == 1
     ]
     assert sorted(found) == sorted(shard.start for shard in shards)
-    assert 0 < max(waiting) < 16, "a list has 50"
+    assert 0 < max(waiting) <= 50, "one list, of four, even if Ray did not know the sizes of its blocks"
 
 
 @pytest.mark.ray
