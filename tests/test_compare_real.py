@@ -19,7 +19,7 @@ from serve.locate import locate
 
 pytestmark = [pytest.mark.slow, NOT_INSTALLED]
 LITTLE = [
-    *("rows.sources.0.limit=60", "rows.sources.1.limit=24", "rows.sources.2.limit=12"),
+    *("rows.sources.0.limit=60", "rows.sources.1.limit=24", "rows.sources.2.limit=12", "rows.max_rejected=0.2"),
     *("predictor.folds=2", "predictor.learner.max_tokens=128", "annotate.max_tokens=128"),
     *(
         "policy.learner.max_tokens=128",
