@@ -13,7 +13,7 @@ COVERAGE ?=
 TORCH ?= $(if $(shell command -v nvidia-smi),cuda,cpu)
 
 .PHONY: help setup setup-real lock demo try real serve report test test-cases test-fuzz test-storage test-scale \
-  test-workers test-run test-kill test-train test-clients test-real test-page pictures pictures-real test-steered \
+  test-workers test-run test-kill test-train test-clients test-real test-preset-real test-page pictures pictures-real test-steered \
   test-faults \
   test-vllm test-judge test-docs cluster-test \
   chaos gpu-smoke gpu-bench check format docs clean
@@ -133,9 +133,11 @@ test-train: setup  ## every ZeRO stage, kills, memory against the plan, the benc
 	  tests/test_packing_off.py tests/test_label_probes.py tests/test_bench.py \
 	  tests/test_gpu_bench.py tests/test_ablation.py $(ARGS)
 
-test-real: setup-real  ## a real pretrained model: converted, asked in words, the preset real in small (minutes)
-	@$(SLOW) tests/test_gguf_model.py tests/test_untrained.py tests/test_compare_real.py tests/test_playground_real.py \
-	  $(ARGS)
+test-real: setup-real  ## a real pretrained model out of a package: converted, and asked in words (minutes)
+	@$(SLOW) tests/test_gguf_model.py tests/test_untrained.py $(ARGS)
+
+test-preset-real: setup-real  ## the preset real with little of everything, its adapter, the page with it (ten minutes)
+	@$(SLOW) tests/test_compare_real.py tests/test_playground_real.py $(ARGS)
 
 test-page: setup  ## the endpoint's page, also behind nginx, and a run's report in Chromium
 	@$(SLOW) tests/test_playground.py tests/test_nginx.py tests/test_report_in_chromium.py $(ARGS)

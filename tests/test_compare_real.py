@@ -19,11 +19,11 @@ from serve.locate import locate
 
 pytestmark = [pytest.mark.slow, NOT_INSTALLED]
 LITTLE = [
-    *("rows.sources.0.limit=60", "rows.sources.1.limit=24", "rows.sources.2.limit=12", "rows.max_rejected=0.2"),
+    *("rows.sources.0.limit=300", "rows.sources.1.limit=24", "rows.sources.2.limit=12", "rows.max_rejected=0.2"),
     *("predictor.folds=2", "predictor.learner.max_tokens=128", "annotate.max_tokens=128"),
     *(
-        "policy.learner.max_tokens=128",
-        "policy.label_probes=4",
+        "policy.learner.max_tokens=256",
+        "policy.label_probes=16",
         "policy.source_weights={}",
         "policy.validation_share=0.2",
     ),
