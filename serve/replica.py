@@ -9,7 +9,7 @@ import os
 import time
 from collections.abc import AsyncGenerator, Coroutine
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import ray.serve
@@ -48,6 +48,8 @@ class _Loaded:
     prompts: Prompts
     engine: Engine
     revision: Revision
+    since: int = field(default_factory=lambda: int(time.time()))
+    """Unix time, s: when it was loaded, whenever an ingress asks."""
 
 
 def tool_format(text: "PolicyText") -> ToolFormat | None:
@@ -74,8 +76,8 @@ class Replica:
         records = (record.model_dump_json() for record in (format.schema, format.calibration, format.text_rater))
         schema, calibration, text_rater = records
         context, policy = self._loaded.engine.context, self._loaded.revision.policy
-        form = tool_format(self._loaded.text)
-        return PolicyInfo(self._name, schema, policy, calibration, text_rater, tool_format=form, context=context)
+        form, since = tool_format(self._loaded.text), self._loaded.since
+        return PolicyInfo(self._name, schema, policy, calibration, text_rater, since, form, context=context)
 
     async def num_running(self) -> int:
         """Answers that are being written right now."""
