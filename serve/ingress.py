@@ -114,9 +114,10 @@ class Ingress:
         self._keys = Keys(settings.teams, settings.keys, keys_text)
         _require_known_peers(self._keys)
         self._rate_limiter = RateLimiter(self._ledger)
-        fresh_keys = [] if settings.keys is None else [self._keys.keep_fresh()]
-        works = (self._keep_watch(), self._rate_limiter.keep_reporting(), *fresh_keys)
-        self._tasks = [asyncio.create_task(work) for work in works]
+        works = {"watching": self._keep_watch(), "reporting to the limits": self._rate_limiter.keep_reporting()}
+        if settings.keys is not None:
+            works["reading the keys file"] = self._keys.keep_fresh()
+        self._tasks = [asyncio.create_task(work, name=name) for name, work in works.items()]
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """Called by Ray Serve once the constructor is done."""
@@ -144,7 +145,8 @@ class Ingress:
         """Raises if a task of its own has ended; Ray Serve then starts another ingress."""
         for task in self._tasks:
             if task.done():
-                raise RuntimeError(f"a task of the ingress has ended: {task.get_coro()}")
+                why = "cancelled" if task.cancelled() else repr(task.exception())
+                raise RuntimeError(f"the ingress stopped {task.get_name()}: {why}")
 
     async def generate(self, model: str, request: GenerationRequest) -> AsyncGenerator[Event, None]:
         """The events of a request, whichever replica takes it; closing the generator cancels it there."""

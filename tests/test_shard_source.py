@@ -79,7 +79,8 @@ def test_a_block_is_a_shard_and_few_wait(ray_cluster: object, monkeypatch: pytes
         if len(batch) == 1
     ]
     assert sorted(found) == sorted(shard.start for shard in shards)
-    assert 0 < max(waiting) <= 50, "one list, of four, even if Ray did not know the sizes of its blocks"
+    # A second list is read only when fewer than 8 wait; of the first one all may, while the first task of all starts.
+    assert 0 < max(waiting) < 8 + 50, "200 shards are four lists"
 
 
 @pytest.mark.ray

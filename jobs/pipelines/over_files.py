@@ -9,13 +9,11 @@ from typing import Any, TypeVar
 
 import pyarrow.parquet as pq
 import ray
-from ray.exceptions import RayTaskError
 
 from data.conversation import Conversation, from_table
-from data.errors import is_user_error
 from data.shards import Input, inputs_of
 from data.storage import Storage
-from jobs.runner.stage import StageError
+from jobs.pipelines.tasks import user_errors_told
 
 Result = TypeVar("Result")
 ROWS_PER_TASK = 50_000
@@ -46,12 +44,8 @@ def over_files(what: str, folder: Storage, work: Callable[..., Result], *argumen
 
 
 def _result(what: str, ref: Any) -> Any:
-    try:
+    with user_errors_told(what):
         return ray.get(ref)
-    except RayTaskError as error:
-        if not is_user_error(error.cause):
-            raise
-        raise StageError(f"{what}: {error.cause}") from None
 
 
 def neighbors(inputs: Iterable[Input], rows: int) -> list[list[Input]]:

@@ -10,13 +10,11 @@ from typing import Any
 
 import numpy as np
 import ray
-from ray.exceptions import RayTaskError
 
 from data.counters import Counters, added
-from data.errors import is_user_error
 from data.shard_list import ShardList
 from data.shards import Input, Output, merge
-from jobs.runner.stage import StageError
+from jobs.pipelines.tasks import user_errors_told
 
 MERGE_CPUS = 0.25
 MERGES_AT_ONCE = 64
@@ -91,12 +89,8 @@ class Parts:
         refs = list(self._merging)
         for ref in ray.wait(refs, num_returns=1 if timeout_s is None else len(refs), timeout=timeout_s)[0]:
             file = self._merging.pop(ref)
-            try:
+            with user_errors_told(self._what):
                 self._merged(file, ray.get(ref))
-            except RayTaskError as error:
-                if not is_user_error(error.cause):
-                    raise
-                raise StageError(f"{self._what}: {error.cause}") from None
 
     def _merged(self, file: int, counters: Counters) -> None:
         del self._unmerged[self.shards.parts[file].as_py()]

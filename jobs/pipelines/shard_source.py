@@ -33,8 +33,8 @@ from data.shard_list import ShardList
 LISTED = 4096
 """Shards that one task lists. If its node dies, it lists them again, and the same ones: the list is made before."""
 MOST_WAITING = 256
-"""Shards that wait between two operators; the driver has some 5 KB for each. Ray counts their bytes, and on a busy
-machine it takes a list before it knows them: then LISTED shards wait."""
+"""Shards that wait between two operators; the driver has some 5 KB for each. While the next operator has no task, as
+when its actors start, Ray lets one more through each time: then the rest of one list waits as well, never a second."""
 NEWEST = 4096
 """Shards of each operator that its statistics tell of."""
 SHARD_BYTES = 200

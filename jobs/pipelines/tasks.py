@@ -3,6 +3,7 @@
 Functions are given small records and what other calls gave, which stays on the cluster. Knows nothing of what they do.
 """
 
+import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -23,6 +24,17 @@ ROWS_PER_RUN = 4096
 
 Result = Any
 """What a call gave; to the driver a reference."""
+
+
+@contextlib.contextmanager
+def user_errors_told(what: str = "") -> Iterator[None]:
+    """An error of a Ray task that a person can fix becomes a StageError with its sentence, behind `what`."""
+    try:
+        yield
+    except RayTaskError as error:
+        if not is_user_error(error.cause):
+            raise
+        raise StageError(f"{what}: {error.cause}" if what else str(error.cause)) from None
 
 
 class Calls(Protocol):
@@ -77,12 +89,8 @@ class ClusterCalls:
 
     def get(self, results: Sequence[Result]) -> list[Any]:
         self._running = []  # what runs is awaited here; a reference would keep its result
-        try:
+        with user_errors_told():
             return list(ray.get(list(results)))
-        except RayTaskError as error:
-            if not is_user_error(error.cause):
-                raise
-            raise StageError(str(error.cause)) from None
 
     def each(
         self, what: str, rows: Sequence[dict[str, Any]], function: Callable[..., pa.Table], arguments: Mapping[str, Any]

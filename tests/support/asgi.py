@@ -79,6 +79,20 @@ OPENAI_S = SamplingDefaults()
 KEYS_TEXT = "\n".join(f"{team.name} {hashed(f'key-{team.name}')}" for team in TEAMS)
 
 
+async def _words(model: str, request: GenerationRequest, names: bool) -> Tokenized:
+    """A token for each word, and its length for its id."""
+    found = " ".join(request.texts).split()
+    return Tokenized([len(word) for word in found], found if names else None)
+
+
+async def _replicas() -> dict[str, int]:
+    return {"demo": 1, "dead": 0}
+
+
+async def _metrics() -> str:
+    return "ray_steerlm_requests_total 1.0\n"
+
+
 def app_around(
     generate: Generate,
     score: Score | None = None,
@@ -98,31 +112,20 @@ def app_around(
     served = models or ServedPolicies([ServedPolicy(POLICY_INFO)])
     log: list[str] = [] if lines is None else lines
 
-    async def words(model: str, request: GenerationRequest, names: bool) -> Tokenized:
-        """A token for each word, and its length for its id."""
-        found = " ".join(request.texts).split()
-        return Tokenized([len(word) for word in found], found if names else None)
-
     async def swap(model: str, policy: str) -> PolicyInfo:
         if policy == "nowhere":
             raise UserError("no policy at nowhere")
         served.put(PolicyInfo(model, LAB.model_dump_json(), policy, context=512))
         return served.named(model).info
 
-    async def replicas() -> dict[str, int]:
-        return {"demo": 1, "dead": 0}
-
-    async def metrics() -> str:
-        return "ray_steerlm_requests_total 1.0\n"
-
     backend = Backend(
         models=served,
         generate=generate,
         score=score,
-        tokenize=tokenize or words,
+        tokenize=tokenize or _words,
         swap=swap,
-        replicas=replicas,
-        metrics=metrics,
+        replicas=_replicas,
+        metrics=_metrics,
         keys=Keys(teams, None, keys_text),
         limits=RequestLimits(max_new_tokens, body, max_messages=8, ignore_tools=ignore_tools, sampling=sampling),
         telemetry=Telemetry(None, True, write=log.append),
