@@ -12,6 +12,8 @@ from data.errors import UserError
 from data.storage import Storage
 
 POLICY, PREDICTOR = "policy", "predictor"
+WHOLE = "whole.json"
+"""Written last: an object store shows the files of a folder one after the other."""
 
 
 def is_adapter(folder: Storage) -> bool:
@@ -25,7 +27,7 @@ def ready(adapter: Storage, storage: Storage) -> tuple[Storage, Storage | None]:
     """
     name = PurePosixPath(adapter.uri.rstrip("/")).name
     folder = storage / "ready" / f"{name}-{adapter.checksum()}"
-    if not (folder / POLICY / "config.json").exists():
+    if not (folder / WHOLE).exists():
         # torch: only who needs it waits for it.
         from actors.modeling.adapter import put_together
 
@@ -38,7 +40,8 @@ def ready(adapter: Storage, storage: Storage) -> tuple[Storage, Storage | None]:
                 raise UserError(f"policy is {name}: {error}") from None
             if record.predictor is not None:
                 (folder / PREDICTOR).upload(f"{local}/{PREDICTOR}")
-            (folder / POLICY).upload(f"{local}/{POLICY}")  # last: it says that all is there
+            (folder / POLICY).upload(f"{local}/{POLICY}")
+        (folder / WHOLE).write_json({"adapter": adapter.uri})
         print(f"serve: {name} lies in {folder.uri} after {time.monotonic() - started:.0f} s", flush=True)
     has_predictor = (folder / PREDICTOR / "config.json").exists()
     return folder / POLICY, folder / PREDICTOR if has_predictor else None

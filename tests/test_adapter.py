@@ -28,6 +28,7 @@ from data.errors import UserError
 from data.storage import Storage
 from jobs.runner.stage import StageError
 from serve.locate import locate
+from serve.ready import WHOLE
 
 SCHEMA = shipped("lab")
 RANK = 4
@@ -162,6 +163,11 @@ def test_the_endpoint_finds_both_and_puts_them_together_once(
     assert "putting bees together, once" in capsys.readouterr().out
     assert locate(str(tmp_path / "bees"), str(tmp_path / "runs")) == found
     assert capsys.readouterr().out == ""
+    # As a copy to an object store that was killed leaves it: the first files of a model, and no mark.
+    (Path(found.uri).parent / WHOLE).unlink()
+    (Path(found.uri) / "model.safetensors").unlink()
+    assert locate(str(tmp_path / "bees"), str(tmp_path / "runs")) == found
+    assert (Path(found.uri) / "model.safetensors").exists()
 
 
 def test_an_adapter_of_another_base_is_refused(base: str, tmp_path: Path) -> None:
