@@ -1,5 +1,6 @@
 """One driver at a time: who else comes is told who works there; a dead owner is replaced, a living one never."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -113,6 +114,41 @@ def test_an_owner_who_comes_back_to_life_during_the_take_over_keeps_it(file: Sto
     lease.renew()
 
 
+def test_who_comes_late_never_moves_a_living_lease(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once it was put aside, looked at and put back: a third process found the name free, and two owners worked."""
+    file = Storage(str(tmp_path / "lease.json"))
+    taken(file, here(pid=2**22 + 7))
+    place = lease_file(file)
+    dead = place.read()
+    assert dead
+    lease, _ = taken(file, here())
+
+    def no_rename(*_: object) -> None:
+        raise AssertionError("moved")
+
+    monkeypatch.setattr("data.lease_file.os.rename", no_rename)
+    assert place.take(dead, here().to_bytes()) is None
+    lease.renew()
+
+
+@pytest.mark.parametrize("locks", [True, False])
+def test_a_folder_that_cannot_be_locked_is_looked_at_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, locks: bool
+) -> None:
+    waited: list[float] = []
+
+    def none(*_: object) -> None:
+        raise OSError(errno.EBADF, "as NFS says")
+
+    if not locks:
+        monkeypatch.setattr("data.lease_file.fcntl.flock", none)
+    monkeypatch.setattr("data.lease_file.time.sleep", waited.append)
+    file = Storage(str(tmp_path / "lease.json"))
+    taken(file, here(pid=2**22 + 7))
+    taken(file, here())
+    assert len(waited) == (0 if locks else 2)
+
+
 def test_a_deleted_lease_is_made_again(file: Storage) -> None:
     lease, _ = taken(file, here())
     file.remove()
@@ -128,7 +164,8 @@ def test_a_lease_of_nobody_we_know_is_waited_for_too(file: Storage, content: byt
 
 
 def test_of_many_at_once_one_gets_it(file: Storage) -> None:
-    for owner in (None, here(pid=2**22 + 7)):
+    dead = here(pid=2**22 + 7)
+    for owner in (None, *[dead] * (30 if file.is_local else 1)):
         if owner:
             file.remove()
             taken(file, owner)
