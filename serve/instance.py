@@ -10,12 +10,16 @@ from typing import Any
 import ray
 import ray.serve
 import ray.serve.context
+from ray._private import worker
 from ray.serve._private.constants import SERVE_CONTROLLER_NAME, SERVE_NAMESPACE
 
 from data.errors import UserError
 
 END_TIMEOUT_S = 60.0
 EVERYWHERE = ("0.0.0.0", "::")
+LAST_ASKED = "Task ServeController.listen_for_change failed"
+"""Serve's processes ask its controller for news until they end. On a busy machine the controller ends before them, and
+Ray prints a warning that looks like a failure for each."""
 
 
 def running() -> bool:
@@ -56,9 +60,25 @@ def shut_down() -> None:
     """
     controller = _controller()
     if controller is not None:
+        _expect_last_words()
         ray.get(controller.graceful_shutdown.remote(wait=False))
         _wait(lambda: not running(), END_TIMEOUT_S)
     ray.serve.context._set_global_client(None)
+
+
+def _expect_last_words() -> None:
+    """Print what Ray reports to this driver, from now on, but for LAST_ASKED."""
+    printed = worker.print_to_stdstream
+    if getattr(printed, "without", None) == LAST_ASKED:
+        return
+
+    def printed_without(data: dict[str, Any], *arguments: Any, **named: Any) -> None:
+        lines = [line for line in data["lines"] if LAST_ASKED not in line]
+        if lines:
+            printed({**data, "lines": lines}, *arguments, **named)
+
+    printed_without.without = LAST_ASKED  # type: ignore[attr-defined]
+    worker.print_to_stdstream = printed_without
 
 
 def _controller() -> Any:
