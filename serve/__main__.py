@@ -81,8 +81,7 @@ def _serve(settings: ServeSettings, models: Sequence[Located], predictor: str | 
             print(f"serve: {ready} - try: {example(endpoint.url)}", flush=True)
             threading.Event().wait()
         finally:
-            _on_signals(signal.SIG_IGN)  # a second Ctrl-C would leave half of it running
-            print("serve: stopping", flush=True)
+            _on_signals(signal.SIG_IGN)
             endpoint.stop()
     return 0
 
@@ -93,6 +92,9 @@ def _on_signals(handler: Callable[[int, FrameType | None], None] | signal.Handle
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
+    """Says so at once, also while the endpoint still starts, which takes seconds to undo."""
+    _on_signals(signal.SIG_IGN)  # a second Ctrl-C would leave half of it running
+    os.write(1, b"serve: stopping\n")  # `print` may be in the middle of another line
     raise KeyboardInterrupt
 
 

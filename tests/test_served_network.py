@@ -119,6 +119,18 @@ def test_the_command(hosts: TwoHosts, tiny_policy: str) -> None:
     assert status(hosts, 1, f"http://{hosts.addresses[0]}:{PORT}/neighbour") == 200, "other people's applications stay"
 
 
+def test_a_stop_before_it_is_up(hosts: TwoHosts, tiny_policy: str) -> None:
+    process = hosts.run(0, sys.executable, "-m", "serve", f"policy={tiny_policy}", "num_cpus=0.1")
+    assert process.stdout is not None
+    said = ""
+    while "Started Serve" not in said:
+        line = process.stdout.readline()
+        assert line, said
+        said += line
+    process.send_signal(signal.SIGINT)
+    assert "serve: stopping" in require_clean(process)
+
+
 def test_a_serve_file(hosts: TwoHosts, tiny_policy: str, tmp_path: Path) -> None:
     file = tmp_path / "serve.yaml"
     file.write_text(yaml.safe_dump(kuberay_file(tiny_policy)))
