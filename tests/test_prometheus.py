@@ -25,6 +25,7 @@ pytestmark = [
 FOUND_S = 90
 WAYS = {
     "python -m serve": (sys.executable, "-m", "serve", "policy={policy}", "port={port}", "num_cpus=0.2"),
+    "make serve": ("make", "serve", "ARGS=policy={policy} port={port} num_cpus=0.2"),
 }
 
 

@@ -101,6 +101,25 @@ def took_part() -> set[str]:
     return {found[1] for line in counted if (found := re.search(r'replica="([^"]+)"', line))}
 
 
+@pytest.mark.case("counters of several ingresses")
+def test_the_counters_of_both_add_up(endpoint: Endpoint) -> None:
+    ops = Endpoint(endpoint.url, "ops")
+    before, ingresses = answered(ops), took_part()
+    assert [ops.chat(seed=seed, max_tokens=1)[0] for seed in range(40)] == [200] * 40
+    wait_for(lambda: answered(ops) >= before + 40, 60)
+    assert answered(ops) == before + 40
+    assert len(ingresses | took_part()) == 2
+
+
+def answered(endpoint: Endpoint) -> float:
+    """Requests of its team that were answered, as the endpoint's own metrics say."""
+    status, text = endpoint.get("/metrics")
+    assert status == 200, text
+    mine = [line for line in text.decode().splitlines() if line.startswith("ray_steerlm_requests_total{")]
+    mine = [line for line in mine if f'team="{endpoint.key}"' in line and 'status="200"' in line and "/chat/" in line]
+    return sum(float(line.split()[-1]) for line in mine)
+
+
 def test_the_end_of_a_request_is_known_at_the_other_ingress(endpoint: Endpoint) -> None:
     single = Endpoint(endpoint.url, "single")
     assert [single.chat(seed=seed, max_tokens=4)[0] for seed in range(40)] == [200] * 40
