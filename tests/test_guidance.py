@@ -89,6 +89,15 @@ def test_the_arithmetic_is_the_paper_s() -> None:
     assert torch.equal(guided(logits_RV, [GuidedRow(0, 1, 1.0)]), logits_RV)
 
 
+def test_rows_in_bf16_are_guided_in_fp32_and_the_others_keep_their_values() -> None:
+    logits_RV = torch.randn(4, 50, generator=torch.Generator().manual_seed(0)).bfloat16()
+    found_RV = guided(logits_RV, [GuidedRow(2, 0, 3.0)])
+    expected_RV = guided(logits_RV.float(), [GuidedRow(2, 0, 3.0)])
+    assert torch.equal(found_RV, expected_RV)
+    assert torch.equal(found_RV[[0, 1, 3]], logits_RV[[0, 1, 3]].float())
+    assert guided(logits_RV, []).dtype == torch.bfloat16
+
+
 def test_a_token_that_is_impossible_stays_so_and_others_are_numbers() -> None:
     logits_RV = torch.tensor([[2.0, -torch.inf, -1.0], [-torch.inf, -torch.inf, 0.0]])
     for guidance in (0.0, 0.5, 2.0):
