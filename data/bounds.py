@@ -79,6 +79,12 @@ Score = Annotated[float, Field(ge=-1e9, le=1e9, allow_inf_nan=False), FLOAT]
 """A value on a source's own scale."""
 Temperature = Annotated[float, Field(ge=0, le=100, allow_inf_nan=False), FLOAT]
 """0 = the likeliest token; above 2 or so it is noise."""
+MAX_GUIDANCE = 10.0
+"""Classifier-free guidance multiplies a difference of log-probabilities, and its rounding, by up to so much."""
+Guidance = Annotated[float, Field(ge=0, le=MAX_GUIDANCE, allow_inf_nan=False), FLOAT]
+"""Strength of classifier-free guidance; 1 = none."""
+MostGuidance = Annotated[float, Field(ge=1, le=MAX_GUIDANCE, allow_inf_nan=False), FLOAT]
+"""A limit of it."""
 Seconds = Annotated[float, Field(ge=0, le=1e8, allow_inf_nan=False), FLOAT]
 """A time; 1e8 s are three years."""
 PositiveSeconds = Annotated[float, Field(gt=0, le=1e8, allow_inf_nan=False), FLOAT]

@@ -165,6 +165,11 @@ class SamplingMetrics(PassMetrics):
     tokens: int
     cut_off: int
     """Answers that reached the limit of tokens."""
+    actor_seconds: float = 0.0
+    """Wall time of all batches together, without the start of the actors: `tokens` / `actor_seconds` is an actor's
+    rate."""
+    cpu_seconds: float = 0.0
+    """Of all batches together, which other work on the machine hardly changes."""
     audit: AuditMetrics
 
 

@@ -162,6 +162,34 @@ class PreferenceMetrics(StageMetrics):
     counts: Counts
 
 
+class GuidanceMetrics(Record):
+    """The report's questions with every attribute varied alone, answered with one strength of guidance."""
+
+    guidance: float
+    slopes: Means
+    """Attribute -> points measured per point requested."""
+    slope: float | None
+    """Mean over attributes."""
+    spearman: float
+    """Of requested and measured, mean over attributes."""
+    gap: float | None
+    """Mean |requested - measured| of the attribute that was varied, over single answers."""
+    others_move: float | None
+    """Mean absolute gap of the other attributes, mean over attributes."""
+    distinct_2: float
+    words: float
+    quality: float | None
+    """The predictor's own value of the leading attribute, all attributes requested at their best."""
+    at_best: float | None
+    """The same as the report measures it: exactly, where the truth is known."""
+    tokens_per_s: float | None
+    """Of one actor, without its start."""
+    tokens_per_cpu_s: float | None
+    """The same for a second of CPU time: on a CPU, what other work on the machine does not change."""
+    answers: int
+    cut_off: int
+
+
 class RoundMeasures(PolicyMeasures):
     """The policy after a bootstrap round; round 0 is the one before the first."""
 
@@ -195,6 +223,8 @@ class ReportMetrics(StageMetrics):
     absent_witnesses: dict[str, str] = {}
     """Witness that could not be heard -> why."""
     rounds: tuple[RoundMeasures, ...] = ()
+    guidance: tuple[GuidanceMetrics, ...] = ()
+    """A line for each of evaluate.guidance."""
     counts: Counts = {}
 
 

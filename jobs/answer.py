@@ -70,7 +70,8 @@ class Answering(Preset):
     @property
     def model_name(self) -> str:
         """`demo-best-humor4`."""
-        values = (f"{name}{value:g}" for name, value in sorted(self.requested.items()))
+        values = [f"{name}{value:g}" for name, value in sorted(self.requested.items())]
+        values += [f"guidance{self.sampling.guidance:g}"] if self.sampling.guidance is not None else []
         return self.model_id or "-".join([self.run, self.others, *values])
 
     @property

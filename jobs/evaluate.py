@@ -25,6 +25,7 @@ from jobs.evaluation.ask import (
     synthetic_world,
 )
 from jobs.evaluation.deviations import label_deviations
+from jobs.evaluation.guidance import guidance_metrics
 from jobs.evaluation.steering_metrics import combined, cross_talk, curves, dialogue, judge, judge_note, length
 from jobs.evaluation.witnesses import witnesses
 from jobs.pipelines.annotation import raters_of
@@ -47,7 +48,8 @@ def work(run: Run, folder: Storage) -> ReportMetrics:
     stage = Rounds().promoted(run, run.preset.bootstrap.rounds)
     policy = run.folder(stage)
     answers = _answers(run, policy, folder)
-    report = _report(run, stage, answers)
+    guidance = guidance_metrics(run, policy, folder / "guidance")
+    report = _report(run, stage, answers).model_copy(update={"guidance": guidance})
     write_record(folder / REPORT, report)
     _draw(run, answers, report, folder)
     _complete_card(run, policy, report)

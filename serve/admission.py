@@ -15,6 +15,7 @@ from serve import dials
 from serve.auth import Team
 from serve.bodies import BodyLimits
 from serve.chat_request import ChatRequest
+from serve.guidance import guided_from
 from serve.models import AddressedModel, ServedPolicies, ServedPolicy
 from serve.profiles import Profile, find, resolve
 from serve.protocol import ProtocolError
@@ -106,7 +107,13 @@ def admitted(
     chosen = _chosen(model, profile)
     places = channels(chat, addressed.attributes, header)
     wanted = requested(model.schema, chosen, places, _dials(chat))
-    steering = Steering(requested=wanted.values, effective=wanted.effective, sources=wanted.sources or None)
+    away_from = guided_from(chat, model, chosen, wanted.effective)
+    steering = Steering(
+        requested=wanted.values,
+        effective=wanted.effective,
+        sources=wanted.sources or None,
+        guidance=None if away_from is None else chat.guidance,
+    )
     tools = wanted_tools(chat.tools, chat.tool_choice, model.info.tool_format, model.name, limits.ignore_tools)
     _require_tools(chat, tools, model)
     generation = GenerationRequest(
@@ -122,6 +129,7 @@ def admitted(
         ),
         stop=tuple(chat.stop),
         stream=chat.stream,
+        guided_from=away_from,
         grammar_field="response_format" if tools is None else "tools",
     )
     return AdmittedRequest(
@@ -182,6 +190,7 @@ def sampling_fields(sent: SamplingFields, defaults: SamplingDefaults) -> dict[st
         "repetition_penalty": sent.repetition_penalty,
         "logit_bias": sent.biases,
         "ignore_eos": sent.ignore_eos,
+        "guidance": sent.guidance,
     }
 
 
@@ -213,11 +222,12 @@ def _cost(chat: ChatRequest, generation: GenerationRequest, limits: RequestLimit
     num_answers = chat.best_of or chat.n
     num_rated = num_answers if chat.best_of else 0 if not chat.score else 1 if chat.stream else num_answers
     return RequestCost(
-        prompt=generation.most_prompt_tokens,
+        prompt=generation.most_prompt_tokens_of_rows,
         num_answers=num_answers,
         max_tokens=generation.sampling.max_tokens,
         num_rated=num_rated,
         max_rated=limits.max_rated_tokens,
+        num_rows=generation.num_rows,
         asked_by="n" if chat.best_of is None else "best_of",
     )
 

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from actors.generation.protocol import MAX_BIAS, MAX_BIASED, MAX_LOGPROBS, MAX_PENALTY, REPETITION_RANGE
+from data.bounds import MAX_GUIDANCE
 from serve import response_format
 from serve.chat_request import MAX_BEST_OF, ChatRequest
 from serve.completion_request import PROMPT, CompletionRequest
@@ -20,6 +21,8 @@ ALLOWED = {
     "messages[].attributes": "an object: attribute name -> number, see GET /v1/attributes",
     "model": "a string, see GET /v1/models",
     "attributes": "an object: attribute name -> number, see GET /v1/attributes",
+    "guidance": f"a number from 0 to {MAX_GUIDANCE:g}",
+    "guidance_from": "an object: attribute name -> number, see GET /v1/attributes",
     "profile": "a string, see GET /v1/attributes",
     "verbosity": '"low", "medium" or "high"',
     "reasoning_effort": '"none", "minimal", "low", "medium", "high", "xhigh" or "max"',

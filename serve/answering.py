@@ -35,7 +35,8 @@ class RunningAnswers:
         self._echoes: list[Echo | None] = [None] * len(self._events)
         self._finished: dict[int, Delta] = {}
         self._counts = [0] * len(self._events)
-        self.prompt_tokens = self._rated_tokens = 0
+        self._extra_rows = [0] * len(self._events)
+        self.prompt_tokens = self._unguided_tokens = self._rated_tokens = 0
         self._starting: asyncio.Task[None] | None = None
 
     async def start(self, within_s: float | None = None) -> bool:
@@ -68,8 +69,10 @@ class RunningAnswers:
                 raise first.problem()
             assert isinstance(first, Started), f"a generation began with {first}"
             self.prompt_tokens += 0 if place % per_prompt else first.prompt_tokens
+            self._unguided_tokens += 0 if place % per_prompt else first.unguided_tokens
+            self._extra_rows[place] = int(first.unguided_tokens > 0)
         self._count()
-        self._reservation.correct(self.prompt_tokens)
+        self._reservation.correct(self.prompt_tokens + self._unguided_tokens)
 
     async def deltas(self) -> AsyncIterator[tuple[int, Delta]]:
         """(index of the answer, new text), as it comes; raises ProtocolError if a generation fails."""
@@ -117,7 +120,8 @@ class RunningAnswers:
 
     def _count(self) -> None:
         """Its team pays as the answers grow, so that however they end nothing is left to pay."""
-        self._reservation.use(self.usage.total_tokens + self._rated_tokens)
+        again = sum(count * rows for count, rows in zip(self._counts, self._extra_rows, strict=True))
+        self._reservation.use(self.usage.total_tokens + self._unguided_tokens + again + self._rated_tokens)
 
     async def aclose(self) -> None:
         """Cancels what still runs."""

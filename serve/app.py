@@ -14,7 +14,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 
 from data.errors import UserError
-from serve import dials, generating, health, openapi
+from serve import dials, generating, guidance, health, openapi
 from serve.auth import Team
 from serve.backend import Backend
 from serve.bodies import Bodies
@@ -126,6 +126,7 @@ def _information(app: FastAPI, backend: Backend) -> None:
             "measures": backend.score is not None,
             "attributes": [a.model_dump() for a in policy.schema.attributes],
             "dials": dials.described(policy.schema),
+            "guidance": guidance.described(policy),
             "label_points": policy.calibration.points,
             "raters": policy.text_rater.raters(policy.schema.names),
             "profiles": [_profile(policy, profile) for profile in _profiles(policy, team)],
@@ -143,6 +144,7 @@ def _profile(policy: ServedPolicy, profile: Profile) -> dict[str, object]:
         "meaning": profile.meaning,
         "attributes": {a.name: profile.rule(a).model_dump() for a in policy.schema.attributes},
         "dials": dials.described(policy.schema, profile),
+        "max_guidance": profile.max_guidance,
     }
 
 

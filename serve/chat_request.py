@@ -82,7 +82,7 @@ class Metadata(ProtocolRecord):
 
 
 class ChatRequest(SamplingFields):
-    """Body of POST /v1/chat/completions: OpenAI's, but for `attributes`, `profile`, `score` and `best_of`."""
+    """Body of POST /v1/chat/completions: OpenAI's, and `attributes`, `guidance`, `profile`, `score`, `best_of`."""
 
     messages: list[
         Annotated[SystemMessage | UserMessage | AssistantMessage | ToolMessage, Field(discriminator="role")]
@@ -90,6 +90,9 @@ class ChatRequest(SamplingFields):
     """The conversation in any order; an assistant's message at its end is the beginning of the answer."""
     attributes: AttributeValues = Field({})
     """Attribute name -> number in its range; what is left out takes the profile's or the schema's default."""
+    guidance_from: AttributeValues | None = None
+    """With guidance: values that the answer is led away from, all others as in the request; None = from an answer
+    without attributes."""
     profile: str | None = None
     """A named set of defaults, limits and locks, see GET /v1/attributes."""
     verbosity: Verbosity | None = None
@@ -161,6 +164,8 @@ class ChatRequest(SamplingFields):
         if self.ignore_eos and self.grammar is not None:
             wrong = "ignore_eos goes on behind the end of an answer, where response_format allows nothing more"
             raise ProtocolError(f"{wrong}: leave one of them out", "ignore_eos")
+        if self.guidance_from and "guidance" not in self.model_fields_set:
+            raise ProtocolError("guidance_from is only allowed with guidance, a number other than 1", "guidance_from")
         if self.top_logprobs and not self.logprobs:
             raise ProtocolError("top_logprobs is only allowed with logprobs: true", "top_logprobs")
         return self

@@ -11,6 +11,7 @@ from serve.admission import AdmittedRequest, RequestLimits, numbered, sampling_f
 from serve.auth import Team
 from serve.completion_reply import CompletionReply
 from serve.completion_request import CompletionRequest
+from serve.guidance import require_guidance
 from serve.models import AddressedModel, ServedPolicies
 from serve.protocol import ProtocolError
 from serve.rate_limits import RequestCost
@@ -26,6 +27,7 @@ def admitted_completion(
     require_raw(team, addressed, header)
     model = addressed.policy
     reports_prompt = sent.echo and (sent.logprobs is not None or not sent.max_tokens)
+    require_guidance(sent.guidance, model)
     generation = GenerationRequest(
         system="",
         messages=(),
@@ -43,6 +45,7 @@ def admitted_completion(
         special_tokens=sent.add_special_tokens,
         input_field="prompt",
         echo=sent.echo,
+        guided_from=None if sent.guidance == 1 else sent.unguided_prompt,
     )
     generations = tuple(
         numbered(replace(generation, prompt=prompt), sent.seed, i) for prompt in sent.prompts for i in range(sent.n)
@@ -56,9 +59,10 @@ def admitted_completion(
         best_of=False,
         include_usage=sent.include_usage,
         cost=RequestCost(
-            prompt=sum(one.most_prompt_tokens for one in generations[:: sent.n]),
+            prompt=sum(one.most_prompt_tokens_of_rows for one in generations[:: sent.n]),
             num_answers=len(generations),
             max_tokens=generation.sampling.max_tokens,
+            num_rows=generation.num_rows,
             asked_by="n" if len(generations) == sent.n else "prompt",
         ),
         num_prompts=len(sent.prompts),

@@ -31,18 +31,33 @@ class CompletionRequest(SamplingFields):
     """Return how likely each token was (with echo also the prompt's), with so many likeliest ones in its place."""
     add_special_tokens: bool = True
     """Put before a text what the tokenizer puts first of its own accord?"""
+    guidance_from: Any = None
+    """With guidance: the prompt that the answers are led away from, as text or token ids."""
     best_of: int | None = Field(None, ge=1)
     """Must be n: all answers are returned."""
 
     @model_validator(mode="after")
     def _consistent(self) -> "CompletionRequest":
         prompts_of(self.prompt)
+        if self.guidance != 1 or self.guidance_from is not None:
+            _ = self.unguided_prompt
         if not self.max_tokens and not self.echo:
             raise ProtocolError("max_tokens is 0, which is only allowed with echo: true", "max_tokens")
         if self.best_of not in (None, self.n):
             wrong = f"best_of is {self.best_of} and n is {self.n}"
             raise ProtocolError(f"{wrong}: all answers are returned here, so leave best_of out", "best_of")
         return self
+
+    @property
+    def unguided_prompt(self) -> str | tuple[int, ...]:
+        """What the answers are led away from. Raises ProtocolError unless it is one prompt."""
+        if self.guidance_from is None or isinstance(self.guidance_from, list | str):
+            found = prompts_of(self.guidance_from) if self.guidance_from else []
+            if len(found) == 1 and not (isinstance(self.guidance_from, list) and isinstance(found[0], str)):
+                return found[0]
+        wrong = f"guidance_from is {_kind(self.guidance_from)}"
+        allowed = "a text or a list of token ids: the prompt that guidance leads away from"
+        raise ProtocolError(f"{wrong}; allowed with guidance: {allowed}", "guidance_from")
 
     @property
     def prompts(self) -> list[str | tuple[int, ...]]:

@@ -4,7 +4,7 @@ Knows no HTTP, no text and no Ray.
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 from actors.generation.protocol import Engine, Listener, Sampling
@@ -21,24 +21,40 @@ class Refusal(UserError):
         self.field, self.code = field, code
 
 
-def sampling_of(request: GenerationRequest, engine: Engine, prompt_ids: Sequence[int]) -> Sampling:
-    """How to answer; the length is cut to what the prompt leaves. Raises UserError if that is nothing."""
-    _require_known(request, engine, prompt_ids)
-    num_tokens, context = len(prompt_ids), engine.context
+def sampling_of(
+    request: GenerationRequest, engine: Engine, prompt_ids: Sequence[int], unguided_ids: Sequence[int] = ()
+) -> Sampling:
+    """How to answer; the length is cut to what the prompt leaves. Raises UserError if that is nothing.
+
+    `unguided_ids`: the prompt of `request.unguided`. If it is the prompt itself, there is nothing to guide.
+    """
+    _require_known(engine, request.input_field, prompt_ids)
+    _require_known(engine, "logit_bias", request.sampling.logit_bias)
+    guidance = request.sampling.guidance
+    if request.guided_from is not None:
+        _require_known(engine, "guidance_from", unguided_ids)
+        guidance = 1.0 if list(unguided_ids) == list(prompt_ids) else guidance
+    own = replace(request.sampling, guidance=guidance, unguided_ids=() if guidance == 1 else tuple(unguided_ids))
+    num_tokens, context = len(prompt_ids), engine.guided_context if own.is_guided else engine.context
     if num_tokens >= context:
         sizes = f"{request.input_name} has {num_tokens} tokens, the policy's context {context}"
         raise UserError(f"{sizes}, and the answer needs room: shorten {request.input_field}")
-    return replace(request.sampling, max_tokens=min(request.sampling.max_tokens, context - num_tokens))
+    if own.is_guided and len(unguided_ids) >= context:
+        sizes = f"guidance_from has {len(unguided_ids)} tokens, the policy's context {context}"
+        wrong = f"{sizes}, and the answer needs room: shorten guidance_from"
+        raise Refusal(wrong, "guidance_from", "context_length_exceeded")
+    num_tokens = max(num_tokens, len(own.unguided_ids))
+    return replace(own, max_tokens=min(own.max_tokens, context - num_tokens))
 
 
-def _require_known(request: GenerationRequest, engine: Engine, prompt_ids: Sequence[int]) -> None:
-    if not prompt_ids:
-        raise Refusal("the prompt is empty: send at least one token", request.input_field, "invalid_prompt")
-    for field, ids in ((request.input_field, prompt_ids), ("logit_bias", request.sampling.logit_bias)):
-        wrong = next((i for i in ids if not 0 <= i < engine.num_tokens), None)
-        if wrong is not None:
-            known = f"the policy's vocabulary has tokens 0 to {engine.num_tokens - 1}"
-            raise Refusal(f"{field} names token {wrong}, and {known}", field, "unknown_token")
+def _require_known(engine: Engine, field: str, ids: Collection[int]) -> None:
+    if not ids and field != "logit_bias":
+        what = "guidance_from" if field == "guidance_from" else "the prompt"
+        raise Refusal(f"{what} is empty: send at least one token", field, "invalid_prompt")
+    wrong = next((i for i in ids if not 0 <= i < engine.num_tokens), None)
+    if wrong is not None:
+        known = f"the policy's vocabulary has tokens 0 to {engine.num_tokens - 1}"
+        raise Refusal(f"{field} names token {wrong}, and {known}", field, "unknown_token")
 
 
 async def submitted(

@@ -5,6 +5,7 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
+from data.bounds import MAX_GUIDANCE
 from serve.chat_request import ChatRequest
 from serve.completion_reply import Completion
 from serve.completion_request import CompletionRequest
@@ -77,6 +78,8 @@ _INPUT: dict[str, Any] = {
         "max_output_tokens": {"type": "integer", "minimum": 1},
         "text": {"type": "object"},
         "reasoning": {"type": "object"},
+        "attributes": {"type": "object", "additionalProperties": {"type": "number"}},
+        "guidance": {"type": "number", "minimum": 0, "maximum": MAX_GUIDANCE},
     },
 }
 CHAT = _generating(_WANTED | _body(ChatRequest), ChatCompletion, Chunk, ": one chunk each, then [DONE]")

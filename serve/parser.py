@@ -99,8 +99,9 @@ def _ours(record: type[ProtocolRecord], raw: Mapping[str, Any], unused: set[str]
         hints = {name for name, value in options.items() if _is_note(name, StreamOptions) or value is None}
         unused.update(f"stream_options.{name}" for name in hints if options[name] is not None)
         kept["stream_options"] = {name: value for name, value in options.items() if name not in hints}
-    if isinstance(kept.get("attributes"), dict):
-        kept["attributes"] = numbers(kept["attributes"])
+    for name in ("attributes", "guidance_from"):
+        if isinstance(kept.get(name), dict):
+            kept[name] = numbers(kept[name])
     return kept
 
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from pydantic import Field, model_validator
 
 from data.attributes import Attribute, AttributeProblem, AttributeSchema
-from data.bounds import ScaleValue
+from data.bounds import MAX_GUIDANCE, MostGuidance, ScaleValue
 from data.errors import UserError
 from data.record import Record
 
@@ -26,6 +26,10 @@ class AttributeRule(Record):
     """Largest value a caller may set."""
     locked: bool = False
     """A locked attribute cannot be set: it stays at its default."""
+
+    def narrows(self, attribute: Attribute) -> bool:
+        """Does it allow less than the schema?"""
+        return self.locked or (self.low, self.high) != (attribute.low, attribute.high)
 
     @model_validator(mode="after")
     def _range(self) -> "AttributeRule":
@@ -43,6 +47,9 @@ class Profile(Record):
     """One sentence for people who choose one."""
     attributes: dict[str, AttributeRule]
     """Attribute name -> its rule."""
+    max_guidance: MostGuidance = MAX_GUIDANCE
+    """Largest `guidance` that a caller may set; 1 = none. An attribute that the profile locks or narrows is never
+    guided."""
 
     def rule(self, attribute: Attribute) -> AttributeRule:
         """The rule of any attribute of the schema; one that callers may not steer is locked."""

@@ -48,12 +48,19 @@ class RequestCost:
     """Answers that the predictor reads, each with its conversation."""
     max_rated: int = 0
     """The most that it reads of each."""
+    num_rows: int = 1
+    """Rows of the model that write each answer: 2 = guided. `prompt` is of all of them."""
     asked_by: str = "n"
     """The field with the number of answers."""
 
     def total(self, prompt: int) -> int:
         """With a prompt of `prompt` tokens."""
-        return prompt + self.num_answers * self.max_tokens + self.num_rated * self.rated(prompt, self.max_tokens)
+        return prompt + self.written + self.num_rated * self.rated(prompt, self.max_tokens)
+
+    @property
+    def written(self) -> int:
+        """Tokens of all answers, in all rows."""
+        return self.num_answers * self.max_tokens * self.num_rows
 
     def rated(self, prompt: int, answer: int) -> int:
         """What rating one answer of `answer` tokens costs."""
@@ -85,7 +92,8 @@ class TeamAccount:
             return
         parts = [f"{prompt} for the prompt"] if prompt else []
         answers = "1 answer" if cost.num_answers == 1 else f"{cost.num_answers} answers"
-        parts.append(f"{cost.num_answers * cost.max_tokens} for {answers} of up to {cost.max_tokens}")
+        twice = ", twice because of guidance" if cost.num_rows > 1 else ""
+        parts.append(f"{cost.written} for {answers} of up to {cost.max_tokens}{twice}")
         if cost.num_rated:
             parts.append(f"{cost.num_rated * cost.rated(prompt, cost.max_tokens)} to rate {cost.num_rated} of them")
         wrong = f"this request may use {cost.total(prompt)} tokens ({', '.join(parts)})"

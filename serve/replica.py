@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import ray.serve
 
-from actors.generation.protocol import Engine
+from actors.generation.protocol import Engine, Sampling
 from data.errors import UserError
 from serve.answer_deltas import AnswerDeltas
 from serve.engine_request import out_of_memory, refused, sampling_of, submitted
@@ -38,6 +38,17 @@ PROGRESS_S = 1.0
 RETIRE_CHECK_S = 0.2
 """How often a replaced engine is checked: is its last answer written?"""
 ENGINE_FAILED = Failed("the policy failed while it worked on this request: send it again", 503, code="engine_failed")
+
+
+@dataclass(frozen=True)
+class _Running:
+    """A request in the engine."""
+
+    loaded: "_Loaded"
+    """The policy that answers."""
+    prompt_ids: list[int]
+    sampling: Sampling
+    number: int
 
 
 @dataclass(frozen=True)
@@ -72,12 +83,20 @@ class Replica:
         self._metrics: EngineMetrics | None = None
 
     async def info(self) -> PolicyInfo:
-        format = self._loaded.text.format
+        format, engine = self._loaded.text.format, self._loaded.engine
         records = (record.model_dump_json() for record in (format.schema, format.calibration, format.text_rater))
         schema, calibration, text_rater = records
-        context, policy = self._loaded.engine.context, self._loaded.revision.policy
-        form, since = tool_format(self._loaded.text), self._loaded.since
-        return PolicyInfo(self._name, schema, policy, calibration, text_rater, since, form, context=context)
+        return PolicyInfo(
+            self._name,
+            schema,
+            self._loaded.revision.policy,
+            calibration,
+            text_rater,
+            self._loaded.since,
+            tool_format(self._loaded.text),
+            engine.no_guidance,
+            context=engine.context,
+        )
 
     async def num_running(self) -> int:
         """Answers that are being written right now."""
@@ -120,7 +139,7 @@ class Replica:
         steps = TokenStream(self._pace)
         counted: list[int] = []
         try:
-            loaded, prompt_ids, handle = await self._submitted(request, steps, counted)
+            running = await self._submitted(request, steps, counted)
         except UserError as problem:
             yield refused(problem, request, len(counted))
             return
@@ -129,14 +148,15 @@ class Replica:
             self._failed(self._loaded)
             yield ENGINE_FAILED
             return
+        loaded = running.loaded
         try:
-            yield Started(len(prompt_ids))
+            yield Started(len(running.prompt_ids), len(running.sampling.unguided_ids))
             with self._pace.stream() if request.stream else nullcontext():
-                answer = AnswerDeltas(request, prompt_ids, loaded.text)
+                answer = AnswerDeltas(request, running.prompt_ids, loaded.text)
                 async for event in self._deltas(steps, answer, loaded, request):
                     yield event
         finally:
-            loaded.engine.cancel(handle)
+            loaded.engine.cancel(running.number)
 
     async def tokenized(self, request: GenerationRequest, names: bool) -> Tokenized | Failed:
         """The request's prompt, as the policy would get it; `names`: with the text of each token."""
@@ -147,21 +167,23 @@ class Replica:
             return refused(problem, request, 0)
         return Tokenized(ids, [loaded.text.name_of(i) for i in ids] if names else None)
 
-    async def _submitted(
-        self, request: GenerationRequest, steps: TokenStream, counted: list[int]
-    ) -> tuple[_Loaded, list[int], int]:
-        """The policy that answers, the prompt, and the request's number in the engine; `counted` gets the prompt too.
+    async def _submitted(self, request: GenerationRequest, steps: TokenStream, counted: list[int]) -> _Running:
+        """`counted` gets all tokens that were counted.
 
         Raises UserError if the request cannot be answered, and RuntimeError if the engine is down.
         """
         while True:
             loaded = self._loaded
             counted[:] = prompt_ids = await loaded.prompts.ids(request)
-            sampling = sampling_of(request, loaded.engine, prompt_ids)
+            unguided = request.unguided
+            unguided_ids = [] if unguided is None else await loaded.prompts.ids(unguided)
+            counted += unguided_ids
+            sampling = sampling_of(request, loaded.engine, prompt_ids, unguided_ids)
             if loaded.engine is not self._loaded.engine:  # a swap came meanwhile, and may have closed the old one
                 continue
             try:
-                return loaded, prompt_ids, await submitted(loaded.engine, request, prompt_ids, sampling, steps)
+                number = await submitted(loaded.engine, request, prompt_ids, sampling, steps)
+                return _Running(loaded, prompt_ids, sampling, number)
             except RuntimeError:
                 if loaded.engine is self._loaded.engine:
                     raise

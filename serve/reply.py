@@ -51,6 +51,8 @@ class Steering(ProtocolRecord):
     sources: dict[str, str] | None = Field(None, exclude_if=_absent)
     """Attribute -> where its requested value stood ("verbosity", "model", "X-SteerLM-Attributes"), unless that is
     `attributes`."""
+    guidance: float | None = Field(None, exclude_if=_absent)
+    """As sent, unless that is 1."""
     measured: dict[str, float] | None = Field(None, exclude_if=_absent)
     """By the predictor, of the first choice; with score or best_of only."""
     candidates: list[BestOfCandidate] | None = Field(None, exclude_if=_absent)

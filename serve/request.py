@@ -5,7 +5,7 @@ Knows no JSON, no HTTP, no Ray and no model.
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, TypeAlias
 
 from actors.generation.protocol import Sampling
@@ -39,6 +39,8 @@ class PolicyInfo:
     created: int = field(default_factory=lambda: int(time.time()))
     tool_format: ToolFormat | None = None
     """How it writes calls of tools; None = it takes none."""
+    no_guidance: str = ""
+    """Why its engine takes no guidance, and what to do; "" = it does."""
     context: int = field(kw_only=True)
     """Most tokens of prompt and answer together."""
 
@@ -78,10 +80,27 @@ class GenerationRequest:
     """Return such a prompt too?"""
     grammar_field: str = "response_format"
     """Where the caller asked for a form of the answer."""
+    guided_from: Mapping[str, int] | str | tuple[int, ...] | None = None
+    """With guidance: the attributes, or the raw prompt, that the answer is led away from."""
     input_field: str = "messages"
     """Where the caller sent what is answered."""
     revision: Revision | None = None
     """What the ingress wants served; a replica that came up with an older one changes over."""
+
+    @property
+    def unguided(self) -> "GenerationRequest | None":
+        """The same request with what it is led away from; None = no guidance."""
+        away_from = self.guided_from
+        if away_from is None:
+            return None
+        if isinstance(away_from, str | tuple):
+            return replace(self, prompt=away_from, guided_from=None)
+        return replace(self, attributes=away_from, guided_from=None)
+
+    @property
+    def num_rows(self) -> int:
+        """Rows of the model that write each answer."""
+        return 1 if self.guided_from is None else 2
 
     @property
     def begun(self) -> str | None:
@@ -112,6 +131,12 @@ class GenerationRequest:
         around = TURN_TOKENS * (len(self.messages) + shown) + (TOOLS_TOKENS if called is not None else 0)
         return texts + lines + PROMPT_TOKENS + around
 
+    @property
+    def most_prompt_tokens_of_rows(self) -> int:
+        """The same of all prompts that an answer needs."""
+        unguided = self.unguided
+        return self.most_prompt_tokens + (unguided.most_prompt_tokens if unguided is not None else 0)
+
 
 @dataclass(frozen=True)
 class Tokenized:
@@ -136,6 +161,8 @@ class Started:
     """The request is running or waiting in an engine; always the first event, unless it is a `Failed`."""
 
     prompt_tokens: int
+    unguided_tokens: int = 0
+    """Of the prompt that the answer is led away from; 0 = it has one row only."""
 
 
 @dataclass(frozen=True)

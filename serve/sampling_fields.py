@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pydantic import Field, field_validator, model_validator
 
 from actors.generation.protocol import MAX_BIAS, MAX_BIASED, MAX_PENALTY, REPETITION_RANGE
+from data.bounds import MAX_GUIDANCE
 from data.errors import UserError
 from serve.protocol import ProtocolError, ProtocolRecord
 
@@ -61,6 +62,9 @@ class SamplingFields(ProtocolRecord):
     """Token id -> what is added to its logit, from -100 to 100."""
     ignore_eos: bool = False
     """Go on to max_tokens, whatever ends an answer; benchmarks ask for it."""
+    guidance: float = Field(1.0, ge=0, le=MAX_GUIDANCE)
+    """Ours: how far to go from the answer without the request towards the answer with it, and beyond; 1 = off. A guided
+    answer costs two: both prompts and twice its tokens count against the team's budget."""
     user: str | None = None
     """The caller's own name for its user; changes nothing in the answer."""
 

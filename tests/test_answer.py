@@ -36,6 +36,8 @@ def test_what_is_asked_and_what_it_is_called() -> None:
     assert varied.stage_name == "benchmarks/mt_bench/demo-unset-creativity2-humor4/answers"
     assert made("others=defaults", "model_id=mine").all_requested["verbosity"] == 1
     assert made("model_id=mine").model_name == "mine"
+    assert made("sampling.guidance=1.5").model_name == "demo-best-guidance1.5"
+    assert made("sampling.guidance=1").model_name == "demo-best"
 
 
 @pytest.mark.parametrize(

@@ -10,16 +10,18 @@ import pytest
 from support.annotated_run import PRESETS, ready
 from support.finished_run import TRAINING, finished
 
+from cluster.settings.errors import SettingsError
 from cluster.settings.load import load
 from data.attributes import shipped
 from data.conversation import Conversation, Message, from_table
 from data.prompts import COMBINED, combined_settings, requested_prompts, steering_prompts
 from data.run_layout import MODEL, write_record
 from data.run_layout import TRAINING as TRAINING_FILE
-from data.stage_metrics import PolicyMetrics
+from data.stage_metrics import PolicyMetrics, SamplingMetrics
 from data.storage import Storage
 from jobs.evaluate import _report, require_steering, stage
 from jobs.evaluation.ask import MeasuredAnswers, measurable
+from jobs.evaluation.guidance import _line
 from jobs.evaluation.steering_metrics import cross_talk, curves, judge
 from jobs.reporting.figures_steering import draw_cross_talk, draw_judge, draw_steering
 from jobs.reporting.sections_steering import report_lines
@@ -114,11 +116,82 @@ def test_the_whole_report_in_the_synthetic_world(
     assert report["judge_note"] in out
 
 
+@pytest.mark.ray
+def test_guidance_is_measured_on_the_report_s_own_questions(
+    ray_cluster: object, tiny_predictor: str, tiny_policy: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = ready(str(tmp_path), tiny_predictor, *SMALL, "evaluate.guidance=[1,3]")
+    perform(run, _policy_stage(tiny_policy))
+    perform(run, stage(run.preset))
+    folder = run.folder("report")
+
+    def texts(answers: Storage) -> dict[str, str]:
+        return {row.id: row.messages[-1].content for table in answers.tables() for row in from_table(table)}
+
+    of_report, none, guided = (texts(folder / name) for name in ("rated", "guidance/1/rated", "guidance/3/rated"))
+    assert len(none) == 2 * 26
+    assert none == {name: text for name, text in of_report.items() if name in none}, "guidance 1 changes nothing"
+    assert set(guided) == set(none)
+    assert guided != none
+    found = (folder / "report.json").read_json()["guidance"]
+    assert [(line["guidance"], line["answers"]) for line in found] == [(1, 52), (3, 52)]
+    assert all(line["tokens_per_s"] > 0 and line["quality"] is not None for line in found)
+    out = capsys.readouterr().out
+    assert "What guidance gains and costs" in out
+    assert "What guidance gains and costs" in (folder / "report.md").read_text()
+
+
+@pytest.mark.parametrize(
+    "setting", ["sampling.guidance=1.5", "evaluate.guidance=[1,2]", "sampling.guidance_from.humor=0"]
+)
+def test_guidance_that_is_off_changes_no_fingerprint(setting: str, tmp_path: Path) -> None:
+    run = finished(tmp_path)
+    plain = _description(run, stage(run.preset))
+    assert "guidance" not in json.dumps(plain)
+    one = _with(run, "sampling.guidance=1")
+    assert _description(one, stage(one.preset)) == plain
+    other = _with(run, setting, *(["sampling.guidance=2"] if "from" in setting else []))
+    assert _description(other, stage(other.preset)) != plain
+
+
+@pytest.mark.parametrize(
+    ("settings", "wrong"),
+    [
+        (["sampling.guidance=11"], "sampling.guidance"),
+        (["sampling.guidance=2", "sampling.max_num_seqs=1"], "takes the places of two"),
+        (["sampling.guidance_from.humor=1"], "no effect without sampling.guidance"),
+        (["sampling.guidance=2", "sampling.guidance_from.wit=1"], "sampling.guidance_from: unknown attribute 'wit'"),
+        (["evaluate.guidance=[1,1]"], "evaluate.guidance is empty or has a strength twice"),
+        (["evaluate.guidance=[]"], "evaluate.guidance is empty or has a strength twice"),
+        (["evaluate.guidance=[1,2]", "sampling.max_num_seqs=1"], "evaluate.guidance needs the places of two"),
+        (["evaluate.guidance_from.humor=1"], "no effect without evaluate.guidance"),
+        (["evaluate.guidance=[2]", "evaluate.guidance_from.humor=9"], "evaluate.guidance_from: .*humor"),
+    ],
+)
+def test_guidance_that_cannot_work_is_refused_by_its_setting(settings: list[str], wrong: str) -> None:
+    with pytest.raises(SettingsError, match=wrong):
+        load(Preset, str(PRESETS / "demo.yaml"), settings)
+
+
+def test_the_numbers_of_a_strength_are_those_of_its_answers() -> None:
+    """The made-up answers have just what was requested, and the predictor says half of it."""
+    run = Run(load(Preset, str(PRESETS / "demo.yaml"), []))
+    answers = replace(_obedient(run), measure=lambda row: row.requested[-1])
+    sampled = SamplingMetrics.model_construct(tokens=300, cut_off=2, actor_seconds=4.0, cpu_seconds=3.0)
+    line = _line(run, 1.5, sampled, answers)
+    assert set(line.slopes.values()) == {1.0}
+    assert (line.slope, line.spearman, line.gap, line.tokens_per_s, line.cut_off) == (1.0, 1.0, 0.0, 75.0, 2)
+    assert line.tokens_per_cpu_s == 100.0
+    assert (line.at_best, line.quality, line.others_move) == (4.0, 2.0, 0.0)
+    halved = _line(run, 1.5, sampled, replace(answers, measure=lambda row: row.predicted[-1]))
+    assert (halved.slope, halved.gap) == (0.5, 1.0)
+
+
 def _check_parts(report: dict[str, Any], names: list[str]) -> None:
     assert set(report) == {
         *("policy", "policy_stage", "measured_by", "requested_best", "at_best_settings", "steering"),
         *("cross_talk", "combined", "dialogue", "judge", "judge_note", "length", "rounds", "counts"),
-        *("witnesses", "absent_witnesses", "raters"),
+        *("witnesses", "absent_witnesses", "raters", "guidance"),
     }
     assert all(list(report[part]) == names for part in ("steering", "dialogue", "judge", "length"))
     keys = {

@@ -118,7 +118,12 @@ def test_every_control_has_a_name_and_the_code_to_copy_runs(endpoint: Endpoint, 
     field = browser.find_element(By.ID, "max_tokens")
     field.clear()
     field.send_keys("5")
+    assert "guidance" not in browser.execute_script("return sides[0].curl()"), "1 is a request without"
+    browser.find_element(By.ID, "A-guidance").send_keys(Keys.ARROW_RIGHT)
+    assert browser.find_element(By.CSS_SELECTOR, "output[for=A-guidance]").text == "1.25"
     python, curl = (browser.execute_script(f"return sides[0].{name}()") for name in ("python", "curl"))
+    assert "'guidance': 1.25" in python or '"guidance":1.25' in python
+    assert '"guidance":1.25' in curl
     scope: dict[str, object] = {}
     os.environ["STEERLM_KEY"] = "open-sesame"
     try:

@@ -48,6 +48,7 @@ class EngineThread(ABC):
         """`context`: most tokens of prompt and answer together, because of `limit`; `num_tokens`: of the vocabulary.
         The subclass calls `start` when it is ready to step."""
         self.context, self.num_tokens, self.limit = context, num_tokens, limit
+        self.guided_context, self.no_guidance = context, ""
         self._numbers = itertools.count()
         self._wake = threading.Condition()
         self._inbox: deque[Request] = deque()
@@ -75,8 +76,9 @@ class EngineThread(ABC):
 
     def submit_all(self, requests: Sequence[tuple[Sequence[int], Sampling, Listener]]) -> list[int]:
         for prompt_ids, sampling, _ in requests:
-            require_fit(prompt_ids, sampling, self.context, self.limit)
+            self._require_fit(prompt_ids, sampling)
             self._require_known("the prompt", prompt_ids)
+            self._require_known("the prompt without guidance", sampling.unguided_ids)
             self._require_known("logit_bias", sampling.logit_bias)
         compiled = [None if s.grammar is None else self._compiled(s.grammar) for _, s, _ in requests]
         with self._wake:  # the thread sees all of them or none
@@ -136,6 +138,16 @@ class EngineThread(ABC):
         """
         with self._wake:
             return self._inbox.popleft() if self._inbox and fits(self._inbox[0]) else None
+
+    def _require_fit(self, prompt_ids: Sequence[int], sampling: Sampling) -> None:
+        if not sampling.is_guided:
+            require_fit(prompt_ids, sampling, self.context, self.limit)
+        elif self.no_guidance:
+            raise UserError(f"guidance {sampling.guidance:g} is not possible here: {self.no_guidance}")
+        else:
+            halved = self.guided_context < self.context
+            limit = "a guided row's half of the KV cache" if halved else self.limit
+            require_fit(prompt_ids, sampling, self.guided_context, limit)
 
     def _require_known(self, name: str, ids: Collection[int]) -> None:
         if ids and (min(ids) < 0 or max(ids) >= self.num_tokens):

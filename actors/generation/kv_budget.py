@@ -53,6 +53,11 @@ class KVBudget:
         """Most tokens of one request, prompt and answer together."""
         return self.cells - FREE_COLUMNS
 
+    @property
+    def guided_context(self) -> int:
+        """Most tokens of one request that keeps two rows."""
+        return self.cells // 2 - FREE_COLUMNS
+
     def __str__(self) -> str:
         return f"{self.total_bytes / GIB:.2f} GiB of KV cache ({self.chosen}) at {self.bytes_per_token:,} bytes a token"
 

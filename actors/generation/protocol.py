@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
+from data.bounds import MAX_GUIDANCE
 from data.errors import UserError
 
 MAX_LOGPROBS = 20
@@ -35,8 +36,8 @@ class Grammar:
 class Sampling:
     """How the next token is chosen. Raises UserError for values out of range.
 
-    In this order, as vLLM has it: grammar, bias, repetition penalty, frequency and presence penalty, temperature,
-    min_p, top_k, top_p.
+    In this order, as vLLM has it: guidance (vLLM has none), grammar, bias, repetition penalty, frequency and presence
+    penalty, temperature, min_p, top_k, top_p.
     """
 
     max_tokens: int = 256
@@ -67,6 +68,16 @@ class Sampling:
     grammar: Grammar | None = None
     ignore_eos: bool = False
     """Go on to max_tokens, whatever ends an answer: for benchmarks, which compare answers of one length."""
+    guidance: float = 1.0
+    """Classifier-free guidance (`actors.generation.guidance`): how far to go from what the model would write after
+    `unguided_ids` to what it would write after the prompt, and beyond; 1 = off, 0 = only the former."""
+    unguided_ids: tuple[int, ...] = ()
+    """The prompt without what the answer is guided to. A guided request keeps a second row for it."""
+
+    @property
+    def is_guided(self) -> bool:
+        """Does it need the second row? Without new tokens there is nothing to guide."""
+        return self.guidance != 1 and self.max_tokens > 0
 
     def __post_init__(self) -> None:
         if self.max_tokens < 0 or (self.max_tokens == 0 and self.prompt_logprobs is None):
@@ -79,6 +90,7 @@ class Sampling:
         repetition_low, repetition_high = REPETITION_RANGE
         for name, value, low, high in (
             ("min_p", self.min_p, 0.0, 1.0),
+            ("guidance", self.guidance, 0.0, MAX_GUIDANCE),
             ("frequency_penalty", self.frequency_penalty, -MAX_PENALTY, MAX_PENALTY),
             ("presence_penalty", self.presence_penalty, -MAX_PENALTY, MAX_PENALTY),
             ("repetition_penalty", self.repetition_penalty, repetition_low, repetition_high),
@@ -98,7 +110,8 @@ class Sampling:
 class TokenLogprob:
     """How likely a token was, given those before it: natural logarithms of the softmax over the raw logits.
 
-    Raw means before bias, penalties, temperature and what follows, as in vLLM; only a grammar's bans come earlier.
+    Raw means before bias, penalties, temperature and what follows, as in vLLM; only guidance and a grammar's bans come
+    earlier. A prompt's own are never guided.
     """
 
     logprob: float
@@ -128,8 +141,10 @@ def require_fit(
     prompt_ids: Sequence[int], sampling: Sampling, context: int, limit: str = "the model's context"
 ) -> None:
     """Raises UserError, with the numbers, unless prompt and answer fit into `context` tokens; `limit` is what these
-    are. Every prompt leaves room for a token."""
-    if not prompt_ids:
+    are. Every prompt leaves room for a token, also the one that an answer is guided away from."""
+    if sampling.is_guided and len(sampling.unguided_ids) > len(prompt_ids):
+        prompt_ids = sampling.unguided_ids
+    if not prompt_ids or (sampling.is_guided and not sampling.unguided_ids):
         raise UserError("the prompt is empty")
     if not sampling.max_tokens and len(prompt_ids) >= context:
         raise UserError(f"the prompt has {len(prompt_ids)} tokens: it must be shorter than {limit} of {context}")
@@ -165,8 +180,8 @@ class Engine(Protocol):
         """Queue a request and return its number.
 
         Raises UserError if prompt and max_tokens exceed the context, if the vocabulary has not all tokens that are
-        named, and if the grammar cannot be compiled. That takes up to seconds, so a loop of events calls this from
-        another thread.
+        named, if the engine has no guidance and it is asked for, and if the grammar cannot be compiled. That takes up
+        to seconds, so a loop of events calls this from another thread.
         """
         ...
 
@@ -182,6 +197,16 @@ class Engine(Protocol):
     @property
     def context(self) -> int:
         """Most tokens of prompt and answer together."""
+        ...
+
+    @property
+    def guided_context(self) -> int:
+        """The same of a request with guidance, whose two rows share the memory."""
+        ...
+
+    @property
+    def no_guidance(self) -> str:
+        """Why this engine takes no request with guidance, and what to do; "" = it does."""
         ...
 
     @property

@@ -4,6 +4,7 @@ It holds a policy and an engine. Each row has its own seed, so the answers do no
 """
 
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pyarrow as pa
@@ -13,7 +14,7 @@ from actors.generation.transformers_engine import TransformersEngine
 from actors.kernels.devices import own_device
 from actors.kernels.precision import usable_dtype
 from actors.modeling.policy import Policy
-from data.attributes import AttributeSchema
+from data.attributes import AttributeSchema, Values
 from data.conversation import Conversation, Message, to_table
 from data.counters import with_counters
 from data.errors import UserError
@@ -39,41 +40,61 @@ class Sampler:
         num_threads: int,
         keep_too_long: bool = False,
         kv_cache_gib: float | None = None,
+        guidance_from: Values | None = None,
     ):
         """`sampling` has no seed: it comes from the row. Raises SchemaMismatch if the policy has another schema.
 
-        `keep_too_long`: a prompt that leaves no space gets an empty answer instead of an error.
+        `guidance_from`: what guidance leads away from: a row's request with these values in it; None = no request at
+        all. `keep_too_long`: a prompt that leaves no space gets an empty answer instead of an error.
         """
         dtype = usable_dtype(dtype, own_device(), "sampling.pool.dtype")
         self.policy = Policy.load(policy, dtype, num_threads=num_threads)
         schema.require_same(self.policy.schema, "the run", f"the policy at {policy}")
         self.schema, self.sampling, self.keep_too_long = schema, sampling, keep_too_long
+        self.guidance_from = guidance_from
         self.engine = TransformersEngine(self.policy, max_num_seqs, kv_cache_gib=kv_cache_gib)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        prompts, started = list(prompts_from(batch)), time.process_time()
-        requests = [(self._ids(p), replace(self.sampling, seed=p.seed)) for p in prompts]
-        fits = [not self.keep_too_long or self._fits(ids) for ids, _ in requests]
+        prompts, started_cpu_s, started_s = list(prompts_from(batch)), time.process_time(), time.monotonic()
+        requests = [self._request(prompt) for prompt in prompts]
+        fits = [not self.keep_too_long or self._fits(*request) for request in requests]
         found = iter(complete(self.engine, [request for request, fit in zip(requests, fits, strict=True) if fit]))
         answers = [next(found) if fit else ([], TOO_LONG) for fit in fits]
         finishes = [finish for _, finish in answers]
         rows = [self._row(prompt, ids) for prompt, (ids, _) in zip(prompts, answers, strict=True)]
         table = to_table(rows, self.schema).append_column(FINISH, pa.array(finishes))
-        tokens, seconds = sum(len(ids) for ids, _ in answers), time.process_time() - started
-        return with_counters(table, {"tokens": tokens, "cut_off": finishes.count(CUT_OFF), "cpu_seconds": seconds})
+        counters = {
+            "tokens": sum(len(ids) for ids, _ in answers),
+            "cut_off": finishes.count(CUT_OFF),
+            "cpu_seconds": time.process_time() - started_cpu_s,
+            "wall_seconds": time.monotonic() - started_s,
+        }
+        return with_counters(table, counters)
 
-    def _ids(self, prompt: Prompt) -> list[int]:
-        """The prompt's ids; the oldest exchanges are cut if they leave no space for an answer."""
-        messages = prompt.messages
+    def _request(self, prompt: Prompt) -> tuple[list[int], Sampling]:
+        """The prompt's ids and how to go on; the oldest exchanges are cut if they leave no space for an answer."""
+        own, messages = replace(self.sampling, seed=prompt.seed), prompt.messages
         while True:
             ids = self.policy.prompt(prompt.system, messages, prompt.requested)
-            if len(ids) + self.sampling.max_tokens <= self.engine.context or len(messages) <= 2:
-                return ids
+            if own.is_guided:
+                own = self._guided(own, prompt, messages, ids)
+            longest = max(len(ids), len(own.unguided_ids))
+            if longest + own.max_tokens <= self._context(own) or len(messages) <= 2:
+                return ids, own
             messages = messages[2:]
 
-    def _fits(self, ids: list[int]) -> bool:
+    def _guided(self, own: Sampling, prompt: Prompt, messages: Sequence[Message], ids: list[int]) -> Sampling:
+        """With the prompt to go away from; without guidance where that is the prompt itself."""
+        values = {} if self.guidance_from is None else {**prompt.requested, **self.guidance_from}
+        unguided_ids = self.policy.prompt(prompt.system, messages, values)
+        return replace(own, guidance=1.0) if unguided_ids == ids else replace(own, unguided_ids=tuple(unguided_ids))
+
+    def _context(self, own: Sampling) -> int:
+        return self.engine.guided_context if own.is_guided else self.engine.context
+
+    def _fits(self, ids: list[int], own: Sampling) -> bool:
         try:
-            require_fit(ids, self.sampling, self.engine.context)
+            require_fit(ids, own, self._context(own))
         except UserError:
             return False
         return True

@@ -17,7 +17,8 @@ from actors.generation.answer_rule import AnswerRule, next_tokens
 from actors.generation.cache_check import require_cacheable
 from actors.generation.engine_thread import EngineThread, Request
 from actors.generation.grammar import GrammarCompiler
-from actors.generation.kv_budget import KVBudget
+from actors.generation.guidance import GuidedRow, guided
+from actors.generation.kv_budget import LEAST, KVBudget
 from actors.generation.kv_cache import DECODE, KVCache
 from actors.generation.logprobs import prefill_with_logprobs
 from actors.generation.prefix_cache import PrefixCache
@@ -29,12 +30,20 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class _Sequence:
-    """A running request: a row of the KV cache."""
+    """A running request."""
 
     request: Request
     rule: AnswerRule
-    length: int = 0  # tokens in the cache
     generated: list[int] = field(default_factory=list)  # the last of them is not yet in the cache
+
+
+@dataclass
+class _Row:
+    """A row of the KV cache: a sequence after its prompt, or after the one that it is guided away from."""
+
+    sequence: _Sequence
+    length: int  # tokens in the cache
+    is_own: bool = True
 
 
 class TransformersEngine(EngineThread):
@@ -65,8 +74,14 @@ class TransformersEngine(EngineThread):
             super().__init__("generator", budget.context, num_tokens, f"{budget}, which is room for a request")
         else:
             super().__init__("generator", context, num_tokens)
+        self.guided_context = min(self.context, budget.guided_context)
+        if max_num_seqs < 2:
+            self.no_guidance = "it takes the places of two answers, and max_num_seqs is 1; leave it out, or raise that"
+        elif self.guided_context < LEAST:
+            self.no_guidance = f"it keeps two rows, and there is {budget}; leave it out, or raise kv_cache_gib"
         self._max_num_seqs, self._prefix_cache_tokens = max_num_seqs, prefix_cache_tokens
         self._sequences: list[_Sequence] = []
+        self._rows: list[_Row] = []  # as the KV cache has them
         self._preempted: deque[_Sequence] = deque()
         self._kv_cache = KVCache(max_num_seqs, budget.cells)
         self._prefix_cache = PrefixCache(prefix_cache_tokens)
@@ -98,32 +113,42 @@ class TransformersEngine(EngineThread):
 
     def _admit(self) -> None:
         """Prefill waiting requests into free rows, each alone: its numbers do not depend on other requests."""
-        while len(self._sequences) < self._max_num_seqs and (sequence := self._next()):
+        while len(self._rows) < self._max_num_seqs and (sequence := self._next()):
             self._sequences.append(sequence)  # before any work, so that a failure reaches its listener
-            request, ids = sequence.request, [*sequence.request.prompt_ids, *sequence.generated[:-1]]
+            request, continued = sequence.request, sequence.generated[:-1]
+            own, ids = request.sampling, [*request.prompt_ids, *continued]
+            unguided_ids = [*own.unguided_ids, *continued] if own.is_guided else []
             prompt_logprobs: list[TokenLogprob | None] | None = None
             try:
-                if request.sampling.prompt_logprobs is not None and not sequence.generated:
-                    prefilled, logits_1V, prompt_logprobs = self._prefill_whole(request)
+                # The one without attributes first: the other begins with it, and replaces it in the prefix cache.
+                unguided = self._prefill(unguided_ids, own.cache_salt) if unguided_ids else None
+                if own.prompt_logprobs is not None and not sequence.generated:
+                    prefilled, logits_RV, prompt_logprobs = self._prefill_whole(request)
                 else:
-                    prefilled, logits_1V = self._prefill(ids, request.sampling.cache_salt)
+                    prefilled, logits_RV = self._prefill(ids, own.cache_salt)
             except torch.OutOfMemoryError:
                 # Of this prompt: nothing of it is kept, and the others go on.
                 self._sequences.pop()
                 request.emit([], "memory")
                 continue
-            if not request.sampling.max_tokens:
+            if not own.max_tokens:
                 self._sequences.pop()
                 request.send(GenerationStep([], "length", prompt_logprobs=prompt_logprobs))
                 continue
-            sequence.length = len(ids)
-            self._kv_cache.join(prefilled, sequence.length)
+            self._join(prefilled, _Row(sequence, len(ids)))
+            if unguided is not None:
+                self._join(unguided[0], _Row(sequence, len(unguided_ids), is_own=False))
+                logits_RV = guided(torch.cat([logits_RV, unguided[1]]), [GuidedRow(0, 1, own.guidance)])[:1]
             if not sequence.generated:
-                self._take([sequence], logits_1V, prompt_logprobs)
+                self._take([sequence], logits_RV, prompt_logprobs)
         self._retire()
 
+    def _join(self, prefilled: DynamicCache, row: _Row) -> None:
+        self._kv_cache.join(prefilled, row.length)
+        self._rows.append(row)
+
     def _next(self) -> _Sequence | None:
-        """The request to run next, if the KV cache has room for it up to its last token; else it waits."""
+        """The request to run next, if the KV cache has rows for it, and room up to its last token; else it waits."""
         while self._preempted:
             if self._fits(self._preempted[0].request):
                 return self._preempted.popleft()
@@ -140,13 +165,15 @@ class TransformersEngine(EngineThread):
 
     def _fits(self, request: Request) -> bool:
         requests = (*(sequence.request for sequence in self._sequences), request)
-        return self._kv_cache.fits([len(r.prompt_ids) + r.sampling.max_tokens for r in requests])
+        lengths = [length for r in requests for length in _lengths(r)]
+        return len(lengths) <= self._max_num_seqs and self._kv_cache.fits(lengths)
 
     def _preempt(self) -> None:
         """Memory ran out while requests ran: none is lost. They are prefilled again with what they have, as many as
         fit into less memory."""
         running = [sequence for sequence in self._sequences if sequence.request.finish is None]
         self._sequences.clear()
+        self._rows.clear()
         self._preempted.extendleft(reversed(running))
         cells = self._kv_cache.shrink()
         self._prefix_cache = PrefixCache(self._prefix_cache_tokens)
@@ -182,23 +209,37 @@ class TransformersEngine(EngineThread):
 
     def _decode(self) -> None:
         """One token for every running request."""
-        if not self._sequences:
+        if not self._rows:
             return
         device = self._model.device
-        ids_B1 = torch.tensor([[s.generated[-1]] for s in self._sequences], device=device)
-        positions_B1 = torch.tensor([[s.length] for s in self._sequences], device=device)
-        mask_BL = self._kv_cache.begin_step()
-        logits_BV = self._model(
-            input_ids=ids_B1,
-            position_ids=positions_B1,
-            attention_mask=mask_BL,
+        ids_R1 = torch.tensor([[row.sequence.generated[-1]] for row in self._rows], device=device)
+        positions_R1 = torch.tensor([[row.length] for row in self._rows], device=device)
+        mask_RL = self._kv_cache.begin_step()
+        logits_RV = self._model(
+            input_ids=ids_R1,
+            position_ids=positions_R1,
+            attention_mask=mask_RL,
             past_key_values=self._kv_cache,
             use_cache=True,
         ).logits[:, -1]
         self._kv_cache.end_step()
-        for sequence in self._sequences:
-            sequence.length += 1
-        self._take(self._sequences, logits_BV)
+        for row in self._rows:
+            row.length += 1
+        self._take(*self._own(logits_RV))
+
+    def _own(self, logits_RV: torch.Tensor) -> tuple[list[_Sequence], torch.Tensor]:
+        """The running sequences, in the order of their own rows, and the logits [S, V] of each."""
+        own = [place for place, row in enumerate(self._rows) if row.is_own]
+        sequences = [self._rows[place].sequence for place in own]
+        if len(own) == len(self._rows):
+            return sequences, logits_RV
+        place_of = {id(row.sequence): place for place, row in enumerate(self._rows) if not row.is_own}
+        pairs = [
+            GuidedRow(place, place_of[id(sequence)], sequence.request.sampling.guidance)
+            for place, sequence in zip(own, sequences, strict=True)
+            if id(sequence) in place_of
+        ]
+        return sequences, guided(logits_RV, pairs)[own]
 
     def _take(
         self,
@@ -228,6 +269,14 @@ class TransformersEngine(EngineThread):
     def _retire(self) -> None:
         """Free the rows of finished requests."""
         self._preempted = deque(s for s in self._preempted if s.request.finish is None)
-        over = [i for i, sequence in enumerate(self._sequences) if sequence.request.finish is not None]
+        over = [place for place, row in enumerate(self._rows) if row.sequence.request.finish is not None]
         if over:
-            self._sequences = [self._sequences[i] for i in self._kv_cache.leave(over)]
+            self._rows = [self._rows[place] for place in self._kv_cache.leave(over)]
+            self._sequences = [s for s in self._sequences if s.request.finish is None]
+
+
+def _lengths(request: Request) -> list[int]:
+    """Tokens of each row that the request keeps, up to its last one."""
+    own = request.sampling
+    prompts = [request.prompt_ids, own.unguided_ids] if own.is_guided else [request.prompt_ids]
+    return [len(ids) + own.max_tokens for ids in prompts]

@@ -25,6 +25,12 @@ log = logging.getLogger(__name__)
 
 CPU_CACHE_GIB = "1"
 """Memory of the KV cache on a CPU, where vLLM would take a share of the whole machine."""
+NO_GUIDANCE = (
+    "vLLM cannot tie the two prompts of a guided answer to each other; leave guidance out, or set engine.kind to "
+    "transformers"
+)
+"""Its logits processors see the rows of one step, which its scheduler chooses: nothing keeps both prompts in the same
+step, and nothing lets the second one take the token that was drawn for the first."""
 
 
 class VllmEngine(EngineThread):
@@ -42,6 +48,7 @@ class VllmEngine(EngineThread):
         """`memory_share` of a GPU's memory is vLLM's. Raises UserError if vLLM is missing or cannot run the policy."""
         num_tokens = load_config(folder).get_text_config().vocab_size
         super().__init__("vllm", min(text.max_tokens, max_context or text.max_tokens), num_tokens)
+        self.no_guidance = NO_GUIDANCE
         self._stop_ids = text.stop_ids
         self._engine = _llm_engine(folder, dtype, max_num_seqs, self.context, memory_share)
         self._requests: dict[int, Request] = {}

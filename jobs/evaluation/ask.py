@@ -74,7 +74,7 @@ def answered(
     else:
         target = folder / "answers"
         sample(run, f"{what}: sample", policy, folder / "prompts", target, temperature)
-    return _rows(target)
+    return rows_by_id(target)
 
 
 def rated(
@@ -87,10 +87,11 @@ def rated(
     if one_pool(run):
         return sorted(rows, key=_id)
     annotate(run, f"{what}: rate", answers, target)
-    return _rows(target)
+    return rows_by_id(target)
 
 
-def _rows(folder: Storage) -> list[Conversation]:
+def rows_by_id(folder: Storage) -> list[Conversation]:
+    """All rows of a folder, in the order of their ids."""
     return sorted((row for table in folder.tables() for row in from_table(table)), key=_id)
 
 

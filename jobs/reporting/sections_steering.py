@@ -20,6 +20,7 @@ from data.steering_metrics import (
 from jobs.reporting.blocks import Block, Gallery, Part, Quotes, Tile, Tiles, finite
 from jobs.reporting.figures import as_svg
 from jobs.reporting.figures_steering import steering
+from jobs.reporting.sections_guidance import ABOUT_GUIDANCE, TITLE, guidance_table
 from jobs.reporting.sections_movement import movement_table
 from jobs.reporting.tables import Cell, Table, as_text, shown
 
@@ -200,6 +201,7 @@ TABLES: Mapping[str, Callable[..., Table]] = {
     "dialogue": _dialogue,
     "judge": _judge,
     "length": _length,
+    "guidance": guidance_table,
 }
 """Part of `report.json` -> its table."""
 
@@ -238,6 +240,7 @@ ABOUT = {
         "length with the measured value; the second is the rest of it among answers to the same request. "
         "Good: the second is near 0, unless the attribute means length.",
     ),
+    "guidance": (TITLE, ABOUT_GUIDANCE),
 }
 """Part of `report.json` -> its heading, and what it shows."""
 

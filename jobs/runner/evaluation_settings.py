@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from data.bounds import Count, PositiveShare, Size, Temperature, Weight, Whole
+from data.bounds import Count, Guidance, PositiveShare, Size, Temperature, Weight, Whole
 from data.errors import UserError
 from data.record import Record
 from data.run_layout import FolderName
@@ -64,6 +64,7 @@ class EvaluateSettings(Record):
     """The report: each attribute varied over its scale, several at once, and in mid-conversation."""
 
     PLACEMENT: ClassVar[frozenset[str]] = frozenset({"min_spearman"})  # no answer changes with it
+    LATER: ClassVar[frozenset[str]] = frozenset({"guidance", "guidance_from"})
 
     num_questions: Size = 20
     """Questions that the policy answers at every setting."""
@@ -86,6 +87,11 @@ class EvaluateSettings(Record):
     flesch_kincaid and type_token_ratio, as in annotate.measures; tokens of the base model's tokenizer; hatesonar, a
     classifier of offensive language (`make setup-real`). None = words, flesch_kincaid, type_token_ratio and, where it
     is installed, hatesonar; in the synthetic world, whose truth is known, none."""
+    guidance: tuple[Guidance, ...] | None = None
+    """Strengths of guidance, such as [1, 1.5, 2, 3]: the report's questions are answered with each of them, and a table
+    shows what it gains and costs. None = no such table. All other answers have sampling.guidance."""
+    guidance_from: dict[str, Weight] | None = None
+    """What these answers are led away from, as in sampling.guidance_from."""
     min_spearman: PositiveShare | None = None
     """The command fails after its report if an attribute's Spearman is lower; None = never fails."""
 
@@ -93,6 +99,14 @@ class EvaluateSettings(Record):
     def _ends(self) -> "EvaluateSettings":
         if self.num_values == 1:
             raise UserError("evaluate.num_values is 1, which shows no rise; set at least 2, or 0 for all values")
+        return self
+
+    @model_validator(mode="after")
+    def _guided(self) -> "EvaluateSettings":
+        if self.guidance is not None and len(set(self.guidance)) < max(1, len(self.guidance)):
+            raise UserError("evaluate.guidance is empty or has a strength twice; name each once, or leave it out")
+        if self.guidance_from and self.guidance is None:
+            raise UserError("evaluate.guidance_from has no effect without evaluate.guidance; set both, or leave it out")
         return self
 
 

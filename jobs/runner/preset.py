@@ -213,6 +213,7 @@ class Preset(Record):
                 source.columns.require_in(self.schema_)
         self.annotate.require_in(self.schema_)
         self._require_words()
+        self._require_guidance()
         for name in self.predictor.attribute_weights:
             try:
                 self.schema_[name]
@@ -233,6 +234,20 @@ class Preset(Record):
             )
         if self.compare.questions:
             self.pair_weights()
+
+    def _require_guidance(self) -> None:
+        """Raise UserError for values to lead away from that the attributes do not have, or for too few places."""
+        named = {"sampling": self.sampling.guidance_from, "evaluate": self.evaluate.guidance_from}
+        for path, values in named.items():
+            try:
+                self.schema_.checked(values or {})
+            except AttributeProblem as problem:
+                raise UserError(f"{path}.guidance_from: {problem}") from None
+        if self.evaluate.guidance not in (None, (1,)) and self.sampling.max_num_seqs < 2:
+            raise UserError(
+                "evaluate.guidance needs the places of two answers for each, and sampling.max_num_seqs is "
+                f"{self.sampling.max_num_seqs}; raise it"
+            )
 
     def benchmark_weights(self) -> dict[str, float]:
         """The weight of every attribute in the one score of an answer in `jobs.evaluate_predictor`."""

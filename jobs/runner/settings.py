@@ -6,7 +6,7 @@
 import itertools
 from typing import ClassVar, Literal
 
-from pydantic import model_validator
+from pydantic import field_validator, model_validator
 
 from actors.training.examples import LabelSource
 from actors.training.settings import LearnerSettings
@@ -17,6 +17,7 @@ from data.bounds import (
     Count,
     Cpus,
     Gpus,
+    Guidance,
     Positive,
     PositiveShare,
     Repeats,
@@ -28,6 +29,7 @@ from data.bounds import (
     Temperature,
     Times,
     TokenBudget,
+    Weight,
     Workers,
 )
 from data.errors import UserError
@@ -167,6 +169,7 @@ class SamplingSettings(Record):
     """How answers are sampled in bootstrap and evaluation."""
 
     PLACEMENT: ClassVar[frozenset[str]] = frozenset({"kv_cache_gib"})  # changes only rounding in the result
+    LATER: ClassVar[frozenset[str]] = frozenset({"guidance", "guidance_from"})
 
     pool: WorkerPool = WorkerPool(batch_rows=128)
     """The actors that hold the policy."""
@@ -183,6 +186,28 @@ class SamplingSettings(Record):
     """Sample from the k most likely tokens; 50 as in the paper, 0 = off."""
     top_p: PositiveShare = 1.0
     """Nucleus sampling; 1 = off."""
+    guidance: Guidance | None = None
+    """Classifier-free guidance: how far to go from the answer without attributes towards the requested ones, and
+    beyond, at twice the cost of an answer. None = off, as is 1; see evaluate.guidance."""
+    guidance_from: dict[str, Weight] | None = None
+    """With guidance: values that answers are led away from, all others as requested. None = an answer without
+    attributes, which a policy only knows from policy.attribute_dropout."""
+
+    @field_validator("guidance")
+    @classmethod
+    def _off(cls, guidance: float | None) -> float | None:
+        return None if guidance == 1 else guidance
+
+    @model_validator(mode="after")
+    def _guided(self) -> "SamplingSettings":
+        if self.guidance is not None and self.max_num_seqs < 2:
+            raise UserError(
+                f"sampling.guidance is {self.guidance:g}, and a guided answer takes the places of two, but "
+                f"sampling.max_num_seqs is {self.max_num_seqs}; raise it, or leave guidance out"
+            )
+        if self.guidance_from and self.guidance is None:
+            raise UserError("sampling.guidance_from has no effect without sampling.guidance; set both, or leave it out")
+        return self
 
 
 class BootstrapSettings(Record):
