@@ -182,8 +182,8 @@ test-vllm: .venv-vllm/.installed  ## install vLLM for CPUs into .venv-vllm (some
 	$$pip uninstall --yes torchvision torchaudio torchcodec
 	touch $@
 
-chaos: setup  ## annotate real rows while drivers, actors and nodes are killed at random (minutes)
-	@$(SLOW) tests/test_chaos.py $(ARGS)
+chaos: setup  ## read and annotate real rows while drivers, workers and nodes are killed at random (half an hour)
+	@$(SLOW) tests/test_prepare_killed.py tests/test_chaos.py $(ARGS)
 
 cluster-test: setup  ## jobs and the pipeline on a three-node cluster with losses and cut links (half an hour)
 	@$(SLOW) tests/test_submit.py tests/test_cluster_run.py tests/test_served_cluster.py tests/test_prometheus.py \

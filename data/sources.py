@@ -1,17 +1,15 @@
 """Public data in, conversations out: a record becomes rows, or Rejected with file, line and reason, never an exception.
 
-The formats are in `data.formats` and `data.trees`, how files are opened is in `data.unpacked`, which are in
-`data.source_files`. Knows no Ray and no prompt.
+The formats are in `data.formats`, `data.trees` and `data.own_rows`, how files are opened is in `data.unpacked`, which
+are in `data.source_files`. Knows no Ray and no prompt.
 """
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, Literal
-
-import pyarrow as pa
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Literal
 
 from data.attributes import AttributeSchema
-from data.conversation import VALUES, Conversation, Rejected, arrow_schema, from_record, problem, schema_of
+from data.conversation import Conversation, Rejected
 from data.csv_rows import separator_of
 from data.errors import UserError, nearest
 from data.formats import (
@@ -25,8 +23,9 @@ from data.formats import (
     to_messages,
     to_nemo,
 )
+from data.iceberg import ICEBERG
 from data.lines import BadRecord, Line, Row, lines, text
-from data.parquet_rows import Record, parquet_rows
+from data.own_rows import iceberg_rows, steerlm
 from data.printable import printable
 from data.scored_text import SCORED_TEXT, TEXT_SUFFIXES, ScoredColumns, scored_text
 from data.source_files import SUFFIXES, SourceFiles, files_of, shown_path, source_files
@@ -66,6 +65,8 @@ def read(
 
 def reader_of(format: str, columns: ScoredColumns | None) -> Reader:
     """The reader of a known format's files."""
+    if format == ICEBERG:
+        return iceberg_rows
     return _each_line(scored_text(columns)) if columns else FORMATS[format]
 
 
@@ -73,7 +74,7 @@ def division_of(format: str, file: str) -> Literal["lines", "row groups", ""]:
     """At what the file can be divided, so that its parts are read apart; "" = it is read as a whole."""
     if format in UNDIVIDED:
         return ""
-    if file.endswith(".parquet"):
+    if format == ICEBERG or file.endswith(".parquet"):
         return "row groups"
     return "" if format == "steerlm" or is_packed(file) or separator_of(file) else "lines"
 
@@ -146,45 +147,6 @@ def _each_line(parse: Parser) -> Reader:
     return reader
 
 
-def steerlm(file: str, schema: AttributeSchema, source: str, within: FileRange | None = None) -> Iterator[Row]:
-    """Our own Parquet rows; they keep their own `source`, ids and groups."""
-    wanted, shown = arrow_schema(schema), shown_path(file)
-
-    def require(there: pa.Schema) -> None:
-        schema.require_same(schema_of(there, shown), "this run", shown)
-        if missing := [name for name in wanted.names if name not in there.names]:
-            raise UserError(f"{shown} lacks the columns {', '.join(missing)}; rebuild it with `python -m jobs.prepare`")
-        if other := [f.name for f in wanted if there.field(f.name).type != f.type]:
-            raise UserError(
-                f"{shown} has columns of other types ({', '.join(other)}); rebuild it with `python -m jobs.prepare`"
-            )
-
-    for row in parquet_rows(file, require, within):
-        yield row if isinstance(row, Rejected) else _own(file, *row, wanted.names)
-
-
-def _own(file: str, number: int, record: Record, names: Sequence[str]) -> Row:
-    if empty := next((name for name in names if _has_null(record[name])), ""):
-        return Rejected(file, number, "wrong_type", f"column {empty!r} holds a null; rebuild the file")
-    row = from_record(record)
-    if reason := problem(row.messages):
-        return Rejected(file, number, reason, f"row {printable(row.id)}")
-    for kind in VALUES:
-        if len(values := getattr(row, kind)) not in (0, row.num_answers):
-            return Rejected(
-                file, number, "wrong_type", f"{kind} has {len(values)} entries for {row.num_answers} answers"
-            )
-    return row
-
-
-def _has_null(value: Any) -> bool:
-    """A null where a row has none; single ratings may be null."""
-    return value is None or (
-        isinstance(value, list)
-        and any(v is None or v.get("role", "") is None or v.get("content", "") is None for v in value)
-    )
-
-
 FORMATS: Mapping[str, Reader] = {
     "helpsteer": _each_line(helpsteer),
     "helpsteer_preference": _each_line(helpsteer_preference),
@@ -197,6 +159,6 @@ FORMATS: Mapping[str, Reader] = {
     "nemo": _each_line(nemo),
     "steerlm": steerlm,
 }
-"""Format name -> reader; `scored_text` has one for each source's columns."""
+"""Format name -> reader; `scored_text` has one for each source's columns, and files of an Iceberg table have theirs."""
 UNDIVIDED = ("oasst_messages",)
 """Formats whose rows are made of records anywhere in a file."""

@@ -18,12 +18,13 @@ from cluster.masking import without_credentials
 from cluster.settings.load import command_line
 from data.bounds import Repeats, Width
 from data.errors import UserError
+from data.iceberg import NAME
 from data.printable import printable
 from data.storage import Storage
 from data.uris import KeptUri
 from jobs.exporting.adapter import RANK, WantedAdapter, write_adapter_folder
 from jobs.exporting.hub import push, require_token
-from jobs.exporting.iceberg import NAME, commit, require_iceberg
+from jobs.exporting.iceberg import commit, require_iceberg
 from jobs.exporting.models import WantedModel, write_model
 from jobs.exporting.rows import ValueKind, WantedRows, write_rows
 from jobs.runner.ending import print_last_line, user_errors_reported

@@ -3,12 +3,14 @@
 python -m jobs.prepare PRESET.yaml [key.path=value ...]
 """
 
+from data.iceberg import ICEBERG
 from data.lab import LAB
 from data.source_checksums import CheckedSource, checked, read_index, together, write_index
 from data.sources import suffixes_of
 from data.stage_metrics import RowsMetrics
 from data.storage import Storage
 from jobs.pipelines.rows import write_rows
+from jobs.pipelines.table_sources import tables
 from jobs.runner.cli import main
 from jobs.runner.preset import Preset
 from jobs.runner.stage import Run, Stage
@@ -21,12 +23,12 @@ def work(run: Run, folder: Storage) -> RowsMetrics:
 
 
 def _inputs(run: Run) -> dict[str, str]:
-    """Checksums of the files read, so that a changed file is read again."""
-    return together(_checked(run))
+    """Checksums of the files read, so that a changed file is read again; of a table its snapshot."""
+    return together(_checked(run)) | tables(run)
 
 
 def _checked(run: Run) -> list[CheckedSource]:
-    sources = [source for source in run.preset.rows.sources if source.format != LAB]
+    sources = [source for source in run.preset.rows.sources if source.format not in (LAB, ICEBERG)]
     known = read_index(run.folder("rows")) if sources else {}
     return [checked(source.uri, suffixes_of(source.format), known) for source in sources]
 

@@ -26,6 +26,7 @@ RATIOS = {
     "turns": {"vs_prefixes"},
     "annotate_scale": {"job_vs_kernel", "two_vs_one_actor", "memory_growth", "time_growth"},
     "pieces": {"memory_growth", "starts_per_actor"},
+    "prepare": {"vs_serial", "two_vs_one_worker", "memory_growth", "vs_datasets_map"},
     "sample": {"vs_single", "vs_static"},
     "serve": {"endpoint_vs_engine", "vs_transformers_serve", "vs_single", "five_settings_prefill"},
     "train": {"vs_trl_padded", "vs_trl_packed", "bf16_vs_fp32", "two_vs_one_worker", "memory_growth"},
@@ -44,6 +45,7 @@ WORDS = {
         *(f"{m}.{t}" for m in ("model", "scale_model") for t in TINY),
     ),
     "pieces": ("pieces=40", "small=10", "simulated=500", "pieces_per_file=8"),
+    "prepare": ("rows=60", "rounds=1", "times=2", "split_bytes=9000", "rows_per_file=25"),
     "sample": ("rows=4", "in_flight=2", "rounds=1", "mean_tokens=4", "max_tokens=12", *(f"model.{t}" for t in TINY)),
     "serve": (
         "clients=2",
@@ -71,7 +73,7 @@ WORDS = {
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param(name, marks=pytest.mark.slow if name in ("annotate_scale", "serve", "train") else ())
+        pytest.param(name, marks=pytest.mark.slow if name in ("annotate_scale", "prepare", "serve", "train") else ())
         for name in RATIOS
     ],
 )  # they start servers, install TRL, run the job seven times

@@ -3,24 +3,19 @@
 It takes about ten minutes: `make chaos`.
 """
 
-import os
 import random
-import signal
-import subprocess
-import sys
 import time
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from support.annotated_run import PRESETS, ready
+from support.chaos import ChaosCluster, KilledJob, kill_at_random, until_ended
 from support.tiny_run import ids_of
 
 from data.conversation import from_table
 from data.storage import Storage
 
-REPOSITORY = Path(__file__).resolve().parent.parent
 KILLS = ["driver"] * 4 + ["actor"] * 4 + ["node"] * 4
 ROWS = 8000
 SETTINGS = (
@@ -32,8 +27,6 @@ SETTINGS = (
     "annotate.pack_tokens=1024",
     "annotate.max_tokens=512",
 )
-PATIENCE_S = 240
-"""Seconds without a new piece after which the test fails."""
 
 
 @pytest.fixture(scope="module")
@@ -62,141 +55,11 @@ def predictor(tmp_path_factory: pytest.TempPathFactory, real_data: Path) -> str:
     return folder
 
 
-class Cluster:
-    """`chaos_cluster.py` in its process; everything it starts carries `mark` in its environment."""
-
-    def __init__(self) -> None:
-        self.mark = f"STEERLM_CHAOS={os.getpid()}.{time.time_ns()}"
-        name, value = self.mark.split("=")
-        self.environment = os.environ | {
-            name: value,
-            "RAY_AUTH_MODE": "disabled",
-            "RAY_USAGE_STATS_ENABLED": "0",
-            "PYTHONPATH": str(REPOSITORY),
-            # As inside `ray job submit`: the driver uploads no working_dir. Nodes of one machine would share the folder
-            # of its files, and the first node to die deletes it.
-            "RAY_JOB_CONFIG_JSON_ENV_VAR": "{}",
-        }
-        words = [sys.executable, "tests/support/chaos_cluster.py"]
-        self.process = subprocess.Popen(
-            words,
-            cwd=REPOSITORY,
-            env=self.environment,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-        )
-        self.address = self._answer()
-
-    def _answer(self) -> str:
-        assert self.process.stdout
-        line = self.process.stdout.readline().strip()
-        assert line, "the cluster's process has ended"
-        return line
-
-    def replace_node(self) -> None:
-        assert self.process.stdin
-        self.process.stdin.write("replace\n")
-        self.process.stdin.flush()
-        assert self._answer() == "replaced"
-
-    def actors(self) -> list[int]:
-        """Process ids of this cluster's scoring actors, by what they call themselves."""
-        found = []
-        for entry in Path("/proc").iterdir():
-            try:
-                if (
-                    entry.name.isdigit()
-                    and b"Score" in (entry / "cmdline").read_bytes()
-                    and self.mark.encode() in (entry / "environ").read_bytes()
-                ):
-                    found.append(int(entry.name))
-            except OSError:
-                continue  # it has ended meanwhile, or is not ours to read
-        return sorted(found)
-
-    def stop(self) -> None:
-        assert self.process.stdin
-        self.process.stdin.close()
-        self.process.wait(60)
-
-
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[Cluster]:
-    started = Cluster()
+def cluster() -> Iterator[ChaosCluster]:
+    started = ChaosCluster()
     yield started
     started.stop()
-
-
-class Annotation:
-    """`python -m jobs.annotate` on a run's folder, killed and started again, and its pieces as seen from outside."""
-
-    def __init__(self, cluster: Cluster, storage: str, settings: tuple[str, ...], log: Path):
-        self.cluster, self.log, self.rows = cluster, log, Storage(storage) / "oasst" / "annotated" / "rows"
-        self.words = [
-            sys.executable,
-            "-m",
-            "jobs.annotate",
-            str(PRESETS / "oasst.yaml"),
-            f"storage={storage}",
-            *settings,
-        ]
-        self.seen: dict[str, str] = {}
-        self.written_again = 0
-        self.start()
-
-    def start(self) -> None:
-        with self.log.open("ab") as log:
-            environment = self.cluster.environment | {"RAY_ADDRESS": self.cluster.address}
-            self.process = subprocess.Popen(
-                self.words, cwd=REPOSITORY, env=environment, stdout=log, stderr=subprocess.STDOUT
-            )
-
-    def look(self) -> int:
-        """How many different pieces and parts have been seen so far."""
-        for folder in (Storage(f"{self.rows.uri}.pieces"), self.rows):
-            for path, info in folder.fs.find(folder.path, detail=True).items():
-                written = str(info.get("LastModified", info.get("mtime")))
-                self.written_again += path.endswith(".parquet") and self.seen.get(path, written) != written
-                self.seen[path] = written
-        return len(self.seen)
-
-    def ended(self) -> bool:
-        code = self.process.poll()
-        assert code in (None, 0), f"the driver ended by itself with {code}: {self.log.read_text()[-3000:]}"
-        return code == 0
-
-    def wait_for_pieces(self, more: int) -> None:
-        """Until so many new pieces are there, or the end."""
-        wanted, since = self.look() + more, time.monotonic()
-        while not self.ended() and self.look() < wanted:
-            assert time.monotonic() - since < PATIENCE_S, (
-                f"no new piece in {PATIENCE_S} s: {self.log.read_text()[-3000:]}"
-            )
-            time.sleep(0.3)
-
-    def kill(self, kind: str, rng: random.Random) -> None:
-        """Returns only when something was really killed."""
-        if kind == "driver":
-            self.process.kill()
-            assert self.process.wait() == -signal.SIGKILL, "the driver ended before the kill"
-            self.start()
-        elif kind == "node":
-            self.cluster.replace_node()
-        else:
-            os.kill(rng.choice(self._actors()), signal.SIGKILL)
-
-    def _actors(self) -> list[int]:
-        """The scoring actors, as soon as there are any: after a restart it takes a while."""
-        since = time.monotonic()
-        while not (found := self.cluster.actors()):
-            assert not self.ended(), "it ended before an actor could be killed; take more rows"
-            assert time.monotonic() - since < PATIENCE_S, (
-                f"no scoring actor in {PATIENCE_S} s: {self.log.read_text()[-3000:]}"
-            )
-            time.sleep(0.3)
-        return found
 
 
 def _scores(rows: Storage) -> dict[str, list[dict[str, float]]]:
@@ -208,33 +71,10 @@ def _scores(rows: Storage) -> dict[str, list[dict[str, float]]]:
     return found
 
 
-def _until_ended(annotation: Annotation) -> float:
-    """Wait for the end; the seconds it took."""
-    started = time.monotonic()
-    while not annotation.ended():
-        annotation.wait_for_pieces(1)
-    return time.monotonic() - started
-
-
-def _kill_at_random(annotation: Annotation, rng: random.Random) -> Counter[str]:
-    """All KILLS in a random order, at random times; how many there were of each kind."""
-    kills, counters = KILLS.copy(), Counter[str]()
-    rng.shuffle(kills)
-    for kind in kills:
-        # Two in three fall into the scoring, the others anywhere, also into the start.
-        if rng.random() < 2 / 3:
-            annotation.wait_for_pieces(rng.randint(1, 12))
-        time.sleep(rng.uniform(0, 4))
-        assert not annotation.ended(), f"it ended after {counters.total()} kills; take more rows"
-        annotation.kill(kind, rng)
-        counters[kind] += 1
-    return counters
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("where", ["disk", "s3"])
 def test_killed_at_random_every_row_is_annotated_once(
-    where: str, cluster: Cluster, predictor: str, real_data: Path, tmp_path: Path, request: pytest.FixtureRequest
+    where: str, cluster: ChaosCluster, predictor: str, real_data: Path, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     uri = real_data / "oasst_model_eval_20k" / "samples.jsonl.gz"
     source = f"rows.sources=[{{name: model_eval, format: prompt_output, uri: {uri}, limit: {ROWS}}}]"
@@ -243,12 +83,18 @@ def test_killed_at_random_every_row_is_annotated_once(
     runs = {name: f"{root}/{name}" for name in ("unbroken", "killed")}
     for storage in runs.values():
         ready(storage, predictor, *settings, preset="oasst")
-    unbroken = Annotation(cluster, runs["unbroken"], settings, tmp_path / "unbroken.log")
-    seconds = _until_ended(unbroken)
+
+    def annotation(name: str) -> KilledJob:
+        words = ["jobs.annotate", str(PRESETS / "oasst.yaml"), f"storage={runs[name]}", *settings]
+        rows = Storage(runs[name]) / "oasst" / "annotated" / "rows"
+        return KilledJob(cluster, words, rows, b"Score", tmp_path / f"{name}.log")
+
+    unbroken = annotation("unbroken")
+    seconds = until_ended(unbroken)
     started = time.monotonic()
-    killed = Annotation(cluster, runs["killed"], settings, tmp_path / "killed.log")
-    counters = _kill_at_random(killed, random.Random(7))
-    _until_ended(killed)
+    killed = annotation("killed")
+    counters = kill_at_random(killed, KILLS, random.Random(7))
+    until_ended(killed)
     killed_seconds = time.monotonic() - started
 
     expected, found = _scores(unbroken.rows), _scores(killed.rows)

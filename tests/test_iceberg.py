@@ -1,9 +1,11 @@
 """Exported rows as an Iceberg table in a catalog of one file: the very rows, and again after another export."""
 
+import importlib.util
 from pathlib import Path
 
 import pytest
 from support.exported_run import export_to
+from support.lake import lake
 from support.manifests import finish
 
 from cluster.settings.errors import SettingsError
@@ -31,14 +33,11 @@ def _annotated(root: Path, num_rows: int) -> list[str]:
 
 
 def test_a_table_holds_the_rows_of_the_last_export(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # pyiceberg reads the environment when it is imported.
-    monkeypatch.setenv("PYICEBERG_CATALOG__LAKE__URI", f"sqlite:///{tmp_path}/catalog.db")
-    monkeypatch.setenv("PYICEBERG_CATALOG__LAKE__WAREHOUSE", f"file://{tmp_path}/warehouse")
-    catalogs = pytest.importorskip("pyiceberg.catalog", reason="needs the extra lake: pyiceberg is not installed")
+    catalog = lake(tmp_path, monkeypatch)
     for num_rows in (40, 24):
         ids = _annotated(tmp_path, num_rows)
         metrics = export_to(tmp_path / "runs", tmp_path / "out", "what=annotated", "format=parquet", TABLE)
-        table = catalogs.load_catalog("lake").load_table("steerlm.annotated")
+        table = catalog.load_table("steerlm.annotated")
         assert metrics["snapshot"] == table.current_snapshot().snapshot_id
         found = table.scan().to_arrow()
         assert sorted(row.id for row in from_table(found)) == ids
@@ -47,7 +46,7 @@ def test_a_table_holds_the_rows_of_the_last_export(tmp_path: Path, monkeypatch: 
 
 
 def test_without_pyiceberg_the_sentence_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(iceberg.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"pip install 'pyiceberg\[pyarrow,sql-sqlite\]', or leave iceberg out"):
         iceberg.require_iceberg("lake.steerlm.annotated")
 

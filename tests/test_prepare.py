@@ -105,7 +105,7 @@ def test_nothing_to_read_is_an_error(tmp_path: Path) -> None:
     [
         (
             "{name: x, format: csv, uri: x.csv}",
-            "unknown format 'csv'; allowed: helpsteer, .*, scored_text, lab",
+            "unknown format 'csv'; allowed: helpsteer, .*, scored_text, iceberg, lab",
         ),
         (
             "{name: x, format: mesages, uri: x}",

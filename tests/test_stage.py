@@ -9,9 +9,12 @@ from support.stages import DEMO, demo_run, stage_of
 
 from cluster.settings.load import load
 from data.run_layout import MANIFEST, write_record
+from data.stage_metrics import StageMetrics
+from data.storage import Storage
 from jobs.run import stages
 from jobs.runner.preset import Preset
 from jobs.runner.stage import Performed, Run, Stage, StageError, _description, _digest, fingerprint_of, perform, require
+from jobs.runner.stage_folder import begun_with
 
 
 def test_finished_stages_are_skipped_and_changed_ones_say_why(
@@ -54,6 +57,21 @@ def test_a_manifest_has_no_credential_and_a_new_one_is_a_change(
     out = capsys.readouterr().out
     assert "changed: a credential in a URI" in out
     assert "hunter" not in out
+
+
+def test_a_stage_at_work_and_a_killed_one_know_what_they_began_to_read(tmp_path: Path) -> None:
+    found: list[dict[str, str]] = []
+    run, folder = demo_run(tmp_path), demo_run(tmp_path).folder("a")
+
+    def work(run: Run, folder: Storage) -> StageMetrics:
+        found.append(begun_with(folder))
+        raise KeyboardInterrupt
+
+    assert begun_with(folder) == {}
+    stage = replace(stage_of("a", []), work=work, inputs=lambda run: {"lake.a.rows": "snapshot 1"})
+    with pytest.raises(KeyboardInterrupt):
+        perform(run, stage)
+    assert [*found, begun_with(folder)] == [{"lake.a.rows": "snapshot 1"}] * 2
 
 
 def test_no_manifest_no_stage(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from typing import NoReturn
 from cluster.settings.errors import SettingsError, did_you_mean
 from cluster.settings.help import help_text
 from cluster.settings.load import load
-from jobs.bench import annotate, annotate_scale, endpoint, pieces, sample, train, turns
+from jobs.bench import annotate, annotate_scale, endpoint, pieces, prepare, sample, train, turns
 from jobs.bench.environment import NoEnvironment
 from jobs.bench.report import Bench, Disagreement, machine
 from jobs.bench.rows import NoRealRows
@@ -26,6 +26,7 @@ BENCHES: dict[str, Bench] = {
     "turns": turns.BENCH,
     "annotate_scale": annotate_scale.BENCH,
     "pieces": pieces.BENCH,
+    "prepare": prepare.BENCH,
     "train": train.BENCH,
     "sample": sample.BENCH,
     "serve": endpoint.BENCH,

@@ -10,19 +10,22 @@ from collections.abc import Iterator, Sequence
 
 from cluster.masking import masked
 from data.conversation import Rejected, arrow_schema
+from data.iceberg import ICEBERG
 from data.lab import LAB
 from data.lab_mix import SCHEMA as LAB_SCHEMA
+from data.own_rows import require_columns
 from data.printable import printable
 from data.raters import RepeatCounts
 from data.row_pieces import REJECTED, SourceReader, num_rejected
 from data.run_layout import PROGRESS
 from data.shards import Output
-from data.source_files import shown_path
+from data.source_files import SourceFiles, shown_path
 from data.sources import found
 from data.splits import Split, is_small, splits_of
 from data.stage_metrics import RowsMetrics
 from data.storage import Storage
 from jobs.pipelines.read_sources import BROKEN, SourcesReading, counts_of, write_rejections
+from jobs.pipelines.table_sources import table_snapshot
 from jobs.pipelines.tasks import Calls, ClusterCalls, HereCalls
 from jobs.pipelines.unique_rows import UniqueWriting
 from jobs.runner.preset import RowsSettings, SourceSettings
@@ -40,7 +43,7 @@ def write_rows(run: Run, folder: Storage, calls: Calls | None = None) -> RowsMet
     `calls`: where the work is done; None = on the cluster, or here if it is no more than one task's.
     """
     settings, output = run.preset.rows, _output(run, folder)
-    planned = [_planned(number, source, run) for number, source in enumerate(settings.sources)]
+    planned = [_planned(number, source, run, folder) for number, source in enumerate(settings.sources)]
     readers, splits = [reader for reader, _ in planned], [own for _, own in planned]
     calls = calls or _calls(settings, splits)
     limits = [0 if source.format == LAB else source.limit for source in settings.sources]
@@ -74,18 +77,26 @@ def _output(run: Run, folder: Storage) -> Output:
     return output
 
 
-def _planned(number: int, source: SourceSettings, run: Run) -> tuple[SourceReader, list[Split]]:
+def _planned(number: int, source: SourceSettings, run: Run, folder: Storage) -> tuple[SourceReader, list[Split]]:
     """How the source is read, and in which splits."""
     settings = run.preset.rows
     if source.format == LAB:
         run.schema.require_same(LAB_SCHEMA, "the run", "the synthetic world")
         return SourceReader(source.name, LAB, run.schema, lab=settings.lab), [Split(number, 0)]
-    files = found(source.uri, source.format)
+    files = _files(source, run, folder)
     if sentence := files.passed_by():
         warn(f"rows: {source.name}: {sentence}")
     shown = {file: masked(file) for file in files.files if masked(file) != file}
     reader = SourceReader(source.name, source.format, run.schema, source.columns, shown=shown)
     return reader, splits_of(number, source.format, files, settings.split_bytes)
+
+
+def _files(source: SourceSettings, run: Run, folder: Storage) -> SourceFiles:
+    if source.format != ICEBERG:
+        return found(source.uri, source.format)
+    snapshot = table_snapshot(folder, source.uri, arrow_schema(run.schema).names)
+    require_columns(snapshot.schema, run.schema, f"the Iceberg table {source.uri}")
+    return snapshot.files
 
 
 def _calls(settings: RowsSettings, splits: Sequence[Sequence[Split]]) -> Calls:

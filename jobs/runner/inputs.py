@@ -7,6 +7,7 @@ from actors.modeling.gguf_model import gguf_file, is_gguf
 from actors.scoring import hatesonar
 from data.benchmarks import read_questions
 from data.errors import UserError, is_user_error
+from data.iceberg import ICEBERG
 from data.printable import printable
 from data.storage import Storage
 from data.uris import require_installed, shown_uri
@@ -46,7 +47,7 @@ def _require_questions(uri: str) -> None:
 
 def _uris(preset: Preset) -> dict[str, str]:
     models = {"base.model": preset.base.model or "", "predictor.backbone": preset.predictor.backbone or ""}
-    sources = {f"rows.sources.{i}.uri": source.uri for i, source in enumerate(preset.rows.sources)}
+    sources = {f"rows.sources.{i}.uri": s.uri for i, s in enumerate(preset.rows.sources) if s.format != ICEBERG}
     pairs = {f"predictor.pairs.{i}.uri": source.uri for i, source in enumerate(preset.predictor.pairs)}
     return {
         "storage": preset.storage,

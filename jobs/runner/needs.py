@@ -6,6 +6,7 @@ from actors.training.settings import LearnerSettings
 from cluster.masking import credentials_in
 from cluster.needs import Needs
 from cluster.preflight import Demand
+from data.iceberg import ICEBERG
 from data.storage import Storage
 from jobs.runner.auto_fit import learners
 from jobs.runner.stage import Run
@@ -54,7 +55,7 @@ def _workers(path: str, learner: LearnerSettings) -> Demand:
 
 def _reads(run: Run) -> dict[str, str]:
     preset = run.preset
-    sources = {f"rows.sources.{i}.uri": s.uri for i, s in enumerate(preset.rows.sources) if s.uri}
+    sources = {f"rows.sources.{i}.uri": s.uri for i, s in enumerate(preset.rows.sources) if s.format != ICEBERG}
     pairs = {f"predictor.pairs.{i}.uri": p.uri for i, p in enumerate(preset.predictor.pairs)}
     uris = sources | {"base.texts": preset.base.texts, "compare.questions": preset.compare.questions} | pairs
     return {name: Storage(uri).uri for name, uri in uris.items() if uri}

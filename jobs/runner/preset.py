@@ -3,6 +3,7 @@
 Knows no YAML (`cluster.settings.load` does).
 """
 
+import re
 from typing import Any, ClassVar
 
 from pydantic import Field, model_validator
@@ -15,6 +16,7 @@ from cluster.events import LogFormat
 from data.attributes import AttributeProblem, AttributeSchema, shipped
 from data.bounds import Count, Parameters, PositiveShare, Seed, Share, Size, StoreMib, Workers
 from data.errors import UserError
+from data.iceberg import ICEBERG, NAME
 from data.lab import LAB, LabSettings
 from data.pairs import pair_weights
 from data.printable import printable
@@ -23,7 +25,7 @@ from data.run_layout import FolderName
 from data.scored_text import SCORED_TEXT, ScoredColumns
 from data.selection import check_quantiles
 from data.sources import require_format
-from data.uris import KeptUri, Uri
+from data.uris import KeptUri, Uri, shown_uri
 from jobs.runner.evaluation_settings import BenchmarkSettings, CompareSettings, EvaluateSettings
 from jobs.runner.predictor_settings import PredictorSettings
 from jobs.runner.settings import (
@@ -52,9 +54,10 @@ class SourceSettings(Record):
     name: str
     """Written into every row's `source`."""
     format: str
-    """A format of `data.sources`, or "lab" for the synthetic world."""
+    """A format of `data.sources`, "iceberg" for a table, or "lab" for the synthetic world."""
     uri: Uri = ""
-    """File, folder or glob on any fsspec filesystem; empty for the synthetic world."""
+    """File, folder or glob on any fsspec filesystem; of an Iceberg table catalog.namespace.table (needs pyiceberg, the
+    extra `lake`, which finds the catalog in .pyiceberg.yaml or in the environment); empty for the synthetic world."""
     limit: Count = 0
     """Largest number of rows; 0 = all."""
     columns: ScoredColumns | None = None
@@ -65,7 +68,7 @@ class SourceSettings(Record):
 
     @model_validator(mode="after")
     def _readable(self) -> "SourceSettings":
-        require_format(self.format, LAB)
+        require_format(self.format, ICEBERG, LAB)
         if (self.format == SCORED_TEXT) != bool(self.columns):
             needs = "needs" if self.format == SCORED_TEXT else "takes no"
             raise UserError(
@@ -74,6 +77,11 @@ class SourceSettings(Record):
             )
         if not self.uri and self.format != LAB:
             raise UserError(f"source {self.name!r} of format {self.format} has no uri: name a file, a folder or a glob")
+        if self.format == ICEBERG and not re.fullmatch(NAME, self.uri):
+            raise UserError(
+                f"source {printable(self.name)!r} of format {ICEBERG} has the uri {shown_uri(self.uri)}: write a "
+                "table's name, catalog.namespace.table"
+            )
         return self
 
 

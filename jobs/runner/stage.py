@@ -136,7 +136,7 @@ def perform(run: Run, stage: Stage) -> Performed:
     description = without_secrets(description)
     why = str(lost) if lost else _why(old, description)
     log_event(f"[{stage.name}] running: {why}", "stage.start", stage=stage.name, why=why)
-    _prepare(run, stage, folder, fingerprint, lost)
+    _prepare(run, stage, folder, fingerprint, lost, description["inputs"])
     started = time.monotonic()
     metrics = as_json(stage.work(run, folder))
     if fence := current_fence():
@@ -158,7 +158,9 @@ def perform(run: Run, stage: Stage) -> Performed:
     return Performed(manifest, False)
 
 
-def _prepare(run: Run, stage: Stage, folder: Storage, fingerprint: str, lost: Difference | None) -> None:
+def _prepare(
+    run: Run, stage: Stage, folder: Storage, fingerprint: str, lost: Difference | None, outside: dict[str, str]
+) -> None:
     """Empty the stage's folder, unless its content comes from the same inputs and the stage resumes."""
     manifests = {name: run.manifest(name) for name in stage.needs}
     inputs = {
@@ -175,7 +177,7 @@ def _prepare(run: Run, stage: Stage, folder: Storage, fingerprint: str, lost: Di
         log_event(f"[{stage.name}] goes on with what an earlier run left", "stage.resume", stage=stage.name)
         return
     clear(folder)
-    write_progress(folder, _digest(inputs), inputs)
+    write_progress(folder, _digest(inputs), inputs, outside)
 
 
 def fingerprint_of(folder: Storage) -> str:

@@ -7,6 +7,7 @@ last. A folder with neither that mark nor a manifest is somebody else's: nothing
 import contextlib
 import os
 import posixpath
+from collections.abc import Mapping
 from typing import Any
 
 from data.errors import UserError
@@ -28,8 +29,14 @@ def progress_in(folder: Storage) -> dict[str, Any] | None:
     return content if isinstance(content, dict) and {"fingerprint", "inputs"} <= content.keys() else None
 
 
-def write_progress(folder: Storage, fingerprint: str, inputs: Any) -> None:
-    (folder / PROGRESS).write_json({"fingerprint": fingerprint, "inputs": inputs})
+def write_progress(folder: Storage, fingerprint: str, inputs: Any, outside: Mapping[str, str] | None = None) -> None:
+    """The mark. `outside`: fingerprints of what the stage began to read from outside the run."""
+    (folder / PROGRESS).write_json({"fingerprint": fingerprint, "inputs": inputs, "outside": dict(outside or {})})
+
+
+def begun_with(folder: Storage) -> dict[str, str]:
+    """Fingerprints of what the stage began to read from outside the run; empty if it has not begun."""
+    return dict((progress_in(folder) or {}).get("outside") or {})
 
 
 def require_ours(folder: Storage) -> None:
