@@ -20,7 +20,7 @@ from support.endpoint import running
 from support.exported_run import exported
 
 from serve.locate import Located
-from serve.settings import EngineSettings
+from serve.settings import ServedEngineSettings
 
 pytestmark = [
     pytest.mark.ray,
@@ -44,7 +44,7 @@ ON_A_CPU = {
 
 
 def answers_of_ours(policy: str, kind: str) -> list[str]:
-    engine = EngineSettings(kind=kind, max_num_seqs=4)  # type: ignore[arg-type]
+    engine = ServedEngineSettings(kind=kind, max_num_seqs=4)  # type: ignore[arg-type]
     with running([Located(policy, "loud")], engine=engine, start_timeout_s=300) as endpoint:
         return [
             endpoint.chat(messages=question, attributes=attributes, temperature=0, max_tokens=24)[1]["choices"][0][

@@ -2,6 +2,7 @@
 
 from actors.generation.protocol import Sampling
 from actors.generation.sampler import Sampler
+from actors.generation.settings import CHANGES_TEXT
 from data.stage_metrics import SamplingMetrics
 from data.storage import Storage
 from jobs.pipelines.audit import audit
@@ -41,14 +42,21 @@ def sampler(run: Run, policy: Storage, temperature: float, keep_too_long: bool =
         "policy": (policy / "model").uri,
         "schema": run.schema,
         "sampling": Sampling(settings.max_tokens, temperature=temperature, top_k=settings.top_k, top_p=settings.top_p),
-        "max_num_seqs": settings.max_num_seqs,
+        "engine": settings.engine,
         "dtype": settings.pool.dtype,
         "num_threads": max(1, int(settings.pool.cpus_per_actor)),
         "keep_too_long": keep_too_long,
-        "kv_cache_gib": settings.kv_cache_gib,
+        "gpus": settings.pool.gpus_per_actor,
     }
 
 
 def sampling_settings(settings: SamplingSettings) -> object:
-    """The settings that change an answer: all but the pool's size and batches."""
-    return {"sampling": settings.model_copy(update={"pool": None}), "dtype": settings.pool.dtype}
+    """The settings that change an answer: all but the pool's size and batches, and the engine's memory.
+
+    They are a part of fingerprints, so what came after runs were made is named only where it is set.
+    """
+    engine = settings.engine
+    chosen = {name: getattr(engine, name) for name in engine.changed(CHANGES_TEXT)}
+    own = {name: getattr(settings, name) for name in ("max_tokens", "temperature", "top_k", "top_p")}
+    sampling = {"pool": None, "max_num_seqs": engine.max_num_seqs, **own}
+    return {"sampling": sampling, "dtype": settings.pool.dtype, **({"engine": chosen} if chosen else {})}

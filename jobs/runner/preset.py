@@ -140,7 +140,9 @@ class Preset(Record):
     RENAMED = {
         "row_tokens": "pack_tokens",
         "rows_per_step": "packs_per_step",
-        "max_slots": "max_num_seqs",
+        "max_slots": "engine.max_num_seqs",
+        "max_num_seqs": "engine.max_num_seqs",
+        "kv_cache_gib": "engine.kv_cache_gib",
         "prefix_tokens": "prefix_cache_tokens",
         "stay_language_model": "lm_loss_weight",
         "probe": "ridge_init",

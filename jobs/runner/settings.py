@@ -8,6 +8,7 @@ from typing import ClassVar, Literal
 
 from pydantic import model_validator
 
+from actors.generation.settings import EngineSettings, require_possible, sampling_place
 from actors.training.examples import LabelSource
 from actors.training.settings import LearnerSettings
 from cluster.preflight import Demand
@@ -17,7 +18,6 @@ from data.bounds import (
     Count,
     Cpus,
     Gpus,
-    Positive,
     PositiveShare,
     Repeats,
     RowFactor,
@@ -166,15 +166,10 @@ class PolicySettings(Record):
 class SamplingSettings(Record):
     """How answers are sampled in bootstrap and evaluation."""
 
-    PLACEMENT: ClassVar[frozenset[str]] = frozenset({"kv_cache_gib"})  # changes only rounding in the result
-
     pool: WorkerPool = WorkerPool(batch_rows=128)
     """The actors that hold the policy."""
-    max_num_seqs: Workers = 32
-    """Answers in flight per actor, as far as their keys and values fit into kv_cache_gib."""
-    kv_cache_gib: Positive | None = None
-    """Memory per actor for keys and values of answers in flight, in GiB; who does not fit waits. None = 70 % of what
-    the GPU has free beside the weights; on a CPU half of the machine's memory."""
+    engine: EngineSettings = EngineSettings()
+    """What writes the text in each of them."""
     max_tokens: Size = 256
     """Longest answer."""
     temperature: Temperature = 1.0
@@ -183,6 +178,12 @@ class SamplingSettings(Record):
     """Sample from the k most likely tokens; 50 as in the paper, 0 = off."""
     top_p: PositiveShare = 1.0
     """Nucleus sampling; 1 = off."""
+
+    @model_validator(mode="after")
+    def _possible(self) -> "SamplingSettings":
+        gpus = self.pool.gpus_per_actor
+        require_possible(self.engine, sampling_place(gpus), gpus)
+        return self
 
 
 class BootstrapSettings(Record):
