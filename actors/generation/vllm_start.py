@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 
 from actors.generation.protocol import MAX_LOGPROBS
 from actors.generation.settings import EnginePlace, EngineSettings
@@ -124,7 +125,11 @@ def _set_environment(settings: EngineSettings) -> None:
 
 
 def _reason(error: Exception) -> str:
-    """vLLM's own words: of pydantic's report the line that says why."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    line = next((line for line in lines if "error" in line.lower()), lines[0] if lines else type(error).__name__)
-    return printable(line, LONGEST_REASON)
+    """vLLM's own words, in a line."""
+    if isinstance(error, ValidationError):
+        first = error.errors()[0]
+        names = ".".join(map(str, first["loc"]))
+        said = f"{names}: {first['msg']}" if names else first["msg"].removeprefix("Value error, ")
+    else:
+        said = str(error) or type(error).__name__
+    return printable(" ".join(said.split()), LONGEST_REASON)
