@@ -62,6 +62,11 @@ class ConnectedCluster:
         return f"Ray {ray.__version__} {where}: {size}{dashboard}"
 
 
+def on_this_machine() -> bool:
+    """Does `connect` start a Ray of its own here, or take the one this process has, rather than join a cluster?"""
+    return os.environ.get("RAY_ADDRESS", "") in ("", "local")
+
+
 @contextmanager
 def connect(
     num_cpus: int | None = None, object_store_bytes: int | None = None, dashboard: bool = False
@@ -73,8 +78,7 @@ def connect(
 
     Raises Unreachable if `RAY_ADDRESS` is set and nothing answers there, NotStarted if a busy machine starts no Ray.
     """
-    address = os.environ.get("RAY_ADDRESS", "")
-    is_local = address in ("", "local")
+    address, is_local = os.environ.get("RAY_ADDRESS", ""), on_this_machine()
     if ray.is_initialized():
         cluster = _described(is_local)
         if num_cpus is not None and cluster.num_cpus < num_cpus:

@@ -46,6 +46,8 @@ StoreMib = Annotated[int, Field(ge=80, le=10**8), INT]
 """Shared memory, MiB; Ray starts with no less than 75 MB."""
 TokenBudget = Annotated[int, Field(ge=2, le=10**8), INT]
 """A budget of tokens: the shortest conversation has two."""
+ContextTokens = Annotated[int, Field(ge=16, le=10**9), INT]
+"""Tokens of a prompt and its answer together, at most."""
 Workers = Annotated[int, Field(ge=1, le=100_000), INT]
 """Processes, requests or threads at the same time."""
 Repeats = Annotated[int, Field(ge=0, le=1000), INT]

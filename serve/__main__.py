@@ -14,8 +14,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
 
-from actors.generation.vllm_installed import require_vllm
-from cluster.connect import connect
+from actors.generation.settings import ENDPOINT
+from actors.generation.vllm_installed import require_installed
+from cluster.connect import connect, on_this_machine
 from cluster.errors import ClusterError
 from cluster.settings.load import command_line
 from data.errors import UserError
@@ -35,13 +36,13 @@ def main(argv: list[str]) -> int:
     """The exit code: 0 after Ctrl-C or SIGTERM, 2 for an error in the settings, 1 if the endpoint does not come up."""
     own_config = bool(argv) and argv[0].endswith((".yaml", ".yml"))
     settings, _ = command_line(ServeSettings, argv if own_config else [CONFIG, *argv], "python -m serve", ABOUT)
-    on_this_machine = os.environ.get("RAY_ADDRESS", "") in ("", "local")
+    here = on_this_machine()
     try:
-        if settings.engine.kind == "vllm" and on_this_machine:
-            require_vllm()
+        if here:
+            require_installed(settings.engine, ENDPOINT)
         models, predictor = locate_all(settings)
         keys = Keys(settings.teams, settings.keys, os.environ.get(KEYS_VARIABLE, ""))
-        if on_this_machine:  # on a cluster, Serve may run already, and listen there
+        if here:  # on a cluster, Serve may run already, and listen there
             require_free_port(settings.host, settings.port)
     except UserError as problem:
         return _failed_with(problem, 2)

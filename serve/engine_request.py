@@ -90,6 +90,6 @@ def refused(problem: UserError, request: GenerationRequest, prompt_tokens: int) 
 
 def out_of_memory(request: GenerationRequest) -> Failed:
     """What a request gets whose prompt finds too little memory in the engine."""
-    remedy = f"shorten {request.input_field}, or lower engine.max_context_tokens, so that it is refused at once"
+    remedy = f"shorten {request.input_field}, or lower engine.max_model_len, so that it is refused at once"
     message = f"the engine has not enough memory for {request.input_name}: {remedy}"
     return Failed(message, 503, request.input_field, "out_of_memory")

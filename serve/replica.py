@@ -21,7 +21,7 @@ from serve.engine_request import out_of_memory, refused, sampling_of, submitted
 from serve.prompts import Prompts
 from serve.request import Delta, Event, Failed, GenerationRequest, PolicyInfo, Revision, Started, Tokenized
 from serve.revisions import wanted
-from serve.settings import EngineSettings
+from serve.settings import ServedEngineSettings
 from serve.telemetry import EngineMetrics
 from serve.token_stream import Pace, TokenStream
 from serve.tools import MARKERS, ToolFormat, format_of
@@ -74,7 +74,7 @@ def tool_format(text: "PolicyText") -> ToolFormat | None:
 class Replica:
     """One policy and one engine."""
 
-    def __init__(self, name: str, revision: Revision, settings: EngineSettings):
+    def __init__(self, name: str, revision: Revision, settings: ServedEngineSettings):
         self._name, self._settings = name, settings
         self._loaded = self._load(revision)
         self._pace = Pace(settings.stream_every_s)
@@ -218,17 +218,7 @@ class Replica:
     def _load(self, revision: Revision) -> _Loaded:
         from actors.generation.factory import load_engine
 
-        own = self._settings
-        text, engine = load_engine(
-            own.kind,
-            revision.policy,
-            own.dtype,
-            own.max_num_seqs,
-            own.prefix_cache_tokens,
-            own.gpu_memory_share,
-            own.max_context_tokens,
-            own.kv_cache_gib,
-        )
+        text, engine = load_engine(self._settings, revision.policy, self._settings.dtype)
         return _Loaded(text, Prompts(text, engine.context), engine, revision)
 
     def _catch_up(self, wanted: Revision | None) -> None:
@@ -267,7 +257,7 @@ class ServedReplica(Replica):
     failed three times. A replica that is gone loses nothing: requests without text yet go to another one.
     """
 
-    def __init__(self, name: str, revision: Revision, settings: EngineSettings):
+    def __init__(self, name: str, revision: Revision, settings: ServedEngineSettings):
         application = ray.serve.get_replica_context().app_name
         super().__init__(name, wanted(application, name, revision.policy), settings)
 

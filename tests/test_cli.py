@@ -1,8 +1,10 @@
 """The command line of every job: --help and --plan start nothing; a user error is one sentence and an exit code."""
 
 import importlib
+import importlib.util
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -83,3 +85,24 @@ def test_a_stage_out_of_order_says_what_to_run_first(tmp_path: object) -> None:
     assert done.returncode == 1
     assert "stage annotated needs rows, which is not finished" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.skipif(importlib.util.find_spec("vllm") is not None, reason="vLLM is installed")
+def test_an_engine_that_is_not_installed_is_said_before_anything_starts(  # type: ignore[no-untyped-def]
+    run_job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    code, out, err = run_job("jobs/presets/demo.yaml", f"storage={tmp_path}", "sampling.engine.kind=vllm")
+    assert (code, out) == (1, "")
+    [line] = err.splitlines()
+    assert "sampling.engine.kind is vllm, which is not installed here" in line
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_plan_names_the_engine_where_it_is_a_question(run_job) -> None:  # type: ignore[no-untyped-def]
+    _, out, _ = run_job("jobs/presets/demo.yaml", "--plan")
+    assert "vLLM" not in out
+    _, out, _ = run_job("jobs/presets/demo.yaml", "sampling.engine.kind=vllm", "--plan")
+    assert out.count("; vLLM\n") == 3, "samples, promotion and report"
+    _, out, _ = run_job("jobs/presets/demo.yaml", "sampling.pool.gpus_per_actor=0.5", "--plan")
+    assert out.count("; vLLM where it is installed and runs the model, which takes 45% of a GPU at most, else ") == 3

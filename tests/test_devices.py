@@ -12,7 +12,8 @@ import ray
 import ray.cloudpickle
 import torch
 
-from actors.generation.vllm_engine import require_own_device
+from actors.generation.settings import ENDPOINT
+from actors.generation.vllm_start import require_own_device
 from actors.kernels.devices import CPU, assigned_devices, devices_of, own_device, process_group_backend
 from actors.modeling.policy import Policy
 from actors.modeling.regressor import PredictorTask
@@ -173,16 +174,18 @@ class Beside:
         from actors.generation.factory import load_engine
         from actors.generation.protocol import Sampling
         from actors.generation.sampler import Sampler
+        from actors.generation.settings import EngineSettings
         from actors.scoring.annotator import Annotator
         from serve.scorer import Scorer
 
         annotator = Annotator(predictor, SCHEMA, "", 256, 256, "float32", 1)
-        sampler = Sampler(policy, SCHEMA, Sampling(4), 2, "float32", 1)
-        text, engine = load_engine("transformers", policy, "float32", 2, 0, 0.5)
+        settings = EngineSettings(max_num_seqs=2)
+        sampler = Sampler(policy, SCHEMA, Sampling(4), settings, "float32", 1)
+        text, engine = load_engine(settings, policy, "float32")
         scorer = Scorer(predictor, "float32", 256, 256, 1)
         found = {
             "annotator": annotator.rater.predictor.device,
-            "sampler": sampler.policy.model.device,
+            "sampler": sampler.policy.model.device,  # type: ignore[attr-defined]
             "replica": text.model.device,  # type: ignore[attr-defined]
             "scorer": scorer._rater.predictor.device,
         }
@@ -226,12 +229,12 @@ def test_a_process_uses_the_gpus_that_it_reserved_and_a_driver_none(tmp_path: Pa
 
 
 def test_a_vllm_for_other_devices_is_refused_with_the_setting() -> None:
-    require_own_device(True, CPU)
-    require_own_device(False, torch.device("cuda"))
+    require_own_device(True, CPU, ENDPOINT)
+    require_own_device(False, torch.device("cuda"), ENDPOINT)
     with pytest.raises(UserError, match=r"num_gpus is 0, but the vLLM installed here is built for GPUs.*num_gpus to 1"):
-        require_own_device(False, CPU)
+        require_own_device(False, CPU, ENDPOINT)
     with pytest.raises(UserError, match=r"num_gpus is above 0, but .* built for CPUs.* set num_gpus to 0"):
-        require_own_device(True, torch.device("cuda"))
+        require_own_device(True, torch.device("cuda"), ENDPOINT)
 
 
 @pytest.mark.parametrize(

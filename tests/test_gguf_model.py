@@ -10,6 +10,7 @@ from transformers import AutoModelForCausalLM
 
 from actors.generation.factory import load_engine
 from actors.generation.protocol import Sampling, complete
+from actors.generation.settings import EngineSettings
 from actors.modeling.gguf_model import convert, gguf_file, is_gguf, license_of
 from actors.modeling.model_folder import fit_embeddings, new_format, save_model
 from cluster.settings.load import load
@@ -102,7 +103,7 @@ def test_words_steer_the_untrained_model(smollm2: str, tmp_path: Path) -> None:
     model = AutoModelForCausalLM.from_pretrained(smollm2, dtype=torch.float32)
     fit_embeddings(model, format)
     save_model(model, {f"model.{k}": v for k, v in model.state_dict().items()}, format, str(tmp_path), labels=True)
-    text, engine = load_engine("transformers", str(tmp_path), "float32", len(QUESTIONS), 0, 0)
+    text, engine = load_engine(EngineSettings(max_num_seqs=len(QUESTIONS)), str(tmp_path), "float32")
     sampling = Sampling(max_tokens=96, temperature=0)
     lengths = []
     for verbosity in (0, 4):

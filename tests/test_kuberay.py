@@ -101,9 +101,9 @@ def test_vllm_s_cache_holds_a_whole_conversation_on_the_card_of_the_manifest() -
     gib, token = 2**30, 2 * 32 * 8 * 128 * 2
     assert 131_072 * token == 16 * gib, "the model's own context"
     card, weights, rest = 44 * gib, 2 * 8_030_261_248, 1 * gib
-    free = engine.gpu_memory_share * card - weights - rest
+    free = engine.memory_share * card - weights - rest
     assert 131_072 * token > free, "without a limit it would not start"
-    assert engine.max_context_tokens * token < free / 3, "several long conversations at once"
+    assert engine.max_model_len * token < free / 3, "several long conversations at once"
 
 
 def test_ray_is_told_before_a_worker_s_pod_is_stopped() -> None:

@@ -16,7 +16,7 @@ from data.errors import UserError
 from serve import instance
 from serve.deploy import start
 from serve.locate import Located
-from serve.settings import EngineSettings, ServeSettings
+from serve.settings import ServedEngineSettings, ServeSettings
 
 
 def other_addresses() -> list[str]:
@@ -81,7 +81,7 @@ def shared_serve(ray_cluster: object) -> Iterator[int]:
 @pytest.mark.case("B9: on a Serve that others started, which listens everywhere")
 def test_on_a_shared_serve_only_this_machine_may_call_and_the_others_stay(shared_serve: int, tiny_policy: str) -> None:
     [address] = other_addresses()[:1] or [""]
-    small = {"port": shared_serve, "num_cpus": 0.1, "engine": EngineSettings(max_num_seqs=2), "access_log": False}
+    small = {"port": shared_serve, "num_cpus": 0.1, "engine": ServedEngineSettings(max_num_seqs=2), "access_log": False}
     with pytest.raises(UserError, match=f"listens on 0.0.0.0:{shared_serve}, not on 127.0.0.1:1"):
         start(ServeSettings(**small | {"port": 1}), [Located(tiny_policy, "tiny")])
     endpoint = start(ServeSettings(**small), [Located(tiny_policy, "tiny")])

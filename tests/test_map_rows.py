@@ -11,6 +11,7 @@ from support.tiny_run import ids_of
 
 from actors.generation.protocol import Sampling
 from actors.generation.sampler import Sampler
+from actors.generation.settings import EngineSettings
 from actors.scoring.annotator import Annotator
 from cluster.preflight import WouldHang
 from data.attributes import shipped
@@ -95,7 +96,7 @@ def test_samples_do_not_depend_on_the_number_of_actors(ray_cluster: object, tiny
         "policy": tiny_policy,
         "schema": SCHEMA,
         "sampling": Sampling(12),
-        "max_num_seqs": 4,
+        "engine": EngineSettings(max_num_seqs=4),
         "dtype": "float32",
         "num_threads": 1,
     }

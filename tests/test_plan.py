@@ -145,8 +145,12 @@ def test_with_the_rows_there_tokens_steps_and_time_are_estimated(tmp_path: Path)
     ("record", "path", "old", "new"),
     [
         (Preset, DEMO, "policy.learner.row_tokens", "policy.learner.pack_tokens"),
-        (Preset, DEMO, "sampling.max_slots", "sampling.max_num_seqs"),
+        (Preset, DEMO, "sampling.max_slots", "sampling.engine.max_num_seqs"),
+        (Preset, DEMO, "sampling.max_num_seqs", "sampling.engine.max_num_seqs"),
+        (Preset, DEMO, "sampling.kv_cache_gib", "sampling.engine.kv_cache_gib"),
         (ServeSettings, CONFIG, "engine.max_slots", "engine.max_num_seqs"),
+        (ServeSettings, CONFIG, "engine.gpu_memory_share", "engine.memory_share"),
+        (ServeSettings, CONFIG, "engine.max_context_tokens", "engine.max_model_len"),
     ],
 )
 def test_a_setting_of_yesterday_is_an_error_that_names_todays(
@@ -155,7 +159,8 @@ def test_a_setting_of_yesterday_is_an_error_that_names_todays(
     with pytest.raises(SettingsError) as caught:
         load(record, path, [f"{old}=9"])
     assert str(caught.value) == f"{old} on the command line is called {new} now; rename it there"
-    assert new.rpartition(".")[2] in record.RENAMED.values()
+    section = old.rpartition(".")[0]
+    assert new.removeprefix(f"{section}.") in record.RENAMED.values()
 
 
 def _refusal(*overrides: str) -> str:

@@ -19,7 +19,7 @@ from support.real_model import NOT_INSTALLED
 
 from data.adapter_layout import ADAPTER
 from serve.locate import locate
-from serve.settings import EngineSettings
+from serve.settings import ServedEngineSettings
 
 pytestmark = [
     pytest.mark.ray,
@@ -41,7 +41,7 @@ def ready_model() -> str:
 @pytest.fixture(scope="module")
 def endpoint(ray_cluster: object, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Endpoint]:
     located = locate(ready_model(), str(tmp_path_factory.mktemp("runs")))
-    engine = EngineSettings(max_num_seqs=2, dtype="auto")
+    engine = ServedEngineSettings(max_num_seqs=2, dtype="auto")
     with running([located], located.predictor, engine=engine, threads=2) as endpoint:
         yield endpoint
 

@@ -81,7 +81,7 @@ def test_annotation_and_sampling_fit_a_card(name: str, tmp_path: Path) -> None:
     assert preset.annotate.pool.dtype == preset.sampling.pool.dtype == "bfloat16"
     token = 2 * layers * kv_heads * (width // heads) * 2
     tokens = min(preset.policy.learner.max_tokens + preset.sampling.max_tokens, context)
-    cache = preset.sampling.max_num_seqs * tokens * token
+    cache = preset.sampling.engine.max_num_seqs * tokens * token
     assert 2 * num_parameters + cache < 0.9 * gib * GIB
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from actors.generation.protocol import Sampling
 from actors.generation.sampler import FINISH, TOO_LONG, Sampler
+from actors.generation.settings import EngineSettings
 from data.attributes import shipped
 from data.conversation import Message, from_table
 from data.counters import counters_of
@@ -24,7 +25,15 @@ def _prompts(values: dict[str, float]) -> pa.Table:
 
 
 def _answers(policy: str, values: dict[str, float], guidance: float, **more: Any) -> list[str]:
-    sampler = Sampler(policy, SCHEMA, Sampling(16, temperature=1, guidance=guidance), 4, "float32", 1, **more)
+    sampler = Sampler(
+        policy,
+        SCHEMA,
+        Sampling(16, temperature=1, guidance=guidance),
+        EngineSettings(max_num_seqs=4),
+        "float32",
+        1,
+        **more,
+    )
     table = sampler(_prompts(values))
     sampler.engine.close()
     assert {"tokens", "cut_off", "cpu_seconds", "wall_seconds"} == set(counters_of(table.schema))
@@ -48,7 +57,7 @@ def test_a_row_without_a_request_has_nothing_to_be_led_to(wide_policy: str) -> N
 @pytest.mark.parametrize("guidance", [1.0, 2.0])
 def test_a_prompt_without_room_gets_no_answer_where_that_is_wanted(wide_policy: str, guidance: float) -> None:
     sampling = Sampling(16, guidance=guidance)
-    sampler = Sampler(wide_policy, SCHEMA, sampling, 2, "float32", 1, keep_too_long=True)
+    sampler = Sampler(wide_policy, SCHEMA, sampling, EngineSettings(max_num_seqs=2), "float32", 1, keep_too_long=True)
     long = [Message("user", "the sea " * 400)]
     table = sampler(prompts_table([prompt("s", "g", "", long, {"humor": 1}, 0, 0)]))
     assert table.column(FINISH).to_pylist() == [TOO_LONG]

@@ -15,7 +15,7 @@ from serve.auth import Team, hashed
 from serve.models import ServedPolicies, ServedPolicy
 from serve.replica import Replica
 from serve.request import Delta, Event, Failed, GenerationRequest, PolicyInfo, Revision, Started
-from serve.settings import EngineSettings
+from serve.settings import ServedEngineSettings
 
 NO_VLLM = "vLLM cannot; set engine.kind to transformers"
 UNGUIDED = ServedPolicies([ServedPolicy(PolicyInfo("demo", LAB.model_dump_json(), context=512, no_guidance=NO_VLLM))])
@@ -188,7 +188,7 @@ def test_a_request_whose_rows_exceed_the_budget_is_a_sentence() -> None:
 
 @pytest.fixture(scope="module")
 def replica(tiny_policy: str) -> Iterator[Replica]:
-    made = Replica("tiny", Revision(tiny_policy, 0), EngineSettings(max_num_seqs=4))
+    made = Replica("tiny", Revision(tiny_policy, 0), ServedEngineSettings(max_num_seqs=4))
     yield made
     made._loaded.engine.close()
 

@@ -14,7 +14,7 @@ from actors.modeling.policy import Policy
 from serve.models import ServedPolicies, ServedPolicy
 from serve.replica import Replica
 from serve.request import Event, GenerationRequest, Revision
-from serve.settings import EngineSettings
+from serve.settings import ServedEngineSettings
 
 TEXTS = ("The moon is round.", "Owls sleep by day, and é is a letter.", "One, two, three, four; five!", "a b")
 SCHEMA = {
@@ -27,7 +27,7 @@ SCHEMA = {
 
 @pytest.fixture(scope="module")
 def replica(tiny_policy: str) -> Iterator[Replica]:
-    made = Replica("demo", Revision(tiny_policy, 0), EngineSettings(max_num_seqs=2))
+    made = Replica("demo", Revision(tiny_policy, 0), ServedEngineSettings(max_num_seqs=2))
     yield made
     made._loaded.engine.close()
 

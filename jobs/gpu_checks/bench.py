@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from actors.generation.factory import EngineKind
+from actors.generation.settings import EngineKind
 from actors.kernels.machine import gpu_memory_bytes
 from actors.modeling.lora import LoraSettings
 from actors.modeling.random_llama import make_random_policy

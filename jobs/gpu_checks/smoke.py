@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from actors.generation.factory import EngineKind
+from actors.generation.settings import EngineKind
 from actors.modeling.random_llama import make_random_policy
 from actors.modeling.self_check import Heads, check_all_fused, packed_difference
 from actors.training.settings import LearnerSettings

@@ -10,9 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from actors.generation.factory import EngineKind, load_engine
+from actors.generation.factory import load_engine
 from actors.generation.protocol import Sampling, complete
-from actors.generation.vllm_installed import require_vllm
+from actors.generation.settings import EngineKind, EngineSettings
+from actors.generation.vllm_installed import is_installed
 from actors.kernels.devices import own_device
 from actors.modeling.self_check import greedy_gap
 from actors.scoring.annotator import Annotator
@@ -20,7 +21,6 @@ from actors.scoring.predictor import Predictor
 from actors.training.metrics import peak_flops, peak_memory_bytes
 from data.attributes import shipped
 from data.conversation import Conversation, to_table
-from data.errors import UserError
 from data.lab import Lab, LabSettings
 from jobs.gpu_checks.checks import Skipped
 from jobs.gpu_checks.sizes import LlamaSize
@@ -60,11 +60,8 @@ class SamplingWork:
 
 def require_engine(kind: EngineKind) -> None:
     """Raise Skipped for an engine that is not installed."""
-    if kind == "vllm":
-        try:
-            require_vllm()
-        except UserError:
-            raise Skipped("vLLM is not installed") from None
+    if kind == "vllm" and not is_installed():
+        raise Skipped("vLLM is not installed")
 
 
 def lab_rows(number: int) -> list[Conversation]:
@@ -122,7 +119,13 @@ def sampling(
 ) -> Speed:
     """Answers of an engine, prompts included; and how greedy its greedy answers are."""
     context = 2 * max(512, work.max_tokens)
-    text, engine = load_engine(kind, folder, target.dtype, work.max_num_seqs, 0, work.memory_share, context)
+    settings = EngineSettings(
+        kind=kind,
+        max_num_seqs=work.max_num_seqs,
+        max_model_len=context,
+        memory_share=work.memory_share if kind == "vllm" else None,
+    )
+    text, engine = load_engine(settings, folder, target.dtype)
     prompts = [text.prompt(row.system, row.messages[:1], SCHEMA.best()) for row in rows[: work.num_answers]]
     try:
         greedy = Sampling(max_tokens=GREEDY_TOKENS, temperature=0.0)

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from actors.generation.protocol import Sampling
 from actors.generation.sampler import Sampler
+from actors.generation.settings import CHANGES_TEXT, EngineSettings
 from data.attributes import Values
 from data.stage_metrics import SamplingMetrics
 from data.storage import Storage
@@ -67,14 +68,28 @@ def sampler(
             guidance=guided.guidance,
         ),
         "guidance_from": guided.away_from,
-        "max_num_seqs": settings.max_num_seqs,
+        "engine": _engine(settings, guided),
         "dtype": settings.pool.dtype,
         "num_threads": max(1, int(settings.pool.cpus_per_actor)),
         "keep_too_long": keep_too_long,
-        "kv_cache_gib": settings.kv_cache_gib,
+        "gpus": settings.pool.gpus_per_actor,
     }
 
 
+def _engine(settings: SamplingSettings, guided: GuidedBy) -> EngineSettings:
+    """Guided answers are written by the engine that can; `SamplingSettings.require_guidable` has refused the other."""
+    if guided.guidance == 1 or settings.engine.kind != "auto":
+        return settings.engine
+    return settings.engine.model_copy(update={"kind": "transformers"})
+
+
 def sampling_settings(settings: SamplingSettings) -> object:
-    """The settings that change an answer: all but the pool's size and batches."""
-    return {"sampling": settings.model_copy(update={"pool": None}), "dtype": settings.pool.dtype}
+    """The settings that change an answer: all but the pool's size and batches, and the engine's memory.
+
+    They are a part of fingerprints, so what came after runs were made is named only where it is set.
+    """
+    engine = settings.engine
+    chosen = {name: getattr(engine, name) for name in engine.changed(CHANGES_TEXT)}
+    own = {name: getattr(settings, name) for name in ("max_tokens", "temperature", "top_k", "top_p")}
+    sampling = {"pool": None, "max_num_seqs": engine.max_num_seqs, **own}
+    return {"sampling": sampling, "dtype": settings.pool.dtype, **({"engine": chosen} if chosen else {})}

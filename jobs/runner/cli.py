@@ -8,8 +8,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from actors.generation.settings import sampling_place
+from actors.generation.vllm_installed import require_installed
 from cluster.checks import require_fit
-from cluster.connect import connect
+from cluster.connect import connect, on_this_machine
 from cluster.events import log_event, write_events_as
 from cluster.preflight import preflight
 from cluster.settings.load import command_line
@@ -17,7 +19,7 @@ from jobs.runner.auto_fit import with_fits
 from jobs.runner.ending import print_last_line, user_errors_reported
 from jobs.runner.inputs import refuse_what_is_not_there
 from jobs.runner.lease import held, holder, lease_of
-from jobs.runner.needs import needs
+from jobs.runner.needs import needs, samples
 from jobs.runner.plan import print_plan, refuse_what_cannot_fit
 from jobs.runner.preset import Preset
 from jobs.runner.stage import Performed, Run, Stage, log, perform, require, warn
@@ -61,12 +63,21 @@ def main(
             log(choice)
         refuse_what_cannot_fit(preset)
         run, chosen = Run(preset), stages(preset) if callable(stages) else stages
+        _require_engine(run, chosen)
         with held(lease_of(run.root), program):
             done = _perform_all(run, chosen)
     print_last_line((ending or _ending)(run, done))
     if check:
         with user_errors_reported(program, "the run is finished"):
             check(run)
+
+
+def _require_engine(run: Run, stages: Sequence[Stage]) -> None:
+    """Raise UserError if text is to be written on this machine by an engine that is not installed."""
+    unfinished = [stage.name for stage in stages if run.manifest(stage.name) is None]
+    if on_this_machine() and samples(unfinished):
+        sampling = run.preset.sampling
+        require_installed(sampling.engine, sampling_place(sampling.pool.gpus_per_actor))
 
 
 def _perform_all(run: Run, stages: Sequence[Stage]) -> dict[str, Performed]:

@@ -35,7 +35,7 @@ def needs(run: Run, stage_names: Sequence[str]) -> Needs:
     scores_held_out = preset.predictor.folds or preset.predictor.validation_share or preset.predictor.pairs
     if kinds & {"annotated", "rated", "promotion", "report", "benchmarks", *(["predictor"] if scores_held_out else [])}:
         pools.append(preset.annotate.pool.demand("annotate.pool", "annotate.pool"))
-    if kinds & {"samples", "promotion", "report", "answers"}:
+    if samples(stage_names):
         pools.append(preset.sampling.pool.demand("sampling.pool", "sampling.pool"))
     return Needs(
         preset.run,
@@ -46,6 +46,11 @@ def needs(run: Run, stage_names: Sequence[str]) -> Needs:
         preset.ray.num_cpus,
         tuple(credentials_in(preset.model_dump(mode="json"))),
     )
+
+
+def samples(stage_names: Sequence[str]) -> bool:
+    """Does one of these stages write text?"""
+    return bool({name.split("/")[-1] for name in stage_names} & {"samples", "promotion", "report", "answers"})
 
 
 def _workers(path: str, learner: LearnerSettings) -> Demand:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from actors.generation.settings import sampling_place
 from actors.modeling.model_shape import ModelShape
 from actors.training.activations import cache_bytes, forward_bytes
 from actors.training.memory import (
@@ -18,7 +19,7 @@ from jobs.runner.auto_fit import learners, with_fits
 from jobs.runner.estimate import estimate
 from jobs.runner.inputs import refuse_what_is_not_there
 from jobs.runner.preset import Preset
-from jobs.runner.settings import WorkerPool
+from jobs.runner.settings import SamplingSettings, WorkerPool
 from jobs.runner.shapes import Shapes
 from jobs.runner.stage import Run, StageError
 
@@ -103,12 +104,25 @@ class _Stages:
         return _pool(pool, shape, {f"a forward of {tokens:,} tokens": forward_bytes(shape, tokens, _bytes(pool))})
 
     def _sampler(self) -> str:
-        sampling, shape = self.preset.sampling, self.shapes.base
+        sampling, shape, engine = self.preset.sampling, self.shapes.base, _engine(self.preset.sampling)
         if shape is None or not shape.layers:
-            return _pool(sampling.pool, shape, {})
+            line = _pool(sampling.pool, shape, {})
+            return f"{line}; {engine}" if engine else line
         tokens = self.preset.policy.learner.max_tokens + sampling.max_tokens
-        cache = cache_bytes(shape, sampling.max_num_seqs, tokens, _bytes(sampling.pool))
-        return _pool(sampling.pool, shape, {f"KV cache of {sampling.max_num_seqs} x {tokens:,} tokens at most": cache})
+        most = sampling.engine.max_num_seqs
+        cache = cache_bytes(shape, most, tokens, _bytes(sampling.pool))
+        line = _pool(sampling.pool, shape, {f"KV cache of {most} x {tokens:,} tokens at most": cache})
+        return f"{line}; {engine}" if engine else line
+
+
+def _engine(sampling: SamplingSettings) -> str:
+    """What writes the text, where that is a question; "" = transformers, as nothing else can."""
+    kind, share = sampling.engine.wanted, sampling_place(sampling.pool.gpus_per_actor).memory_share
+    if kind == "transformers" or (kind is None and not sampling.pool.gpus_per_actor):
+        return ""
+    share = sampling.engine.memory_share or share
+    memory = f", which takes {share:.0%} of a GPU at most" if sampling.pool.gpus_per_actor else ""
+    return f"vLLM{memory}" if kind else f"vLLM where it is installed and runs the model{memory}, else transformers"
 
 
 def _is_frozen(preset: Preset) -> bool:

@@ -148,7 +148,9 @@ class Preset(Record):
     RENAMED = {
         "row_tokens": "pack_tokens",
         "rows_per_step": "packs_per_step",
-        "max_slots": "max_num_seqs",
+        "max_slots": "engine.max_num_seqs",
+        "max_num_seqs": "engine.max_num_seqs",
+        "kv_cache_gib": "engine.kv_cache_gib",
         "prefix_tokens": "prefix_cache_tokens",
         "stay_language_model": "lm_loss_weight",
         "probe": "ridge_init",
@@ -251,11 +253,8 @@ class Preset(Record):
                 self.schema_.checked(values or {})
             except AttributeProblem as problem:
                 raise UserError(f"{path}.guidance_from: {problem}") from None
-        if self.evaluate.guidance not in (None, (1,)) and self.sampling.max_num_seqs < 2:
-            raise UserError(
-                "evaluate.guidance needs the places of two answers for each, and sampling.max_num_seqs is "
-                f"{self.sampling.max_num_seqs}; raise it"
-            )
+        if self.evaluate.guidance not in (None, (1,)):
+            self.sampling.require_guidable("evaluate.guidance is set")
 
     def benchmark_weights(self) -> dict[str, float]:
         """The weight of every attribute in the one score of an answer in `jobs.evaluate_predictor`."""

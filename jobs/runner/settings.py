@@ -8,6 +8,7 @@ from typing import ClassVar, Literal
 
 from pydantic import field_validator, model_validator
 
+from actors.generation.settings import EngineSettings, require_possible, sampling_place
 from actors.training.examples import LabelSource
 from actors.training.settings import LearnerSettings
 from cluster.preflight import Demand
@@ -18,7 +19,6 @@ from data.bounds import (
     Cpus,
     Gpus,
     Guidance,
-    Positive,
     PositiveShare,
     Repeats,
     RowFactor,
@@ -168,16 +168,12 @@ class PolicySettings(Record):
 class SamplingSettings(Record):
     """How answers are sampled in bootstrap and evaluation."""
 
-    PLACEMENT: ClassVar[frozenset[str]] = frozenset({"kv_cache_gib"})  # changes only rounding in the result
     LATER: ClassVar[frozenset[str]] = frozenset({"guidance", "guidance_from"})
 
     pool: WorkerPool = WorkerPool(batch_rows=128)
     """The actors that hold the policy."""
-    max_num_seqs: Workers = 32
-    """Answers in flight per actor, as far as their keys and values fit into kv_cache_gib."""
-    kv_cache_gib: Positive | None = None
-    """Memory per actor for keys and values of answers in flight, in GiB; who does not fit waits. None = 70 % of what
-    the GPU has free beside the weights; on a CPU half of the machine's memory."""
+    engine: EngineSettings = EngineSettings()
+    """What writes the text in each of them."""
     max_tokens: Size = 256
     """Longest answer."""
     temperature: Temperature = 1.0
@@ -200,14 +196,31 @@ class SamplingSettings(Record):
 
     @model_validator(mode="after")
     def _guided(self) -> "SamplingSettings":
-        if self.guidance is not None and self.max_num_seqs < 2:
-            raise UserError(
-                f"sampling.guidance is {self.guidance:g}, and a guided answer takes the places of two, but "
-                f"sampling.max_num_seqs is {self.max_num_seqs}; raise it, or leave guidance out"
-            )
+        if self.guidance is not None:
+            self.require_guidable(f"sampling.guidance is {self.guidance:g}")
         if self.guidance_from and self.guidance is None:
             raise UserError("sampling.guidance_from has no effect without sampling.guidance; set both, or leave it out")
         return self
+
+    @model_validator(mode="after")
+    def _possible(self) -> "SamplingSettings":
+        gpus = self.pool.gpus_per_actor
+        require_possible(self.engine, sampling_place(gpus), gpus)
+        return self
+
+    def require_guidable(self, wanted: str) -> None:
+        """Raises UserError if the engine cannot write guided answers, which `wanted` asks for."""
+        if self.engine.max_num_seqs < 2:
+            raise UserError(
+                f"{wanted}, and a guided answer takes the places of two, but sampling.engine.max_num_seqs is "
+                f"{self.engine.max_num_seqs}; raise it, or leave guidance out"
+            )
+        if self.engine.wanted == "vllm":
+            option = "kind" if self.engine.kind == "vllm" else self.engine.deciding("vllm")
+            raise UserError(
+                f"{wanted}, which needs the transformers engine, but sampling.engine.{option} asks for vLLM; leave one "
+                "of them out"
+            )
 
 
 class BootstrapSettings(Record):

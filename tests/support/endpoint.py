@@ -19,7 +19,7 @@ from support.docs import ROOT
 
 from serve.deploy import start
 from serve.locate import Located
-from serve.settings import EngineSettings, ScorerSettings, ServeSettings
+from serve.settings import ScorerSettings, ServedEngineSettings, ServeSettings
 
 SAMPLED = {"temperature": 1, "seed": 3, "max_tokens": 24}
 """Random weights repeat themselves at temperature 0 (line breaks, here), so text comes from a seed."""
@@ -81,7 +81,7 @@ def running(
         port = free.getsockname()[1]
     small = {
         "num_cpus": 0.1,
-        "engine": EngineSettings(max_num_seqs=max_num_seqs),
+        "engine": ServedEngineSettings(max_num_seqs=max_num_seqs),
         "scorer": ScorerSettings(num_cpus=0.1),
         "access_log": False,
     }

