@@ -64,7 +64,7 @@ class VllmStart:
         require_own_device(current_platform.is_cpu(), own_device(), self.place)
         require_known_arguments(self.settings, self.place)
         try:
-            arguments = EngineArgs(**self._arguments(max_model_len, current_platform.is_cpu()))
+            arguments = EngineArgs(**self._arguments(max_model_len, current_platform.is_cpu()), trust_remote_code=False)
             return arguments.create_engine_config(UsageContext.ENGINE_CONTEXT)
         except (ValueError, TypeError, NotImplementedError) as error:
             raise UserError(
@@ -80,7 +80,6 @@ class VllmStart:
         return {
             "model": self.folder,
             "load_format": "safetensors",
-            "trust_remote_code": False,
             "dtype": self.dtype,
             "max_num_seqs": own.max_num_seqs,
             "max_model_len": max_model_len,

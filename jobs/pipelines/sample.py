@@ -91,5 +91,7 @@ def sampling_settings(settings: SamplingSettings) -> object:
     engine = settings.engine
     chosen = {name: getattr(engine, name) for name in engine.changed(CHANGES_TEXT)}
     own = {name: getattr(settings, name) for name in ("max_tokens", "temperature", "top_k", "top_p")}
-    sampling = {"pool": None, "max_num_seqs": engine.max_num_seqs, **own}
+    later = {name: getattr(settings, name) for name in SamplingSettings.LATER}
+    set_later = {name: value for name, value in later.items() if value is not None}
+    sampling = {"pool": None, "max_num_seqs": engine.max_num_seqs, **own, **set_later}
     return {"sampling": sampling, "dtype": settings.pool.dtype, **({"engine": chosen} if chosen else {})}
