@@ -103,16 +103,20 @@ class _OnDisk:
         return now if now and now.content == content else None
 
     @contextlib.contextmanager
-    def _alone(self) -> Iterator[bool]:
+    def _alone(self, make: bool = True) -> Iterator[bool]:
         """One change at a time: a file that is put aside and then back leaves its name free for a moment, which let a
-        third process in. False where folders cannot be locked, as on NFS."""
+        third process in. False where folders cannot be locked, as on NFS. Without `make` raises FileNotFoundError if
+        the folder is gone."""
         folder = os.path.dirname(self._path)
         while True:
-            os.makedirs(folder, exist_ok=True)
+            if make:
+                os.makedirs(folder, exist_ok=True)
             try:
                 descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
             except FileNotFoundError:
-                continue  # removed just now
+                if make:
+                    continue  # removed just now
+                raise
             try:
                 locked = True
                 try:
@@ -144,14 +148,11 @@ class _OnDisk:
         return self._settled(content, locked) if made else None
 
     def remove(self, seen: Seen) -> None:
-        folder = os.path.dirname(self._path)
-        if not os.path.isdir(folder):
-            return
-        with self._alone():
+        with contextlib.suppress(FileNotFoundError), self._alone(make=False):
             self._put_aside(seen, whatever_date=True)
             if self._made_folder:
                 with contextlib.suppress(OSError):
-                    os.rmdir(folder)  # nothing else has come into it
+                    os.rmdir(os.path.dirname(self._path))  # nothing else has come into it
 
     def _put_aside(self, seen: Seen, whatever_date: bool) -> bool:
         """Remove the file if it is the one that was seen: only one process can rename it."""

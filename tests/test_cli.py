@@ -106,3 +106,5 @@ def test_a_plan_names_the_engine_where_it_is_a_question(run_job) -> None:  # typ
     assert out.count("; vLLM\n") == 3, "samples, promotion and report"
     _, out, _ = run_job("jobs/presets/demo.yaml", "sampling.pool.gpus_per_actor=0.5", "--plan")
     assert out.count("; vLLM where it is installed and runs the model, which takes 45% of a GPU at most, else ") == 3
+    _, out, _ = run_job("jobs/presets/demo.yaml", "sampling.pool.gpus_per_actor=0.5", "sampling.guidance=2", "--plan")
+    assert "vLLM" not in out, "guided answers are written by transformers"

@@ -184,3 +184,14 @@ def test_vllm_s_own_refusal_is_a_sentence(wide_policy: str) -> None:
     assert "vLLM refuses the policy or sampling.engine: " in wrong
     assert "fp88" in wrong
     assert len(wrong.splitlines()) == 1
+
+
+def test_auto_takes_transformers_for_guided_answers_and_what_is_set_stays() -> None:
+    either = SamplingSettings()
+    assert (either.engine_for(None).kind, either.engine_for(1).kind, either.engine_for(1.5).kind) == (
+        "auto",
+        "auto",
+        "transformers",
+    )
+    fixed = SamplingSettings(engine=EngineSettings(kind="transformers"))
+    assert fixed.engine_for(1.5) is fixed.engine

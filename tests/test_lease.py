@@ -149,6 +149,14 @@ def test_a_folder_that_cannot_be_locked_is_looked_at_twice(
     assert len(waited) == (0 if locks else 2)
 
 
+def test_a_folder_that_is_gone_is_not_made_again_by_a_release(tmp_path: Path) -> None:
+    lease, _ = taken(Storage(str(tmp_path / "run" / "lease.json")), here())
+    (tmp_path / "run" / "lease.json").unlink()
+    (tmp_path / "run").rmdir()
+    lease.release()
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_deleted_lease_is_made_again(file: Storage) -> None:
     lease, _ = taken(file, here())
     file.remove()

@@ -190,15 +190,11 @@ class Policy(PolicyText):
         self.model = model.eval()
 
     @classmethod
-    def load(
-        cls, path: str, dtype: str = "float32", device: str | None = None, num_threads: int | None = None
-    ) -> "Policy":
-        """From a folder or fsspec URI, on `num_threads` CPU threads; raises UserError if it is no policy of ours.
+    def load(cls, path: str, dtype: str = "float32", device: str | None = None) -> "Policy":
+        """From a folder or fsspec URI; raises UserError if it is no policy of ours.
 
         `device`: None = this process's own (`actors.kernels.devices`), the CPU unless Ray assigned a GPU to it.
         """
-        if num_threads:
-            torch.set_num_threads(num_threads)
         folder = local_folder(path)
         format = load_format(folder)
         attention = causal_lm_attention(load_config(folder), packing=False)

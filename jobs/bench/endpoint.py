@@ -10,6 +10,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from actors.generation.protocol import Sampling, complete
 from actors.generation.transformers_engine import TransformersEngine
 from actors.modeling.policy import Policy
@@ -61,7 +63,8 @@ def run(settings: ServeBenchSettings) -> Outcome:
     rows = real_rows("oasst_model_eval_20k", "prompt_output", 2000)
     with tempfile.TemporaryDirectory() as folder:
         policy = random_policy(folder, settings.model, rows)
-        loaded = Policy.load(policy, num_threads=1)
+        torch.set_num_threads(1)
+        loaded = Policy.load(policy)
         questions = _questions(loaded, rows, settings)
         bodies = [_body(q, settings) for q in questions]
         found = _main_sides(policy, loaded, questions, bodies, settings) | _vllm_sides(policy, bodies, settings)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from actors.generation.protocol import Sampling
 from actors.generation.sampler import Sampler
-from actors.generation.settings import CHANGES_TEXT, EngineSettings
+from actors.generation.settings import CHANGES_TEXT
 from data.attributes import Values
 from data.stage_metrics import SamplingMetrics
 from data.storage import Storage
@@ -68,19 +68,12 @@ def sampler(
             guidance=guided.guidance,
         ),
         "guidance_from": guided.away_from,
-        "engine": _engine(settings, guided),
+        "engine": settings.engine_for(guided.guidance),
         "dtype": settings.pool.dtype,
         "num_threads": max(1, int(settings.pool.cpus_per_actor)),
         "keep_too_long": keep_too_long,
         "gpus": settings.pool.gpus_per_actor,
     }
-
-
-def _engine(settings: SamplingSettings, guided: GuidedBy) -> EngineSettings:
-    """Guided answers are written by the engine that can; `SamplingSettings.require_guidable` has refused the other."""
-    if guided.guidance == 1 or settings.engine.kind != "auto":
-        return settings.engine
-    return settings.engine.model_copy(update={"kind": "transformers"})
 
 
 def sampling_settings(settings: SamplingSettings) -> object:

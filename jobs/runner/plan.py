@@ -117,10 +117,10 @@ class _Stages:
 
 def _engine(sampling: SamplingSettings) -> str:
     """What writes the text, where that is a question; "" = transformers, as nothing else can."""
-    kind, share = sampling.engine.wanted, sampling_place(sampling.pool.gpus_per_actor).memory_share
+    kind = sampling.engine_for(sampling.guidance).wanted
     if kind == "transformers" or (kind is None and not sampling.pool.gpus_per_actor):
         return ""
-    share = sampling.engine.memory_share or share
+    share = sampling.engine.memory_share or sampling_place(sampling.pool.gpus_per_actor).memory_share
     memory = f", which takes {share:.0%} of a GPU at most" if sampling.pool.gpus_per_actor else ""
     return f"vLLM{memory}" if kind else f"vLLM where it is installed and runs the model{memory}, else transformers"
 

@@ -208,6 +208,12 @@ class SamplingSettings(Record):
         require_possible(self.engine, sampling_place(gpus), gpus)
         return self
 
+    def engine_for(self, guidance: float | None) -> EngineSettings:
+        """The settings of the engine that writes answers with this guidance: `auto` takes the one that can."""
+        if guidance in (None, 1) or self.engine.kind != "auto":
+            return self.engine
+        return self.engine.model_copy(update={"kind": "transformers"})
+
     def require_guidable(self, wanted: str) -> None:
         """Raises UserError if the engine cannot write guided answers, which `wanted` asks for."""
         if self.engine.max_num_seqs < 2:
