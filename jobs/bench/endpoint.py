@@ -10,11 +10,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from actors.generation.protocol import Sampling, complete
-from actors.generation.transformers_engine import TransformersEngine
-from actors.modeling.policy import Policy
+from actors.generation.factory import load_engine
+from actors.generation.protocol import Engine, Sampling, complete
+from actors.generation.settings import EngineSettings
+from actors.modeling.policy import PolicyText
 from actors.modeling.tiny_llama import SmallModel
 from data.bounds import Size, Times, TokenBudget, Workers
 from data.conversation import Conversation, Message
@@ -63,19 +62,18 @@ def run(settings: ServeBenchSettings) -> Outcome:
     rows = real_rows("oasst_model_eval_20k", "prompt_output", 2000)
     with tempfile.TemporaryDirectory() as folder:
         policy = random_policy(folder, settings.model, rows)
-        torch.set_num_threads(1)
-        loaded = Policy.load(policy)
-        questions = _questions(loaded, rows, settings)
+        text = PolicyText.load(policy)
+        questions = _questions(text, rows, settings)
         bodies = [_body(q, settings) for q in questions]
-        found = _main_sides(policy, loaded, questions, bodies, settings) | _vllm_sides(policy, bodies, settings)
-        prefill = _shared_prefill(loaded, questions[: settings.clients])
+        found = _main_sides(policy, text, questions, bodies, settings) | _vllm_sides(policy, bodies, settings)
+        prefill = _shared_prefill(policy, text, questions[: settings.clients])
         crowds = _crowds(policy, bodies, settings)
     return _outcome(found, prefill, crowds, settings)
 
 
 def _main_sides(
     policy: str,
-    loaded: Policy,
+    text: PolicyText,
     questions: Sequence[Message],
     bodies: list[dict[str, Any]],
     settings: ServeBenchSettings,
@@ -87,12 +85,12 @@ def _main_sides(
         continuous = stack.enter_context(server(CONTINUOUS, transformers_serve(policy, True), "/health"))
         single = stack.enter_context(server(SINGLE, transformers_serve(policy, False), "/health"))
         # One for all rounds: the endpoint's engine has the prompts of the last round in its prefix cache, too.
-        bare = TransformersEngine(loaded, settings.clients, prefix_cache_tokens=4096)
+        bare = _bare_engine(policy, settings.clients)
         stack.callback(bare.close)
         theirs = [_without_attributes(body) | {"model": policy} for body in bodies]
         ways: dict[str, Callable[[int], LoadResult]] = {
             ENDPOINT: lambda _: load(endpoint, bodies, settings.clients),
-            BARE: lambda _: _bare(bare, loaded, questions, settings),
+            BARE: lambda _: _bare(bare, text, questions, settings),
             CONTINUOUS: lambda _: load(continuous, theirs, settings.clients),
             SINGLE: lambda _: load(single, theirs, settings.clients),
         }
@@ -137,9 +135,9 @@ def _crowds(policy: str, bodies: list[dict[str, Any]], settings: ServeBenchSetti
     return {number: found[f"{number} streams"] for number in settings.streams}
 
 
-def _questions(policy: Policy, rows: Sequence[Conversation], settings: ServeBenchSettings) -> list[Message]:
+def _questions(text: PolicyText, rows: Sequence[Conversation], settings: ServeBenchSettings) -> list[Message]:
     plain = [r.messages[0] for r in rows if not r.system]
-    short = [m for m in plain if len(policy.prompt("", [m], SCHEMA.best())) <= settings.prompt_tokens]
+    short = [m for m in plain if len(text.prompt("", [m], SCHEMA.best())) <= settings.prompt_tokens]
     return short[: settings.requests]
 
 
@@ -152,22 +150,25 @@ def _without_attributes(body: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in body.items() if key != "attributes"}
 
 
-def _bare(
-    engine: TransformersEngine, policy: Policy, questions: Sequence[Message], settings: ServeBenchSettings
-) -> LoadResult:
+def _bare_engine(policy: str, max_num_seqs: int) -> Engine:
+    settings = EngineSettings(kind="transformers", max_num_seqs=max_num_seqs, prefix_cache_tokens=4096)
+    return load_engine(settings, policy, "float32", num_threads=1)[1]
+
+
+def _bare(engine: Engine, text: PolicyText, questions: Sequence[Message], settings: ServeBenchSettings) -> LoadResult:
     """The engine alone, in this process: no HTTP, no Ray, no text."""
     started = time.monotonic()
-    prompts = [policy.prompt("", [q], SCHEMA.best()) for q in questions]
+    prompts = [text.prompt("", [q], SCHEMA.best()) for q in questions]
     answers = complete(engine, [(ids, Sampling(settings.answer_tokens, temperature=0)) for ids in prompts])
     seconds = time.monotonic() - started
     return LoadResult(sum(len(ids) for ids, _ in answers), seconds)
 
 
-def _shared_prefill(policy: Policy, questions: Sequence[Message]) -> float:
+def _shared_prefill(policy: str, text: PolicyText, questions: Sequence[Message]) -> float:
     """Prompt tokens that go through the model for a question at SETTINGS settings, over those for it at one."""
-    engine, alone = TransformersEngine(policy, 16, prefix_cache_tokens=4096), 0
+    engine, alone = _bare_engine(policy, 16), 0
     for question in questions:
-        prompts = [policy.prompt("", [question], SCHEMA.best() | {"verbosity": value}) for value in range(SETTINGS)]
+        prompts = [text.prompt("", [question], SCHEMA.best() | {"verbosity": value}) for value in range(SETTINGS)]
         alone += len(prompts[0])
         complete(engine, [(ids, Sampling(1, temperature=0)) for ids in prompts])
     engine.close()
