@@ -132,6 +132,22 @@ def test_every_kernel_gives_the_same_training(stage: int, family: str, tiny_base
             assert np.abs(value - expected[key]).mean() < 1e-6, (name, key)
 
 
+def _norms(folder: str) -> list[float]:
+    """Of the gradient of a first step without ZeRO, and with its stages 1 and 2."""
+    norms = []
+    for stage in (0, 1, 2):
+        engine, packs = _engine(folder, zero_stage=stage)
+        engine.step(packs, 90.0, 1e-3)
+        norms.append(engine.gradient_norm)
+    return norms
+
+
+def test_a_training_without_zero_knows_its_gradients_norm_too(tiny_base: str) -> None:
+    plain, *sharded = in_engine_process(_norms, tiny_base)
+    assert plain > 0
+    assert sharded == pytest.approx([plain, plain], rel=1e-4)
+
+
 @pytest.mark.parametrize(("family", "num_norms"), [("llama", 5), ("qwen3", 9), ("gemma3", 13), ("gpt2", 0)])
 def test_fused_norms_give_the_same_hidden_states(family: str, num_norms: int) -> None:
     """GPT-2 has layer norms, which stay."""

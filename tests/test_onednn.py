@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from actors.kernels.onednn import ROWS, generate_with_onednn, train_with_onednn, use_onednn, works
+from actors.kernels import onednn
+from actors.kernels.onednn import ROWS, generate_with_onednn, is_faster, train_with_onednn, use_onednn, works
 
 
 def missing() -> str:
@@ -19,6 +20,13 @@ def missing() -> str:
     return ""
 
 
+@pytest.fixture
+def _on_any_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where MKL is as fast, too: the products must be right wherever they may be taken."""
+    monkeypatch.setattr(onednn, "is_faster", works)
+
+
+ON_ANY_CPU = pytest.mark.usefixtures("_on_any_cpu")
 NEEDS_ONEDNN = pytest.mark.skipif(bool(missing()), reason=missing())
 
 
@@ -29,6 +37,7 @@ def test_onednn_works_wherever_pytorch_has_it() -> None:
 
 
 @NEEDS_ONEDNN
+@ON_ANY_CPU
 @pytest.mark.parametrize("use", [use_onednn, generate_with_onednn])
 @pytest.mark.parametrize("shape", [(1, 128, 48), (64, 48), (1, 37, 48), (3, 37, 48), (2, 1, 48), (1, 0, 48)])
 @torch.inference_mode()
@@ -42,6 +51,7 @@ def test_the_products_are_fp32_products(shape: tuple[int, ...], use: Callable[[t
 
 
 @NEEDS_ONEDNN
+@ON_ANY_CPU
 @pytest.mark.parametrize("shape", [(1, 128, 48), (64, 48), (2, 37, 48), (1, 0, 48)])
 def test_the_gradients_are_fp32_gradients(shape: tuple[int, ...]) -> None:
     torch.manual_seed(0)
@@ -57,6 +67,17 @@ def test_the_gradients_are_fp32_gradients(shape: tuple[int, ...]) -> None:
         torch.testing.assert_close(found, right, rtol=1e-4, atol=1e-5)
 
 
+@NEEDS_ONEDNN
+@pytest.mark.parametrize("capability", ["AVX2", "AVX512"])
+def test_a_cpu_without_avx512_multiplies_with_mkl(monkeypatch: pytest.MonkeyPatch, capability: str) -> None:
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    monkeypatch.setattr(onednn, "is_faster", is_faster.__wrapped__)
+    linear = torch.nn.Linear(64, 64)
+    assert train_with_onednn(linear) == (capability == "AVX512")
+    assert ("forward" in vars(linear)) == (capability == "AVX512")
+
+
+@ON_ANY_CPU
 @torch.inference_mode()
 def test_other_dtypes_are_left_alone() -> None:
     half = torch.nn.Linear(8, 8).bfloat16()
@@ -65,6 +86,7 @@ def test_other_dtypes_are_left_alone() -> None:
 
 
 @NEEDS_ONEDNN
+@ON_ANY_CPU
 @pytest.mark.parametrize("use", [use_onednn, generate_with_onednn])
 @torch.inference_mode()
 def test_many_row_lengths_do_not_grow_memory(use: Callable[[torch.nn.Module], int]) -> None:

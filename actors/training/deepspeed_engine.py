@@ -10,6 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
+from torch.nn.utils import get_total_norm
 
 from actors.kernels.compiled import compile_layers
 from actors.kernels.devices import own_device
@@ -69,6 +70,7 @@ class TrainingEngine:
         self.held: dict[str, int] | None = None
         """Bytes of the model on this worker (see `held_bytes`); known after the second step."""
         self._steps = 0
+        self._norm: float | torch.Tensor = 0.0
         self.arithmetic = Arithmetic.of(self.module.model)
 
     def _use_kernels(self) -> None:
@@ -154,7 +156,13 @@ class TrainingEngine:
         if self.held is None and self._steps == 1:  # the first step has made the moments
             self.held = held_bytes(self.engine)
         self._steps += 1
+        # Without ZeRO the optimizer is PyTorch's own, which tells no norm, and DeepSpeed keeps none.
+        plain = not hasattr(self.engine.optimizer, "_global_grad_norm")
+        if plain:
+            self._norm = get_total_norm([p.grad for p in self.trained if p.grad is not None])
         self.engine.step()
+        if not plain:
+            self._norm = self.engine.get_global_grad_norm() or 0.0
         # The only wait for the device: with one for each pack a GPU would idle while the next pack is launched.
         return sum(torch.stack(losses).tolist()) / weight
 
@@ -175,7 +183,7 @@ class TrainingEngine:
     @property
     def gradient_norm(self) -> float:
         """Of the last step, before clipping."""
-        return float(self.engine.get_global_grad_norm() or 0)
+        return float(self._norm)
 
     def weights(self) -> Iterator[ZeroShard]:
         """This worker's share of the trained weights."""
