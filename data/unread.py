@@ -44,6 +44,16 @@ def require_trained(record: Mapping[str, Any]) -> None:
     raise BadRecord("wrong_type", f"`weight` is {printable(str(weight), 20)}, it must be 1, or 0 (which is rejected)")
 
 
+def require_scales(record: Mapping[str, Any], schema: AttributeSchema) -> None:
+    """Raises BadRecord "other_scale" if `scales` ({name: [low, high]}) has another range of an attribute."""
+    scales = record.get("scales")
+    for attribute in schema.attributes if isinstance(scales, dict) else ():
+        rated, ours = scales.get(attribute.name), [attribute.low, attribute.high]
+        if isinstance(rated, list) and rated != ours:
+            shown = printable(f"{attribute.name!r} was rated on the scale {rated}, it has {ours} in this run")
+            raise BadRecord("other_scale", f"{shown}; set `attributes` to the schema of the ratings")
+
+
 def _is_rating(name: str, value: Any, schema: AttributeSchema) -> bool:
     return (
         isinstance(value, int | float)
