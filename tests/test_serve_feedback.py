@@ -7,15 +7,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from starlette.types import Message as ASGIMessage
+from starlette.types import Receive, Scope, Send
 from support.asgi import LAB, USER, Answered, Scripted, app_around, ask, exchanged
 from support.feedback import Lost, feedback_in, files, human, keyed_app, rated, rows
 
+from data.attributes import SHIPPED
 from data.conversation import Conversation, Message
 from data.sources import read
 from serve import feedback
 from serve.answer_ids import begun_s, day_of
 from serve.feedback_store import FeedbackStore, KeptAnswer
-from serve.request import Delta, Started
+from serve.models import ServedPolicies, ServedPolicy
+from serve.request import Delta, PolicyInfo, Started
 
 HOUR = {"answers_minutes": 60, "retention_days": 30}
 
@@ -204,6 +208,22 @@ def test_an_answer_that_broke_off_is_not_kept(tmp_path: Path) -> None:
     assert files(tmp_path) == []
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_who_has_the_end_of_a_reply_can_rate_it(tmp_path: Path, stream: bool) -> None:
+    app, kept = keyed_app(feedback_in(tmp_path)), list[int]()
+
+    async def watched(scope: Scope, receive: Receive, send: Send) -> None:
+        async def seen(message: ASGIMessage) -> None:
+            if b'"finish_reason":"stop"' in message.get("body", b""):
+                kept.append(len(files(tmp_path)))
+            await send(message)
+
+        await app(scope, receive, seen)
+
+    assert ask(watched, "a", messages=[USER], n=2, stream=stream).status == 200
+    assert kept[-1] == 1, "the text was written before the last answer's end was sent"
+
+
 class SlowStore(FeedbackStore):
     """Writes nothing until it is let."""
 
@@ -267,7 +287,7 @@ def test_a_storage_that_fails_costs_no_answer_and_takes_no_rating(tmp_path: Path
     (tmp_path / "file").write_text("in the way")
     id = answer(app)
     assert lost.num == 1
-    assert code(rated(app, "a", id, humor=1))[0] in (404, 503)
+    assert code(rated(app, "a", id, humor=1)) == (503, "feedback_failed")
 
 
 def test_a_rating_that_was_not_written_is_no_200(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -279,7 +299,9 @@ def test_a_rating_that_was_not_written_is_no_200(tmp_path: Path, monkeypatch: py
 
 def test_a_rating_is_taken_after_a_restart_with_another_model(tmp_path: Path) -> None:
     id = answer(keyed_app(feedback_in(tmp_path)))
-    again = keyed_app(feedback_in(tmp_path))
+    other = PolicyInfo("other", SHIPPED["steerlm_paper"].model_dump_json(), context=512)
+    again = keyed_app(feedback_in(tmp_path), models=ServedPolicies([ServedPolicy(other)]))
+    assert code(rated(again, "b", id, humor=5)) == (400, "invalid_attribute"), "on the scale under which it was given"
     assert rated(again, "b", id, humor=2)[0] == 200
     assert human(tmp_path) == [[{"humor": 2.0}]]
 

@@ -1,11 +1,12 @@
 """An endpoint without Ray that takes feedback, and what lies in its store."""
 
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI
 from support.asgi import LAB, Scripted, app_around, ask
-from support.manual_clock import ManualClock
 
 from data.conversation import Conversation
 from data.lines import Row
@@ -14,6 +15,7 @@ from serve.answering import Generate
 from serve.auth import Team, hashed
 from serve.feedback import Feedback
 from serve.feedback_store import FeedbackSettings, FeedbackStore
+from serve.models import ServedPolicies
 
 TEAMS = (
     Team(name="games", feedback=True),
@@ -35,17 +37,20 @@ class Lost:
 
 
 def feedback_in(
-    folder: object, clock: ManualClock | None = None, lost: Lost | None = None, **settings: Any
+    folder: object, clock: Callable[[], float] = time.time, lost: Callable[[], None] | None = None, **settings: Any
 ) -> Feedback:
-    """Over a store; it counts time by the clock, if there is one."""
+    """Over the store in a folder."""
     found = FeedbackSettings(store=str(folder), **settings)
-    assert found.store is not None
-    return Feedback(FeedbackStore(found.store), found, lost or Lost(), **({} if clock is None else {"clock": clock}))
+    return Feedback(FeedbackStore(str(folder)), found, lost or Lost(), clock)
 
 
-def keyed_app(feedback: Feedback | None, generate: Generate | None = None) -> FastAPI:
+def keyed_app(
+    feedback: Feedback | None, generate: Generate | None = None, models: ServedPolicies | None = None
+) -> FastAPI:
     """With the keys a and b of games, c of school, and d of a team without the right."""
-    return app_around(generate or Scripted().generate, keys_text=KEYS_TEXT, teams=TEAMS, feedback=feedback)
+    return app_around(
+        generate or Scripted().generate, keys_text=KEYS_TEXT, teams=TEAMS, models=models, feedback=feedback
+    )
 
 
 def rated(app: FastAPI, key: str | None, id: str, index: int = 0, **attributes: Any) -> Any:
