@@ -13,6 +13,8 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 from data.attributes import AttributeProblem
+from data.errors import is_user_error
+from data.printable import printable
 from serve.admission import AdmittedRequest
 from serve.auth import Team
 from serve.feedback_request import FeedbackRequest
@@ -27,7 +29,7 @@ KEEP_S = 2.0
 STORE_S = 30.0
 """How long who rates or deletes waits for the storage."""
 NUM_THREADS = 8
-"""An object store takes some 50 ms for each: 160 answers a second in one process."""
+"""That write, read and remove at the same time; they wait for the storage, not for a CPU."""
 MOST_WAITING = 256
 """Answers whose texts wait to be written; one more is not kept, as its text would fill the memory."""
 SWEEP_S = 3600.0
@@ -82,7 +84,7 @@ class Feedback:
         try:
             await asyncio.get_running_loop().run_in_executor(self._threads, write)
         except Exception as error:  # each storage has its own
-            self._not_kept(f"{type(error).__name__}: {error}")
+            self._not_kept(_cause(error))
         else:
             self._is_late = False
 
@@ -125,7 +127,7 @@ class Feedback:
             try:
                 await loop.run_in_executor(self._threads, self._store.sweep, self.settings, self._clock())
             except Exception as error:  # each storage has its own; the next round tries again
-                logger.error("old feedback was not removed: %s: %s", type(error).__name__, error)
+                logger.error("old feedback was not removed: %s", _cause(error))
             await asyncio.sleep(every_s)
 
     async def _done(self, step: Callable[..., T], *arguments: object) -> T:
@@ -133,13 +135,18 @@ class Feedback:
         try:
             return await asyncio.wait_for(work, STORE_S)
         except Exception as error:  # each storage has its own; TimeoutError is ours
-            logger.error("feedback failed: %s: %s", type(error).__name__, error)
+            logger.error("feedback failed: %s", _cause(error))
             message = "the store of feedback failed, so nothing is certain: send it again"
             raise ProtocolError(message, code="feedback_failed", status=503, retry_after_s=5) from None
 
     def _unknown(self, id: str) -> ProtocolError:
         kept = f"the texts of this team's conversations without tools are kept for {self.settings.answers_minutes} min"
         return ProtocolError(f"no answer {id[:60]!r} is kept here: {kept}", "id", "answer_not_found", 404)
+
+
+def _cause(error: Exception) -> str:
+    """For the log, which has no text of people: an error that is not about files or networks may quote one."""
+    return f"{type(error).__name__}: {printable(str(error))}" if is_user_error(error) else type(error).__name__
 
 
 def kept_answer(team: Team, accepted: AdmittedRequest, texts: Sequence[str]) -> KeptAnswer | None:

@@ -297,6 +297,16 @@ def test_a_rating_that_was_not_written_is_no_200(tmp_path: Path, monkeypatch: py
     assert code(rated(app, "a", id, humor=1)) == (503, "feedback_failed")
 
 
+def test_the_log_never_has_a_text(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    app = keyed_app(feedback_in(tmp_path))
+    id = answer(app)
+    [file] = files(tmp_path)
+    (tmp_path / file).write_text('{"choices": "It is a secret"')
+    with caplog.at_level("ERROR", "ray.serve"):
+        assert code(rated(app, "a", id, humor=1)) == (503, "feedback_failed")
+    assert [record.getMessage() for record in caplog.records] == ["feedback failed: ValidationError"]
+
+
 def test_a_rating_is_taken_after_a_restart_with_another_model(tmp_path: Path) -> None:
     id = answer(keyed_app(feedback_in(tmp_path)))
     other = PolicyInfo("other", SHIPPED["steerlm_paper"].model_dump_json(), context=512)
