@@ -1,4 +1,4 @@
-"""What a record says where no reader looks for it: no rating and no mask is lost without a word. Knows no format.
+"""What a record says where no reader looks for it: no rating, mask or scale is lost without a word. Knows no format.
 
 A rating counts as said by its name, an attribute's, with a number; null is none.
 """
@@ -47,7 +47,9 @@ def require_trained(record: Mapping[str, Any]) -> None:
 def require_scales(record: Mapping[str, Any], schema: AttributeSchema) -> None:
     """Raises BadRecord "other_scale" if `scales` ({name: [low, high]}) has another range of an attribute."""
     scales = record.get("scales")
-    for attribute in schema.attributes if isinstance(scales, dict) else ():
+    if not isinstance(scales, dict):
+        return
+    for attribute in schema.attributes:
         rated, ours = scales.get(attribute.name), [attribute.low, attribute.high]
         if isinstance(rated, list) and rated != ours:
             shown = printable(f"{attribute.name!r} was rated on the scale {rated}, it has {ours} in this run")
