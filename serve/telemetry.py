@@ -179,7 +179,7 @@ class Telemetry:
     def unkept(self) -> None:
         """The text of an answer is not there for feedback."""
         if self._metrics is not None:
-            self._metrics.unkept.inc()
+            self._metrics.unkept.inc(1, {})
 
     def ended(self, context: RequestContext, status: int, code: str | None) -> None:
         seconds = self.clock() - context.arrived
