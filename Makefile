@@ -140,7 +140,8 @@ test-preset-real: setup-real  ## the preset real with little of everything, its 
 	@$(SLOW) tests/test_compare_real.py tests/test_playground_real.py $(ARGS)
 
 test-page: setup  ## the endpoint's page, also behind nginx, and a run's report in Chromium
-	@$(SLOW) tests/test_playground.py tests/test_nginx.py tests/test_report_in_chromium.py $(ARGS)
+	@$(SLOW) tests/test_playground.py tests/test_playground_feedback.py tests/test_nginx.py \
+	  tests/test_report_in_chromium.py $(ARGS)
 
 pictures: demo  ## the pictures of README: the endpoint's page, with the demo's model, in Chromium
 	@STEERLM_SCREENSHOTS=docs STEERLM_DEMO_RUN=runs/demo $(PYTEST) -m slow tests/test_playground.py -k slider
@@ -153,7 +154,7 @@ test-steered: demo  ## the attributes of answers served by the demo's model, mea
 
 test-faults: setup  ## the endpoint under broken requests, killed replicas, overload, callers that leave (ten minutes)
 	@$(SLOW) tests/test_serve_fuzz.py tests/test_serve_faults.py tests/test_serve_state.py \
-	  tests/test_serve_crowds.py tests/test_serve_ingresses.py $(ARGS)
+	  tests/test_serve_crowds.py tests/test_serve_ingresses.py tests/test_serve_feedback_kept.py $(ARGS)
 
 # The last run of a client is kept; `python tests/support/client_list.py` writes docs/clients.md's table from them.
 test-clients: setup  ## sixteen third-party clients (OpenAI, LangChain, Vercel, ...) against one endpoint (minutes)

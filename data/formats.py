@@ -25,7 +25,7 @@ from data.lines import (
 )
 from data.printable import printable
 from data.template import LABEL_START, TURN_START, label_line
-from data.unread import require_no_ratings, require_trained, require_unrated
+from data.unread import require_no_ratings, require_scales, require_trained, require_unrated
 
 Which = Literal["human", "predicted"]
 """Whose values a writer writes."""
@@ -104,11 +104,13 @@ def messages(line: Line, schema: AttributeSchema, source: str) -> Iterator[Row]:
     """The OpenAI and TRL convention: `messages` of role and content, or `prompt` and `response`.
 
     A system message may come first. An assistant message may carry `attributes`, people's ratings in schema units;
-    those of the record rate the last answer. The record may carry a `group`. A `weight` of 0 (OpenAI) rejects it.
+    those of the record rate the last answer. The record may have a `group`, and `scales`, the schema's. A `weight` of 0
+    (OpenAI) rejects it.
     """
     record = line.record
     require_no_ratings(record, schema, _PROMPT_COLUMNS, "the record")
     require_trained(record)
+    require_scales(record, schema)
     if "messages" in record:
         system, turns, human = _chat(record["messages"], schema)
         human = _with_record(human, _attributes(record, schema))
@@ -167,9 +169,8 @@ def to_nemo(conversation: Conversation, schema: AttributeSchema, which: Which = 
     for message, values in _with_values(conversation, which):
         label = label_line(schema, values).removeprefix(LABEL_START).rstrip("\n") or None
         turns.append({"from": message.role.capitalize(), "value": message.content, "label": label})
-    return {"system": conversation.system, "mask": "User", "type": "VALUE_TO_TEXT", "conversations": turns} | _origin(
-        conversation
-    )
+    record = {"system": conversation.system, "mask": "User", "type": "VALUE_TO_TEXT", "conversations": turns}
+    return record | _origin(conversation)
 
 
 def to_messages(conversation: Conversation, schema: AttributeSchema, which: Which = "human") -> dict[str, Any]:

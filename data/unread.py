@@ -1,4 +1,4 @@
-"""What a record says where no reader looks for it: no rating and no mask is lost without a word. Knows no format.
+"""What a record says where no reader looks for it: no rating, mask or scale is lost without a word. Knows no format.
 
 A rating counts as said by its name, an attribute's, with a number; null is none.
 """
@@ -42,6 +42,18 @@ def require_trained(record: Mapping[str, Any]) -> None:
             "an answer with `weight` 0 is not meant for training, a row's answers all are: cut it off or drop `weight`",
         )
     raise BadRecord("wrong_type", f"`weight` is {printable(str(weight), 20)}, it must be 1, or 0 (which is rejected)")
+
+
+def require_scales(record: Mapping[str, Any], schema: AttributeSchema) -> None:
+    """Raises BadRecord "other_scale" if `scales` ({name: [low, high]}) has another range of an attribute."""
+    scales = record.get("scales")
+    if not isinstance(scales, dict):
+        return
+    for attribute in schema.attributes:
+        rated, ours = scales.get(attribute.name), [attribute.low, attribute.high]
+        if isinstance(rated, list) and rated != ours:
+            shown = printable(f"{attribute.name!r} was rated on the scale {rated}, it has {ours} in this run")
+            raise BadRecord("other_scale", f"{shown}; set `attributes` to the schema of the ratings")
 
 
 def _is_rating(name: str, value: Any, schema: AttributeSchema) -> bool:

@@ -20,8 +20,10 @@ from cluster.connect import connect, on_this_machine
 from cluster.errors import ClusterError
 from cluster.settings.load import command_line
 from data.errors import UserError
+from data.uris import shown_uri
 from serve.auth import KEYS_VARIABLE, Keys
 from serve.deploy import require_free_port, start
+from serve.feedback_store import FeedbackStore
 from serve.locate import Located, locate_all
 from serve.settings import LOOPBACK, ServeSettings
 
@@ -42,6 +44,8 @@ def main(argv: list[str]) -> int:
             require_installed(settings.engine, ENDPOINT)
         models, predictor = locate_all(settings)
         keys = Keys(settings.teams, settings.keys, os.environ.get(KEYS_VARIABLE, ""))
+        if settings.feedback.store is not None:
+            FeedbackStore(settings.feedback.store).require_writable()
         if here:  # on a cluster, Serve may run already, and listen there
             require_free_port(settings.host, settings.port)
     except UserError as problem:
@@ -49,7 +53,8 @@ def main(argv: list[str]) -> int:
     rated = f"answers can be rated by {predictor}"
     unrated = "no predictor, so answers cannot be rated (score, best_of)"
     facts = [f"model {model.name} from {model.uri}" for model in models]
-    for fact in (*facts, rated if predictor else unrated, _reach(settings, keys)):
+    facts += [rated if predictor else unrated, *_kept(settings), _reach(settings, keys)]
+    for fact in facts:
         print(f"serve: {fact}", flush=True)
     try:
         return _serve(settings, models, predictor)
@@ -66,6 +71,16 @@ def _reach(settings: ServeSettings, keys: Keys) -> str:
     where = f"every machine that reaches {settings.host}:{settings.port}, without TLS"
     teams = ", ".join(team.name for team in settings.teams)
     return f"callers need a key of {teams}; reachable from {'this machine' if settings.host in LOOPBACK else where}"
+
+
+def _kept(settings: ServeSettings) -> list[str]:
+    """Which texts of people are kept, in a sentence."""
+    feedback = settings.feedback
+    if feedback.store is None:
+        return []
+    teams = [team.name for team in settings.teams if team.feedback] if settings.has_keys else ["everyone"]
+    store = f"{shown_uri(feedback.store)} keeps answers of {', '.join(teams)} for {feedback.answers_minutes} min"
+    return [f"feedback: {store}, and rated ones for {feedback.retention_days} days"]
 
 
 def _serve(settings: ServeSettings, models: Sequence[Located], predictor: str | None) -> int:

@@ -71,6 +71,8 @@ class AdmittedRequest:
 
     model: ServedPolicy
     profile: str | None
+    requested: Mapping[str, float]
+    """Attributes as the caller asked for them."""
     generations: tuple[GenerationRequest, ...]
     """One for each answer; they differ in the seed."""
     reply: Reply
@@ -135,6 +137,7 @@ def admitted(
     return AdmittedRequest(
         model=model,
         profile=profile,
+        requested=wanted.values,
         generations=tuple(numbered(generation, chat.seed, i) for i in range(chat.best_of or chat.n)),
         reply=_reply(model.name, steering, tools, chat.num_top),
         unused=frozenset({"tools"} if chat.tools and tools is None else ()),

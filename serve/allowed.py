@@ -7,6 +7,7 @@ from data.bounds import MAX_GUIDANCE
 from serve import response_format
 from serve.chat_request import MAX_BEST_OF, ChatRequest
 from serve.completion_request import PROMPT, CompletionRequest
+from serve.feedback_request import FeedbackRequest
 from serve.protocol import ProtocolRecord
 from serve.sampling_fields import MAX_CHOICES, MAX_STOP_CHARS, MAX_STOPS, MAX_TOP_K, SEED_LIMIT
 from serve.tokenize_request import TokenizeRequest
@@ -75,6 +76,11 @@ ALLOWED_IN: Mapping[type[ProtocolRecord], Mapping[str, str]] = {
         "model": ALLOWED["model"],
         "add_special_tokens": "true or false",
         "return_token_strs": "true or false",
+    },
+    FeedbackRequest: {
+        "id": "the id of a reply, a string",
+        "index": "a whole number from 0: which choice of the reply",
+        "attributes": "an object with one or more: attribute name -> number, see GET /v1/attributes",
     },
 }
 """Record -> the same for its fields."""

@@ -113,6 +113,15 @@ class RunningAnswers:
         return {name: round(value, 4) for name, value in model.calibration(values).items()}
 
     @property
+    def texts(self) -> Sequence[str]:
+        """As far as they are here."""
+        return self._texts
+
+    @property
+    def are_whole(self) -> bool:
+        return len(self._finished) == len(self._events)
+
+    @property
     def usage(self) -> Usage:
         """As OpenAI counts: the prompt once, all answers."""
         prompt, completion = self.prompt_tokens, sum(self._counts)

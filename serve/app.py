@@ -14,7 +14,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 
 from data.errors import UserError
-from serve import dials, generating, guidance, health, openapi
+from serve import dials, feedback_routes, generating, guidance, health, openapi
 from serve.auth import Team
 from serve.backend import Backend
 from serve.bodies import Bodies
@@ -50,6 +50,7 @@ def application(backend: Backend) -> FastAPI:
     )
     bodies = Bodies(backend.limits.body)
     generating.add_routes(app, backend, bodies)
+    feedback_routes.add_routes(app, backend, bodies)
     _information(app, backend)
     health.add_routes(app, backend)
     _administration(app, backend, bodies)
@@ -70,7 +71,7 @@ def _in_front(app: FastAPI, backend: Backend) -> None:
         app.add_middleware(
             CORSMiddleware,
             allow_origins=backend.cors_origins,
-            allow_methods=("GET", "POST"),
+            allow_methods=("GET", "POST", "DELETE"),
             allow_headers=("*",),
             allow_private_network=True,
             expose_headers=("Retry-After",),
@@ -124,6 +125,7 @@ def _information(app: FastAPI, backend: Backend) -> None:
             "max_new_tokens": backend.limits.longest(policy),
             "sampling": asdict(backend.limits.sampling),
             "measures": backend.score is not None,
+            "feedback": _feedback(backend, team),
             "attributes": [a.model_dump() for a in policy.schema.attributes],
             "dials": dials.described(policy.schema),
             "guidance": guidance.described(policy),
@@ -131,6 +133,13 @@ def _information(app: FastAPI, backend: Backend) -> None:
             "raters": policy.text_rater.raters(policy.schema.names),
             "profiles": [_profile(policy, profile) for profile in _profiles(policy, team)],
         }
+
+
+def _feedback(backend: Backend, team: Team) -> dict[str, int] | None:
+    """How long texts and ratings are kept; None = it is off, or this team gives none."""
+    if backend.feedback is None or not team.feedback:
+        return None
+    return backend.feedback.settings.model_dump(include={"answers_minutes", "retention_days"})
 
 
 def _profiles(policy: ServedPolicy, team: Team) -> list[Profile]:

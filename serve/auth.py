@@ -43,6 +43,8 @@ class Team(Record):
     """Prompt and answer tokens in any 60 s; null = no limit."""
     admin: bool = False
     """May it use the /admin routes?"""
+    feedback: bool = False
+    """May it rate its answers (POST /v1/feedback)? Then their texts are kept, see feedback.store."""
 
     @property
     def is_limited(self) -> bool:
@@ -62,8 +64,9 @@ class Team(Record):
         return requested
 
 
-EVERYONE = Team(name="everyone")
+EVERYONE = Team(name="everyone", feedback=True)
 """The caller where no keys are set."""
+RATER_CHARS = 16
 
 
 def new_key() -> str:
@@ -140,6 +143,11 @@ class Keys:
         if found is None:
             raise _unauthorized("this key is unknown or revoked")
         return found
+
+    def rater_of(self, authorization: str | None) -> str:
+        """Tells the keys of a team apart, and does not show them; a key that opens nothing has one, too."""
+        key = (authorization or "").partition(" ")[2].strip() if self.any else ""
+        return hashed(f"rater {key}")[:RATER_CHARS]
 
 
 def _read(uri: str) -> str:

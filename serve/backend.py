@@ -8,6 +8,7 @@ from fastapi import Request
 from serve.admission import RequestLimits
 from serve.answering import Generate, Score
 from serve.auth import Keys, Team
+from serve.feedback import Feedback
 from serve.models import ServedPolicies
 from serve.protocol import ProtocolError
 from serve.rate_limits import RateLimiter
@@ -36,6 +37,8 @@ class Backend:
     telemetry: Telemetry
     rate_limiter: RateLimiter
     page: str
+    feedback: Feedback | None = None
+    """None = it is off."""
     root_path: str = ""
     """Path under which a proxy shows the endpoint."""
     cors_origins: tuple[str, ...] = ()

@@ -53,6 +53,7 @@ def admitted_completion(
     return AdmittedRequest(
         model=model,
         profile=None,
+        requested={},
         generations=generations,
         reply=CompletionReply(model.name, sent.logprobs),
         score=False,

@@ -20,7 +20,10 @@ def add_routes(app: FastAPI, backend: Backend, bodies: Bodies) -> None:
     tokenizing.add_route(app, backend, bodies, limiter)
 
     def route(admit: Admit) -> GenerationRoute:
-        return GenerationRoute(admit, backend.generate, backend.score, backend.keys, bodies, backend.telemetry, limiter)
+        return GenerationRoute(
+            *(admit, backend.generate, backend.score, backend.keys, bodies, backend.telemetry, limiter),
+            backend.feedback,
+        )
 
     def admitted_chat(body: bytes, team: Team, header: str) -> tuple[AdmittedRequest, frozenset[str]]:
         limits = backend.limits

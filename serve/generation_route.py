@@ -4,7 +4,7 @@ Knows no Ray, no policy and none of the request's fields: it is given a function
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
@@ -17,6 +17,7 @@ from serve.answering import Generate, RunningAnswers, Score
 from serve.auth import Keys, Team
 from serve.bodies import Bodies
 from serve.event_stream import CLIENT_LEFT, DONE, EventStream, events_of
+from serve.feedback import Feedback
 from serve.protocol import ProtocolError, ProtocolRecord
 from serve.rate_limits import RateLimiter
 from serve.reply import Reply
@@ -60,6 +61,7 @@ class GenerationRoute:
     bodies: Bodies
     telemetry: Telemetry
     rate_limiter: RateLimiter
+    feedback: Feedback | None
 
     async def __call__(self, request: Request) -> Response:
         context = self.telemetry.arrived(request.scope["route"].path)
@@ -78,12 +80,13 @@ class GenerationRoute:
             answers = await stack.enter_async_context(self._running(accepted, team, context))
             if accepted.stream:
                 await answers.start(OPENING_S)
-                return EventStream(self._events(answers, accepted, context), stack.pop_all(), context)
+                return EventStream(self._events(answers, accepted, team, context), stack.pop_all(), context)
             await answers.start()
             finished, candidates = await answers.finished()
             for answer in finished:
                 _record_gaps(context, accepted, answer.measured)
             reply = accepted.reply.whole(finished, answers.usage, candidates)
+        await self._keep(team, accepted, [answer.text for answer in finished])
         context.end(200)
         return Response(reply.model_dump_json(), media_type="application/json")
 
@@ -103,8 +106,13 @@ class GenerationRoute:
                 context.prompt_tokens, context.completion_tokens = usage.prompt_tokens, usage.completion_tokens
                 self.telemetry.admitted(context, -1)
 
+    async def _keep(self, team: Team, accepted: AdmittedRequest, texts: Sequence[str]) -> None:
+        """What can be rated later must be safe before the caller has its end."""
+        if self.feedback is not None:
+            await self.feedback.keep(team, accepted, texts)
+
     async def _events(
-        self, answers: RunningAnswers, accepted: AdmittedRequest, context: RequestContext
+        self, answers: RunningAnswers, accepted: AdmittedRequest, team: Team, context: RequestContext
     ) -> AsyncIterator[str]:
         """Server-sent events."""
         reply = accepted.reply
@@ -117,6 +125,8 @@ class GenerationRoute:
                 if delta.shows:
                     context.record_first_text()
                     yield events_of(_shown(reply, index, delta))
+                if delta.finish is not None and answers.are_whole:
+                    await self._keep(team, accepted, tuple(answers.texts))
                 if delta.finish is not None and accepted.score and index == 0:
                     held = delta.finish
                 elif delta.finish is not None:

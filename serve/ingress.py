@@ -7,7 +7,7 @@ import asyncio
 import contextlib
 import logging
 import math
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Coroutine, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeAlias
 
@@ -17,7 +17,6 @@ import ray.serve.exceptions
 import ray.serve.handle
 from fastapi import FastAPI
 from ray.serve._private.constants import RAY_SERVE_ENABLE_HA_PROXY
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from data.errors import UserError
 from serve import scrape
@@ -27,6 +26,8 @@ from serve.auth import Keys
 from serve.backend import Backend
 from serve.backlog import Backlog
 from serve.bodies import BodyLimits
+from serve.disconnects import DisconnectsOfRay
+from serve.feedback import Feedback
 from serve.ledger import Reply, Report
 from serve.models import ServedPolicies, ServedPolicy
 from serve.protocol import ProtocolError
@@ -64,22 +65,6 @@ def _limits(settings: ServeSettings) -> RequestLimits:
     )
 
 
-class DisconnectsOfRay:
-    """ASGI middleware: Ray Serve may raise an exception when a caller leaves, which would be logged as our failure."""
-
-    def __init__(self, app: ASGIApp):
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async def received() -> Message:
-            try:
-                return await receive()
-            except ray.exceptions.TaskCancelledError:
-                return {"type": "http.disconnect"}
-
-        await self._app(scope, received, send)
-
-
 @ray.serve.ingress()
 class Ingress:
     """What callers talk to: one process, or several alike."""
@@ -114,10 +99,18 @@ class Ingress:
         self._keys = Keys(settings.teams, settings.keys, keys_text)
         _require_known_peers(self._keys)
         self._rate_limiter = RateLimiter(self._ledger)
+        self._telemetry = Telemetry(EndpointMetrics(), settings.access_log)
+        self._feedback = Feedback.of(settings.feedback, self._telemetry.unkept)
+        self._tasks = [asyncio.create_task(work, name=name) for name, work in self._works().items()]
+
+    def _works(self) -> Mapping[str, Coroutine[Any, Any, None]]:
+        """What it does all the time, by what a message calls it."""
         works = {"watching": self._keep_watch(), "reporting to the limits": self._rate_limiter.keep_reporting()}
-        if settings.keys is not None:
+        if self._settings.keys is not None:
             works["reading the keys file"] = self._keys.keep_fresh()
-        self._tasks = [asyncio.create_task(work, name=name) for name, work in works.items()]
+        if self._feedback is not None:
+            works["removing old feedback"] = self._feedback.keep_swept()
+        return works
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """Called by Ray Serve once the constructor is done."""
@@ -131,9 +124,10 @@ class Ingress:
             metrics=self.metrics,
             keys=self._keys,
             limits=_limits(self._settings),
-            telemetry=Telemetry(EndpointMetrics(), self._settings.access_log),
+            telemetry=self._telemetry,
             rate_limiter=self._rate_limiter,
             page=self._page,
+            feedback=self._feedback,
             root_path=self._settings.root_path,
             cors_origins=self._settings.cors_origins,
         )

@@ -9,6 +9,7 @@ from data.bounds import MAX_GUIDANCE
 from serve.chat_request import ChatRequest
 from serve.completion_reply import Completion
 from serve.completion_request import CompletionRequest
+from serve.feedback_request import FeedbackRequest
 from serve.protocol import ErrorBody, SwapRequest
 from serve.reply import ChatCompletion, Chunk
 from serve.requested import FORM, HEADER
@@ -93,13 +94,21 @@ TOKENIZE: dict[str, Any] = {
     | _WANTED
     | _json_body({"anyOf": [_content(record)["schema"] for record in (TokenizeRequest, ChatRequest)]}),
 }
+FEEDBACK: dict[str, Any] = {
+    "responses": _REFUSALS,
+    "openapi_extra": _BEARER | _body(FeedbackRequest),
+}
+FEEDBACK_DELETED: dict[str, Any] = {
+    "responses": dict.fromkeys((401, 403, 404, 422, 503), ERROR),
+    "openapi_extra": _BEARER,
+}
 SWAP: dict[str, Any] = {
     "responses": dict.fromkeys((400, 401, 403, 404, 409, 415, 422), ERROR),
     "openapi_extra": _BEARER | _body(SwapRequest),
 }
 RECORDS = (
     *(ChatRequest, ChatCompletion, Chunk, CompletionRequest, Completion, ResponseObject, ResponseEvent),
-    *(ErrorBody, SwapRequest, TokenizeRequest),
+    *(ErrorBody, FeedbackRequest, SwapRequest, TokenizeRequest),
 )
 
 

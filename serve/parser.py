@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from serve.allowed import ALLOWED, ALLOWED_IN
 from serve.chat_request import AssistantMessage, ChatRequest, Metadata, SystemMessage, ToolMessage, UserMessage
 from serve.completion_request import CompletionRequest
+from serve.feedback_request import FeedbackRequest
 from serve.json_body import MAX_MESSAGES, SHOWN_CHARS, json_object, numbers, shown
 from serve.protocol import ProtocolError, ProtocolRecord, SwapRequest
 from serve.sampling_fields import StreamOptions
@@ -68,6 +69,11 @@ def parse_swap(body: bytes) -> str:
         return SwapRequest.model_validate(json_object(body)).policy
     except ValidationError:
         raise ProtocolError('the body is {"policy": a policy or run folder, or "newest"}', "policy") from None
+
+
+def parse_feedback(body: bytes) -> FeedbackRequest:
+    """The body of POST /v1/feedback; raises ProtocolError."""
+    return _checked(FeedbackRequest, json_object(body), set())
 
 
 def _checked(record: type[Sent], raw: Mapping[str, Any], unused: set[str]) -> Sent:

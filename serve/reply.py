@@ -4,13 +4,13 @@ Knows no HTTP, no server-sent events and no policy: it is given the texts and th
 """
 
 import time
-import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, TypeAlias
 
 from pydantic import Field
 
+from serve.answer_ids import CHAT, new_id
 from serve.logprobs import ChatLogprobs, ReportedToken
 from serve.protocol import ProtocolRecord
 from serve.request import Echo, Finish
@@ -159,6 +159,7 @@ class FinishedAnswer:
 class Reply(Protocol):
     """What builds the reply to one request, in the shape of its route."""
 
+    id: str
     has_done: bool
     """Does a stream end with [DONE]?"""
 
@@ -190,7 +191,7 @@ class ChatReply:
 
     def __init__(self, model: str, steering: Steering, num_top: int | None = None):
         """`num_top`: likeliest tokens in each place; None = no log-probabilities are sent."""
-        self.id, self.created = f"chatcmpl-{uuid.uuid4().hex}", int(time.time())
+        self.id, self.created = new_id(CHAT), int(time.time())
         self.model, self.steering, self._num_top = model, steering, num_top
 
     def whole(

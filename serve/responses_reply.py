@@ -8,6 +8,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from actors.generation.protocol import Sampling
+from serve.answer_ids import RESPONSE, new_id
 from serve.logprobs import ReportedToken
 from serve.protocol import ProtocolRecord
 from serve.reply import BestOfCandidate, FinishedAnswer, Steering, Usage
@@ -120,7 +121,7 @@ class ResponsesReply:
     def __init__(
         self, model: str, steering: Steering, sampling: Sampling, metadata: Mapping[str, str], instructions: str | None
     ):
-        self.id, self.created = f"resp_{uuid.uuid4().hex}", int(time.time())
+        self.id, self.created = new_id(RESPONSE), int(time.time())
         self._message_id = f"msg_{uuid.uuid4().hex}"
         self._model, self._steering, self._sampling = model, steering, sampling
         self._metadata, self._instructions = dict(metadata), instructions

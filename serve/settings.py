@@ -25,6 +25,7 @@ from data.errors import UserError
 from data.record import Record
 from data.uris import Uri
 from serve.auth import KEYS_VARIABLE, Team
+from serve.feedback_store import FeedbackSettings
 from serve.profiles import NAMES as PROFILES
 
 Origin = Annotated[str, Field(pattern=r"^(\*|https?://[A-Za-z0-9._\[\]:-]+)$")]
@@ -154,6 +155,8 @@ class ServeSettings(Record):
     """What rates them."""
     ingress: IngressSettings = IngressSettings()
     """What speaks HTTP."""
+    feedback: FeedbackSettings = FeedbackSettings()
+    """People's ratings of answers."""
     min_replicas: Workers = 1
     """Copies of the policy that always run."""
     max_replicas: Workers = 1
@@ -222,7 +225,18 @@ class ServeSettings(Record):
             for profile in team.profiles:
                 if profile not in PROFILES:
                     raise UserError(f"team {team.name} has profile {profile!r}; there are {', '.join(PROFILES)}")
+        self._check_feedback()
         return self
+
+    def _check_feedback(self) -> None:
+        """Raises UserError if texts could be kept that nobody may rate, or nothing is kept for who may."""
+        gives = [team.name for team in self.teams if team.feedback]
+        if gives and self.feedback.store is None:
+            why = f"team {gives[0]} has feedback: true, but feedback.store is null"
+            raise UserError(f"{why}: set it to a folder, or take feedback from the team")
+        if self.feedback.store is not None and self.has_keys and not gives:
+            why = "feedback.store is set, but no team may give feedback"
+            raise UserError(f"{why}: give one feedback: true, or set feedback.store to null")
 
     @property
     def has_keys(self) -> bool:

@@ -24,6 +24,7 @@ MAX_NOTES, MAX_NOTE_CHARS = 64, 80
 """Of one key and minute, and of one note: a caller chooses the names of what it sends."""
 MAX_KEYS = 1024
 """Without keys, a caller may send any."""
+UNKEPT = "Answers whose texts could not be written to feedback.store, so nobody can rate them."
 FIRST_TEXT = "From the request's arrival to the answer's first text."
 GAP = "|measured - effective|, in points of the attribute's scale, of rated answers."
 
@@ -41,6 +42,7 @@ class EndpointMetrics:
         self.completion_tokens = Counter("steerlm_completion_tokens_total", "Answer tokens sent to callers.", CALLER)
         self.first_text = Histogram("steerlm_time_to_first_text_seconds", FIRST_TEXT, SECONDS, MODEL)
         self.seconds = Histogram("steerlm_request_seconds", "From a request's arrival to its end.", SECONDS, MODEL)
+        self.unkept = Counter("steerlm_answers_not_kept_total", UNKEPT)
         self.gap = Histogram("steerlm_steering_gap_points", GAP, POINTS, ("model", "attribute"))
 
     def count(self, request: "RequestContext", status: int, code: str | None, seconds: float) -> None:
@@ -173,6 +175,11 @@ class Telemetry:
         self._open[context.model] += change
         if self._metrics is not None:
             self._metrics.open.set(self._open[context.model], {"model": context.model})
+
+    def unkept(self) -> None:
+        """The text of an answer is not there for feedback."""
+        if self._metrics is not None:
+            self._metrics.unkept.inc(1, {})
 
     def ended(self, context: RequestContext, status: int, code: str | None) -> None:
         seconds = self.clock() - context.arrived

@@ -233,6 +233,18 @@ def test_what_only_looks_like_a_rating_is_left_alone(tmp_path: Path) -> None:
     assert good(rows(tmp_path, "messages", harmless))[0].human == ({}, {})
 
 
+def test_ratings_on_another_scale_are_a_rejection_and_not_misread(tmp_path: Path) -> None:
+    answer = {"role": "assistant", "content": "A", "attributes": {"humor": 3}}
+    record = {"messages": [{"role": "user", "content": "Q"}, answer]}
+    [found] = rows(tmp_path, "messages", record | {"scales": {"humor": [1, 5], "other": [0, 1]}})
+    assert isinstance(found, Rejected)
+    assert found.reason == "other_scale"
+    assert "'humor' was rated on the scale [1, 5], it has [0, 4]" in found.detail
+    for scales in ({"humor": [0, 4], "other": [0, 1]}, {"humor": "plain"}, {}, None, "minor"):
+        [row] = good(rows(tmp_path, "messages", record | {"scales": scales}))
+        assert row.human == ({"humor": 3.0},)
+
+
 @pytest.mark.case("14-ratings-beside-messages")
 def test_a_users_label_is_a_rejection(tmp_path: Path) -> None:
     turns = [{"from": "User", "value": "Hi", "label": "quality:4"}, {"from": "Assistant", "value": "A"}]

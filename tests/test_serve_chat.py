@@ -9,7 +9,7 @@ import ray.exceptions
 from support.asgi import KEYS_TEXT, LAB, USER, Scripted, app_around, ask, chat, exchanged, refused
 
 from data.conversation import Message
-from serve.ingress import DisconnectsOfRay
+from serve.disconnects import DisconnectsOfRay
 from serve.request import Delta, Failed, Started
 
 

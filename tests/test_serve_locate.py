@@ -100,6 +100,15 @@ def test_the_command_prints_what_is_missing(tmp_path: Path, capsys: pytest.Captu
     assert "run `make demo` first" in capsys.readouterr().err
 
 
+def test_a_store_of_feedback_that_cannot_be_written_is_an_error(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = run(tmp_path, "one", ["policy"], 1e9)
+    (tmp_path / "file").write_text("in the way")
+    assert main([f"policy={folder}", f"feedback.store={tmp_path}/file/store"]) == 2
+    assert "set it to a folder or a bucket that the endpoint may write to" in capsys.readouterr().err
+
+
 def test_a_taken_port_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = run(tmp_path, "one", ["policy"], 1e9)
     with socket.create_server(("127.0.0.1", 0)) as taken:

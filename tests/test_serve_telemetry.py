@@ -36,6 +36,12 @@ def metrics(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(telemetry, kind, Fake)
 
 
+def test_an_answer_whose_text_was_not_kept_is_counted() -> None:
+    Telemetry(EndpointMetrics(), access_log=False).unkept()
+    Telemetry(None, access_log=False).unkept()
+    assert COUNTED == {"steerlm_answers_not_kept_total ": 1}
+
+
 def test_a_request_is_counted_once_with_its_tokens_times_and_gaps() -> None:
     now = [100.0]
     book = Telemetry(EndpointMetrics(), access_log=False, clock=lambda: now[0])

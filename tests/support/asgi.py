@@ -17,6 +17,7 @@ from serve.app import application
 from serve.auth import Keys, Team, hashed
 from serve.backend import Backend
 from serve.bodies import BodyLimits
+from serve.feedback import Feedback
 from serve.ledger import Ledger
 from serve.models import ServedPolicies, ServedPolicy
 from serve.rate_limits import RateLimiter, Sync
@@ -108,6 +109,7 @@ def app_around(
     tokenize: Callable[[str, GenerationRequest, bool], Awaitable[Tokenized | Failed]] | None = None,
     ledger: Sync | None = None,
     sampling: SamplingDefaults = OPENAI_S,
+    feedback: Feedback | None = None,
 ) -> FastAPI:
     served = models or ServedPolicies([ServedPolicy(POLICY_INFO)])
     log: list[str] = [] if lines is None else lines
@@ -131,6 +133,7 @@ def app_around(
         telemetry=Telemetry(None, True, write=log.append),
         rate_limiter=RateLimiter(Ledger(teams) if ledger is None else ledger),
         page="<!doctype html><title>page</title>",
+        feedback=feedback,
         root_path=root_path,
         cors_origins=cors_origins,
     )

@@ -41,6 +41,9 @@ class Endpoint:
     def get(self, path: str) -> tuple[int, bytes]:
         return self._exchange(urllib.request.Request(self.url + path, headers=self._headers))
 
+    def delete(self, path: str) -> tuple[int, bytes]:
+        return self._exchange(urllib.request.Request(self.url + path, headers=self._headers, method="DELETE"))
+
     def post(self, body: bytes, path: str = "/v1/chat/completions") -> tuple[int, Any]:
         request = urllib.request.Request(self.url + path, body, self._headers)
         status, answer = self._exchange(request)
