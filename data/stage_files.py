@@ -1,7 +1,8 @@
 """What a finished stage left: recorded at its end, compared at every start by one listing. Knows no stage's work.
 
 `files.json` beside the manifest has each file's size, tag (S3: the ETag; on a disk: the date) and a checksum of samples
-of its content. The manifest has only a digest of names, sizes and tags: while it holds, `files.json` stays unread.
+of its content. The manifest has only a digest of names, sizes and tags: while it holds, `files.json` stays unread; and
+one of the rows of its Parquet files, which is the same wherever they are.
 """
 
 import hashlib
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from data.printable import printable
+from data.row_digest import content_of_all
 from data.run_layout import FILES, MANIFEST, PROGRESS, StageFiles
 from data.storage import Storage
 
@@ -27,6 +29,8 @@ SAMPLE_BYTES = 16 * 2**10
 MOST_SAMPLED = 128
 """Files whose content one comparison reads at most; elsewhere than on a disk also the most that are recorded."""
 AT_ONCE = 16
+MOST_FOOTERS = 4096
+"""Elsewhere than on a disk, the most files whose footers are read at a stage's end: some seconds."""
 
 Found = dict[str, tuple[int, str]]
 """Name -> size and tag."""
@@ -76,7 +80,11 @@ def record_files(folder: Storage) -> StageFiles:
     found = _found(folder)
     sampled = [name for name in (found if folder.is_local else _spread(list(found))) if not is_page(name)]
     samples = dict(zip(sampled, _samples(folder, sampled, found), strict=True))
-    return _written(folder, {name: [*facts, samples.get(name, "")] for name, facts in found.items()})
+    written = _written(folder, {name: [*facts, samples.get(name, "")] for name, facts in found.items()})
+    tables = [name for name in found if name.endswith(".parquet")]
+    if folder.is_local or len(tables) <= MOST_FOOTERS:
+        return written.model_copy(update={"content": content_of_all(folder, tables)})
+    return written
 
 
 def _written(folder: Storage, files: Mapping[str, list[Any]]) -> StageFiles:
@@ -116,7 +124,8 @@ def with_pages(folder: Storage, files: StageFiles, pages: Iterable[str]) -> Stag
     if recorded is None:
         return files
     kept = {name: entry for name, entry in recorded.items() if not is_page(name)}
-    return _written(folder, kept | {name: [0, "", ""] for name in pages})
+    written = _written(folder, kept | {name: [0, "", ""] for name in pages})
+    return written.model_copy(update={"content": files.content})
 
 
 def recorded_names(folder: Storage) -> list[str]:
