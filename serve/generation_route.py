@@ -80,10 +80,10 @@ class GenerationRoute:
                 await answers.start(OPENING_S)
                 return EventStream(self._events(answers, accepted, context), stack.pop_all(), context)
             await answers.start()
-            finished, candidates = await answers.finished()
+            finished, choice = await answers.finished()
             for answer in finished:
                 _record_gaps(context, accepted, answer.measured)
-            reply = accepted.reply.whole(finished, answers.usage, candidates)
+            reply = accepted.reply.whole(finished, answers.usage, choice)
         context.end(200)
         return Response(reply.model_dump_json(), media_type="application/json")
 

@@ -68,13 +68,13 @@ def rows_diff(a: Parts, b: Parts, settings: DiffSettings) -> RowsDiff:
         with ExitStack() as stack:
             sides = [stack.enter_context(_Buckets(Path(folder) / side, num_buckets)) for side in ("a", "b")]
             for name in sorted({*rest_a, *rest_b}):
-                tables = [compared_columns(rest[name]) if name in rest else None for rest in (rest_a, rest_b)]
-                if _same_ids(*tables):
-                    found.both.add(*tables, found.attributes)
+                one, other = (compared_columns(rest[name]) if name in rest else None for rest in (rest_a, rest_b))
+                if one is not None and other is not None and one.column("id").equals(other.column("id")):
+                    found.both.add(one, other, found.attributes)
                     continue
                 found.moved = True
-                for side, table in zip(sides, tables, strict=True):
-                    side.add(table)
+                sides[0].add(one)
+                sides[1].add(other)
         for one, other in zip(*(side.tables() for side in sides), strict=True):
             _add_bucket(found, one, other)
     return found
@@ -102,10 +102,6 @@ def _unequal(a: Parts, b: Parts) -> tuple[Parts, Parts, bool]:
         for name in [name for name, part in side.items() if left[part.content]]:
             left[side.pop(name).content] -= 1
     return rest[0], rest[1], bool(elsewhere)
-
-
-def _same_ids(a: pa.Table | None, b: pa.Table | None) -> bool:
-    return a is not None and b is not None and bool(a.column("id").equals(b.column("id")))
 
 
 def _add_bucket(found: RowsDiff, a: pa.Table | None, b: pa.Table | None) -> None:
