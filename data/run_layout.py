@@ -49,6 +49,8 @@ class StageFiles(Record):
     total_bytes: int
     digest: str
     """Of names, sizes and tags."""
+    content: str = ""
+    """Of the rows of all Parquet files, in any storage (`data.row_digest`); "" = none, or not known."""
 
 
 class Manifest(Record):

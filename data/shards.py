@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 
 from data.counters import Counters, added, counters_of, with_counters
 from data.lease import Fence, current_fence
+from data.row_digest import CONTENT_KEY, RowDigest
 from data.storage import Storage
 
 FINGERPRINT_KEY = b"steerlm.stamp"
@@ -176,11 +177,18 @@ def unpacked(payload: bytes | pa.Buffer) -> pa.Table:
 
 
 def write(tables: Iterable[pa.Table], schema: pa.Schema, file: Storage) -> None:
-    """One Parquet file, whole or not at all, with the metadata of `schema`; `tables` are taken one at a time."""
-    sink = pa.BufferOutputStream()
-    with pq.ParquetWriter(sink, schema, compression="zstd") as writer:
+    """One Parquet file, whole or not at all, with the metadata of `schema`; `tables` are taken one at a time.
+
+    Its footer also has the digest of its rows (`data.row_digest`).
+    """
+    # The digest of another file's rows, which came with them, would be there twice.
+    metadata = {key: value for key, value in (schema.metadata or {}).items() if key != CONTENT_KEY}
+    sink, digest = pa.BufferOutputStream(), RowDigest(schema)
+    with pq.ParquetWriter(sink, schema.with_metadata(metadata), compression="zstd") as writer:
         for table in tables:
-            writer.write_table(table.replace_schema_metadata(schema.metadata), row_group_size=ROWS_PER_GROUP)
+            writer.write_table(table.replace_schema_metadata(metadata), row_group_size=ROWS_PER_GROUP)
+            digest.update(table)
+        writer.add_key_value_metadata({CONTENT_KEY: digest.hexdigest()})
     file.write_bytes(sink.getvalue().to_pybytes())
 
 

@@ -1,7 +1,8 @@
 """What a finished stage left: recorded at its end, compared at every start by one listing. Knows no stage's work.
 
 `files.json` beside the manifest has each file's size, tag (S3: the ETag; on a disk: the date) and a checksum of samples
-of its content. The manifest has only a digest of names, sizes and tags: while it holds, `files.json` stays unread.
+of its content. The manifest has only a digest of names, sizes and tags: while it holds, `files.json` stays unread; and
+one of the rows of its Parquet files, which is the same wherever they are.
 """
 
 import hashlib
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from data.printable import printable
+from data.row_digest import content_of_all
 from data.run_layout import FILES, MANIFEST, PROGRESS, StageFiles
 from data.storage import Storage
 
@@ -27,6 +29,8 @@ SAMPLE_BYTES = 16 * 2**10
 MOST_SAMPLED = 128
 """Files whose content one comparison reads at most; elsewhere than on a disk also the most that are recorded."""
 AT_ONCE = 16
+MOST_FOOTERS = 4096
+"""Elsewhere than on a disk, the most files whose footers are read at a stage's end: some seconds."""
 
 Found = dict[str, tuple[int, str]]
 """Name -> size and tag."""
@@ -73,10 +77,14 @@ class Difference:
 
 def record_files(folder: Storage) -> StageFiles:
     """Write `files.json`; call it when all else is written."""
-    found = _found(folder)
+    found = found_files(folder)
     sampled = [name for name in (found if folder.is_local else _spread(list(found))) if not is_page(name)]
-    samples = dict(zip(sampled, _samples(folder, sampled, found), strict=True))
-    return _written(folder, {name: [*facts, samples.get(name, "")] for name, facts in found.items()})
+    known = dict(zip(sampled, samples(folder, sampled, found), strict=True))
+    written = _written(folder, {name: [*facts, known.get(name, "")] for name, facts in found.items()})
+    tables = [name for name in found if name.endswith(".parquet")]
+    if folder.is_local or len(tables) <= MOST_FOOTERS:
+        return written.model_copy(update={"content": content_of_all(folder, tables)})
+    return written
 
 
 def _written(folder: Storage, files: Mapping[str, list[Any]]) -> StageFiles:
@@ -91,7 +99,7 @@ def difference(folder: Storage, files: StageFiles) -> Difference | None:
 
     A copied or touched file counts as unchanged if the samples of its content are the same.
     """
-    found = _found(folder)
+    found = found_files(folder)
     if _digest(found) == files.digest:
         return None
     recorded = _recorded(folder)
@@ -116,7 +124,8 @@ def with_pages(folder: Storage, files: StageFiles, pages: Iterable[str]) -> Stag
     if recorded is None:
         return files
     kept = {name: entry for name, entry in recorded.items() if not is_page(name)}
-    return _written(folder, kept | {name: [0, "", ""] for name in pages})
+    written = _written(folder, kept | {name: [0, "", ""] for name in pages})
+    return written.model_copy(update={"content": files.content})
 
 
 def recorded_names(folder: Storage) -> list[str]:
@@ -127,7 +136,7 @@ def recorded_names(folder: Storage) -> list[str]:
 def foreign_files(folder: Storage) -> tuple[str, ...]:
     """Files that the finished stage in `folder` did not leave; nothing is known without its `files.json`."""
     recorded = _recorded(folder)
-    return () if recorded is None else tuple(sorted(_found(folder).keys() - recorded.keys()))
+    return () if recorded is None else tuple(sorted(found_files(folder).keys() - recorded.keys()))
 
 
 def _swapped(
@@ -135,15 +144,16 @@ def _swapped(
 ) -> Iterable[str]:
     """Those of the files with another tag, but the same size, whose content is another."""
     known = _spread([name for name in retagged if recorded[name][2]])
-    samples = zip(known, _samples(folder, known, found), strict=True)
-    swapped = [name for name, sample in samples if sample != recorded[name][2]]
+    compared = zip(known, samples(folder, known, found), strict=True)
+    swapped = [name for name, sample in compared if sample != recorded[name][2]]
     # A copy of the whole run has other tags throughout: then a file without a sample is taken as it is.
     is_copy = len(retagged) == len(recorded.keys() & found.keys())
     unknown = [] if is_copy else [name for name in retagged if not recorded[name][2]]
     return sorted([*swapped, *unknown])
 
 
-def _found(folder: Storage) -> Found:
+def found_files(folder: Storage) -> Found:
+    """The stage's own files, by one listing; of pages only their names."""
     fs, path = folder.fs, folder.path
     listing = fs.find(path, detail=True)
     found = {posixpath.relpath(name, path): info for name, info in sorted(listing.items())}
@@ -192,7 +202,8 @@ def _recorded(folder: Storage) -> dict[str, list[Any]] | None:
     return content if all(isinstance(e, list) and len(e) == 3 for e in entries) else None
 
 
-def _samples(folder: Storage, names: Sequence[str], found: Found) -> list[str]:
+def samples(folder: Storage, names: Sequence[str], found: Found) -> list[str]:
+    """A checksum of slices of each of these files."""
     with ThreadPoolExecutor(AT_ONCE) as pool:
         return list(pool.map(lambda name: _sample(folder / name, found[name][0]), names))
 

@@ -84,6 +84,8 @@ class AdmittedRequest:
     """End a stream with the token counts?"""
     cost: RequestCost
     """The most that it can use."""
+    target_distance: float | None = None
+    """With best_of: an answer at most so far from what is effective ends the others; None = all are written."""
     unused: frozenset[str] = frozenset()
     """What the caller sent that this model does not use."""
     num_prompts: int = 1
@@ -143,6 +145,7 @@ def admitted(
         unused=frozenset({"tools"} if chat.tools and tools is None else ()),
         score=chat.score,
         best_of=chat.best_of is not None,
+        target_distance=chat.target_distance,
         include_usage=chat.include_usage,
         cost=_cost(chat, generation, limits),
     )

@@ -43,6 +43,7 @@ ALLOWED = {
     "n": f"a whole number from 1 to {MAX_CHOICES}",
     "score": "true or false",
     "best_of": f"a whole number from 2 to {MAX_BEST_OF}",
+    "target_distance": "a number from 0 to 1",
     "user": "a string",
     "frequency_penalty": PENALTY,
     "presence_penalty": PENALTY,

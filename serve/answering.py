@@ -4,14 +4,14 @@ Knows no HTTP: it is given a function that generates and one that rates.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 
 from data.attributes import AttributeSchema
 from serve.admission import AdmittedRequest
 from serve.logprobs import ReportedToken
 from serve.rate_limits import Reservation
-from serve.reply import BestOfCandidate, FinishedAnswer, Usage
+from serve.reply import BestOfCandidate, BestOfChoice, EarlyStop, FinishedAnswer, Usage
 from serve.request import Delta, Echo, Event, Failed, GenerationRequest, Started
 
 Generate = Callable[[str, GenerationRequest], AsyncGenerator[Event, None]]
@@ -34,6 +34,7 @@ class RunningAnswers:
         self._tokens: list[list[ReportedToken]] = [[] for _ in self._events]
         self._echoes: list[Echo | None] = [None] * len(self._events)
         self._finished: dict[int, Delta] = {}
+        self._measured: dict[int, dict[str, float]] = {}
         self._counts = [0] * len(self._events)
         self._extra_rows = [0] * len(self._events)
         self.prompt_tokens = self._unguided_tokens = self._rated_tokens = 0
@@ -74,9 +75,9 @@ class RunningAnswers:
         self._count()
         self._reservation.correct(self.prompt_tokens + self._unguided_tokens)
 
-    async def deltas(self) -> AsyncIterator[tuple[int, Delta]]:
+    async def deltas(self) -> AsyncGenerator[tuple[int, Delta], None]:
         """(index of the answer, new text), as it comes; raises ProtocolError if a generation fails."""
-        async with aclosing(_merged(self._events)) as merged:
+        async with aclosing(_merged(self._events, self._seen)) as merged:
             async for index, event in merged:
                 if isinstance(event, Failed):
                     raise event.problem()
@@ -84,20 +85,64 @@ class RunningAnswers:
                     self._texts[index] += event.text
                     self._tokens[index] += event.tokens
                     self._echoes[index] = event.echo or self._echoes[index]
-                    self._counts[index] = event.completion_tokens
-                    self._count()
                     if event.finish is not None:
                         self._finished[index] = event
                     yield index, event
 
-    async def finished(self) -> tuple[list[FinishedAnswer], list[BestOfCandidate] | None]:
-        """The answers to a request without stream; with best_of the nearest one, and all candidates."""
-        async for _ in self.deltas():
-            pass
-        answers = await asyncio.gather(*(self._answer(index) for index in range(len(self._events))))
-        if self._admitted.best_of:
-            return nearest(answers, self._admitted.model.schema, self._admitted.effective)
-        return answers, None
+    def _seen(self, index: int, event: Event) -> None:
+        """Tokens count as they come: whoever reads them may not come to the last ones."""
+        if isinstance(event, Delta):
+            self._counts[index] = event.completion_tokens
+            self._count()
+
+    async def finished(self) -> tuple[list[FinishedAnswer], BestOfChoice | None]:
+        """The answers to a request without stream; with best_of the nearest one, and how it was chosen.
+
+        With a target_distance the first that is measured to be near enough ends the others.
+        """
+        near = asyncio.Event()
+        writing, reached = asyncio.create_task(self._write(near)), asyncio.create_task(near.wait())
+        try:
+            await asyncio.wait([writing, reached], return_when=asyncio.FIRST_COMPLETED)
+            if not near.is_set():
+                writing.result()
+        finally:
+            writing.cancel()
+            reached.cancel()
+            await asyncio.gather(writing, reached, return_exceptions=True)
+        until_near = self._admitted.target_distance is not None
+        answers = [self._answer(index) for index in (sorted(self._measured) if until_near else range(self._num))]
+        if not self._admitted.best_of:
+            return answers, None
+        chosen, candidates = nearest(answers, self._admitted.model.schema, self._admitted.effective)
+        if not until_near:
+            return chosen, BestOfChoice(candidates)
+        far = next(candidate.distance for candidate in candidates if candidate.chosen)
+        written = len(self._finished)
+        return chosen, BestOfChoice(candidates, EarlyStop(written=written, distance=far, stopped=written < self._num))
+
+    async def _write(self, near: asyncio.Event) -> None:
+        """Write all answers and rate those that are to be rated; sets `near` when one is near enough."""
+        rated, until_near = self._admitted.score or self._admitted.best_of, self._admitted.target_distance is not None
+        rating: list[asyncio.Task[None]] = []
+        try:
+            async with aclosing(self.deltas()) as deltas:
+                async for index, delta in deltas:
+                    if until_near and delta.finish is not None:
+                        rating.append(asyncio.create_task(self._rate(index, near)))
+            if rated and not until_near:  # together: the predictor packs them into one forward
+                rating = [asyncio.create_task(self._rate(index, near)) for index in range(self._num)]
+            await asyncio.gather(*rating)
+        finally:
+            for task in rating:
+                task.cancel()
+            await asyncio.gather(*rating, return_exceptions=True)
+
+    async def _rate(self, index: int, near: asyncio.Event) -> None:
+        self._measured[index] = measured = await self.measured(index)
+        target = self._admitted.target_distance
+        if target is not None and distance(self._admitted.model.schema, self._admitted.effective, measured) <= target:
+            near.set()
 
     async def measured(self, index: int = 0) -> dict[str, float]:
         """The values of an answer that is whole, on the scale of the policy's labels: the predictor's, and the text's
@@ -139,12 +184,15 @@ class RunningAnswers:
             await asyncio.gather(self._starting, return_exceptions=True)
         await asyncio.gather(*(events.aclose() for events in self._events), return_exceptions=True)
 
-    async def _answer(self, index: int) -> FinishedAnswer:
+    def _answer(self, index: int) -> FinishedAnswer:
         finish = self._finished[index].finish
         assert finish is not None
-        rated = self._admitted.score or self._admitted.best_of
-        measured = await self.measured(index) if rated else None
-        return FinishedAnswer(self._texts[index], finish, measured, self._tokens[index], self._echoes[index])
+        tokens, echo = self._tokens[index], self._echoes[index]
+        return FinishedAnswer(self._texts[index], finish, self._measured.get(index), tokens, echo)
+
+    @property
+    def _num(self) -> int:
+        return len(self._events)
 
 
 def nearest(
@@ -166,10 +214,13 @@ def distance(schema: AttributeSchema, effective: Mapping[str, int], measured: Ma
     return sum(parts) / len(parts) if parts else 1.0
 
 
-async def _merged(sources: Sequence[AsyncGenerator[Event, None]]) -> AsyncGenerator[tuple[int, Event], None]:
-    """(index, event) of all of them as they come."""
+async def _merged(
+    sources: Sequence[AsyncGenerator[Event, None]], seen: Callable[[int, Event], None]
+) -> AsyncGenerator[tuple[int, Event], None]:
+    """(index, event) of all of them as they come; `seen` is told at once, before the events that wait to be read."""
     if len(sources) == 1:
         async for event in sources[0]:
+            seen(0, event)
             yield 0, event
         return
     queue: asyncio.Queue[tuple[int, Event | BaseException | None]] = asyncio.Queue(maxsize=4 * len(sources))
@@ -177,6 +228,7 @@ async def _merged(sources: Sequence[AsyncGenerator[Event, None]]) -> AsyncGenera
     async def pump(index: int) -> None:
         try:
             async for event in sources[index]:
+                seen(index, event)
                 await queue.put((index, event))
             await queue.put((index, None))
         except Exception as error:

@@ -109,6 +109,8 @@ class ChatRequest(SamplingFields):
     """Rate each answer with the attribute predictor and return what was measured?"""
     best_of: int | None = Field(None, ge=2, le=MAX_BEST_OF)
     """Write so many answers and return the one whose measured attributes are nearest to the effective ones."""
+    target_distance: float | None = Field(None, ge=0, le=1)
+    """With best_of: as soon as an answer's distance is at most this, the others are cancelled; None = write all."""
     logprobs: bool = False
     """Return how likely each token of the answer was?"""
     top_logprobs: int = Field(0, ge=0, le=MAX_LOGPROBS)
@@ -161,6 +163,8 @@ class ChatRequest(SamplingFields):
         if self.best_of is not None and self.stream:
             wrong = "best_of needs every answer whole before it can choose one"
             raise ProtocolError(f"{wrong}: leave stream out", "best_of")
+        if self.target_distance is not None and self.best_of is None:
+            raise ProtocolError("target_distance is only allowed with best_of", "target_distance")
         if self.ignore_eos and self.grammar is not None:
             wrong = "ignore_eos goes on behind the end of an answer, where response_format allows nothing more"
             raise ProtocolError(f"{wrong}: leave one of them out", "ignore_eos")

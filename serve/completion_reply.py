@@ -12,7 +12,7 @@ from pydantic import Field
 
 from serve.logprobs import CompletionLogprobs, ReportedToken
 from serve.protocol import ProtocolRecord
-from serve.reply import BestOfCandidate, FinishedAnswer, Usage
+from serve.reply import BestOfChoice, FinishedAnswer, Usage
 from serve.request import Echo, Finish
 
 
@@ -49,10 +49,8 @@ class CompletionReply:
         self._num_top = num_top
         self._offsets: dict[int, int] = {}  # choice -> where its next token begins
 
-    def whole(
-        self, answers: Sequence[FinishedAnswer], usage: Usage, candidates: list[BestOfCandidate] | None = None
-    ) -> Completion:
-        assert candidates is None, "only chat has best_of in our meaning"
+    def whole(self, answers: Sequence[FinishedAnswer], usage: Usage, choice: BestOfChoice | None = None) -> Completion:
+        assert choice is None, "only chat has best_of in our meaning"
         choices = []
         for index, answer in enumerate(answers):
             before = answer.echo or Echo("")

@@ -82,10 +82,10 @@ class GenerationRoute:
                 await answers.start(OPENING_S)
                 return EventStream(self._events(answers, accepted, team, context), stack.pop_all(), context)
             await answers.start()
-            finished, candidates = await answers.finished()
+            finished, choice = await answers.finished()
             for answer in finished:
                 _record_gaps(context, accepted, answer.measured)
-            reply = accepted.reply.whole(finished, answers.usage, candidates)
+            reply = accepted.reply.whole(finished, answers.usage, choice)
         await self._keep(team, accepted, [answer.text for answer in finished])
         context.end(200)
         return Response(reply.model_dump_json(), media_type="application/json")

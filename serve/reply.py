@@ -41,6 +41,17 @@ class BestOfCandidate(ProtocolRecord):
     chosen: bool
 
 
+class EarlyStop(ProtocolRecord):
+    """What became of best_of with a target_distance."""
+
+    written: int
+    """Candidates that were written to their end."""
+    distance: float
+    """Of the answer."""
+    stopped: bool
+    """Were others cancelled, because the answer was near enough?"""
+
+
 class Steering(ProtocolRecord):
     """Ours: what the caller requested, what the prompt held, and what the answer has."""
 
@@ -56,7 +67,9 @@ class Steering(ProtocolRecord):
     measured: dict[str, float] | None = Field(None, exclude_if=_absent)
     """By the predictor, of the first choice; with score or best_of only."""
     candidates: list[BestOfCandidate] | None = Field(None, exclude_if=_absent)
-    """All answers that best_of chose from."""
+    """All answers that best_of chose from; with target_distance those that were measured until one was near enough."""
+    early_stop: EarlyStop | None = Field(None, exclude_if=_absent)
+    """With target_distance only."""
 
 
 class CalledFunction(ProtocolRecord):
@@ -156,6 +169,19 @@ class FinishedAnswer:
     """The prompt, where it is asked for."""
 
 
+@dataclass(frozen=True)
+class BestOfChoice:
+    """How best_of chose an answer."""
+
+    candidates: list[BestOfCandidate]
+    early_stop: EarlyStop | None = None
+
+    @property
+    def steering(self) -> dict[str, object]:
+        """The fields of a `Steering`."""
+        return {"candidates": self.candidates, "early_stop": self.early_stop}
+
+
 class Reply(Protocol):
     """What builds the reply to one request, in the shape of its route."""
 
@@ -164,7 +190,7 @@ class Reply(Protocol):
     """Does a stream end with [DONE]?"""
 
     def whole(
-        self, answers: Sequence[FinishedAnswer], usage: Usage, candidates: list[BestOfCandidate] | None = None
+        self, answers: Sequence[FinishedAnswer], usage: Usage, choice: BestOfChoice | None = None
     ) -> ProtocolRecord: ...
 
     def opening(self, index: int) -> Sequence[ProtocolRecord]:
@@ -195,10 +221,11 @@ class ChatReply:
         self.model, self.steering, self._num_top = model, steering, num_top
 
     def whole(
-        self, answers: Sequence[FinishedAnswer], usage: Usage, candidates: list[BestOfCandidate] | None = None
+        self, answers: Sequence[FinishedAnswer], usage: Usage, choice: BestOfChoice | None = None
     ) -> ChatCompletion:
         choices = [self._choice(i, answer) for i, answer in enumerate(answers)]
-        steering = self.steering.model_copy(update={"measured": answers[0].measured, "candidates": candidates})
+        chosen = {} if choice is None else choice.steering
+        steering = self.steering.model_copy(update={"measured": answers[0].measured, **chosen})
         return ChatCompletion(
             id=self.id, created=self.created, model=self.model, choices=choices, usage=usage, steering=steering
         )

@@ -11,7 +11,7 @@ from actors.generation.protocol import Sampling
 from serve.answer_ids import RESPONSE, new_id
 from serve.logprobs import ReportedToken
 from serve.protocol import ProtocolRecord
-from serve.reply import BestOfCandidate, FinishedAnswer, Steering, Usage
+from serve.reply import BestOfChoice, FinishedAnswer, Steering, Usage
 from serve.request import Finish
 
 
@@ -130,11 +130,12 @@ class ResponsesReply:
         self._tools: dict[str, Any] = {}
 
     def whole(
-        self, answers: Sequence[FinishedAnswer], usage: Usage, candidates: list[BestOfCandidate] | None = None
+        self, answers: Sequence[FinishedAnswer], usage: Usage, choice: BestOfChoice | None = None
     ) -> ResponseObject:
         [answer] = answers
         self._text, self._finish = answer.text, answer.finish
-        self._steering = self._steering.model_copy(update={"measured": answer.measured, "candidates": candidates})
+        chosen = {} if choice is None else choice.steering
+        self._steering = self._steering.model_copy(update={"measured": answer.measured, **chosen})
         return self._response(usage)
 
     def opening(self, index: int) -> list[ResponseEvent]:

@@ -10,7 +10,7 @@ from typing import Any
 from actors.generation.protocol import Sampling
 from data.tool_use import ToolCall
 from serve.logprobs import ReportedToken
-from serve.reply import BestOfCandidate, FinishedAnswer, Steering, Usage
+from serve.reply import BestOfChoice, FinishedAnswer, Steering, Usage
 from serve.request import Finish
 from serve.responses_reply import OutputCall, OutputMessage, ResponseEvent, ResponseObject, ResponsesReply
 from serve.tool_request import WantedTools
@@ -37,7 +37,7 @@ class ToolResponsesReply(ResponsesReply):
         self._calls: list[OutputCall] = []
 
     def whole(
-        self, answers: Sequence[FinishedAnswer], usage: Usage, candidates: list[BestOfCandidate] | None = None
+        self, answers: Sequence[FinishedAnswer], usage: Usage, choice: BestOfChoice | None = None
     ) -> ResponseObject:
         [answer] = answers
         self._finish = answer.finish

@@ -37,6 +37,7 @@ INSIDE = {
         "ablation": {"runner", "pipelines", "evaluation", "reporting", "policy_training"},
         "judging": {"runner", "reporting"},
         "exporting": {"runner", "pipelines", "reporting"},
+        "diffing": {"runner", "reporting"},
         "bench": {"runner", "pipelines"},
         "gpu_checks": {"runner", "pipelines", "bench"},
     },

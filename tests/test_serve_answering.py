@@ -1,5 +1,6 @@
 """Several answers to one request: side by side, rated, the nearest chosen."""
 
+import asyncio
 from collections.abc import AsyncGenerator
 from dataclasses import replace
 from typing import Any
@@ -13,7 +14,7 @@ from data.calibration import Calibration
 from data.text_rater import TextRater
 from serve.models import ServedPolicies, ServedPolicy
 from serve.protocol import ProtocolError
-from serve.request import Event, Failed, GenerationRequest
+from serve.request import Delta, Event, Failed, GenerationRequest
 
 
 async def by_length(request: GenerationRequest, answer: str) -> dict[str, float]:
@@ -118,6 +119,62 @@ def test_best_of_returns_the_nearest_with_all_distances() -> None:
     assert [c["chosen"] for c in candidates] == [False, False, True, False]
     assert answered.json["steering"]["measured"] == {"humor": 3.0}
     assert answered.json["usage"]["completion_tokens"] == 10
+    assert "early_stop" not in answered.json["steering"]
+
+
+class Stalling(Counting):
+    """A generation that would write more than two letters never ends."""
+
+    async def generate(self, model: str, request: GenerationRequest) -> AsyncGenerator[Event, None]:
+        async for event in super().generate(model, request):
+            if isinstance(event, Delta) and event.completion_tokens > 2:
+                await asyncio.sleep(3600)
+            yield event
+
+
+@pytest.mark.parametrize("rating_s", [0.0, 0.05])
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/responses"])
+def test_the_first_that_is_near_enough_ends_the_others(path: str, rating_s: float) -> None:
+    async def rated(request: GenerationRequest, answer: str) -> dict[str, float]:
+        await asyncio.sleep(rating_s * (len(answer) - 1))
+        return await by_length(request, answer)
+
+    script = Stalling()
+    asked = {"messages": [USER]} if path.endswith("completions") else {"input": "Why?"}
+    wanted = {"attributes": {"humor": 3}, "best_of": 4, "target_distance": 0.25, "seed": 0}
+    answered = ask(app_around(script.generate, rated), path=path, **asked, **wanted)
+    steering = answered.json["steering"]
+    assert steering["early_stop"] == {"written": 2, "distance": 0.25, "stopped": True}
+    assert [(c["distance"], c["chosen"]) for c in steering["candidates"]] == [(0.5, False), (0.25, True)]
+    assert steering["measured"] == {"humor": 2.0}
+    usage = answered.json["usage"]
+    assert usage.get("completion_tokens", usage.get("output_tokens")) == 1 + 2 + 2 + 2, "what was written counts"
+    assert script.num_closed == 4
+
+
+def test_if_none_is_near_enough_all_are_written_and_the_nearest_is_chosen() -> None:
+    app = app_around(Counting().generate, by_length)
+    answered = ask(app, messages=[USER], attributes={"humor": 4}, best_of=3, target_distance=0, seed=0).json
+    assert answered["choices"][0]["message"]["content"] == "xxx"
+    assert answered["steering"]["early_stop"] == {"written": 3, "distance": 0.25, "stopped": False}
+    assert [c["distance"] for c in answered["steering"]["candidates"]] == [0.75, 0.5, 0.25]
+    assert answered["usage"]["completion_tokens"] == 6
+
+
+def test_a_failure_before_one_is_near_enough_is_an_error_and_ends_all() -> None:
+    script = Stalling()
+
+    async def generate(model: str, request: GenerationRequest) -> AsyncGenerator[Event, None]:
+        async for event in script.generate(model, request):
+            yield Failed("lost", 503) if isinstance(event, Delta) and request.sampling.seed == 1 else event
+
+    async def broken(request: GenerationRequest, answer: str) -> dict[str, float]:
+        raise ProtocolError("the attribute predictor failed", code="scorer_failed", status=503)
+
+    fields: dict[str, Any] = {"messages": [USER], "best_of": 2, "target_distance": 0, "seed": 0}
+    assert ask(app_around(generate, by_length), **fields).status == 503
+    assert script.num_closed == 2
+    assert ask(app_around(Counting().generate, broken), **fields).json["error"]["code"] == "scorer_failed"
 
 
 @pytest.mark.parametrize(
@@ -126,6 +183,10 @@ def test_best_of_returns_the_nearest_with_all_distances() -> None:
         ({"best_of": 2, "n": 2}, "best_of"),
         ({"best_of": 2, "stream": True}, "best_of"),
         ({"best_of": 1}, "best_of"),
+        ({"target_distance": 0.5}, "target_distance"),
+        ({"best_of": 2, "target_distance": 1.5}, "target_distance"),
+        ({"best_of": 2, "target_distance": -0.1}, "target_distance"),
+        ({"best_of": 2, "target_distance": "near"}, "target_distance"),
         ({"n": 9}, "n"),
         ({"score": 1}, "score"),
     ],

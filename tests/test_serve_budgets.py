@@ -64,6 +64,7 @@ def room(app: FastAPI) -> int:
         {"max_tokens": 40, "stream": True},
         {"max_tokens": 20, "n": 8, "seed": 1},
         {"max_tokens": 10, "best_of": 16},
+        {"max_tokens": 10, "best_of": 16, "target_distance": 1},
         {"max_tokens": 20, "n": 4, "score": True},
     ],
 )

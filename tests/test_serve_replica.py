@@ -3,17 +3,19 @@
 import asyncio
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing
 from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
+from support.asgi import USER, app_around, ask
 from support.policies import turned_policy
 
 from actors.generation.protocol import Sampling, complete
 from data.conversation import Message
+from serve.models import ServedPolicies, ServedPolicy
 from serve.replica import Replica
 from serve.request import Delta, Event, Failed, GenerationRequest, Revision, Started
 from serve.settings import ServedEngineSettings
@@ -57,6 +59,28 @@ def test_the_text_is_the_policy_s_at_the_effective_attributes(replica: Replica) 
         last = events[-1]
         assert isinstance(last, Delta)
         assert (last.finish, last.completion_tokens) == (finish, len(ids))
+
+
+def test_candidates_behind_one_that_is_near_enough_leave_the_engine(replica: Replica) -> None:
+    """Two of eight are written at a time; all are longer than what is left when the first is near enough."""
+
+    async def near(request: GenerationRequest, answer: str) -> dict[str, float]:
+        return dict(request.attributes)
+
+    async def generate(model: str, request: GenerationRequest) -> AsyncGenerator[Event, None]:
+        async for event in replica.generate(request):
+            yield event
+
+    app = app_around(generate, near, models=ServedPolicies([ServedPolicy(asyncio.run(replica.info()))]))
+    fields: dict[str, Any] = {"messages": [USER], "best_of": 8, "max_tokens": 30, "ignore_eos": True, "seed": 0}
+    whole = ask(app, **fields).json
+    assert whole["usage"]["completion_tokens"] == 8 * 30
+    early = ask(app, **fields, target_distance=0).json
+    assert early["steering"]["early_stop"]["stopped"]
+    assert early["steering"]["early_stop"]["distance"] == 0
+    assert early["steering"]["early_stop"]["written"] < 8
+    assert early["usage"]["completion_tokens"] < 8 * 30
+    wait_until_idle(replica)
 
 
 def test_a_stop_string_ends_the_answer_and_the_request(replica: Replica) -> None:

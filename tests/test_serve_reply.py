@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 from serve.protocol import ProtocolRecord
-from serve.reply import BestOfCandidate, ChatReply, FinishedAnswer, Steering, Usage
+from serve.reply import BestOfCandidate, BestOfChoice, ChatReply, FinishedAnswer, Steering, Usage
 
 USAGE = Usage(prompt_tokens=3, completion_tokens=2, total_tokens=5)
 
@@ -48,7 +48,7 @@ def test_what_was_measured_stands_beside_what_was_requested() -> None:
     assert [(c["index"], c["measured"]) for c in two["choices"]] == [(0, {"humor": 1.5}), (1, {"humor": 3.0})]
     assert two["steering"] == {"requested": {}, "effective": {"humor": 2}, "measured": {"humor": 1.5}}
     candidate = BestOfCandidate(measured={"humor": 1.5}, distance=0.125, chosen=True)
-    best = sent(reply.whole([first], USAGE, [candidate]))
+    best = sent(reply.whole([first], USAGE, BestOfChoice([candidate])))
     assert best["steering"]["candidates"] == [{"measured": {"humor": 1.5}, "distance": 0.125, "chosen": True}]
     [closing] = map(sent, reply.closing(0, "stop", {"humor": 1.5}))
     assert closing["steering"] == closing["choices"][0]["delta"]["steering"] == two["steering"]

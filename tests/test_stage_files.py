@@ -6,11 +6,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from support.stages import Calls, demo_run, stage_of
 
 from data import stage_files
 from data.run_layout import MANIFEST
+from data.shards import write
 from data.storage import Storage
 from jobs.runner.stage import Run, Stage, StageError, perform
 
@@ -225,3 +228,37 @@ def test_only_a_bounded_sample_is_read_of_many_copied_files(tmp_path: Path, monk
     found = stage_files.difference(folder, record)
     assert found
     assert found.swapped == ("007.parquet",)
+
+
+@pytest.mark.parametrize("where", ["disk", "s3"])
+def test_the_content_of_rows_is_recorded_and_the_same_in_any_storage(s3: str, tmp_path: Path, where: str) -> None:
+    here = Storage(str(tmp_path / "here"))
+    there = Storage(str(tmp_path / "there") if where == "disk" else f"{s3}/content")
+    tables = [pa.table({"id": [f"{part}"]}) for part in range(2)]
+    for folder in (here, there):
+        for part, table in enumerate(tables):
+            write([table], table.schema, folder / "rows" / f"part-{part}.parquet")
+        (folder / "log.txt").write_bytes(folder.uri.encode())
+    one, other = map(stage_files.record_files, (here, there))
+    assert one.content
+    assert one.content == other.content
+    assert one.digest != other.digest
+    assert stage_files.with_pages(here, one, ["README.md"]).content == one.content
+    write([tables[0]], tables[0].schema, there / "rows" / "part-1.parquet")
+    assert stage_files.record_files(there).content not in ("", one.content)
+
+
+def test_without_a_digest_in_each_file_the_content_is_not_known(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, table = Storage(str(tmp_path)), pa.table({"id": ["a"]})
+    write([table], table.schema, folder / "a.parquet")
+    pq.write_table(table, tmp_path / "b.parquet")
+    assert stage_files.record_files(folder).content == ""
+    (tmp_path / "b.parquet").write_bytes(b"torn")
+    assert stage_files.record_files(folder).content == ""
+    (tmp_path / "b.parquet").unlink()
+    assert stage_files.record_files(folder).content
+    monkeypatch.setattr(stage_files, "MOST_FOOTERS", 0)
+    monkeypatch.setattr(Storage, "is_local", False)
+    assert stage_files.record_files(folder).content == ""

@@ -10,7 +10,7 @@ import hashlib
 import importlib.metadata
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -35,6 +35,7 @@ from data.run_layout import (
 from data.stage_files import Difference, difference, record_files
 from data.stage_metrics import StageMetrics
 from data.storage import Storage
+from jobs.runner.changes import changes
 from jobs.runner.preset import Preset
 from jobs.runner.stage_folder import clear, drop_damaged, progress_in, require_ours, write_progress
 
@@ -240,13 +241,6 @@ def _why(old: Manifest | None, new: dict[str, Any]) -> str:
     """What differs from the manifest, in words: "policy.learner.epochs 2 -> 3"."""
     if old is None:
         return "no finished result yet"
-    changes = list(_changes("", old.description, new)) or ["a credential in a URI"]
-    shown = "; ".join(changes[:4]) + (f"; and {len(changes) - 4} more" if len(changes) > 4 else "")
+    found = [f"{c.path} {c.arrow}" for c in changes(old.description, new)] or ["a credential in a URI"]
+    shown = "; ".join(found[:4]) + (f"; and {len(found) - 4} more" if len(found) > 4 else "")
     return f"changed: {shown}"
-
-
-def _changes(path: str, old: Any, new: Any) -> Sequence[str]:
-    if isinstance(old, dict) and isinstance(new, dict):
-        keys = sorted(old.keys() | new.keys())
-        return [c for key in keys for c in _changes(f"{path}.{key}".lstrip("."), old.get(key), new.get(key))]
-    return [] if old == new else [f"{path} {json.dumps(old)[:60]} -> {json.dumps(new)[:60]}"]
