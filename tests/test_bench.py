@@ -31,6 +31,8 @@ RATIOS = {
     "serve": {"endpoint_vs_engine", "vs_transformers_serve", "vs_single", "five_settings_prefill"},
     "train": {"vs_trl_padded", "vs_trl_packed", "bf16_vs_fp32", "two_vs_one_worker", "memory_growth"},
 }
+SLOW = ("annotate_scale", "pieces", "prepare", "serve", "train")
+"""They start servers, install TRL, run the job many times."""
 LIMITS = ("pack_tokens=512", "max_tokens=300")
 WORDS = {
     "annotate": ("rows=6", "rounds=1", "batch_size=4", *LIMITS, *(f"model.{t}" for t in TINY)),
@@ -72,11 +74,8 @@ WORDS = {
 @pytest.mark.ray
 @pytest.mark.parametrize(
     "name",
-    [
-        pytest.param(name, marks=pytest.mark.slow if name in ("annotate_scale", "prepare", "serve", "train") else ())
-        for name in RATIOS
-    ],
-)  # they start servers, install TRL, run the job seven times
+    [pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in RATIOS],
+)
 def test_a_bench_ends_with_one_json_line_of_ratios(
     name: str, real_data: Path, ray_cluster: object, capsys: pytest.CaptureFixture[str]
 ) -> None:

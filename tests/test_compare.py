@@ -105,6 +105,7 @@ def test_a_comparison_that_cannot_be_is_refused_before_the_run(tmp_path: Path) -
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 def test_all_models_are_asked_the_same_and_the_report_shows_them(ray_cluster: object, tmp_path: Path) -> None:
     base = chat_base(str(tmp_path / "base"))
     policy, predictor = models(base, tmp_path)

@@ -117,6 +117,7 @@ def test_the_whole_report_in_the_synthetic_world(
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 def test_guidance_is_measured_on_the_report_s_own_questions(
     ray_cluster: object, tiny_predictor: str, tiny_policy: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
