@@ -17,7 +17,7 @@ from data.conversation import Conversation, Message
 from data.sources import read
 from serve import feedback
 from serve.answer_ids import begun_s, day_of
-from serve.feedback_store import FeedbackStore, KeptAnswer
+from serve.feedback_store import FeedbackSettings, FeedbackStore, KeptAnswer
 from serve.models import ServedPolicies, ServedPolicy
 from serve.request import Delta, PolicyInfo, Started
 
@@ -236,13 +236,16 @@ class SlowStore(FeedbackStore):
         super().put_answer(answer)
 
 
+def slow_app(store: SlowStore, lost: Lost) -> tuple[feedback.Feedback, Any, bytes]:
+    """What keeps its answers, the endpoint, and a request to it."""
+    found = feedback.Feedback(store, FeedbackSettings(), lost)
+    return found, keyed_app(found), json.dumps({"messages": [USER]}).encode()
+
+
 def test_a_slow_storage_holds_up_one_reply_and_loses_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(feedback, "KEEP_S", 0.05)
-    lost = Lost()
-    store, found = SlowStore(tmp_path), feedback_in(tmp_path, lost=lost)
-    found._store = store
-    app = keyed_app(found)
-    body = json.dumps({"messages": [USER]}).encode()
+    lost, store = Lost(), SlowStore(tmp_path)
+    found, app, body = slow_app(store, lost)
 
     async def several() -> list[str]:
         ids = []
@@ -264,11 +267,8 @@ def test_a_slow_storage_holds_up_one_reply_and_loses_none(tmp_path: Path, monkey
 def test_answers_beyond_what_may_wait_are_counted_as_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(feedback, "KEEP_S", 0.05)
     monkeypatch.setattr(feedback, "MOST_WAITING", 2)
-    lost = Lost()
-    store, found = SlowStore(tmp_path), feedback_in(tmp_path, lost=lost)
-    found._store = store
-    app = keyed_app(found)
-    body = json.dumps({"messages": [USER]}).encode()
+    lost, store = Lost(), SlowStore(tmp_path)
+    found, app, body = slow_app(store, lost)
 
     async def several() -> None:
         for _ in range(3):

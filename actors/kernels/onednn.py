@@ -85,7 +85,7 @@ def _replace(model: torch.nn.Module, forward: Callable[[torch.nn.Linear, torch.T
 
 @functools.cache
 def is_faster() -> bool:
-    """Is oneDNN what this CPU multiplies fp32 with? Not without AVX-512."""
+    """Is oneDNN what this CPU multiplies fp32 with? Not on AVX2 without AVX-512."""
     if torch.backends.cpu.get_cpu_capability() == "AVX2":
         log.info("linear layers: MKL, oneDNN is faster only with AVX-512")
         return False
