@@ -39,8 +39,12 @@ NETWORK = ("httpx", "httpx2", "httpcore", "requests", "aiohttp", "huggingface_hu
 
 
 def shown_uri(uri: str) -> str:
-    """A URI as a message shows it: without a credential before its host, on one line, cut."""
-    return printable(CREDENTIAL.sub(lambda found: f"{found[1] or found[2]}...@", uri), 100)
+    """A URI as a message shows it: without a credential before its host, on one line, at most some 100 characters.
+
+    Its end stays, which names the file.
+    """
+    shown = CREDENTIAL.sub(lambda found: f"{found[1] or found[2]}...@", uri)
+    return printable(shown if len(shown) <= 100 else f"{shown[:45]}...{shown[-52:]}")
 
 
 def checked_uri(uri: str) -> str:

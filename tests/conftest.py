@@ -15,6 +15,18 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the marks
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Under pytest-xdist (`make test`) one process runs all tests with Ray, one cluster, while the other runs the rest.
+
+    A file is never split: its fixtures are made once. The longest group comes first.
+    """
+    with_ray = {item.path for item in items if "ray_cluster" in getattr(item, "fixturenames", ())}
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group("ray" if item.path in with_ray else item.path.name))
+    items.sort(key=lambda item: item.path not in with_ray)
+
+
 def free_port() -> int:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
@@ -129,7 +141,8 @@ def wide_policy(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def _small_base(tmp_path_factory: pytest.TempPathFactory, **shape: int) -> str:
-    from actors.modeling.tiny_llama import SmallModel, make_small_model
+    from actors.modeling.settings import SmallModel
+    from actors.modeling.tiny_llama import make_small_model
     from data.lab import Lab, LabSettings
 
     folder = str(tmp_path_factory.mktemp("base"))
