@@ -99,12 +99,14 @@ serve: setup  ## serve the newest run; ARGS="key.path=value ..."
 report: setup  ## the demo's report again; ARGS="key.path=value ..."
 	@$(BIN)/python -m jobs.report jobs/presets/demo.yaml $(ARGS)
 
+# One process runs the tests with Ray, the other those without. Tests picked by ARGS run in one.
+PARALLEL := -n 2 --dist loadgroup
 # Measuring coverage costs a third of the time before Python 3.12 and nothing since: there only CI does, by COVERAGE=1.
 # Tests picked by ARGS are not measured: a few of them cover little.
 test: setup  ## run the tests; COVERAGE=1: and hold their coverage to the floor in pyproject.toml; ARGS="-k name"
 	@core=$$($(BIN)/python -c 'import sys; print("ctrace" if sys.version_info < (3, 12) else "sysmon")')
 	measure=$(COVERAGE); [ $$core = ctrace ] || measure=1
-	COVERAGE_CORE=$$core $(PYTEST) -m "not slow" $(if $(ARGS),,$${measure:+--cov}) $(ARGS)
+	COVERAGE_CORE=$$core $(PYTEST) -m "not slow" $(if $(ARGS),,$(PARALLEL) $${measure:+--cov}) $(ARGS)
 
 test-cases: setup  ## mistakes, faults and attacks that were met once, the slow ones too (minutes)
 	@$(PYTEST) -m case $(ARGS)
@@ -130,8 +132,9 @@ test-kill: setup  ## kill -9 a run in every stage and an annotation, and start t
 
 test-train: setup  ## every ZeRO stage, kills, memory against the plan, the bench against TRL, the ablation (minutes)
 	@$(SLOW) tests/test_resume.py tests/test_memory_peaks.py tests/test_engine_kernels.py tests/test_sharded_export.py \
-	  tests/test_packing_off.py tests/test_label_probes.py tests/test_bench.py \
-	  tests/test_gpu_bench.py tests/test_ablation.py $(ARGS)
+	  tests/test_packing_off.py tests/test_label_probes.py tests/test_bench.py tests/test_experts.py \
+	  tests/test_gpu_bench.py tests/test_ablation.py tests/test_devices.py tests/test_sample_and_rate.py \
+	  tests/test_evaluate_predictor.py $(ARGS)
 
 test-real: setup-real  ## a real pretrained model out of a package: converted, and asked in words (minutes)
 	@$(SLOW) tests/test_gguf_model.py tests/test_untrained.py $(ARGS)

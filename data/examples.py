@@ -71,6 +71,11 @@ def digest_of(ids: Iterable[str]) -> int:
     return sum(int.from_bytes(hashlib.sha256(i.encode()).digest()[:8], "big") for i in ids) % 2**64
 
 
+def buckets_for(share: float) -> int:
+    """The number of buckets of groups of which one is `share` of all; 0 = hold out nothing."""
+    return round(1 / share) if share else 0
+
+
 def bucket(group: str, buckets: int) -> int:
     """The fold a group falls into: stable over runs, machines and row order."""
     return int.from_bytes(hashlib.sha256(group.encode()).digest()[:8], "big") % buckets

@@ -5,9 +5,10 @@ Knows no model and no file: samples in, a decision for each out, in their order.
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import numpy as np
-from datasketch import MinHash, MinHashLSH
 from pydantic import model_validator
 
 from data.attributes import AttributeSchema, Values
@@ -18,8 +19,12 @@ from data.record import Record
 
 PERMUTATIONS = 128
 """Of MinHash: the Jaccard similarity is estimated within .09 (one standard error at .5)."""
+FINISH = "finish"
+"""The column with the end of an answer: "stop", CUT_OFF or TOO_LONG."""
 CUT_OFF = "length"
 """The generator's reason for the end of an answer that is as long as allowed."""
+TOO_LONG = "too_long"
+"""The prompt left no space for an answer: the answer is empty."""
 
 
 class SelectionSettings(Record):
@@ -145,13 +150,15 @@ class _Similar:
     """Answers seen so far, by what they share (MinHash with locality-sensitive hashing: Broder 1997)."""
 
     def __init__(self, threshold: float):
-        self._index, self._count = MinHashLSH(threshold=threshold, num_perm=PERMUTATIONS), 0
-        self._threshold = threshold
-        self._hashes: dict[int, MinHash] = {}
+        import datasketch  # it imports scipy's integrals: half a second for all who only read a preset
+
+        self._index, self._count = datasketch.MinHashLSH(threshold=threshold, num_perm=PERMUTATIONS), 0
+        self._threshold, self._new_hash = threshold, partial(datasketch.MinHash, num_perm=PERMUTATIONS)
+        self._hashes: dict[int, Any] = {}
 
     def has_or_adds(self, answer: str) -> bool:
         """Is a similar one there? If not, this one is from now on."""
-        mine = MinHash(num_perm=PERMUTATIONS)
+        mine = self._new_hash()
         mine.update_batch([shingle.encode() for shingle in sorted(shingles(answer))])
         # The index finds candidates, some of them below the threshold.
         if any(mine.jaccard(self._hashes[found]) >= self._threshold for found in self._index.query(mine)):

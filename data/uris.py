@@ -44,7 +44,7 @@ def shown_uri(uri: str) -> str:
     Its end stays, which names the file.
     """
     shown = CREDENTIAL.sub(lambda found: f"{found[1] or found[2]}...@", uri)
-    return printable(shown if len(shown) <= 100 else f"{shown[:45]}...{shown[-52:]}")
+    return printable(shown if len(shown) <= 100 else f"{shown[:45]}...{shown[-52:]}", 100)
 
 
 def checked_uri(uri: str) -> str:

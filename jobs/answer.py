@@ -12,7 +12,6 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, Literal
 
-from actors.generation.sampler import FINISH, TOO_LONG
 from data.attributes import AttributeProblem
 from data.benchmarks import Question, answer_line, jsonl, read_questions
 from data.bounds import Count, Temperature, Weight
@@ -20,7 +19,7 @@ from data.conversation import Message, from_table
 from data.errors import UserError
 from data.prompts import Prompt, prompt, prompts_table
 from data.run_layout import FolderName
-from data.selection import CUT_OFF
+from data.selection import CUT_OFF, FINISH, TOO_LONG
 from data.steering_metrics import AnswersMetrics
 from data.storage import Storage
 from data.uris import Uri

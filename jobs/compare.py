@@ -25,7 +25,6 @@ from jobs.evaluation.ask import ask, curve_prompts, num_unseen
 from jobs.evaluation.deviations import label_deviations
 from jobs.evaluation.steering_metrics import curves
 from jobs.evaluation.witnesses import witnesses
-from jobs.pipelines.fit import base_uri
 from jobs.pipelines.sample import sampling_settings
 from jobs.policy_training.conditioned_sft import train_policy
 from jobs.reporting.sections_comparison import baseline_lines, preference_lines
@@ -34,6 +33,7 @@ from jobs.runner.evaluation_settings import BaselineKind
 from jobs.runner.preset import Preset
 from jobs.runner.rounds import Rounds
 from jobs.runner.stage import Run, Stage, StageError, log
+from jobs.runner.start_models import base_uri
 
 UNTRAINED, NUMBERS = f"{COMPARE}/untrained", f"{COMPARE}/numbers/policy"
 PREFERENCE = f"{COMPARE}/preference/report"

@@ -11,7 +11,6 @@ from collections import Counter
 
 import numpy as np
 
-from actors.scoring.annotator import Annotator
 from data.conversation import Conversation, Rejected, from_table, to_table
 from data.judged import Judged, read_judged
 from data.measures import agreement
@@ -22,8 +21,8 @@ from data.stage_metrics import BenchmarkMetrics
 from data.storage import Storage
 from jobs.evaluation.predictor_pairs import answer_score, judge_pairs, require_enough, store_pairs
 from jobs.evaluation.predictor_quality import plain
-from jobs.pipelines.annotation import annotator, predictor_weights
-from jobs.pipelines.map_rows import map_rows, write_table
+from jobs.pipelines.annotation import annotator, predictor_weights, score_with
+from jobs.pipelines.map_rows import write_table
 from jobs.reporting.sections_predictor import judge_lines, pair_lines
 from jobs.runner.cli import main
 from jobs.runner.evaluation_settings import JudgedSource
@@ -82,8 +81,8 @@ def _compare(
     weights: dict[str, float],
 ) -> JudgedMetrics:
     """Agreement of the predictor, each attribute and the length with the judge; unrated answers are only counted."""
-    pool, scored = run.preset.annotate.pool, folder / "scored"
-    map_rows(f"benchmarks: {name}", [folder / "rows"], Annotator, arguments, pool, scored, setting="annotate.pool")
+    scored = folder / "scored"
+    score_with(run, f"benchmarks: {name}", [folder / "rows"], arguments, scored)
     lines = [np.full(2 + len(weights), np.nan)] * len(scores_N)
     for row in (row for table in scored.tables() for row in from_table(table)):
         lines[int(row.id.rpartition("-")[2])] = _line(row, weights)

@@ -9,7 +9,8 @@ from itertools import chain
 
 import pyarrow as pa
 
-from actors.modeling.gguf_model import convert, gguf_file, is_gguf, license_of
+from actors.modeling.gguf_file import gguf_file, is_gguf, license_of
+from actors.modeling.gguf_model import convert
 from actors.modeling.policy import PolicyTask
 from actors.modeling.tiny_llama import make_small_model
 from actors.training.examples import ConversationExamples, TextExamples

@@ -16,7 +16,7 @@ from actors.modeling.warmup import AnswerFeatures, WarmupTask, require_decoder
 from actors.training.examples import ConversationExamples, PredictorExamples
 from actors.training.settings import LearnerSettings
 from data.attributes import AttributeSchema
-from data.examples import LABEL, Example, Split
+from data.examples import LABEL, Example, Split, buckets_for
 from data.loader import Corpus, counts, named_counts, some
 from data.quality_metrics import PredictorQuality
 from data.ratings import Ratings, joined
@@ -29,7 +29,7 @@ from jobs.evaluation.held_out import ratings_in, write_held_out
 from jobs.evaluation.predictor_pairs import judge_pairs, store_pairs
 from jobs.evaluation.predictor_quality import quality
 from jobs.pipelines.annotation import annotator, score_rows, scoring_settings
-from jobs.pipelines.fit import backbone_uri, buckets_for, example_spec, fit, require_sources
+from jobs.pipelines.fit import example_spec, fit, require_sources
 from jobs.pipelines.tokenize import Tokenizing
 from jobs.reporting.figures_training import draw_calibration, draw_collinearity, draw_losses
 from jobs.reporting.model_card import write_card
@@ -37,6 +37,7 @@ from jobs.reporting.sections_predictor import pair_lines, quality_lines
 from jobs.runner.cli import main
 from jobs.runner.preset import Preset
 from jobs.runner.stage import Run, Stage, StageError, fingerprint_of, log
+from jobs.runner.start_models import backbone_uri
 
 MOMENTS_EXAMPLES = 500
 """Examples for the mean and spread of the counts."""

@@ -8,8 +8,9 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from actors.kernels.varlen import VARLEN, packed
-from actors.modeling.lora import LoraSettings, add_adapters
+from actors.modeling.lora import add_adapters
 from actors.modeling.model_shape import shape_of
+from actors.modeling.settings import LoraSettings
 from actors.training.activations import cache_bytes, forward_bytes, kept_bytes, layer_bytes, logits_bytes
 
 TOKENS = 262

@@ -14,9 +14,9 @@ from support.exported_run import export_to, put_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from actors.modeling.adapter import put_together, write_adapter
-from actors.modeling.layer_heads import HeadsSettings
 from actors.modeling.policy import Policy, PolicyTask
 from actors.modeling.regressor import PredictorTask
+from actors.modeling.settings import HeadsSettings
 from actors.scoring.predictor import Predictor
 from actors.scoring.rater import Rater
 from cluster.settings.errors import SettingsError

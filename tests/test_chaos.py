@@ -33,7 +33,8 @@ SETTINGS = (
 def predictor(tmp_path_factory: pytest.TempPathFactory, real_data: Path) -> str:
     """About a million random parameters, saved as training saves them."""
     from actors.modeling.regressor import PredictorTask
-    from actors.modeling.tiny_llama import SmallModel, make_small_model
+    from actors.modeling.settings import SmallModel
+    from actors.modeling.tiny_llama import make_small_model
     from data.attributes import shipped
     from data.sources import read_texts
 

@@ -146,6 +146,7 @@ class BesideAGpu(PredictorTask):
         return super().build()
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_a_training_without_gpus_on_a_machine_with_one_trains_on_the_cpu(
     ray_cluster: object, tiny_base: str, tmp_path: Path

@@ -48,6 +48,7 @@ def _ends_with(match: str, task: PolicyTask, settings: LearnerSettings, examples
     assert not (output / "training.json").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 @pytest.mark.case("04-diverged")
 def test_a_learning_rate_that_destroys_the_weights_ends_the_training_and_keeps_the_last_good_checkpoint(

@@ -11,8 +11,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from actors.kernels import cross_entropy
 from actors.kernels.compiled import compile_layers
 from actors.kernels.norms import use_fused_norms
-from actors.modeling.lora import LoraSettings
 from actors.modeling.policy import PolicyTask
+from actors.modeling.settings import LoraSettings
 from actors.training.deepspeed_engine import Pack, TrainingEngine
 from actors.training.settings import LearnerSettings
 from actors.training.zero_shards import trained, whole
@@ -114,7 +114,9 @@ def _variants(stage: int, folder: str) -> dict[str, Any]:
     }
 
 
-@pytest.mark.parametrize(("stage", "family"), [(0, "llama"), (2, "gemma2"), (3, "gemma2")])
+@pytest.mark.parametrize(
+    ("stage", "family"), [(0, "llama"), *(pytest.param(stage, "gemma2", marks=pytest.mark.slow) for stage in (2, 3))]
+)
 def test_every_kernel_gives_the_same_training(stage: int, family: str, tiny_base: str, tmp_path: Path) -> None:
     """Both have tied embeddings; Gemma's logits have a soft cap."""
     found = in_engine_process(_variants, stage, save_decoder(family, tiny_base, str(tmp_path)))

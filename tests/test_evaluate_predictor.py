@@ -46,6 +46,7 @@ def _write(file: Path, records: list[object]) -> Path:
     return file
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_subsets_sections_and_a_judge(tmp_path: Path, tiny_predictor: str, ray_cluster: object) -> None:
     pairs = [

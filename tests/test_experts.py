@@ -49,7 +49,7 @@ def _products(stage: int, folders: dict[str, str]) -> dict[str, tuple[list[str],
     return found
 
 
-@pytest.mark.parametrize("stage", [2, 3])
+@pytest.mark.parametrize("stage", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_experts_multiply_in_bf16_and_learn(stage: int, tiny_base: str, tmp_path: Path) -> None:
     folders = {family: save_decoder(family, tiny_base, str(tmp_path / family)) for family in MIXED}
     found = in_engine_process(_products, stage, folders)

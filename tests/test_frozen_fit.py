@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from actors.modeling.layer_heads import HeadsSettings
 from actors.modeling.regressor import PredictorLoss, PredictorTask
 from actors.modeling.ridge_choice import Labelled, fit_heads, group_folds
+from actors.modeling.settings import HeadsSettings
 from actors.scoring.predictor import Predictor
 from actors.training.examples import ExampleSpec, PredictorExamples
 from actors.training.settings import LearnerSettings

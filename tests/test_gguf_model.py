@@ -11,7 +11,8 @@ from transformers import AutoModelForCausalLM
 from actors.generation.factory import load_engine
 from actors.generation.protocol import Sampling, complete
 from actors.generation.settings import EngineSettings
-from actors.modeling.gguf_model import convert, gguf_file, is_gguf, license_of
+from actors.modeling.gguf_file import gguf_file, is_gguf, license_of
+from actors.modeling.gguf_model import convert
 from actors.modeling.model_folder import fit_embeddings, new_format, save_model
 from cluster.settings.load import load
 from data.attributes import shipped

@@ -11,9 +11,10 @@ from support.tiny_families import save_family
 from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer
 
 from actors.kernels.varlen import packed
-from actors.modeling.layer_heads import Block, HeadsSettings, LayerHeads
+from actors.modeling.layer_heads import Block, LayerHeads
 from actors.modeling.model_folder import load_config, load_format
 from actors.modeling.regressor import PredictorTask
+from actors.modeling.settings import HeadsSettings
 from actors.modeling.tokenizer import encoder
 from actors.scoring.annotator import Annotator
 from actors.scoring.predictor import Predictor

@@ -193,3 +193,24 @@ def test_data_imports_without_torch_and_ray():
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == []
+
+
+WITH_TORCH = {"jobs.pipelines.fit"}
+"""Only drivers of a training import it."""
+
+
+def test_what_ray_tasks_import_is_free_of_torch():
+    """A task imports the module of its function: with torch and transformers each worker process starts 6 s later."""
+    modules = {
+        ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        for package in ("pipelines", "evaluation", "reporting", "diffing")
+        for path in (ROOT / "jobs" / package).glob("*.py")
+    } - WITH_TORCH
+    assert len(modules) > 40
+    code = (
+        f"import importlib, sys\nfor m in {sorted(modules)}: importlib.import_module(m)\n"
+        f"print(*sorted({HEAVY} & sys.modules.keys()))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == []

@@ -9,9 +9,10 @@ import pytest
 import torch
 from support.tiny_backbones import save_backbone
 
-from actors.modeling.lora import LoraSettings, add_adapters, merged
+from actors.modeling.lora import add_adapters, merged
 from actors.modeling.policy import PolicyTask
 from actors.modeling.regressor import PredictorTask
+from actors.modeling.settings import LoraSettings
 from actors.modeling.train_task import TrainTask
 from actors.training.examples import ExampleSpec, PolicyExamples, PredictorExamples
 from actors.training.settings import LearnerSettings

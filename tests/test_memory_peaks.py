@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from actors.modeling.lora import LoraSettings
+from actors.modeling.settings import LoraSettings
 from actors.training.memory import GIB, training_memory
 from actors.training.settings import LearnerSettings
 from tests.support.measured_training import measured_peak, model_folder, shape_at

@@ -6,8 +6,8 @@ import pytest
 import yaml
 from support.manifests import finish, report, training
 
-from actors.modeling.layer_heads import HeadsSettings
 from actors.modeling.regressor import PredictorTask
+from actors.modeling.settings import HeadsSettings
 from cluster.settings.load import load
 from data.stage_metrics import HeadFit, RowsMetrics
 from data.steering_metrics import SteeringCurve

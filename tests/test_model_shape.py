@@ -7,9 +7,9 @@ import fsspec
 import pytest
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from actors.modeling.lora import LoraSettings, linear_modules
+from actors.modeling.lora import linear_modules
 from actors.modeling.model_shape import HubUnreachable, NotOnHub, read_config, shape_of, shape_of_small
-from actors.modeling.tiny_llama import SmallModel
+from actors.modeling.settings import LoraSettings, SmallModel
 from data.errors import UserError
 from tests.support.llama_shapes import LLAMA_8B, SMOLLM2
 

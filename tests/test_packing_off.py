@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from support.tiny_families import save_family
 
-from actors.modeling.lora import LoraSettings
 from actors.modeling.policy import PolicyTask
 from actors.modeling.regressor import PredictorTask
+from actors.modeling.settings import LoraSettings
 from actors.scoring.predictor import Predictor
 from actors.training.examples import ExampleSpec, PolicyExamples, PredictorExamples
 from actors.training.forwards import forwards, rounds

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from transformers import AutoConfig
 
-from actors.modeling.gguf_model import is_gguf
+from actors.modeling.gguf_file import is_gguf
 from actors.modeling.model_shape import ModelShape
 from actors.training.settings import LearnerSettings
 from cluster.settings.errors import SettingsError

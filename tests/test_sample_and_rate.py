@@ -31,6 +31,7 @@ def _prompts(run: Run, folder: Storage) -> None:
     write_table(prompts_table(asked), folder)
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_one_pool_leaves_the_rows_of_two(
     ray_cluster: object, tiny_predictor: str, tiny_policy: str, tmp_path: Path

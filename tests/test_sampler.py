@@ -7,12 +7,13 @@ import pyarrow as pa
 import pytest
 
 from actors.generation.protocol import Sampling
-from actors.generation.sampler import FINISH, TOO_LONG, Sampler
+from actors.generation.sampler import Sampler
 from actors.generation.settings import EngineSettings
 from data.attributes import shipped
 from data.conversation import Message, from_table
 from data.counters import counters_of
 from data.prompts import prompt, prompts_table
+from data.selection import FINISH, TOO_LONG
 
 SCHEMA = shipped("lab")
 QUESTIONS = [[Message("user", f"Tell me about {what}.")] for what in ("bees", "the sea", "volcanoes")]

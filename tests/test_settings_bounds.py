@@ -10,7 +10,7 @@ import pytest
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
-from actors.modeling.tiny_llama import SmallModel
+from actors.modeling.settings import SmallModel
 from cluster.settings.errors import SettingsError
 from cluster.settings.help import number_allowed
 from cluster.settings.load import load

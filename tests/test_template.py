@@ -6,7 +6,8 @@ import pytest
 import tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from actors.modeling.tokenizer import TemplateKind, chat_ids, check_equality, encoder, make_template, train_tokenizer
+from actors.modeling.settings import TemplateKind
+from actors.modeling.tokenizer import chat_ids, check_equality, encoder, make_template, train_tokenizer
 from data.attributes import shipped
 from data.conversation import Message
 from data.plain_text import BREAK, Neutralizer

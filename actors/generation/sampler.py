@@ -17,12 +17,7 @@ from data.conversation import Conversation, Message, to_table
 from data.counters import with_counters
 from data.errors import UserError
 from data.prompts import Prompt, prompts_from
-from data.selection import CUT_OFF
-
-FINISH = "finish"
-"""The column with the end of an answer: "stop", or "length" if it was cut off."""
-TOO_LONG = "too_long"
-"""The value of that column if the prompt left no space for an answer: the answer is empty."""
+from data.selection import CUT_OFF, FINISH, TOO_LONG
 
 
 class Sampler:

@@ -15,7 +15,8 @@ from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from actors.modeling.gguf_model import convert, gguf_file, is_gguf
+from actors.modeling.gguf_file import gguf_file, is_gguf
+from actors.modeling.gguf_model import convert
 from actors.modeling.layer_heads import ENTRY, LayerHeads
 from actors.modeling.layer_model import describe_as_backbone, load_cut
 from actors.modeling.lora import linear_modules

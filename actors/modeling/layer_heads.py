@@ -8,49 +8,21 @@ import copy
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from transformers import PreTrainedModel
 from transformers.configuration_utils import PreTrainedConfig
 
 from actors.modeling.backbone import backbone_of
-from data.bounds import Size
+from actors.modeling.settings import HeadsSettings, Reading
 from data.errors import UserError
-from data.record import Record
 
-Reading = Literal["end", "mean"]
 READINGS: tuple[Reading, ...] = ("end", "mean")
 CANDIDATES = 6
 """`layers: auto` tries so many layers, at equal distances, the last among them."""
 ENTRY = "heads"
 """Of `steerlm` in config.json: what `LayerHeads.entry` gives."""
-
-
-class HeadsSettings(Record):
-    """Heads on several layers and readings of the backbone, fitted to it in closed form."""
-
-    layers: Literal["auto"] | tuple[Size, ...] = "auto"
-    """Decoder layers that the heads read, counted from 1, e.g. [10, 15, 20]; those above the highest are cut off. auto
-    = six layers at equal distances are tried, and each attribute keeps those that rate unseen answers best."""
-    readings: Literal["auto"] | tuple[Reading, ...] = "auto"
-    """What is read of a layer: end = the hidden state at the answer's end, mean = the mean over the answer's tokens.
-    auto = both are tried, as with layers."""
-    max_answers: Size = 50_000
-    """Most rated answers that the heads are fitted to; of more, so many are drawn at random by learner.seed. Fewer
-    where their features would be more than 200 million numbers (.8 GB) in the memory of the first worker."""
-
-    def model_post_init(self, _: Any) -> None:
-        for name, values in (("layers", self.layers), ("readings", self.readings)):
-            if not values:
-                raise UserError(f"heads.{name} is empty, so nothing is read; name some, or set it to auto")
-            if values != "auto" and len(set(values)) < len(values):
-                raise UserError(f"heads.{name} has {', '.join(map(str, values))}; name each one once")
-
-    @property
-    def chooses(self) -> bool:
-        """Is anything left to choose?"""
-        return "auto" in (self.layers, self.readings)
 
 
 @dataclass(frozen=True, order=True)

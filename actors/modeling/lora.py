@@ -5,41 +5,16 @@ Source: LoRA, arXiv 2106.09685; the adapters themselves are peft's. Knows no tra
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Literal
 
 import torch
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from data.bounds import Positive, ShareBelowOne, Width
+from actors.modeling.settings import LoraSettings
 from data.errors import UserError
-from data.record import Record
 
 ADAPTER = "default"
 """peft's name for the only adapter of a model."""
-
-
-class LoraSettings(Record):
-    """Low-rank adapters instead of full training.
-
-    Heads are trained in full; everything else keeps the base model's weights. The embeddings of new control tokens keep
-    their random values too: train all weights where their meaning matters.
-    """
-
-    rank: Width = 16
-    """Rank of each adapter."""
-    alpha: Positive = 32
-    """An adapter's product is scaled by alpha / rank."""
-    dropout: ShareBelowOne = 0.0
-    """Dropout on an adapter's input."""
-    target_modules: Literal["all-linear"] | tuple[str, ...] = "all-linear"
-    """Names (or their ends) of the linear modules that get an adapter, e.g. [q_proj, v_proj]; all-linear = every one
-    outside heads and vocabulary."""
-
-    def adapts(self, name: str) -> bool:
-        """Does a linear module outside heads and vocabulary get an adapter?"""
-        targets = self.target_modules
-        return targets == "all-linear" or any(name == t or name.endswith(f".{t}") for t in targets)
 
 
 def add_adapters(model: PreTrainedModel, settings: LoraSettings, heads: Sequence[str]) -> None:

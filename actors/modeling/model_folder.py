@@ -17,7 +17,8 @@ from transformers.utils import logging
 
 from actors.modeling.backbone import reading_of
 from actors.modeling.model_cache import is_text_file, local_copy
-from actors.modeling.tokenizer import TemplateKind, check_equality, encoder, make_template
+from actors.modeling.settings import TemplateKind
+from actors.modeling.tokenizer import check_equality, encoder, make_template
 from data.attributes import AttributeSchema
 from data.calibration import Calibration
 from data.errors import UserError

@@ -18,10 +18,12 @@ from transformers.configuration_utils import PreTrainedConfig
 from transformers.initialization import no_init_weights
 
 from actors.modeling.backbone import backbone_of, model_class
-from actors.modeling.gguf_model import gguf_config, is_gguf
+from actors.modeling.gguf_file import is_gguf
+from actors.modeling.gguf_model import gguf_config
 from actors.modeling.lora import linear_modules
 from actors.modeling.model_folder import load_config
-from actors.modeling.tiny_llama import SmallModel, small_config
+from actors.modeling.settings import SmallModel
+from actors.modeling.tiny_llama import small_config
 from data.errors import UserError, is_user_error
 from data.printable import printable
 from data.storage import Storage

@@ -9,7 +9,8 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from actors.modeling.model_folder import new_format, save_model
-from actors.modeling.tiny_llama import SmallModel, small_config
+from actors.modeling.settings import SmallModel
+from actors.modeling.tiny_llama import small_config
 from actors.modeling.tokenizer import train_tokenizer
 from data.attributes import AttributeSchema
 

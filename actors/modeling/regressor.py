@@ -9,7 +9,7 @@ import functools
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 from actors.kernels.transfer import to_device
 from actors.modeling.backbone import backbone_of, check, first_position, model_class, packs
 from actors.modeling.isolation import attention_of
-from actors.modeling.layer_heads import ENTRY, HeadsSettings, LayerHeads, LayerReader
+from actors.modeling.layer_heads import ENTRY, LayerHeads, LayerReader
 from actors.modeling.layer_model import describe_as_backbone, load_cut, replace_heads
 from actors.modeling.model_folder import (
     Format,
@@ -33,14 +33,13 @@ from actors.modeling.model_folder import (
     text_folder,
 )
 from actors.modeling.ridge_init import RidgeHeads
+from actors.modeling.settings import HeadsSettings, LossKind
 from actors.modeling.train_task import TrainTask
 from actors.modeling.warmup import AnswerFeatures, WarmupHeads
 from data.attributes import AttributeSchema
 from data.errors import UserError
 from data.examples import Example
 from data.tokens import turn_starts
-
-LossKind = Literal["squared", "absolute"]
 
 
 def label_losses(residuals_SA: torch.Tensor, kind: LossKind) -> torch.Tensor:

@@ -3,47 +3,10 @@
 from collections.abc import Iterable
 
 import torch
-from pydantic import model_validator
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from actors.modeling.settings import SmallModel
 from actors.modeling.tokenizer import train_tokenizer
-from data.bounds import Times, TokenBudget, Vocabulary, Width
-from data.errors import UserError
-from data.record import Record
-
-
-class SmallModel(Record):
-    """The shape of a small Llama."""
-
-    hidden_size: Width = 128
-    """Width."""
-    num_layers: Times = 4
-    """Decoder layers."""
-    num_heads: Width = 4
-    """Attention heads."""
-    num_kv_heads: Width = 2
-    """Key and value heads."""
-    intermediate_size: Width = 344
-    """Width of the feed-forward part."""
-    vocab_size: Vocabulary = 1024
-    """Entries of the byte-level BPE tokenizer trained on the texts; a small corpus may need fewer."""
-    max_tokens: TokenBudget = 1024
-    """Longest context."""
-
-    @model_validator(mode="after")
-    def _heads(self) -> "SmallModel":
-        width = self.hidden_size // self.num_heads
-        if self.hidden_size % self.num_heads or width % 2:
-            raise UserError(
-                f"hidden_size {self.hidden_size} does not give each of num_heads {self.num_heads} an even width "
-                "(rotary positions turn pairs of numbers); set hidden_size to a multiple of 2 x num_heads"
-            )
-        if self.num_heads % self.num_kv_heads:
-            raise UserError(
-                f"num_heads {self.num_heads} is no multiple of num_kv_heads {self.num_kv_heads}: heads share keys and "
-                "values in groups of one size; set num_kv_heads to a divisor of num_heads"
-            )
-        return self
 
 
 def small_config(small: SmallModel, **others: int) -> LlamaConfig:

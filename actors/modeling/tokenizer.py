@@ -6,13 +6,14 @@ Knows no model weights; the format itself is `data.template`'s.
 import string
 from collections.abc import Iterable
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any
 
 import tokenizers
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from actors.modeling.chat_template import ChatRenderer, own_template, watched
 from actors.modeling.control_text import surviving_gap
+from actors.modeling.settings import TemplateKind
 from data.attributes import AttributeSchema
 from data.conversation import Message
 from data.errors import UserError
@@ -22,7 +23,6 @@ from data.tokens import Encode, prompt_ids, tokenize
 from data.words_template import Sentences, WordsTemplate, sentences_of
 from data.wrapped_template import WrappedTemplate
 
-TemplateKind = Literal["steerlm", "chat", "words"]
 PAD = "<pad>"
 ANSWER_STARTS = (*string.ascii_letters, *string.digits, *"\"'#*-({[<", "The", "They", "Yes", "So", "In", "Here", "Sure")
 

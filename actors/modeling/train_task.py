@@ -10,7 +10,7 @@ import torch
 from actors.kernels.onednn import pack_multiple
 from actors.kernels.varlen import alone, packed
 from actors.modeling.model_folder import Format, new_format, save_model, text_folder
-from actors.modeling.tokenizer import TemplateKind
+from actors.modeling.settings import TemplateKind
 from data.attributes import AttributeSchema
 from data.examples import Example
 

@@ -8,7 +8,7 @@ import tempfile
 from actors.modeling.gguf_model import convert
 from actors.modeling.model_folder import local_folder, new_format, save_model, text_folder
 from actors.modeling.policy import load_causal_lm
-from actors.modeling.tokenizer import TemplateKind
+from actors.modeling.settings import TemplateKind
 from data.attributes import AttributeSchema
 
 

@@ -5,8 +5,8 @@ input and the normalized values of each norm, the inputs of the linear layers, q
 attention, which never stores its matrix, and the feed-forward part's products.
 """
 
-from actors.modeling.lora import LoraSettings
 from actors.modeling.model_shape import ModelShape
+from actors.modeling.settings import LoraSettings
 
 FP32, BF16 = 4, 2
 LOGITS_COPIES = 3

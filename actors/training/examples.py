@@ -9,7 +9,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -17,7 +16,9 @@ import pyarrow as pa
 from actors.modeling.backbone import max_positions
 from actors.modeling.model_folder import load_config, new_format, text_folder
 from actors.modeling.regressor import in_range
-from actors.modeling.tokenizer import TemplateKind, encoder
+from actors.modeling.settings import TemplateKind
+from actors.modeling.tokenizer import encoder
+from actors.training.settings import LabelSource
 from data.attributes import AttributeSchema, Values
 from data.calibration import Calibration
 from data.conversation import Conversation, from_table
@@ -27,7 +28,6 @@ from data.examples import EXAMPLE_SCHEMA, LABEL, Origin, counted, example_row
 from data.template import Unrenderable
 from data.tokens import ConversationTokens, OverLong, Tokens, segments
 
-LabelSource = Literal["predicted", "human", "human_else_predicted", "none"]
 ExampleRow = dict[str, object]
 NO_VALUES = np.zeros(0)
 REFUSED = "chat_template_refuses"

@@ -6,17 +6,16 @@ Knows no loop: it gets numbers.
 import resource
 import tempfile
 import time
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
 from actors.kernels.devices import synchronize
 from actors.kernels.onednn import multiply
-from actors.training.settings import LearnerSettings
+from actors.training.settings import LearnerSettings, Tracking
 from actors.training.train_state import TrainState
 from data.storage import Storage
 
-Tracking = Literal["none", "mlflow", "wandb"]
 PEAK_S, PEAK_EVERY_S = 0.05, 30.0
 """How long a measurement of the device's peak multiplies matrices, and the time between two measurements."""
 

@@ -3,7 +3,7 @@
 import math
 from typing import Any, ClassVar, Literal
 
-from actors.modeling.lora import LoraSettings
+from actors.modeling.settings import LoraSettings
 from data.bounds import (
     Amount,
     Count,
@@ -23,6 +23,8 @@ from data.errors import UserError
 from data.record import Record
 
 PrecisionKind = Literal["auto", "bf16", "fp32"]
+LabelSource = Literal["predicted", "human", "human_else_predicted", "none"]
+Tracking = Literal["none", "mlflow", "wandb"]
 BUCKET_ELEMENTS = 200_000_000
 """Most gradients that DeepSpeed sends at a time. Its buffers are of this size whatever the model's: .8 GB in fp32."""
 LIVE_ELEMENTS = 1_000_000_000

@@ -22,11 +22,11 @@ from actors.training.early_stopping import EarlyStopping
 from actors.training.forwards import rounds
 from actors.training.kept_checkpoints import KeptCheckpoints
 from actors.training.label_use import measure_label_use
-from actors.training.metrics import MetricsLogger, Tracking, peak_memory_bytes
+from actors.training.metrics import MetricsLogger, peak_memory_bytes
 from actors.training.precision import with_precision
 from actors.training.preemption import Preemption
 from actors.training.save_model import require_savable, save_trained_model
-from actors.training.settings import LearnerSettings, rate_factor
+from actors.training.settings import LearnerSettings, Tracking, rate_factor
 from actors.training.shares import Share, Shares
 from actors.training.start_engine import start_engine
 from actors.training.train_state import TrainState

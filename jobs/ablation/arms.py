@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 
-from actors.training.examples import LabelSource
+from actors.training.settings import LabelSource
 from data.attributes import AttributeSchema, Values
 from data.conversation import Conversation, from_table, to_table
 from data.lab import LabSettings
@@ -19,7 +19,6 @@ from data.storage import Storage
 from jobs.evaluation.ask import MeasuredAnswers, ask, curve_prompts, gap_at_best, mean_spearman, tabulate
 from jobs.evaluation.intervals import intervals
 from jobs.evaluation.selection import drift
-from jobs.pipelines.fit import base_uri
 from jobs.pipelines.map_rows import write_table
 from jobs.pipelines.sample import sampling_settings
 from jobs.policy_training.annotated_rows import some_rows
@@ -29,6 +28,7 @@ from jobs.policy_training.policy_stage import STAGE as POLICY
 from jobs.runner.preset import Preset
 from jobs.runner.rounds import Rounds
 from jobs.runner.stage import Run, Stage, StageError
+from jobs.runner.start_models import base_uri
 
 HELD_OUT = "held_out"
 """The group of prompts for combinations that never occur in the synthetic world's rows."""

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from actors.baselines.pipelines import PipelineScorer
-from actors.modeling.tiny_llama import SmallModel
+from actors.modeling.settings import SmallModel
 from actors.scoring.annotator import Annotator
 from data.bounds import Size, Times, TokenBudget
 from data.conversation import Conversation, from_table, to_table

@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import Field
 
-from actors.modeling.tiny_llama import SmallModel
+from actors.modeling.settings import SmallModel
 from actors.scoring.annotator import Annotator
 from cluster.connect import connect
 from data.bounds import Size, Times, TokenBudget, Whole

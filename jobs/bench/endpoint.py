@@ -14,7 +14,7 @@ from actors.generation.factory import load_engine
 from actors.generation.protocol import Engine, Sampling, complete
 from actors.generation.settings import EngineSettings
 from actors.modeling.policy import PolicyText
-from actors.modeling.tiny_llama import SmallModel
+from actors.modeling.settings import SmallModel
 from data.bounds import Size, Times, TokenBudget, Workers
 from data.conversation import Conversation, Message
 from data.record import Record

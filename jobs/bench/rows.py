@@ -13,7 +13,8 @@ from typing import Any, TypeVar
 
 from actors.modeling.policy import PolicyTask
 from actors.modeling.regressor import PredictorTask
-from actors.modeling.tiny_llama import SmallModel, make_small_model
+from actors.modeling.settings import SmallModel
+from actors.modeling.tiny_llama import make_small_model
 from data.attributes import AttributeSchema, shipped
 from data.conversation import Conversation, to_table
 from data.errors import UserError

@@ -14,7 +14,7 @@ from actors.generation.protocol import Sampling
 from actors.generation.sampler import Sampler
 from actors.generation.settings import EngineSettings
 from actors.modeling.policy import Policy
-from actors.modeling.tiny_llama import SmallModel
+from actors.modeling.settings import SmallModel
 from cluster.connect import connect
 from data.bounds import Size, Times, TokenBudget, Workers
 from data.prompts import Prompt, prompt, prompts_table

@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import Field
 
-from actors.modeling.tiny_llama import SmallModel
+from actors.modeling.settings import SmallModel
 from cluster.connect import REPOSITORY, connect
 from data.bounds import Positive, Size, Times, TokenBudget, Whole
 from data.record import Record

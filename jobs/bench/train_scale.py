@@ -5,7 +5,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from actors.modeling.tiny_llama import SmallModel
+from actors.modeling.settings import SmallModel
 from actors.training.examples import ConversationExamples, ExampleSpec
 from actors.training.settings import LearnerSettings
 from data.conversation import Conversation, Message, to_table

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 from actors.baselines.pipelines import mean_loss
 from actors.modeling.policy import PolicyTask
-from actors.modeling.tiny_llama import SmallModel
+from actors.modeling.settings import SmallModel
 from actors.training.examples import ConversationExamples, ExampleSpec
 from actors.training.settings import LearnerSettings
 from cluster.connect import REPOSITORY

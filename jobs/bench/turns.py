@@ -7,7 +7,7 @@ from functools import partial
 
 import numpy as np
 
-from actors.modeling.tiny_llama import SmallModel
+from actors.modeling.settings import SmallModel
 from actors.modeling.tokenizer import encoder
 from actors.scoring.predictor import Predictor
 from data.bounds import Size, Times, TokenBudget

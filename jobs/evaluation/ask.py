@@ -14,7 +14,7 @@ import numpy as np
 from data.attributes import AttributeSchema, Values
 from data.calibration import Calibration
 from data.conversation import Conversation, Message, from_table
-from data.examples import bucket
+from data.examples import bucket, buckets_for
 from data.lab import LAB, Lab
 from data.measures import mean_absolute_gap, steering
 from data.prompts import BEST, Prompt, prompts_table, steering_prompts
@@ -24,7 +24,6 @@ from data.steering_metrics import SteeringCurve
 from data.storage import Storage
 from jobs.evaluation.predictor_quality import plain
 from jobs.pipelines.annotation import annotate, calibration
-from jobs.pipelines.fit import buckets_for
 from jobs.pipelines.map_rows import write_table
 from jobs.pipelines.over_files import over_files, rows_in
 from jobs.pipelines.sample import sample

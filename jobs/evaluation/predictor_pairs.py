@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 
-from actors.scoring.annotator import Annotator
 from data.conversation import Conversation, Rejected, from_table, to_table
 from data.measures import pairwise_accuracy
 from data.pairs import Pair, read_pairs
@@ -20,7 +19,8 @@ from data.quality_metrics import PairMetrics
 from data.reward_bench import sections
 from data.storage import Storage
 from jobs.evaluation.predictor_quality import plain
-from jobs.pipelines.map_rows import map_rows, write_table
+from jobs.pipelines.annotation import score_with
+from jobs.pipelines.map_rows import write_table
 from jobs.runner.evaluation_settings import PairSource
 from jobs.runner.stage import Run, StageError
 
@@ -95,8 +95,7 @@ def judge_pairs(
     metrics = {}
     for name, counts in stored.items():
         sides, scored = folder / name / "rows", folder / name / "scored"
-        pool, what = run.preset.annotate.pool, f"predictor: pairs {name}"
-        map_rows(what, [sides], Annotator, arguments, pool, scored, setting="annotate.pool")
+        score_with(run, f"predictor: pairs {name}", [sides], arguments, scored)
         rows = (row for table in scored.tables() for row in from_table(table))
         metrics[name] = pair_metrics(rows, weights, counts, name)
     return metrics

@@ -12,13 +12,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from actors.generation.sampler import FINISH
 from data.attributes import AttributeSchema, Values
 from data.calibration import Calibration
 from data.conversation import Conversation, from_table, to_table
 from data.diversity import variety, words
 from data.prompts import prompts_from
-from data.selection import Sample, decisions
+from data.selection import FINISH, Sample, decisions
 from data.stage_metrics import Drift, SelectionMetrics
 from data.storage import Storage
 from jobs.evaluation.ask import synthetic_world

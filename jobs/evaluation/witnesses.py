@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from actors.modeling.model_folder import token_counter
 from actors.scoring import hatesonar
 from data.attributes import AttributeSchema
 from data.conversation import Conversation
@@ -19,9 +18,9 @@ from data.text_measures import MEASURES
 from jobs.evaluation.ask import MeasuredAnswers, synthetic_world
 from jobs.evaluation.deviations import text_deviation
 from jobs.evaluation.predictor_quality import plain
-from jobs.pipelines.fit import base_uri
 from jobs.runner.evaluation_settings import WitnessKind
 from jobs.runner.stage import Run
+from jobs.runner.start_models import base_uri
 
 BY_DEFAULT: tuple[WitnessKind, ...] = ("words", "flesch_kincaid", "type_token_ratio", "hatesonar")
 STANDS_FOR: dict[WitnessKind, str] = {
@@ -67,6 +66,8 @@ def _witness(run: Run, kind: WitnessKind) -> tuple[Callable[[list[str]], list[fl
         meaning = "Probability that a text is hate speech or offensive, by hatesonar, which was trained on tweets."
         return hatesonar.Hatesonar(), meaning, "probability"
     if kind == "tokens":
+        from actors.modeling.model_folder import token_counter  # with torch
+
         return token_counter(base_uri(run)), "Number of tokens, as the base model's tokenizer cuts them.", "tokens"
     measure = MEASURES[kind]
     return lambda texts: [measure.of(text) for text in texts], measure.meaning, measure.unit

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from actors.modeling.adapter import write_adapter
-from actors.modeling.gguf_model import is_gguf, license_of
+from actors.modeling.gguf_file import is_gguf, license_of
 from actors.modeling.model_folder import local_folder
 from cluster.masking import masked
 from data.adapter_layout import AdapterRecord
@@ -18,11 +18,11 @@ from data.stage_metrics import PredictorMetrics, TrainingMetrics
 from data.steering_metrics import PreferenceMetrics, ReportMetrics
 from data.storage import Storage
 from jobs.exporting.models import CARD, front_entries, learner_of, report_about, stage_of
-from jobs.pipelines.fit import base_uri
 from jobs.reporting.model_card import card
 from jobs.reporting.sections_movement import movement_table
 from jobs.reporting.tables import Cell, Table, as_markdown, between
 from jobs.runner.stage import Metrics, Run, StageError, log
+from jobs.runner.start_models import base_uri
 
 RANK = 16
 WEIGHTS = ".safetensors"

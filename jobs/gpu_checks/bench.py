@@ -8,8 +8,8 @@ from typing import Any
 
 from actors.generation.settings import EngineKind
 from actors.kernels.machine import gpu_memory_bytes
-from actors.modeling.lora import LoraSettings
 from actors.modeling.random_llama import make_random_policy
+from actors.modeling.settings import LoraSettings
 from actors.training.settings import LearnerSettings
 from jobs.gpu_checks.checks import Check, CheckFailed
 from jobs.gpu_checks.sizes import LlamaSize

@@ -4,7 +4,7 @@ import math
 import re
 from dataclasses import dataclass
 
-from actors.modeling.tiny_llama import SmallModel
+from actors.modeling.settings import SmallModel
 from data.errors import UserError
 
 UNITS = {"K": 10**3, "M": 10**6, "B": 10**9}

@@ -3,7 +3,8 @@
 Shared by every stage that rates answers or trains on predicted values.
 """
 
-from actors.scoring.annotator import Annotator
+from collections.abc import Mapping
+
 from data.calibration import Calibration
 from data.label_spread import label_spread, text_rater
 from data.run_layout import TEXT_RATER, read_record, write_record
@@ -20,8 +21,7 @@ COUNTS = ("answers", "rated_answers", "answers_cut_off", "truncated", "over_long
 
 def annotate(run: Run, what: str, sources: list[Storage], target: Storage, fingerprint: str = "") -> AnnotationMetrics:
     """Rate all rows of `sources` into `target` (with a `fingerprint`: those that are not rated yet)."""
-    arguments, pool = rating(run), run.preset.annotate.pool
-    done = map_rows(what, sources, Annotator, arguments, pool, target, fingerprint, "annotate.pool")
+    done = score_with(run, what, sources, rating(run), target, fingerprint)
     found = summary(done, run.schema.names, audit(what, sources, target, fingerprint))
     return found.model_copy(update={"raters": raters} if (raters := raters_of(run)) else {})
 
@@ -70,8 +70,16 @@ def score_rows(
     target: Storage,
 ) -> Pass:
     """All rows of `sources` into `target`, with the scores of the predictor in the folder `predictor` alone."""
-    arguments, pool = annotator(run, predictor), run.preset.annotate.pool
-    return map_rows(what, sources, Annotator, arguments, pool, target, setting="annotate.pool")
+    return score_with(run, what, sources, annotator(run, predictor), target)
+
+
+def score_with(
+    run: Run, what: str, sources: list[Storage], arguments: Mapping[str, object], target: Storage, fingerprint: str = ""
+) -> Pass:
+    """All rows of `sources` through a pool of Annotators with `arguments`, into `target`."""
+    from actors.scoring.annotator import Annotator  # with torch: the tasks of a stage import its module as well
+
+    return map_rows(what, sources, Annotator, arguments, run.preset.annotate.pool, target, fingerprint, "annotate.pool")
 
 
 def summary(done: Pass, names: tuple[str, ...], audited: AuditMetrics) -> AnnotationMetrics:

@@ -17,15 +17,13 @@ from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
 from ray.train.v2.api.exceptions import TrainingFailedError
 
 from actors.kernels.devices import process_group_backend
-from actors.modeling.gguf_model import is_gguf
 from actors.modeling.model_folder import new_format, text_folder
 from actors.modeling.train_task import TrainTask
 from actors.training.checkpoint import complete_steps
 from actors.training.examples import ExampleSpec
 from actors.training.kept_checkpoints import CHECKPOINTS
-from actors.training.metrics import Tracking
 from actors.training.preemption import STOP
-from actors.training.settings import LearnerSettings
+from actors.training.settings import LearnerSettings, Tracking
 from actors.training.trainer import Assignment
 from actors.training.worker import USER_ERROR, train_worker, worker_config
 from cluster.elastic_workers import LabeledElasticPolicy
@@ -41,6 +39,7 @@ from data.storage import Storage
 from data.template import Unrenderable
 from jobs.pipelines.failure import reason_of
 from jobs.runner.stage import Run, StageError, log
+from jobs.runner.start_models import base_uri
 
 RESIZE_EVERY_S = 600.0
 """How often an elastic training without checkpoints by the clock looks for more workers."""
@@ -50,25 +49,6 @@ START_TIMEOUT_S, ELASTIC_START_TIMEOUT_S = "600", "120"
 Train gives them. An elastic training counts again after it: a lost node may have been counted as there."""
 GIVEN_START_TIMEOUT_S = os.environ.get(START_TIMEOUT)
 """What the person who started the command set stays, for every training."""
-
-
-def base_uri(run: Run) -> str:
-    """The model that predictor and policy start from: the preset's, or the one that stage `base` made of it."""
-    model = run.preset.base.model
-    if model is None or is_gguf(model):
-        return (run.folder("base") / "model").uri
-    return _absolute(model)
-
-
-def _absolute(model: str) -> str:
-    # Workers run in other folders, so a relative path must become absolute here; a hub name is no path.
-    return os.path.abspath(model) if os.path.isdir(model) else model
-
-
-def backbone_uri(run: Run) -> str:
-    """The model that the predictor starts from: its own, or the one all start from."""
-    backbone = run.preset.predictor.backbone
-    return _absolute(backbone) if backbone else base_uri(run)
 
 
 def example_spec(run: Run, learner: LearnerSettings, base: str | None = None) -> ExampleSpec:
@@ -235,8 +215,3 @@ class _Trainer(TorchTrainer):
 
     def _register_sigint_handler(self, controller: Any) -> None:
         """Leaves the handler of `_stopping` in place."""
-
-
-def buckets_for(share: float) -> int:
-    """The number of buckets of groups of which one is `share` of all; 0 = hold out nothing."""
-    return round(1 / share) if share else 0

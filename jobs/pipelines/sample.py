@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 
 from actors.generation.protocol import Sampling
-from actors.generation.sampler import Sampler
 from actors.generation.settings import CHANGES_TEXT
 from data.attributes import Values
 from data.stage_metrics import SamplingMetrics
@@ -39,6 +38,8 @@ def sample(
 
     `keep_too_long`: see `Sampler`; `guided`: in place of the preset's guidance.
     """
+    from actors.generation.sampler import Sampler  # with torch
+
     arguments, pool = sampler(run, policy, temperature, keep_too_long, guided), run.preset.sampling.pool
     done = map_rows(what, [prompts], Sampler, arguments, pool, target, fingerprint, "sampling.pool")
     return SamplingMetrics(

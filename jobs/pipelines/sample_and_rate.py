@@ -8,8 +8,6 @@ from typing import Any
 
 import pyarrow as pa
 
-from actors.generation.sampler import Sampler
-from actors.scoring.annotator import Annotator
 from data.storage import Storage
 from jobs.pipelines.annotation import rating
 from jobs.pipelines.audit import audit
@@ -22,6 +20,9 @@ class SamplerAndAnnotator:
     """The Ray Data worker: prompts in, rated answers out. Holds both models."""
 
     def __init__(self, sampler: Mapping[str, Any], annotator: Mapping[str, Any]):
+        from actors.generation.sampler import Sampler  # both with torch
+        from actors.scoring.annotator import Annotator
+
         self.sampler, self.annotator = Sampler(**sampler), Annotator(**annotator)
 
     def __call__(self, prompts: pa.Table) -> pa.Table:

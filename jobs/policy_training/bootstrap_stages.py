@@ -25,7 +25,6 @@ from data.storage import Storage
 from jobs.evaluation.promotion import decide_promotion
 from jobs.evaluation.selection import Round, select
 from jobs.pipelines.annotation import annotate, calibration, predictor_weights
-from jobs.pipelines.fit import base_uri
 from jobs.pipelines.map_rows import write_table
 from jobs.pipelines.sample import sample, sampling_settings
 from jobs.policy_training.annotated_rows import seen_combinations, some_questions, some_rows
@@ -33,6 +32,7 @@ from jobs.policy_training.conditioned_sft import train_policy
 from jobs.runner.preset import Preset
 from jobs.runner.rounds import KINDS, Rounds
 from jobs.runner.stage import Run, Stage, fingerprint_of, log
+from jobs.runner.start_models import base_uri
 
 SettingsOf = Callable[[Preset], object]
 RoundWork = Callable[..., StageMetrics]

@@ -9,12 +9,12 @@ from actors.modeling.policy import PolicyTask
 from actors.training.examples import PolicyExamples
 from actors.training.settings import LearnerSettings
 from data.calibration import Calibration
-from data.examples import Split
+from data.examples import Split, buckets_for
 from data.loader import counts
 from data.stage_metrics import PolicyMetrics
 from data.storage import Storage
 from jobs.pipelines.annotation import calibration, read_text_rater
-from jobs.pipelines.fit import buckets_for, example_spec, fit
+from jobs.pipelines.fit import example_spec, fit
 from jobs.pipelines.tokenize import Tokenizing
 from jobs.policy_training.label_probes import label_probes, log_label_use
 from jobs.reporting.figures_training import draw_losses

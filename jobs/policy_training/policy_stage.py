@@ -3,10 +3,11 @@
 from data.prompts import bootstrap_source
 from data.stage_metrics import PolicyMetrics
 from data.storage import Storage
-from jobs.pipelines.fit import base_uri, require_sources
+from jobs.pipelines.fit import require_sources
 from jobs.policy_training.conditioned_sft import train_policy
 from jobs.runner.preset import Preset
 from jobs.runner.stage import Run, Stage
+from jobs.runner.start_models import base_uri
 
 
 def work(run: Run, folder: Storage) -> PolicyMetrics:

@@ -3,7 +3,7 @@
 import os
 import re
 
-from actors.modeling.gguf_model import gguf_file, is_gguf
+from actors.modeling.gguf_file import gguf_file, is_gguf
 from actors.scoring import hatesonar
 from data.benchmarks import read_questions
 from data.errors import UserError, is_user_error

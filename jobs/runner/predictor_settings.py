@@ -4,8 +4,7 @@ from typing import ClassVar
 
 from pydantic import model_validator
 
-from actors.modeling.layer_heads import HeadsSettings
-from actors.modeling.regressor import LossKind
+from actors.modeling.settings import HeadsSettings, LossKind
 from actors.training.settings import LearnerSettings
 from data.bounds import (
     Amount,

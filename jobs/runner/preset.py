@@ -8,10 +8,8 @@ from typing import Any, ClassVar
 
 from pydantic import Field, model_validator
 
-from actors.modeling.tiny_llama import SmallModel
-from actors.modeling.tokenizer import TemplateKind
-from actors.training.metrics import Tracking
-from actors.training.settings import LearnerSettings
+from actors.modeling.settings import SmallModel, TemplateKind
+from actors.training.settings import LearnerSettings, Tracking
 from cluster.events import LogFormat
 from data.attributes import AttributeProblem, AttributeSchema, shipped
 from data.bounds import Count, Parameters, PositiveShare, Seed, Share, Size, StoreMib, Workers

@@ -9,8 +9,7 @@ from typing import ClassVar, Literal
 from pydantic import field_validator, model_validator
 
 from actors.generation.settings import EngineSettings, require_possible, sampling_place
-from actors.training.examples import LabelSource
-from actors.training.settings import LearnerSettings
+from actors.training.settings import LabelSource, LearnerSettings
 from cluster.preflight import Demand
 from data.attributes import AttributeProblem, AttributeSchema
 from data.bounds import (

@@ -3,8 +3,9 @@
 from dataclasses import dataclass
 
 from actors.modeling.backbone import backbone_of
-from actors.modeling.layer_heads import HeadsSettings, cut_after
+from actors.modeling.layer_heads import cut_after
 from actors.modeling.model_shape import HubUnreachable, ModelShape, NotOnHub, read_config, shape_of, shape_of_small
+from actors.modeling.settings import HeadsSettings
 from actors.modeling.tiny_llama import small_config
 from data.errors import UserError
 from data.uris import shown_uri

@@ -7,7 +7,8 @@ from support.chat_templates import SHAPES
 from transformers import AutoTokenizer
 
 from actors.modeling.policy import PolicyTask
-from actors.modeling.tiny_llama import SmallModel, make_small_model
+from actors.modeling.settings import SmallModel
+from actors.modeling.tiny_llama import make_small_model
 from data.attributes import shipped
 from data.lab import Lab, LabSettings
 

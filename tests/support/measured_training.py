@@ -15,7 +15,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from actors.modeling.model_shape import ModelShape, read_config, shape_of
 from actors.modeling.policy import PolicyTask
 from actors.modeling.regressor import PredictorTask
-from actors.modeling.tokenizer import TemplateKind
+from actors.modeling.settings import TemplateKind
 from actors.training.settings import LearnerSettings
 from data.attributes import shipped
 from data.examples import EXAMPLE_SCHEMA, Origin, example_row
