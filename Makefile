@@ -100,7 +100,7 @@ report: setup  ## the demo's report again; ARGS="key.path=value ..."
 	@$(BIN)/python -m jobs.report jobs/presets/demo.yaml $(ARGS)
 
 # One process runs the tests with Ray, the other those without. Tests picked by ARGS run in one.
-PARALLEL := -n 2 --dist loadgroup
+PARALLEL := -n 2
 # Measuring coverage costs a third of the time before Python 3.12 and nothing since: there only CI does, by COVERAGE=1.
 # Tests picked by ARGS are not measured: a few of them cover little.
 test: setup  ## run the tests; COVERAGE=1: and hold their coverage to the floor in pyproject.toml; ARGS="-k name"

@@ -1,5 +1,6 @@
 """What tests share: one local Ray for the whole session, tiny random models, the real rows, and the demo's run."""
 
+import functools
 import os
 import socket
 import subprocess
@@ -15,16 +16,24 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the marks
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Under pytest-xdist (`make test`) one process runs all tests with Ray, one cluster, while the other runs the rest.
+@pytest.hookimpl(optionalhook=True)  # the environment of vLLM has no pytest-xdist
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """`make test` runs two processes: one has all tests with Ray, in one cluster, the other takes the rest.
 
-    A file is never split: its fixtures are made once. The longest group comes first.
+    A file is never split: its fixtures are made once.
     """
-    with_ray = {item.path for item in items if "ray_cluster" in getattr(item, "fixturenames", ())}
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group("ray" if item.path in with_ray else item.path.name))
-    items.sort(key=lambda item: item.path not in with_ray)
+    from xdist.scheduler import LoadScopeScheduling
+
+    class RayInOneProcess(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return _scope(nodeid.partition("::")[0])
+
+    return RayInOneProcess(config, log)
+
+
+@functools.cache
+def _scope(path: str) -> str:
+    return "ray" if "ray_cluster" in (REPOSITORY / path).read_text(encoding="utf-8") else path
 
 
 def free_port() -> int:
