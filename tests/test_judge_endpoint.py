@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from support.judge_server import Answer, Asked, serving
 
+from data.judge_settings import JudgeSettings
 from data.storage import Storage
-from jobs.judging.endpoint import Failure, JudgeEndpoint, JudgeReply, JudgeUnusable, key_of, retry_after_s
-from jobs.judging.replies import Replies
-from jobs.judging.settings import JudgeSettings
+from jobs.judge_client.endpoint import Failure, JudgeEndpoint, JudgeReply, JudgeUnusable, key_of, retry_after_s
+from jobs.judge_client.replies import Replies
 
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
 

@@ -7,9 +7,9 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from cluster.events import log_event
 from cluster.progress import Progress
 from data.judge_prompts import Match
+from jobs.judge_client.endpoint import Failure, JudgeEndpoint, JudgeReply, JudgeUnusable
+from jobs.judge_client.replies import Replies
 from jobs.judging.cost import Cost, cost_of
-from jobs.judging.endpoint import Failure, JudgeEndpoint, JudgeReply, JudgeUnusable
-from jobs.judging.replies import Replies
 from jobs.judging.settings import Judging
 
 SHOWN_FAILURES = 10

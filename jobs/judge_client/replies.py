@@ -13,7 +13,7 @@ from typing import Any
 
 from data.benchmarks import jsonl, records
 from data.storage import Storage
-from jobs.judging.endpoint import Failure, JudgeReply
+from jobs.judge_client.endpoint import Failure, JudgeReply
 
 SEGMENT_LINES = 64
 """Replies in a file: some 100 KB, rewritten with each reply."""

@@ -18,8 +18,8 @@ from openai.types.chat import ChatCompletion, ChatCompletionMessageParam
 
 from cluster.masking import masked
 from data.errors import UserError
+from data.judge_settings import JudgeSettings
 from data.storage import Storage
-from jobs.judging.settings import JudgeSettings
 
 AGAIN = (408, 409, 429)
 """Temporary statuses below 500; all from 500 on are temporary, too."""
