@@ -39,6 +39,10 @@ class Replies:
         """The line of a reply or of a failure."""
         return self._kept.get(key)
 
+    def of(self, judge: str) -> list[Mapping[str, Any]]:
+        """All lines of one judge."""
+        return [line for line in self._kept.values() if line["judge"] == judge]
+
     def answered(self, key: str) -> bool:
         """Is the reply final? After a temporary failure the next run asks again."""
         line = self._kept.get(key)
