@@ -22,7 +22,9 @@ VALUES = ("human", "predicted", "requested")
 SCHEMA_KEY = b"steerlm.schema"
 """Where a Parquet file carries its attribute schema, as JSON."""
 RATERS_KEY = b"steerlm.raters"
-"""Where annotated rows carry, as JSON, which rater gave each attribute; absent = the predictor gave all."""
+"""Where annotated rows carry, as JSON, which raters give each attribute; absent = the predictor gave all."""
+RATED_BY = "rated_by"
+"""Column of annotated rows with several raters: who gave each predicted value of each answer; null = nobody did."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ class Conversation:
     requested: tuple[Values, ...] = ()
     """The values requested when the turn was sampled (bootstrap rows only)."""
     predictor: str = ""
-    """Fingerprint of the checkpoint that wrote `predicted`, except attributes that were measured (RATERS_KEY)."""
+    """Fingerprint of the checkpoint that wrote `predicted`, except attributes that others rated (RATERS_KEY)."""
     truncated: bool = False
     """Too long for the predictor: it saw only the end, or (`tokens` 0) none of it."""
     tokens: int = 0
@@ -121,6 +123,16 @@ def arrow_schema(schema: AttributeSchema) -> pa.Schema:
         ("tokens", pa.int32()),
     ]
     return pa.schema(columns, metadata={SCHEMA_KEY: schema.model_dump_json().encode()})
+
+
+def annotated_schema(schema: AttributeSchema, raters: Mapping[str, str]) -> pa.Schema:
+    """The same of annotated rows; `raters`: attribute -> who gives it, empty if the predictor is the only rater."""
+    found = arrow_schema(schema)
+    if not raters:
+        return found
+    by = pa.list_(pa.struct([(name, pa.string()) for name in schema.names]))
+    metadata = {**(found.metadata or {}), RATERS_KEY: json.dumps(raters).encode()}
+    return found.append(pa.field(RATED_BY, by)).with_metadata(metadata)
 
 
 def schema_of(arrow: pa.Schema, where: str) -> AttributeSchema:

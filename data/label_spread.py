@@ -69,8 +69,8 @@ def text_rater(
     for name, kind in by_rank.items():
         if name not in points:
             raise UserError(
-                f"annotate.measures gives {name} by {kind}, which cannot be ranked: {len(values_NA)} answers in "
-                f"{rows.uri} are too few, or all alike; give annotate.cuts.{name} instead"
+                f"annotate.raters gives {name} by {kind}, which cannot be ranked: {len(values_NA)} answers in "
+                f"{rows.uri} are too few, or all alike; give the text rater cuts of {name} instead"
             )
     return TextRater(measures=dict(measures), scale=Calibration(points=points))
 

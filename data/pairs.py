@@ -45,7 +45,7 @@ def pair_weights(
     signs |= dict.fromkeys(unpredicted, 0.0)
     if wrong := [name for name in unpredicted if given.get(name)]:
         raise UserError(
-            f"{setting} weighs {', '.join(wrong)}, but annotate.measures takes these from the text, and pairs are "
+            f"{setting} weighs {', '.join(wrong)}, but annotate.raters takes these from others, and pairs are "
             "judged by the predictor alone; take them out of one of the two"
         )
     num_directed = sum(map(abs, signs.values()))

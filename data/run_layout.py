@@ -22,7 +22,7 @@ MODEL, TRAINING, REPORT, QUALITY = "model", "training.json", "report.json", "qua
 COMPARE, PAIRS = "compare", "pairs.jsonl"
 """The folder of the stages that compare the policy with other models; both answers to each question of a comparison."""
 TEXT_RATER = "text_rater.json"
-"""In the folder of stage annotated: how attributes of annotate.measures are rated; no file = all by the predictor."""
+"""In the folder of stage annotated: what its text rater measures, and on which scale; no file = there is none."""
 
 M = TypeVar("M", bound=StageMetrics)
 R = TypeVar("R", bound=Record)

@@ -117,7 +117,7 @@ class WitnessMetrics(Record):
     attribute: str | None
     """The attribute of the run that it should move with; None if there is none."""
     is_rater: bool
-    """That attribute's labels were this very measure (annotate.measures): it shows obedience, not agreement."""
+    """That attribute's labels were this very measure (annotate.raters): it shows obedience, not agreement."""
     curves: dict[str, WitnessCurve]
     """Attribute that was varied -> what the witness measured."""
 

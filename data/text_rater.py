@@ -20,6 +20,8 @@ class TextRater(Record):
     measures: dict[str, TextMeasure] = {}
     scale: Calibration = Calibration()
     """Raw value -> value of the attribute, by `points`."""
+    elsewhere: dict[str, str] = {}
+    """Of a policy: attributes whose labels others gave, who are not at hand where it answers -> who gave them."""
 
     def __call__(self, answer: str) -> dict[str, float]:
         """The value of each measured attribute, not rounded, within its scale; nothing for a text without a word."""
@@ -27,8 +29,9 @@ class TextRater(Record):
         return {name: float(self.scale.of(name, value)) for name, value in raw.items() if not math.isnan(value)}
 
     def raters(self, names: Iterable[str]) -> dict[str, str]:
-        """Who gives the value of each attribute: "predictor", or "text: " and the measure."""
-        return {name: f"text: {self.measures[name]}" if name in self.measures else PREDICTOR for name in names}
+        """Who gives the value of each attribute: "predictor", or "text: " and the measure, or others."""
+        measured = {name: f"text: {kind}" for name, kind in self.measures.items()}
+        return dict.fromkeys(names, PREDICTOR) | measured | self.elsewhere
 
 
 PREDICTOR = "predictor"

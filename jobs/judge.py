@@ -22,8 +22,8 @@ from data.errors import UserError
 from data.judge_prompts import SHIPPED, Match, Setup, read_judge_prompts
 from data.storage import Storage
 from data.verdicts import Verdict, judgement_line, read_verdicts, verdict
+from jobs.judge_client.replies import Replies
 from jobs.judging.cost import Cost, cost_of, estimate
-from jobs.judging.replies import Replies
 from jobs.judging.report import draw_report, metrics_of, report_lines
 from jobs.judging.requests import JudgeRequests, warn
 from jobs.judging.settings import Judging

@@ -49,7 +49,7 @@ def work(run: Run, folder: Storage) -> PredictorMetrics:
     pairs = store_pairs(run, folder / "pairs", run.preset.predictor.pairs)
     found = examples(run, folder / "examples", fingerprint_of(folder))
     labels = label_counts(folder / "examples", run.schema)
-    require_labels(labels, run.preset.annotate.measures)
+    require_labels(labels, run.preset.roster.unpredicted)
     final, held_out = train(run, folder)
     write_card(run, "predictor", run.preset.predictor.learner, final, folder / "model")
     measured = report(run, folder, held_out)
@@ -214,7 +214,7 @@ def require_labels(labels: Mapping[str, Mapping[str, int]], measured: Collection
         others = ", ".join(f"{name}: {found['valid']:,}" for name, found in labels.items() if found["valid"])
         raise StageError(
             f"no answer of any source is rated for {', '.join(unrated)} ({others}), so no predictor can learn it; "
-            "rate some, fix the name in the data, take it from the text (annotate.measures), or take it out of "
+            "rate some, fix the name in the data, take it from another rater (annotate.raters), or take it out of "
             "`attributes`"
         )
 

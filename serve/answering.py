@@ -152,9 +152,9 @@ class RunningAnswers:
         self._count()
         generation, model = self._admitted.generations[index], self._admitted.model
         values = await self._score(generation, self._texts[index])
-        if values and model.text_rater.measures:
-            unmeasured = {name: value for name, value in values.items() if name not in model.text_rater.measures}
-            values = unmeasured | model.text_rater((generation.begun or "") + self._texts[index])
+        if values and (others := model.text_rater.raters(())):
+            own = {name: value for name, value in values.items() if name not in others}
+            values = own | model.text_rater((generation.begun or "") + self._texts[index])
         return {name: round(value, 4) for name, value in model.calibration(values).items()}
 
     @property

@@ -1,18 +1,21 @@
 """Stage `annotated` by itself: its manifest, and that a killed one continues only where nothing has changed."""
 
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 from support.annotated_run import ready
+from support.judge_server import Answer, Asked, JudgeServer, serving
 from support.manifests import metrics_of
 
 from data.conversation import from_table
 from data.stage_metrics import AnnotationMetrics, AuditMetrics, PassMetrics
 from data.storage import Storage
 from jobs.annotate import STAGE
-from jobs.pipelines.annotation import summary
+from jobs.pipelines.annotation import calibration, endpoint_rater, read_text_rater, summary
 from jobs.pipelines.map_rows import Pass
 from jobs.runner.stage import Run, StageError, perform
 
@@ -54,6 +57,59 @@ def test_a_killed_annotation_is_gone_on_with_unless_something_changed(
     model = run.folder("predictor") / "model"
     (model / "other.txt").write_bytes(b"changed")
     assert metrics_of(perform(run, STAGE), AnnotationMetrics).rows_before == 0
+
+
+RATERS = """annotate.raters=[
+  {kind: text, attributes: {verbosity: words}},
+  {kind: judge, attributes: {humor: Jokes., helpfulness: ''}, judge: {model: strict, base_url: URL, key_variable: null,
+    concurrency: 4, max_retries: 0, give_up_after: 3}},
+  {kind: predictor, attributes: [humor]}]"""
+
+
+def _until(num: int, judge: JudgeServer) -> Callable[[Asked], Answer]:
+    """A judge that goes down after `num` requests."""
+    return lambda asked: Answer('{"humor": 4, "helpfulness": 2}') if len(judge.asked) <= num else Answer("down", 503)
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+def test_others_rate_beside_the_predictor_and_a_judge_that_was_down_is_asked_for_the_rest(
+    ray_cluster: object, tiny_predictor: str, tmp_path: Path
+) -> None:
+    with serving() as judge:
+        judge.behave = _until(40, judge)
+        run = ready(str(tmp_path), tiny_predictor, *SIZES, RATERS.replace("URL", judge.url))
+        with pytest.raises(StageError, match=r"judge: strict failed to rate .*unusable: .*max_failed"):
+            perform(run, STAGE)
+        judge.behave = _until(10**6, judge)
+        metrics = metrics_of(perform(run, STAGE), AnnotationMetrics)
+        answered = len({a.prompt for a in judge.asked})
+        assert len(judge.asked) - answered <= 3 + 4, "only what failed or was on its way was asked again"
+    assert metrics.audit.rows == 60
+    assert metrics.rows_before < 60, "parts with failures are made again"
+    rows = [row for table in (run.folder("annotated") / "rows").tables() for row in from_table(table)]
+    texts = read_text_rater(run)
+    for row in rows:
+        answers = [m.content for m in row.messages if m.role == "assistant"]
+        for values, text in zip(row.predicted, answers, strict=True):
+            assert values["helpfulness"] == 2
+            assert values["verbosity"] == pytest.approx(texts(text)["verbosity"], abs=1e-5)
+    answers = metrics.counts["answers"]
+    assert metrics.agreement["judge: strict"]["humor"].given == answers
+    assert {of.num_failed for found in metrics.agreement.values() for of in found.values()} == {0}
+    assert metrics.agreement["merged"]["humor"].rated_by_people > 0
+    assert metrics.raters["humor"] == "mean of judge: strict and predictor"
+    mean = sum(v["humor"] for row in rows for v in row.predicted) / answers
+    assert metrics.predicted_mean["humor"] == pytest.approx(mean, abs=1e-3)
+    file = (run.folder("annotated") / "rows").files(".parquet")[0]
+    by = [v for row in pq.read_table(file).column("rated_by").to_pylist() for v in row]
+    assert {v["humor"] for v in by} == {"judge: strict + predictor"}
+    assert calibration(run).scale["humor"] > 0
+    assert calibration(run).of("helpfulness", 2.0) == pytest.approx(
+        2 + metrics.agreement["judge: strict"]["helpfulness"].shift
+    )
+    assert set(endpoint_rater(run).elsewhere) == {"humor", "helpfulness"}
+    assert perform(run, STAGE).skipped
 
 
 @pytest.mark.slow

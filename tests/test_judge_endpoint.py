@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from support.judge_server import Answer, Asked, serving
 
+from data.judge_settings import JudgeSettings
 from data.storage import Storage
-from jobs.judging.endpoint import Failure, JudgeEndpoint, JudgeReply, JudgeUnusable, key_of, retry_after_s
-from jobs.judging.replies import Replies
-from jobs.judging.settings import JudgeSettings
+from jobs.judge_client.endpoint import Failure, JudgeEndpoint, JudgeReply, JudgeUnusable, key_of, retry_after_s
+from jobs.judge_client.replies import Replies
 
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
 
@@ -47,7 +47,7 @@ def test_a_told_pause_holds_all_requests() -> None:
         return Answer("busy", 429, {"Retry-After": "0.5"}) if len(judge.asked) == 1 else Answer("[[5]]")
 
     with serving(busy_once) as judge:
-        endpoint = JudgeEndpoint(JudgeSettings(model="m", base_url=judge.url, key_variable=None))
+        endpoint = JudgeEndpoint(JudgeSettings(model="m", base_url=judge.url, key_variable=None), None)
         with ThreadPoolExecutor(4) as pool:
             first = pool.submit(endpoint.ask, "s", "first")
             while not endpoint._hold_until:
@@ -66,7 +66,7 @@ def test_a_slow_judge_is_a_timeout_and_an_empty_reply_is_a_reply() -> None:
     }
     with serving(lambda asked: slow.get(asked.prompt.split("\n")[1], Answer(""))) as judge:
         endpoint = JudgeEndpoint(
-            JudgeSettings(model="m", base_url=judge.url, key_variable=None, timeout_s=0.3, max_retries=0)
+            JudgeSettings(model="m", base_url=judge.url, key_variable=None, timeout_s=0.3, max_retries=0), None
         )
         found = {what: endpoint.ask("s", what) for what in ("slow", "none", "html", "silent")}
         endpoint.close()

@@ -2,26 +2,18 @@
 
 from pathlib import Path
 
-import pyarrow.parquet as pq
 import pytest
-from support.annotated_run import ready
-from support.manifests import metrics_of
 
 from cluster.settings.errors import SettingsError
 from cluster.settings.load import load
 from data.attributes import shipped
-from data.conversation import RATERS_KEY, Conversation, Message, from_table, to_table
+from data.conversation import Conversation, Message, to_table
 from data.errors import UserError
 from data.label_spread import text_rater
-from data.run_layout import TEXT_RATER, read_record
-from data.stage_metrics import AnnotationMetrics
 from data.storage import Storage
 from data.text_rater import TextRater
-from jobs.annotate import STAGE
-from jobs.pipelines.annotation import read_text_rater
 from jobs.pipelines.map_rows import write_table
 from jobs.runner.preset import Preset
-from jobs.runner.stage import perform
 
 SCHEMA = shipped("helpsteer")
 PRESETS = Path(__file__).parents[1] / "jobs" / "presets"
@@ -58,62 +50,47 @@ def test_cuts_are_where_a_label_rises(tmp_path: Path) -> None:
 
 def test_what_cannot_be_ranked_is_an_error_with_the_setting(tmp_path: Path) -> None:
     for folder, counts in (("few", range(1, 6)), ("alike", [7] * 50)):
-        with pytest.raises(UserError, match=r"by words, which cannot be ranked.*give annotate.cuts.verbosity instead"):
+        with pytest.raises(UserError, match=r"by words, which cannot be ranked.*give the text rater cuts of verbosity"):
             text_rater(rows_of(tmp_path / folder, *counts), SCHEMA, {"verbosity": "words"}, {})
 
 
 def test_everybody_is_told_who_rated() -> None:
-    raters = TextRater(measures={"complexity": "flesch_kincaid"}).raters(SCHEMA.names)
-    assert raters["complexity"] == "text: flesch_kincaid"
-    assert {raters[name] for name in SCHEMA.names if name != "complexity"} == {"predictor"}
+    rater = TextRater(measures={"complexity": "flesch_kincaid"}, elsewhere={"coherence": "judge: strict"})
+    raters = rater.raters(SCHEMA.names)
+    assert (raters["complexity"], raters["coherence"]) == ("text: flesch_kincaid", "judge: strict")
+    assert {raters[name] for name in ("helpfulness", "correctness", "verbosity")} == {"predictor"}
 
 
-GIVEN = "annotate.measures={verbosity: words}"
+def given(attributes: str, cuts: str = "{}") -> str:
+    return f"annotate.raters=[{{kind: text, attributes: {{{attributes}}}, cuts: {cuts}}}]"
+
+
+GIVEN = given("verbosity: words")
 ALL = ", ".join(f"{name}: words" for name in shipped("lab").names)
 
 
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["annotate.measures={loudness: words}"], "annotate.measures: unknown attribute 'loudness'"),
-        (["annotate.measures={verbosity: syllables}"], "annotate.measures.verbosity.*'flesch_kincaid'"),
-        (["annotate.cuts={verbosity: [1, 2, 3, 4]}"], "annotate.cuts has verbosity, annotate.measures has not"),
+        ([given("loudness: words")], r"annotate.raters.0.attributes: unknown attribute 'loudness'"),
+        ([given("verbosity: syllables")], r"annotate.raters.0.attributes.verbosity.*'flesch_kincaid'"),
         (
-            [GIVEN, "annotate.cuts={verbosity: [9, 8, 7, 6]}"],
-            r"annotate.cuts.verbosity is \[9.0, 8.0, 7.0, 6.0\]; the scale 0 to 4 needs 4 rising numbers",
+            [given("humor: words", "{verbosity: [1, 2, 3, 4]}")],
+            r"annotate.raters.0.cuts has verbosity, its attributes have not",
         ),
-        ([GIVEN, "annotate.cuts={verbosity: [9]}"], "needs 4 rising numbers"),
-        ([f"annotate.measures={{{ALL}}}"], "so that the predictor has nothing to learn"),
+        (
+            [given("verbosity: words", "{verbosity: [9, 8, 7, 6]}")],
+            r"cuts.verbosity is \[9.0, 8.0, 7.0, 6.0\]; the scale 0 to 4 needs 4 rising numbers",
+        ),
+        ([given("verbosity: words", "{verbosity: [9]}")], "needs 4 rising numbers"),
+        ([given(ALL)], "so that the predictor has nothing to learn"),
+        (["annotate.measures={verbosity: words}"], "annotate.measures .* is called annotate.raters now"),
         (
             [GIVEN, "predictor.pairs=[{name: p, uri: p.jsonl}]", "predictor.pair_weights={verbosity: 1.0}"],
-            "predictor.pair_weights weighs verbosity, but annotate.measures takes these from the text",
+            "predictor.pair_weights weighs verbosity, but annotate.raters takes these from others",
         ),
     ],
 )
 def test_wrong_settings_are_one_sentence(words: list[str], told: str) -> None:
     with pytest.raises(SettingsError, match=told):
         load(Preset, str(PRESETS / "demo.yaml"), words)
-
-
-@pytest.mark.ray
-def test_the_stage_measures_and_tells_who_rated(ray_cluster: object, tiny_predictor: str, tmp_path: Path) -> None:
-    sizes = ("rows.lab.num_rows=60", "rows.rows_per_file=25", "annotate.pool.batch_rows=10")
-    run = ready(str(tmp_path), tiny_predictor, *sizes, "annotate.measures={verbosity: words}")
-    metrics = metrics_of(perform(run, STAGE), AnnotationMetrics)
-    assert metrics.raters["verbosity"] == "text: words"
-    assert metrics.raters["humor"] == "predictor"
-    rater = read_text_rater(run)
-    assert rater == read_record(run.folder("annotated") / TEXT_RATER, TextRater)
-    tables = list((run.folder("annotated") / "rows").tables())
-    rows = [row for table in tables for row in from_table(table)]
-    assert len(rows) == 60
-    for row in rows:
-        answers = [m.content for m in row.messages if m.role == "assistant"]
-        for values, text in zip(row.predicted, answers, strict=True):
-            assert values["verbosity"] == pytest.approx(rater(text)["verbosity"], abs=1e-5)
-            assert 0 <= values["verbosity"] <= 4
-    means = [values["verbosity"] for row in rows for values in row.predicted]
-    assert metrics.predicted_mean["verbosity"] == pytest.approx(sum(means) / len(means), abs=1e-3)
-    file = (run.folder("annotated") / "rows").files(".parquet")[0]
-    assert b'"verbosity": "text: words"' in pq.read_schema(file).metadata[RATERS_KEY]
-    assert perform(run, STAGE).skipped

@@ -18,7 +18,7 @@ def test_an_attribute_that_nobody_rated_is_an_error() -> None:
 def test_an_attribute_that_is_a_measure_of_the_text_needs_no_rating() -> None:
     labels = {"quality": {"valid": 10}, "verbosity": {"valid": 0}}
     require_labels(labels, {"verbosity": "words"})
-    with pytest.raises(StageError, match=r"rated for verbosity.*annotate\.measures"):
+    with pytest.raises(StageError, match=r"rated for verbosity.*annotate\.raters"):
         require_labels(labels)
 
 

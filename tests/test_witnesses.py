@@ -30,6 +30,7 @@ from jobs.runner.preset import Preset
 from jobs.runner.stage import Run
 
 INSTALLED = pytest.mark.skipif(bool(hatesonar.missing()), reason=hatesonar.missing())
+BY_WORDS = "annotate.raters=[{kind: text, attributes: {verbosity: words}}]"
 SENTENCE = "The cat and the dog went out to look for a bird."
 
 
@@ -54,7 +55,7 @@ def answers_of(run: Run) -> MeasuredAnswers:
 
 
 def test_a_witness_sees_what_the_text_has() -> None:
-    run = run_with("evaluate.witnesses=[words, flesch_kincaid]", "annotate.measures={verbosity: words}")
+    run = run_with("evaluate.witnesses=[words, flesch_kincaid]", BY_WORDS)
     heard, absent = witnesses(run, answers_of(run))
     assert absent == {}
     words = heard["words"]
@@ -110,9 +111,9 @@ def test_pages_lines_and_pictures_show_both_curves(tmp_path: Path) -> None:
 
 
 def test_the_report_says_which_attribute_is_a_measure_of_the_text() -> None:
-    run = run_with("annotate.measures={verbosity: words}", "evaluate.witnesses=[words]")
+    run = run_with(BY_WORDS, "evaluate.witnesses=[words]")
     report = _report(run, "policy", answers_of(run))
-    assert report.measured_by == "by the predictor (verbosity by words of the text)"
+    assert report.measured_by == "by the predictor (verbosity by text: words)"
     assert report.raters["verbosity"] == "text: words"
     headline = next(steering_parts(run.schema, report))
     (table,) = [block for block in headline.blocks if isinstance(block, Table) and block.title == "The attributes"]

@@ -59,6 +59,8 @@ def sentences(
             found[key] = [f"unknown key {key} {where}"]
         elif error["type"] == "extra_forbidden":
             found[key] = [_unknown(record, ".".join(path), where)]
+        elif error["type"] in ("union_tag_invalid", "union_tag_not_found"):
+            found[key] = [_unknown_kind(key, where, error)]
         elif error["type"] in ("value_error", "assertion_error"):
             found.setdefault(key, []).append(f"{key + ' ' if key else ''}{where}: {error['msg'].partition(', ')[2]}")
         else:
@@ -78,6 +80,16 @@ def _unknown(record: type[BaseModel], key: str, where: str) -> str:
     near = did_you_mean(key, [*siblings, *(k for k in keys(record) if k not in siblings)])
     known = "" if near or not siblings else f"; known here: {listed(siblings)}"
     return f"unknown key {plain(key, KEY_SHOWN)} {where}{near}{known}"
+
+
+def _unknown_kind(key: str, where: str, error: ErrorDetails) -> str:
+    """A section of several kinds whose key that says which is missing or unknown."""
+    context = error["ctx"]
+    name = context["discriminator"].strip("'")
+    if "tag" not in context:
+        return f"{key}.{name} is missing {where}; add it there: it says of which kind {key} is"
+    allowed = context["expected_tags"].replace("'", "")
+    return f"{key}.{name}: got {shown(context['tag'])} {where}; allowed: {allowed}"
 
 
 def _expected(record: type[BaseModel], path: Sequence[str], error: ErrorDetails) -> str:

@@ -22,8 +22,9 @@ from data.shards import Input
 from data.stage_metrics import Means
 from data.steering_metrics import SteeringCurve
 from data.storage import Storage
+from data.text_rater import PREDICTOR
 from jobs.evaluation.predictor_quality import plain
-from jobs.pipelines.annotation import annotate, calibration
+from jobs.pipelines.annotation import annotate, calibration, raters_of
 from jobs.pipelines.map_rows import write_table
 from jobs.pipelines.over_files import over_files, rows_in
 from jobs.pipelines.sample import sample
@@ -103,8 +104,9 @@ def measurable(run: Run, rows: list[Conversation]) -> MeasuredAnswers:
     if world := synthetic_world(run):
         return MeasuredAnswers(rows, "exactly, from the text", lambda row: world.measure(row.messages))
     as_label = calibration(run) if run.preset.policy.spread_labels else Calibration()
-    measures = ", ".join(f"{name} by {kind} of the text" for name, kind in run.preset.annotate.measures.items())
-    by = f"by the predictor ({measures})" if measures else "by the predictor"
+    others = {name: who for name, who in raters_of(run).items() if who != PREDICTOR}
+    given = ", ".join(f"{name} by {who}" for name, who in others.items())
+    by = f"by the predictor ({given})" if given else "by the predictor"
     return MeasuredAnswers(rows, by, lambda row: as_label(row.predicted[-1]))
 
 

@@ -1,7 +1,7 @@
 """Outside witnesses of steering: what measures by other makers find in the answers that a report is about.
 
 A policy may learn to please the predictor that rated its training rows. A witness has rated none of them, or, if it did
-(`annotate.measures`), says so. Knows no page.
+(`annotate.raters`), says so. Knows no page.
 """
 
 from collections.abc import Callable, Sequence
@@ -55,7 +55,7 @@ def _heard(run: Run, kind: WitnessKind, rows: Sequence[Conversation]) -> Witness
         meaning=meaning,
         unit=unit,
         attribute=attribute,
-        is_rater=attribute is not None and run.preset.annotate.measures.get(attribute) == kind,
+        is_rater=attribute is not None and run.preset.roster.measures.get(attribute) == kind,
         curves=_curves(run.schema, rows, measure, text_deviation(run, measure), *settings),
     )
 

@@ -7,9 +7,9 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from cluster.events import log_event
 from cluster.progress import Progress
 from data.judge_prompts import Match
+from jobs.judge_client.endpoint import Failure, JudgeEndpoint, JudgeReply, JudgeUnusable, key_of
+from jobs.judge_client.replies import Replies
 from jobs.judging.cost import Cost, cost_of
-from jobs.judging.endpoint import Failure, JudgeEndpoint, JudgeReply, JudgeUnusable
-from jobs.judging.replies import Replies
 from jobs.judging.settings import Judging
 
 SHOWN_FAILURES = 10
@@ -30,7 +30,7 @@ class JudgeRequests:
         """Raises JudgeUnusable; the replies until then are kept."""
         if not to_ask:
             return
-        endpoint = JudgeEndpoint(self._settings.judge)
+        endpoint = JudgeEndpoint(self._settings.judge, key_of(self._settings.judge))
         total = len(to_ask) + num_before
         with (
             Progress("judge", total, total, num_before, num_before) as progress,

@@ -5,56 +5,102 @@ Shared by every stage that rates answers or trains on predicted values.
 
 from collections.abc import Mapping
 
+from actors.scoring.panel import OtherRaters
 from data.calibration import Calibration
+from data.counters import Counters
 from data.label_spread import label_spread, text_rater
+from data.rater_metrics import AGAIN, MERGED, VALUED, agreement_lines, rater_metrics
 from data.run_layout import TEXT_RATER, read_record, write_record
+from data.shards import Output, inputs_of
 from data.stage_metrics import AnnotationMetrics, AuditMetrics, PredictorMetrics
 from data.storage import Storage
 from data.text_rater import TextRater
 from jobs.pipelines.audit import audit
+from jobs.pipelines.judges import remote_judges
 from jobs.pipelines.map_rows import Pass, map_rows
 from jobs.runner.settings import AnnotateSettings
-from jobs.runner.stage import Run
+from jobs.runner.stage import Run, StageError, log
 
 COUNTS = ("answers", "rated_answers", "answers_cut_off", "truncated", "over_long_unrated", "tokens")
 
 
 def annotate(run: Run, what: str, sources: list[Storage], target: Storage, fingerprint: str = "") -> AnnotationMetrics:
     """Rate all rows of `sources` into `target` (with a `fingerprint`: those that are not rated yet)."""
-    done = score_with(run, what, sources, rating(run), target, fingerprint)
+    arguments = rating(run)
+    if fingerprint and run.preset.annotate.raters:
+        drop_failed_parts(sources, Output(target.uri, fingerprint))
+    done = score_with(run, what, sources, arguments, target, fingerprint)
     found = summary(done, run.schema.names, audit(what, sources, target, fingerprint))
-    return found.model_copy(update={"raters": raters} if (raters := raters_of(run)) else {})
+    return found.model_copy(update=rater_report(run, what, done.counters)) if run.preset.annotate.raters else found
+
+
+def drop_failed_parts(sources: list[Storage], output: Output) -> None:
+    """Remove parts with answers that a rater failed to rate and may rate now; the pass makes them again."""
+    found = output.finished(inputs_of(sources))
+    output.parts.remove_files([part for part, counters in found.items() if counters.get(AGAIN)])
+
+
+def rater_report(run: Run, what: str, counters: Counters) -> dict[str, object]:
+    """What the manifest says of the raters; their failures are logged. Raises StageError for too many of one rater."""
+    agreement, allowed = rater_metrics(counters, run.preset.roster), run.preset.annotate.max_failed
+    for who, name, found in ((who, name, found) for who, of in agreement.items() for name, found in of.items()):
+        if not found.num_failed:
+            continue
+        wanted = found.given + found.num_failed
+        reasons = ", ".join(f"{reason}: {num:,}" for reason, num in sorted(found.failed.items()))
+        sentence = f"{what}: {who} failed to rate {name} in {found.num_failed:,} of {wanted:,} answers ({reasons})"
+        if found.num_failed > allowed * wanted:
+            raise StageError(
+                f"{sentence}; annotate.max_failed allows {allowed:.1%}. What is rated is kept: the same command asks "
+                "again where another reply may come; or raise annotate.max_failed"
+            )
+        log(sentence)
+    for line in agreement_lines(agreement):
+        log(f"{what}: {line}")
+    return {"raters": raters_of(run), "agreement": agreement}
 
 
 def rating(run: Run) -> dict[str, object]:
-    """The arguments of an Annotator that rates as stage annotated does: with the predictor, and by the texts."""
+    """The arguments of an Annotator that rates as stage annotated does: with the predictor and all other raters."""
     manifest = run.manifest("predictor")
     assert manifest is not None, "the predictor must be finished"
-    return annotator(run, run.folder("predictor"), manifest.fingerprint) | {"text_rater": read_text_rater(run)}
+    arguments = annotator(run, run.folder("predictor"), manifest.fingerprint)
+    if not run.preset.annotate.raters:
+        return arguments
+    return arguments | {"others": OtherRaters(run.preset.roster, read_text_rater(run), remote_judges(run))}
 
 
 def write_text_rater(run: Run, folder: Storage) -> None:
-    """Scale the measures of `annotate.measures` over the answers of stage rows, into the `folder` of stage annotated.
+    """Scale the text rater's measures over the answers of stage rows, into the `folder` of stage annotated.
 
     The same rows give the same scale. Raises UserError if they are too few to rank.
     """
-    settings = run.preset.annotate
-    if settings.measures:
-        rater = text_rater(run.folder("rows") / "rows", run.schema, settings.measures, settings.cuts)
+    if text := run.preset.roster.text:
+        rater = text_rater(run.folder("rows") / "rows", run.schema, text.attributes, text.cuts)
         write_record(folder / TEXT_RATER, rater)
 
 
 def read_text_rater(run: Run) -> TextRater:
-    """Of stage annotated; one that rates nothing if the predictor gives all attributes."""
-    if not run.preset.annotate.measures:
+    """Of stage annotated; one that rates nothing if there is none."""
+    if not run.preset.roster.text:
         return TextRater()
     return read_record(run.folder("annotated") / TEXT_RATER, TextRater)
 
 
+def endpoint_rater(run: Run) -> TextRater:
+    """How an endpoint measures what the policy was taught: by text where that gave the labels, else by the predictor.
+
+    Of attributes that other raters gave, alone or with others, it measures nothing.
+    """
+    roster, rater = run.preset.roster, read_text_rater(run)
+    if not roster.elsewhere:
+        return rater
+    return TextRater(measures=roster.measures, scale=rater.scale, elsewhere=roster.elsewhere)
+
+
 def raters_of(run: Run) -> dict[str, str]:
     """Attribute -> who gives its values; empty if the predictor gives all."""
-    measures = run.preset.annotate.measures
-    return TextRater(measures=measures).raters(run.schema.names) if measures else {}
+    return run.preset.roster.described if run.preset.annotate.raters else {}
 
 
 def scoring_settings(settings: AnnotateSettings) -> dict[str, object]:
@@ -89,7 +135,9 @@ def summary(done: Pass, names: tuple[str, ...], audited: AuditMetrics) -> Annota
     return AnnotationMetrics(
         **dict(done.metrics),
         counts={name: int(counters[name]) for name in COUNTS},
-        predicted_mean={name: round(counters[f"sum/{name}"] / rated, 4) for name in names},
+        predicted_mean={
+            name: round(counters[f"sum/{name}"] / max(1, counters.get(VALUED + name, rated)), 4) for name in names
+        },
         pack_fill=round(counters["filled_tokens"] / max(1, counters["budget_tokens"]), 4),
         audit=audited,
     )
@@ -122,5 +170,23 @@ def calibration(run: Run) -> Calibration:
         return label_spread(run.folder("annotated") / "rows", run.schema)
     predictor = run.metrics("predictor", PredictorMetrics)
     assert predictor is not None, "the predictor must be finished"
+    if not run.preset.policy.calibrate:
+        return Calibration()
     # A measure of the text stands on the attribute's scale, whatever the predictor's head does.
-    return predictor.calibration.without(run.preset.annotate.measures) if run.preset.policy.calibrate else Calibration()
+    roster = run.preset.roster
+    own = predictor.calibration.without([*roster.unpredicted, *roster.elsewhere])
+    return _with_others(run, own) if roster.elsewhere else own
+
+
+def _with_others(run: Run, own: Calibration) -> Calibration:
+    """With that of other raters' values, on the annotated answers that people rated as well."""
+    annotated, roster = run.metrics("annotated", AnnotationMetrics), run.preset.roster
+    assert annotated is not None, "the rows must be annotated"
+    fits = {}
+    for name in roster.elsewhere:
+        givers = roster.of(name)
+        fits[name] = annotated.agreement[MERGED if len(givers) > 1 else givers[0].name][name]
+    return Calibration(
+        scale=own.scale | {name: fit.scale for name, fit in fits.items()},
+        shift=own.shift | {name: fit.shift for name, fit in fits.items()},
+    )

@@ -13,7 +13,7 @@ from data.examples import Split, buckets_for
 from data.loader import counts
 from data.stage_metrics import PolicyMetrics
 from data.storage import Storage
-from jobs.pipelines.annotation import calibration, read_text_rater
+from jobs.pipelines.annotation import calibration, endpoint_rater
 from jobs.pipelines.fit import example_spec, fit
 from jobs.pipelines.tokenize import Tokenizing
 from jobs.policy_training.label_probes import label_probes, log_label_use
@@ -36,7 +36,7 @@ def train_policy(
     }
     tokenizing = Tokenizing(what, rows, PolicyExamples, arguments, folder / "examples", fingerprint_of(folder))
     kept = as_label if settings.spread_labels else Calibration()
-    task = PolicyTask(start, run.schema, run.preset.template, kept, read_text_rater(run))
+    task = PolicyTask(start, run.schema, run.preset.template, kept, endpoint_rater(run))
     split = Split(buckets_for(settings.validation_share))
     probes = label_probes(PolicyExamples(**arguments), rows, split, settings.label_probes)
     with tokenizing.meanwhile(learner) as examples:

@@ -84,7 +84,7 @@ class EvaluateSettings(Record):
     """Sampling temperature of the evaluation; the paper's is 0 (greedy); a little more shows what callers see."""
     witnesses: tuple[WitnessKind, ...] | None = None
     """Measures of the answers by others than the predictor, which has never seen them: words, characters, sentences,
-    flesch_kincaid and type_token_ratio, as in annotate.measures; tokens of the base model's tokenizer; hatesonar, a
+    flesch_kincaid and type_token_ratio, as of a text rater; tokens of the base model's tokenizer; hatesonar, a
     classifier of offensive language (`make setup-real`). None = words, flesch_kincaid, type_token_ratio and, where it
     is installed, hatesonar; in the synthetic world, whose truth is known, none."""
     guidance: tuple[Guidance, ...] | None = None

@@ -9,6 +9,7 @@ from data.benchmarks import read_questions
 from data.errors import UserError, is_user_error
 from data.iceberg import ICEBERG
 from data.printable import printable
+from data.rater_settings import HfRaterSettings
 from data.storage import Storage
 from data.uris import require_installed, shown_uri
 from jobs.runner.preset import Preset
@@ -28,6 +29,9 @@ def refuse_what_is_not_there(preset: Preset) -> None:
         _require_model("base.model", preset.base.model)
     if preset.predictor.backbone:
         _require_model("predictor.backbone", preset.predictor.backbone)
+    for number, rater in enumerate(preset.annotate.raters):
+        if isinstance(rater, HfRaterSettings):
+            _require_model(f"annotate.raters.{number}.model", rater.model)
     if "hatesonar" in (preset.evaluate.witnesses or ()) and (reason := hatesonar.missing()):
         raise UserError(f"evaluate.witnesses has hatesonar, and {reason}, or take it out")
     if preset.compare.questions:
@@ -48,6 +52,8 @@ def _require_questions(uri: str) -> None:
 def _uris(preset: Preset) -> dict[str, str]:
     models = {"base.model": preset.base.model or "", "predictor.backbone": preset.predictor.backbone or ""}
     sources = {f"rows.sources.{i}.uri": s.uri for i, s in enumerate(preset.rows.sources) if s.format != ICEBERG}
+    raters = enumerate(preset.annotate.raters)
+    models |= {f"annotate.raters.{i}.model": r.model for i, r in raters if isinstance(r, HfRaterSettings)}
     pairs = {f"predictor.pairs.{i}.uri": source.uri for i, source in enumerate(preset.predictor.pairs)}
     return {
         "storage": preset.storage,

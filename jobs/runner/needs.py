@@ -7,6 +7,7 @@ from cluster.masking import credentials_in
 from cluster.needs import Needs
 from cluster.preflight import Demand
 from data.iceberg import ICEBERG
+from data.rater_settings import HfRaterSettings
 from data.storage import Storage
 from jobs.runner.auto_fit import learners
 from jobs.runner.stage import Run
@@ -42,7 +43,7 @@ def needs(run: Run, stage_names: Sequence[str]) -> Needs:
         Storage(preset.storage).uri,
         (*(_workers(path, learner) for path, learner in trainings.items()), *pools),
         _reads(run) if "rows" in kinds else {},
-        _models(run) if kinds & {"base", "predictor", "policy"} else {},
+        _models(run, kinds),
         preset.ray.num_cpus,
         tuple(credentials_in(preset.model_dump(mode="json"))),
     )
@@ -66,6 +67,11 @@ def _reads(run: Run) -> dict[str, str]:
     return {name: Storage(uri).uri for name, uri in uris.items() if uri}
 
 
-def _models(run: Run) -> dict[str, str]:
-    models = {"base.model": run.preset.base.model, "predictor.backbone": run.preset.predictor.backbone}
-    return {name: model for name, model in models.items() if model}
+def _models(run: Run, kinds: set[str]) -> dict[str, str]:
+    found: dict[str, str | None] = {}
+    if kinds & {"base", "predictor", "policy"}:
+        found = {"base.model": run.preset.base.model, "predictor.backbone": run.preset.predictor.backbone}
+    if kinds & {"annotated", "rated"}:
+        raters = enumerate(run.preset.annotate.raters)
+        found |= {f"annotate.raters.{i}.model": r.model for i, r in raters if isinstance(r, HfRaterSettings)}
+    return {name: model for name, model in found.items() if model}

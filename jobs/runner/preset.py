@@ -19,6 +19,7 @@ from data.lab import LAB, LabSettings
 from data.pairs import pair_weights
 from data.printable import printable
 from data.record import Record
+from data.roster import Roster
 from data.run_layout import FolderName
 from data.scored_text import SCORED_TEXT, ScoredColumns
 from data.selection import check_quantiles
@@ -152,6 +153,8 @@ class Preset(Record):
         "prefix_tokens": "prefix_cache_tokens",
         "stay_language_model": "lm_loss_weight",
         "probe": "ridge_init",
+        "measures": "raters",
+        "cuts": "raters",
     }
 
     run: FolderName
@@ -199,6 +202,11 @@ class Preset(Record):
         """The attribute schema, looked up if the preset names it."""
         return shipped(self.attributes) if isinstance(self.attributes, str) else self.attributes
 
+    @property
+    def roster(self) -> Roster:
+        """Who rates what."""
+        return self.annotate.roster(self.schema_)
+
     def model_post_init(self, _: Any) -> None:
         leading, least = self.schema_[self.bootstrap.leading], self.bootstrap.leading_at_least
         if least is not None and not leading.low <= least <= leading.high:
@@ -219,7 +227,7 @@ class Preset(Record):
         for source in self.rows.sources:
             if source.columns:
                 source.columns.require_in(self.schema_)
-        self.annotate.require_in(self.schema_)
+        self.roster.require_fitting()
         self._require_words()
         self._require_guidance()
         for name in self.predictor.attribute_weights:
@@ -256,9 +264,9 @@ class Preset(Record):
 
     def benchmark_weights(self) -> dict[str, float]:
         """The weight of every attribute in the one score of an answer in `jobs.evaluate_predictor`."""
-        given, measured = self.benchmarks.weights or self.predictor.pair_weights, self.annotate.measures
+        given, measured = self.benchmarks.weights or self.predictor.pair_weights, self.roster.unpredicted
         return pair_weights(self.schema_, given, "benchmarks.weights", measured)
 
     def pair_weights(self) -> dict[str, float]:
         """The weight of every attribute in the one score that decides a pair of predictor.pairs."""
-        return pair_weights(self.schema_, self.predictor.pair_weights, unpredicted=self.annotate.measures)
+        return pair_weights(self.schema_, self.predictor.pair_weights, unpredicted=self.roster.unpredicted)

@@ -3,7 +3,6 @@
 `jobs.runner.preset` collects them. Knows no YAML (`cluster.settings.load` does).
 """
 
-import itertools
 from typing import ClassVar, Literal
 
 from pydantic import field_validator, model_validator
@@ -11,7 +10,7 @@ from pydantic import field_validator, model_validator
 from actors.generation.settings import EngineSettings, require_possible, sampling_place
 from actors.training.settings import LabelSource, LearnerSettings
 from cluster.preflight import Demand
-from data.attributes import AttributeProblem, AttributeSchema
+from data.attributes import AttributeSchema
 from data.bounds import (
     Amount,
     Count,
@@ -22,7 +21,7 @@ from data.bounds import (
     Repeats,
     RowFactor,
     ScaleValue,
-    Score,
+    Share,
     ShareBelowOne,
     Size,
     Temperature,
@@ -32,9 +31,10 @@ from data.bounds import (
     Workers,
 )
 from data.errors import UserError
+from data.rater_settings import MergeRule, RaterSettings
 from data.record import Record
+from data.roster import Roster
 from data.selection import SelectionSettings
-from data.text_measures import TextMeasure
 
 
 class WorkerPool(Record):
@@ -76,7 +76,8 @@ class WorkerPool(Record):
 class AnnotateSettings(Record):
     """Step 2: mass annotation."""
 
-    PLACEMENT: ClassVar[frozenset[str]] = frozenset({"packing"})  # it changes only rounding in the result
+    # Packing changes only rounding in the result, and the limit on failures nothing.
+    PLACEMENT: ClassVar[frozenset[str]] = frozenset({"packing", "max_failed"})
 
     pool: WorkerPool = WorkerPool()
     """The actors that hold the predictor."""
@@ -89,36 +90,20 @@ class AnnotateSettings(Record):
     row stay unrated."""
     packing: Literal["on", "off"] = "on"
     """Several conversations in one forward; off = one by one, slower, for models that would mix them."""
-    measures: dict[str, TextMeasure] = {}
-    """Attribute -> measure of the answer's text that is its value, in place of the predictor's: for attributes that
-    nobody rated, such as {verbosity: words, complexity: flesch_kincaid}. words, characters, sentences: how many.
-    flesch_kincaid: years of school that a reader of English needs. type_token_ratio: variety of the words."""
-    cuts: dict[str, tuple[Score, ...]] = {}
-    """Attribute of measures -> rising values of the measure, in its unit (words, years of school, ...), at each of
-    which the label rises by one, such as {verbosity: [20, 60, 120, 240]}. Without cuts an attribute's labels are spread
-    over its scale by rank among the answers of the rows, so that each is as common as any other."""
+    raters: tuple[RaterSettings, ...] = ()
+    """Other raters and the attributes that each gives; an attribute that none of them gives is the predictor's. kind:
+    text = measures of the text; hf = a reward model or classifier; python = a function; judge = a model that is told a
+    principle; predictor = the run's own, beside others."""
+    merge: MergeRule = "mean"
+    """One value from several raters of an attribute: mean = by weight, of those that have a value; first = of the first
+    in the list that has one."""
+    max_failed: Share = 0.05
+    """Share of the answers that a rater may fail to rate (a judge that is down, refuses or is not understood; a
+    function that raises). Above it the stage ends with an error; the same command asks again for what failed."""
 
-    def require_in(self, schema: AttributeSchema) -> None:
-        """Raise UserError unless measures and cuts fit the attributes, and leave at least one to the predictor."""
-        for name in self.measures:
-            try:
-                schema[name]
-            except AttributeProblem as problem:
-                raise UserError(f"annotate.measures: {problem}") from None
-        if not set(schema.names) - set(self.measures):
-            raise UserError(
-                f"annotate.measures gives all of {', '.join(schema.names)}, so that the predictor has nothing to "
-                "learn; leave it at least one attribute that people rated"
-            )
-        for name, found in self.cuts.items():
-            if name not in self.measures:
-                raise UserError(f"annotate.cuts has {name}, annotate.measures has not; give both, or neither")
-            number = schema[name].high - schema[name].low
-            if len(found) != number or any(b <= a for a, b in itertools.pairwise(found)):
-                raise UserError(
-                    f"annotate.cuts.{name} is {list(found)}; the scale {schema[name].low} to {schema[name].high} needs "
-                    f"{number} rising numbers"
-                )
+    def roster(self, schema: AttributeSchema) -> Roster:
+        """Who rates what."""
+        return Roster(self.raters, self.merge, schema)
 
     @model_validator(mode="after")
     def _fits(self) -> "AnnotateSettings":

@@ -18,8 +18,8 @@ from openai.types.chat import ChatCompletion, ChatCompletionMessageParam
 
 from cluster.masking import masked
 from data.errors import UserError
+from data.judge_settings import JudgeSettings
 from data.storage import Storage
-from jobs.judging.settings import JudgeSettings
 
 AGAIN = (408, 409, 429)
 """Temporary statuses below 500; all from 500 on are temporary, too."""
@@ -77,8 +77,9 @@ def key_of(settings: JudgeSettings) -> str | None:
 class JudgeEndpoint:
     """Any number of threads may `ask`. After a fatal error or `stop` none of them sends anything more."""
 
-    def __init__(self, settings: JudgeSettings):
-        self._settings, self._key = settings, key_of(settings)
+    def __init__(self, settings: JudgeSettings, key: str | None):
+        """`key`: as `key_of` finds it."""
+        self._settings, self._key = settings, key
         self._client = openai.OpenAI(
             base_url=settings.base_url, api_key=self._key or "none", max_retries=0, timeout=settings.timeout_s
         )
@@ -88,14 +89,17 @@ class JudgeEndpoint:
         self._hold_until = 0.0
         self._given_up_in_a_row = 0
 
-    def ask(self, system: str, prompt: str) -> JudgeReply | Failure:
-        """Raises JudgeUnusable if no request will be answered."""
-        retries = 0
+    def ask(self, system: str, prompt: str, options: Mapping[str, Any] | None = None) -> JudgeReply | Failure:
+        """`options`: further fields of the request; None = those of the settings.
+
+        Raises JudgeUnusable if no request will be answered.
+        """
+        options, retries = self._settings.options if options is None else options, 0
         while True:
             self._pause(self._held_s())
             if self._stopped.is_set():
                 raise JudgeUnusable(self._why_stopped)
-            outcome, after_s = self._once(system, prompt, retries)
+            outcome, after_s = self._once(system, prompt, options, retries)
             if isinstance(outcome, JudgeReply) or outcome.lasting or self._stopped.is_set():
                 self._count(outcome)
                 return outcome
@@ -124,7 +128,9 @@ class JudgeEndpoint:
     def close(self) -> None:
         self._client.close()
 
-    def _once(self, system: str, prompt: str, retries: int) -> tuple[JudgeReply | Failure, float | None]:
+    def _once(
+        self, system: str, prompt: str, options: Mapping[str, Any], retries: int
+    ) -> tuple[JudgeReply | Failure, float | None]:
         """One request; with a failure, the seconds of the endpoint's Retry-After."""
         messages: list[ChatCompletionMessageParam] = [{"role": "system", "content": system}] if system else []
         messages.append({"role": "user", "content": prompt})
@@ -132,7 +138,7 @@ class JudgeEndpoint:
             # All options go into extra_body unchecked: the client's own names and types are those of OpenAI's newest
             # models.
             found = self._client.chat.completions.create(
-                model=self._settings.model, messages=messages, extra_body=self._settings.options
+                model=self._settings.model, messages=messages, extra_body=options
             )
         except openai.APIStatusError as error:
             return self._of_status(error, retries), retry_after_s(error.response.headers)

@@ -13,7 +13,7 @@ from typing import Any
 
 from data.benchmarks import jsonl, records
 from data.storage import Storage
-from jobs.judging.endpoint import Failure, JudgeReply
+from jobs.judge_client.endpoint import Failure, JudgeReply
 
 SEGMENT_LINES = 64
 """Replies in a file: some 100 KB, rewritten with each reply."""
@@ -38,6 +38,10 @@ class Replies:
     def get(self, key: str) -> Mapping[str, Any] | None:
         """The line of a reply or of a failure."""
         return self._kept.get(key)
+
+    def of(self, judge: str) -> list[Mapping[str, Any]]:
+        """All lines of one judge."""
+        return [line for line in self._kept.values() if line["judge"] == judge]
 
     def answered(self, key: str) -> bool:
         """Is the reply final? After a temporary failure the next run asks again."""
