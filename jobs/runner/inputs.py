@@ -9,6 +9,7 @@ from data.benchmarks import read_questions
 from data.errors import UserError, is_user_error
 from data.iceberg import ICEBERG
 from data.printable import printable
+from data.source_files import files_of
 from data.storage import Storage
 from data.uris import require_installed, shown_uri
 from jobs.runner.preset import Preset
@@ -32,6 +33,8 @@ def refuse_what_is_not_there(preset: Preset) -> None:
         raise UserError(f"evaluate.witnesses has hatesonar, and {reason}, or take it out")
     if preset.compare.questions:
         _require_questions(preset.compare.questions)
+    if preset.bootstrap.steerlm2.responses:
+        _require_responses(preset.bootstrap.steerlm2.responses)
 
 
 def _require_questions(uri: str) -> None:
@@ -45,6 +48,14 @@ def _require_questions(uri: str) -> None:
         ) from None
 
 
+def _require_responses(uri: str) -> None:
+    """Their content is read when a round is trained."""
+    try:
+        files_of(uri)
+    except FileNotFoundError as error:
+        raise UserError(f"bootstrap.steerlm2.responses: {error}") from None
+
+
 def _uris(preset: Preset) -> dict[str, str]:
     models = {"base.model": preset.base.model or "", "predictor.backbone": preset.predictor.backbone or ""}
     sources = {f"rows.sources.{i}.uri": s.uri for i, s in enumerate(preset.rows.sources) if s.format != ICEBERG}
@@ -54,6 +65,7 @@ def _uris(preset: Preset) -> dict[str, str]:
         **sources,
         "compare.questions": preset.compare.questions,
         "base.texts": preset.base.texts,
+        "bootstrap.steerlm2.responses": preset.bootstrap.steerlm2.responses,
         **models,
         **pairs,
     }
