@@ -122,7 +122,7 @@ test-workers: setup  ## trainings whose workers run out of memory, hang, or lose
 	@$(SLOW) tests/test_memory_guard.py tests/test_worker_faults.py tests/test_elastic.py tests/test_spot.py $(ARGS)
 
 test-run: setup  ## the whole loop on a tiny world and after changed settings; whole trainings (minutes)
-	@$(PYTEST) -m slow tests/test_demo.py tests/test_trainer.py tests/test_tokenize.py tests/test_lora.py \
+	@$(PYTEST) -m slow tests/test_demo.py tests/test_steerlm2_run.py tests/test_trainer.py tests/test_tokenize.py tests/test_lora.py \
 	  tests/test_frozen_fit.py tests/test_s3.py tests/test_compare.py tests/test_evaluate.py $(ARGS)
 
 test-kill: setup  ## kill -9 a run in every stage and an annotation, and start them again (minutes)

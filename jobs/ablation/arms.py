@@ -218,7 +218,9 @@ def rows_of_rounds(run: Run, loop: Rounds) -> int:
 def _report(run: Run, folder: Storage, name: str, seed: int, trained: Sequence[str]) -> ArmMetrics:
     """Ask the arm's last policy, promoted or not, and measure its answers."""
     policies = {
-        stage: found for stage in trained if stage.endswith("/policy") and (found := run.metrics(stage, PolicyMetrics))
+        stage: found
+        for stage in trained
+        if stage.split("/")[-1] == "policy" and (found := run.metrics(stage, PolicyMetrics))
     }
     last = list(policies)[-1]
     asked, prompts = curve_prompts(run, "ablation")
