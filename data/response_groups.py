@@ -119,15 +119,19 @@ def groups_from(table: pa.Table) -> Iterator[ResponseGroup]:
 
 
 def group_prompts(
-    questions: Iterable[Question], requested: Sequence[Mapping[str, float]], size: int, seed: int, source: str
+    picked: Iterable[Question],
+    requested: Sequence[Mapping[str, float]],
+    samples_per_prompt: int,
+    seed: int,
+    source: str,
 ) -> list[Prompt]:
-    """Each question `size` times, all of them at the same one of `requested`, drawn for the question."""
+    """Each question of `drawn_questions` `samples_per_prompt` times, all at the same one of `requested`."""
     found = []
-    for group, system, messages in questions:
+    for group, system, messages in picked:
         text = repr((seed, system, [(m.role, m.content) for m in messages]))
         number = int.from_bytes(hashlib.sha256(f"steerlm2/{text}".encode()).digest()[:8], "big")
         values = requested[number % len(requested)]
-        found += [prompt(source, group, system, messages, values, n, seed) for n in range(size)]
+        found += [prompt(source, group, system, messages, values, n, seed) for n in range(samples_per_prompt)]
     return found
 
 
