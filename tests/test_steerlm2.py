@@ -61,7 +61,7 @@ def test_what_would_mean_nothing_is_refused(words: list[str], said: str) -> None
 
 def test_a_file_of_responses_that_is_not_there_is_refused_before_anything_starts(tmp_path: Path) -> None:
     preset = _preset(f"storage={tmp_path}", f"bootstrap.steerlm2.responses={tmp_path}/none.jsonl")
-    with pytest.raises(UserError, match=r"bootstrap.steerlm2.responses: nothing to read at .*none.jsonl"):
+    with pytest.raises(UserError, match=r"bootstrap.steerlm2.responses is .*none.jsonl, but there is no such file"):
         refuse_what_is_not_there(preset)
 
 

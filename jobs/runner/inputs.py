@@ -52,8 +52,11 @@ def _require_responses(uri: str) -> None:
     """Their content is read when a round is trained."""
     try:
         files_of(uri)
-    except FileNotFoundError as error:
-        raise UserError(f"bootstrap.steerlm2.responses: {error}") from None
+    except FileNotFoundError:
+        raise UserError(
+            f"bootstrap.steerlm2.responses is {shown_uri(uri)}, but there is no such file; set it to a file of "
+            "NeMo-Aligner's SteerLM2 format, or leave it out"
+        ) from None
 
 
 def _uris(preset: Preset) -> dict[str, str]:
