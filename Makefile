@@ -125,7 +125,8 @@ test-workers: setup  ## trainings whose workers run out of memory, hang, or lose
 
 test-run: setup  ## the whole loop on a tiny world and after changed settings; whole trainings (minutes)
 	@$(PYTEST) $(if $(ARGS),,$(PARALLEL)) -m slow tests/test_demo.py tests/test_trainer.py tests/test_tokenize.py \
-	  tests/test_lora.py tests/test_frozen_fit.py tests/test_s3.py tests/test_compare.py tests/test_evaluate.py $(ARGS)
+	  tests/test_lora.py tests/test_frozen_fit.py tests/test_s3.py tests/test_compare.py tests/test_evaluate.py \
+	  tests/test_steerlm2_run.py $(ARGS)
 
 test-kill: setup  ## kill -9 a run in every stage and an annotation, and start them again (minutes)
 	@$(PYTEST) -m slow tests/test_annotate.py tests/test_kill.py $(ARGS)

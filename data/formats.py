@@ -151,7 +151,7 @@ def nemo(line: Line, schema: AttributeSchema, source: str) -> Iterator[Row]:
         speaker = text(turn, "from")
         turns.append(Message(_ROLES.get(speaker, speaker), text(turn, "value")))
         require_no_ratings(turn, schema, (), "a turn")
-        values = _label(optional_text(turn, "label"))
+        values = label_values(optional_text(turn, "label"))
         if turns[-1].role == "assistant":
             human.append(ratings(values, schema))
             require_trained(turn)
@@ -190,6 +190,22 @@ def to_messages(conversation: Conversation, schema: AttributeSchema, which: Whic
 
 def _origin(conversation: Conversation) -> dict[str, str]:
     return {"id": conversation.id, "source": conversation.source, "group": conversation.group}
+
+
+def label_values(label: str) -> dict[str, float]:
+    """`"quality:4,humor:0"` -> `{"quality": 4.0, "humor": 0.0}`."""
+    values: dict[str, float] = {}
+    for entry in filter(None, label.split(",")):
+        name, _, value = entry.partition(":")
+        name = name.strip()
+        if name in values:
+            raise BadRecord("duplicate_key", f"label has {printable(name)!r} twice, one value would be lost")
+        try:
+            values[name] = float(value)
+        except ValueError:
+            shown = printable(entry, 40)
+            raise BadRecord("broken_label", f"label has {shown!r}, an entry is name:number") from None
+    return values
 
 
 def without_debris(answer: str) -> str:
@@ -275,22 +291,6 @@ def _with_record(human: tuple[Values, ...], values: Values) -> tuple[Values, ...
 def _attributes(record: Mapping[str, Any], schema: AttributeSchema) -> Values:
     values = record.get("attributes")
     return {} if values is None else ratings(typed(values, dict, "attributes"), schema)
-
-
-def _label(label: str) -> dict[str, float]:
-    """`"quality:4,humor:0"` -> `{"quality": 4.0, "humor": 0.0}`."""
-    values: dict[str, float] = {}
-    for entry in filter(None, label.split(",")):
-        name, _, value = entry.partition(":")
-        name = name.strip()
-        if name in values:
-            raise BadRecord("duplicate_key", f"label has {printable(name)!r} twice, one value would be lost")
-        try:
-            values[name] = float(value)
-        except ValueError:
-            shown = printable(entry, 40)
-            raise BadRecord("broken_label", f"label has {shown!r}, an entry is name:number") from None
-    return values
 
 
 def _with_values(conversation: Conversation, which: Which) -> list[tuple[Message, Values]]:

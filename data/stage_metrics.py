@@ -176,11 +176,24 @@ class SamplingMetrics(PassMetrics):
     audit: AuditMetrics
 
 
+class KlMetrics(Record):
+    """KL(w'||b') of a round of SteerLM 2.0, in nats, mean over prompts: the policy's shares against the targets."""
+
+    first: float
+    """Mean of the first fifth of what the training logged."""
+    last: float
+    """Of the last fifth."""
+    held_out: float | None
+    """Of prompts that were not trained on, with the saved weights; None if there are none."""
+
+
 class PolicyMetrics(StageMetrics):
     """Stage `policy` and `bootstrap-N/policy`."""
 
     training: TrainingMetrics
     counts: Counts
+    kl: KlMetrics | None = None
+    """Of a round of SteerLM 2.0."""
 
 
 class Decision(StageMetrics):
@@ -221,12 +234,25 @@ class Drift(Record):
     """Where the truth is known."""
 
 
+class GroupMetrics(Record):
+    """The weights of a round of SteerLM 2.0."""
+
+    prompts: int
+    """With as many answers as all others."""
+    kl: float
+    """KL(w'||b') in nats before training, when the answers to a prompt share alike; mean over prompts."""
+    effective: float
+    """For how many answers to a prompt the weights stand, mean over prompts: 1 = one has all the weight."""
+
+
 class SelectionMetrics(StageMetrics):
     """Stage `bootstrap-N/selected`."""
 
     counts: Counts
     """Samples, `kept`, and dropped ones by reason."""
     drift: Drift
+    groups: GroupMetrics | None = None
+    """Of a round of SteerLM 2.0."""
 
 
 class PolicyMeasures(Record):

@@ -251,6 +251,9 @@ class ArmMetrics(StageMetrics):
     spearman: dict[str, float | None]
     mean_spearman: float | None
     mean_absolute_gap: float | None
+    request_gap: float | None = None
+    """Mean of |requested - measured| over all settings of one attribute or of all; None for plain fine-tuning, and in
+    reports of older releases."""
     held_out: HeldOutGap | None
     intervals: dict[str, tuple[float | None, float | None]] = {}
     """`quality`, `mean_spearman` and, by its name, each attribute's Spearman -> its 95 % interval over questions."""

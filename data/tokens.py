@@ -37,6 +37,14 @@ class Tokens:
         """The first token of each assistant turn, int32 [S]."""
         return turn_starts(self.trained_T, self.turn_ends_S)
 
+    def last_answer_trained(self) -> "Tokens":
+        """The same, with loss on the last answer alone.
+
+        Micro-example: trained_T 0 1 1 0 0 1, turn_ends_S [2, 5] -> 0 0 0 0 0 1.
+        """
+        later_T = np.arange(len(self)) >= self.turn_starts_S[-1]
+        return replace(self, trained_T=self.trained_T & later_T)
+
 
 @dataclass(frozen=True)
 class BackboneReading:
@@ -204,6 +212,17 @@ def prompt_ids(
     # As in training, the answer's text is tokenized on its own.
     begun = [] if asks else [TextPiece(template.plain(messages[-1].content))]
     return [token for piece in (*pieces, *begun) for token in encode(piece.text)]
+
+
+def answer_tokens(
+    template: Template, encode: Encode, system: str, messages: Sequence[Message], labels: Labels, max_tokens: int
+) -> Tokens:
+    """A conversation in at most `max_tokens`, with loss on its last answer alone.
+
+    Raises OverLong and Unrenderable as `ConversationTokens` does.
+    """
+    whole = ConversationTokens(template, encode, system, messages, labels)
+    return whole.fitted(max_tokens).last_answer_trained()
 
 
 def _up_to_answer(

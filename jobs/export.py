@@ -57,8 +57,9 @@ class Export(Preset):
     """Rank of an adapter; None = 16. What a higher rank would hold is lost; the last line says how much is kept."""
     heads: bool = True
     """Of adapter: with the heads of the run's predictor, which must read layers of the base as they are."""
-    format: Literal["messages", "nemo", "parquet"] | None = None
-    """Of rows: messages (OpenAI, TRL; JSONL; the default), nemo (NeMo-Aligner; JSONL), parquet (all columns)."""
+    format: Literal["messages", "nemo", "steerlm2", "parquet"] | None = None
+    """Of rows: messages (OpenAI, TRL; JSONL; the default), nemo (NeMo-Aligner; JSONL), parquet (all columns); of
+    selected, after a round of method steerlm2, also steerlm2 (NeMo-Aligner's prompts with weighed responses; JSONL)."""
     values: ValueKind | None = None
     """Of messages and nemo: human, predicted (raw), or labels (the policy's); None = human for rows, else labels."""
     only_rated: bool = False
@@ -88,10 +89,14 @@ class Export(Preset):
             raise UserError(
                 f"{', '.join(given)} would be ignored: what is {self.what}, and it is about rows; leave it out"
             )
-        if self.format == "parquet" and given != ["format"]:
+        if self.format in ("parquet", "steerlm2") and given != ["format"]:
             raise UserError(
-                f"{', '.join(given[1:])} would be ignored: format is parquet, which has all rows and all values; "
+                f"{', '.join(given[1:])} would be ignored: format is {self.format}, which has all rows and all values; "
                 "leave it out, or take messages"
+            )
+        if self.format == "steerlm2" and self.what != "selected":
+            raise UserError(
+                f"format steerlm2 is of the samples of a round, but what is {self.what}; set it to selected"
             )
         if self.iceberg and self.format != "parquet":
             raise UserError(

@@ -22,6 +22,7 @@ from jobs.ablate import Ablation, stages
 from jobs.ablation.arms import (
     ARMS,
     HELD_OUT,
+    PAPER,
     _answers,
     _belongs,
     _followed,
@@ -31,6 +32,7 @@ from jobs.ablation.arms import (
 )
 from jobs.ablation.report import COLUMNS, lines, spearman_lines, summary, value_of
 from jobs.evaluation.ask import MeasuredAnswers
+from jobs.evaluation.request_gap import request_gap
 from jobs.run import stages as run_stages
 from jobs.runner.preset import Preset
 from jobs.runner.rounds import Rounds
@@ -120,6 +122,55 @@ def test_an_arm_that_cannot_be_trained_is_refused() -> None:
             load(Ablation, DEMO, [wrong])
 
 
+def test_steerlm2_is_an_arm_if_it_is_named_and_trains_on_as_many_answers() -> None:
+    plain = load(Ablation, DEMO)
+    assert "steerlm2" in ARMS
+    assert plain.arms == tuple(name for name in ARMS if name != "steerlm2")
+    words = ["arms=[sources,bootstrap,steerlm2]", "seeds=2", "steerlm2_learning_rate=1e-4"]
+    preset = load(Ablation, DEMO, words)
+    by_name = {stage.name: stage for stage in stages(preset)}
+    assert by_name["ablation/0/steerlm2/bootstrap-1/samples"].needs[-1] == "policy"
+    assert by_name["ablation/1/steerlm2/bootstrap-1/samples"].needs[-1] == "ablation/1/sources/policy"
+    for name in by_name:
+        assert all(need in by_name for need in by_name[name].needs), name
+    found = by_name["ablation/1/steerlm2/bootstrap-1/policy"].settings(preset)
+    own = preset.bootstrap.learner
+    assert (found["method"], found["learner"].seed, found["learner"].learning_rate) == ("steerlm2", 1, 1e-4)
+    assert found["learner"].epochs == 2 * own.epochs, "one annotated row for each sample in a round of its own"
+    for wrong, said in {
+        "arms=[steerlm2]": "add sources to arms",
+        "steerlm2_learning_rate=1e-3": "no effect without arm steerlm2",
+        "bootstrap.method=steerlm2": "bootstrap.method is steerlm2, but arm bootstrap is by method steerlm",
+    }.items():
+        with pytest.raises(SettingsError, match=said):
+            load(Ablation, DEMO, [wrong])
+    with pytest.raises(SettingsError, match="samples_per_prompt is 1"):
+        load(Ablation, DEMO, [*words, "bootstrap.samples_per_prompt=1"])
+
+
+def test_the_gap_is_over_settings_of_one_attribute_and_of_all() -> None:
+    def answer(group: str, question: str, **requested: float) -> Conversation:
+        turns = (Message("user", question), Message("assistant", "a"))
+        return Conversation("s", "", turns, requested=(requested,), group=group)
+
+    rows = [
+        answer("humor", "p", humor=4, toxicity=0),
+        answer("combined", "p", humor=1, toxicity=1),
+        answer("humor", "q", humor=2),
+        answer("best", "q", humor=4),
+    ]
+    answers = MeasuredAnswers(rows, "exactly", lambda _: {"humor": 2.0, "toxicity": 1.0})
+    gap, (low, high) = request_gap(Run(load(Preset, DEMO)), answers)
+    assert gap == pytest.approx((1.5 + 0.5 + 0) / 3, abs=1e-4)
+    assert low is not None
+    assert high is not None
+    assert low <= gap <= high
+    assert request_gap(Run(load(Preset, DEMO)), MeasuredAnswers(rows[3:], "exactly", lambda _: {})) == (
+        None,
+        (None, None),
+    )
+
+
 def test_the_control_has_its_rows_again_where_they_do_not_suffice() -> None:
     weights = repeated({"b": 0.5}, {"a", "b"}, 8_000 / 6_000)
     assert weights == {"a": pytest.approx(4 / 3), "b": pytest.approx(2 / 3)}
@@ -188,6 +239,7 @@ def test_the_table_leaves_out_what_no_arm_has() -> None:
         "gap_at_best",
         "mean_spearman",
         "mean_absolute_gap",
+        "request_gap",
         "held_out",
         "distinct_2",
         "words",
@@ -217,7 +269,7 @@ def test_the_ablation_as_a_command(tmp_path: Path) -> None:
         done = subprocess.run(command, cwd=tiny_run.REPOSITORY, capture_output=True, text=True, timeout=1200)
         assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
         result = json.loads(done.stdout.splitlines()[-1])
-        assert list(result["arms"]) == list(ARMS)
+        assert list(result["arms"]) == list(PAPER)
         assert all(arm["quality"] and arm["tokens"]["mean"] > 0 for arm in result["arms"].values())
         assert result["arms"]["sft"]["mean_spearman"] is None
         assert result["arms"]["bootstrap"]["held_out"]

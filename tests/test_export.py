@@ -18,8 +18,10 @@ from actors.generation.protocol import Sampling, complete
 from actors.generation.transformers_engine import TransformersEngine
 from actors.modeling.policy import Policy
 from actors.scoring.annotator import Annotator
+from cluster.settings.errors import SettingsError
 from data.attributes import shipped
 from data.conversation import Conversation, Message, from_table, to_table
+from data.response_groups import Response, groups_table, read_steerlm2, response_group
 from data.sources import read
 from data.stage_metrics import RowsMetrics, StageMetrics
 from data.storage import Storage
@@ -103,6 +105,25 @@ def test_parquet_has_all_columns_and_loads_with_datasets(storage: Path, tmp_path
     ):
         assert list(from_table(loaded.with_format("arrow")[:])) == list(from_table(to_table(ROWS, SCHEMA)))
     assert list(read(str(to), "steerlm", SCHEMA))[:3] == list(from_table(to_table(ROWS[:3], SCHEMA)))
+
+
+def test_a_rounds_weighed_answers_are_written_as_nemo_aligner_reads_them(storage: Path, tmp_path: Path) -> None:
+    responses = [Response(f"Owls hunt, {n}.", -0.5 - n, -9.0, -8.0) for n in range(3)]
+    group = response_group("s", "g", "", TURNS[:1], {"humor": 4.0}, responses)
+    with pytest.raises(StageError, match="bootstrap-1/selected has no weights of answers"):
+        export_to(storage, tmp_path / "none", "what=selected", "format=steerlm2")
+    write_table(groups_table([group]), Storage(str(storage / "demo/bootstrap-1/selected/groups")))
+    metrics = export_to(storage, tmp_path / "to", "what=selected", "format=steerlm2")
+    assert (metrics["prompts"], metrics["responses"], metrics["parts"]) == (1, 3, 1)
+    [found] = read_steerlm2(str(tmp_path / "to"), SCHEMA, "s")
+    assert (found.responses, found.requested, found.messages) == (group.responses, group.requested, group.messages)
+    assert sorted(os.listdir(tmp_path / "to")) == ["README.md", "export.json", "part-00000.jsonl"]
+    loaded = datasets.load_dataset(str(tmp_path / "to"), split="train", cache_dir=str(tmp_path / "cache"))
+    assert loaded[0]["responses"][1]["log(Q(y|a,x))"] == -8.0
+    for word, said in (("what=annotated", "set it to selected"), ("only_rated=true", "only_rated would be ignored")):
+        words = {"what": "what=selected", word.split("=")[0]: word}
+        with pytest.raises(SettingsError, match=said):
+            export_to(storage, tmp_path / "wrong", "format=steerlm2", *words.values())
 
 
 def _snippet(folder: Path) -> dict[str, Any]:

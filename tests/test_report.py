@@ -10,16 +10,18 @@ import pytest
 import ray
 from support.finished_run import DEMO, HOSTILE, NAMES, finished, report
 from support.html_page import Page
+from support.manifests import finish
 
 from cluster.masking import without_secrets
 from data.run_layout import MANIFEST, REPORT, read_record, write_record
 from data.stage_files import record_files
+from data.stage_metrics import GroupMetrics, KlMetrics, PolicyMetrics, SelectionMetrics
 from data.steering_metrics import ReportMetrics, SteeringCurve
 from jobs.report import main
 from jobs.reporting.blocks import duration
 from jobs.reporting.page import page_parts, write_pages
 from jobs.reporting.rows import answers_by_value, spreads
-from jobs.reporting.tables import shown
+from jobs.reporting.tables import Table, shown
 from jobs.runner.stage import Run
 
 ALL_PARTS = [
@@ -189,6 +191,21 @@ def test_a_run_without_bootstrap_and_without_truth_has_the_other_parts(tmp_path:
     assert "Answers were measured by the predictor." in markdown
     assert "hush" not in text + markdown
     assert "s3://...@bucket/rows.jsonl" in markdown
+
+
+def test_a_round_of_steerlm2_shows_how_its_kl_went(tmp_path: Path) -> None:
+    run = finished(tmp_path)
+    selected, policy = "bootstrap-1/selected", "bootstrap-1/policy"
+    weighed, trained = run.metrics(selected, SelectionMetrics), run.metrics(policy, PolicyMetrics)
+    assert weighed
+    assert trained
+    groups = GroupMetrics(prompts=123, kl=0.81, effective=2.57)
+    finish(run.root, selected, weighed.model_copy(update={"groups": groups}))
+    kl = KlMetrics(first=0.79, last=0.42, held_out=None)
+    finish(run.root, policy, trained.model_copy(update={"kl": kl}))
+    part = next(part for part in page_parts(run, report(run), run.folder("report")) if part.name == "rounds")
+    [table] = [block for block in part.blocks if isinstance(block, Table) and block.columns[0] == "SteerLM 2.0"]
+    assert list(table.rows) == [["round 1", 123, 2.57, 0.81, 0.79, 0.42, None]]
 
 
 def test_a_run_that_left_next_to_nothing_still_has_a_page(tmp_path: Path) -> None:

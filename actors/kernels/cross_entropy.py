@@ -56,15 +56,17 @@ def summed_cross_entropy(
     bias_V: torch.Tensor | None = None,
     logit_map: LogitMap | None = None,
     num_tokens: int | None = None,
+    factors_N: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The summed negative log-likelihood of `targets_N` in nats, a scalar, and that of each [N], without a gradient.
 
-    Only the first `num_tokens` entries of the vocabulary count (None = all); a target of IGNORED counts nothing.
+    Only the first `num_tokens` entries of the vocabulary count (None = all); a target of IGNORED counts nothing. The
+    sum takes each target as often as `factors_N` says (None = once); no gradient flows to them.
     """
     num_tokens = num_tokens or len(weight_VD)
     learns = torch.is_grad_enabled()  # inside the function it never is
     options = logit_map or LogitMap(), num_tokens, learns
-    total, nats_N = _Chunked.apply(hidden_ND, weight_VD, bias_V, targets_N, *options)
+    total, nats_N = _Chunked.apply(hidden_ND, weight_VD, bias_V, targets_N, factors_N, *options)
     return total, nats_N
 
 
@@ -76,25 +78,27 @@ class _Chunked(torch.autograd.Function):
         weight_VD: torch.Tensor,
         bias_V: torch.Tensor | None,
         targets_N: torch.Tensor,
+        factors_N: torch.Tensor | None,
         logit_map: LogitMap,
         num_tokens: int,
         learns: bool,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         sums = _Sums(hidden_ND, weight_VD, bias_V, tuple(learns and needs for needs in ctx.needs_input_grad[:3]))
         step = max(ROWS, CHUNK_LOGITS // len(weight_VD) // ROWS * ROWS)
+        chunks = [slice(at, at + step) for at in range(0, len(targets_N), step)]
         nats = [
-            sums.add(slice(at, at + step), targets_N[at : at + step], logit_map, num_tokens)
-            for at in range(0, len(targets_N), step)
+            sums.add(rows, targets_N[rows], None if factors_N is None else factors_N[rows], logit_map, num_tokens)
+            for rows in chunks
         ]
         nats_N = torch.cat(nats) if nats else targets_N.new_zeros(0, dtype=torch.float32)
         ctx.gradients = sums.gradients()
         ctx.mark_non_differentiable(nats_N)
-        return nats_N.sum(), nats_N
+        return (nats_N if factors_N is None else nats_N * factors_N).sum(), nats_N
 
     @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor, _: Any) -> tuple[torch.Tensor | None, ...]:
         gradients, ctx.gradients = ctx.gradients, ()  # the weight's is large: freed as soon as it has been added
-        return (*(None if g is None else g.mul_(gradient.to(g.dtype)) for g in gradients), *[None] * 4)
+        return (*(None if g is None else g.mul_(gradient.to(g.dtype)) for g in gradients), *[None] * 5)
 
 
 class _Sums:
@@ -114,8 +118,15 @@ class _Sums:
         self.of_weight = torch.zeros_like(weight_VD, dtype=torch.float32) if needs[1] else None
         self.of_bias = torch.zeros_like(self.bias_V) if needs[2] and self.bias_V is not None else None
 
-    def add(self, rows: slice, targets_n: torch.Tensor, logit_map: LogitMap, num_tokens: int) -> torch.Tensor:
-        """Add the gradients of a chunk; returns the loss of each of its positions."""
+    def add(
+        self,
+        rows: slice,
+        targets_n: torch.Tensor,
+        factors_n: torch.Tensor | None,
+        logit_map: LogitMap,
+        num_tokens: int,
+    ) -> torch.Tensor:
+        """Add the gradients of a chunk; returns the loss of each of its positions, without its factor."""
         logits_nV = multiply(self.hidden_ND[rows], self.weight_VD).float()
         if self.bias_V is not None:
             logits_nV += self.bias_V
@@ -134,7 +145,8 @@ class _Sums:
             gradient_nV = exps_nV.div_(sums_n1)
             gradient_nV.scatter_add_(1, chosen_n1, -torch.ones_like(sums_n1))
             capped_nV[:, num_tokens:] = 0  # not a capped value: its gradient is 0 all the same
-            self._add_gradients(rows, logit_map.gradient_(gradient_nV.mul_(counts_n[:, None]), capped_nV))
+            each_n = counts_n if factors_n is None else counts_n * factors_n
+            self._add_gradients(rows, logit_map.gradient_(gradient_nV.mul_(each_n[:, None]), capped_nV))
         return nats_n
 
     def _add_gradients(self, rows: slice, gradient_nV: torch.Tensor) -> None:

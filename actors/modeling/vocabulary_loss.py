@@ -7,7 +7,7 @@ Few logits take the model's own forward. Many are made some positions at a time 
 
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -20,6 +20,9 @@ from actors.modeling.model_folder import vocabulary_size
 KNOWN = (1.0, -2.0, 0.25, -7.5, 30.0, 1e6, -1e6)
 """Logits of the measurement; the large ones show a cap."""
 TOLERANCE = 1e-5
+
+Weigh = Callable[[torch.Tensor], torch.Tensor]
+"""The negative log-likelihood of each target [N], without a gradient -> how often it counts in the sum [N]."""
 
 log = logging.getLogger(__name__)
 
@@ -37,27 +40,42 @@ class VocabularyLoss:
         if reason:
             log.warning("cross-entropy: all logits of a pack at once, %s: %s", type(model).__name__, reason)
 
-    def __call__(self, pack: dict[str, Any], positions_N: torch.Tensor, targets_N: torch.Tensor) -> torch.Tensor:
-        """In nats; position p of the pack predicts its target. A target of IGNORED counts nothing."""
+    def __call__(
+        self,
+        pack: dict[str, Any],
+        positions_N: torch.Tensor,
+        targets_N: torch.Tensor,
+        weigh: Weigh | None = None,
+    ) -> torch.Tensor:
+        """In nats; position p of the pack predicts its target. A target of IGNORED counts nothing.
+
+        `weigh` sees what the targets cost before the sum is taken: the weights may depend on all of them.
+        """
         if self.logit_map is None or fits(len(positions_N), self.head.out_features):
             # Only the positions that predict a trained token reach the vocabulary: masked logits are never computed.
             logits_NV = self.model(**pack, logits_to_keep=positions_N).logits[0].float()
             if self.num_tokens:
                 logits_NV = logits_NV[:, : self.num_tokens]
-            return torch.nn.functional.cross_entropy(logits_NV, targets_N, reduction="sum", ignore_index=IGNORED)
+            return _summed(logits_NV, targets_N, weigh)
         capture = _Capture()
         with _in_place_of(self.model, {self.head: capture}):
             self.model(**pack, logits_to_keep=positions_N)
         assert capture.hidden is not None, "the forward reached the output layer when it was measured"
-        return self._of_head(capture.hidden[0], targets_N)
+        return self._of_head(capture.hidden[0], targets_N, weigh)
 
-    def _of_head(self, hidden_ND: torch.Tensor, targets_N: torch.Tensor) -> torch.Tensor:
+    def _of_head(self, hidden_ND: torch.Tensor, targets_N: torch.Tensor, weigh: Weigh | None) -> torch.Tensor:
         head = self.head
 
+        def summed(hidden_ND: torch.Tensor, factors_N: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+            options = head.bias, self.logit_map, self.num_tokens, factors_N
+            return summed_cross_entropy(hidden_ND, head.weight, targets_N, *options)
+
         def forward(hidden_ND: torch.Tensor) -> torch.Tensor:
-            return summed_cross_entropy(hidden_ND, head.weight, targets_N, head.bias, self.logit_map, self.num_tokens)[
-                0
-            ]
+            factors_N = None
+            if weigh:
+                with torch.no_grad():
+                    factors_N = weigh(summed(hidden_ND, None)[1])
+            return summed(hidden_ND, factors_N)[0]
 
         before = vars(head).get("forward")
         head.forward = forward
@@ -69,6 +87,13 @@ class VocabularyLoss:
             else:
                 head.forward = before
         return loss
+
+
+def _summed(logits_NV: torch.Tensor, targets_N: torch.Tensor, weigh: Weigh | None) -> torch.Tensor:
+    if weigh is None:
+        return torch.nn.functional.cross_entropy(logits_NV, targets_N, reduction="sum", ignore_index=IGNORED)
+    nats_N = torch.nn.functional.cross_entropy(logits_NV, targets_N, reduction="none", ignore_index=IGNORED)
+    return (nats_N * weigh(nats_N.detach())).sum()
 
 
 class _Capture(torch.nn.Module):

@@ -12,12 +12,22 @@ from actors.training.settings import LabelSource
 from data.attributes import AttributeSchema, Values
 from data.conversation import Conversation, from_table, to_table
 from data.lab import LabSettings
-from data.prompts import BEST, requested_prompts
+from data.prompts import BEST, COMBINED, combined_settings, requested_prompts
+from data.selection import SelectionSettings
 from data.stage_metrics import PolicyMetrics
 from data.steering_metrics import ArmMetrics, HeldOutGap
 from data.storage import Storage
-from jobs.evaluation.ask import MeasuredAnswers, ask, curve_prompts, gap_at_best, mean_spearman, tabulate
+from jobs.evaluation.ask import (
+    MeasuredAnswers,
+    ask,
+    curve_prompts,
+    gap_at_best,
+    mean_spearman,
+    other_values,
+    tabulate,
+)
 from jobs.evaluation.intervals import intervals
+from jobs.evaluation.request_gap import request_gap
 from jobs.evaluation.selection import drift
 from jobs.pipelines.map_rows import write_table
 from jobs.pipelines.sample import sampling_settings
@@ -25,11 +35,15 @@ from jobs.policy_training.annotated_rows import some_rows
 from jobs.policy_training.bootstrap_stages import BootstrapStages
 from jobs.policy_training.conditioned_sft import train_policy
 from jobs.policy_training.policy_stage import STAGE as POLICY
+from jobs.policy_training.steerlm2_stages import round_stages
+from jobs.runner.bootstrap_settings import BootstrapSettings
 from jobs.runner.preset import Preset
 from jobs.runner.rounds import Rounds
 from jobs.runner.stage import Run, Stage, StageError
 from jobs.runner.start_models import base_uri
 
+STEERLM2 = "steerlm2"
+"""The arm whose rounds are of that method."""
 HELD_OUT = "held_out"
 """The group of prompts for combinations that never occur in the synthetic world's rows."""
 
@@ -51,10 +65,13 @@ ARMS = {
     "sources": Arm("+ all sources annotated"),
     "bootstrap": Arm("+ bootstrap"),
     "longer": Arm("(control: as much more training)"),
+    STEERLM2: Arm("+ SteerLM 2.0 instead"),
 }
 
-NEEDS = {"bootstrap": "sources", "longer": "bootstrap"}
+NEEDS = {"bootstrap": "sources", "longer": "bootstrap", STEERLM2: "sources"}
 """Arms that start where others end."""
+PAPER = tuple(name for name in ARMS if name != STEERLM2)
+"""The arms of the paper's table, and a control."""
 
 
 def arm_stages(preset: Preset, name: str, seed: int) -> list[Stage]:
@@ -64,6 +81,8 @@ def arm_stages(preset: Preset, name: str, seed: int) -> list[Stage]:
     rounds = range(1, preset.bootstrap.rounds + 1)
     if name == "bootstrap":
         training = [stage for number in rounds for stage in BootstrapStages(loop).stages(number)]
+    elif name == STEERLM2:
+        training = _steerlm2_stages(preset, Rounds(f"{folder}/{name}/", loop.first))
     elif name == "longer":
         above = ("predictor", "annotated", loop.first, *map(loop.policy, rounds))
         work = partial(_train_longer, loop=loop)
@@ -77,6 +96,38 @@ def arm_stages(preset: Preset, name: str, seed: int) -> list[Stage]:
     evaluate = partial(_report, name=name, seed=seed, trained=trained)
     report = Stage(f"{folder}/{name}/report", ("rows", "predictor", *trained), _report_settings, evaluate)
     return [_seeded(stage, seed) for stage in (*training, report)]
+
+
+def _steerlm2_stages(preset: Preset, loop: Rounds) -> list[Stage]:
+    """The rounds, as a preset with this method has them."""
+
+    def of_method(stage: Stage) -> Stage:
+        return replace(
+            stage,
+            settings=lambda preset: stage.settings(with_steerlm2(preset)),
+            work=lambda run, folder: stage.work(Run(with_steerlm2(run.preset)), folder),
+            inputs=lambda run: stage.inputs(Run(with_steerlm2(run.preset))),
+        )
+
+    wanted = with_steerlm2(preset)
+    rounds = range(1, wanted.bootstrap.rounds + 1)
+    return [of_method(stage) for number in rounds for stage in round_stages(wanted, loop, number)]
+
+
+def with_steerlm2(preset: Preset) -> Preset:
+    """The preset with rounds of SteerLM 2.0 that train on as many answers as its own rounds do.
+
+    Its own mix annotated rows in; here the weighed samples come again instead, in more epochs.
+    """
+    settings, rate = preset.bootstrap, getattr(preset, "steerlm2_learning_rate", None)
+    epochs = max(1, round(settings.learner.epochs * (1 + settings.annotated_per_sample)))
+    changes = {"epochs": epochs} | ({} if rate is None else {"learning_rate": rate})
+    learner = settings.learner.model_copy(update=changes)
+    unread = {"annotated_per_sample", "selection", "start", "method", "learner"}
+    given = settings.model_dump(exclude=unread, exclude_unset=True)
+    selection = SelectionSettings(unfinished=settings.selection.unfinished)
+    bootstrap = BootstrapSettings(**given, method="steerlm2", selection=selection, learner=learner)
+    return preset.model_copy(update={"bootstrap": bootstrap})
 
 
 def shares_with_the_run(preset: Preset, seed: int) -> bool:
@@ -167,7 +218,9 @@ def rows_of_rounds(run: Run, loop: Rounds) -> int:
 def _report(run: Run, folder: Storage, name: str, seed: int, trained: Sequence[str]) -> ArmMetrics:
     """Ask the arm's last policy, promoted or not, and measure its answers."""
     policies = {
-        stage: found for stage in trained if stage.endswith("/policy") and (found := run.metrics(stage, PolicyMetrics))
+        stage: found
+        for stage in trained
+        if stage.split("/")[-1] == "policy" and (found := run.metrics(stage, PolicyMetrics))
     }
     last = list(policies)[-1]
     asked, prompts = curve_prompts(run, "ablation")
@@ -175,9 +228,12 @@ def _report(run: Run, folder: Storage, name: str, seed: int, trained: Sequence[s
         prompts = requested_prompts(asked, [(BEST, {})], seed, "ablation")
     else:
         held_out = [(HELD_OUT, values) for values in held_out_settings(run.preset.rows.lab, run.schema)]
-        prompts += requested_prompts(asked, held_out, seed, "ablation")
+        together = combined_settings(run.schema, other_values(run), run.preset.evaluate.num_combinations, seed)
+        settings = [*held_out, *((COMBINED, values) for values in together)]
+        prompts += requested_prompts(asked, settings, seed, "ablation")
     answers = ask(run, f"ablation: {name}, seed {seed}", run.folder(last), prompts, folder)
     table, best = tabulate(run.schema, answers)
+    gap, gap_interval = request_gap(run, answers)
     return ArmMetrics(
         policy=last,
         tokens=sum(found.training.tokens for found in policies.values()),
@@ -188,8 +244,9 @@ def _report(run: Run, folder: Storage, name: str, seed: int, trained: Sequence[s
         spearman={attribute: curve.spearman for attribute, curve in table.items()},
         mean_spearman=mean_spearman(table) if table else None,
         mean_absolute_gap=_mean([curve.mean_absolute_gap for curve in table.values()]) if table else None,
+        request_gap=gap,
         held_out=_followed(answers, run.schema),
-        intervals=intervals(run, answers),
+        intervals=intervals(run, answers) | ({} if None in gap_interval else {"request_gap": gap_interval}),
         drift=drift(run, (row for row in answers.rows if row.group == BEST)),
     )
 

@@ -25,6 +25,7 @@ COLUMNS = {
     "gap_at_best": "gap at best",
     "mean_spearman": "steering",
     "mean_absolute_gap": "others move",
+    "request_gap": "gap, all",
     "held_out": "gap, unseen",
     "distinct_2": "distinct-2",
     "words": "words",
@@ -34,7 +35,8 @@ COLUMNS = {
 LEGEND = (
     "true quality: the leading attribute, all attributes requested at their best; gap at best: mean distance of all "
     "attributes from that request; steering: Spearman of requested and measured, mean over attributes; others move: "
-    "mean absolute gap of the others when one is varied; gap, unseen: distance from combinations that no row has. "
+    "mean absolute gap of the others when one is varied; gap, all: mean of |requested - measured| over all settings of "
+    "one attribute or of all at once; gap, unseen: distance from combinations that no row has. "
     "All in points of the scale but steering."
 )
 SEVERAL_SEEDS = "Mean and standard deviation over seeds."

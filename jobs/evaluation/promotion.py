@@ -10,7 +10,7 @@ from data.stage_metrics import PolicyMeasures, PromotionMetrics
 from data.storage import Storage
 from jobs.evaluation.ask import ask, gap_at_best, mean_spearman, questions, tabulate
 from jobs.evaluation.selection import drift
-from jobs.runner.settings import BootstrapSettings
+from jobs.runner.bootstrap_settings import BootstrapSettings
 from jobs.runner.stage import Run, log
 
 

@@ -79,14 +79,14 @@ def select(run: Run, round: Round, folder: Storage) -> SelectionMetrics:
         decided = [(c, "empty" if not c.rated else reason) for c, reason in zip(file, reasons, strict=False)]
         name = f"part-{number:05d}.parquet"
         write_table(to_table([c.row for c, reason in decided if not reason], run.schema), folder / "rows", name)
-        write_table(_lineage(decided, origin, as_label, run.schema), folder / "lineage", name)
+        write_table(lineage(decided, origin, as_label, run.schema), folder / "lineage", name)
         counts.update(reason or "kept" for _, reason in decided)
     if not counts["kept"]:
         raise StageError(
-            f"bootstrap {round.number}: none of {counts.total()} samples was kept ({_listed(counts)}); "
+            f"bootstrap {round.number}: none of {counts.total()} samples was kept ({listed(counts)}); "
             "loosen bootstrap.selection"
         )
-    dropped = _listed(counts - Counter(kept=counts["kept"])) or "none"
+    dropped = listed(counts - Counter(kept=counts["kept"])) or "none"
     log(f"bootstrap {round.number}: kept {counts['kept']:,} of {counts.total():,} samples; dropped: {dropped}")
     return SelectionMetrics(
         counts={"samples": counts.total(), **counts},
@@ -94,7 +94,7 @@ def select(run: Run, round: Round, folder: Storage) -> SelectionMetrics:
     )
 
 
-def _listed(counts: Mapping[str, int]) -> str:
+def listed(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{reason} {n:,}" for reason, n in sorted(counts.items()) if n)
 
 
@@ -105,7 +105,7 @@ def _sample(candidate: SampledRow, as_label: Calibration) -> Sample:
     return Sample(question, row.messages[-1].content, candidate.finish, row.requested[-1], labels)
 
 
-def _lineage(
+def lineage(
     decided: Iterable[tuple[SampledRow, str]],
     origin: Mapping[str, object],
     as_label: Calibration,

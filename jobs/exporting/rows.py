@@ -13,6 +13,7 @@ from data.attributes import Values
 from data.calibration import Calibration
 from data.conversation import Conversation, from_table
 from data.exports import NOT_CARRIED, RecordFormat, hub_features, left_out, line, record, with_values
+from data.response_groups import groups_from, to_steerlm2
 from data.storage import Storage
 from jobs.pipelines.annotation import calibration
 from jobs.pipelines.map_rows import write_table
@@ -21,7 +22,8 @@ from jobs.reporting.tables import Table, as_markdown
 from jobs.runner.stage import Metrics, Run, StageError, log
 
 ValueKind = Literal["human", "predicted", "labels"]
-SUFFIX = {"messages": "jsonl", "nemo": "jsonl", "parquet": "parquet"}
+Format = Literal["messages", "nemo", "steerlm2", "parquet"]
+SUFFIX = {"messages": "jsonl", "nemo": "jsonl", "steerlm2": "jsonl", "parquet": "parquet"}
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,7 @@ class WantedRows:
 
     what: Literal["rows", "annotated", "selected"]
     round: int | None
-    format: Literal["messages", "nemo", "parquet"]
+    format: Format
     values: ValueKind | None
     only_rated: bool
     license: str
@@ -39,6 +41,8 @@ class WantedRows:
 def write_rows(run: Run, wanted: WantedRows, folder: Storage) -> Metrics:
     """Fill `folder`; returns counts. Raises StageError if the stage is not finished, or nothing is left to write."""
     stage = _stage(run, wanted)
+    if wanted.format == "steerlm2":
+        return _write_groups(run, wanted, stage, folder)
     source = run.folder(stage) / "rows"
     counts: Counter[str] = Counter()
     skipped: Counter[str] = Counter()
@@ -69,6 +73,27 @@ def write_rows(run: Run, wanted: WantedRows, folder: Storage) -> Metrics:
         f"{stage}: {counts['rows']:,} rows as {wanted.format}; left out: {dict(+skipped) or 'none'}; "
         f"lost: {dict(+lost) or 'nothing'}"
     )
+    return metrics
+
+
+def _write_groups(run: Run, wanted: WantedRows, stage: str, folder: Storage) -> Metrics:
+    """The prompts of a round of SteerLM 2.0 with their answers, a record each. Raises StageError for another round."""
+    source = run.folder(stage) / "groups"
+    if not source.exists():
+        raise StageError(
+            f"format is steerlm2, but {stage} has no weights of answers: the round ran with bootstrap.method "
+            f"{run.preset.bootstrap.method}; set format to messages, nemo or parquet"
+        )
+    counts: Counter[str] = Counter()
+    for number, table in enumerate(source.tables()):
+        groups = list(groups_from(table))
+        if groups:
+            lines = b"".join(line(to_steerlm2(group, run.schema)) for group in groups)
+            (folder / f"part-{number:05d}.jsonl").write_bytes(lines)
+            counts.update(prompts=len(groups), responses=sum(len(g.responses) for g in groups), parts=1)
+    metrics: Metrics = {"stage": stage, "format": wanted.format, **counts}
+    (folder / "README.md").write_bytes(_card(run, wanted, metrics).encode())
+    log(f"{stage}: {counts['prompts']:,} prompts with {counts['responses']:,} responses as {wanted.format}")
     return metrics
 
 
@@ -135,7 +160,7 @@ def _card(run: Run, wanted: WantedRows, metrics: Metrics) -> str:
     suffix = SUFFIX[wanted.format]
     front: Metrics = {"license": wanted.license, "task_categories": ["text-generation"], "tags": ["steerlm"]}
     front["configs"] = [{"config_name": "default", "data_files": f"*.{suffix}"}]
-    if wanted.format != "parquet":
+    if wanted.format in ("messages", "nemo"):
         front["dataset_info"] = {"features": hub_features(run.schema, wanted.format)}
     one_file = "" if wanted.format == "parquet" else f"\nTools that want one file: `cat *.{suffix} > all.{suffix}`.\n"
     attributes = [[a.name, f"{a.low} to {a.high}", a.better, a.meaning] for a in run.schema.attributes]

@@ -48,22 +48,25 @@ class BootstrapStages:
     def stages(self, number: int) -> list[Stage]:
         """A round as five stages, so that a crash costs at most one of them."""
         before = self.rounds.policy(number - 1)
-        follows = (self.rounds.promotion(number - 1),) if number > 1 else ()
         samples, rated, selected, policy, promotion = (self.rounds.stage(number, kind) for kind in KINDS)
-
-        def stage(name: str, needs: tuple[str, ...], settings: SettingsOf, work: RoundWork, **more: Any) -> Stage:
-            unless_over = partial(self._unless_over, work=partial(work, number=number), number=number)
-            return Stage(name, needs + follows, settings, unless_over, **more)
-
         policy_needs = (selected, "predictor", "annotated", before, "base")
         more = {"resumes": True, "contents": predictor_weights}
+        stage = partial(self._stage, number)
         return [
-            stage(samples, ("predictor", "annotated", before), _sampling_settings, self._samples, resumes=True),
+            stage(samples, ("predictor", "annotated", before), sampled_settings, self._samples, resumes=True),
             stage(rated, (samples, "predictor"), lambda preset: {}, self._rated, **more),
             stage(selected, (samples, rated, "predictor", before), _selection_settings, self._selected),
             stage(policy, policy_needs, _training_settings, self._train, resumes=True),
-            stage(promotion, (policy, before, "rows", "predictor"), _promotion_settings, self._promotion),
+            stage(promotion, (policy, before, "rows", "predictor"), promotion_settings, self._promotion),
         ]
+
+    def _stage(
+        self, number: int, name: str, needs: tuple[str, ...], settings: SettingsOf, work: RoundWork, **more: Any
+    ) -> Stage:
+        """A stage of round `number`, which does nothing if the round before was not promoted."""
+        follows = (self.rounds.promotion(number - 1),) if number > 1 else ()
+        unless_over = partial(self._unless_over, work=partial(work, number=number), number=number)
+        return Stage(name, needs + follows, settings, unless_over, **more)
 
     def _unless_over(
         self, run: Run, folder: Storage, work: Callable[[Run, Storage], StageMetrics], number: int
@@ -80,14 +83,11 @@ class BootstrapStages:
 
     def _samples(self, run: Run, folder: Storage, number: int) -> SamplesMetrics:
         """Plan the round and sample it; answers that are no turn (empty) are counted, not rated."""
-        settings, annotated = run.preset.bootstrap, run.folder("annotated") / "rows"
-        seen = seen_combinations(annotated, run.schema, calibration(run))
-        requested = combinations_of(seen, run.schema, settings.leading, settings.min_count, settings.leading_at_least)
-        log(f"bootstrap {number}: {len(requested)} attribute combinations with {settings.leading} at its best")
-        each, seed = settings.samples_per_prompt, run.preset.seed + number
-        asked = some_questions(annotated, settings.num_prompts, seed)
-        prompts = bootstrap_prompts(asked, requested, each, seed, bootstrap_source(number))
-        size = run.preset.rows.rows_per_file
+        settings, seed = run.preset.bootstrap, run.preset.seed + number
+        requested = self._requested(run, number)
+        asked = some_questions(run.folder("annotated") / "rows", settings.num_prompts, seed)
+        prompts = self.plan(asked, requested, settings.samples_per_prompt, seed, bootstrap_source(number))
+        size = self.rows_per_file(run.preset)
         for part, start in enumerate(range(0, len(prompts), size)):
             table = prompts_table(prompts[start : start + size])
             write_table(table, folder / "prompts", f"part-{part:05d}.parquet")
@@ -106,6 +106,21 @@ class BootstrapStages:
         return SamplesMetrics(
             **dict(metrics), combinations=tuple(requested), counts={"prompts": len(prompts), **reasons}
         )
+
+    plan = staticmethod(bootstrap_prompts)
+    """Questions, settings, answers for each question, seed, source -> prompts."""
+
+    def rows_per_file(self, preset: Preset) -> int:
+        """Prompts in each file."""
+        return preset.rows.rows_per_file
+
+    def _requested(self, run: Run, number: int) -> list[dict[str, int]]:
+        """The settings that answers are asked for."""
+        settings = run.preset.bootstrap
+        seen = seen_combinations(run.folder("annotated") / "rows", run.schema, calibration(run))
+        found = combinations_of(seen, run.schema, settings.leading, settings.min_count, settings.leading_at_least)
+        log(f"bootstrap {number}: {len(found)} attribute combinations with {settings.leading} at its best")
+        return found
 
     def _rated(self, run: Run, folder: Storage, number: int) -> AnnotationMetrics:
         samples = self._folder(run, number, "samples") / "rows"
@@ -134,21 +149,21 @@ class BootstrapStages:
         return decide_promotion(run, number, before, after, last.after if last else None, folder)
 
 
-def _sampling_settings(preset: Preset) -> object:
+def sampled_settings(preset: Preset) -> object:
     names = {"leading", "leading_at_least", "min_count", "num_prompts", "samples_per_prompt"}
     return {
         "bootstrap": preset.bootstrap.model_dump(include=names),
-        "calibrate": _calibration(preset),
+        "calibrate": how_calibrated(preset),
         "sampling": sampling_settings(preset.sampling),
         "seed": preset.seed,
     }
 
 
 def _selection_settings(preset: Preset) -> object:
-    return {"selection": preset.bootstrap.selection, "calibrate": _calibration(preset), "lab": preset.rows.lab}
+    return {"selection": preset.bootstrap.selection, "calibrate": how_calibrated(preset), "lab": preset.rows.lab}
 
 
-def _calibration(preset: Preset) -> bool | str:
+def how_calibrated(preset: Preset) -> bool | str:
     return "rank" if preset.policy.spread_labels else preset.policy.calibrate
 
 
@@ -162,7 +177,7 @@ def _training_settings(preset: Preset) -> object:
     }
 
 
-def _promotion_settings(preset: Preset) -> object:
+def promotion_settings(preset: Preset) -> object:
     names = {"leading", "num_questions", "max_steering_fall", "max_quality_fall", "max_diversity_fall"}
     return {
         "bootstrap": preset.bootstrap.model_dump(include=names),

@@ -9,21 +9,22 @@ import yaml
 
 from cluster.masking import without_secrets
 from data.run_layout import TRAINING, Manifest, read_record
-from data.stage_metrics import NotRun, RowsMetrics, SelectionMetrics, TrainingMetrics
+from data.stage_metrics import NotRun, PolicyMetrics, RowsMetrics, SelectionMetrics, TrainingMetrics
 from data.steering_metrics import RoundMeasures
 from jobs.reporting.blocks import Block, Gallery, Listing, Part, duration, finite
 from jobs.reporting.figures import as_svg
 from jobs.reporting.figures_steering import rounds as round_plots
 from jobs.reporting.figures_training import losses
 from jobs.reporting.tables import Cell, Table
-from jobs.runner.rounds import Rounds
+from jobs.runner.rounds import Rounds, unconditional_stage
 from jobs.runner.rounds import stage_names as bootstrap_stages
 from jobs.runner.stage import Run
 
 
 def stage_names(run: Run) -> list[str]:
     """All stages that a report is made from, in order."""
-    return ["rows", "base", "predictor", "annotated", "policy", *bootstrap_stages(run.preset.bootstrap.rounds)]
+    rounds = bootstrap_stages(run.preset.bootstrap.rounds)
+    return ["rows", "base", "predictor", "annotated", "policy", unconditional_stage(Rounds()), *rounds]
 
 
 def training_parts(run: Run) -> Iterator[Part | None]:
@@ -61,6 +62,8 @@ def rounds_part(run: Run, rounds: Sequence[RoundMeasures]) -> Part | None:
     if samples:
         columns = ["round", "kept, or dropped because", "samples", "share"]
         blocks.append(Table("What became of the samples", columns, samples))
+    if weights := _weights(run):
+        blocks.append(weights)
     return Part("rounds", "Bootstrap rounds", ABOUT_ROUNDS, blocks) if blocks else None
 
 
@@ -69,6 +72,24 @@ ABOUT_ROUNDS = (
     "kept ones. Good: steering rises, variety (distinct-2) does not fall, and predicted means do not rise above the "
     "true ones. A round that made the policy worse is not promoted."
 )
+
+
+def _weights(run: Run) -> Table | None:
+    """Of rounds of SteerLM 2.0: what the weights were, and whether the policy came nearer to them."""
+    rows: list[list[Cell]] = []
+    for number in range(1, run.preset.bootstrap.rounds + 1):
+        selected = run.metrics(Rounds().stage(number, "selected"), SelectionMetrics)
+        trained = run.metrics(Rounds().policy(number), PolicyMetrics)
+        if selected and selected.groups and trained and trained.kl:
+            groups, kl = selected.groups, trained.kl
+            rows.append(
+                [f"round {number}", groups.prompts, groups.effective, groups.kl, kl.first, kl.last, kl.held_out]
+            )
+    columns = ["SteerLM 2.0", "prompts", "effective answers", "KL before", "first fifth", "last fifth", "held out"]
+    title = (
+        "KL(w'||b') of the target weights and the policy's shares of the answers to a prompt, in nats: it should fall"
+    )
+    return Table(title, columns, rows) if rows else None
 
 
 def _drift(rounds: Sequence[RoundMeasures]) -> Table:
@@ -85,7 +106,8 @@ def _drift(rounds: Sequence[RoundMeasures]) -> Table:
 
 def trainings(run: Run) -> dict[str, TrainingMetrics]:
     """All trainings of the run, folds and warm-ups included, by folder."""
-    stages = ["base", "predictor", *(Rounds().policy(number) for number in range(run.preset.bootstrap.rounds + 1))]
+    policies = (Rounds().policy(number) for number in range(run.preset.bootstrap.rounds + 1))
+    stages = ["base", "predictor", unconditional_stage(Rounds()), *policies]
     found = {}
     for stage in stages:
         for file in run.folder(stage).names(TRAINING):

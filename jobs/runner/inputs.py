@@ -10,6 +10,7 @@ from data.errors import UserError, is_user_error
 from data.iceberg import ICEBERG
 from data.printable import printable
 from data.rater_settings import HfRaterSettings
+from data.source_files import files_of
 from data.storage import Storage
 from data.uris import require_installed, shown_uri
 from jobs.runner.preset import Preset
@@ -36,6 +37,8 @@ def refuse_what_is_not_there(preset: Preset) -> None:
         raise UserError(f"evaluate.witnesses has hatesonar, and {reason}, or take it out")
     if preset.compare.questions:
         _require_questions(preset.compare.questions)
+    if preset.bootstrap.steerlm2.responses:
+        _require_responses(preset.bootstrap.steerlm2.responses)
 
 
 def _require_questions(uri: str) -> None:
@@ -46,6 +49,17 @@ def _require_questions(uri: str) -> None:
         raise UserError(
             f"compare.questions is {shown_uri(uri)}, but there is no such file; set it to a file of questions, or to "
             '"" for no comparison with the base model'
+        ) from None
+
+
+def _require_responses(uri: str) -> None:
+    """Their content is read when a round is trained."""
+    try:
+        files_of(uri)
+    except FileNotFoundError:
+        raise UserError(
+            f"bootstrap.steerlm2.responses is {shown_uri(uri)}, but there is no such file; set it to a file of "
+            "NeMo-Aligner's SteerLM2 format, or leave it out"
         ) from None
 
 
@@ -60,6 +74,7 @@ def _uris(preset: Preset) -> dict[str, str]:
         **sources,
         "compare.questions": preset.compare.questions,
         "base.texts": preset.base.texts,
+        "bootstrap.steerlm2.responses": preset.bootstrap.steerlm2.responses,
         **models,
         **pairs,
     }

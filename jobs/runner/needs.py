@@ -29,14 +29,16 @@ def needs(run: Run, stage_names: Sequence[str]) -> Needs:
     trainings = {
         path: learner
         for path, learner in learners(preset).items()
-        if STAGE_OF.get(path) in kinds or (path == "bootstrap.learner" and rounds)
+        if STAGE_OF.get(path) in kinds
+        or (path == "bootstrap.learner" and rounds)
+        or (path == "policy.learner" and "unconditional" in kinds)
     }
     pools = []
     # The predictor's own stage scores what it did not train on.
     scores_held_out = preset.predictor.folds or preset.predictor.validation_share or preset.predictor.pairs
     if kinds & {"annotated", "rated", "promotion", "report", "benchmarks", *(["predictor"] if scores_held_out else [])}:
         pools.append(preset.annotate.pool.demand("annotate.pool", "annotate.pool"))
-    if samples(stage_names):
+    if samples(stage_names) or ("selected" in kinds and preset.bootstrap.method == "steerlm2"):
         pools.append(preset.sampling.pool.demand("sampling.pool", "sampling.pool"))
     return Needs(
         preset.run,
@@ -63,7 +65,10 @@ def _reads(run: Run) -> dict[str, str]:
     preset = run.preset
     sources = {f"rows.sources.{i}.uri": s.uri for i, s in enumerate(preset.rows.sources) if s.format != ICEBERG}
     pairs = {f"predictor.pairs.{i}.uri": p.uri for i, p in enumerate(preset.predictor.pairs)}
-    uris = sources | {"base.texts": preset.base.texts, "compare.questions": preset.compare.questions} | pairs
+    others = {"base.texts": preset.base.texts, "compare.questions": preset.compare.questions}
+    if preset.bootstrap.rounds:
+        others["bootstrap.steerlm2.responses"] = preset.bootstrap.steerlm2.responses
+    uris = sources | others | pairs
     return {name: Storage(uri).uri for name, uri in uris.items() if uri}
 
 

@@ -73,10 +73,12 @@ class _Stages:
 
     def needs(self, name: str) -> str:
         preset, kind = self.preset, name.split("/")[-1]
-        if kind == "policy":
+        if kind in ("policy", "unconditional"):
             return self._training(
                 "bootstrap.learner" if "bootstrap-" in name or "/longer/" in name else "policy.learner"
             )
+        if kind == "selected" and (preset.bootstrap.method == "steerlm2" or "/steerlm2/" in name):
+            return f"{self._reader()}; log-probabilities of the answers, under two policies"
         if kind == "base" and preset.base.pretrain:
             return self._training("base.pretrain")
         if kind == "predictor":
@@ -101,6 +103,13 @@ class _Stages:
         if shape is None:
             return _pool(pool, shape, {})
         tokens = self.preset.annotate.pack_tokens
+        return _pool(pool, shape, {f"a forward of {tokens:,} tokens": forward_bytes(shape, tokens, _bytes(pool))})
+
+    def _reader(self) -> str:
+        """A policy that reads answers instead of writing them."""
+        pool, shape, tokens = self.preset.sampling.pool, self.shapes.base, self.preset.bootstrap.learner.pack_tokens
+        if shape is None or not shape.layers:
+            return _pool(pool, shape, {})
         return _pool(pool, shape, {f"a forward of {tokens:,} tokens": forward_bytes(shape, tokens, _bytes(pool))})
 
     def _sampler(self) -> str:

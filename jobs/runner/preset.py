@@ -25,11 +25,11 @@ from data.scored_text import SCORED_TEXT, ScoredColumns
 from data.selection import check_quantiles
 from data.sources import require_format
 from data.uris import KeptUri, Uri, shown_uri
+from jobs.runner.bootstrap_settings import BootstrapSettings
 from jobs.runner.evaluation_settings import BenchmarkSettings, CompareSettings, EvaluateSettings
 from jobs.runner.predictor_settings import PredictorSettings
 from jobs.runner.settings import (
     AnnotateSettings,
-    BootstrapSettings,
     PolicySettings,
     SamplingSettings,
 )
@@ -230,6 +230,7 @@ class Preset(Record):
         self.roster.require_fitting()
         self._require_words()
         self._require_guidance()
+        self.require_steerlm2()
         for name in self.predictor.attribute_weights:
             try:
                 self.schema_[name]
@@ -261,6 +262,28 @@ class Preset(Record):
                 raise UserError(f"{path}.guidance_from: {problem}") from None
         if self.evaluate.guidance not in (None, (1,)):
             self.sampling.require_guidable("evaluate.guidance is set")
+
+    def require_steerlm2(self) -> None:
+        """Raise UserError for a round of SteerLM 2.0 whose target or probabilities would mean nothing."""
+        if self.bootstrap.method != "steerlm2" or not self.bootstrap.rounds:
+            return
+        settings = self.bootstrap.steerlm2
+        try:
+            self.schema_.checked(settings.target or {})
+        except AttributeProblem as problem:
+            raise UserError(f"bootstrap.steerlm2.target: {problem}") from None
+        if settings.target == {}:
+            raise UserError("bootstrap.steerlm2.target names no attribute; name one or more, or leave it out")
+        if settings.unconditional == "policy" and not self.policy.attribute_dropout:
+            raise UserError(
+                "bootstrap.steerlm2.unconditional is policy, but policy.attribute_dropout is 0, so that the policy "
+                "never saw a prompt without labels; set it to .1 or so, or unconditional to sft"
+            )
+        if self.sampling.guidance is not None:
+            raise UserError(
+                "bootstrap.method steerlm2 weighs answers by the policy's own probabilities, which guided answers do "
+                "not have; leave sampling.guidance out"
+            )
 
     def benchmark_weights(self) -> dict[str, float]:
         """The weight of every attribute in the one score of an answer in `jobs.evaluate_predictor`."""

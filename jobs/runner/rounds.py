@@ -43,6 +43,11 @@ class Rounds:
         return manifest.read_as(NotRun if "not_run" in manifest.metrics else PromotionMetrics)
 
 
+def unconditional_stage(rounds: Rounds) -> str:
+    """The stage of the policy that gives log P(y|x) to all rounds of SteerLM 2.0."""
+    return f"{rounds.prefix}unconditional"
+
+
 def stage_names(num_rounds: int) -> list[str]:
     """All stages of a run's rounds, in order."""
     return [Rounds().stage(number, kind) for number in range(1, num_rounds + 1) for kind in KINDS]

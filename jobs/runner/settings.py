@@ -12,20 +12,16 @@ from actors.training.settings import LabelSource, LearnerSettings
 from cluster.preflight import Demand
 from data.attributes import AttributeSchema
 from data.bounds import (
-    Amount,
     Count,
     Cpus,
     Gpus,
     Guidance,
     PositiveShare,
-    Repeats,
     RowFactor,
-    ScaleValue,
     Share,
     ShareBelowOne,
     Size,
     Temperature,
-    Times,
     TokenBudget,
     Weight,
     Workers,
@@ -34,7 +30,6 @@ from data.errors import UserError
 from data.rater_settings import MergeRule, RaterSettings
 from data.record import Record
 from data.roster import Roster
-from data.selection import SelectionSettings
 
 
 class WorkerPool(Record):
@@ -211,39 +206,3 @@ class SamplingSettings(Record):
                 f"{wanted}, which needs the transformers engine, but sampling.engine.{option} asks for vLLM; leave one "
                 "of them out"
             )
-
-
-class BootstrapSettings(Record):
-    """Step 4: sample at the best settings, rate, select, train again, and decide whether it helped."""
-
-    rounds: Repeats = 1
-    """Rounds; 0 = none. A round that makes things worse (see max_steering_fall) is not promoted, and is the last."""
-    leading: str
-    """The attribute that must be at its best in the requested combinations."""
-    leading_at_least: ScaleValue | None = None
-    """Least value of `leading` in a requested combination; None = only its best."""
-    min_count: Count = 1
-    """How often a combination must occur in the annotated rows; 0 = also new combinations of values that occur."""
-    num_prompts: Size = 500
-    """Prompts per round, drawn from the annotated rows."""
-    samples_per_prompt: Times = 4
-    """Answers per prompt, each at another combination."""
-    selection: SelectionSettings = SelectionSettings()
-    """Which samples are trained on."""
-    annotated_per_sample: RowFactor = 1.0
-    """Annotated rows mixed in per selected sample."""
-    start: Literal["policy", "base"] = "policy"
-    """Weights to start from: the last policy, or the base model."""
-    learner: LearnerSettings
-    """How the round trains."""
-    num_questions: Size = 8
-    """Questions, other than the report's, that the policies before and after a round answer at every setting; they
-    decide the promotion."""
-    max_steering_fall: Amount | None = 0.05
-    """Largest fall of the Spearman correlation of requested and measured values (mean over attributes) with which a
-    round is promoted; None = no limit."""
-    max_quality_fall: Amount | None = 0.3
-    """The same for the leading attribute with all attributes at best: how much farther from its best it may be, in
-    points of the scale."""
-    max_diversity_fall: Amount | None = 0.2
-    """The same for distinct-2, the share of different pairs of words in the answers, as a share of its value before."""
