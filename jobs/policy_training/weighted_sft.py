@@ -8,18 +8,19 @@ from actors.modeling.response_policy import GroupTask
 from actors.training.group_examples import GroupExamples
 from actors.training.settings import LearnerSettings
 from data.calibration import Calibration
-from data.examples import Split
+from data.examples import Split, buckets_for
 from data.loader import counts
 from data.stage_metrics import KlMetrics, LossPoint, PolicyMetrics, TrainingMetrics
 from data.storage import Storage
 from jobs.pipelines.annotation import calibration, read_text_rater
-from jobs.pipelines.fit import base_uri, buckets_for, example_spec, fit
+from jobs.pipelines.fit import example_spec, fit
 from jobs.pipelines.tokenize import Tokenizing
 from jobs.policy_training.conditioned_sft import train_policy
 from jobs.reporting.figures_training import draw_losses
 from jobs.reporting.model_card import write_card
 from jobs.runner.preset import Preset
 from jobs.runner.stage import Run, fingerprint_of, log
+from jobs.runner.start_models import base_uri
 
 
 def train_groups(
