@@ -125,8 +125,7 @@ test-workers: setup  ## trainings whose workers run out of memory, hang, or lose
 
 test-run: setup  ## the whole loop on a tiny world and after changed settings; whole trainings (minutes)
 	@$(PYTEST) $(if $(ARGS),,$(PARALLEL)) -m slow tests/test_demo.py tests/test_trainer.py tests/test_tokenize.py \
-	  tests/test_lora.py tests/test_frozen_fit.py tests/test_s3.py tests/test_compare.py tests/test_evaluate.py \
-	  tests/test_steerlm2_run.py $(ARGS)
+	  tests/test_lora.py tests/test_frozen_fit.py tests/test_s3.py tests/test_compare.py tests/test_evaluate.py $(ARGS)
 
 test-kill: setup  ## kill -9 a run in every stage and an annotation, and start them again (minutes)
 	@$(PYTEST) -m slow tests/test_annotate.py tests/test_kill.py $(ARGS)
@@ -135,7 +134,7 @@ test-train: setup  ## every ZeRO stage, kills, memory against the plan, the benc
 	@$(SLOW) tests/test_resume.py tests/test_memory_peaks.py tests/test_engine_kernels.py tests/test_sharded_export.py \
 	  tests/test_packing_off.py tests/test_label_probes.py tests/test_bench.py tests/test_experts.py \
 	  tests/test_gpu_bench.py tests/test_ablation.py tests/test_devices.py tests/test_sample_and_rate.py \
-	  tests/test_evaluate_predictor.py $(ARGS)
+	  tests/test_evaluate_predictor.py tests/test_steerlm2_run.py $(ARGS)
 
 test-real: setup-real  ## a real pretrained model out of a package: converted, and asked in words (minutes)
 	@$(SLOW) tests/test_gguf_model.py tests/test_untrained.py $(ARGS)

@@ -1,6 +1,6 @@
 """A round of SteerLM 2.0 by the command people type: weights with lineage, a training on them, JSONL out and in.
 
-Minutes long: `make test-run`.
+Minutes long: `make test-train`.
 """
 
 from pathlib import Path
