@@ -72,8 +72,8 @@ def rating_request(turn: Turn, principles: Mapping[str, str], attributes: Sequen
 def _reply_format(attributes: Sequence[Attribute]) -> dict[str, Any]:
     """OpenAI's field for a reply that follows a JSON schema."""
     properties = {a.name: {"type": "integer", "minimum": a.low, "maximum": a.high} for a in attributes}
-    schema = {"type": "object", "properties": properties, "required": [a.name for a in attributes]}
-    schema["additionalProperties"] = False
+    names = [a.name for a in attributes]
+    schema = {"type": "object", "properties": properties, "required": names, "additionalProperties": False}
     return {"type": "json_schema", "json_schema": {"name": "rating", "strict": True, "schema": schema}}
 
 

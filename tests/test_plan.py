@@ -186,6 +186,9 @@ def test_a_model_that_is_not_there_fails_the_plan(tmp_path: Path) -> None:
         assert sentence.startswith(f"base.model is {model}")
         assert "owner/name" in sentence
         assert said in _refusal(f"predictor.backbone='{model}'")
+        rater = f"annotate.raters=[{{kind: hf, model: '{model}', attributes: {{humor: 0}}}}]"
+        assert said in (sentence := _refusal(rater))
+        assert sentence.startswith("annotate.raters.0.model is")
     (tmp_path / "config.json").write_text("{}")
     for model in (str(tmp_path), f"file://{tmp_path}"):
         refuse_what_is_not_there(load(Preset, DEMO, [f"base={{model: '{model}'}}"]))

@@ -61,6 +61,18 @@ def test_labels_that_were_measures_of_the_text_are_measured_in_answers() -> None
     ]
 
 
+def test_an_attribute_that_others_rated_has_no_measured_value() -> None:
+    """They are not at hand, and the predictor never learned what they meant."""
+    info = replace(POLICY_INFO, text_rater_json=TextRater(elsewhere={"humor": "judge: strict"}).model_dump_json())
+
+    async def scored(request: GenerationRequest, answer: str) -> dict[str, float]:
+        return {"humor": 3.0, "toxicity": 1.5}
+
+    app = app_around(Counting().generate, scored, models=ServedPolicies([ServedPolicy(info)]))
+    answered = ask(app, messages=[USER], seed=0, score=True).json
+    assert answered["choices"][0]["measured"] == {"toxicity": 1.5}
+
+
 def test_n_answers_stream_side_by_side_and_the_measure_comes_last() -> None:
     *chunks, done = ask(
         app_around(Counting().generate, by_length),

@@ -79,7 +79,7 @@ class Panel:
         """One rater's values [S, A], NaN for none; its failures are counted."""
         settings, rater = self._roster.all[number], self._raters[number]
         if rater is None:
-            own_A = np.isin(self._names, settings.attributes)
+            own_A = np.isin(self._names, list(settings.attributes))
             return np.where(own_A, predicted_SA, np.nan).astype(float)
         found = rater(turns)
         for rated in found:
@@ -95,10 +95,10 @@ class Panel:
         found: Counters = {}
         for column, name in enumerate(self._names):
             givers = [number for number, rater in enumerate(self._roster.all) if name in rater.attributes]
-            of_givers = {number: values_RSA[number, :, column] for number in givers}
-            several = {MERGED: values_SA[:, column]} if len(givers) > 1 else {}
-            for who, values_S in {**of_givers, **several}.items():
-                found |= sums(who, name, values_S, human_SA[:, column])
+            for number in givers:
+                found |= sums(number, name, values_RSA[number, :, column], human_SA[:, column])
+            if len(givers) > 1:
+                found |= sums(MERGED, name, values_SA[:, column], human_SA[:, column])
             found[VALUED + name] = int((~np.isnan(values_SA[:, column])).sum())
         return found
 

@@ -17,6 +17,8 @@ from data.quality_metrics import (
     SectionAccuracy,
 )
 from data.run_layout import QUALITY, read_record
+from data.stage_metrics import AnnotationMetrics
+from jobs.pipelines.annotation import raters_of
 from jobs.reporting.blocks import Block, Figure, Gallery, Part
 from jobs.reporting.figures import as_svg
 from jobs.reporting.figures_training import histogram, reliability
@@ -37,13 +39,15 @@ def _annotation(run: Run) -> Part | None:
     after = spreads(run.folder("annotated") / "rows", "predicted", run.schema)
     if not after:
         return None
+    raters = raters_of(run)
     figures: list[Figure] = []
     rows: list[list[Cell]] = []
     for attribute in run.schema.attributes:
         none = Spread((0,) * (attribute.high - attribute.low + 1), None)
         pair = before.get(attribute.name, none), after.get(attribute.name, none)
         figures.append(as_svg(histogram(attribute, pair[0].counts, pair[1].counts)))
-        for who, found in zip(("people", "predictor"), pair, strict=True):
+        rated_by = raters.get(attribute.name, "predictor")
+        for who, found in zip(("people", rated_by), pair, strict=True):
             rows.append([attribute.name, who, sum(found.counts), found.mean, " ".join(f"{n:,}" for n in found.counts)])
     about = (
         "People rate few answers; the predictor rates all of them, and the model learns from those labels. "
@@ -57,7 +61,22 @@ def _annotation(run: Run) -> Part | None:
         )
     columns = ["attribute", "rated by", "answers", "mean", "answers at each value"]
     table = Table("Answers at each value, low to high", columns, rows, folded=True)
-    return Part("annotation", "Labels before and after annotation", about, [Gallery(figures), table])
+    return Part("annotation", "Labels before and after annotation", about, [Gallery(figures), table, *_raters(run)])
+
+
+def _raters(run: Run) -> Iterator[Table]:
+    """How far raters beside the predictor agree with people, and what they failed."""
+    annotated = run.metrics("annotated", AnnotationMetrics)
+    if annotated is None or not annotated.agreement:
+        return
+    rows: list[list[Cell]] = [
+        [name, who, found.given, found.num_failed, found.rated_by_people, found.pearson, found.mean_absolute_gap]
+        for name in run.schema.names
+        for who, of in annotated.agreement.items()
+        if (found := of.get(name))
+    ]
+    columns = ["attribute", "rater", "rated", "failed", "by people too", "correlation", "mean gap"]
+    yield Table("The raters beside people; the predictor may have learned from these ratings", columns, rows)
 
 
 def _quality(schema: AttributeSchema, quality: PredictorQuality) -> Part:

@@ -1,0 +1,61 @@
+"""What a run makes of its raters' agreement with people: the scale of its labels, and a table of the report."""
+
+from pathlib import Path
+
+import pytest
+from support.finished_run import finished
+from support.manifests import finish
+
+from data.rater_metrics import RaterMetrics
+from data.stage_metrics import AnnotationMetrics
+from jobs.pipelines.annotation import calibration, endpoint_rater
+from jobs.reporting.sections_predictor import predictor_parts
+from jobs.reporting.tables import Table
+from jobs.runner.stage import Run
+
+JUDGE = "{kind: judge, judge: {model: strict}, attributes: {humor: Jokes., helpfulness: ''}}"
+RATERS = f"annotate.raters=[{JUDGE}, {{kind: predictor, attributes: [humor]}}]"
+ALONE = RaterMetrics(given=20, rated_by_people=20, pearson=0.7, mean_absolute_gap=0.8, scale=1.5, shift=-1.0)
+MERGED = RaterMetrics(given=20, rated_by_people=20, pearson=0.9, mean_absolute_gap=0.4, scale=2.0, shift=-0.5)
+FAILED = RaterMetrics(given=18, failed={"503": 1, "unreadable": 1}, rated_by_people=18, pearson=0.8)
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    found = finished(tmp_path, RATERS)
+    before = found.metrics("annotated", AnnotationMetrics)
+    assert before is not None
+    agreement = {
+        "judge: strict": {"humor": FAILED, "helpfulness": ALONE},
+        "predictor": {"humor": ALONE, "toxicity": ALONE},
+        "merged": {"humor": MERGED},
+    }
+    finish(found.root, "annotated", before.model_copy(update={"agreement": agreement}))
+    return found
+
+
+def test_values_of_others_get_the_spread_of_people_s_where_they_become_labels(run: Run) -> None:
+    as_label = calibration(run)
+    assert as_label({"humor": 2.0, "helpfulness": 2.0, "toxicity": 2.0}) == {
+        "humor": 3.5,  # merged: 2 * 2 - 0.5
+        "helpfulness": 2.0,  # the judge's alone: 1.5 * 2 - 1
+        "toxicity": 2.0,  # the predictor's, as its own held-out rows say
+    }
+    assert endpoint_rater(run).elsewhere == {
+        "humor": "mean of judge: strict and predictor",
+        "helpfulness": "judge: strict",
+    }
+
+
+def test_the_report_shows_each_rater_beside_people(run: Run) -> None:
+    (part,) = [part for part in predictor_parts(run) if part and part.name == "annotation"]
+    tables = [block for block in part.blocks if isinstance(block, Table)]
+    (table,) = [table for table in tables if "correlation" in table.columns]
+    assert list(table.rows) == [
+        ["helpfulness", "judge: strict", 20, 0, 20, 0.7, 0.8],
+        ["humor", "judge: strict", 18, 2, 18, 0.8, None],
+        ["humor", "predictor", 20, 0, 20, 0.7, 0.8],
+        ["humor", "merged", 20, 0, 20, 0.9, 0.4],
+        ["toxicity", "predictor", 20, 0, 20, 0.7, 0.8],
+    ]
+    assert {row[1] for row in tables[0].rows if row[0] == "helpfulness"} == {"people", "judge: strict"}
