@@ -79,7 +79,7 @@ def test_others_rate_beside_the_predictor_and_a_judge_that_was_down_is_asked_for
     with serving() as judge:
         judge.behave = _until(40, judge)
         run = ready(str(tmp_path), tiny_predictor, *SIZES, RATERS.replace("URL", judge.url))
-        with pytest.raises(StageError, match=r"judge: strict failed to rate helpfulness in .*unusable: .*max_failed"):
+        with pytest.raises(StageError, match=r"judge: strict failed to rate .*unusable: .*max_failed"):
             perform(run, STAGE)
         judge.behave = _until(10**6, judge)
         metrics = metrics_of(perform(run, STAGE), AnnotationMetrics)

@@ -2,16 +2,21 @@
 
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 from support.finished_run import finished
 from support.manifests import finish
 
-from data.rater_metrics import RaterMetrics
+from data.counters import Counters, with_counters
+from data.rater_metrics import AGAIN, RaterMetrics
+from data.shards import Output, write_part
 from data.stage_metrics import AnnotationMetrics
-from jobs.pipelines.annotation import calibration, endpoint_rater
+from data.storage import Storage
+from jobs.pipelines.annotation import calibration, drop_failed_parts, endpoint_rater, rater_report
+from jobs.pipelines.map_rows import write_table
 from jobs.reporting.sections_predictor import predictor_parts
 from jobs.reporting.tables import Table
-from jobs.runner.stage import Run
+from jobs.runner.stage import Run, StageError
 
 JUDGE = "{kind: judge, judge: {model: strict}, attributes: {humor: Jokes., helpfulness: ''}}"
 RATERS = f"annotate.raters=[{JUDGE}, {{kind: predictor, attributes: [humor]}}]"
@@ -59,3 +64,26 @@ def test_the_report_shows_each_rater_beside_people(run: Run) -> None:
         ["toxicity", "predictor", 20, 0, 20, 0.7, 0.8],
     ]
     assert {row[1] for row in tables[0].rows if row[0] == "helpfulness"} == {"people", "judge: strict"}
+
+
+def counted(failed: int, given: int) -> Counters:
+    return {"rater/0/humor/given": given, "rater/0/humor/failed/503": failed}
+
+
+def test_too_many_failures_end_the_stage_and_fewer_are_logged(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    told = "annotate: judge: strict failed to rate humor in 5 of 100 answers (503: 5)"
+    found = rater_report(run, "annotate", counted(5, 95))
+    assert told in capsys.readouterr().out
+    assert set(found) == {"raters", "agreement"}
+    with pytest.raises(StageError, match=r"failed to rate humor in 6 of 100 answers .*max_failed allows 5.0%"):
+        rater_report(run, "annotate", counted(6, 94))
+
+
+def test_parts_with_failures_that_may_pass_are_made_again(tmp_path: Path) -> None:
+    table = pa.table({"id": ["a"]})
+    sources, output = Storage(str(tmp_path / "in")), Output(str(tmp_path / "out"), "f")
+    for name, again in (("one.parquet", 0), ("two.parquet", 2), ("three.parquet", 0)):
+        write_table(table, sources, name)
+        write_part(name, [table], with_counters(table, {AGAIN: again}).schema, output)
+    drop_failed_parts([sources], output)
+    assert sorted(output.parts.names(".parquet")) == ["one.parquet", "three.parquet"]

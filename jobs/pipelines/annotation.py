@@ -6,6 +6,7 @@ Shared by every stage that rates answers or trains on predicted values.
 from actors.scoring.annotator import Annotator
 from actors.scoring.panel import OtherRaters
 from data.calibration import Calibration
+from data.counters import Counters
 from data.label_spread import label_spread, text_rater
 from data.rater_metrics import AGAIN, MERGED, VALUED, agreement_lines, rater_metrics
 from data.run_layout import TEXT_RATER, read_record, write_record
@@ -29,7 +30,7 @@ def annotate(run: Run, what: str, sources: list[Storage], target: Storage, finge
         drop_failed_parts(sources, Output(target.uri, fingerprint))
     done = map_rows(what, sources, Annotator, arguments, pool, target, fingerprint, "annotate.pool")
     found = summary(done, run.schema.names, audit(what, sources, target, fingerprint))
-    return found.model_copy(update=_of_raters(run, what, done)) if run.preset.annotate.raters else found
+    return found.model_copy(update=rater_report(run, what, done.counters)) if run.preset.annotate.raters else found
 
 
 def drop_failed_parts(sources: list[Storage], output: Output) -> None:
@@ -38,23 +39,21 @@ def drop_failed_parts(sources: list[Storage], output: Output) -> None:
     output.parts.remove_files([part for part, counters in found.items() if counters.get(AGAIN)])
 
 
-def _of_raters(run: Run, what: str, done: Pass) -> dict[str, object]:
-    """What the manifest says of the raters. Raises StageError if one of them failed too often."""
-    agreement = rater_metrics(done.counters, run.preset.roster)
-    for who, of in agreement.items():
-        for name, found in of.items():
-            if not found.num_failed:
-                continue
-            reasons = ", ".join(f"{reason}: {num:,}" for reason, num in sorted(found.failed.items()))
-            share = found.num_failed / (found.given + found.num_failed)
-            sentence = f"{what}: {who} failed to rate {name} in {found.num_failed:,} answers of "
-            sentence += f"{found.given + found.num_failed:,} ({reasons})"
-            log(sentence)
-            if share > run.preset.annotate.max_failed:
-                raise StageError(
-                    f"{sentence}; annotate.max_failed allows {run.preset.annotate.max_failed:.1%}. What is rated is "
-                    "kept: the same command asks again for what failed; or raise annotate.max_failed"
-                )
+def rater_report(run: Run, what: str, counters: Counters) -> dict[str, object]:
+    """What the manifest says of the raters; their failures are logged. Raises StageError for too many of one rater."""
+    agreement, allowed = rater_metrics(counters, run.preset.roster), run.preset.annotate.max_failed
+    for who, name, found in ((who, name, found) for who, of in agreement.items() for name, found in of.items()):
+        if not found.num_failed:
+            continue
+        wanted = found.given + found.num_failed
+        reasons = ", ".join(f"{reason}: {num:,}" for reason, num in sorted(found.failed.items()))
+        sentence = f"{what}: {who} failed to rate {name} in {found.num_failed:,} of {wanted:,} answers ({reasons})"
+        if found.num_failed > allowed * wanted:
+            raise StageError(
+                f"{sentence}; annotate.max_failed allows {allowed:.1%}. What is rated is kept: the same command asks "
+                "again where another reply may come; or raise annotate.max_failed"
+            )
+        log(sentence)
     for line in agreement_lines(agreement):
         log(f"{what}: {line}")
     return {"raters": raters_of(run), "agreement": agreement}
