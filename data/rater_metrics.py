@@ -105,8 +105,9 @@ def agreement_lines(metrics: Mapping[str, Mapping[str, RaterMetrics]]) -> list[s
     lines = []
     for name, together in metrics.get(MERGED, {}).items():
         alone = {who: of[name].pearson for who, of in metrics.items() if who != MERGED and name in of}
-        shown = ", ".join(f"{who} {'none' if r is None else f'{r:.2f}'}" for who, r in alone.items())
-        line = f"{name}: correlation with people's values: merged {together.pearson}, {shown}"
+        every = {MERGED: together.pearson} | alone
+        shown = ", ".join(f"{who} {'none' if r is None else f'{r:.2f}'}" for who, r in every.items())
+        line = f"{name}: correlation with people's values: {shown}"
         best = max((r for r in alone.values() if r is not None), default=None)
         if best is not None and together.pearson is not None and together.pearson < best:
             line += "; merged agrees less with people than the best of them alone"
