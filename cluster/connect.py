@@ -115,6 +115,7 @@ def _start(num_cpus: int | None, object_store_bytes: int | None, dashboard: bool
             num_cpus=num_cpus,
             object_store_memory=object_store_bytes,
             include_dashboard=dashboard,
+            dashboard_port=None if dashboard else _unused_port(),
             logging_level="WARNING",
             runtime_env={"env_vars": worker_environment(), "worker_process_setup_hook": SETUP_HOOK},
         )
@@ -126,6 +127,17 @@ def _start(num_cpus: int | None, object_store_bytes: int | None, dashboard: bool
             "again when it is quieter, or set RAY_ADDRESS to a Ray that runs"
         ) from error
     return str(context.address_info["webui_url"] or "")
+
+
+def _unused_port() -> int:
+    """For a Ray without a dashboard, which names the port of one all the same.
+
+    It would name 8265. Ray Train, which asks there whether its controller lives, would ask the dashboard of another Ray
+    on this machine, hear that there is no such controller, and end the training.
+    """
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
 
 
 def make_token_private() -> None:

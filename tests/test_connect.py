@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 import ray
+import ray.experimental.internal_kv
+from ray._private import ray_constants
 
 from cluster.connect import NOT_IN_TIME, REPOSITORY, NotStarted, connect, make_token_private, worker_environment
 
@@ -83,6 +85,15 @@ def test_an_actor_of_an_actor_names_its_own_ray_where_there_are_several(ray_clus
     kind = Cleaner.__ray_metadata__.modified_class
     assert ray.get(Controller.remote().found.remote(kind)) == ray.get_runtime_context().gcs_address
     assert os.environ.get("RAY_ADDRESS", "") != ray.get_runtime_context().gcs_address, "the driver's children start own"
+
+
+@pytest.mark.ray
+@pytest.mark.case("28-two-rays")
+def test_a_ray_without_a_dashboard_does_not_name_the_one_of_another(ray_cluster) -> None:
+    """Ray Train asks there whether its controller lives, and another Ray's answer ended a training."""
+    name, space = ray_constants.DASHBOARD_ADDRESS, ray_constants.KV_NAMESPACE_DASHBOARD
+    port = int(ray.experimental.internal_kv._internal_kv_get(name, namespace=space).rpartition(b":")[2])
+    assert port not in range(ray_constants.DEFAULT_DASHBOARD_PORT, ray_constants.DEFAULT_DASHBOARD_PORT + 100)
 
 
 @pytest.mark.ray
