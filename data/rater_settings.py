@@ -18,7 +18,19 @@ Names = Annotated[tuple[str, ...], Field(min_length=1)]
 DOTTED = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+")
 
 
-class PredictorRaterSettings(Record):
+class Named(Record):
+    """What a rater is called in rows, log and report."""
+
+    @property
+    def name(self) -> str:
+        raise NotImplementedError
+
+    def named_for(self, attribute: str) -> str:
+        """As the rater of this attribute."""
+        return self.name
+
+
+class PredictorRaterSettings(Named):
     """The run's predictor, beside other raters of the same attributes."""
 
     kind: Literal["predictor"]
@@ -32,11 +44,8 @@ class PredictorRaterSettings(Record):
     def name(self) -> str:
         return PREDICTOR
 
-    def named_for(self, attribute: str) -> str:
-        return PREDICTOR
 
-
-class TextRaterSettings(Record):
+class TextRaterSettings(Named):
     """Measures of the answer's text, for attributes that nobody rated."""
 
     kind: Literal["text"]
@@ -59,7 +68,7 @@ class TextRaterSettings(Record):
         return f"text: {self.attributes[attribute]}"
 
 
-class HfRaterSettings(Record):
+class HfRaterSettings(Named):
     """A reward model, regressor or classifier of others: anything that AutoModelForSequenceClassification loads."""
 
     kind: Literal["hf"]
@@ -87,9 +96,6 @@ class HfRaterSettings(Record):
     def name(self) -> str:
         return f"hf: {shown_uri(self.model)}"
 
-    def named_for(self, attribute: str) -> str:
-        return self.name
-
     @model_validator(mode="after")
     def _ranges(self) -> "HfRaterSettings":
         for attribute, (low, high) in self.range.items():
@@ -100,7 +106,7 @@ class HfRaterSettings(Record):
         return self
 
 
-class PythonRaterSettings(Record):
+class PythonRaterSettings(Named):
     """A function of yours."""
 
     kind: Literal["python"]
@@ -118,9 +124,6 @@ class PythonRaterSettings(Record):
     def name(self) -> str:
         return f"python: {self.function}"
 
-    def named_for(self, attribute: str) -> str:
-        return self.name
-
     @model_validator(mode="after")
     def _dotted(self) -> "PythonRaterSettings":
         if not DOTTED.fullmatch(self.function):
@@ -128,7 +131,7 @@ class PythonRaterSettings(Record):
         return self
 
 
-class JudgeRaterSettings(Record):
+class JudgeRaterSettings(Named):
     """A judge: a model that is told in words what to rate."""
 
     kind: Literal["judge"]
@@ -150,9 +153,6 @@ class JudgeRaterSettings(Record):
     @property
     def name(self) -> str:
         return f"judge: {self.judge.model}"
-
-    def named_for(self, attribute: str) -> str:
-        return self.name
 
     @model_validator(mode="after")
     def _askable(self) -> "JudgeRaterSettings":

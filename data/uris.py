@@ -34,6 +34,7 @@ ONE_SLASH = re.compile(rf"({'|'.join((*PACKAGES, *LOCAL, 'memory', 'ftp', 'hdfs'
 KEPT = (*BUCKETS, *LOCAL, "sftp", "ssh", "smb", "hdfs", "webdav", "oss", "oci")
 """Protocols to which a run or an export may be written."""
 CREDENTIAL = re.compile(r"(https?:/+)[^\s/@]{1,1024}@|(:/+)[^\s/@:]{0,256}:(?!\d{1,5}/)\S{0,1024}@", re.IGNORECASE)
+QUERY = re.compile(r"[?#][^/]*=")
 NETWORK = ("httpx", "httpx2", "httpcore", "requests", "aiohttp", "huggingface_hub")
 """Packages whose errors are those of a network or of a server, and no OSError."""
 
@@ -41,10 +42,11 @@ NETWORK = ("httpx", "httpx2", "httpcore", "requests", "aiohttp", "huggingface_hu
 def shown_uri(uri: str) -> str:
     """A URI as a message shows it: without a credential before its host, on one line, at most some 100 characters.
 
-    Its end stays, which names the file.
+    The end of a path stays, which names the file; that of a query goes, which may be a signature.
     """
     shown = CREDENTIAL.sub(lambda found: f"{found[1] or found[2]}...@", uri)
-    return printable(shown if len(shown) <= 100 else f"{shown[:45]}...{shown[-52:]}", 100)
+    cut = len(shown) > 100 and not QUERY.search(shown)
+    return printable(f"{shown[:45]}...{shown[-52:]}" if cut else shown, 100)
 
 
 def checked_uri(uri: str) -> str:

@@ -181,19 +181,24 @@ def test_actors_has_no_file_of_its_own_and_jobs_only_commands():
     ] == []
 
 
+def imported_with(modules: list[str], unwanted: set[str]) -> list[str]:
+    """Which `unwanted` packages a fresh process has imported after these modules."""
+    code = (
+        f"import importlib, sys\nfor m in {modules}: importlib.import_module(m)\n"
+        f"print(*sorted({unwanted} & sys.modules.keys()))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.split()
+
+
 def test_data_imports_without_torch_and_ray():
     modules = [
         f"data.{path.stem}"
         for path in FILES
         if path.parent == ROOT / "data" and path.relative_to(ROOT).as_posix() not in RAY_DATA_PIPELINES
     ]
-    code = (
-        f"import importlib, sys\nfor m in {modules}: importlib.import_module(m)\n"
-        f"print(*sorted({HEAVY | {'ray'}} & sys.modules.keys()))"
-    )
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.split() == []
+    assert imported_with(modules, HEAVY | {"ray"}) == []
 
 
 WITH_TORCH = {"jobs.pipelines.fit"}
@@ -208,10 +213,4 @@ def test_what_ray_tasks_import_is_free_of_torch():
         for path in (ROOT / "jobs" / package).glob("*.py")
     } - WITH_TORCH
     assert len(modules) > 40
-    code = (
-        f"import importlib, sys\nfor m in {sorted(modules)}: importlib.import_module(m)\n"
-        f"print(*sorted({HEAVY} & sys.modules.keys()))"
-    )
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.split() == []
+    assert imported_with(sorted(modules), HEAVY) == []

@@ -155,6 +155,8 @@ def test_two_colons_in_a_path_are_part_of_a_name(tmp_path: Path) -> None:
         ("hf://datasets/a/b@main/x", "hf://datasets/a/b@main/x"),
         ("abfss://container@account/x", "abfss://container@account/x"),
         ("s3://b/\x1b]0;x", "s3://b/\\x1b]0;x"),
+        (f"s3://b/{'a' * 99}/part-?.parquet", f"s3://b/{'a' * 38}...{'a' * 37}/part-?.parquet"),
+        (f"https://h/x?sig={'a' * 99}b", f"https://h/x?sig={'a' * 84}..."),
     ],
 )
 def test_a_message_shows_no_credential_and_no_escape(uri: str, shown: str) -> None:
