@@ -1,9 +1,10 @@
 """A Ray cluster for submitted jobs, with a token, in a process of its own.
 
-    python tests/support/job_cluster.py FOLDER        (RAY_AUTH_MODE and RAY_AUTH_TOKEN_PATH in the environment)
+    python tests/support/job_cluster.py        (RAY_TMPDIR, RAY_AUTH_MODE and RAY_AUTH_TOKEN_PATH in the environment)
 
-The head has no CPUs, as in ray_cluster.yaml; two workers have role labels. FOLDER is Ray's, for this cluster alone: in
-Ray's usual folder all clusters of a machine write one list of Prometheus targets.
+The head has no CPUs, as in ray_cluster.yaml; two workers have role labels. RAY_TMPDIR is for this cluster alone: in
+Ray's usual folder all clusters of a machine write one list of Prometheus targets, and one address of "the" cluster,
+which jobs are then given: a Ray that another test started last.
 
 It prints the addresses of the dashboard and of the cluster. Each line on stdin is a role: the worker node with this
 role is killed, and another like it starts. End of input ends the cluster.
@@ -43,13 +44,14 @@ class JobCluster:
 
     def __enter__(self) -> "JobCluster":
         # A short path: sockets lie in it, and their paths may have 107 characters.
-        self.ray_folder = Path(tempfile.mkdtemp(prefix="ray-"))
+        self._parent = Path(tempfile.mkdtemp(prefix="ray-"))
+        self.ray_folder = self._parent / "ray"
         self._process = subprocess.Popen(
-            [sys.executable, __file__, str(self.ray_folder)],
+            [sys.executable, __file__],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env=self.environ,
+            env=self.environ | {"RAY_TMPDIR": str(self._parent)},
         )
         self.dashboard, self.address = self._answer().split()
         return self
@@ -60,7 +62,7 @@ class JobCluster:
         assert self._process.stdin
         self._process.stdin.close()
         self._process.wait(60)
-        shutil.rmtree(self.ray_folder, ignore_errors=True)
+        shutil.rmtree(self._parent, ignore_errors=True)
 
     def replace(self, role: str) -> None:
         """Kill the node with this role and start another in its place."""
@@ -78,13 +80,10 @@ class JobCluster:
         return self._process.stdout.readline().strip()
 
 
-def main(ray_folder: str) -> None:
-    import ray._common.utils
+def main() -> None:
     from ray.cluster_utils import Cluster
 
-    # Ray writes the address of a cluster with a folder of its own into the common one, and does not create that.
-    os.makedirs(ray._common.utils.get_default_ray_temp_dir(), exist_ok=True)
-    every = {"object_store_memory": STORE_BYTES, "temp_dir": ray_folder}
+    every = {"object_store_memory": STORE_BYTES}
     head = {"num_cpus": 0, "include_dashboard": True, "dashboard_host": "127.0.0.1", "dashboard_port": 0}
     cluster = Cluster(initialize_head=True, head_node_args=head | every)
 
@@ -107,4 +106,4 @@ def main(ray_folder: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main()
