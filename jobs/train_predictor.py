@@ -29,7 +29,8 @@ from jobs.evaluation.held_out import ratings_in, write_held_out
 from jobs.evaluation.predictor_pairs import judge_pairs, store_pairs
 from jobs.evaluation.predictor_quality import quality
 from jobs.pipelines.annotation import annotator, score_rows, scoring_settings
-from jobs.pipelines.fit import example_spec, fit, require_sources
+from jobs.pipelines.fit import example_spec, fit
+from jobs.pipelines.source_weights import require_sources
 from jobs.pipelines.tokenize import Tokenizing
 from jobs.reporting.figures_training import draw_calibration, draw_collinearity, draw_losses
 from jobs.reporting.model_card import write_card
