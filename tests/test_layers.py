@@ -34,6 +34,7 @@ INSIDE = {
         "pipelines": {"runner", "judge_client"},
         "evaluation": {"runner", "pipelines"},
         "reporting": {"runner", "pipelines", "evaluation"},
+        "predictor_training": {"runner", "pipelines", "reporting"},
         "policy_training": {"runner", "pipelines", "evaluation", "reporting"},
         "ablation": {"runner", "pipelines", "evaluation", "reporting", "policy_training"},
         "judging": {"runner", "reporting", "judge_client"},
