@@ -11,7 +11,6 @@ import hashlib
 import tempfile
 from functools import partial
 
-from actors.modeling.untrained import save_as_policy
 from data.attributes import Values
 from data.benchmarks import Question, jsonl, read_questions
 from data.compared import compared_pair, shares
@@ -68,6 +67,8 @@ def stages(preset: Preset) -> list[Stage]:
 
 def _untrained(run: Run, folder: Storage) -> StageMetrics:
     """The base model as a policy: asked in words, and, where nothing is requested, with its own prompt alone."""
+    from actors.modeling.untrained import save_as_policy  # with torch
+
     with tempfile.TemporaryDirectory() as local:
         save_as_policy(base_uri(run), run.schema, local, "words")
         (folder / MODEL).upload(local)

@@ -10,10 +10,6 @@ from itertools import chain
 import pyarrow as pa
 
 from actors.modeling.gguf_file import gguf_file, is_gguf, license_of
-from actors.modeling.gguf_model import convert
-from actors.modeling.policy import PolicyTask
-from actors.modeling.tiny_llama import make_small_model
-from actors.training.examples import ConversationExamples, TextExamples
 from actors.training.settings import LearnerSettings
 from data.conversation import Conversation, from_table
 from data.examples import Split
@@ -22,7 +18,6 @@ from data.sources import read_texts
 from data.stage_metrics import BaseMetrics, TrainingMetrics
 from data.storage import Storage
 from data.template import surroundings
-from jobs.pipelines.fit import example_spec, fit
 from jobs.pipelines.map_rows import write_table
 from jobs.pipelines.tokenize import Tokenizing
 from jobs.reporting.figures_training import draw_losses
@@ -56,6 +51,8 @@ def prompt_words(run: Run) -> Iterator[str]:
 
 
 def work(run: Run, folder: Storage) -> BaseMetrics:
+    from actors.modeling.tiny_llama import make_small_model  # with torch
+
     base = run.preset.base
     if base.model:
         return _named(base.model, folder)
@@ -76,6 +73,8 @@ def work(run: Run, folder: Storage) -> BaseMetrics:
 
 def _named(model: str, folder: Storage) -> BaseMetrics:
     """The preset's own model; what is one GGUF file becomes a folder that every later stage can read."""
+    from actors.modeling.gguf_model import convert  # with torch
+
     if not is_gguf(model):
         log(f"base: {model}")
         return BaseMetrics(model=model, counts={})
@@ -94,6 +93,10 @@ def _pretrained(
 
     After conversations, a model only has to learn the meaning of the labels.
     """
+    from actors.modeling.policy import PolicyTask  # all with torch
+    from actors.training.examples import ConversationExamples, TextExamples
+    from jobs.pipelines.fit import example_spec, fit
+
     what, task = "base: pre-training", PolicyTask(start, run.schema, run.preset.template)
     rows, from_texts = run.folder("rows") / "rows", bool(run.preset.base.texts)
     if from_texts:

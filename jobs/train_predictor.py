@@ -7,17 +7,10 @@ Its metrics on held-out rows, beside baselines, are next to the weights: `qualit
 """
 
 from collections.abc import Collection, Mapping
-from dataclasses import replace
 
-from actors.modeling.model_folder import load_config, new_format, text_folder
-from actors.modeling.regressor import PredictorTask, require_language_model
-from actors.modeling.train_task import TrainTask
-from actors.modeling.warmup import AnswerFeatures, WarmupTask, require_decoder
-from actors.training.examples import ConversationExamples, PredictorExamples
-from actors.training.settings import LearnerSettings
 from data.attributes import AttributeSchema
-from data.examples import LABEL, Example, Split, buckets_for
-from data.loader import Corpus, counts, named_counts, some
+from data.examples import LABEL, Split, buckets_for
+from data.loader import named_counts
 from data.quality_metrics import PredictorQuality
 from data.ratings import Ratings, joined
 from data.run_layout import QUALITY, write_record
@@ -29,22 +22,19 @@ from jobs.evaluation.held_out import ratings_in, write_held_out
 from jobs.evaluation.predictor_pairs import judge_pairs, store_pairs
 from jobs.evaluation.predictor_quality import quality
 from jobs.pipelines.annotation import annotator, score_rows, scoring_settings
-from jobs.pipelines.fit import example_spec, fit, require_sources
-from jobs.pipelines.tokenize import Tokenizing
-from jobs.reporting.figures_training import draw_calibration, draw_collinearity, draw_losses
+from jobs.pipelines.source_weights import require_sources
+from jobs.reporting.figures_training import draw_calibration, draw_collinearity
 from jobs.reporting.model_card import write_card
 from jobs.reporting.sections_predictor import pair_lines, quality_lines
 from jobs.runner.cli import main
 from jobs.runner.preset import Preset
 from jobs.runner.stage import Run, Stage, StageError, fingerprint_of, log
-from jobs.runner.start_models import backbone_uri
-
-MOMENTS_EXAMPLES = 500
-"""Examples for the mean and spread of the counts."""
 
 
 def work(run: Run, folder: Storage) -> PredictorMetrics:
     """Train; measure the predictor on held-out answers and on pairs of which people preferred one."""
+    from jobs.predictor_training.fits import examples  # with torch
+
     require_sources("predictor.source_weights", run.preset.predictor.source_weights, run)
     pairs = store_pairs(run, folder / "pairs", run.preset.predictor.pairs)
     found = examples(run, folder / "examples", fingerprint_of(folder))
@@ -74,18 +64,16 @@ def train(run: Run, folder: Storage) -> tuple[TrainingMetrics, Ratings]:
     Without folds: the answers of one bucket of groups. With folds: all answers, each scored by a predictor trained
     without its bucket; the final predictor trains on every group (but those that pick its best step).
     """
+    from jobs.predictor_training.fits import backbone, fit_predictor, predictor_task  # with torch
+
     settings, buckets = run.preset.predictor, num_buckets(run)
-    task = predictor_task(run, _backbone(run, folder), folder / "examples")
+    task = predictor_task(run, backbone(run, folder), folder / "examples")
     # The best step is picked on groups of its own: picked on the answers of the metrics, it would flatter them.
     validation_buckets = buckets_for(settings.validation_share) if settings.learner.validate_every else 0
 
     def fitted(what: str, output: Storage, buckets: int, held_out: int) -> TrainingMetrics:
         split = Split(buckets, held_out, validation_buckets)
-        if settings.heads is None:
-            return fit_and_draw(
-                run, what, task, settings.learner, folder / "examples", output, split, settings.source_weights
-            )
-        return with_heads(run, what, task, folder, output, split)
+        return fit_predictor(run, what, task, folder, output, split)
 
     scored: list[Ratings] = []
     for fold in range(settings.folds):
@@ -97,108 +85,9 @@ def train(run: Run, folder: Storage) -> tuple[TrainingMetrics, Ratings]:
     return final, joined(scored, len(run.schema.names))
 
 
-def _backbone(run: Run, folder: Storage) -> str:
-    warmup = run.preset.predictor.warmup
-    return warmed_up(run, warmup, folder / "warmup", fingerprint_of(folder)) if warmup else backbone_uri(run)
-
-
-def with_heads(
-    run: Run, what: str, task: PredictorTask, folder: Storage, output: Storage, split: Split
-) -> TrainingMetrics:
-    """Heads on several layers, fitted to the frozen backbone, whose features all fits share; with epochs trained."""
-    settings, tunes = run.preset.predictor, run.preset.predictor.learner.epochs > 0
-    target = output / "heads" if tunes else output
-    frozen: dict[str, object] = {"epochs": 0, "lora": None, "validate_every": 0, "patience": 0}
-    # What is trained afterwards starts from the very weights that the heads were fitted to.
-    frozen |= {"export": "float32"} if tunes else {}
-    learner, examples, weights = (
-        settings.learner.model_copy(update=frozen),
-        folder / "examples",
-        settings.source_weights,
-    )
-    name = f"{what}: heads" if tunes else what
-    fits = Corpus.of(examples)
-    metrics = fit(name, task, learner, fits, target, split, weights, run.preset.tracking, features=folder / "features")
-    if not tunes:
-        return metrics
-    start = replace(task, base=(target / "model").uri, layer_heads=None)
-    trained = fit_and_draw(run, what, start, settings.learner, examples, output, split, weights)
-    return trained.model_copy(update={"heads": metrics.heads})
-
-
-def fit_and_draw(
-    run: Run,
-    what: str,
-    task: TrainTask,
-    learner: LearnerSettings,
-    examples: Storage,
-    output: Storage,
-    split: Split,
-    weights: Mapping[str, float] | None = None,
-) -> TrainingMetrics:
-    """Train `task` on the `examples`; the model and the picture of its losses go to `output`. `weights`: see `fit`."""
-    training = fit(what, task, learner, Corpus.of(examples), output, split, weights, run.preset.tracking)
-    draw_losses({what: training}, output / "loss.png")
-    return training
-
-
-def predictor_task(run: Run, backbone: str, examples: Storage) -> PredictorTask:
-    """The task of the training: the ratings, and with `lm_loss_weight` a language model's losses, too."""
-    settings, format = run.preset.predictor, (run.schema, run.preset.template)
-    task = PredictorTask(backbone, *format, settings.attribute_weights, settings.loss, settings.ridge_init)
-    if settings.heads:
-        return replace(task, layer_heads=settings.heads)
-    if not settings.lm_loss_weight:
-        return task
-    require_language_model(load_config(text_folder(backbone)))
-    sampled = some(examples, MOMENTS_EXAMPLES)
-    # The learner's mean is over labels, the language model's over tokens of answers.
-    labels_per_token = sum(map(task.target_weight, sampled)) / sum(int(e.trained_T.sum()) for e in sampled)
-    weight = settings.lm_loss_weight * labels_per_token
-    return replace(task, token_weight=weight, answer_features=answer_features(run, backbone, sampled))
-
-
-def answer_features(run: Run, base: str, examples: list[Example]) -> AnswerFeatures:
-    """How the answers look to the tokenizer of `base`."""
-    return AnswerFeatures.of(new_format(text_folder(base), run.schema, run.preset.template).tokenizer, examples)
-
-
-def warmed_up(run: Run, learner: LearnerSettings, folder: Storage, fingerprint: str) -> str:
-    """Train the backbone on all answers, without ratings; returns its URI."""
-    spec = example_spec(run, learner, backbone_uri(run))
-    require_decoder(load_config(text_folder(spec.base)))
-    rows, arguments = [run.folder("rows") / "rows"], {"spec": spec, "answers_only": True}
-    Tokenizing("predictor: warm-up", rows, ConversationExamples, arguments, folder / "examples", fingerprint).all()
-    found = counts(folder / "examples")
-    if not found["examples"]:
-        raise StageError(
-            f"no conversation to warm up on ({found}); "
-            "raise predictor.warmup.max_tokens or set predictor.warmup to null"
-        )
-    features = answer_features(run, spec.base, some(folder / "examples", MOMENTS_EXAMPLES))
-    task = WarmupTask(spec.base, run.schema, run.preset.template, features)
-    split = Split(buckets_for(learner.validate_every and run.preset.predictor.validation_share))
-    fit_and_draw(run, "predictor: warm-up", task, learner, folder / "examples", folder, split)
-    return (folder / "model").uri
-
-
 def num_buckets(run: Run) -> int:
     """The number of buckets of groups of which one is held out; 0 = hold out nothing."""
     return run.preset.predictor.folds or buckets_for(run.preset.predictor.validation_share)
-
-
-def examples(run: Run, folder: Storage, fingerprint: str) -> dict[str, int]:
-    """Tokenize the rated conversations; returns their counts. Raises StageError if there are none."""
-    rows = run.folder("rows") / "rows"
-    arguments = {"spec": example_spec(run, run.preset.predictor.learner, backbone_uri(run))}
-    Tokenizing("predictor", [rows], PredictorExamples, arguments, folder, fingerprint).all()
-    found = counts(folder)
-    if not found["examples"]:
-        names = ", ".join(run.schema.names)
-        raise StageError(
-            f"no rated conversation to learn from ({found}); rows.sources needs rows with ratings of {names}"
-        )
-    return found
 
 
 def label_counts(folder: Storage, schema: AttributeSchema) -> dict[str, dict[str, int]]:

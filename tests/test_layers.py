@@ -34,6 +34,7 @@ INSIDE = {
         "pipelines": {"runner", "judge_client"},
         "evaluation": {"runner", "pipelines"},
         "reporting": {"runner", "pipelines", "evaluation"},
+        "predictor_training": {"runner", "pipelines", "reporting"},
         "policy_training": {"runner", "pipelines", "evaluation", "reporting"},
         "ablation": {"runner", "pipelines", "evaluation", "reporting", "policy_training"},
         "judging": {"runner", "reporting", "judge_client"},
@@ -201,16 +202,43 @@ def test_data_imports_without_torch_and_ray():
     assert imported_with(modules, HEAVY | {"ray"}) == []
 
 
-WITH_TORCH = {"jobs.pipelines.fit"}
-"""Only drivers of a training import it."""
+ON_THE_WAY = ("bench", "gpu_checks", "planning")
+"""Packages of commands that measure or plan with models from their first line on."""
+WITH_TORCH = {
+    *("jobs.pipelines.fit", "jobs.predictor_training.fits"),  # drivers of a training
+    *(f"jobs.runner.{name}" for name in ("auto_fit", "estimate", "plan", "shapes")),  # a plan, or the start of a run
+    *("jobs.gpu_bench", "jobs.gpu_smoke", "jobs.plan_scale"),
+}
+"""Modules that functions import when they come to a model."""
 
 
-def test_what_ray_tasks_import_is_free_of_torch():
-    """A task imports the module of its function: with torch and transformers each worker process starts 6 s later."""
+def test_commands_and_what_ray_tasks_import_are_free_of_torch():
+    """With torch and transformers `--help`, and each worker process, starts 6 s later: a task imports the module of
+    its function."""
     modules = {
         ".".join(path.relative_to(ROOT).with_suffix("").parts)
-        for package in ("pipelines", "evaluation", "reporting", "diffing")
-        for path in (ROOT / "jobs" / package).glob("*.py")
-    } - WITH_TORCH
-    assert len(modules) > 40
-    assert imported_with(sorted(modules), HEAVY) == []
+        for path in FILES
+        if path.relative_to(ROOT).parts[0] == "jobs" and path.relative_to(ROOT).parts[1] not in ON_THE_WAY
+    }
+    assert modules > WITH_TORCH
+    assert imported_with(sorted(modules - WITH_TORCH), HEAVY) == []
+
+
+RUN = """
+import contextlib, runpy, sys
+for words in (["--help"], ["jobs/presets/demo.yaml", "wrong.key=1"], ["jobs/presets/demo.yaml", "--needs"]):
+    sys.argv = ["jobs.run", *words]
+    with contextlib.suppress(SystemExit):
+        runpy.run_module("jobs.run", run_name="__main__", alter_sys=True)
+print("imported:", *sorted(set(%r) & sys.modules.keys()))
+"""
+
+
+def test_a_command_that_starts_nothing_runs_without_torch():
+    command = [sys.executable, "-c", RUN % sorted(HEAVY)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert "usage: python -m jobs.run PRESET.yaml" in done.stdout
+    assert "unknown key wrong" in done.stderr
+    *_, needs, imported = done.stdout.splitlines()
+    assert "policy.learner" in needs
+    assert imported == "imported:"

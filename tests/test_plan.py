@@ -19,7 +19,6 @@ from data.record import Record
 from data.storage import Storage
 from jobs.pipelines.map_rows import write_table
 from jobs.run import stages
-from jobs.runner.auto_fit import learners
 from jobs.runner.cli import main
 from jobs.runner.estimate import estimate
 from jobs.runner.inputs import refuse_what_is_not_there
@@ -27,6 +26,7 @@ from jobs.runner.plan import plan_lines, refuse_what_cannot_fit
 from jobs.runner.preset import Preset
 from jobs.runner.shapes import Shapes
 from jobs.runner.stage import Run, StageError
+from jobs.runner.trainings import learners
 from serve.settings import ServeSettings
 from tests.support.llama_shapes import LLAMA_8B
 

@@ -15,8 +15,8 @@ from actors.training.settings import LearnerSettings, deepspeed_config
 from actors.training.train_state import TrainState
 from cluster.settings.load import load
 from jobs.bench.bf16 import bf16_side
-from jobs.runner.plan import learners
 from jobs.runner.preset import Preset
+from jobs.runner.trainings import learners
 
 ROOT = Path(__file__).resolve().parent.parent
 ZEN3 = {FULL: 1 / 108, HALF: 1 / 0.76}

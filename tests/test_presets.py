@@ -10,10 +10,11 @@ from actors.training.memory import GIB, device_bytes, training_memory
 from cluster.preflight import ClusterNode
 from cluster.settings.load import load
 from jobs.runner.needs import needs
-from jobs.runner.plan import learners, refuse_what_cannot_fit
+from jobs.runner.plan import refuse_what_cannot_fit
 from jobs.runner.preset import Preset
 from jobs.runner.shapes import Shapes
 from jobs.runner.stage import Run
+from jobs.runner.trainings import learners
 
 ROOT = Path(__file__).resolve().parent.parent
 PRESETS = ROOT / "jobs" / "presets"

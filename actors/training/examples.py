@@ -18,6 +18,7 @@ from actors.modeling.model_folder import load_config, new_format, text_folder
 from actors.modeling.regressor import in_range
 from actors.modeling.settings import TemplateKind
 from actors.modeling.tokenizer import encoder
+from actors.training.chosen_labels import chosen
 from actors.training.settings import LabelSource
 from data.attributes import AttributeSchema, Values
 from data.calibration import Calibration
@@ -192,20 +193,6 @@ class PolicyExamples(_ConversationMaker):
             return values
         kept = rng.sample(sorted(values), rng.randrange(len(values)))
         return {name: value for name, value in values.items() if name in kept}
-
-
-def chosen(row: Conversation, labels: LabelSource, calibration: Calibration) -> tuple[Values, ...]:
-    """The values each answer is conditioned on, predicted ones calibrated; "human_else_predicted" is per attribute.
-
-    "none" = plain fine-tuning, no label lines. A policy's samples have predicted values only, which always count.
-    """
-    if labels == "none":
-        return ({},) * row.num_answers
-    human = row.human or ({},) * row.num_answers
-    predicted = tuple(calibration(v) for v in row.predicted or ({},) * row.num_answers)
-    if labels == "human_else_predicted":
-        return tuple({**p, **h} for p, h in zip(predicted, human, strict=True))
-    return tuple(human if labels == "human" and not any(row.requested) else predicted)
 
 
 class ConversationExamples(_ConversationMaker):

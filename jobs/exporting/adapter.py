@@ -8,9 +8,7 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from actors.modeling.adapter import write_adapter
 from actors.modeling.gguf_file import is_gguf, license_of
-from actors.modeling.model_folder import local_folder
 from cluster.masking import masked
 from data.adapter_layout import AdapterRecord
 from data.run_layout import COMPARE, TRAINING, read_record
@@ -45,6 +43,9 @@ class WantedAdapter:
 def write_adapter_folder(run: Run, wanted: WantedAdapter, folder: Storage) -> Metrics:
     """Fill `folder`; returns counts. Raises StageError if a stage is not finished, UserError if the models are more
     than adapters and heads."""
+    from actors.modeling.adapter import write_adapter  # both with torch
+    from actors.modeling.model_folder import local_folder
+
     base = run.preset.base.model
     if base is None:
         raise StageError(

@@ -9,8 +9,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from actors.modeling.model_folder import load_format, text_folder
-from actors.modeling.policy import PolicyText
 from actors.training.settings import LearnerSettings
 from data.run_layout import TRAINING, read_record
 from data.stage_metrics import TrainingMetrics
@@ -39,6 +37,9 @@ class WantedModel:
 def write_model(run: Run, wanted: WantedModel, folder: Storage) -> Metrics:
     """Fill `folder`; returns counts. Raises StageError if the stage is not finished, UserError if it holds no model
     of ours."""
+    from actors.modeling.model_folder import load_format, text_folder  # both with torch
+    from actors.modeling.policy import PolicyText
+
     stage = stage_of(run, wanted.kind, wanted.round)
     model = run.folder(stage) / "model"
     names = [name for name in model.names() if name not in (CARD, GENERATION)]

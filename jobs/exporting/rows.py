@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from actors.training.examples import chosen
+from actors.training.chosen_labels import chosen
 from data.attributes import Values
 from data.calibration import Calibration
 from data.conversation import Conversation, from_table

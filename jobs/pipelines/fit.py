@@ -6,7 +6,7 @@ import os
 import re
 import signal
 import threading
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -28,13 +28,12 @@ from actors.training.trainer import Assignment
 from actors.training.worker import USER_ERROR, train_worker, worker_config
 from cluster.elastic_workers import LabeledElasticPolicy
 from cluster.process_group import OwnAddressConfig
-from cluster.settings.errors import did_you_mean
 from data.examples import Split
 from data.label_use import LabelProbe
-from data.loader import Corpus, DataLoader, sources
+from data.loader import Corpus, DataLoader
 from data.printable import printable
 from data.run_layout import TRAINING, read_record
-from data.stage_metrics import RowsMetrics, TrainingMetrics
+from data.stage_metrics import TrainingMetrics
 from data.storage import Storage
 from data.template import Unrenderable
 from jobs.pipelines.failure import reason_of
@@ -62,19 +61,6 @@ def example_spec(run: Run, learner: LearnerSettings, base: str | None = None) ->
     except Unrenderable as error:
         raise StageError(f"base.model {printable(spec.base, 120)}: {error}") from None
     return spec
-
-
-def require_sources(setting: str, weights: Mapping[str, float], run: Run, others: Collection[str] = ()) -> None:
-    """Raise StageError, with the nearest name, for a weight of a source that neither the rows nor `others` have."""
-    rows = run.metrics("rows", RowsMetrics) if weights else None
-    # Version 0.2 counted by the names in the preset, which rows of ours and of the synthetic world do not have.
-    known = sorted({*(rows.sources or sources(run.folder("rows") / "rows")), *others}) if rows else []
-    for name in weights:
-        if name not in known:
-            raise StageError(
-                f"{setting} has {name!r}, but no row has this source{did_you_mean(name, known)}; "
-                f"the sources are {', '.join(known)}"
-            )
 
 
 def fit(

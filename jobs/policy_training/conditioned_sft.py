@@ -5,8 +5,6 @@ Shared by stage `policy`, the bootstrap rounds and the ablation.
 
 from typing import Any
 
-from actors.modeling.policy import PolicyTask
-from actors.training.examples import PolicyExamples
 from actors.training.settings import LearnerSettings
 from data.calibration import Calibration
 from data.examples import Split, buckets_for
@@ -14,7 +12,6 @@ from data.loader import counts
 from data.stage_metrics import PolicyMetrics
 from data.storage import Storage
 from jobs.pipelines.annotation import calibration, endpoint_rater
-from jobs.pipelines.fit import example_spec, fit
 from jobs.pipelines.tokenize import Tokenizing
 from jobs.policy_training.label_probes import label_probes, log_label_use
 from jobs.reporting.figures_training import draw_losses
@@ -26,6 +23,10 @@ def train_policy(
     run: Run, what: str, rows: list[Storage], start: str, learner: LearnerSettings, folder: Storage
 ) -> PolicyMetrics:
     """Conditioned SFT on `rows`, from the weights at `start`, into the stage's `folder`."""
+    from actors.modeling.policy import PolicyTask  # all with torch: a command that trains nothing starts without
+    from actors.training.examples import PolicyExamples
+    from jobs.pipelines.fit import example_spec, fit
+
     settings, as_label = run.preset.policy, calibration(run)
     arguments: dict[str, Any] = {
         "spec": example_spec(run, learner),

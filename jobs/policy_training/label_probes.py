@@ -1,10 +1,11 @@
 """Held-out answers with their own labels and with those of others, to see whether a policy reads its labels."""
 
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from actors.training.examples import PolicyExamples, chosen
+from actors.training.chosen_labels import chosen
 from data.conversation import Conversation, from_table
 from data.examples import Example, Split
 from data.label_use import LabelProbe, Labels, probes
@@ -14,10 +15,13 @@ from data.template import Unrenderable
 from data.tokens import OverLong
 from jobs.runner.stage import log
 
+if TYPE_CHECKING:
+    from actors.training.examples import PolicyExamples
+
 NO_VALUES_SA = np.zeros((0, 0), np.float32)
 
 
-def label_probes(maker: PolicyExamples, rows: Sequence[Storage], split: Split, wanted: int) -> list[LabelProbe]:
+def label_probes(maker: "PolicyExamples", rows: Sequence[Storage], split: Split, wanted: int) -> list[LabelProbe]:
     """Probes of the first `wanted` held-out conversations of `rows` that have labels."""
     found: list[tuple[Conversation, Labels]] = []
     for row in _held_out(rows, split) if wanted else ():

@@ -3,7 +3,7 @@
 from data.prompts import bootstrap_source
 from data.stage_metrics import PolicyMetrics
 from data.storage import Storage
-from jobs.pipelines.fit import require_sources
+from jobs.pipelines.source_weights import require_sources
 from jobs.policy_training.conditioned_sft import train_policy
 from jobs.runner.preset import Preset
 from jobs.runner.stage import Run, Stage

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from actors.scoring.log_likelihood import LogLikelihood
 from data.attribute_likelihood import divergence, effective, log_labels
 from data.attributes import AttributeSchema
 from data.calibration import Calibration
@@ -71,6 +70,8 @@ def log_likelihoods(
     run: Run, what: str, policy: Storage, rows: Storage, target: Storage, labels: bool, fingerprint: str
 ) -> None:
     """log P of the last answer of each of the `rows` under `policy`, asked for what the answer was, or for nothing."""
+    from actors.scoring.log_likelihood import LogLikelihood  # with torch
+
     pool, learner = run.preset.sampling.pool, run.preset.bootstrap.learner
     arguments = {
         "policy": (policy / "model").uri,

@@ -4,8 +4,6 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from actors.modeling.response_policy import GroupTask
-from actors.training.group_examples import GroupExamples
 from actors.training.settings import LearnerSettings
 from data.calibration import Calibration
 from data.examples import Split, buckets_for
@@ -13,7 +11,6 @@ from data.loader import counts
 from data.stage_metrics import KlMetrics, LossPoint, PolicyMetrics, TrainingMetrics
 from data.storage import Storage
 from jobs.pipelines.annotation import calibration, read_text_rater
-from jobs.pipelines.fit import example_spec, fit
 from jobs.pipelines.tokenize import Tokenizing
 from jobs.policy_training.conditioned_sft import train_policy
 from jobs.reporting.figures_training import draw_losses
@@ -27,6 +24,10 @@ def train_groups(
     run: Run, what: str, groups: list[Storage], start: str, learner: LearnerSettings, folder: Storage
 ) -> PolicyMetrics:
     """Move the policy at `start` towards the weights of its answers, into the stage's `folder`."""
+    from actors.modeling.response_policy import GroupTask  # all with torch
+    from actors.training.group_examples import GroupExamples
+    from jobs.pipelines.fit import example_spec, fit
+
     arguments = {"spec": example_spec(run, learner), "pack_tokens": learner.pack_tokens}
     tokenizing = Tokenizing(what, groups, GroupExamples, arguments, folder / "examples", fingerprint_of(folder))
     settings = run.preset.policy

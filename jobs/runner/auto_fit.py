@@ -6,25 +6,13 @@ from typing import TypeVar
 from pydantic import BaseModel
 
 from actors.training.auto_fit import fitted
-from actors.training.settings import LearnerSettings
 from data.errors import UserError
 from jobs.runner.preset import Preset
 from jobs.runner.shapes import Shapes
+from jobs.runner.trainings import learners
 
 P = TypeVar("P", bound=Preset)
 R = TypeVar("R", bound=BaseModel)
-
-
-def learners(preset: Preset) -> dict[str, LearnerSettings]:
-    """Every training of the run, by the path of its settings."""
-    found = {
-        "base.pretrain": preset.base.pretrain,
-        "predictor.warmup": preset.predictor.warmup,
-        "predictor.learner": preset.predictor.learner,
-        "policy.learner": preset.policy.learner,
-        "bootstrap.learner": preset.bootstrap.learner if preset.bootstrap.rounds else None,
-    }
-    return {path: learner for path, learner in found.items() if learner}
 
 
 def with_fits(preset: P) -> tuple[P, tuple[str, ...]]:

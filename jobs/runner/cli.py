@@ -15,12 +15,10 @@ from cluster.connect import connect, on_this_machine
 from cluster.events import log_event, write_events_as
 from cluster.preflight import preflight
 from cluster.settings.load import command_line
-from jobs.runner.auto_fit import with_fits
 from jobs.runner.ending import print_last_line, user_errors_reported
 from jobs.runner.inputs import refuse_what_is_not_there
 from jobs.runner.lease import held, holder, lease_of
 from jobs.runner.needs import needs, samples
-from jobs.runner.plan import print_plan, refuse_what_cannot_fit
 from jobs.runner.preset import Preset
 from jobs.runner.stage import Performed, Run, Stage, log, perform, require, warn
 
@@ -53,15 +51,14 @@ def main(
         print(replace(needs(run, names), held=holder(lease_of(run.root))).to_json())
         return
     if "plan" in flags:
+        from jobs.runner.plan import print_plan  # with torch, which neither --help nor a user error waits for
+
         with user_errors_reported(program, "nothing was started"):
             print_plan(run, names)
         return
     with user_errors_reported(program, "the same command goes on where it was"):
         refuse_what_is_not_there(preset)
-        preset, choices = with_fits(preset)
-        for choice in choices:
-            log(choice)
-        refuse_what_cannot_fit(preset)
+        preset = _fitted(preset)
         run, chosen = Run(preset), stages(preset) if callable(stages) else stages
         _require_engine(run, chosen)
         with held(lease_of(run.root), program):
@@ -70,6 +67,18 @@ def main(
     if check:
         with user_errors_reported(program, "the run is finished"):
             check(run)
+
+
+def _fitted(preset: Preset) -> Preset:
+    """The preset with the settings that `fit: auto` stands for; raises UserError if a training cannot fit."""
+    from jobs.runner.auto_fit import with_fits  # both with torch
+    from jobs.runner.plan import refuse_what_cannot_fit
+
+    preset, choices = with_fits(preset)
+    for choice in choices:
+        log(choice)
+    refuse_what_cannot_fit(preset)
+    return preset
 
 
 def _require_engine(run: Run, stages: Sequence[Stage]) -> None:

@@ -9,16 +9,8 @@ from cluster.preflight import Demand
 from data.iceberg import ICEBERG
 from data.rater_settings import HfRaterSettings
 from data.storage import Storage
-from jobs.runner.auto_fit import learners
 from jobs.runner.stage import Run
-
-STAGE_OF = {
-    "base.pretrain": "base",
-    "predictor.warmup": "predictor",
-    "predictor.learner": "predictor",
-    "policy.learner": "policy",
-}
-"""Path of a training's settings -> the stage that runs it; `bootstrap.learner` trains the policy of each round."""
+from jobs.runner.trainings import STAGE_OF, learners
 
 
 def needs(run: Run, stage_names: Sequence[str]) -> Needs:

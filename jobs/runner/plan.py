@@ -15,13 +15,14 @@ from actors.training.memory import (
     training_memory,
 )
 from actors.training.settings import LearnerSettings
-from jobs.runner.auto_fit import learners, with_fits
+from jobs.runner.auto_fit import with_fits
 from jobs.runner.estimate import estimate
 from jobs.runner.inputs import refuse_what_is_not_there
 from jobs.runner.preset import Preset
 from jobs.runner.settings import SamplingSettings, WorkerPool
 from jobs.runner.shapes import Shapes
 from jobs.runner.stage import Run, StageError
+from jobs.runner.trainings import learners
 
 
 def plan_lines(run: Run, stage_names: Sequence[str]) -> Iterator[str]:
