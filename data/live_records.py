@@ -16,6 +16,8 @@ from data.record import Record
 from data.source_files import files_of
 
 Value = Annotated[float, Field(allow_inf_nan=False)]
+Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
+"""Of an attribute, as in a schema: files of a report are called after it."""
 
 
 class LiveRecord(Record):
@@ -28,7 +30,7 @@ class LiveRecord(Record):
     policy: str
     """The checkpoint that answered."""
     profile: str | None
-    scales: dict[str, tuple[int, int]]
+    scales: dict[Name, tuple[int, int]]
     """Attribute -> lowest and highest value of the policy's schema."""
     requested: dict[str, Value]
     """Attributes as the caller asked for them."""
