@@ -1,11 +1,11 @@
 """Raters besides the predictor, and which attributes each gives: their settings. Knows no model, endpoint or row."""
 
 import re
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from data.bounds import Count, Positive, Score, Size, Times, TokenBudget
+from data.bounds import Amount, Count, Positive, Score, Size, Times, TokenBudget
 from data.errors import UserError
 from data.judge_settings import JudgeSettings
 from data.record import Record
@@ -134,6 +134,12 @@ class PythonRaterSettings(Named):
 class JudgeRaterSettings(Named):
     """A judge: a model that is told in words what to rate."""
 
+    # What a token costs changes no reply.
+    PLACEMENT: ClassVar[frozenset[str]] = frozenset(
+        {"price_per_million_prompt_tokens", "price_per_million_completion_tokens"}
+    )
+    LATER: ClassVar[frozenset[str]] = frozenset({"max_cost"})
+
     kind: Literal["judge"]
     """judge = a model behind an OpenAI-compatible endpoint."""
     judge: JudgeSettings
@@ -147,6 +153,13 @@ class JudgeRaterSettings(Named):
     budget_tokens: Size | None = None
     """Tokens of prompts and replies that the judge may take in the whole run, those of earlier starts included; answers
     beyond stay unrated and are counted. None = no limit."""
+    price_per_million_prompt_tokens: Amount = 0
+    """What a million prompt tokens cost, in the currency of max_cost."""
+    price_per_million_completion_tokens: Amount = 0
+    """What a million tokens of replies cost."""
+    max_cost: Amount | None = None
+    """Money that the judge may take in the whole run, earlier starts included; answers beyond stay unrated and are
+    counted. None = no limit."""
     weight: Positive = 1.0
     """Weight in the mean of several raters."""
 
@@ -163,7 +176,16 @@ class JudgeRaterSettings(Named):
                 f"votes is {self.votes}, but judge.temperature is 0, so that all votes are the same; raise it, or "
                 "leave votes out"
             )
+        if self.max_cost is not None and not self.is_priced:
+            raise UserError(
+                f"max_cost is {self.max_cost:g}, but no token costs anything; set price_per_million_prompt_tokens and "
+                "price_per_million_completion_tokens"
+            )
         return self
+
+    @property
+    def is_priced(self) -> bool:
+        return bool(self.price_per_million_prompt_tokens or self.price_per_million_completion_tokens)
 
 
 RaterSettings = Annotated[

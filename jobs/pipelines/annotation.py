@@ -16,7 +16,7 @@ from data.stage_metrics import AnnotationMetrics, AuditMetrics, PredictorMetrics
 from data.storage import Storage
 from data.text_rater import TextRater
 from jobs.pipelines.audit import audit
-from jobs.pipelines.judges import remote_judges
+from jobs.pipelines.judges import judge_spending, remote_judges
 from jobs.pipelines.map_rows import Pass, map_rows
 from jobs.runner.settings import AnnotateSettings
 from jobs.runner.stage import Run, StageError, log
@@ -57,7 +57,10 @@ def rater_report(run: Run, what: str, counters: Counters) -> dict[str, object]:
         log(sentence)
     for line in agreement_lines(agreement):
         log(f"{what}: {line}")
-    return {"raters": raters_of(run), "agreement": agreement}
+    spending = judge_spending(run)
+    for who, taken in spending.items():
+        log(f"{what}: {who} has taken {taken.words()} in this run so far")
+    return {"raters": raters_of(run), "agreement": agreement} | ({"judges": spending} if spending else {})
 
 
 def rating(run: Run) -> dict[str, object]:

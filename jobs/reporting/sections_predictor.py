@@ -77,6 +77,9 @@ def _raters(run: Run) -> Iterator[Table]:
     ]
     columns = ["attribute", "rater", "rated", "failed", "by people too", "correlation", "mean gap"]
     yield Table("The raters beside people; the predictor may have learned from these ratings", columns, rows)
+    if annotated.judges:
+        took = [[who, j.prompt_tokens, j.completion_tokens, j.cost] for who, j in annotated.judges.items()]
+        yield Table("What judges have taken so far", ["judge", "prompt tokens", "reply tokens", "cost"], took)
 
 
 def _quality(schema: AttributeSchema, quality: PredictorQuality) -> Part:
