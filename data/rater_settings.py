@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 from data.bounds import Amount, Count, Positive, Score, Size, Times, TokenBudget
 from data.errors import UserError
 from data.judge_settings import JudgeSettings
+from data.rater_fit import FitKind
 from data.record import Record
 from data.text_measures import TextMeasure
 from data.text_rater import PREDICTOR
@@ -71,6 +72,8 @@ class TextRaterSettings(Named):
 class HfRaterSettings(Named):
     """A reward model, regressor or classifier of others: anything that AutoModelForSequenceClassification loads."""
 
+    LATER: ClassVar[frozenset[str]] = frozenset({"calibrate"})
+
     kind: Literal["hf"]
     """hf = a sequence-classification or regression model of transformers; code that comes with a model never runs."""
     model: Uri
@@ -89,6 +92,10 @@ class HfRaterSettings(Named):
     people's ratings."""
     max_tokens: TokenBudget = 2048
     """Longer inputs stay unrated and are counted."""
+    calibrate: FitKind | None = None
+    """Before its values become labels. isotonic = a curve that never falls, nearest to people's ratings; linear = their
+    mean and spread; none = as they are. Fitted on rated rows that the predictor does not hold out, with errors on those
+    that it does. None = linear, over all rows that both rated."""
     weight: Positive = 1.0
     """Weight in the mean of several raters."""
 
@@ -109,6 +116,8 @@ class HfRaterSettings(Named):
 class PythonRaterSettings(Named):
     """A function of yours."""
 
+    LATER: ClassVar[frozenset[str]] = frozenset({"calibrate"})
+
     kind: Literal["python"]
     """python = a function of yours."""
     function: str = Field(max_length=200)
@@ -117,6 +126,10 @@ class PythonRaterSettings(Named):
     attribute's scale; an attribute that it leaves out has no value."""
     attributes: Names
     """The attributes that it gives."""
+    calibrate: FitKind | None = None
+    """Before its values become labels. isotonic = a curve that never falls, nearest to people's ratings; linear = their
+    mean and spread; none = as they are. Fitted on rated rows that the predictor does not hold out, with errors on those
+    that it does. None = linear, over all rows that both rated."""
     weight: Positive = 1.0
     """Weight in the mean of several raters."""
 
@@ -138,7 +151,7 @@ class JudgeRaterSettings(Named):
     PLACEMENT: ClassVar[frozenset[str]] = frozenset(
         {"price_per_million_prompt_tokens", "price_per_million_completion_tokens"}
     )
-    LATER: ClassVar[frozenset[str]] = frozenset({"max_cost"})
+    LATER: ClassVar[frozenset[str]] = frozenset({"max_cost", "calibrate"})
 
     kind: Literal["judge"]
     """judge = a model behind an OpenAI-compatible endpoint."""
@@ -160,6 +173,10 @@ class JudgeRaterSettings(Named):
     max_cost: Amount | None = None
     """Money that the judge may take in the whole run, earlier starts included; answers beyond stay unrated and are
     counted. None = no limit."""
+    calibrate: FitKind | None = None
+    """Before its values become labels. isotonic = a curve that never falls, nearest to people's ratings; linear = their
+    mean and spread; none = as they are. Fitted on rated rows that the predictor does not hold out, with errors on those
+    that it does. None = linear, over all rows that both rated."""
     weight: Positive = 1.0
     """Weight in the mean of several raters."""
 

@@ -25,7 +25,7 @@ from data.source_checksums import checksums
 from data.stage_metrics import PredictorMetrics, TrainingMetrics
 from data.storage import Storage
 from jobs.evaluation.ask import synthetic_world
-from jobs.evaluation.held_out import ratings_in, write_held_out
+from jobs.evaluation.held_out import num_buckets, ratings_in, write_held_out
 from jobs.evaluation.predictor_pairs import judge_pairs, store_pairs
 from jobs.evaluation.predictor_quality import quality
 from jobs.pipelines.annotation import annotator, score_rows, scoring_settings
@@ -180,11 +180,6 @@ def warmed_up(run: Run, learner: LearnerSettings, folder: Storage, fingerprint: 
     split = Split(buckets_for(learner.validate_every and run.preset.predictor.validation_share))
     fit_and_draw(run, "predictor: warm-up", task, learner, folder / "examples", folder, split)
     return (folder / "model").uri
-
-
-def num_buckets(run: Run) -> int:
-    """The number of buckets of groups of which one is held out; 0 = hold out nothing."""
-    return run.preset.predictor.folds or buckets_for(run.preset.predictor.validation_share)
 
 
 def examples(run: Run, folder: Storage, fingerprint: str) -> dict[str, int]:

@@ -105,7 +105,7 @@ class Ingress:
         self._live = None if scorer is None else Live.of(settings.live, self.score, self._telemetry)
         self._tasks = [asyncio.create_task(work, name=name) for name, work in self._works().items()]
 
-    def _works(self) -> Mapping[str, Coroutine[Any, Any, None]]:
+    def _works(self) -> dict[str, Coroutine[Any, Any, None]]:
         """What it does all the time, by what a message calls it."""
         works = {"watching": self._keep_watch(), "reporting to the limits": self._rate_limiter.keep_reporting()}
         if self._settings.keys is not None:

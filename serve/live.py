@@ -79,7 +79,7 @@ class Live:
         """None if it is off."""
         return None if settings.store is None else cls(LiveStore(settings.store), settings, score, telemetry)
 
-    def works(self) -> Mapping[str, Coroutine[Any, Any, None]]:
+    def works(self) -> dict[str, Coroutine[Any, Any, None]]:
         """What it does all the time, by what a message calls it."""
         return {"writing live records": self.keep_written(), "removing old live records": self.keep_swept()}
 
