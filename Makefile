@@ -157,7 +157,8 @@ test-steered: demo  ## the attributes of answers served by the demo's model, mea
 
 test-faults: setup  ## the endpoint under broken requests, killed replicas, overload, callers that leave (ten minutes)
 	@$(SLOW) tests/test_serve_fuzz.py tests/test_serve_faults.py tests/test_serve_state.py \
-	  tests/test_serve_crowds.py tests/test_serve_ingresses.py tests/test_serve_feedback_kept.py $(ARGS)
+	  tests/test_serve_crowds.py tests/test_serve_ingresses.py tests/test_serve_feedback_kept.py \
+	  tests/test_serve_live_kept.py $(ARGS)
 
 # The last run of a client is kept; `python tests/support/client_list.py` writes docs/clients.md's table from them.
 test-clients: setup  ## sixteen third-party clients (OpenAI, LangChain, Vercel, ...) against one endpoint (minutes)

@@ -44,6 +44,19 @@ class RaterMetrics(Record):
         return sum(self.failed.values())
 
 
+class JudgeSpending(Record):
+    """What a judge has taken in a run so far, earlier starts and stages included."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    cost: float | None
+    """In the currency of the rater's prices; None = it has none."""
+
+    def words(self) -> str:
+        cost = "no prices are set" if self.cost is None else f"cost {self.cost:,.4f}"
+        return f"{self.prompt_tokens:,} + {self.completion_tokens:,} tokens, {cost}"
+
+
 def sums(rater: int | str, attribute: str, values_S: np.ndarray, human_S: np.ndarray) -> Counters:
     """The counters of a rater's values of one attribute, NaN = none, beside people's."""
     at = f"{PREFIX}/{rater}/{attribute}"

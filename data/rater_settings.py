@@ -1,13 +1,14 @@
 """Raters besides the predictor, and which attributes each gives: their settings. Knows no model, endpoint or row."""
 
 import re
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from data.bounds import Count, Positive, Score, Size, Times, TokenBudget
+from data.bounds import Amount, Count, Positive, Score, Size, Times, TokenBudget
 from data.errors import UserError
 from data.judge_settings import JudgeSettings
+from data.rater_fit import FitKind
 from data.record import Record
 from data.text_measures import TextMeasure
 from data.text_rater import PREDICTOR
@@ -71,6 +72,8 @@ class TextRaterSettings(Named):
 class HfRaterSettings(Named):
     """A reward model, regressor or classifier of others: anything that AutoModelForSequenceClassification loads."""
 
+    LATER: ClassVar[frozenset[str]] = frozenset({"calibrate"})
+
     kind: Literal["hf"]
     """hf = a sequence-classification or regression model of transformers; code that comes with a model never runs."""
     model: Uri
@@ -89,6 +92,10 @@ class HfRaterSettings(Named):
     people's ratings."""
     max_tokens: TokenBudget = 2048
     """Longer inputs stay unrated and are counted."""
+    calibrate: FitKind | None = None
+    """Before its values become labels. isotonic = a curve that never falls, nearest to people's ratings; linear = their
+    mean and spread; none = as they are. Fitted on rated rows that the predictor does not hold out, with errors on those
+    that it does. None = linear, over all rows that both rated."""
     weight: Positive = 1.0
     """Weight in the mean of several raters."""
 
@@ -109,6 +116,8 @@ class HfRaterSettings(Named):
 class PythonRaterSettings(Named):
     """A function of yours."""
 
+    LATER: ClassVar[frozenset[str]] = frozenset({"calibrate"})
+
     kind: Literal["python"]
     """python = a function of yours."""
     function: str = Field(max_length=200)
@@ -117,6 +126,10 @@ class PythonRaterSettings(Named):
     attribute's scale; an attribute that it leaves out has no value."""
     attributes: Names
     """The attributes that it gives."""
+    calibrate: FitKind | None = None
+    """Before its values become labels. isotonic = a curve that never falls, nearest to people's ratings; linear = their
+    mean and spread; none = as they are. Fitted on rated rows that the predictor does not hold out, with errors on those
+    that it does. None = linear, over all rows that both rated."""
     weight: Positive = 1.0
     """Weight in the mean of several raters."""
 
@@ -134,6 +147,12 @@ class PythonRaterSettings(Named):
 class JudgeRaterSettings(Named):
     """A judge: a model that is told in words what to rate."""
 
+    # What a token costs changes no reply.
+    PLACEMENT: ClassVar[frozenset[str]] = frozenset(
+        {"price_per_million_prompt_tokens", "price_per_million_completion_tokens"}
+    )
+    LATER: ClassVar[frozenset[str]] = frozenset({"max_cost", "calibrate"})
+
     kind: Literal["judge"]
     """judge = a model behind an OpenAI-compatible endpoint."""
     judge: JudgeSettings
@@ -147,6 +166,17 @@ class JudgeRaterSettings(Named):
     budget_tokens: Size | None = None
     """Tokens of prompts and replies that the judge may take in the whole run, those of earlier starts included; answers
     beyond stay unrated and are counted. None = no limit."""
+    price_per_million_prompt_tokens: Amount = 0
+    """What a million prompt tokens cost, in the currency of max_cost."""
+    price_per_million_completion_tokens: Amount = 0
+    """What a million tokens of replies cost."""
+    max_cost: Amount | None = None
+    """Money that the judge may take in the whole run, earlier starts included; answers beyond stay unrated and are
+    counted. None = no limit."""
+    calibrate: FitKind | None = None
+    """Before its values become labels. isotonic = a curve that never falls, nearest to people's ratings; linear = their
+    mean and spread; none = as they are. Fitted on rated rows that the predictor does not hold out, with errors on those
+    that it does. None = linear, over all rows that both rated."""
     weight: Positive = 1.0
     """Weight in the mean of several raters."""
 
@@ -163,7 +193,16 @@ class JudgeRaterSettings(Named):
                 f"votes is {self.votes}, but judge.temperature is 0, so that all votes are the same; raise it, or "
                 "leave votes out"
             )
+        if self.max_cost is not None and not self.is_priced:
+            raise UserError(
+                f"max_cost is {self.max_cost:g}, but no token costs anything; set price_per_million_prompt_tokens and "
+                "price_per_million_completion_tokens"
+            )
         return self
+
+    @property
+    def is_priced(self) -> bool:
+        return bool(self.price_per_million_prompt_tokens or self.price_per_million_completion_tokens)
 
 
 RaterSettings = Annotated[

@@ -14,6 +14,7 @@ import numpy as np
 
 from data.attributes import AttributeProblem, AttributeSchema
 from data.errors import UserError
+from data.rater_fit import FitKind
 from data.rater_settings import HfRaterSettings, MergeRule, PredictorRaterSettings, RaterSettings, TextRaterSettings
 from data.text_measures import TextMeasure
 from data.text_rater import PREDICTOR
@@ -80,6 +81,28 @@ class Roster:
             for name, words in self.described.items()
             if name not in self.measures and [rater.name for rater in self.of(name)] != [PREDICTOR]
         }
+
+    def fit_of(self, attribute: str) -> FitKind | None:
+        """How its one value is brought onto people's scale; None = no rater says."""
+        return next(iter(self._fits(attribute)), None)
+
+    def _fits(self, attribute: str) -> set[FitKind]:
+        found = (getattr(rater, "calibrate", None) for rater in self.of(attribute))
+        return {kind for kind in found if kind is not None}
+
+    def require_used_fits(self, used: bool, why: str) -> None:
+        """Raise UserError for a `calibrate` that changes no label, or two for one value."""
+        for number, rater in enumerate(self.raters):
+            if getattr(rater, "calibrate", None) is None:
+                continue
+            if not used:
+                raise UserError(f"annotate.raters.{number}.calibrate is set, but {why}; leave one of them out")
+            for name in rater.attributes:
+                if len(self._fits(name)) > 1:
+                    raise UserError(
+                        f"annotate.raters.{number}.calibrate differs from that of another rater of {name}, and one "
+                        "value of both is fitted; set the same in both, or in one of them"
+                    )
 
     def require_fitting(self) -> None:
         """Raise UserError unless all raters fit the schema and each other, and the predictor has something to learn."""

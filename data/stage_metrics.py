@@ -6,7 +6,8 @@ NaN is None in JSON, wherever a type allows it. Knows no stage's work and no fil
 from data.calibration import Calibration
 from data.label_use import LabelUse
 from data.quality_metrics import AttributeQuality, Counts, JudgedMetrics, PairMetrics
-from data.rater_metrics import RaterMetrics
+from data.rater_fit import RaterFit
+from data.rater_metrics import JudgeSpending, RaterMetrics
 from data.record import Record
 
 Means = dict[str, float]
@@ -157,6 +158,10 @@ class AnnotationMetrics(PassMetrics):
     """Attribute -> who gave its values, "predictor" or "text: words"; empty = the predictor gave all."""
     agreement: dict[str, dict[str, RaterMetrics]] = {}
     """Rater -> attribute -> its failures, and how far it agrees with people; empty = the predictor is the only one."""
+    fits: dict[str, RaterFit] = {}
+    """Attribute -> what brings its values onto people's scale, where a rater has `calibrate`."""
+    judges: dict[str, JudgeSpending] = {}
+    """Rater -> what its judge has taken in the run so far."""
     pack_fill: float
     """Share of the packs' token budget that tokens took."""
     audit: AuditMetrics

@@ -15,6 +15,7 @@ from data.errors import UserError
 from data.rater_settings import PythonRaterSettings
 from data.stage_metrics import AnnotationMetrics
 from data.storage import Storage
+from jobs.evaluation.rater_fits import rater_fits
 from jobs.pipelines.annotation import annotate, predictor_weights, scoring_settings, write_text_rater
 from jobs.runner.cli import main
 from jobs.runner.preset import Preset
@@ -23,7 +24,9 @@ from jobs.runner.stage import Run, Stage, fingerprint_of
 
 def work(run: Run, folder: Storage) -> AnnotationMetrics:
     write_text_rater(run, folder)
-    return annotate(run, "annotate", [run.folder("rows") / "rows"], folder / "rows", fingerprint_of(folder))
+    found = annotate(run, "annotate", [run.folder("rows") / "rows"], folder / "rows", fingerprint_of(folder))
+    fits = rater_fits(run, folder / "rows")
+    return found.model_copy(update={"fits": fits}) if fits else found
 
 
 def _settings(preset: Preset) -> object:

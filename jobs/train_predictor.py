@@ -18,7 +18,7 @@ from data.source_checksums import checksums
 from data.stage_metrics import PredictorMetrics, TrainingMetrics
 from data.storage import Storage
 from jobs.evaluation.ask import synthetic_world
-from jobs.evaluation.held_out import ratings_in, write_held_out
+from jobs.evaluation.held_out import num_buckets, ratings_in, write_held_out
 from jobs.evaluation.predictor_pairs import judge_pairs, store_pairs
 from jobs.evaluation.predictor_quality import quality
 from jobs.pipelines.annotation import annotator, score_rows, scoring_settings
@@ -83,11 +83,6 @@ def train(run: Run, folder: Storage) -> tuple[TrainingMetrics, Ratings]:
     if buckets and not settings.folds:
         scored.append(score_held_out(run, folder, 0))
     return final, joined(scored, len(run.schema.names))
-
-
-def num_buckets(run: Run) -> int:
-    """The number of buckets of groups of which one is held out; 0 = hold out nothing."""
-    return run.preset.predictor.folds or buckets_for(run.preset.predictor.validation_share)
 
 
 def label_counts(folder: Storage, schema: AttributeSchema) -> dict[str, dict[str, int]]:

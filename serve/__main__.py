@@ -24,6 +24,7 @@ from data.uris import shown_uri
 from serve.auth import KEYS_VARIABLE, Keys
 from serve.deploy import require_free_port, start
 from serve.feedback_store import FeedbackStore
+from serve.live_store import LiveStore
 from serve.locate import Located, locate_all
 from serve.settings import LOOPBACK, ServeSettings
 
@@ -46,6 +47,8 @@ def main(argv: list[str]) -> int:
         keys = Keys(settings.teams, settings.keys, os.environ.get(KEYS_VARIABLE, ""))
         if settings.feedback.store is not None:
             FeedbackStore(settings.feedback.store).require_writable()
+        if settings.live.store is not None:
+            LiveStore(settings.live.store).require_writable()
         if here:  # on a cluster, Serve may run already, and listen there
             require_free_port(settings.host, settings.port)
     except UserError as problem:
@@ -74,13 +77,16 @@ def _reach(settings: ServeSettings, keys: Keys) -> str:
 
 
 def _kept(settings: ServeSettings) -> list[str]:
-    """Which texts of people are kept, in a sentence."""
-    feedback = settings.feedback
-    if feedback.store is None:
-        return []
-    teams = [team.name for team in settings.teams if team.feedback] if settings.has_keys else ["everyone"]
-    store = f"{shown_uri(feedback.store)} keeps answers of {', '.join(teams)} for {feedback.answers_minutes} min"
-    return [f"feedback: {store}, and rated ones for {feedback.retention_days} days"]
+    """Which texts of people are kept, and which values of answers, in a sentence each."""
+    feedback, live, found = settings.feedback, settings.live, []
+    if feedback.store is not None:
+        teams = [team.name for team in settings.teams if team.feedback] if settings.has_keys else ["everyone"]
+        store = f"{shown_uri(feedback.store)} keeps answers of {', '.join(teams)} for {feedback.answers_minutes} min"
+        found.append(f"feedback: {store}, and rated ones for {feedback.retention_days} days")
+    if live.store is not None:
+        store = f"{shown_uri(live.store)} keeps requested and measured values for {live.retention_days} days"
+        found.append(f"live: {store}, without texts; {live.share:.4g} of the requests are rated for it")
+    return found
 
 
 def _serve(settings: ServeSettings, models: Sequence[Located], predictor: str | None) -> int:

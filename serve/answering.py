@@ -145,22 +145,23 @@ class RunningAnswers:
             near.set()
 
     async def measured(self, index: int = 0) -> dict[str, float]:
-        """The values of an answer that is whole, on the scale of the policy's labels: the predictor's, and the text's
-        own where that is what the labels were."""
+        """The values of an answer that is whole, on the scale of the policy's labels."""
         assert self._score is not None, "admission refuses to measure where there is no predictor"
         self._rated_tokens += self._admitted.cost.rated(self.prompt_tokens, self._counts[index])
         self._count()
-        generation, model = self._admitted.generations[index], self._admitted.model
-        values = await self._score(generation, self._texts[index])
-        if values and (others := model.text_rater.raters(())):
-            own = {name: value for name, value in values.items() if name not in others}
-            values = own | model.text_rater((generation.begun or "") + self._texts[index])
-        return {name: round(value, 4) for name, value in model.calibration(values).items()}
+        generation, text = self._admitted.generations[index], self._texts[index]
+        values = await self._score(generation, text)
+        return self._admitted.model.measured(values, (generation.begun or "") + text)
 
     @property
     def texts(self) -> Sequence[str]:
         """As far as they are here."""
         return self._texts
+
+    @property
+    def num_tokens(self) -> Sequence[int]:
+        """Of each, so far."""
+        return self._counts
 
     @property
     def are_whole(self) -> bool:
@@ -188,7 +189,8 @@ class RunningAnswers:
         finish = self._finished[index].finish
         assert finish is not None
         tokens, echo = self._tokens[index], self._echoes[index]
-        return FinishedAnswer(self._texts[index], finish, self._measured.get(index), tokens, echo)
+        measured, num_tokens = self._measured.get(index), self._counts[index]
+        return FinishedAnswer(self._texts[index], finish, measured, tokens, echo, num_tokens)
 
     @property
     def _num(self) -> int:
@@ -212,6 +214,11 @@ def distance(schema: AttributeSchema, effective: Mapping[str, int], measured: Ma
     rated = [a for a in schema.attributes if a.name in measured]
     parts = [abs(measured[a.name] - effective[a.name]) / (a.high - a.low) for a in rated]
     return sum(parts) / len(parts) if parts else 1.0
+
+
+def gaps(effective: Mapping[str, int], measured: Mapping[str, float]) -> dict[str, float]:
+    """|measured - effective| of each attribute, in points of its scale."""
+    return {name: abs(value - effective[name]) for name, value in measured.items()}
 
 
 async def _merged(

@@ -9,6 +9,7 @@ from serve.admission import RequestLimits
 from serve.answering import Generate, Score
 from serve.auth import Keys, Team
 from serve.feedback import Feedback
+from serve.live import Live
 from serve.models import ServedPolicies
 from serve.protocol import ProtocolError
 from serve.rate_limits import RateLimiter
@@ -39,6 +40,8 @@ class Backend:
     page: str
     feedback: Feedback | None = None
     """None = it is off."""
+    live: Live | None = None
+    """The same."""
     root_path: str = ""
     """Path under which a proxy shows the endpoint."""
     cors_origins: tuple[str, ...] = ()

@@ -13,10 +13,9 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 from data.attributes import AttributeProblem
-from data.errors import is_user_error
-from data.printable import printable
 from serve.admission import AdmittedRequest
 from serve.auth import Team
+from serve.dated_files import cause
 from serve.feedback_request import FeedbackRequest
 from serve.feedback_store import FeedbackSettings, FeedbackStore, KeptAnswer, KeptMessage
 from serve.protocol import ProtocolError
@@ -84,7 +83,7 @@ class Feedback:
         try:
             await asyncio.get_running_loop().run_in_executor(self._threads, write)
         except Exception as error:  # each storage has its own
-            self._not_kept(_cause(error))
+            self._not_kept(cause(error))
         else:
             self._is_late = False
 
@@ -127,7 +126,7 @@ class Feedback:
             try:
                 await loop.run_in_executor(self._threads, self._store.sweep, self.settings, self._clock())
             except Exception as error:  # each storage has its own; the next round tries again
-                logger.error("old feedback was not removed: %s", _cause(error))
+                logger.error("old feedback was not removed: %s", cause(error))
             await asyncio.sleep(every_s)
 
     async def _done(self, step: Callable[..., T], *arguments: object) -> T:
@@ -135,18 +134,13 @@ class Feedback:
         try:
             return await asyncio.wait_for(work, STORE_S)
         except Exception as error:  # each storage has its own; TimeoutError is ours
-            logger.error("feedback failed: %s", _cause(error))
+            logger.error("feedback failed: %s", cause(error))
             message = "the store of feedback failed, so nothing is certain: send it again"
             raise ProtocolError(message, code="feedback_failed", status=503, retry_after_s=5) from None
 
     def _unknown(self, id: str) -> ProtocolError:
         kept = f"the texts of this team's conversations without tools are kept for {self.settings.answers_minutes} min"
         return ProtocolError(f"no answer {id[:60]!r} is kept here: {kept}", "id", "answer_not_found", 404)
-
-
-def _cause(error: Exception) -> str:
-    """For the log, which has no text of people: an error that is not about files or networks may quote one."""
-    return f"{type(error).__name__}: {printable(str(error))}" if is_user_error(error) else type(error).__name__
 
 
 def kept_answer(team: Team, accepted: AdmittedRequest, texts: Sequence[str]) -> KeptAnswer | None:

@@ -7,18 +7,10 @@ A source of `rows` passes by names that begin with "_", so it reads the ratings 
 path, and whoever deletes goes by the path: what is not ours stays. Knows no HTTP, no key and no Ray.
 """
 
-import contextlib
 import json
-import os
-import posixpath
 import re
-import secrets
-import time
-from collections.abc import Iterable, Iterator
-from datetime import UTC, datetime
-from typing import Annotated
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import Field, model_validator
 
 from data.attributes import AttributeSchema, Values
 from data.bounds import Whole
@@ -26,23 +18,28 @@ from data.conversation import Conversation, Message, content_id, problem
 from data.errors import UserError
 from data.formats import to_messages
 from data.lines import MAX_MESSAGES
-from data.printable import printable
 from data.record import Record
 from data.storage import Storage
-from data.uris import kept_uri, shown_uri
 from serve.answer_ids import begun_s, day_of, is_id
+from serve.dated_files import (
+    DAY_S,
+    UNFINISHED,
+    BegunAt,
+    KeptFolder,
+    expire,
+    files_below,
+    folders_in,
+    moment,
+    remove_empty,
+    require_writable,
+)
 
 ANSWERS = "_answers"
 SOURCE = "feedback"
-TEAM, DAY = re.compile(r"[a-z][a-z0-9_-]*"), re.compile(r"\d{4}-\d{2}-\d{2}")
-UNFINISHED = r"(\.[0-9a-f]{8}\.tmp)?"
-"""What a process leaves that is killed while it writes."""
+TEAM = re.compile(r"[a-z][a-z0-9_-]*")
 ANSWER_FILE = re.compile(rf"(?P<id>[^./]+)\.json{UNFINISHED}")
 RATING_FILE = re.compile(rf"(?P<id>[^./]+)/[0-9]+\.[0-9a-f]{{16}}\.jsonl{UNFINISHED}")
-DAY_S, MINUTE_S = 86_400, 60
-
-KeptFolder = Annotated[str, Field(min_length=1), AfterValidator(lambda uri: Storage(kept_uri(uri)).uri)]
-"""A local one with its whole path: the ingress may run in another folder."""
+MINUTE_S = 60
 
 
 class FeedbackSettings(Record):
@@ -125,8 +122,8 @@ def rating_row(answer: KeptAnswer, choice: int, values: Values, rater: str, now_
             "rater": rater,
             "model": answer.model,
             "policy": answer.policy,
-            "answered": _moment(begun_s(answer.id)),
-            "rated": _moment(now_s),
+            "answered": moment(begun_s(answer.id)),
+            "rated": moment(now_s),
             "requested": answer.requested,
             "effective": answer.effective,
         },
@@ -141,14 +138,7 @@ class FeedbackStore:
 
     def require_writable(self) -> None:
         """Raises UserError if a file cannot be written there and removed."""
-        file = self._root / f".check-{secrets.token_hex(8)}"
-        try:
-            file.write_bytes(b"")
-            file.remove()
-        except Exception as error:  # each storage has its own: botocore's are no OSError
-            cause = f"{type(error).__name__}: {printable(str(error), 120)}"
-            remedy = "set it to a folder or a bucket that the endpoint may write to"
-            raise UserError(f"feedback.store {shown_uri(self._root.uri)} cannot be used ({cause}): {remedy}") from None
+        require_writable(self._root, "feedback.store")
 
     def put_answer(self, answer: KeptAnswer) -> None:
         self._answer_file(answer.team, answer.id).write_bytes(answer.model_dump_json().encode())
@@ -179,11 +169,11 @@ class FeedbackStore:
         text, folder = self._answer_file(team, id), self._ratings(team, id)
         num_texts = int(text.exists())
         (self._root / team / ANSWERS / day_of(begun_s(id))).remove_files([f"{id}.json"])
-        names = [name for name in _names(folder) if RATING_FILE.fullmatch(f"{id}/{name}")]
-        folder.remove_files(names)
+        found = [name for name in files_below(folder) if RATING_FILE.fullmatch(f"{id}/{name}")]
+        folder.remove_files(found)
         if folder.is_local:
-            _remove_empty(folder.path)
-        return num_texts, sum(name.endswith(".jsonl") for name in names)
+            remove_empty(folder.path)
+        return num_texts, sum(name.endswith(".jsonl") for name in found)
 
     def delete_all(self, team: str) -> tuple[int, int]:
         """The same for all of a team's."""
@@ -191,15 +181,15 @@ class FeedbackStore:
 
     def sweep(self, settings: FeedbackSettings, now_s: float) -> tuple[int, int]:
         """Removes the texts and ratings of all teams, former ones too, that are kept long enough; how many."""
-        teams = [name for name in _folders(self._root) if TEAM.fullmatch(name)]
+        teams = [name for name in folders_in(self._root) if TEAM.fullmatch(name)]
         texts = [self._expire_answers(team, now_s - settings.answers_s) for team in teams]
         return sum(texts), sum(self._expire_ratings(team, now_s - settings.retention_s) for team in teams)
 
     def _expire_answers(self, team: str, until_s: float | None) -> int:
-        return _expire(self._root / team / ANSWERS, ANSWER_FILE, until_s)
+        return expire(self._root / team / ANSWERS, ANSWER_BEGUN, until_s)
 
     def _expire_ratings(self, team: str, until_s: float | None) -> int:
-        return _expire(self._root / team, RATING_FILE, until_s)
+        return expire(self._root / team, RATING_BEGUN, until_s)
 
     def _answer_file(self, team: str, id: str) -> Storage:
         return self._root / team / ANSWERS / day_of(begun_s(id)) / f"{id}.json"
@@ -208,60 +198,14 @@ class FeedbackStore:
         return self._root / team / day_of(begun_s(id)) / id
 
 
-def _expire(folder: Storage, pattern: re.Pattern[str], until_s: float | None) -> int:
-    """Removes our files of answers begun at `until_s` or before it, None = all; days after it are not listed."""
-    last = None if until_s is None else day_of(max(0, until_s))
-    num = 0
-    for day in _folders(folder):
-        if not DAY.fullmatch(day) or (last is not None and day > last):
-            continue
-        names = list(_expired(_names(folder / day), pattern, day, until_s))
-        _remove(folder / day, names)
-        if folder.is_local and day < day_of(time.time() - DAY_S):  # nothing is written there any more
-            _remove_empty((folder / day).path)
-        num += sum(not name.endswith(".tmp") for name in names)
-    return num
+def _begun(pattern: re.Pattern[str]) -> BegunAt:
+    """When the answer of a file was begun whose name has the `pattern`."""
 
-
-def _expired(names: Iterable[str], pattern: re.Pattern[str], day: str, until_s: float | None) -> Iterator[str]:
-    for name in names:
+    def begun(name: str) -> float | None:
         found = pattern.fullmatch(name)
-        if found is None or not is_id(found["id"]) or day_of(begun_s(found["id"])) != day:
-            continue
-        if until_s is None or begun_s(found["id"]) <= until_s:
-            yield name
+        return begun_s(found["id"]) if found is not None and is_id(found["id"]) else None
+
+    return begun
 
 
-def _names(folder: Storage) -> list[str]:
-    """Of all files below it."""
-    folder.fs.invalidate_cache()  # another process writes there too
-    return folder.names()
-
-
-def _folders(folder: Storage) -> list[str]:
-    """Names of the folders in it."""
-    fs = folder.fs
-    fs.invalidate_cache()
-    try:
-        entries = fs.ls(folder.path, detail=True)
-    except FileNotFoundError:
-        return []
-    return sorted(posixpath.basename(e["name"].rstrip("/")) for e in entries if e["type"] == "directory")
-
-
-def _remove(folder: Storage, names: Iterable[str]) -> None:
-    """These files, and on a disk the folders of single answers that are empty without them."""
-    names = list(names)
-    folder.remove_files(names)
-    if folder.is_local:
-        for name in {posixpath.dirname(name) for name in names} - {""}:
-            _remove_empty(posixpath.join(folder.path, name))
-
-
-def _remove_empty(folder: str) -> None:
-    with contextlib.suppress(OSError):  # not empty, or not there
-        os.rmdir(folder)
-
-
-def _moment(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
+ANSWER_BEGUN, RATING_BEGUN = _begun(ANSWER_FILE), _begun(RATING_FILE)

@@ -22,7 +22,7 @@ def add_routes(app: FastAPI, backend: Backend, bodies: Bodies) -> None:
     def route(admit: Admit) -> GenerationRoute:
         return GenerationRoute(
             *(admit, backend.generate, backend.score, backend.keys, bodies, backend.telemetry, limiter),
-            backend.feedback,
+            *(backend.feedback, backend.live),
         )
 
     def admitted_chat(body: bytes, team: Team, header: str) -> tuple[AdmittedRequest, frozenset[str]]:

@@ -13,11 +13,12 @@ from fastapi.responses import Response
 from starlette.requests import ClientDisconnect
 
 from serve.admission import AdmittedRequest
-from serve.answering import Generate, RunningAnswers, Score
+from serve.answering import Generate, RunningAnswers, Score, gaps
 from serve.auth import Keys, Team
 from serve.bodies import Bodies
 from serve.event_stream import CLIENT_LEFT, DONE, EventStream, events_of
 from serve.feedback import Feedback
+from serve.live import Live, LiveAnswer
 from serve.protocol import ProtocolError, ProtocolRecord
 from serve.rate_limits import RateLimiter
 from serve.reply import Reply
@@ -62,6 +63,7 @@ class GenerationRoute:
     telemetry: Telemetry
     rate_limiter: RateLimiter
     feedback: Feedback | None
+    live: Live | None
 
     async def __call__(self, request: Request) -> Response:
         context = self.telemetry.arrived(request.scope["route"].path)
@@ -85,6 +87,8 @@ class GenerationRoute:
             finished, choice = await answers.finished()
             for answer in finished:
                 _record_gaps(context, accepted, answer.measured)
+            first, num_prompt = finished[0], answers.prompt_tokens
+            self._record(team, accepted, LiveAnswer(first.text, num_prompt, first.completion_tokens, first.measured))
             reply = accepted.reply.whole(finished, answers.usage, choice)
         await self._keep(team, accepted, [answer.text for answer in finished])
         context.end(200)
@@ -111,6 +115,10 @@ class GenerationRoute:
         if self.feedback is not None:
             await self.feedback.keep(team, accepted, texts)
 
+    def _record(self, team: Team, accepted: AdmittedRequest, answer: LiveAnswer) -> None:
+        if self.live is not None:
+            self.live.take(team, accepted, answer)
+
     async def _events(
         self, answers: RunningAnswers, accepted: AdmittedRequest, team: Team, context: RequestContext
     ) -> AsyncIterator[str]:
@@ -127,6 +135,8 @@ class GenerationRoute:
                     yield events_of(_shown(reply, index, delta))
                 if delta.finish is not None and answers.are_whole:
                     await self._keep(team, accepted, tuple(answers.texts))
+                    if not accepted.score:
+                        self._record(team, accepted, _streamed(answers))
                 if delta.finish is not None and accepted.score and index == 0:
                     held = delta.finish
                 elif delta.finish is not None:
@@ -134,6 +144,7 @@ class GenerationRoute:
             if held is not None:  # what was measured goes with the answer's end: after that, some clients read no more
                 measured = await answers.measured()
                 _record_gaps(context, accepted, measured)
+                self._record(team, accepted, _streamed(answers, measured))
                 yield events_of(reply.closing(0, held, measured))
             if accepted.include_usage:
                 yield events_of(reply.counts(answers.usage))
@@ -153,6 +164,9 @@ def _shown(reply: Reply, index: int, delta: Delta) -> Iterator[ProtocolRecord]:
         yield from reply.pieces(index, delta.text, delta.tokens)
 
 
+def _streamed(answers: RunningAnswers, measured: dict[str, float] | None = None) -> LiveAnswer:
+    return LiveAnswer(answers.texts[0], answers.prompt_tokens, answers.num_tokens[0], measured)
+
+
 def _record_gaps(context: RequestContext, accepted: AdmittedRequest, measured: dict[str, float] | None) -> None:
-    for name, value in (measured or {}).items():
-        context.gaps[name] = abs(value - accepted.effective[name])
+    context.gaps.update(gaps(accepted.effective, measured or {}))

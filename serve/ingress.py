@@ -29,6 +29,7 @@ from serve.bodies import BodyLimits
 from serve.disconnects import DisconnectsOfRay
 from serve.feedback import Feedback
 from serve.ledger import Reply, Report
+from serve.live import Live
 from serve.models import ServedPolicies, ServedPolicy
 from serve.protocol import ProtocolError
 from serve.rate_limits import LimitsUnavailable, RateLimiter
@@ -101,16 +102,22 @@ class Ingress:
         self._rate_limiter = RateLimiter(self._ledger)
         self._telemetry = Telemetry(EndpointMetrics(), settings.access_log)
         self._feedback = Feedback.of(settings.feedback, self._telemetry.unkept)
+        self._live = None if scorer is None else Live.of(settings.live, self.score, self._telemetry)
         self._tasks = [asyncio.create_task(work, name=name) for name, work in self._works().items()]
 
-    def _works(self) -> Mapping[str, Coroutine[Any, Any, None]]:
+    def _works(self) -> dict[str, Coroutine[Any, Any, None]]:
         """What it does all the time, by what a message calls it."""
         works = {"watching": self._keep_watch(), "reporting to the limits": self._rate_limiter.keep_reporting()}
         if self._settings.keys is not None:
             works["reading the keys file"] = self._keys.keep_fresh()
         if self._feedback is not None:
             works["removing old feedback"] = self._feedback.keep_swept()
-        return works
+        return works if self._live is None else works | self._live.works()
+
+    async def __del__(self) -> None:
+        """Ray Serve awaits it once the last request has its answer."""
+        if self._live is not None:
+            await self._live.aclose()
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """Called by Ray Serve once the constructor is done."""
@@ -128,6 +135,7 @@ class Ingress:
             rate_limiter=self._rate_limiter,
             page=self._page,
             feedback=self._feedback,
+            live=self._live,
             root_path=self._settings.root_path,
             cors_origins=self._settings.cors_origins,
         )

@@ -58,6 +58,9 @@ def locate_all(settings: ServeSettings) -> tuple[list[Located], str | None]:
     if predictor is not None and not (Storage(predictor) / "config.json").exists():
         remedy = f"set predictor to a folder with config.json, to {FROM_THE_RUN!r}, or to null"
         raise UserError(f"no predictor at {predictor}: {remedy}")
+    if predictor is None and settings.live.store is not None:
+        remedy = "set predictor to a folder with config.json, or live.store to null"
+        raise UserError(f"live.store is set, but no attribute predictor is served that could rate an answer: {remedy}")
     return models, predictor
 
 

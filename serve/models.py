@@ -1,7 +1,7 @@
 """The policies that are served side by side, and which one a request gets. Knows no HTTP and no Ray."""
 
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -43,6 +43,14 @@ class ServedPolicy:
     @property
     def name(self) -> str:
         return self.info.name
+
+    def measured(self, values: Mapping[str, float], answer: str) -> dict[str, float]:
+        """A predictor's values of a whole answer on the scale of the policy's labels, or the text's own where that is
+        what the labels were."""
+        if values and (others := self.text_rater.raters(())):
+            own = {name: value for name, value in values.items() if name not in others}
+            values = own | self.text_rater(answer)
+        return {name: round(value, 4) for name, value in self.calibration(values).items()}
 
     def named_with(self, profile: str) -> str:
         """The name under which it answers with a profile of its own accord."""

@@ -167,6 +167,8 @@ class FinishedAnswer:
     """Only where log-probabilities are asked for."""
     echo: Echo | None = None
     """The prompt, where it is asked for."""
+    completion_tokens: int = 0
+    """Its own, without those of other answers."""
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ from data.record import Record
 from data.uris import Uri
 from serve.auth import KEYS_VARIABLE, Team
 from serve.feedback_store import FeedbackSettings
+from serve.live_store import LiveSettings
 from serve.profiles import NAMES as PROFILES
 
 Origin = Annotated[str, Field(pattern=r"^(\*|https?://[A-Za-z0-9._\[\]:-]+)$")]
@@ -157,6 +158,8 @@ class ServeSettings(Record):
     """What speaks HTTP."""
     feedback: FeedbackSettings = FeedbackSettings()
     """People's ratings of answers."""
+    live: LiveSettings = LiveSettings()
+    """Requested against measured values in production."""
     min_replicas: Workers = 1
     """Copies of the policy that always run."""
     max_replicas: Workers = 1
@@ -237,6 +240,9 @@ class ServeSettings(Record):
         if self.feedback.store is not None and self.has_keys and not gives:
             why = "feedback.store is set, but no team may give feedback"
             raise UserError(f"{why}: give one feedback: true, or set feedback.store to null")
+        if self.feedback.store is not None and self.feedback.store == self.live.store:
+            why = "feedback.store and live.store are the same folder, and a run reads feedback as rows"
+            raise UserError(f"{why}: set live.store to another one")
 
     @property
     def has_keys(self) -> bool:

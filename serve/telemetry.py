@@ -7,7 +7,7 @@ import json
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from ray.util.metrics import Counter, Gauge, Histogram
@@ -25,6 +25,7 @@ MAX_NOTES, MAX_NOTE_CHARS = 64, 80
 MAX_KEYS = 1024
 """Without keys, a caller may send any."""
 UNKEPT = "Answers whose texts could not be written to feedback.store, so nobody can rate them."
+DROPPED = "Answers in production without a live record: too many to be rated in the background, or to be written."
 FIRST_TEXT = "From the request's arrival to the answer's first text."
 GAP = "|measured - effective|, in points of the attribute's scale, of rated answers."
 
@@ -43,6 +44,7 @@ class EndpointMetrics:
         self.first_text = Histogram("steerlm_time_to_first_text_seconds", FIRST_TEXT, SECONDS, MODEL)
         self.seconds = Histogram("steerlm_request_seconds", "From a request's arrival to its end.", SECONDS, MODEL)
         self.unkept = Counter("steerlm_answers_not_kept_total", UNKEPT)
+        self.live_dropped = Counter("steerlm_live_records_dropped_total", DROPPED, ("waited_for",))
         self.gap = Histogram("steerlm_steering_gap_points", GAP, POINTS, ("model", "attribute"))
 
     def count(self, request: "RequestContext", status: int, code: str | None, seconds: float) -> None:
@@ -59,8 +61,12 @@ class EndpointMetrics:
         if request.first_text_s is not None:
             self.first_text.observe(request.first_text_s, model)
         self.seconds.observe(seconds, model)
-        for attribute, gap in request.gaps.items():
-            self.gap.observe(gap, model | {"attribute": attribute})
+        self.observe_gaps(request.model, request.gaps)
+
+    def observe_gaps(self, model: str, gaps: Mapping[str, float]) -> None:
+        """Of one answer: attribute -> |measured - effective|."""
+        for attribute, gap in gaps.items():
+            self.gap.observe(gap, {"model": model, "attribute": attribute})
 
 
 class EngineMetrics:
@@ -180,6 +186,16 @@ class Telemetry:
         """The text of an answer is not there for feedback."""
         if self._metrics is not None:
             self._metrics.unkept.inc(1, {})
+
+    def live_dropped(self, waited_for: str) -> None:
+        """There is no live record of an answer, as too many wait for "rating" or "writing"."""
+        if self._metrics is not None:
+            self._metrics.live_dropped.inc(1, {"waited_for": waited_for})
+
+    def gaps(self, model: str, gaps: Mapping[str, float]) -> None:
+        """Of an answer that was rated in the background."""
+        if self._metrics is not None:
+            self._metrics.observe_gaps(model, gaps)
 
     def ended(self, context: RequestContext, status: int, code: str | None) -> None:
         seconds = self.clock() - context.arrived

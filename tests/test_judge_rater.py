@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,13 @@ from data.attributes import shipped
 from data.conversation import Message
 from data.judge_rating import rating_request, values_in
 from data.judge_settings import JudgeSettings
+from data.rater_metrics import JudgeSpending
 from data.rater_settings import JudgeRaterSettings
+from data.storage import Storage
 from data.turns import Rated, Turn
 from jobs.judge_client.desk import JudgeDesk
+from jobs.pipelines.judges import budget_of, spending_in
+from jobs.runner.stage import _plain
 
 SCHEMA = shipped("lab")
 ATTRIBUTES = [SCHEMA["humor"], SCHEMA["helpfulness"]]
@@ -47,19 +52,23 @@ def fair(asked: Asked) -> Answer:
     return Answer(json.dumps(opinion(asked)))
 
 
-def settings(judge: JudgeServer, votes: int = 1, budget: int | None = None, **more: Any) -> JudgeRaterSettings:
+PRICED = {"price_per_million_prompt_tokens": 10_000, "price_per_million_completion_tokens": 20_000}
+"""One hundredth for a prompt token, two for one of a reply."""
+
+
+def settings(judge: JudgeServer, votes: int = 1, limits: Mapping[str, Any] = {}, **more: Any) -> JudgeRaterSettings:
     asked = {"model": "strict", "key_variable": None, "backoff_s": 0.01, "max_tokens": 20, "base_url": judge.url} | more
     return JudgeRaterSettings(
         kind="judge",
         judge=JudgeSettings(**asked),
         attributes={"humor": "Jokes that work.", "helpfulness": ""},
         votes=votes,
-        budget_tokens=budget,
+        **limits,
     )
 
 
 def rated(folder: Path, given: JudgeRaterSettings, *batches: list[Turn]) -> list[Rated]:
-    desk = JudgeDesk(given.judge, None, str(folder), given.budget_tokens)
+    desk = JudgeDesk(given.judge, None, str(folder), budget_of(given))
     rater = JudgeRater(given, SCHEMA, desk)
     found = [r for batch in batches for r in rater(batch)]
     desk.close()
@@ -149,22 +158,54 @@ def test_a_judge_that_fails_and_limits_rates_every_row_once_and_each_failure_is_
     assert again == found
 
 
-def test_the_budget_is_kept_also_by_the_next_run_and_may_be_raised(tmp_path: Path) -> None:
-    """A reply costs 110 tokens at this server; a request reserves some 240 + 20 until it is answered."""
-    budget = 2000
+@pytest.mark.parametrize(
+    ("limits", "reason", "each", "most", "left_over"),
+    [
+        ({"budget_tokens": 2000}, "budget", 110, 2000, 500),
+        (PRICED | {"max_cost": 20}, "max_cost", 1.2, 20, 5),
+        (PRICED | {"max_cost": 20, "budget_tokens": 10**6}, "max_cost", 1.2, 20, 5),
+        (PRICED | {"max_cost": 10**6, "budget_tokens": 2000}, "budget", 110, 2000, 500),
+    ],
+)
+def test_the_budget_is_kept_also_by_the_next_run_and_may_be_raised(
+    tmp_path: Path, limits: dict[str, Any], reason: str, each: float, most: float, left_over: float
+) -> None:
+    """A reply costs 100 + 10 tokens at this server; a request reserves some 240 + 20 until it is answered."""
     with serving(fair) as judge:
-        found = rated(tmp_path, settings(judge, budget=budget, concurrency=4), turns(60))
+        found = rated(tmp_path, settings(judge, limits=limits, concurrency=4), turns(60))
         asked = len(judge.asked)
-        assert budget - 500 <= 110 * asked <= budget
+        assert most - left_over <= each * asked <= most
         left = [r for r in found if r.failed]
         assert len(left) == 60 - asked
-        assert {reason for r in left for reason in r.failed.values()} == {"budget"}
+        assert {reason for r in left for reason in r.failed.values()} == {reason}
         assert all(r.again for r in left)
-        rated(tmp_path, settings(judge, budget=budget), turns(60))
+        rated(tmp_path, settings(judge, limits=limits), turns(60))
         assert len(judge.asked) == asked, "what earlier runs took counts"
         found = rated(tmp_path, settings(judge), turns(60))
         assert len(judge.asked) == 60
     assert not any(r.failed for r in found)
+
+
+def test_a_limit_of_money_needs_prices_which_change_no_stage() -> None:
+    judge = {"kind": "judge", "judge": {"model": "strict"}, "attributes": {"humor": ""}}
+    with pytest.raises(ValueError, match=r"max_cost is 5, but no token costs anything; set price_per_million_prompt"):
+        JudgeRaterSettings.model_validate(judge | {"max_cost": 5})
+    plain, priced, limited = (
+        _plain(JudgeRaterSettings.model_validate(judge | more)) for more in ({}, PRICED, PRICED | {"max_cost": 5})
+    )
+    assert plain == priced, "runs that were made before keep their stages"
+    assert limited == plain | {"max_cost": 5}
+
+
+def test_what_a_judge_took_is_counted_in_tokens_and_money(tmp_path: Path) -> None:
+    with serving(fair) as judge:
+        given = settings(judge, limits=PRICED)
+        rated(tmp_path, given, turns(5))
+    spending = spending_in(Storage(str(tmp_path)), given)
+    assert spending == JudgeSpending(prompt_tokens=500, completion_tokens=50, cost=6.0)
+    assert spending.words() == "500 + 50 tokens, cost 6.0000"
+    unpriced = spending_in(Storage(str(tmp_path)), given.model_copy(update=dict.fromkeys(PRICED, 0)))
+    assert unpriced.words() == "500 + 50 tokens, no prices are set"
 
 
 def test_a_judge_that_is_down_is_given_up_and_asked_for_the_rest_by_the_next_run(tmp_path: Path) -> None:

@@ -2,12 +2,15 @@
 
 import json
 import re
+import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from support.prometheus import MISSING
 
 from actors.training.metrics import METRICS as TRAIN
 from cluster.pipeline_metrics import METRICS as PIPELINE
@@ -82,3 +85,29 @@ def test_every_alert_names_its_remedy() -> None:
         for rule in group["rules"]:
             assert set(rule) == {"alert", "expr", "for", "labels", "annotations"}
             assert set(rule["annotations"]) == {"summary", "remedy"}
+
+
+RULE_TEST = """
+rule_files: [{rules}]
+evaluation_interval: 5m
+tests:
+  - interval: 5m
+    input_series:
+      - series: 'ray_steerlm_steering_gap_points_sum{{model="demo", attribute="humor"}}'
+        values: 0+{gap}x60
+      - series: 'ray_steerlm_steering_gap_points_count{{model="demo", attribute="humor"}}'
+        values: 0+10x60
+    promql_expr_test:
+      - expr: count(ALERTS{{alertname="SteerlmAttributesDrift", alertstate="firing", attribute="humor"}}) or vector(0)
+        eval_time: 4h
+        exp_samples: [{{value: {firing}}}]
+"""
+
+
+@pytest.mark.skipif(not shutil.which("promtool"), reason=MISSING)
+@pytest.mark.parametrize(("gap", "firing"), [(16, 1), (14, 0)])
+def test_answers_that_miss_what_was_requested_are_an_alert(tmp_path: Path, gap: int, firing: int) -> None:
+    """Ten rated answers in five minutes, at a mean gap of 1.6 points, or of 1.4."""
+    (tmp_path / "test.yaml").write_text(RULE_TEST.format(rules=FOLDER / "alerts.yaml", gap=gap, firing=firing))
+    done = subprocess.run(["promtool", "test", "rules", tmp_path / "test.yaml"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr

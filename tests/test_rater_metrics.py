@@ -8,7 +8,7 @@ from support.finished_run import finished
 from support.manifests import finish
 
 from data.counters import Counters, with_counters
-from data.rater_metrics import AGAIN, RaterMetrics
+from data.rater_metrics import AGAIN, JudgeSpending, RaterMetrics
 from data.shards import Output, write_part
 from data.stage_metrics import AnnotationMetrics
 from data.storage import Storage
@@ -30,12 +30,13 @@ def run(tmp_path: Path) -> Run:
     found = finished(tmp_path, RATERS)
     before = found.metrics("annotated", AnnotationMetrics)
     assert before is not None
+    took = {"judge: strict": JudgeSpending(prompt_tokens=1000, completion_tokens=50, cost=1.25)}
     agreement = {
         "judge: strict": {"humor": FAILED, "helpfulness": ALONE},
         "predictor": {"humor": ALONE, "toxicity": ALONE},
         "merged": {"humor": MERGED},
     }
-    finish(found.root, "annotated", before.model_copy(update={"agreement": agreement}))
+    finish(found.root, "annotated", before.model_copy(update={"agreement": agreement, "judges": took}))
     return found
 
 
@@ -63,6 +64,8 @@ def test_the_report_shows_each_rater_beside_people(run: Run) -> None:
         ["humor", "merged", 20, 0, 20, 0.9, 0.4],
         ["toxicity", "predictor", 20, 0, 20, 0.7, 0.8],
     ]
+    (spent,) = [table for table in tables if "cost" in table.columns]
+    assert list(spent.rows) == [["judge: strict", 1000, 50, 1.25]]
     assert {row[1] for row in tables[0].rows if row[0] == "helpfulness"} == {"people", "judge: strict"}
 
 
@@ -74,7 +77,8 @@ def test_too_many_failures_end_the_stage_and_fewer_are_logged(run: Run, capsys: 
     told = "annotate: judge: strict failed to rate humor in 5 of 100 answers (503: 5)"
     found = rater_report(run, "annotate", counted(5, 95))
     assert told in capsys.readouterr().out
-    assert set(found) == {"raters", "agreement"}
+    assert set(found) == {"raters", "agreement", "judges"}
+    assert found["judges"] == {"judge: strict": JudgeSpending(prompt_tokens=0, completion_tokens=0, cost=None)}
     with pytest.raises(StageError, match=r"failed to rate humor in 6 of 100 answers .*max_failed allows 5.0%"):
         rater_report(run, "annotate", counted(6, 94))
 

@@ -42,6 +42,19 @@ def test_an_answer_whose_text_was_not_kept_is_counted() -> None:
     assert COUNTED == {"steerlm_answers_not_kept_total ": 1}
 
 
+def test_answers_without_a_live_record_are_counted_and_gaps_of_the_background_are_among_all() -> None:
+    book = Telemetry(EndpointMetrics(), access_log=False)
+    book.live_dropped("rating")
+    book.gaps("demo", {"humor": 1.5, "toxicity": 0.0})
+    Telemetry(None, access_log=False).live_dropped("rating")
+    Telemetry(None, access_log=False).gaps("demo", {"humor": 1.5})
+    assert COUNTED == {
+        "steerlm_live_records_dropped_total rating": 1,
+        "steerlm_steering_gap_points demo humor": 1.5,
+        "steerlm_steering_gap_points demo toxicity": 0.0,
+    }
+
+
 def test_a_request_is_counted_once_with_its_tokens_times_and_gaps() -> None:
     now = [100.0]
     book = Telemetry(EndpointMetrics(), access_log=False, clock=lambda: now[0])

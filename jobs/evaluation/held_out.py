@@ -7,13 +7,19 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from data.attributes import AttributeSchema
 from data.conversation import Conversation, to_table
-from data.examples import bucket
+from data.examples import bucket, buckets_for
 from data.lab import Lab, LabSettings
 from data.ratings import Ratings, joined, ratings_of
 from data.shards import Input
 from data.storage import Storage
 from jobs.pipelines.map_rows import write_table
 from jobs.pipelines.over_files import over_files, rows_in
+from jobs.runner.stage import Run
+
+
+def num_buckets(run: Run) -> int:
+    """The number of buckets of groups of which the predictor holds one out; 0 = none."""
+    return run.preset.predictor.folds or buckets_for(run.preset.predictor.validation_share)
 
 
 def write_held_out(rows: Storage, schema: AttributeSchema, buckets: int, held_out: int, target: Storage) -> int:

@@ -1,4 +1,4 @@
-"""One place from which a run asks its judge: every request once, within a budget of tokens, at one pace for all.
+"""One place from which a run asks its judge: every request once, within a budget, at one pace for all.
 
 Replies outlive it (`replies`). Knows no row, no attribute and no Ray: annotation makes an actor of it.
 """
@@ -11,31 +11,33 @@ from typing import Any
 from data.judge_rating import JudgeOutcome, JudgeRequest
 from data.judge_settings import JudgeSettings
 from data.storage import Storage
+from jobs.judge_client.budget import Budget, Usage
 from jobs.judge_client.endpoint import Failure, JudgeEndpoint, JudgeReply, JudgeUnusable
 from jobs.judge_client.replies import Replies
 
-BUDGET, UNUSABLE = "budget", "unusable"
-"""Reasons why a request was not sent: the budget is spent; the endpoint was given up."""
+UNUSABLE = "unusable"
+"""Reason why a request was not sent: the endpoint was given up."""
 CHARACTERS_PER_TOKEN = 4
 """English in the usual vocabularies: for requests on their way, and for endpoints that count no tokens."""
 LONGEST_REPLY = 2048
 """Tokens that a reply may have where judge.max_tokens sets no limit."""
+UNLIMITED = Budget()
 
 
 class JudgeDesk:
     """Any number of threads may ask for `replies`."""
 
-    def __init__(self, settings: JudgeSettings, key: str | None, folder: str, budget_tokens: int | None = None):
+    def __init__(self, settings: JudgeSettings, key: str | None, folder: str, budget: Budget = UNLIMITED):
         """`key`: the judge's, looked up where it is known; `folder`: of all replies of the run."""
-        self._settings, self._budget = settings, budget_tokens
+        self._settings, self._budget = settings, budget
         self._replies = Replies(Storage(folder))
         self._endpoint = JudgeEndpoint(settings, key)
         self._pool = ThreadPoolExecutor(settings.concurrency)
         self._flying: dict[str, Future[JudgeOutcome]] = {}
         self._changed = threading.Condition()
-        self._reserved = 0.0
+        self._reserved = Usage()
         self._told = False
-        self._spent = sum(_tokens(line) for line in self._replies.of(settings.model))
+        self._spent = spent(self._replies, settings.model)
 
     def replies(self, requests: Sequence[JudgeRequest]) -> list[JudgeOutcome]:
         """One outcome for each request, in order. What was ever answered is not asked again."""
@@ -53,10 +55,6 @@ class JudgeDesk:
                 for key, _ in keyed:
                     self._flying.pop(key, None)
 
-    def spent_tokens(self) -> float:
-        """Of all replies that are kept, earlier runs' included."""
-        return self._spent
-
     def close(self) -> None:
         """What is on its way is waited for and kept."""
         self._pool.shutdown(wait=True, cancel_futures=True)
@@ -65,43 +63,41 @@ class JudgeDesk:
     def _one(self, key: str, request: JudgeRequest) -> JudgeOutcome:
         if self._replies.answered(key):
             return _outcome(self._replies.get(key) or {})
-        need = self._most_tokens(request)
-        if not self._reserve(need):
-            return JudgeOutcome(None, BUDGET, again=True)
-        tokens = 0.0
+        need = self._most(request)
+        if exceeded := self._reserve(need):
+            return JudgeOutcome(None, exceeded, again=True)
+        used = Usage()
         try:
             outcome = self._endpoint.ask(request.system, request.prompt, {**request.options, **self._settings.options})
             self._replies.keep(key, self._settings.model, _counted(outcome, request))
-            tokens = _tokens(self._replies.get(key) or {})
+            used = usage_of(self._replies.get(key) or {})
         except JudgeUnusable as unusable:
             self._tell_once(str(unusable))
             return JudgeOutcome(None, UNUSABLE, again=True)
         finally:
-            self._release(need, tokens)
+            self._release(need, used)
         return _outcome(self._replies.get(key) or {})
 
-    def _most_tokens(self, request: JudgeRequest) -> float:
+    def _most(self, request: JudgeRequest) -> Usage:
         characters = len(request.system) + len(request.prompt)
-        return characters / CHARACTERS_PER_TOKEN + (self._settings.max_tokens or LONGEST_REPLY)
+        return Usage(characters / CHARACTERS_PER_TOKEN, self._settings.max_tokens or LONGEST_REPLY)
 
-    def _reserve(self, need: float) -> bool:
-        """Wait until the requests on their way leave room for this one; False if there will never be any."""
+    def _reserve(self, need: Usage) -> str:
+        """Wait until the requests on their way leave room for this one; the limit if there will never be any."""
         with self._changed:
-            if self._budget is None:
-                return True
-            self._changed.wait_for(lambda: self._fits(need) or not self._reserved)
-            if not self._fits(need):
-                return False
-            self._reserved += need
-            return True
+            self._changed.wait_for(lambda: not self._exceeded(need) or self._reserved == Usage())
+            exceeded = self._exceeded(need)
+            if not exceeded:
+                self._reserved += need
+            return exceeded
 
-    def _fits(self, need: float) -> bool:
-        return self._budget is None or self._spent + self._reserved + need <= self._budget
+    def _exceeded(self, need: Usage) -> str:
+        return self._budget.exceeded_by(self._spent + self._reserved + need)
 
-    def _release(self, need: float, tokens: float) -> None:
+    def _release(self, need: Usage, used: Usage) -> None:
         with self._changed:
-            self._spent += tokens
-            self._reserved -= need if self._budget is not None else 0
+            self._spent += used
+            self._reserved -= need
             self._changed.notify_all()
 
     def _tell_once(self, sentence: str) -> None:
@@ -119,8 +115,14 @@ def _counted(outcome: JudgeReply | Failure, request: JudgeRequest) -> JudgeReply
     return JudgeReply(outcome.text, outcome.finish, sent, len(outcome.text) // CHARACTERS_PER_TOKEN, outcome.retries)
 
 
-def _tokens(line: Mapping[str, Any]) -> float:
-    return float((line.get("prompt_tokens") or 0) + (line.get("reply_tokens") or 0))
+def spent(replies: Replies, model: str) -> Usage:
+    """Of all replies of a judge that are kept, earlier runs' included."""
+    return sum((usage_of(line) for line in replies.of(model)), Usage())
+
+
+def usage_of(line: Mapping[str, Any]) -> Usage:
+    """Of a kept reply."""
+    return Usage(float(line.get("prompt_tokens") or 0), float(line.get("reply_tokens") or 0))
 
 
 def _outcome(line: Mapping[str, Any]) -> JudgeOutcome:

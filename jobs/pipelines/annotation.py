@@ -10,13 +10,14 @@ from data.calibration import Calibration
 from data.counters import Counters
 from data.label_spread import label_spread, text_rater
 from data.rater_metrics import AGAIN, MERGED, VALUED, agreement_lines, rater_metrics
+from data.roster import Roster
 from data.run_layout import TEXT_RATER, read_record, write_record
 from data.shards import Output, inputs_of
 from data.stage_metrics import AnnotationMetrics, AuditMetrics, PredictorMetrics
 from data.storage import Storage
 from data.text_rater import TextRater
 from jobs.pipelines.audit import audit
-from jobs.pipelines.judges import remote_judges
+from jobs.pipelines.judges import judge_spending, remote_judges
 from jobs.pipelines.map_rows import Pass, map_rows
 from jobs.runner.settings import AnnotateSettings
 from jobs.runner.stage import Run, StageError, log
@@ -57,7 +58,10 @@ def rater_report(run: Run, what: str, counters: Counters) -> dict[str, object]:
         log(sentence)
     for line in agreement_lines(agreement):
         log(f"{what}: {line}")
-    return {"raters": raters_of(run), "agreement": agreement}
+    spending = judge_spending(run)
+    for who, taken in spending.items():
+        log(f"{what}: {who} has taken {taken.words()} in this run so far")
+    return {"raters": raters_of(run), "agreement": agreement} | ({"judges": spending} if spending else {})
 
 
 def rating(run: Run) -> dict[str, object]:
@@ -182,11 +186,18 @@ def _with_others(run: Run, own: Calibration) -> Calibration:
     """With that of other raters' values, on the annotated answers that people rated as well."""
     annotated, roster = run.metrics("annotated", AnnotationMetrics), run.preset.roster
     assert annotated is not None, "the rows must be annotated"
-    fits = {}
+    scale, shift, points = dict(own.scale), dict(own.shift), dict(own.points)
     for name in roster.elsewhere:
-        givers = roster.of(name)
-        fits[name] = annotated.agreement[MERGED if len(givers) > 1 else givers[0].name][name]
-    return Calibration(
-        scale=own.scale | {name: fit.scale for name, fit in fits.items()},
-        shift=own.shift | {name: fit.shift for name, fit in fits.items()},
-    )
+        if fit := annotated.fits.get(name):
+            found = fit.calibration
+            scale, shift, points = scale | found.scale, shift | found.shift, points | found.points
+            continue
+        agreement = annotated.agreement[whose(roster, name)][name]
+        scale[name], shift[name] = agreement.scale, agreement.shift
+    return Calibration(scale=scale, shift=shift, points=points)
+
+
+def whose(roster: Roster, attribute: str) -> str:
+    """The rater of an attribute, or MERGED for the one value of several."""
+    givers = roster.of(attribute)
+    return MERGED if len(givers) > 1 else givers[0].name

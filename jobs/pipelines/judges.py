@@ -9,9 +9,13 @@ from typing import Any
 import ray
 
 from data.judge_rating import Judge, JudgeOutcome, JudgeRequest
+from data.rater_metrics import JudgeSpending
 from data.rater_settings import JudgeRaterSettings
-from jobs.judge_client.desk import JudgeDesk
+from data.storage import Storage
+from jobs.judge_client.budget import Budget
+from jobs.judge_client.desk import JudgeDesk, spent
 from jobs.judge_client.endpoint import key_of
+from jobs.judge_client.replies import Replies
 from jobs.runner.stage import Run
 
 JUDGE = "judge"
@@ -41,4 +45,21 @@ def _started(run: Run, rater: JudgeRaterSettings) -> Judge:
     # A desk that dies starts again, and finds in the folder what was answered.
     actor = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1, max_concurrency=WORKERS_AT_ONCE)(JudgeDesk)
     key = key_of(rater.judge)
-    return RemoteJudge(actor.remote(rater.judge, key, (run.root / JUDGE).uri, rater.budget_tokens))
+    return RemoteJudge(actor.remote(rater.judge, key, (run.root / JUDGE).uri, budget_of(rater)))
+
+
+def budget_of(rater: JudgeRaterSettings) -> Budget:
+    prices = rater.price_per_million_prompt_tokens, rater.price_per_million_completion_tokens
+    return Budget(rater.budget_tokens, rater.max_cost, *prices)
+
+
+def judge_spending(run: Run) -> dict[str, JudgeSpending]:
+    """Rater -> what its judge has taken in the run so far."""
+    raters = [rater for rater in run.preset.annotate.raters if isinstance(rater, JudgeRaterSettings)]
+    return {rater.name: spending_in(run.root / JUDGE, rater) for rater in raters}
+
+
+def spending_in(folder: Storage, rater: JudgeRaterSettings) -> JudgeSpending:
+    usage = spent(Replies(folder), rater.judge.model)
+    cost = round(budget_of(rater).cost(usage), 6) if rater.is_priced else None
+    return JudgeSpending(prompt_tokens=int(usage.prompt), completion_tokens=int(usage.reply), cost=cost)

@@ -5,14 +5,14 @@ Draws the records of `data.steering_metrics`; computes none of its own but what 
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import matplotlib.axes
 import numpy as np
 from matplotlib.ticker import MaxNLocator
 
 from data.attributes import Attribute, AttributeSchema
-from data.steering_metrics import CrossTalk, JudgeMetrics, ReportMetrics, RoundMeasures, SteeringCurve
+from data.steering_metrics import CrossTalk, JudgeMetrics, ReportMetrics, RoundMeasures
 from data.storage import Storage
 from jobs.evaluation.ask import MeasuredAnswers
 from jobs.reporting.blocks import finite
@@ -37,7 +37,26 @@ SPREAD = (5, 95)
 """Percentiles of the predicted values between which a mark's line lies."""
 
 
-def steering(attribute: Attribute, curve: SteeringCurve) -> Plot:
+class Curve(Protocol):
+    """What is drawn of one: a `SteeringCurve`, or what production shows of an attribute."""
+
+    @property
+    def requested(self) -> Sequence[float]: ...
+    @property
+    def measured(self) -> Sequence[float | None]: ...
+    @property
+    def low(self) -> Sequence[float | None]: ...
+    @property
+    def high(self) -> Sequence[float | None]: ...
+    @property
+    def spearman(self) -> float | None: ...
+    @property
+    def slope(self) -> float | None: ...
+    @property
+    def monotonic(self) -> bool: ...
+
+
+def steering(attribute: Attribute, curve: Curve) -> Plot:
     """Requested against measured, with the 95 % band of the means."""
     requested, measured = curve.requested, [or_nan(v) for v in curve.measured]
     pairs = ", ".join(f"{r:g} gives {shown(m)}" for r, m in zip(requested, measured, strict=True))

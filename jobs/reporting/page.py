@@ -36,7 +36,11 @@ def write_pages(run: Run, report: ReportMetrics, folder: Storage) -> list[str]:
     The same input gives the same bytes.
     """
     parts = page_parts(run, report, folder)
-    title, about = f"{run.preset.run}: steering report", _about(run, report)
+    return write_parts(f"{run.preset.run}: steering report", _about(run, report), parts, folder)
+
+
+def write_parts(title: str, about: str, parts: Sequence[Part], folder: Storage) -> list[str]:
+    """The same of any parts."""
     galleries = [block for part in parts for block in part.blocks if isinstance(block, Gallery)]
     pictures = {f"{PICTURES}/{figure.name}.svg": figure for gallery in galleries for figure in gallery.figures}
     for name, figure in pictures.items():

@@ -77,6 +77,18 @@ def _raters(run: Run) -> Iterator[Table]:
     ]
     columns = ["attribute", "rater", "rated", "failed", "by people too", "correlation", "mean gap"]
     yield Table("The raters beside people; the predictor may have learned from these ratings", columns, rows)
+    if annotated.fits:
+        fitted: list[list[Cell]] = [
+            [name, fit.rater, fit.kind, fit.n, fit.held_out, fit.error_before, fit.error_after]
+            for name, fit in annotated.fits.items()
+        ]
+        columns = ["attribute", "rater", "calibrate", "fitted on", "tried on", "error before", "error after"]
+        yield Table(
+            "Raters brought onto people's scale: mean error on answers that were not fitted on", columns, fitted
+        )
+    if annotated.judges:
+        took = [[who, j.prompt_tokens, j.completion_tokens, j.cost] for who, j in annotated.judges.items()]
+        yield Table("What judges have taken so far", ["judge", "prompt tokens", "reply tokens", "cost"], took)
 
 
 def _quality(schema: AttributeSchema, quality: PredictorQuality) -> Part:

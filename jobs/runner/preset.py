@@ -228,6 +228,7 @@ class Preset(Record):
             if source.columns:
                 source.columns.require_in(self.schema_)
         self.roster.require_fitting()
+        self.roster.require_used_fits(*self.policy.uses_calibration)
         self._require_words()
         self._require_guidance()
         self.require_steerlm2()

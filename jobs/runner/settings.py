@@ -143,6 +143,12 @@ class PolicySettings(Record):
             )
         return self
 
+    @property
+    def uses_calibration(self) -> tuple[bool, str]:
+        """Do labels depend on how raters are calibrated? If not, why."""
+        why = "policy.spread_labels gives labels by rank" if self.spread_labels else "policy.calibrate is false"
+        return self.calibrate and not self.spread_labels, why
+
 
 class SamplingSettings(Record):
     """How answers are sampled in bootstrap and evaluation."""

@@ -19,6 +19,7 @@ from serve.backend import Backend
 from serve.bodies import BodyLimits
 from serve.feedback import Feedback
 from serve.ledger import Ledger
+from serve.live import Live
 from serve.models import ServedPolicies, ServedPolicy
 from serve.rate_limits import RateLimiter, Sync
 from serve.request import Delta, Event, Failed, GenerationRequest, PolicyInfo, Started, Tokenized
@@ -110,6 +111,7 @@ def app_around(
     ledger: Sync | None = None,
     sampling: SamplingDefaults = OPENAI_S,
     feedback: Feedback | None = None,
+    live: Live | None = None,
 ) -> FastAPI:
     served = models or ServedPolicies([ServedPolicy(POLICY_INFO)])
     log: list[str] = [] if lines is None else lines
@@ -134,6 +136,7 @@ def app_around(
         rate_limiter=RateLimiter(Ledger(teams) if ledger is None else ledger),
         page="<!doctype html><title>page</title>",
         feedback=feedback,
+        live=live,
         root_path=root_path,
         cors_origins=cors_origins,
     )
