@@ -19,6 +19,7 @@ from actors.modeling.policy import PolicyText, load_causal_lm
 from data.adapter_layout import ADAPTER, HEADS, LORA, AdapterRecord, require_template
 from data.errors import UserError
 
+_SIDES = (".lora_A.", ".lora_B.")
 EXPERTS = ".experts."
 """In the names of modules that get only some of a batch's tokens, in an order of their own."""
 
@@ -52,12 +53,22 @@ class AdapterWeights:
         yield from (tensor for tensor in (self.inputs_ED, self.outputs_ED) if tensor is not None)
 
 
+def adapter_record(name: str, folder: str) -> AdapterRecord:
+    """Raises UserError if the local folder is no exported adapter's."""
+    if not os.path.exists(os.path.join(folder, ADAPTER)):
+        raise UserError(
+            f"adapter {name}: {folder} has no {ADAPTER}, so it is no exported adapter; write one with `python -m "
+            "jobs.export PRESET.yaml what=adapter to=FOLDER`"
+        )
+    return read_record(folder)
+
+
 def adapter_text(name: str, folder: str, base: PolicyText) -> PolicyText:
     """The text side of the adapter in `folder`: attributes, sentences and calibration are its own, tokens the base's.
 
     Raises UserError if there is no adapter, or if it was trained with another prompt format than `base` has.
     """
-    record, config = _record(name, folder), load_config(base.folder)
+    record, config = adapter_record(name, folder), load_config(base.folder)
     require_template(name, record, config.steerlm)
     format = stored_format(config, load_tokenizer(base.folder), record.policy)
     if len(format.tokenizer) != len(base.tokenizer):
@@ -73,7 +84,7 @@ def adapter_weights(name: str, folder: str, model: PreTrainedModel, base: str) -
 
     Raises UserError if it was trained on other weights, or on modules that get only some of the tokens.
     """
-    record = _record(name, folder)
+    record = adapter_record(name, folder)
     _require_base(name, record, base)
     lora, heads = (load_file(os.path.join(folder, file)) for file in (LORA, HEADS))
     pairs = {}
@@ -93,18 +104,6 @@ def base_fingerprint(base: PolicyText, folder: str, model: PreTrainedModel | Non
     if model is None or model.dtype == torch.float16:  # which has rounded the weights in another way than bfloat16
         model = load_causal_lm(folder, base.format, "eager", torch.bfloat16)
     return fingerprint(model)
-
-
-_SIDES = (".lora_A.", ".lora_B.")
-
-
-def _record(name: str, folder: str) -> AdapterRecord:
-    if not os.path.exists(os.path.join(folder, ADAPTER)):
-        raise UserError(
-            f"adapter {name}: {folder} has no {ADAPTER}, so it is no exported adapter; write one with `python -m "
-            "jobs.export PRESET.yaml what=adapter to=FOLDER`"
-        )
-    return read_record(folder)
 
 
 def _require_base(name: str, record: AdapterRecord, base: str) -> None:
