@@ -48,6 +48,6 @@ def require_template(name: str, record: AdapterRecord, served: Mapping[str, Any]
         )
     if own["base_chat_template"] != served["base_chat_template"]:
         raise UserError(
-            f"adapter {name} was trained with another chat template than the served policy has: train it on the policy "
-            "that is served, or serve it alone (policy=FOLDER)"
+            f"adapter {name} was trained with another chat template than the served policy has: train it on the same "
+            "base, with its chat template as it is, or serve it alone (policy=FOLDER)"
         )

@@ -58,7 +58,7 @@ class VllmAdapters:
         if weights.inputs_ED is not None or weights.outputs_ED is not None:
             raise UserError(
                 f"adapter {name} has embeddings of its own for tokens that its base lacked, and vLLM takes none: set "
-                "engine.kind to transformers, or train it on a policy that has the tokens"
+                "engine.kind to transformers, or serve it alone (policy=FOLDER)"
             )
         from vllm.lora.request import LoRARequest
 

@@ -74,7 +74,7 @@ def adapter_text(name: str, folder: str, base: PolicyText) -> PolicyText:
     if len(format.tokenizer) != len(base.tokenizer):
         raise UserError(
             f"adapter {name} has prompts with {len(format.tokenizer) - len(base.tokenizer)} tokens that the served "
-            "policy lacks: train it on the policy that is served, or serve it alone (policy=FOLDER)"
+            "policy lacks: serve it alone (policy=FOLDER)"
         )
     return PolicyText(format, name, base.folder, base.max_tokens, sorted(base.stop_ids))
 
