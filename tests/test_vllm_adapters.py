@@ -39,7 +39,8 @@ def test_a_request_names_an_adapter_that_no_other_is(tmp_path: Path, monkeypatch
     module.LoRARequest = LoRARequest  # type: ignore[attr-defined]
     for name, stub in {"vllm": None, "vllm.lora": None, "vllm.lora.request": module}.items():
         monkeypatch.setitem(sys.modules, name, stub or types.ModuleType(name))
-    first = exported_adapter(chat_base(str(tmp_path / "base")), tmp_path / "first", 1, kind="steerlm")
+    base = chat_base(str(tmp_path / "base"))
+    first, third = (exported_adapter(base, tmp_path / f"on-base-{seed}", seed, kind="steerlm") for seed in (1, 3))
     served = base_policy(first, tmp_path / "served")
     second = exported_adapter(served, tmp_path / "second", 2, kind="steerlm")
     adapters = VllmAdapters(PolicyText.load(served), served, num_places=1)
@@ -47,7 +48,7 @@ def test_a_request_names_an_adapter_that_no_other_is(tmp_path: Path, monkeypatch
     assert requests == [LoRARequest("games-1", 1, second), LoRARequest("games-2", 2, second)]
     assert (Path(second) / "adapter_config.json").exists(), "peft's form, which vLLM reads"
     with pytest.raises(UserError, match=r"embeddings of its own for tokens that its base lacked.*kind to transformers"):
-        adapters.request("games", first)
+        adapters.request("games", third)
     without = VllmAdapters(PolicyText.load(served), served, num_places=0)
     with pytest.raises(UserError, match="vLLM was started without room for adapters; set adapters"):
         without.request("games", second)
