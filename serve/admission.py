@@ -104,7 +104,7 @@ def admitted(
     chat: ChatRequest, team: Team, models: ServedPolicies, limits: RequestLimits, can_score: bool, header: str = ""
 ) -> AdmittedRequest:
     """`header`: attributes that stood in a header. Raises ProtocolError that names the field to fix."""
-    addressed = models.addressed(chat.model)
+    addressed = models.addressed(chat.model, team)
     model = addressed.policy
     _require_predictor(chat, can_score)
     profile = team.profile(_named_profile(chat, addressed))

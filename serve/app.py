@@ -101,14 +101,14 @@ def _information(app: FastAPI, backend: Backend) -> None:
     async def models(request: Request) -> dict[str, object]:
         """The policies that are served, each also with every profile that the caller may use."""
         team = backend.team(request)
-        rows = [row for policy in backend.models for row in _rows(policy, team)]
+        rows = [row for policy in backend.models if team.may_use(policy.name) for row in _rows(policy, team)]
         return {"object": "list", "data": rows}
 
     @app.get("/v1/models/{name:path}", **openapi.KEYED)
     async def model(request: Request, name: str) -> dict[str, object]:
         """One of them."""
         team = backend.team(request)
-        found = backend.models.addressed(name)
+        found = backend.models.addressed(name, team)
         team.profile(found.profile)
         return _row(found.policy, name)
 
@@ -116,7 +116,7 @@ def _information(app: FastAPI, backend: Backend) -> None:
     async def attributes(request: Request, model: str | None = None) -> dict[str, object]:
         """The attributes of a model (the first one if none is named), and the profiles that the caller may use."""
         team = backend.team(request)
-        policy = backend.models.first if model is None else backend.models.addressed(model).policy
+        policy = backend.models.of(team)[0] if model is None else backend.models.addressed(model, team).policy
         return {
             "model": policy.name,
             "schema": policy.schema.name,
@@ -170,7 +170,7 @@ def _row(policy: ServedPolicy, name: str) -> dict[str, object]:
         "created": policy.info.created,
         "owned_by": "steerlm",
         "root": policy.name,
-        "parent": None if name == policy.name else policy.name,
+        "parent": (policy.info.base or None) if name == policy.name else policy.name,
         "max_model_len": policy.info.context,
     }
 
@@ -178,15 +178,30 @@ def _row(policy: ServedPolicy, name: str) -> dict[str, object]:
 def _administration(app: FastAPI, backend: Backend, bodies: Bodies) -> None:
     @app.post("/admin/models/{name}", **openapi.SWAP)
     async def swap(request: Request, name: str) -> dict[str, object]:
-        """Answer a model's requests from another checkpoint; those that run end on the old one."""
+        """Answer a model's requests from another checkpoint, or add or change an adapter; those that run end on the
+        old one."""
         team = backend.operator(request, "the /admin routes")
-        backend.models.named(name)
-        policy = parse_swap(await bodies.read(request, team.name))
+        sent = parse_swap(await bodies.read(request, team.name))
+        if sent.adapter is None:
+            backend.models.named(name)
         try:
-            info = await backend.swap(name, policy)
+            change = backend.swap(name, str(sent.policy)) if sent.adapter is None else backend.adapt(name, sent.adapter)
+            info = await change
         except UserError as problem:
-            raise ProtocolError(str(problem), "policy", "policy_refused", 409) from None
+            field = "policy" if sent.adapter is None else "adapter"
+            raise ProtocolError(str(problem), field, f"{field}_refused", 409) from None
         return {"model": info.name, "policy": info.policy, "created": info.created}
+
+    @app.delete("/admin/models/{name}", **openapi.REMOVAL)
+    async def remove(request: Request, name: str) -> dict[str, object]:
+        """Stop serving an adapter; answers that run are finished."""
+        backend.operator(request, "the /admin routes")
+        backend.models.named(name)
+        try:
+            await backend.remove(name)
+        except UserError as problem:
+            raise ProtocolError(str(problem), "model", "adapter_refused", 409) from None
+        return {"model": name, "deleted": True}
 
 
 def _errors(app: FastAPI) -> None:

@@ -37,6 +37,8 @@ class Team(Record):
     """As written in the keys file, in metrics and in the access log."""
     profiles: tuple[str, ...] = ()
     """Profiles that it may use, the first if a request names none; empty = any, or the schema's defaults if none."""
+    models: tuple[str, ...] = ()
+    """Models that it may use, adapters too; empty = any."""
     max_concurrent: Workers | None = None
     """Answers at the same time; null = no limit."""
     tokens_per_minute: Size | None = None
@@ -50,6 +52,9 @@ class Team(Record):
     def is_limited(self) -> bool:
         """Does anything have to be counted?"""
         return self.max_concurrent is not None or self.tokens_per_minute is not None
+
+    def may_use(self, model: str) -> bool:
+        return not self.models or model in self.models
 
     def profile(self, requested: str | None) -> str | None:
         """The profile of a request that named `requested`; raises ProtocolError (403) if the team may not use it."""

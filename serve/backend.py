@@ -29,6 +29,10 @@ class Backend:
     """(model, request, whether each token's text is wanted) -> the request's prompt."""
     swap: Callable[[str, str], Awaitable[PolicyInfo]]
     """Answer a model's requests from another checkpoint; raises UserError if that cannot be."""
+    adapt: Callable[[str, str], Awaitable[PolicyInfo]]
+    """Serve an adapter under a name, a new one or another version of it; raises UserError if that cannot be."""
+    remove: Callable[[str], Awaitable[None]]
+    """Stop serving an adapter; raises UserError if the model is none."""
     replicas: Callable[[], Awaitable[Mapping[str, int]]]
     """How many replicas of each model answer now."""
     metrics: Callable[[], Awaitable[str]]

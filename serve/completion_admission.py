@@ -23,7 +23,7 @@ def admitted_completion(
     sent: CompletionRequest, team: Team, models: ServedPolicies, limits: RequestLimits, header: str = ""
 ) -> AdmittedRequest:
     """`header`: attributes that stood in a header. Raises ProtocolError that names the field to fix."""
-    addressed = models.addressed(sent.model)
+    addressed = models.addressed(sent.model, team)
     require_raw(team, addressed, header)
     model = addressed.policy
     reports_prompt = sent.echo and (sent.logprobs is not None or not sent.max_tokens)

@@ -24,7 +24,7 @@ from serve.ingress import Ingress
 from serve.locate import Located, locate_all
 from serve.replica import ReplicaDeployment
 from serve.request import Revision
-from serve.revisions import forget
+from serve.revisions import forget, kept
 from serve.scorer import ScorerDeployment
 from serve.settings import IngressSettings, ServeSettings
 from serve.shared_limits import LimitsDeployment
@@ -61,6 +61,7 @@ def bound(settings: ServeSettings, models: Sequence[Located], predictor: str | N
         [_policy(settings, model) for model in models],
         [model.weight for model in models],
         {model.name: model.uri for model in models},
+        models[0].adapters,
         None if predictor is None else _scorer(settings, predictor),
         _limits(settings),
         settings,
@@ -91,6 +92,7 @@ def _policy(settings: ServeSettings, model: Located) -> Any:
         name=model.name,
         revision=Revision(model.uri, 0),
         settings=settings.engine,
+        adapters={name: Revision(folder, 0) for name, folder in model.adapters.items()},
     )
 
 
@@ -226,7 +228,7 @@ def start(settings: ServeSettings, models: Sequence[Located], predictor: str | N
 
 def _forget(models: Sequence[str]) -> None:
     """What the cluster's head keeps of an application."""
-    forget(APPLICATION, models)
+    forget(APPLICATION, {*models, *kept(APPLICATION)})
     shared_limits.forget(APPLICATION)
 
 

@@ -16,9 +16,9 @@ from serve.request import Failed, GenerationRequest
 class Refusal(UserError):
     """A value that this policy cannot take, with its field and a code."""
 
-    def __init__(self, message: str, field: str, code: str):
+    def __init__(self, message: str, field: str, code: str, status: int = 400):
         super().__init__(message)
-        self.field, self.code = field, code
+        self.field, self.code, self.status = field, code, status
 
 
 def sampling_of(
@@ -34,7 +34,8 @@ def sampling_of(
     if request.guided_from is not None:
         _require_known(engine, "guidance_from", unguided_ids)
         guidance = 1.0 if list(unguided_ids) == list(prompt_ids) else guidance
-    own = replace(request.sampling, guidance=guidance, unguided_ids=() if guidance == 1 else tuple(unguided_ids))
+    unguided = () if guidance == 1 else tuple(unguided_ids)
+    own = replace(request.sampling, guidance=guidance, unguided_ids=unguided, adapter=request.adapter)
     num_tokens, context = len(prompt_ids), engine.guided_context if own.is_guided else engine.context
     if num_tokens >= context:
         sizes = f"{request.input_name} has {num_tokens} tokens, the policy's context {context}"
@@ -83,7 +84,7 @@ async def submitted(
 def refused(problem: UserError, request: GenerationRequest, prompt_tokens: int) -> Failed:
     """`prompt_tokens`: that were counted until then."""
     if isinstance(problem, Refusal):
-        return Failed(str(problem), 400, problem.field, problem.code, prompt_tokens=prompt_tokens)
+        return Failed(str(problem), problem.status, problem.field, problem.code, prompt_tokens=prompt_tokens)
     code = "invalid_messages" if isinstance(problem, Unrenderable) else "context_length_exceeded"
     return Failed(str(problem), 400, request.input_field, code, prompt_tokens=prompt_tokens)
 

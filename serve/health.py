@@ -50,7 +50,7 @@ def add_routes(app: FastAPI, backend: Backend) -> None:
     async def readyz(request: Request) -> dict[str, object]:
         """Does at least one replica of every model answer? With a key: how many of each do."""
         replicas, knows = await readiness(), backend.knows(request)
-        missing = [policy.name for policy in backend.models if not replicas.get(policy.name)]
+        missing = [p.name for p in backend.models if not replicas.get(backend.models.replicas_of(p.name))]
         if missing:
             message = f"no replica of {', '.join(missing) if knows else 'a model'} answers"
             raise ProtocolError(message, code="not_ready", status=503, retry_after_s=5)

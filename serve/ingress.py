@@ -75,6 +75,7 @@ class Ingress:
         policies: Sequence[Handle],
         weights: Sequence[float],
         configured: Mapping[str, str],
+        adapters: Mapping[str, str],
         scorer: Handle | None,
         limits: Handle | None,
         settings: ServeSettings,
@@ -85,8 +86,8 @@ class Ingress:
         infos: list[PolicyInfo] = list(await asyncio.gather(*(handle.info.remote() for handle in policies)))
         self._models = ServedPolicies([ServedPolicy(info, weight) for info, weight in zip(infos, weights, strict=True)])
         self._handles = {info.name: handle for info, handle in zip(infos, policies, strict=True)}
-        application = ray.serve.get_replica_context().app_name
-        self._swaps = Swaps(application, self._models, self._handles, configured, settings, self._announce)
+        own = ray.serve.get_replica_context().app_name
+        self._swaps = Swaps(own, self._models, self._handles, configured, adapters, settings, self._announce)
         await self._swaps.learn()
         self._backlogs = {
             name: Backlog(
@@ -127,6 +128,8 @@ class Ingress:
             score=None if self._scorer is None else self.score,
             tokenize=self.tokenize,
             swap=self._swaps.swap,
+            adapt=self._swaps.adapt,
+            remove=self._swaps.remove,
             replicas=self.replicas,
             metrics=self.metrics,
             keys=self._keys,
@@ -152,7 +155,7 @@ class Ingress:
 
     async def generate(self, model: str, request: GenerationRequest) -> AsyncGenerator[Event, None]:
         """The events of a request, whichever replica takes it; closing the generator cancels it there."""
-        backlog = self._backlogs[model]
+        backlog = self._backlogs[self._models.replicas_of(model)]
         if backlog.is_full:  # Ray would say so too, but later: then a stream has begun, which no client tries again
             yield self._busy(model)
             return
@@ -163,12 +166,11 @@ class Ingress:
                     yield event
 
     async def _generated(self, model: str, request: GenerationRequest) -> AsyncGenerator[Event, None]:
-        request = replace(request, revision=self._swaps.revision(model))
-        policy = self._handles[model].generate.options(stream=True)
+        request, replicas = self._addressed(model, request)
         started = has_text = False
         deaths = 0
         for _ in range(MOST_REPLICAS):
-            events, begun = policy.remote(request), False
+            events, begun = replicas.generate.options(stream=True).remote(request), False
             try:
                 async for event in events:
                     if not (started and isinstance(event, Started)):  # a second replica starts again
@@ -193,9 +195,16 @@ class Ingress:
                 break
         yield lost
 
+    def _addressed(self, model: str, request: GenerationRequest) -> tuple[GenerationRequest, Handle]:
+        """As the replicas take it, and these."""
+        base = self._models.replicas_of(model)
+        own = replace(request, revision=self._swaps.revision(model), adapter="" if model == base else model)
+        return own, self._handles[base]
+
     async def tokenize(self, model: str, request: GenerationRequest, names: bool) -> Tokenized | Failed:
         """The prompt of a request, as a replica has it."""
-        reply = self._handles[model].tokenized.remote(request, names)
+        request, replicas = self._addressed(model, request)
+        reply = replicas.tokenized.remote(request, names)
         try:
             found: Tokenized | Failed = await reply
         except ray.serve.exceptions.BackPressureError:
@@ -240,18 +249,18 @@ class Ingress:
         return ProtocolError(message, code="scorer_failed", status=503, retry_after_s=wait_s)
 
     def _busy(self, model: str) -> Failed:
-        wait_s = self._backlogs[model].retry_after_s()
+        wait_s = self._backlogs[self._models.replicas_of(model)].retry_after_s()
         busy = f"all replicas are busy: try again in {wait_s} s"
         return Failed(busy, 429, code="overloaded", retry_after_s=wait_s)
 
-    async def adopt(self, info: PolicyInfo, revision: Revision) -> None:
+    async def adopt(self, model: str, info: PolicyInfo | None, revision: Revision) -> None:
         """Another ingress swapped a model."""
-        self._swaps.adopt(info, revision)
+        self._swaps.adopt(model, info, revision)
 
-    async def _announce(self, info: PolicyInfo, revision: Revision) -> None:
+    async def _announce(self, model: str, info: PolicyInfo | None, revision: Revision) -> None:
         own = ray.serve.get_replica_context()
         ingresses = ray.serve.get_deployment_handle(own.deployment, own.app_name)
-        await ingresses.broadcast("adopt", info, revision).results_async(timeout_s=READY_TIMEOUT_S)
+        await ingresses.broadcast("adopt", model, info, revision).results_async(timeout_s=READY_TIMEOUT_S)
 
     async def _keep_watch(self) -> None:
         """Learn every WATCH_S what other processes have changed: each ingress has its share of the replicas' places."""

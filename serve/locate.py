@@ -1,7 +1,11 @@
-"""Which policy to serve: a folder, a finished run, the newest one, an exported adapter, or a package. Knows a run's
-layout, no model."""
+"""Which policy to serve: a folder, a finished run, the newest one, an exported adapter or its base, or a package.
 
-from dataclasses import dataclass, replace
+Knows a run's layout, no model.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import PurePosixPath
 
@@ -9,8 +13,8 @@ from data.errors import UserError
 from data.run_layout import MANIFEST, MODEL, read_manifest
 from data.steering_metrics import ReportMetrics
 from data.storage import Storage
-from serve.ready import is_adapter, ready
-from serve.settings import FROM_THE_RUN, ServeSettings
+from serve.ready import is_adapter, ready, ready_base
+from serve.settings import BASE, FROM_THE_RUN, NAME, ServeSettings
 from serve.untrained import PACKAGE, untrained
 
 NEWEST = "newest"
@@ -26,6 +30,8 @@ class Located:
     """Its share of the requests that name no model."""
     predictor: str | None = None
     """The predictor of its run."""
+    adapters: Mapping[str, str] = field(default_factory=dict)
+    """Those beside it: name -> folder."""
 
 
 def locate(policy: str, storage: str, attributes: str = "style") -> Located:
@@ -52,8 +58,12 @@ def locate_all(settings: ServeSettings) -> tuple[list[Located], str | None]:
         where = settings.storage, settings.attributes
         models = [replace(locate(m.policy, *where), name=m.name, weight=m.weight) for m in settings.models]
     else:
-        found = locate(settings.policy, settings.storage, settings.attributes)
-        models = [replace(found, name=settings.name or found.name)]
+        for name, folder in settings.adapters.items():
+            require_adapter(name, folder)
+        found = _alone(settings)
+        models = [replace(found, name=settings.name or found.name, adapters=settings.adapters)]
+        if models[0].name in settings.adapters:
+            raise UserError(f"adapters has {models[0].name!r}, which is the policy's own name: set name to another")
     predictor = models[0].predictor if settings.predictor == FROM_THE_RUN else settings.predictor
     if predictor is not None and not (Storage(predictor) / "config.json").exists():
         remedy = f"set predictor to a folder with config.json, to {FROM_THE_RUN!r}, or to null"
@@ -62,6 +72,28 @@ def locate_all(settings: ServeSettings) -> tuple[list[Located], str | None]:
         remedy = "set predictor to a folder with config.json, or live.store to null"
         raise UserError(f"live.store is set, but no attribute predictor is served that could rate an answer: {remedy}")
     return models, predictor
+
+
+def require_adapter(name: str, folder: str) -> None:
+    """Raises UserError if there is no exported adapter."""
+    if not is_adapter(Storage(folder)):
+        raise UserError(
+            f"adapter {name}: no exported adapter at {folder}; write one with `python -m jobs.export PRESET.yaml "
+            "what=adapter to=FOLDER`, or correct the folder"
+        )
+
+
+def require_name(name: str) -> None:
+    """Raises UserError if callers could not write it as `model`."""
+    if not re.match(NAME, name):
+        raise UserError(f"{name[:60]!r} is no name of a model: take letters, digits, dots, underscores and dashes")
+
+
+def _alone(settings: ServeSettings) -> Located:
+    if settings.policy != BASE:
+        return locate(settings.policy, settings.storage, settings.attributes)
+    folder = Storage(next(iter(settings.adapters.values())))
+    return Located(ready_base(folder, Storage(settings.storage)).uri, BASE)
 
 
 def _newest_run(storage: Storage) -> Storage:

@@ -8,6 +8,7 @@ from functools import cached_property
 from data.attributes import AttributeSchema
 from data.calibration import Calibration
 from data.text_rater import TextRater
+from serve.auth import EVERYONE, Team
 from serve.profiles import Profile, shipped
 from serve.protocol import ProtocolError
 from serve.request import PolicyInfo
@@ -81,21 +82,44 @@ class ServedPolicies:
     def first(self) -> ServedPolicy:
         return next(iter(self))
 
-    def named(self, name: str) -> ServedPolicy:
-        """Raises ProtocolError (404) that lists them all."""
+    def of(self, team: Team) -> list[ServedPolicy]:
+        """Those that a team may use. Raises ProtocolError (403) if there are none."""
+        found = [policy for policy in self if team.may_use(policy.name)]
+        if not found:
+            message = f"team {team.name!r} may use {', '.join(team.models)}, and none of them is served now"
+            raise ProtocolError(message, "model", "model_forbidden", 403)
+        return found
+
+    def named(self, name: str, team: Team = EVERYONE) -> ServedPolicy:
+        """Raises ProtocolError (404) that lists those that the team may use."""
         if name not in self._policies:
-            also = f"; also with a profile, as {self.first.named_with(next(iter(self.first.profiles)))}"
-            message = f"model {name[:60]!r} is not served here; served: {', '.join(self._policies)}{also}"
+            served = self.of(team)
+            also = f"; also with a profile, as {served[0].named_with(next(iter(served[0].profiles)))}"
+            names = ", ".join(policy.name for policy in served)
+            message = f"model {name[:60]!r} is not served here; served: {names}{also}"
             raise ProtocolError(message, "model", "model_not_found", 404)
         return self._policies[name]
 
-    def addressed(self, name: str | None) -> AddressedModel:
-        """What a request names: NAME, NAME:PROFILE, each also with @ATTRIBUTE=VALUE,...; nothing = one drawn by weight.
+    def replicas_of(self, name: str) -> str:
+        """The model whose replicas answer for it: of an adapter its base."""
+        policy = self._policies.get(name, self.first)  # an adapter that was removed: they know
+        return policy.info.base or policy.name
 
-        Raises ProtocolError (404) that lists all names.
+    def addressed(self, name: str | None, team: Team = EVERYONE) -> AddressedModel:
+        """What a request names: NAME, NAME:PROFILE, each also with @ATTRIBUTE=VALUE,...; nothing = one drawn by weight
+        from those that the team may use.
+
+        Raises ProtocolError: 404 that lists all names, 403 for a model that the team may not use.
         """
         if not name:
-            return AddressedModel(self._drawn())
+            return AddressedModel(self._drawn(self.of(team)))
+        found = self._found(name, team)
+        if not team.may_use(found.policy.name):
+            message = f"team {team.name!r} may not use model {found.policy.name!r}; allowed: {', '.join(team.models)}"
+            raise ProtocolError(message, "model", "model_forbidden", 403)
+        return found
+
+    def _found(self, name: str, team: Team) -> AddressedModel:
         if name in self._policies:
             return AddressedModel(self._policies[name])
         rest, _, attributes = name.partition(ATTRIBUTES_SIGN)
@@ -104,16 +128,22 @@ class ServedPolicies:
         model, _, profile = rest.rpartition(PROFILE_SIGN)
         if model in self._policies and profile in self._policies[model].profiles:
             return AddressedModel(self._policies[model], profile, attributes)
-        return AddressedModel(self.named(name))
+        return AddressedModel(self.named(name, team))
 
-    def _drawn(self) -> ServedPolicy:
-        point = self._draw() * sum(policy.weight for policy in self)
-        for policy in self:
+    def _drawn(self, served: Sequence[ServedPolicy]) -> ServedPolicy:
+        point = self._draw() * sum(policy.weight for policy in served)
+        for policy in served:
             point -= policy.weight
             if point < 0:
                 return policy
-        return self.first
+        return served[0]
 
     def put(self, info: PolicyInfo) -> None:
-        """The policy of that name now answers from another checkpoint."""
-        self._policies[info.name] = replace(self._policies[info.name], info=info)
+        """The policy of that name now answers from another checkpoint; an adapter may be new."""
+        before = self._policies.get(info.name)
+        new = ServedPolicy(info, 0.0) if before is None else replace(before, info=info)
+        self._policies = {**self._policies, info.name: new}
+
+    def remove(self, name: str) -> None:
+        """An adapter is no longer served."""
+        self._policies = {other: policy for other, policy in self._policies.items() if other != name}

@@ -106,6 +106,10 @@ SWAP: dict[str, Any] = {
     "responses": dict.fromkeys((400, 401, 403, 404, 409, 415, 422), ERROR),
     "openapi_extra": _BEARER | _body(SwapRequest),
 }
+REMOVAL: dict[str, Any] = {
+    "responses": dict.fromkeys((401, 403, 404, 409, 422), ERROR),
+    "openapi_extra": _BEARER,
+}
 RECORDS = (
     *(ChatRequest, ChatCompletion, Chunk, CompletionRequest, Completion, ResponseObject, ResponseEvent),
     *(ErrorBody, FeedbackRequest, SwapRequest, TokenizeRequest),

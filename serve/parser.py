@@ -63,12 +63,16 @@ def tokenize_of(raw: Mapping[str, Any]) -> TokenizeRequest:
     return _checked(TokenizeRequest, raw, set())
 
 
-def parse_swap(body: bytes) -> str:
-    """The policy that the body of an /admin/models request names; raises ProtocolError."""
+def parse_swap(body: bytes) -> SwapRequest:
+    """What an /admin/models request is to serve; raises ProtocolError."""
     try:
-        return SwapRequest.model_validate(json_object(body)).policy
+        sent = SwapRequest.model_validate(json_object(body))
     except ValidationError:
-        raise ProtocolError('the body is {"policy": a policy or run folder, or "newest"}', "policy") from None
+        sent = SwapRequest()
+    if (sent.policy is None) == (sent.adapter is None):
+        allowed = '{"policy": a policy or run folder, or "newest"}, or {"adapter": an exported adapter\'s folder}'
+        raise ProtocolError(f"the body is {allowed}", "policy")
+    return sent
 
 
 def parse_feedback(body: bytes) -> FeedbackRequest:

@@ -70,7 +70,9 @@ class ProtocolError(UserError):
 
 
 class SwapRequest(ProtocolRecord):
-    """Body of POST /admin/models/{name}."""
+    """Body of POST /admin/models/{name}: one of both."""
 
-    policy: str = Field(min_length=1)
+    policy: str | None = Field(None, min_length=1)
     """A policy folder or a finished run's folder (any URI), or "newest": the newest finished run."""
+    adapter: str | None = Field(None, min_length=1)
+    """The folder of an exported adapter (any URI), to be served beside the policy under this name."""

@@ -7,27 +7,24 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import AsyncGenerator, Coroutine
+from collections.abc import AsyncGenerator, Coroutine, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+from typing import Any
 
 import ray.serve
 
-from actors.generation.protocol import Engine, Sampling
+from actors.generation.protocol import Sampling
 from data.errors import UserError
 from serve.answer_deltas import AnswerDeltas
-from serve.engine_request import out_of_memory, refused, sampling_of, submitted
-from serve.prompts import Prompts
+from serve.engine_request import Refusal, out_of_memory, refused, sampling_of, submitted
+from serve.loaded import LoadedPolicy, load, load_beside
 from serve.request import Delta, Event, Failed, GenerationRequest, PolicyInfo, Revision, Started, Tokenized
-from serve.revisions import wanted
+from serve.revisions import wanted, wanted_adapters
 from serve.settings import ServedEngineSettings
 from serve.telemetry import EngineMetrics
 from serve.token_stream import Pace, TokenStream
-from serve.tools import MARKERS, ToolFormat, format_of
-
-if TYPE_CHECKING:
-    from actors.modeling.policy import PolicyText
 
 logger = logging.getLogger("ray.serve")
 
@@ -44,59 +41,40 @@ ENGINE_FAILED = Failed("the policy failed while it worked on this request: send 
 class _Running:
     """A request in the engine."""
 
-    loaded: "_Loaded"
+    loaded: LoadedPolicy
     """The policy that answers."""
     prompt_ids: list[int]
     sampling: Sampling
     number: int
 
 
-@dataclass(frozen=True)
-class _Loaded:
-    """A policy and the engine that runs it."""
-
-    text: "PolicyText"
-    prompts: Prompts
-    engine: Engine
-    revision: Revision
-    since: int = field(default_factory=lambda: int(time.time()))
-    """Unix time, s: when it was loaded, whenever an ingress asks."""
-
-
-def tool_format(text: "PolicyText") -> ToolFormat | None:
-    """How the policy writes calls of tools; None = its chat template has none, or decoding leaves their mark out."""
-    form = format_of(text.tools_template)
-    mark = MARKERS[form] if form else ""
-    ids = text.tokenizer.encode(mark, add_special_tokens=False) if mark else []
-    return form if text.decode(ids).strip() == mark else None
-
-
 class Replica:
-    """One policy and one engine."""
+    """One policy with its adapters, and one engine."""
 
-    def __init__(self, name: str, revision: Revision, settings: ServedEngineSettings):
+    def __init__(
+        self,
+        name: str,
+        revision: Revision,
+        settings: ServedEngineSettings,
+        adapters: Mapping[str, Revision] = MappingProxyType({}),
+    ):
+        """`adapters`: of the policy, by the names of their models; one whose policy is "" was removed."""
         self._name, self._settings = name, settings
-        self._loaded = self._load(revision)
+        self._revisions = dict(adapters)
+        there = {adapter: wanted for adapter, wanted in adapters.items() if wanted.policy}
+        self._loaded, self._adapters = load(settings, revision, there)
         self._pace = Pace(settings.stream_every_s)
         self._swapping = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
         self._metrics: EngineMetrics | None = None
 
     async def info(self) -> PolicyInfo:
-        format, engine = self._loaded.text.format, self._loaded.engine
-        records = (record.model_dump_json() for record in (format.schema, format.calibration, format.text_rater))
-        schema, calibration, text_rater = records
-        return PolicyInfo(
-            self._name,
-            schema,
-            self._loaded.revision.policy,
-            calibration,
-            text_rater,
-            self._loaded.since,
-            tool_format(self._loaded.text),
-            engine.no_guidance,
-            context=engine.context,
-        )
+        return self._loaded.info(self._name)
+
+    async def adapter_info(self, name: str) -> PolicyInfo | None:
+        """None = there is no such adapter."""
+        loaded = self._adapters.get(name)
+        return None if loaded is None else loaded.info(name, self._name)
 
     async def num_running(self) -> int:
         """Answers that are being written right now."""
@@ -114,28 +92,48 @@ class Replica:
     async def swap(self, revision: Revision) -> PolicyInfo:
         """Answer new requests from another checkpoint; running ones end on the old one.
 
-        Raises UserError if it is no policy with the same schema.
+        Raises UserError if it is no policy with the same schema, or if an adapter does not belong to it.
         """
         async with self._swapping:
             old = self._loaded
             if revision.policy == old.revision.policy:
                 self._loaded = replace(old, revision=max(old.revision, revision, key=lambda r: r.number))
             elif revision.number > old.revision.number:
-                new = await asyncio.to_thread(self._load, revision)
+                beside = {name: loaded.revision for name, loaded in self._adapters.items()}
+                new, adapters = await asyncio.to_thread(load, self._settings, revision, beside)
                 ours, theirs = f"model {self._name!r}", f"the policy at {revision.policy}"
                 try:
                     old.text.schema.require_same(new.text.schema, ours, theirs)
                 except UserError:
                     new.engine.close()
                     raise
-                self._loaded = new
+                self._loaded, self._adapters = new, adapters
                 self._start(self._retire(old))
                 logger.info("model %s now answers from %s", self._name, revision.policy)
         return await self.info()
 
+    async def swap_adapter(self, name: str, revision: Revision) -> PolicyInfo | None:
+        """The same for an adapter, which may be new, or be removed: then None.
+
+        Raises UserError if it does not belong to the policy, or has another schema than the one before it.
+        """
+        async with self._swapping:
+            known, old = self._revisions.get(name), self._adapters.get(name)
+            if known is None or revision.number > known.number:
+                if not revision.policy:
+                    self._adapters.pop(name, None)
+                    self._loaded.engine.remove_adapter(name)
+                elif old is not None and revision.policy == old.revision.policy:
+                    self._adapters[name] = replace(old, revision=revision)
+                else:
+                    self._adapters[name] = await asyncio.to_thread(load_beside, self._loaded, name, revision, old)
+                self._revisions[name] = revision
+                logger.info("adapter %s of model %s: %s", name, self._name, revision.policy or "removed")
+        return await self.adapter_info(name)
+
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[Event, None]:
         """Started, then text; closing the generator cancels the request in the engine."""
-        self._catch_up(request.revision)
+        self._catch_up(request)
         steps = TokenStream(self._pace)
         counted: list[int] = []
         try:
@@ -160,8 +158,8 @@ class Replica:
 
     async def tokenized(self, request: GenerationRequest, names: bool) -> Tokenized | Failed:
         """The request's prompt, as the policy would get it; `names`: with the text of each token."""
-        loaded = self._loaded
         try:
+            loaded = await self._answering(request)
             ids = await loaded.prompts.ids(request)
         except UserError as problem:
             return refused(problem, request, 0)
@@ -173,13 +171,15 @@ class Replica:
         Raises UserError if the request cannot be answered, and RuntimeError if the engine is down.
         """
         while True:
-            loaded = self._loaded
+            loaded = await self._answering(request)
             counted[:] = prompt_ids = await loaded.prompts.ids(request)
             unguided = request.unguided
             unguided_ids = [] if unguided is None else await loaded.prompts.ids(unguided)
             counted += unguided_ids
             sampling = sampling_of(request, loaded.engine, prompt_ids, unguided_ids)
-            if loaded.engine is not self._loaded.engine:  # a swap came meanwhile, and may have closed the old one
+            if (
+                loaded.text is not (await self._answering(request)).text
+            ):  # a swap came meanwhile, and may have closed it
                 continue
             try:
                 number = await submitted(loaded.engine, request, prompt_ids, sampling, steps)
@@ -188,8 +188,25 @@ class Replica:
                 if loaded.engine is self._loaded.engine:
                     raise
 
+    async def _answering(self, request: GenerationRequest) -> LoadedPolicy:
+        """What answers a request. An adapter that was added before this replica knew is loaded first.
+
+        Raises Refusal (404) if it is gone, and RuntimeError if it cannot be loaded.
+        """
+        name, revision = request.adapter, request.revision
+        if not name:
+            return self._loaded
+        if name not in self._adapters and revision is not None:
+            try:
+                await self.swap_adapter(name, revision)
+            except UserError as problem:
+                raise RuntimeError(str(problem)) from None
+        if name not in self._adapters:
+            raise Refusal(f"model {name!r} is no longer served", "model", "model_not_found", 404)
+        return self._adapters[name]
+
     async def _deltas(
-        self, steps: TokenStream, answer: AnswerDeltas, loaded: _Loaded, request: GenerationRequest
+        self, steps: TokenStream, answer: AnswerDeltas, loaded: LoadedPolicy, request: GenerationRequest
     ) -> AsyncGenerator[Event, None]:
         """Text as it settles; without a stream all of it at the end, and the number of tokens every PROGRESS_S."""
         sent_s = time.monotonic()
@@ -212,27 +229,27 @@ class Replica:
                 yield Delta("", answer.num_tokens)
                 sent_s = time.monotonic()
 
-    def _failed(self, loaded: _Loaded) -> None:
+    def _failed(self, loaded: LoadedPolicy) -> None:
         """A request failed on this engine."""
 
-    def _load(self, revision: Revision) -> _Loaded:
-        from actors.generation.factory import load_engine
-
-        text, engine = load_engine(self._settings, revision.policy, self._settings.dtype)
-        return _Loaded(text, Prompts(text, engine.context), engine, revision)
-
-    def _catch_up(self, wanted: Revision | None) -> None:
+    def _catch_up(self, request: GenerationRequest) -> None:
         """A replica that came up after a swap learns of it from its first request."""
-        if wanted is not None and wanted.number > self._loaded.revision.number and not self._swapping.locked():
-            self._start(self._swap_quietly(wanted))
+        own = self._adapters.get(request.adapter) if request.adapter else self._loaded
+        late = own is not None and request.revision is not None and request.revision.number > own.revision.number
+        if late and not self._swapping.locked():
+            self._start(self._swap_quietly(request))
 
-    async def _swap_quietly(self, wanted: Revision) -> None:
+    async def _swap_quietly(self, request: GenerationRequest) -> None:
+        assert request.revision is not None, "only who is late catches up"
         try:
-            await self.swap(wanted)
+            if request.adapter:
+                await self.swap_adapter(request.adapter, request.revision)
+            else:
+                await self.swap(request.revision)
         except (UserError, OSError) as problem:
-            logger.error("model %s stays at %s: %s", self._name, self._loaded.revision.policy, problem)
+            logger.error("model %s stays as it is: %s", request.adapter or self._name, problem)
 
-    async def _retire(self, old: _Loaded) -> None:
+    async def _retire(self, old: LoadedPolicy) -> None:
         while old.engine.error is None and (old.engine.load.running or old.engine.load.waiting):
             await asyncio.sleep(RETIRE_CHECK_S)
         old.prompts.close()
@@ -257,12 +274,13 @@ class ServedReplica(Replica):
     failed three times. A replica that is gone loses nothing: requests without text yet go to another one.
     """
 
-    def __init__(self, name: str, revision: Revision, settings: ServedEngineSettings):
+    def __init__(self, name: str, revision: Revision, settings: ServedEngineSettings, adapters: Mapping[str, Revision]):
         application = ray.serve.get_replica_context().app_name
-        super().__init__(name, wanted(application, name, revision.policy), settings)
+        beside = wanted_adapters(application, revision.policy, {n: r.policy for n, r in adapters.items()})
+        super().__init__(name, wanted(application, name, revision.policy), settings, beside)
 
-    def _failed(self, loaded: _Loaded) -> None:
-        if loaded is self._loaded and loaded.engine.error is not None:
+    def _failed(self, loaded: LoadedPolicy) -> None:
+        if loaded.engine is self._loaded.engine and loaded.engine.error is not None:
             logger.error("the engine died, and the replica with it: %s", loaded.engine.error)
             os._exit(1)
 

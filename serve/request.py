@@ -41,6 +41,8 @@ class PolicyInfo:
     """How it writes calls of tools; None = it takes none."""
     no_guidance: str = ""
     """Why its engine takes no guidance, and what to do; "" = it does."""
+    base: str = ""
+    """The model whose replicas answer, of which this one is an adapter; "" = it has replicas of its own."""
     context: int = field(kw_only=True)
     """Most tokens of prompt and answer together."""
 
@@ -50,6 +52,7 @@ class Revision:
     """Which checkpoint a model is to be answered from; of two, the higher number counts."""
 
     policy: str
+    """Of an adapter the adapter's folder; "" = it was removed."""
     number: int
 
 
@@ -86,6 +89,8 @@ class GenerationRequest:
     """Where the caller sent what is answered."""
     revision: Revision | None = None
     """What the ingress wants served; a replica that came up with an older one changes over."""
+    adapter: str = ""
+    """The adapter that is to answer, of which `revision` is; "" = the replica's policy."""
 
     @property
     def unguided(self) -> "GenerationRequest | None":

@@ -5,8 +5,9 @@ Kept by the cluster's head, beside what Ray Serve knows of the application and a
 
 import json
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 from ray.experimental.internal_kv import (
     _internal_kv_del,
@@ -23,20 +24,36 @@ NAMESPACE, CLAIMS = b"steerlm-revisions", b"steerlm-swaps"
 
 def wanted(application: str, model: str, configured: str) -> Revision:
     """The last swap's revision; the configured policy's if there was none, or if it was another's when they swapped."""
-    while keys := _keys(application, model):
-        kept = _internal_kv_get(keys[-1], namespace=NAMESPACE)
-        if kept is None:  # a later swap has just replaced it
-            continue
-        fields = json.loads(kept)
-        if fields["configured"] == configured:
-            return Revision(fields["policy"], fields["number"])
-        break
+    last = _last(application, model)
+    if last is not None and last["configured"] == configured:
+        return Revision(last["policy"], last["number"])
     return Revision(configured, 0)
 
 
-def keep(application: str, model: str, configured: str, revision: Revision) -> None:
-    """Two ingresses may keep at the same time: each revision has a key of its own, and the highest number counts."""
-    fields = {"configured": configured, "policy": revision.policy, "number": revision.number}
+def wanted_adapters(application: str, policy: str, configured: Mapping[str, str]) -> dict[str, Revision]:
+    """Adapter -> what it is to be answered from: those of the settings, and those that were added to the configured
+    `policy` afterwards. One that was removed has no policy."""
+    found = {name: wanted(application, name, folder) for name, folder in configured.items()}
+    for name in set(kept(application)) - set(found):
+        last = _last(application, name)
+        if last is not None and last["adapter"] and last["configured"] == policy:
+            found[name] = Revision(last["policy"], last["number"])
+    return found
+
+
+def kept(application: str) -> list[str]:
+    """Names of all models that were swapped, and of adapters that came or went."""
+    start = len(_prefix(application, "")) - 1
+    keys = _internal_kv_list(f"{application}/", namespace=NAMESPACE)
+    return sorted({key[start:].decode().partition("/")[0] for key in keys})
+
+
+def keep(application: str, model: str, configured: str, revision: Revision, adapter: bool = False) -> None:
+    """Two ingresses may keep at the same time: each revision has a key of its own, and the highest number counts.
+
+    `configured`: the policy of the settings; of an adapter that they do not have, that of its base.
+    """
+    fields = {"configured": configured, "policy": revision.policy, "number": revision.number, "adapter": adapter}
     own = _prefix(application, model) + f"{revision.number:020d}".encode()
     _internal_kv_put(own, json.dumps(fields).encode(), overwrite=True, namespace=NAMESPACE)
     for older in _keys(application, model)[:-1]:
@@ -68,6 +85,16 @@ def claimed(application: str, model: str, for_s: float) -> Iterator[None]:
     finally:
         if _internal_kv_get(key, namespace=CLAIMS) == claim:
             _internal_kv_del(key, namespace=CLAIMS)
+
+
+def _last(application: str, model: str) -> dict[str, Any] | None:
+    """What was kept at the last swap."""
+    while keys := _keys(application, model):
+        found = _internal_kv_get(keys[-1], namespace=NAMESPACE)
+        if found is not None:  # else a later swap has just replaced it
+            fields: dict[str, Any] = json.loads(found)
+            return fields
+    return None
 
 
 def _keys(application: str, model: str) -> list[bytes]:

@@ -31,14 +31,16 @@ from serve.profiles import NAMES as PROFILES
 
 Origin = Annotated[str, Field(pattern=r"^(\*|https?://[A-Za-z0-9._\[\]:-]+)$")]
 ServedTemperature = Annotated[float, Field(ge=0, le=2, allow_inf_nan=False), FLOAT]
+NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
+ModelName = Annotated[str, Field(pattern=NAME)]
 LOOPBACK = ("127.0.0.1", "localhost")
-FROM_THE_RUN = "run"
+FROM_THE_RUN, BASE = "run", "base"
 
 
 class ServedModel(Record):
     """One of several policies that are served side by side."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    name: ModelName
     """As callers write it in `model`."""
     policy: Uri
     """A policy folder, a finished run's folder, or "newest"."""
@@ -125,13 +127,17 @@ class ServeSettings(Record):
 
     policy: Uri = "newest"
     """A policy folder, a finished run's folder or an exported adapter's (any URI), or "newest": the newest finished run
-    in `storage`; or package:NAME, a pretrained model out of an installed package, untrained and asked in words."""
+    in `storage`; or package:NAME, a pretrained model out of an installed package, untrained and asked in words; or
+    "base", the model that `adapters` were trained on, asked as they are."""
     storage: Uri = "runs"
     """Where runs live (any URI), for "newest"; what a package or an adapter gives is kept there, too."""
     attributes: str = "style"
     """For a package: the shipped attribute schema that it is asked in."""
     name: str | None = None
     """The `model` that callers name; None = the name of the run, or of the folder."""
+    adapters: dict[ModelName, Uri] = {}
+    """Exported adapters (`jobs.export what=adapter`) that were trained on `policy`, beside it in the same replicas: the
+    `model` that callers name -> its folder (any URI)."""
     models: tuple[ServedModel, ...] = ()
     """Several policies side by side, instead of `policy` and `name`."""
     predictor: Uri | None = FROM_THE_RUN
@@ -219,6 +225,10 @@ class ServeSettings(Record):
             raise UserError(f"max_replicas is {self.max_replicas}, below min_replicas {self.min_replicas}: raise it")
         if self.models and (self.policy != "newest" or self.name is not None):
             raise UserError("models lists what is served, so policy and name are not read: leave them out")
+        if self.adapters and self.models:
+            raise UserError("adapters are served beside one policy, and models lists several: set policy instead")
+        if self.policy == BASE and not self.adapters:
+            raise UserError("policy is base, the model that adapters were trained on, and there are none: set adapters")
         if self.models and not sum(model.weight for model in self.models):
             raise UserError("every model has weight 0, so a request that names none would get none: give one a weight")
         require_possible(self.engine, ENDPOINT, self.num_gpus)

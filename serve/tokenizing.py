@@ -57,7 +57,7 @@ def _asked(body: bytes, team: Team, backend: Backend, header: str) -> tuple[bool
     raw = json_object(body, backend.limits.max_messages)
     if "messages" not in raw:
         sent = tokenize_of(raw)
-        model = backend.models.addressed(sent.model).policy
+        model = backend.models.addressed(sent.model, team).policy
         generation = GenerationRequest(
             *("", (), (), {}),
             prompt=sent.prompt,

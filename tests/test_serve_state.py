@@ -6,9 +6,12 @@ import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 import ray.serve
+from support.adapters import base_policy, exported_adapter
+from support.chat_base import chat_base
 from support.endpoint import Endpoint, running
 from support.policies import turned_policy
 from support.replicas import MODEL, replicas, wait_for
@@ -18,7 +21,7 @@ from serve.auth import Team, hashed
 from serve.deploy import APPLICATION, deployment_name
 from serve.locate import Located
 from serve.request import Revision
-from serve.revisions import wanted
+from serve.revisions import kept, wanted
 from serve.settings import ScorerSettings
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
@@ -51,6 +54,52 @@ def test_a_swap_outlives_the_ingress_and_the_replicas(
             status, answer = endpoint.chat()
             assert (status, answer["choices"][0]["message"]) == (200, new_answer)
     assert wanted(APPLICATION, MODEL, tiny_policy) == Revision(tiny_policy, 0), "the next start begins anew"
+
+
+def test_adapters_that_are_added_and_removed_outlive_the_ingress_and_the_replicas(
+    ray_cluster: object, tmp_path: Path
+) -> None:
+    base = chat_base(str(tmp_path / "base"))
+    games, school, late = (
+        exported_adapter(base, tmp_path / n, seed) for seed, n in enumerate(("games", "school", "l"))
+    )
+    keys, team = tmp_path / "keys.txt", Team(name="ops", admin=True)
+    keys.write_text(f"ops {hashed('key')}")
+    asked = {"temperature": 0, "max_tokens": 8, "ignore_eos": True}
+    served = Located(base_policy(games, tmp_path / "served"), MODEL, adapters={"games": games, "school": school})
+    with running([served], keys=str(keys), teams=(team,)) as anonymous:
+        endpoint = Endpoint(anonymous.url, "key")
+
+        def said(model: str) -> str:
+            status, answer = endpoint.chat(model=model, **asked)
+            assert status == 200, answer
+            return str(answer["choices"][0]["message"]["content"])
+
+        def admin(model: str, folder: str) -> tuple[int, dict[str, Any]]:
+            return endpoint.post(json.dumps({"adapter": folder}).encode(), f"/admin/models/{model}")
+
+        before = {model: said(model) for model in (MODEL, "games", "school")}
+        assert len(set(before.values())) == 3
+        status, answer = admin("added", late)
+        assert (status, answer.get("policy")) == (200, late), answer
+        status, answer = admin("school", games)
+        assert (status, answer.get("policy")) == (200, games), answer
+        before |= {"added": said("added"), "school": before["games"]}
+        assert said("school") == before["games"]
+        status, answer = admin("added", base)
+        assert (status, answer["error"]["code"]) == (409, "adapter_refused"), answer
+        assert endpoint.delete("/admin/models/games")[0] == 200
+        del before["games"]
+        assert endpoint.chat(model="games", **asked)[0] == 404
+        victims = [*replicas("ingress"), *replicas()]
+        for victim in victims:
+            victim.kill()
+        gone = {victim.pid for victim in victims}
+        wait_for(lambda: len({p.pid for p in [*replicas("ingress"), *replicas()]} - gone) == 2, 60)
+        wait_for(lambda: answers(anonymous, "/readyz"), 60)
+        assert {model: said(model) for model in before} == before
+        assert endpoint.chat(model="games", **asked)[0] == 404
+    assert kept(APPLICATION) == [], "the next start begins anew"
 
 
 def answers(endpoint: Endpoint, path: str) -> bool:

@@ -26,8 +26,16 @@ class Request:
     listener: Listener
     compiled: Any = None
     """The grammar of `sampling`, as the engine takes it."""
+    adapter: Any = None
+    """The adapter of `sampling`, as the engine holds it: the request ends on the one that it began with."""
     finish: str | None = None
     """The last step's `finish`; None while the request waits or runs."""
+
+    @property
+    def cache_salt(self) -> str:
+        """Prompts with the same one share the prefix cache; those of different adapters never do."""
+        salt = self.sampling.cache_salt
+        return salt if self.adapter is None else str(self.adapter.salt(salt))
 
     def emit(self, token_ids: list[int], finish: str | None) -> None:
         self.send(GenerationStep(token_ids, finish))
@@ -53,6 +61,7 @@ class EngineThread(ABC):
         self._wake = threading.Condition()
         self._inbox: deque[Request] = deque()
         self._cancelled: set[int] = set()
+        self._adapters: dict[str, Any] = {}
         self._closed = False
         self._error: str | None = None
         self._generated_tokens = self._prefilled_tokens = self._reused_tokens = 0
@@ -80,11 +89,13 @@ class EngineThread(ABC):
             self._require_known("the prompt", prompt_ids)
             self._require_known("the prompt without guidance", sampling.unguided_ids)
             self._require_known("logit_bias", sampling.logit_bias)
-        compiled = [None if s.grammar is None else self._compiled(s.grammar) for _, s, _ in requests]
+        compiled = [
+            (None if s.grammar is None else self._compiled(s.grammar), self._adapter(s.adapter)) for _, s, _ in requests
+        ]
         with self._wake:  # the thread sees all of them or none
             if self._error or self._closed:
                 raise RuntimeError(f"the engine is down: {self._error or 'closed'}")
-            new = [Request(next(self._numbers), *r, grammar) for r, grammar in zip(requests, compiled, strict=True)]
+            new = [Request(next(self._numbers), *r, *own) for r, own in zip(requests, compiled, strict=True)]
             self._inbox += new
             self._wake.notify()
         return [request.number for request in new]
@@ -93,6 +104,9 @@ class EngineThread(ABC):
         with self._wake:
             self._cancelled.add(request)
             self._wake.notify()
+
+    def remove_adapter(self, name: str) -> None:
+        self._adapters.pop(name, None)
 
     def close(self) -> None:
         with self._wake:
@@ -139,6 +153,11 @@ class EngineThread(ABC):
         with self._wake:
             return self._inbox.popleft() if self._inbox and fits(self._inbox[0]) else None
 
+    def _adapter(self, name: str) -> Any:
+        if name and name not in self._adapters:
+            raise UserError(f"there is no adapter {name!r} here; there are {', '.join(self._adapters) or 'none'}")
+        return self._adapters[name] if name else None
+
     def _require_fit(self, prompt_ids: Sequence[int], sampling: Sampling) -> None:
         if not sampling.is_guided:
             require_fit(prompt_ids, sampling, self.context, self.limit)
@@ -153,6 +172,9 @@ class EngineThread(ABC):
         if ids and (min(ids) < 0 or max(ids) >= self.num_tokens):
             wrong = next(i for i in ids if not 0 <= i < self.num_tokens)
             raise UserError(f"{name} has token {wrong}: the vocabulary ends at {self.num_tokens - 1}")
+
+    @abstractmethod
+    def put_adapter(self, name: str, folder: str) -> None: ...
 
     @abstractmethod
     def _compiled(self, grammar: Grammar) -> object:

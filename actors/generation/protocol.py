@@ -73,6 +73,8 @@ class Sampling:
     `unguided_ids` to what it would write after the prompt, and beyond; 1 = off, 0 = only the former."""
     unguided_ids: tuple[int, ...] = ()
     """The prompt without what the answer is guided to. A guided request keeps a second row for it."""
+    adapter: str = ""
+    """The name of the adapter that answers (`Engine.put_adapter`); "" = the policy alone."""
 
     @property
     def is_guided(self) -> bool:
@@ -180,8 +182,8 @@ class Engine(Protocol):
         """Queue a request and return its number.
 
         Raises UserError if prompt and max_tokens exceed the context, if the vocabulary has not all tokens that are
-        named, if the engine has no guidance and it is asked for, and if the grammar cannot be compiled. That takes up
-        to seconds, so a loop of events calls this from another thread.
+        named, if there is no such adapter, if the engine has no guidance and it is asked for, and if the grammar cannot
+        be compiled. That takes up to seconds, so a loop of events calls this from another thread.
         """
         ...
 
@@ -192,6 +194,19 @@ class Engine(Protocol):
 
     def cancel(self, request: int) -> None:
         """Stop it; its place is free at the next step, and its listener gets finish "cancelled"."""
+        ...
+
+    def put_adapter(self, name: str, folder: str) -> None:
+        """From now on requests that name it are answered by the exported adapter in a local folder, beside the same
+        weights; those that run end on the one that they began with. Takes seconds, so a loop of events calls this from
+        another thread.
+
+        Raises UserError if it was trained on other weights, and if the engine cannot have it: then all stays.
+        """
+        ...
+
+    def remove_adapter(self, name: str) -> None:
+        """Requests that run end on it; later ones that name it are refused."""
         ...
 
     @property

@@ -7,12 +7,14 @@ one gets no terminal event.
 import logging
 from collections import deque
 from collections.abc import Collection, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
 from transformers import DynamicCache
 
+from actors.generation.adapter_rows import AdapterRows, LoadedAdapter
 from actors.generation.answer_rule import AnswerRule, next_tokens
 from actors.generation.cache_check import require_cacheable
 from actors.generation.engine_thread import EngineThread, Request
@@ -92,6 +94,18 @@ class TransformersEngine(EngineThread):
         """Made with the first grammar."""
         return GrammarCompiler(self._policy.tokenizer, self.num_tokens, self._stop_ids)
 
+    @cached_property
+    def _adapter_rows(self) -> AdapterRows:
+        """Made with the first adapter."""
+        return AdapterRows(self._policy)
+
+    def put_adapter(self, name: str, folder: str) -> None:
+        self._adapters[name] = self._adapter_rows.load(name, folder)
+
+    def _answering(self, adapters: list[LoadedAdapter | None]) -> AbstractContextManager[None]:
+        """Within it a forward has rows of these adapters."""
+        return self._adapter_rows.of(adapters) if any(adapters) else nullcontext()
+
     def _compiled(self, grammar: Grammar) -> object:
         return self._grammars.compile(grammar)
 
@@ -120,12 +134,13 @@ class TransformersEngine(EngineThread):
             unguided_ids = [*own.unguided_ids, *continued] if own.is_guided else []
             prompt_logprobs: list[TokenLogprob | None] | None = None
             try:
-                # The one without attributes first: the other begins with it, and replaces it in the prefix cache.
-                unguided = self._prefill(unguided_ids, own.cache_salt) if unguided_ids else None
-                if own.prompt_logprobs is not None and not sequence.generated:
-                    prefilled, logits_RV, prompt_logprobs = self._prefill_whole(request)
-                else:
-                    prefilled, logits_RV = self._prefill(ids, own.cache_salt)
+                with self._answering([request.adapter]):
+                    # The one without attributes first: the other begins with it, and replaces it in the prefix cache.
+                    unguided = self._prefill(unguided_ids, request.cache_salt) if unguided_ids else None
+                    if own.prompt_logprobs is not None and not sequence.generated:
+                        prefilled, logits_RV, prompt_logprobs = self._prefill_whole(request)
+                    else:
+                        prefilled, logits_RV = self._prefill(ids, request.cache_salt)
             except torch.OutOfMemoryError:
                 # Of this prompt: nothing of it is kept, and the others go on.
                 self._sequences.pop()
@@ -204,7 +219,7 @@ class TransformersEngine(EngineThread):
         ids, own = request.prompt_ids, request.sampling
         cache, logits_1V, found = prefill_with_logprobs(self._model, ids, own.prompt_logprobs or 0, self.num_tokens)
         self._prefilled_tokens += len(ids)
-        self._prefix_cache.keep(ids, cache, own.cache_salt)
+        self._prefix_cache.keep(ids, cache, request.cache_salt)
         return cache, logits_1V, found
 
     def _decode(self) -> None:
@@ -215,13 +230,14 @@ class TransformersEngine(EngineThread):
         ids_R1 = torch.tensor([[row.sequence.generated[-1]] for row in self._rows], device=device)
         positions_R1 = torch.tensor([[row.length] for row in self._rows], device=device)
         mask_RL = self._kv_cache.begin_step()
-        logits_RV = self._model(
-            input_ids=ids_R1,
-            position_ids=positions_R1,
-            attention_mask=mask_RL,
-            past_key_values=self._kv_cache,
-            use_cache=True,
-        ).logits[:, -1]
+        with self._answering([row.sequence.request.adapter for row in self._rows]):
+            logits_RV = self._model(
+                input_ids=ids_R1,
+                position_ids=positions_R1,
+                attention_mask=mask_RL,
+                past_key_values=self._kv_cache,
+                use_cache=True,
+            ).logits[:, -1]
         self._kv_cache.end_step()
         for row in self._rows:
             row.length += 1

@@ -12,6 +12,7 @@ from typing import Any
 from actors.generation.engine_thread import EngineThread, Request
 from actors.generation.grammar_check import enforceable
 from actors.generation.protocol import GenerationStep, Grammar, Load, Sampling, TokenLogprob
+from actors.generation.vllm_adapters import VllmAdapters
 from actors.generation.vllm_start import VllmStart
 from actors.modeling.policy import PolicyText
 
@@ -35,6 +36,7 @@ class VllmEngine(EngineThread):
         super().__init__("vllm", min(text.max_tokens, model.max_model_len), model.get_vocab_size())
         self.no_guidance = NO_GUIDANCE
         self._stop_ids = text.stop_ids
+        self._lora = VllmAdapters(text, start.folder, len(start.ranks))
         self._requests: dict[int, Request] = {}
         self._started: set[int] = set()  # those that run: vLLM queues the others itself
         self.start()
@@ -44,6 +46,9 @@ class VllmEngine(EngineThread):
         requests, running = len(self._requests), len(self._started)
         waiting = requests - running + len(self._inbox)
         return Load(running, waiting, self._generated_tokens, self._prefilled_tokens, self._reused_tokens)
+
+    def put_adapter(self, name: str, folder: str) -> None:
+        self._adapters[name] = self._lora.request(name, folder)
 
     def _compiled(self, grammar: Grammar) -> object:
         """vLLM compiles it itself, in threads of its own; here it is only checked."""
@@ -77,7 +82,8 @@ class VllmEngine(EngineThread):
         if own.cache_salt:
             prompt["cache_salt"] = own.cache_salt
         try:
-            self._engine.add_request(str(request.number), prompt, _parameters(request, self._stop_ids))
+            named = {} if request.adapter is None else {"lora_request": request.adapter}
+            self._engine.add_request(str(request.number), prompt, _parameters(request, self._stop_ids), **named)
         except ValueError as error:  # ends this request, never the engine
             log.error("vLLM refused a request: %s", error)
             self._forget(request)

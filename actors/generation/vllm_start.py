@@ -9,6 +9,7 @@ from pydantic import ValidationError
 
 from actors.generation.protocol import MAX_LOGPROBS
 from actors.generation.settings import EnginePlace, EngineSettings
+from actors.generation.vllm_adapters import arguments
 from actors.generation.vllm_installed import missing, require_known_arguments
 from actors.kernels.devices import own_device
 from data.errors import UserError
@@ -32,6 +33,8 @@ class VllmStart:
     """Of the policy, on this machine."""
     dtype: str
     """Of the weights, as torch names it."""
+    ranks: tuple[int, ...] = ()
+    """Of the adapters that are served beside the policy."""
 
     def refused(self) -> str:
         """Why vLLM would not take the policy, as far as it tells before it loads the weights; "" = it would."""
@@ -94,6 +97,7 @@ class VllmStart:
             "max_logprobs": MAX_LOGPROBS,
             # Only xgrammar, as in our own engine; and no blanks, which a model may go on with until max_tokens.
             "structured_outputs_config": StructuredOutputsConfig(backend="xgrammar", disable_any_whitespace=True),
+            **arguments(self.ranks),
             **own.vllm,
         }
 

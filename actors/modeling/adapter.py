@@ -7,7 +7,8 @@ LoRA training changed it, or a second one on top (bootstrap). Source of the form
 import hashlib
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from actors.modeling.base_weights import fingerprint, vocabulary_names
 from actors.modeling.gguf_file import gguf_file, is_gguf
 from actors.modeling.gguf_model import convert
 from actors.modeling.layer_heads import ENTRY, LayerHeads
@@ -65,6 +67,7 @@ def write_adapter(
     record = AdapterRecord(
         base=base,
         base_digest=digest(base),
+        base_weights=fingerprint(before),
         policy=dict(after.config.steerlm),
         predictor=entry,
         rank=rank,
@@ -83,22 +86,44 @@ def put_together(adapter: str, folder: str) -> AdapterRecord:
 
     Raises UserError if the base is not there, or not the one that the adapter was made from.
     """
+    record = read_record(adapter)
+    lora, heads = (load_file(os.path.join(adapter, name)) for name in (LORA, HEADS))
+    with _base_of(record) as base:
+        _save_policy(base, record, lora, _named(heads, "policy."), os.path.join(folder, "policy"))
+        if record.predictor is not None:
+            _save_predictor(base, record.predictor, _named(heads, "predictor."), os.path.join(folder, "predictor"))
+    return record
+
+
+def save_base(adapter: str, folder: str) -> AdapterRecord:
+    """Write the base of the folder `adapter` into `folder` as a policy that is asked as the adapter's is, untrained.
+
+    Raises UserError as `put_together` does.
+    """
+    record = read_record(adapter)
+    rows = _named(load_file(os.path.join(adapter, HEADS)), "policy.")
+    with _base_of(record) as base:
+        _save_policy(base, record, {}, rows, folder)
+    return record
+
+
+def read_record(adapter: str) -> AdapterRecord:
     with open(os.path.join(adapter, ADAPTER)) as file:
-        record = AdapterRecord.model_validate_json(file.read())
+        return AdapterRecord.model_validate_json(file.read())
+
+
+@contextmanager
+def _base_of(record: AdapterRecord) -> Iterator[str]:
+    """The folder of the adapter's base; raises UserError if it is not there, or not the one it was made from."""
     if record.base_digest and record.base_digest != digest(record.base):
         raise UserError(
             f"the adapter belongs to another version of {record.base}: install the one that its card names, or make "
             "an adapter from a run of your own (`python -m jobs.export PRESET.yaml what=adapter`)"
         )
-    lora, heads = (load_file(os.path.join(adapter, name)) for name in (LORA, HEADS))
     with tempfile.TemporaryDirectory() as converted:
         if is_gguf(record.base):
             convert(record.base, converted)
-        base = converted if is_gguf(record.base) else local_folder(record.base)
-        _save_policy(base, record, lora, _named(heads, "policy."), os.path.join(folder, "policy"))
-        if record.predictor is not None:
-            _save_predictor(base, record.predictor, _named(heads, "predictor."), os.path.join(folder, "predictor"))
-    return record
+        yield converted if is_gguf(record.base) else local_folder(record.base)
 
 
 def digest(base: str) -> str:
@@ -116,7 +141,7 @@ def _difference(before: PreTrainedModel, after: PreTrainedModel, num_tokens: int
     """The embeddings of tokens above `num_tokens`, and module -> what was added to its weight."""
     old, new = before.state_dict(), after.state_dict()
     linear = linear_modules(after, ())
-    vocabulary = _vocabulary(after)
+    vocabulary = vocabulary_names(after)
     extra: State = {}
     deltas: State = {}
     for name, tensor in new.items():
@@ -140,12 +165,6 @@ def _difference(before: PreTrainedModel, after: PreTrainedModel, num_tokens: int
 def _equal(mine: torch.Tensor, theirs: torch.Tensor) -> bool:
     """Alike, or but for the rounding of an export in bfloat16."""
     return torch.equal(mine, theirs) or torch.equal(mine, theirs.bfloat16().float())
-
-
-def _vocabulary(model: PreTrainedModel) -> set[str]:
-    """The names of the embeddings' weights, input and output, tied or not."""
-    layers = {id(model.get_input_embeddings()), id(model.get_output_embeddings())}
-    return {f"{name}.weight" for name, module in model.named_modules(remove_duplicate=False) if id(module) in layers}
 
 
 def _decomposed(deltas: State, model: PreTrainedModel, rank: int) -> tuple[State, float]:
@@ -202,7 +221,7 @@ def _heads(base: PreTrainedModel, predictor: str, num_tokens: int) -> tuple[dict
         if not name.startswith(body):
             continue
         mine, own = tensor.float(), theirs.get(name, torch.zeros(0)).float()
-        if name in _vocabulary(base):
+        if name in vocabulary_names(base):
             found["tokens"], mine, own = mine[num_tokens:], mine[:num_tokens], own[:num_tokens]
         if mine.shape != own.shape or not _equal(mine, own):
             raise UserError(
@@ -236,7 +255,7 @@ def _share_tied(model: PreTrainedModel, state: State) -> None:
     """Tied embeddings are one tensor, so that they are saved once."""
     if model.config.get_text_config().tie_word_embeddings:
         inputs = next(name for name, module in model.named_modules() if module is model.get_input_embeddings())
-        state |= dict.fromkeys(_vocabulary(model) & state.keys(), state[f"{inputs}.weight"])
+        state |= dict.fromkeys(vocabulary_names(model) & state.keys(), state[f"{inputs}.weight"])
 
 
 def _save_predictor(base: str, entry: Mapping[str, Any], heads: State, folder: str) -> None:
@@ -249,7 +268,7 @@ def _save_predictor(base: str, entry: Mapping[str, Any], heads: State, folder: s
     model = load_cut(base, config, layers, format, torch.float32, "eager")
     model.score.weight.data.copy_(heads[SCORE])
     state = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
-    (embeddings,) = _vocabulary(model)
+    (embeddings,) = vocabulary_names(model)
     rows, whole = heads["tokens"], state[f"model.{embeddings}"]
     state[f"model.{embeddings}"] = torch.cat([whole[: len(whole) - len(rows)], rows])
     save_model(model, state, format, folder, labels=False, entries={ENTRY: stored})

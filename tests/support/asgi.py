@@ -122,12 +122,26 @@ def app_around(
         served.put(PolicyInfo(model, LAB.model_dump_json(), policy, context=512))
         return served.named(model).info
 
+    async def adapt(name: str, adapter: str) -> PolicyInfo:
+        if adapter == "nowhere":
+            raise UserError(f"adapter {name}: no exported adapter at nowhere")
+        base = served.first.name
+        served.put(PolicyInfo(name, LAB.model_dump_json(), adapter, base=base, context=512))
+        return served.named(name).info
+
+    async def remove(name: str) -> None:
+        if not served.named(name).info.base:
+            raise UserError(f"{name} is a policy, no adapter")
+        served.remove(name)
+
     backend = Backend(
         models=served,
         generate=generate,
         score=score,
         tokenize=tokenize or _words,
         swap=swap,
+        adapt=adapt,
+        remove=remove,
         replicas=_replicas,
         metrics=_metrics,
         keys=Keys(teams, None, keys_text),

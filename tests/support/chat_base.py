@@ -8,7 +8,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 TEXTS = ["Tell me about bees. They dance and guard ships; so it is, 1. 2. 3.", "Answer briefly. Be kind and polite."]
 
 
-def chat_base(folder: str) -> str:
+def chat_base(folder: str, hidden_size: int = 32) -> str:
     """Save it in `folder`, as a folder of the hub would be."""
     backend = tokenizers.Tokenizer(tokenizers.models.BPE())
     backend.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -21,7 +21,7 @@ def chat_base(folder: str) -> str:
     )
     tokenizer.chat_template = SHAPES["chatml"][0]
     tokenizer.save_pretrained(folder)
-    shape = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2}
+    shape = {"hidden_size": hidden_size, "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2}
     ends = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id, "bos_token_id": None}
     sizes = {"vocab_size": len(tokenizer), "intermediate_size": 64, "max_position_embeddings": 2048}
     model = LlamaForCausalLM(LlamaConfig(**shape, **ends, **sizes, tie_word_embeddings=True))
