@@ -27,7 +27,7 @@ from jobs.pipelines.map_rows import write_table
 from jobs.pipelines.sample import sample, sampling_settings
 from jobs.runner.cli import main
 from jobs.runner.preset import Preset
-from jobs.runner.rounds import Rounds
+from jobs.runner.rounds import newest_policy
 from jobs.runner.stage import Performed, Run, Stage, fingerprint_of, log
 
 Answered = Mapping[str, tuple[str, str]]
@@ -83,17 +83,8 @@ class Answering(Preset):
 
 def stages(preset: Preset) -> list[Stage]:
     assert isinstance(preset, Answering)
-    run, last = Run(preset), _last_round(preset)
-    # Only rounds with a decision count; a run without rounds has its first policy.
-    decision = [Rounds().promotion(last)] if last else []
-    needs = tuple(dict.fromkeys(["policy", Rounds().promoted(run, last), *decision]))
-    return [Stage(preset.stage_name, needs, _settings, partial(_work, last=last), inputs=_inputs, resumes=True)]
-
-
-def _last_round(preset: Preset) -> int:
-    """The last round of the run with a decision, 0 if there is none."""
-    rounds = range(1, preset.bootstrap.rounds + 1)
-    return max((number for number in rounds if Run(preset).manifest(Rounds().promotion(number))), default=0)
+    policy, needs = newest_policy(Run(preset))
+    return [Stage(preset.stage_name, needs, _settings, partial(_work, policy=policy), inputs=_inputs, resumes=True)]
 
 
 def _settings(preset: Preset) -> object:
@@ -109,19 +100,19 @@ def _inputs(run: Run) -> dict[str, str]:
     return {"questions": hashlib.sha256(content.encode()).hexdigest()[:16]}
 
 
-def _work(run: Run, folder: Storage, last: int) -> AnswersMetrics:
+def _work(run: Run, folder: Storage, policy: str) -> AnswersMetrics:
     """Answer turn after turn, then write the whole answer file."""
     preset = run.preset
     assert isinstance(preset, Answering)
     questions = read_questions(preset.questions, preset.limit)
-    policy = run.folder(Rounds().promoted(run, last))
+    model = run.folder(policy)
     values = ", ".join(f"{name} {value:g}" for name, value in preset.all_requested.items()) or "nothing requested"
-    log(f"answer: {len(questions)} questions of {preset.questions} to {policy.uri} with {values}")
+    log(f"answer: {len(questions)} questions of {preset.questions} to {model.uri} with {values}")
     texts: list[list[str]] = [[] for _ in questions]
     ends: list[list[str]] = [[] for _ in questions]
     for turn in range(max(len(q.turns) for q in questions)):
         prompts = _prompts(preset, questions, texts, turn)
-        answers = _ask(run, policy, list(prompts.values()), folder / f"turn-{turn + 1}", turn)
+        answers = _ask(run, model, list(prompts.values()), folder / f"turn-{turn + 1}", turn)
         for number, one in prompts.items():
             text, end = answers[one.id]
             texts[number].append(text)
@@ -134,7 +125,7 @@ def _work(run: Run, folder: Storage, last: int) -> AnswersMetrics:
     log(f"answer: {', '.join(f'{n} {name}' for name, n in counts.items())} -> {file.uri}")
     return AnswersMetrics(
         answers=file.uri,
-        policy=policy.uri,
+        policy=model.uri,
         model_id=preset.model_name,
         requested=preset.all_requested,
         counts=counts,
