@@ -71,3 +71,5 @@ class BenchmarkTable(StageMetrics):
     """Setting -> the requested value of every attribute."""
     scores: tuple[SettingScores, ...] = ()
     rewardbench: RewardBench2Metrics | None = None
+    answers: tuple[str, ...] = ()
+    """Files of answers for judges, in the run's folder."""

@@ -4,14 +4,15 @@
     python -m jobs.benchmark PRESET.yaml benchmark.rewardbench.uri=FILE
 
 lm-eval (IFEval, GSM8K, TruthfulQA, ...) asks the endpoint that serves the run's policy. RewardBench 2 tests the
-predictor. A finished pair of task and setting (`benchmark.settings`) is not run again. The table is score against
-setting.
+predictor. AlpacaEval 2 and Arena-Hard get answers for any judge (`benchmark.answers`). The table is score against
+setting (`benchmark.settings`). A finished pair of task and setting is not run again.
 """
 
 from collections.abc import Mapping
 from typing import Any
 
 from jobs.benchmarking import rewardbench
+from jobs.benchmarking.judged_answers import answer_stages
 from jobs.benchmarking.lm_evaluation import lm_eval_stages
 from jobs.benchmarking.settings import Benchmarking
 from jobs.benchmarking.table import NAME, table_stage
@@ -24,7 +25,8 @@ from jobs.runner.stage import Performed, Run, Stage
 def stages(preset: Preset) -> list[Stage]:
     """lm-eval first: if its program or the endpoint is missing, nothing has been scored for nothing."""
     assert isinstance(preset, Benchmarking)
-    made = [*lm_eval_stages(preset), *([rewardbench.STAGE] if preset.benchmark.rewardbench.uri else [])]
+    predictor = [rewardbench.STAGE] if preset.benchmark.rewardbench.uri else []
+    made = [*lm_eval_stages(preset), *predictor, *answer_stages(preset)]
     return [*made, table_stage([stage.name for stage in made])]
 
 

@@ -35,7 +35,8 @@ REWARDBENCH = RewardBench2Metrics(
     length=0.3,
     each_attribute={"helpfulness": 0.7, "humor": 0.2},
 )
-TABLE = BenchmarkTable(settings=SETTINGS, scores=SCORES, rewardbench=REWARDBENCH)
+FILE = "benchmarks/alpaca_eval/demo-funny/answers/model_outputs.json"
+TABLE = BenchmarkTable(settings=SETTINGS, scores=SCORES, rewardbench=REWARDBENCH, answers=(FILE,))
 
 
 def test_the_table_has_a_column_for_each_setting() -> None:
@@ -49,13 +50,13 @@ def test_the_table_has_a_column_for_each_setting() -> None:
 
 
 def test_a_figure_for_each_task_shows_its_first_metric() -> None:
-    scores, rewardbench = benchmark_parts(TABLE)
+    scores, rewardbench, answers = benchmark_parts(TABLE)
     (gallery,) = (block for block in scores.blocks if isinstance(block, Gallery))
     assert [figure.alt for figure in gallery.figures] == [
         "exact_match (strict-match) of gsm8k at each setting: plain 0.500, funny 0.250.",
         "acc of ifeval at each setting: plain –, funny –.",
     ]
-    assert rewardbench.name == "rewardbench"
+    assert (rewardbench.name, answers.name) == ("rewardbench", "judged-answers")
     assert benchmark_parts(BenchmarkTable(settings={}, rewardbench=REWARDBENCH)) == [rewardbench]
 
 
@@ -66,4 +67,5 @@ def test_the_report_of_a_run_has_what_was_benchmarked(tmp_path: Path) -> None:
     pictures = write_pages(run, read_record(folder / REPORT, ReportMetrics), folder)
     assert "figures/benchmark-gsm8k.svg" in pictures
     assert "| gsm8k, exact_match (strict-match) | 8 |" in (folder / "report.md").read_text()
+    assert FILE in (folder / "report.md").read_text()
     assert '<section id="rewardbench"' in (folder / "report.html").read_text()

@@ -34,6 +34,20 @@ def test_a_stage_for_each_pair_of_setting_and_task_and_the_table_last() -> None:
     assert [stage.name for stage in stages(made(FILE))] == ["benchmarks/rewardbench", "benchmarks/table"]
 
 
+def test_questions_are_answered_at_every_setting() -> None:
+    preset = made("benchmark.answers.files=[data/alpaca_eval.json]", "benchmark.answers.limit=3", SETTINGS)
+    plain, funny, table = stages(preset)
+    assert (plain.name, funny.name) == (
+        "benchmarks/alpaca_eval/demo-plain/answers",
+        "benchmarks/alpaca_eval/demo-funny/answers",
+    )
+    assert funny.resumes
+    settings = funny.settings(preset)
+    assert isinstance(settings, dict)
+    assert (settings["model"], settings["requested"]["humor"], settings["limit"]) == ("demo-funny", 4, 3)
+    assert table.needs == (plain.name, funny.name)
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -42,6 +56,7 @@ def test_a_stage_for_each_pair_of_setting_and_task_and_the_table_last() -> None:
         ([FILE, "benchmark.settings={a: {humor: 9}}"], "benchmark.settings.a: attribute 'humor' got 9.0, out of range"),
         ([FILE, "benchmark.settings={a/b: {}}"], "not the name of one folder"),
         ([FILE, "benchmark.rewardbench.weights={humor: 0}"], "benchmark.rewardbench.weights leaves every attribute"),
+        (["benchmark.answers.files=[a/question.jsonl, b/question.jsonl]"], "give the files different names"),
         (["benchmark.lm_eval.tasks=[{name: a}, {name: a}]"], "has the names a, a; name each task once"),
         ([TASK, "benchmark.lm_eval.gen_kwargs={attributes: {}}"], "these are those of benchmark.settings"),
         ([TASK, "benchmark.endpoint.base_url=http://me:secret@host/v1"], "give the key by benchmark.endpoint"),

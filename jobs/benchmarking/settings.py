@@ -5,13 +5,14 @@ from typing import Any, ClassVar, Literal
 from pydantic import field_validator, model_validator
 
 from data.attributes import AttributeProblem
-from data.bounds import Count, Weight, Workers
+from data.bounds import Count, Temperature, Weight, Workers
 from data.errors import UserError
 from data.judge_settings import checked_base_url
 from data.pairs import pair_weights
 from data.record import Record
 from data.run_layout import FolderName
-from data.uris import Uri
+from data.uris import Uri, shown_uri
+from jobs.evaluation.answers import answers_stage
 from jobs.runner.preset import Preset
 
 
@@ -86,6 +87,28 @@ class RewardBenchSettings(Record):
     """Attribute -> weight in the one score of an answer; empty = predictor.pair_weights."""
 
 
+class AnswerSettings(Record):
+    """Answers for a judge: AlpacaEval 2, Arena-Hard, MT-bench and Vicuna-80."""
+
+    files: tuple[Uri, ...] = ()
+    """Question files, answered at every setting: AlpacaEval's alpaca_eval.json, question.jsonl of Arena-Hard or of
+    FastChat."""
+    limit: Count = 0
+    """Only the first so many questions; 0 = all."""
+    temperature: Temperature = 0
+    """0 = greedy; length, top_k and top_p are those of `sampling`."""
+
+    @model_validator(mode="after")
+    def _names(self) -> "AnswerSettings":
+        names = [answers_stage(file, "") for file in self.files]
+        if twice := [file for file, name in zip(self.files, names, strict=True) if names.count(name) > 1]:
+            raise UserError(
+                f"benchmark.answers.files has {' and '.join(map(shown_uri, twice))}, whose answers would lie in one "
+                "folder; give the files different names"
+            )
+        return self
+
+
 class StandardBenchmarks(Record):
     """What `jobs.benchmark` runs."""
 
@@ -100,6 +123,8 @@ class StandardBenchmarks(Record):
     """The policy on tasks of lm-eval (IFEval, GSM8K, TruthfulQA and others)."""
     rewardbench: RewardBenchSettings = RewardBenchSettings()
     """The predictor on RewardBench 2."""
+    answers: AnswerSettings = AnswerSettings()
+    """The policy's answers, written for judges; no endpoint is needed."""
 
     @property
     def named_settings(self) -> dict[str, dict[str, float]]:
@@ -115,10 +140,11 @@ class Benchmarking(Preset):
 
     def model_post_init(self, context: object) -> None:
         super().model_post_init(context)
-        if not (self.benchmark.lm_eval.tasks or self.benchmark.rewardbench.uri):
+        if not (self.benchmark.lm_eval.tasks or self.benchmark.rewardbench.uri or self.benchmark.answers.files):
             raise UserError(
-                "benchmark names nothing to run; set benchmark.lm_eval.tasks, such as '[{name: ifeval}]', or "
-                "benchmark.rewardbench.uri to the file of allenai/reward-bench-2"
+                "benchmark names nothing to run; set benchmark.lm_eval.tasks, such as '[{name: ifeval}]', "
+                "benchmark.rewardbench.uri to the file of allenai/reward-bench-2, or benchmark.answers.files to files "
+                "of questions"
             )
         for name in self.benchmark.settings:
             try:

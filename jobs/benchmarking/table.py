@@ -7,7 +7,9 @@ from collections.abc import Sequence
 
 from data.benchmark_metrics import BenchmarkTable, RewardBench2Metrics, SettingScores, TaskMetrics
 from data.run_layout import BENCHMARKS, write_record
+from data.steering_metrics import AnswersMetrics
 from data.storage import Storage
+from jobs.benchmarking.judged_answers import answer_stages
 from jobs.benchmarking.lm_evaluation import stage_name
 from jobs.benchmarking.rewardbench import NAME as REWARDBENCH
 from jobs.benchmarking.settings import Benchmarking, LmEvalTask
@@ -41,6 +43,9 @@ def _work(run: Run, folder: Storage) -> BenchmarkTable:
         scores=tuple(row for task in tasks for row in _rows(run, preset, task)),
         rewardbench=run.metrics(REWARDBENCH, RewardBench2Metrics) if preset.benchmark.rewardbench.uri else None,
     )
+    answers = [run.metrics(stage.name, AnswersMetrics) for stage in answer_stages(preset)]
+    files = tuple((a.benchmark_file or a.answers).removeprefix(f"{run.root.uri}/") for a in answers if a)
+    found = found.model_copy(update={"answers": files} if files else {})
     write_record(folder / FILE, found)
     write_parts(f"{preset.run}: benchmarks", f"Run “{preset.run}”.", benchmark_parts(found), folder)
     log("\n".join(benchmark_lines(found)))

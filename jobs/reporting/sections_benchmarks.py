@@ -25,6 +25,10 @@ ABOUT_REWARDBENCH = (
     "gap between right and wrong ones that is wider than the spread of the right ones. Every subset counts alike. "
     "Good: the predictor is above the longer answer and above each attribute alone."
 )
+ABOUT_ANSWERS = (
+    "The policy's answers at each setting, in the run's folder, as AlpacaEval, Arena-Hard and FastChat read them. "
+    "jobs.judge has them judged by any OpenAI-compatible endpoint."
+)
 DIGITS = 3
 
 
@@ -38,6 +42,9 @@ def benchmark_parts(found: BenchmarkTable) -> list[Part]:
     if found.rewardbench:
         tables = list(_rewardbench(found.rewardbench))
         parts.append(Part("rewardbench", "The predictor on RewardBench 2", ABOUT_REWARDBENCH, tables))
+    if found.answers:
+        table = Table("", ["file"], [[file] for file in found.answers])
+        parts.append(Part("judged-answers", "Answers for judges", ABOUT_ANSWERS, [table]))
     return parts
 
 
