@@ -134,7 +134,7 @@ test-train: setup  ## every ZeRO stage, kills, memory against the plan, the benc
 	@$(SLOW) tests/test_resume.py tests/test_memory_peaks.py tests/test_engine_kernels.py tests/test_sharded_export.py \
 	  tests/test_packing_off.py tests/test_label_probes.py tests/test_bench.py tests/test_experts.py \
 	  tests/test_gpu_bench.py tests/test_ablation.py tests/test_devices.py tests/test_sample_and_rate.py \
-	  tests/test_evaluate_predictor.py tests/test_steerlm2_run.py $(ARGS)
+	  tests/test_evaluate_predictor.py tests/test_benchmark_rewardbench.py tests/test_steerlm2_run.py $(ARGS)
 
 test-real: setup-real  ## a real pretrained model out of a package: converted, and asked in words (minutes)
 	@$(SLOW) tests/test_gguf_model.py tests/test_untrained.py $(ARGS)
@@ -163,7 +163,7 @@ test-faults: setup  ## the endpoint under broken requests, killed replicas, over
 # The last run of a client is kept; `python tests/support/client_list.py` writes docs/clients.md's table from them.
 test-clients: setup  ## sixteen third-party clients (OpenAI, LangChain, Vercel, ...) against one endpoint (minutes)
 	@$(BIN)/python tests/support/client_environments.py
-	$(PYTEST) -m slow tests/test_clients.py $(ARGS)
+	$(PYTEST) -m slow tests/test_clients.py tests/test_benchmark_served.py $(ARGS)
 
 test-judge: demo  ## Vicuna's 80 questions, answered and judged by our own endpoint, with kills (minutes)
 	@$(SLOW) tests/test_answer.py tests/test_judge_served.py $(ARGS)

@@ -1,6 +1,6 @@
-"""Benchmark files in FastChat's format, one JSON object a line: questions, and answers (a reference is an answer file).
+"""Benchmark files: questions, and answers (a reference is an answer file). Any fsspec URI. Knows no model and no judge.
 
-Any fsspec URI. Knows no model and no judge. Format and real files: github.com/lm-sys/FastChat, fastchat/llm_judge.
+FastChat's, one JSON object a line (github.com/lm-sys/FastChat, fastchat/llm_judge), and those of `data.answer_formats`.
 """
 
 import json
@@ -8,6 +8,16 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from data.answer_formats import (
+    ALPACA_EVAL,
+    ARENA_HARD,
+    FASTCHAT,
+    AnswerFormat,
+    arena_answer,
+    array_lines,
+    format_of,
+    instruction_id,
+)
 from data.conversation import Message, Rejected, content_id
 from data.errors import UserError
 from data.lines import BadRecord, Line, lines
@@ -55,6 +65,12 @@ def read_questions(uri: str, limit: int = 0) -> list[Question]:
     return found[:limit] if limit else found
 
 
+def file_format(uri: str) -> AnswerFormat:
+    """Whose questions or answers are at `uri`; FastChat's if there are none."""
+    first = next(records(uri), None)
+    return format_of(first.record) if first else FASTCHAT
+
+
 def read_answers(uri: str) -> ModelAnswers:
     """The answer file at `uri`, all of one model; of several choices the first counts, as in FastChat."""
     found = [record(line, _answer) for line in records(uri)]
@@ -90,7 +106,7 @@ def jsonl(records: Iterable[Mapping[str, Any]]) -> bytes:
 def records(uri: str) -> Iterator[Line]:
     """Every record of the files at `uri`; raises UserError, naming file and line, for what is none."""
     for file in files_of(uri):
-        for line in lines(file):
+        for line in array_lines(file) if file.endswith(".json") else lines(file):
             if isinstance(line, Rejected):
                 raise UserError(
                     f"{shown_path(line.file)}, line {line.line}: {printable(line.detail, 200)}; fix it or take it out"
@@ -121,13 +137,29 @@ def text_field(record: Mapping[str, Any], name: str) -> str:
 
 
 def _question(record: Mapping[str, Any]) -> Question:
+    format = format_of(record)
+    if format == ALPACA_EVAL:
+        turns = (text_field(record, "instruction"),)
+        return Question(instruction_id(turns[0]), str(record.get("dataset") or format), turns)
+    if format == ARENA_HARD:
+        return Question(text_field(record, "uid"), _category(record), (text_field(record, "prompt"),))
     turns = _texts(record.get("turns"), "turns")
     if not all(turn.strip() for turn in turns):
         raise BadRecord("empty_message", "turns has an empty question")
-    return Question(question_id(record), str(record.get("category") or "general"), turns)
+    return Question(question_id(record), _category(record), turns)
+
+
+def _category(record: Mapping[str, Any]) -> str:
+    return str(record.get("category") or "general")
 
 
 def _answer(record: Mapping[str, Any]) -> tuple[str, QuestionId, tuple[str, ...]]:
+    format = format_of(record)
+    if format == ALPACA_EVAL:
+        id = instruction_id(text_field(record, "instruction"))
+        return text_field(record, "generator"), id, _texts([record.get("output")], "output")
+    if format == ARENA_HARD:
+        return text_field(record, "model"), text_field(record, "uid"), _texts([arena_answer(record)], "messages")
     choices = record.get("choices")
     if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
         raise BadRecord("wrong_type", "choices is no list of {index, turns}")
@@ -135,6 +167,9 @@ def _answer(record: Mapping[str, Any]) -> tuple[str, QuestionId, tuple[str, ...]
 
 
 def _texts(value: object, name: str) -> tuple[str, ...]:
+    """Texts, or {content: text} as in the first version of Arena-Hard."""
+    if isinstance(value, list):
+        value = [turn.get("content") if isinstance(turn, dict) else turn for turn in value]
     if not isinstance(value, list) or not value or not all(isinstance(text, str) for text in value):
         raise BadRecord("wrong_type", f"{name} is no list of texts")
     if not all(map(_is_unicode, value)):

@@ -11,6 +11,22 @@ from data.record import Record
 from data.uris import Uri
 
 
+def checked_base_url(url: str, key_settings: str) -> str:
+    """`url`; raises UserError unless it is that of an endpoint, without a secret: it is written into reports.
+
+    `key_settings`: where the key is to be named instead.
+    """
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise UserError("base_url is http://host/v1 or https://host/v1")
+    if parts.username or parts.password or parts.query:
+        raise UserError(
+            "base_url holds a user, a password or a query, and it is written into the report; "
+            f"give the key by {key_settings}"
+        )
+    return url
+
+
 class JudgeSettings(Record):
     """The judge: a model behind any OpenAI-compatible endpoint, and how it is asked."""
 
@@ -54,15 +70,7 @@ class JudgeSettings(Record):
     @field_validator("base_url")
     @classmethod
     def _plain(cls, url: str) -> str:
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise UserError("base_url is http://host/v1 or https://host/v1")
-        if parts.username or parts.password or parts.query:
-            raise UserError(
-                "base_url holds a user, a password or a query, and it is written into the report; "
-                "give the key by judge.key_variable or judge.key_file"
-            )
-        return url
+        return checked_base_url(url, "judge.key_variable or judge.key_file")
 
     @model_validator(mode="after")
     def _no_key(self) -> "JudgeSettings":

@@ -21,6 +21,8 @@ MODEL, TRAINING, REPORT, QUALITY = "model", "training.json", "report.json", "qua
 """Beside a manifest: a model's folder, its loss curves, all metrics of the report, all metrics of the predictor."""
 COMPARE, PAIRS = "compare", "pairs.jsonl"
 """The folder of the stages that compare the policy with other models; both answers to each question of a comparison."""
+BENCHMARKS = "benchmarks"
+"""The folder of the stages that test a predictor or a policy on public sets."""
 TEXT_RATER = "text_rater.json"
 """In the folder of stage annotated: what its text rater measures, and on which scale; no file = there is none."""
 

@@ -284,7 +284,9 @@ class AnswersMetrics(StageMetrics):
     """A benchmark's questions, answered."""
 
     answers: str
-    """URI of the answer file."""
+    """URI of the answer file, in FastChat's format."""
+    benchmark_file: str = ""
+    """The same answers as the benchmark's own program reads them (AlpacaEval, Arena-Hard); "" = FastChat's is it."""
     policy: str
     model_id: str
     requested: Means

@@ -1,37 +1,28 @@
-"""Stage `benchmarks/*`: a run's policy answers the questions of a benchmark (Vicuna-80, MT-bench) for FastChat.
+"""Stage `benchmarks/*`: a run's policy answers the questions of a benchmark (Vicuna-80, MT-bench, AlpacaEval).
 
     python -m jobs.answer PRESET.yaml questions=PATH [others=best] [requested.NAME=VALUE ...] [key.path=value ...]
 
-The policy is the newest promoted one. A second turn follows its own answer to the first. `jobs.judge` judges the file.
+The policy is the newest promoted one. A second turn follows its own answer to the first. `jobs.judge` judges the file,
+which has FastChat's format. AlpacaEval and Arena-Hard get the file that their own programs read, too.
 """
 
-import hashlib
-import posixpath
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
 from typing import Any, Literal
 
 from data.attributes import AttributeProblem
-from data.benchmarks import Question, answer_line, jsonl, read_questions
 from data.bounds import Count, Temperature, Weight
-from data.conversation import Message, from_table
 from data.errors import UserError
-from data.prompts import Prompt, prompt, prompts_table
 from data.run_layout import FolderName
-from data.selection import CUT_OFF, FINISH, TOO_LONG
 from data.steering_metrics import AnswersMetrics
 from data.storage import Storage
 from data.uris import Uri
-from jobs.pipelines.map_rows import write_table
-from jobs.pipelines.sample import sample, sampling_settings
+from jobs.evaluation.answers import Asked, answer_questions, answers_stage, questions_checksum
+from jobs.pipelines.sample import sampling_settings
 from jobs.runner.cli import main
 from jobs.runner.preset import Preset
-from jobs.runner.rounds import Rounds
-from jobs.runner.stage import Performed, Run, Stage, fingerprint_of, log
-
-Answered = Mapping[str, tuple[str, str]]
-"""Id of a prompt -> the answer, and how it ended."""
+from jobs.runner.rounds import newest_policy
+from jobs.runner.stage import Performed, Run, Stage
 
 
 class Answering(Preset):
@@ -40,7 +31,8 @@ class Answering(Preset):
     RENAMED = {**Preset.RENAMED, "dials": "requested"}
 
     questions: Uri
-    """Question file, a JSON object {question_id, category, turns} a line (FastChat's question.jsonl; any URI)."""
+    """Question file (any URI): FastChat's question.jsonl, AlpacaEval's alpaca_eval.json or Arena-Hard's
+    question.jsonl."""
     requested: dict[str, Weight] = {}
     """Requested values of single attributes, e.g. requested.humor=4."""
     others: Literal["best", "defaults", "unset"] = "best"
@@ -76,24 +68,13 @@ class Answering(Preset):
     @property
     def stage_name(self) -> str:
         """A folder for each question file and model."""
-        file = posixpath.basename(self.questions)
-        bench = file.removesuffix(".gz").removesuffix(".jsonl").removesuffix(".question")
-        return f"benchmarks/{bench or 'questions'}/{self.model_name}/answers"
+        return answers_stage(self.questions, self.model_name)
 
 
 def stages(preset: Preset) -> list[Stage]:
     assert isinstance(preset, Answering)
-    run, last = Run(preset), _last_round(preset)
-    # Only rounds with a decision count; a run without rounds has its first policy.
-    decision = [Rounds().promotion(last)] if last else []
-    needs = tuple(dict.fromkeys(["policy", Rounds().promoted(run, last), *decision]))
-    return [Stage(preset.stage_name, needs, _settings, partial(_work, last=last), inputs=_inputs, resumes=True)]
-
-
-def _last_round(preset: Preset) -> int:
-    """The last round of the run with a decision, 0 if there is none."""
-    rounds = range(1, preset.bootstrap.rounds + 1)
-    return max((number for number in rounds if Run(preset).manifest(Rounds().promotion(number))), default=0)
+    policy, needs = newest_policy(Run(preset))
+    return [Stage(preset.stage_name, needs, _settings, partial(_work, policy=policy), inputs=_inputs, resumes=True)]
 
 
 def _settings(preset: Preset) -> object:
@@ -105,81 +86,14 @@ def _settings(preset: Preset) -> object:
 
 def _inputs(run: Run) -> dict[str, str]:
     assert isinstance(run.preset, Answering)
-    content = repr(read_questions(run.preset.questions))
-    return {"questions": hashlib.sha256(content.encode()).hexdigest()[:16]}
+    return {"questions": questions_checksum(run.preset.questions)}
 
 
-def _work(run: Run, folder: Storage, last: int) -> AnswersMetrics:
-    """Answer turn after turn, then write the whole answer file."""
+def _work(run: Run, folder: Storage, policy: str) -> AnswersMetrics:
     preset = run.preset
     assert isinstance(preset, Answering)
-    questions = read_questions(preset.questions, preset.limit)
-    policy = run.folder(Rounds().promoted(run, last))
-    values = ", ".join(f"{name} {value:g}" for name, value in preset.all_requested.items()) or "nothing requested"
-    log(f"answer: {len(questions)} questions of {preset.questions} to {policy.uri} with {values}")
-    texts: list[list[str]] = [[] for _ in questions]
-    ends: list[list[str]] = [[] for _ in questions]
-    for turn in range(max(len(q.turns) for q in questions)):
-        prompts = _prompts(preset, questions, texts, turn)
-        answers = _ask(run, policy, list(prompts.values()), folder / f"turn-{turn + 1}", turn)
-        for number, one in prompts.items():
-            text, end = answers[one.id]
-            texts[number].append(text)
-            ends[number].append(end)
-    file = folder / f"{preset.model_name}.jsonl"
-    now = round(time.time(), 3)
-    pairs = zip(questions, texts, strict=True)
-    file.write_bytes(jsonl(answer_line(question, preset.model_name, turns, now) for question, turns in pairs))
-    counts = _counts(questions, texts, ends)
-    log(f"answer: {', '.join(f'{n} {name}' for name, n in counts.items())} -> {file.uri}")
-    return AnswersMetrics(
-        answers=file.uri,
-        policy=policy.uri,
-        model_id=preset.model_name,
-        requested=preset.all_requested,
-        counts=counts,
-        too_long=tuple(q.id for q, end in zip(questions, ends, strict=True) if TOO_LONG in end),
-    )
-
-
-def _prompts(
-    preset: Answering, questions: Sequence[Question], texts: Sequence[Sequence[str]], turn: int
-) -> dict[int, Prompt]:
-    """The prompts of this turn, by the number of the question."""
-    prompts, values = {}, preset.all_requested
-    for number, question in enumerate(questions):
-        if turn < len(question.turns):
-            earlier = zip(question.turns[:turn], texts[number], strict=True)
-            messages = [m for q, a in earlier for m in (Message("user", q), Message("assistant", a))]
-            messages.append(Message("user", question.turns[turn]))
-            prompts[number] = prompt("benchmark", str(question.id), "", messages, values, number, preset.seed)
-    return prompts
-
-
-def _ask(run: Run, policy: Storage, prompts: Sequence[Prompt], folder: Storage, turn: int) -> Answered:
-    assert isinstance(run.preset, Answering)
-    stage = run.folder(run.preset.stage_name)
-    write_table(prompts_table(prompts), folder / "prompts")
-    what = f"answer turn {turn + 1}"
-    prompts_in, answers_in, temperature = folder / "prompts", folder / "answers", run.preset.temperature
-    sample(run, what, policy, prompts_in, answers_in, temperature, fingerprint_of(stage), keep_too_long=True)
-    found: dict[str, tuple[str, str]] = {}
-    for table in (folder / "answers").tables():
-        ends = table.column(FINISH).to_pylist()
-        found |= {row.id: (row.messages[-1].content, end) for row, end in zip(from_table(table), ends, strict=True)}
-    return found
-
-
-def _counts(
-    questions: Sequence[Question], texts: Sequence[Sequence[str]], ends: Sequence[Sequence[str]]
-) -> dict[str, int]:
-    all_ends = [end for found in ends for end in found]
-    counts = {
-        "questions": len(questions),
-        "answers": len(all_ends),
-        "empty": sum(not t for found in texts for t in found),
-    }
-    return counts | {"cut_off": all_ends.count(CUT_OFF), "too_long": all_ends.count(TOO_LONG)}
+    asked = Asked(preset.questions, preset.limit, preset.all_requested, preset.temperature, preset.model_name)
+    return answer_questions(run, folder, run.folder(policy), asked)
 
 
 def ending(run: Run, stages: Mapping[str, Performed]) -> dict[str, Any]:

@@ -3,18 +3,23 @@
 import json
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 from support.manifests import finish, metrics_of, promotion
 
-import jobs.answer
+import jobs.evaluation.answers
 from cluster.settings.errors import SettingsError
 from cluster.settings.load import load
 from data.benchmarks import Question, jsonl, read_answers
+from data.conversation import Conversation, Message, to_table
 from data.prompts import prompts_from
+from data.selection import FINISH
 from data.stage_metrics import SamplingMetrics, StageMetrics
 from data.steering_metrics import AnswersMetrics
 from data.storage import Storage
-from jobs.answer import Answering, _prompts, stages
+from jobs.answer import Answering, stages
+from jobs.evaluation.answers import turn_prompts
+from jobs.pipelines.map_rows import write_table
 from jobs.runner.rounds import Rounds
 from jobs.runner.stage import Performed, Run, Stage, perform
 
@@ -60,7 +65,8 @@ def test_the_old_name_of_the_setting_is_an_error_with_the_new_one() -> None:
 
 def test_another_seed_draws_otherwise() -> None:
     one, same, other = (
-        _prompts(made(word), QUESTIONS, [[] for _ in QUESTIONS], 0)[0].seed for word in ("seed=0", "seed=0", "seed=1")
+        turn_prompts(QUESTIONS, [[] for _ in QUESTIONS], 0, {}, made(word).seed)[0].seed
+        for word in ("seed=0", "seed=0", "seed=1")
     )
     assert one == same != other
 
@@ -128,14 +134,14 @@ def test_stopped_before_the_end_it_goes_on(
     ray_cluster: object, tiny_policy: str, tmp_path: Path, questions: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = with_policy(tmp_path / "runs", tiny_policy, questions)
-    sample = jobs.answer.sample
+    sample = jobs.evaluation.answers.sample
 
     def first_turn_only(run: Run, what: str, *more: object, **named: object) -> SamplingMetrics:
         if what == "answer turn 2":
             raise KeyboardInterrupt
         return sample(run, what, *more, **named)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(jobs.answer, "sample", first_turn_only)
+    monkeypatch.setattr(jobs.evaluation.answers, "sample", first_turn_only)
     with pytest.raises(KeyboardInterrupt):
         answered(run)
     folder = run.folder("benchmarks/asked/demo-best/answers")
@@ -158,3 +164,36 @@ def test_the_newest_promoted_policy_answers(tmp_path: Path, questions: str) -> N
     assert stages(run.preset)[0].needs == ("policy", "bootstrap-1/policy", "bootstrap-2/promotion"), (
         "the second round was not promoted"
     )
+
+
+ALPACA = [{"dataset": "koala", "instruction": f"Tell me about {n}.", "output": "", "generator": "x"} for n in "ab"]
+ARENA = [{"uid": "7f", "category": "hard_prompt", "prompt": "Tell me about tea."}]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "own"),
+    [
+        ("alpaca_eval.json", json.dumps(ALPACA), "model_outputs.json"),
+        ("question.jsonl", json.dumps(ARENA[0]) + "\n", "model_answer/demo-best.jsonl"),
+    ],
+)
+def test_other_benchmarks_get_the_file_that_their_programs_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, content: str, own: str
+) -> None:
+    def echo(run: Run, what: str, policy: Storage, prompts: Storage, target: Storage, *more: object, **named: object):
+        asked = [p for table in prompts.tables() for p in prompts_from(table)]
+        answered = {p.id: (*p.messages, Message("assistant", f"Yes, {p.messages[-1].content}")) for p in asked}
+        rows = [Conversation("benchmark", "", messages, id=id) for id, messages in answered.items()]
+        table = to_table(rows, run.schema)
+        write_table(table.append_column(FINISH, pa.array(["stop"] * len(rows))), target)
+
+    monkeypatch.setattr(jobs.evaluation.answers, "sample", echo)
+    file = tmp_path / name
+    file.write_text(content)
+    run = Run(load(Answering, DEMO, [f"storage={tmp_path / 'runs'}", f"questions={file}"]))
+    finish(run.root, "policy")
+    metrics = metrics_of(answered(run), AnswersMetrics)
+    assert metrics.benchmark_file.endswith(f"answers/{own}")
+    ours, theirs = read_answers(metrics.answers), read_answers(metrics.benchmark_file)
+    assert (ours.model, ours.turns) == (theirs.model, theirs.turns), "jobs.judge reads either"
+    assert all(text.startswith("Yes, Tell me") for (text,) in theirs.turns.values())

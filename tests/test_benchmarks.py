@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from data.benchmarks import Question, answer_line, jsonl, read_answers, read_questions
+from data.answer_formats import alpaca_eval_line, arena_hard_line
+from data.benchmarks import Question, answer_line, file_format, jsonl, read_answers, read_questions
+from data.errors import UserError
 
 
 def written(path: Path, *records: object) -> str:
@@ -82,3 +84,65 @@ def test_too_few_turns_are_named(tmp_path: Path) -> None:
         answers.of(Question(1, "", ("a", "b")))
     with pytest.raises(ValueError, match="has 0 of 1 turns of question 7"):
         answers.of(Question(7, "", ("a",)))
+
+
+ALPACA = [{"dataset": "koala", "instruction": f"Why {n}?", "output": f"{n}.", "generator": "gpt4"} for n in "ab"]
+ARENA = {"uid": "7f", "category": "hard_prompt", "prompt": "Why?", "subcategory": "coding"}
+
+
+def as_array(path: Path, *records: object) -> str:
+    path.write_text(json.dumps(records))
+    return str(path)
+
+
+def test_alpaca_eval_is_one_array_of_questions_and_of_answers(tmp_path: Path) -> None:
+    file = as_array(tmp_path / "alpaca_eval.json", *ALPACA)
+    questions, answers = read_questions(file), read_answers(file)
+    assert [(q.category, q.turns) for q in questions] == [("koala", ("Why a?",)), ("koala", ("Why b?",))]
+    assert (answers.model, [answers.of(q) for q in questions]) == ("gpt4", [("a.",), ("b.",)])
+    assert file_format(file) == "alpaca_eval"
+    ours = as_array(tmp_path / "ours.json", alpaca_eval_line("Why b?", "koala", "Ours.", "demo"))
+    assert read_answers(ours).of(questions[1]) == ("Ours.",)
+
+
+def test_arena_hard_has_its_own_lines(tmp_path: Path) -> None:
+    (asked,) = read_questions(file := written(tmp_path / "question.jsonl", ARENA))
+    assert asked == Question("7f", "hard_prompt", ("Why?",))
+    assert file_format(file) == "arena_hard"
+    line = arena_hard_line("7f", "Why?", "Because.", "demo", "id", 1.5)
+    assert line["messages"][-1] == {"role": "assistant", "content": {"answer": "Because."}}
+    assert read_answers(written(tmp_path / "demo.jsonl", line)).of(asked) == ("Because.",)
+    # The first version had FastChat's lines, with an object for each turn.
+    turns = [{"content": "Why?", "token_len": 2}]
+    older = question("7f", turns=turns, cluster="x")
+    assert read_questions(file := written(tmp_path / "v0.1.jsonl", older))[0].turns == ("Why?",)
+    assert file_format(file) == "fastchat"
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("{}", "the file is no JSON array"),
+        ("[", "the file is no JSON"),
+        ("[1]", "line 1: an entry of the array is no object"),
+        ('[{"instruction": ""}]', "instruction is ''; it is a text that is not empty"),
+        ('[{"instruction": "a"}, {"instruction": "a"}]', "twice; leave one of them out"),
+    ],
+)
+def test_a_bad_array_is_a_sentence(tmp_path: Path, content: str, said: str) -> None:
+    file = tmp_path / "alpaca_eval.json"
+    file.write_text(content)
+    with pytest.raises(UserError, match=said):
+        read_questions(str(file))
+
+
+@pytest.mark.parametrize(
+    ("record", "said"),
+    [
+        (ALPACA[0] | {"output": 3}, "output is no list of texts"),
+        ({"uid": "1", "model": "m", "messages": []}, "messages is no list of texts"),
+    ],
+)
+def test_a_bad_answer_of_these_formats_is_a_sentence(tmp_path: Path, record: object, said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        read_answers(written(tmp_path / "bad.jsonl", record))

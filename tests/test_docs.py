@@ -10,13 +10,14 @@ from support.docs import ROOT, RUNNABLE, Block, Follower, blocks, commands, page
 from cluster.settings.load import load
 from jobs.ablate import Ablation
 from jobs.answer import Answering
+from jobs.benchmarking.settings import Benchmarking
 from jobs.export import Export
 from jobs.runner.preset import Preset
 
 MARKS = re.compile(r"run|fails|background: .+|file: .+|long: .+|needs a cluster|needs make (?P<target>[a-z-]+)")
 ALL = [block for page in pages() for block in blocks(page)]
 TARGETS = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-KINDS = {"ablate": Ablation, "answer": Answering, "export": Export}
+KINDS = {"ablate": Ablation, "answer": Answering, "benchmark": Benchmarking, "export": Export}
 PACKAGES = tuple(ROOT / name for name in ("data", "actors", "jobs", "serve", "cluster"))
 SPLIT = ("actors", "jobs")
 """Packages whose sub-packages have pages of their own."""

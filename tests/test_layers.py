@@ -40,6 +40,7 @@ INSIDE = {
         "judging": {"runner", "reporting", "judge_client"},
         "exporting": {"runner", "pipelines", "reporting"},
         "diffing": {"runner", "reporting"},
+        "benchmarking": {"runner", "pipelines", "evaluation", "reporting"},
         "bench": {"runner", "pipelines"},
         "gpu_checks": {"runner", "pipelines", "bench"},
     },

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import ray
+from support.benchmark_table import TABLE
 from support.finished_run import DEMO, HOSTILE, NAMES, finished, report
 from support.html_page import Page
 from support.manifests import finish
@@ -24,6 +25,7 @@ from jobs.reporting.rows import answers_by_value, spreads
 from jobs.reporting.tables import Table, shown
 from jobs.runner.stage import Run
 
+BENCHMARKED = ["benchmarks", "rewardbench", "judged-answers"]
 ALL_PARTS = [
     "headline",
     "steering",
@@ -33,6 +35,7 @@ ALL_PARTS = [
     "judge",
     "length",
     "witnesses",
+    *BENCHMARKED,
     "answers",
     "rounds",
     "annotation",
@@ -49,7 +52,9 @@ def pages(run: Run) -> tuple[str, str]:
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    return finished(tmp_path_factory.mktemp("runs"))
+    run = finished(tmp_path_factory.mktemp("runs"))
+    finish(run.root, "benchmarks/table", TABLE)
+    return run
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +86,7 @@ def test_a_page_needs_nothing_else_and_everyone_can_read_it(written: tuple[str, 
     assert [tag for tag, _ in page.tags if re.fullmatch("h[1-6]", tag)] == ["h1", *["h2"] * len(ALL_PARTS)]
     assert len(page.named("table")) == len(page.named("caption")) == len(page.named("thead")) > 10
     assert all(attributes.get("scope") in ("col", "row") for attributes in page.named("th"))
-    assert len(page.named("svg")) == 4 * len(NAMES) + 3 + 5 + 2  # two witnesses
+    assert len(page.named("svg")) == 4 * len(NAMES) + 3 + 5 + 2 + 2  # two witnesses, two tasks of a benchmark
     assert all(
         attributes["role"] == "img" and len(attributes["aria-label"] or "") > 20 for attributes in page.named("svg")
     )
@@ -186,7 +191,7 @@ def test_a_run_without_bootstrap_and_without_truth_has_the_other_parts(tmp_path:
     write_record(folder / REPORT, report(run).model_copy(update=without))
     text, markdown = pages(run)
     assert [attributes["id"] for attributes in Page(text).named("section")] == [
-        name for name in ALL_PARTS if name not in ("judge", "rounds")
+        name for name in ALL_PARTS if name not in ("judge", "rounds", *BENCHMARKED)
     ]
     assert "Answers were measured by the predictor." in markdown
     assert "hush" not in text + markdown

@@ -17,6 +17,7 @@ from jobs.reporting.blocks import Gallery, Part
 from jobs.reporting.figures import COLORS, standalone
 from jobs.reporting.markdown import markdown
 from jobs.reporting.rows import answers_by_value
+from jobs.reporting.sections_benchmarks import run_benchmarks
 from jobs.reporting.sections_comparison import comparison_parts
 from jobs.reporting.sections_predictor import predictor_parts
 from jobs.reporting.sections_steering import answers_part, steering_parts
@@ -40,7 +41,7 @@ def write_pages(run: Run, report: ReportMetrics, folder: Storage) -> list[str]:
 
 
 def write_parts(title: str, about: str, parts: Sequence[Part], folder: Storage) -> list[str]:
-    """The same of any parts."""
+    """Write any parts as pages into `folder`; returns the names of their pictures."""
     galleries = [block for part in parts for block in part.blocks if isinstance(block, Gallery)]
     pictures = {f"{PICTURES}/{figure.name}.svg": figure for gallery in galleries for figure in gallery.figures}
     for name, figure in pictures.items():
@@ -56,6 +57,7 @@ def page_parts(run: Run, report: ReportMetrics, folder: Storage) -> list[Part]:
         *steering_parts(run.schema, report),
         witnesses_part(report),
         *comparison_parts(run, report),
+        *run_benchmarks(run),
         _answers(run, folder),
         rounds_part(run, report.rounds),
         *predictor_parts(run),

@@ -28,7 +28,8 @@ def needs(run: Run, stage_names: Sequence[str]) -> Needs:
     pools = []
     # The predictor's own stage scores what it did not train on.
     scores_held_out = preset.predictor.folds or preset.predictor.validation_share or preset.predictor.pairs
-    if kinds & {"annotated", "rated", "promotion", "report", "benchmarks", *(["predictor"] if scores_held_out else [])}:
+    scoring = {"annotated", "rated", "promotion", "report", "benchmarks", "rewardbench"}
+    if kinds & {*scoring, *(["predictor"] if scores_held_out else [])}:
         pools.append(preset.annotate.pool.demand("annotate.pool", "annotate.pool"))
     if samples(stage_names) or ("selected" in kinds and preset.bootstrap.method == "steerlm2"):
         pools.append(preset.sampling.pool.demand("sampling.pool", "sampling.pool"))

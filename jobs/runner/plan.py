@@ -88,7 +88,7 @@ class _Stages:
             )
             folds = f"; {preset.predictor.folds} {again}" if preset.predictor.folds else ""
             return self._training("predictor.learner") + folds
-        if kind in ("annotated", "rated"):
+        if kind in ("annotated", "rated", "rewardbench"):
             return self._annotator()
         if kind in ("samples", "promotion", "report", "answers") and name != "ablation/report":
             return self._sampler()

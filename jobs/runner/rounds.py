@@ -43,6 +43,17 @@ class Rounds:
         return manifest.read_as(NotRun if "not_run" in manifest.metrics else PromotionMetrics)
 
 
+def newest_policy(run: Run) -> tuple[str, tuple[str, ...]]:
+    """The stage of the policy that was promoted last, and the stages that say so; without rounds the first policy.
+
+    Only rounds with a decision count.
+    """
+    numbers = range(1, run.preset.bootstrap.rounds + 1)
+    last = max((number for number in numbers if run.manifest(Rounds().promotion(number))), default=0)
+    promoted, decision = Rounds().promoted(run, last), [Rounds().promotion(last)] if last else []
+    return promoted, tuple(dict.fromkeys(["policy", promoted, *decision]))
+
+
 def unconditional_stage(rounds: Rounds) -> str:
     """The stage of the policy that gives log P(y|x) to all rounds of SteerLM 2.0."""
     return f"{rounds.prefix}unconditional"

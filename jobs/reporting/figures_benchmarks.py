@@ -1,0 +1,29 @@
+"""Figures about public benchmarks: the score of a task at each setting of the attributes."""
+
+import matplotlib.axes
+
+from data.benchmark_metrics import BenchmarkTable, SettingScores
+from data.measures import NORMAL_95
+from jobs.reporting.figures import FIRST, Plot, or_nan, titled
+from jobs.reporting.tables import shown
+
+
+def score_plots(found: BenchmarkTable) -> list[Plot]:
+    """One for each task: its first metric, which is the one that lm-eval lists first."""
+    first = {row.task: row for row in reversed(found.scores)}
+    return [_plot(row, list(found.settings)) for row in reversed(first.values())]
+
+
+def _plot(row: SettingScores, settings: list[str]) -> Plot:
+    values = [or_nan(row.at[name].value) if name in row.at else or_nan(None) for name in settings]
+    errors = [NORMAL_95 * ((row.at[name].stderr or 0.0) if name in row.at else 0.0) for name in settings]
+    pairs = ", ".join(f"{name} {shown(value, 3)}" for name, value in zip(settings, values, strict=True))
+
+    def draw(axes: matplotlib.axes.Axes) -> None:
+        places = range(len(settings))
+        axes.errorbar(places, values, errors, color=FIRST, marker="o", linestyle="none", capsize=3)
+        axes.set_xticks(places, settings, rotation=35, ha="right", rotation_mode="anchor")
+        axes.set_xlim(-0.5, len(settings) - 0.5)
+        titled(axes, row.task, row.metric)
+
+    return Plot(f"benchmark-{row.task}", f"{row.metric} of {row.task} at each setting: {pairs}.", draw)
