@@ -17,6 +17,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import ray
 from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
@@ -33,6 +34,9 @@ STOP_WAIT_S = 120
 """Seconds that a stopped job may take to keep a checkpoint; Ray's own 3 s would cut it off."""
 LOST_AFTER_S = 120
 """Seconds that the cluster may be silent while a job is followed."""
+START_WAIT_S = 60
+"""Seconds that a cluster may take from its dashboard's first answer until a node takes jobs."""
+NO_AGENT = "No available agent"
 USER_ERROR, LOST = 2, 3
 
 
@@ -138,7 +142,8 @@ def _submitted(
 ) -> int:
     _require_alone(client, name)
     for attempt in range(arguments.retries + 1):
-        job = client.submit_job(
+        job = sent(
+            client,
             submission_id=f"{name}-{int(time.time())}",
             entrypoint=_entrypoint(arguments.job, arguments.words),
             runtime_env={"working_dir": str(REPOSITORY), "env_vars": environment},
@@ -161,6 +166,23 @@ def _submitted(
             return _exit_code(details)
         _note(f"{job} died ({details.message}); submitted again, it goes on where it was")
     raise AssertionError("a loop that always returns")
+
+
+def sent(client: JobSubmissionClient, **job: Any) -> str:
+    """Submit, also to a cluster that still starts: its nodes take jobs some seconds after its dashboard answers.
+
+    Raises Refused if the cluster does not take the job.
+    """
+    started = time.monotonic()
+    while True:
+        try:
+            return client.submit_job(**job)
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            lines = str(error).strip().splitlines() or [type(error).__name__]
+            reason = lines[-1 if "Traceback" in lines[0] else 0]
+        if NO_AGENT not in reason or time.monotonic() - started > START_WAIT_S:
+            raise Refused(f"the cluster does not take the job: {reason}")
+        time.sleep(1)
 
 
 def _require_alone(client: JobSubmissionClient, name: str) -> None:

@@ -116,6 +116,36 @@ def test_what_is_too_big_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         submit.require_small_enough(tmp_path)
 
 
+class Starting:
+    """A cluster that refuses the first jobs as Ray does."""
+
+    def __init__(self, refusals: list[str]):
+        self.refusals = refusals
+
+    def submit_job(self, **job: str) -> str:
+        if self.refusals:
+            raise RuntimeError(self.refusals.pop(0))
+        return job["submission_id"]
+
+
+@pytest.mark.case("a job for a cluster that still starts")
+def test_a_cluster_that_still_starts_is_asked_again() -> None:
+    none_yet = "Request failed with status code 500: No available agent to submit job, please try again later.."
+    assert submit.sent(Starting([none_yet]), submission_id="run-1") == "run-1"  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("said", "reason"),
+    [
+        ("Request failed with status code 500: no room\nmore", "Request failed with status code 500: no room"),
+        ("Request failed with status code 500: Traceback:\n  File\nValueError: no such folder", "ValueError: no such"),
+    ],
+)
+def test_what_the_cluster_does_not_take_is_one_sentence(said: str, reason: str) -> None:
+    with pytest.raises(submit.Refused, match=f"^the cluster does not take the job: {reason}[^\\n]*$"):
+        submit.sent(Starting([said]), submission_id="run-1")  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize(
     ("status", "code", "again"),
     [
