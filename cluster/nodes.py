@@ -9,7 +9,7 @@ import platform
 import shutil
 import socket
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -67,7 +67,10 @@ def alive_nodes() -> list[dict[str, Any]]:
 
 
 def ask_every_node(probe: NodeProbe) -> list[Report]:
-    """A report of each node that is alive; one silent for two minutes has an error `answer`."""
+    """A report of each node that is alive; one silent for two minutes has an error `answer`.
+
+    A node that is lost meanwhile is none of the cluster any more: a job may start right after its loss.
+    """
     nodes = alive_nodes()
     addresses = {node["NodeID"]: (node["NodeManagerAddress"], node["NodeManagerPort"]) for node in nodes}
     examine_remotely = ray.remote(num_cpus=0, max_retries=0)(examine)
@@ -82,7 +85,23 @@ def ask_every_node(probe: NodeProbe) -> list[Report]:
         for node in nodes
     }
     ray.wait(list(pending), num_returns=len(pending), timeout=ANSWER_TIMEOUT_S)
-    return [_received(ref, node, sent) for ref, node in pending.items()]
+    reports = {node["NodeID"]: _received(ref, node, sent) for ref, node in pending.items()}
+    return of_alive(reports, addresses, {node["NodeID"] for node in alive_nodes()})
+
+
+def of_alive(
+    reports: Mapping[str, Report], addresses: Mapping[str, tuple[str, int]], alive: Collection[str]
+) -> list[Report]:
+    """The reports of the nodes that are `alive`, without what they found of the others. Keys: ids of nodes."""
+    lost = {_port(*address) for node, address in addresses.items() if node not in alive}
+    found = [report for node, report in reports.items() if node in alive]
+    for report in found:
+        report.errors = {what: why for what, why in report.errors.items() if what not in lost}
+    return found
+
+
+def _port(host: str, port: int) -> str:
+    return f"port {host}:{port}"
 
 
 def _received(ref: Any, node: Mapping[str, Any], sent: float) -> Report:
@@ -114,7 +133,7 @@ def examine(
     attempts: dict[str, Callable[[], object]] = {
         "storage": partial(_write_and_look, probe, address),
         **{setting: partial(_model, model) for setting, model in probe.models.items()},
-        **{f"port {host}:{port}": partial(_reach, host, port) for host, port in others},
+        **{_port(host, port): partial(_reach, host, port) for host, port in others},
     }
     report.errors |= {what: why for what, attempt in attempts.items() if (why := failure(attempt))}
     report.clock = time.time()

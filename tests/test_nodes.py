@@ -10,7 +10,7 @@ from support.hub_server import HubServer
 
 from cluster.checks import findings
 from cluster.needs import Needs
-from cluster.nodes import NodeProbe, examine, write_probe
+from cluster.nodes import NodeProbe, Report, examine, of_alive, write_probe
 
 MODEL = "some/gated-model"
 
@@ -88,3 +88,16 @@ def test_a_probe_is_written_though_another_job_removes_the_empty_folder(tmp_path
     assert Path(folder, "mine").read_bytes()
     with pytest.raises(FileNotFoundError):
         write_probe(fs, folder, f"{folder}/nowhere/mine")
+
+
+@pytest.mark.case("a job starts right after the loss of a node")
+def test_a_node_that_is_lost_while_it_is_asked_stops_no_job() -> None:
+    lost = Report("10.0.0.2", errors={"answer": "the node does not exist any more"})
+    stays = Report("10.0.0.1", errors={"port 10.0.0.2:7000": "Connection refused", "port 10.0.0.3:7000": "timed out"})
+    addresses = {"a": ("10.0.0.1", 7000), "b": ("10.0.0.2", 7000), "c": ("10.0.0.3", 7000)}
+    silent = Report("10.0.0.3", errors={"answer": "no answer within 120 s"})
+    found = of_alive({"a": stays, "b": lost, "c": silent}, addresses, {"a", "c"})
+    assert [(report.node, report.errors) for report in found] == [
+        ("10.0.0.1", {"port 10.0.0.3:7000": "timed out"}),
+        ("10.0.0.3", {"answer": "no answer within 120 s"}),
+    ]
