@@ -139,8 +139,8 @@ def text_field(record: Mapping[str, Any], name: str) -> str:
 def _question(record: Mapping[str, Any]) -> Question:
     format = format_of(record)
     if format == ALPACA_EVAL:
-        turns = (text_field(record, "instruction"),)
-        return Question(instruction_id(turns[0]), str(record.get("dataset") or format), turns)
+        asked = text_field(record, "instruction")
+        return Question(instruction_id(asked), str(record.get("dataset") or format), (asked,))
     if format == ARENA_HARD:
         return Question(text_field(record, "uid"), _category(record), (text_field(record, "prompt"),))
     turns = _texts(record.get("turns"), "turns")

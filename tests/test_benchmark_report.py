@@ -1,6 +1,6 @@
 """Score against setting: as a table, and as a figure. `test_report.py` has the parts in a run's report."""
 
-from support.benchmark_table import REWARDBENCH, TABLE
+from support.benchmark_table import FILE, REWARDBENCH, TABLE
 
 from data.benchmark_metrics import BenchmarkTable
 from jobs.reporting.blocks import Gallery
@@ -14,6 +14,7 @@ def test_the_table_has_a_column_for_each_setting() -> None:
     assert "ifeval, acc 9 - -" in lines
     assert "Math 10 0.700 (0.400 to 0.900)" in lines
     assert "RewardBench 2, score of an answer +1.00 helpfulness; not in the file: Ties" in lines
+    assert lines[-1] == f"answers for judges: {FILE}"
     assert "Mean by others; left out: 2 unscored, 1 wrong_id" in lines
 
 

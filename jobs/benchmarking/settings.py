@@ -159,7 +159,7 @@ class Benchmarking(Preset):
         schema, values = self.schema_, self.benchmark.named_settings[setting]
         schema.checked(values)
         others = schema.best() if self.benchmark.others == "best" else schema.defaults()
-        return schema.checked(others | values)
+        return schema.checked({**others, **values})
 
     def ranking_weights(self) -> dict[str, float]:
         """The weight of every attribute in the one score of an answer of RewardBench 2."""

@@ -49,11 +49,12 @@ def benchmark_parts(found: BenchmarkTable) -> list[Part]:
 
 
 def benchmark_lines(found: BenchmarkTable) -> Iterator[str]:
-    """The tables for a terminal."""
+    """The tables, and the files of answers, for a terminal."""
     if found.scores:
         yield from as_text(_scores(found))
     if found.rewardbench:
         yield from rewardbench_lines(found.rewardbench)
+    yield from (f"answers for judges: {file}" for file in found.answers)
 
 
 def rewardbench_lines(found: RewardBench2Metrics) -> Iterator[str]:
