@@ -92,4 +92,4 @@ def _groups(what: str, groups: Mapping[str, LiveGroup]) -> Table:
 
 
 def _kinds(found: LiveMetrics) -> Table:
-    return _groups("way", found.kinds)
+    return _groups("kind", found.kinds)
