@@ -56,6 +56,8 @@ def main(argv: list[str]) -> int:
     rated = f"answers can be rated by {predictor}"
     unrated = "no predictor, so answers cannot be rated (score, best_of)"
     facts = [f"model {model.name} from {model.uri}" for model in models]
+    facts += [f"adapter {name} of {model.name} from {uri}" for model in models for name, uri in model.adapters.items()]
+    facts += _not_served(settings, models)
     facts += [rated if predictor else unrated, *_kept(settings), _reach(settings, keys)]
     for fact in facts:
         print(f"serve: {fact}", flush=True)
@@ -74,6 +76,13 @@ def _reach(settings: ServeSettings, keys: Keys) -> str:
     where = f"every machine that reaches {settings.host}:{settings.port}, without TLS"
     teams = ", ".join(team.name for team in settings.teams)
     return f"callers need a key of {teams}; reachable from {'this machine' if settings.host in LOOPBACK else where}"
+
+
+def _not_served(settings: ServeSettings, models: Sequence[Located]) -> list[str]:
+    """Models that teams may use and that are not there, in a sentence: adapters to come, or slips of the pen."""
+    names = {name for model in models for name in (model.name, *model.adapters)}
+    missing = {name: team.name for team in settings.teams for name in team.models if name not in names}
+    return [f"team {team} may use model {name}, which is not served yet" for name, team in missing.items()]
 
 
 def _kept(settings: ServeSettings) -> list[str]:

@@ -177,9 +177,7 @@ class Replica:
             unguided_ids = [] if unguided is None else await loaded.prompts.ids(unguided)
             counted += unguided_ids
             sampling = sampling_of(request, loaded.engine, prompt_ids, unguided_ids)
-            if (
-                loaded.text is not (await self._answering(request)).text
-            ):  # a swap came meanwhile, and may have closed it
+            if loaded.text is not (await self._answering(request)).text:  # a swap came, and may have closed the old one
                 continue
             try:
                 number = await submitted(loaded.engine, request, prompt_ids, sampling, steps)

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import socket
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import replace
@@ -17,6 +18,7 @@ from actors.generation.protocol import Sampling
 from data.calibration import Calibration
 from data.conversation import Message
 from data.errors import UserError
+from serve.__main__ import main
 from serve.auth import Team, hashed
 from serve.locate import Located, locate, locate_all
 from serve.models import ServedPolicies, ServedPolicy
@@ -51,6 +53,11 @@ def settings(root: Path) -> ServeSettings:
 def located(settings: ServeSettings) -> Located:
     [found], _ = locate_all(settings)
     return found
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])
 
 
 def replica_of(located: Located) -> Replica:
@@ -261,6 +268,31 @@ def test_an_operator_adds_changes_and_removes_them() -> None:
 def test_settings_that_cannot_be(fields: dict[str, object], part: str) -> None:
     with pytest.raises(ValueError, match=part):
         ServeSettings.model_validate(fields)
+
+
+def test_the_command_says_which_adapters_there_are_and_which_models_of_teams_are_not(
+    settings: ServeSettings,
+    root: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    started: list[Located] = []
+
+    def serve(_: ServeSettings, models: Sequence[Located], predictor: str | None) -> int:
+        started.extend(models)
+        return 0
+
+    monkeypatch.setattr("serve.__main__._serve", serve)
+    keys = tmp_path / "keys.txt"
+    keys.write_text(KEYS.splitlines()[0])
+    adapters = ", ".join(f"{name}: {folder}" for name, folder in settings.adapters.items())
+    words = ["policy=base", "name=tiny", f"adapters={{{adapters}}}", f"storage={settings.storage}", f"keys={keys}"]
+    assert main([*words, f"port={free_port()}", "teams=[{name: games, models: [games, june]}]"]) == 0
+    printed = capsys.readouterr().out
+    assert f"serve: adapter games of tiny from {root / 'games'}" in printed
+    assert "serve: team games may use model june, which is not served yet" in printed
+    assert started[0].adapters == settings.adapters
 
 
 def test_a_folder_without_an_adapter_and_a_name_twice_are_sentences(settings: ServeSettings, root: Path) -> None:
