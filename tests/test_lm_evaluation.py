@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import os
 import sys
 import tomllib
 from pathlib import Path
@@ -20,7 +21,7 @@ from data.errors import UserError
 from data.storage import Storage
 from jobs.benchmark import stages
 from jobs.benchmarking.endpoint import ServedModel, served_model
-from jobs.benchmarking.lm_evaluation import INSTALL, command, installed_version, steered_tokenizer
+from jobs.benchmarking.lm_evaluation import INSTALL, command, followed, installed_version, steered_tokenizer
 from jobs.benchmarking.settings import BenchmarkEndpoint
 from jobs.runner.stage import Performed, Run, StageError, perform
 
@@ -167,3 +168,11 @@ def test_an_endpoint_that_serves_something_else_is_refused(monkeypatch: pytest.M
         pytest.raises(UserError, match=r"serves 'demo' with the attribute schema 'helpsteer', and the run has 'lab'"),
     ):
         served_model(BenchmarkEndpoint(base_url=url), schema)
+
+
+def test_a_long_program_shows_where_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    code = "print('begins', flush=True); print('Requesting API:  10%\\r', end='', flush=True); raise SystemExit(3)"
+    assert followed([sys.executable, "-c", code], dict(os.environ), "task owls", every_s=0)[0] == 3
+    assert capsys.readouterr().out.splitlines() == ["task owls: begins", "task owls: Requesting API:  10%"]
+    assert followed([sys.executable, "-c", code], dict(os.environ), "task owls")[1] == "begins\nRequesting API:  10%\n"
+    assert capsys.readouterr().out == ""

@@ -11,6 +11,8 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
+from collections import deque
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -18,6 +20,7 @@ from typing import Any
 
 from data.benchmark_metrics import TaskMetrics
 from data.errors import UserError
+from data.printable import printable
 from data.run_layout import BENCHMARKS, MODEL
 from data.storage import Storage
 from jobs.benchmarking.endpoint import ServedModel, key_of, served_model
@@ -30,6 +33,9 @@ from jobs.runner.stage import Run, Stage, StageError, log
 INSTALL = "'lm-eval[api,ifeval]==0.4.13' transformers"
 """What pip installs; `make test-clients` runs this version."""
 RESULTS, SAMPLES = "results.json", "samples.jsonl"
+PROGRESS_S = 30.0
+KEPT_LINES = 5000
+"""Of lm-eval's output, for the sentence about its failure."""
 CHAT_TEMPLATE = "chat_template.jinja"
 WEIGHTS = (".safetensors", ".bin", ".pt", ".gguf")
 """Ends of files that a tokenizer does not need."""
@@ -156,9 +162,32 @@ def command(
 def _run(words: list[str], preset: Benchmarking, task: LmEvalTask) -> None:
     """Raises StageError if lm-eval fails."""
     environ = _environ() | {"OPENAI_API_KEY": key_of(preset.benchmark.endpoint)}
-    done = subprocess.run(words, env=environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    if done.returncode:
-        raise StageError(why_failed(done.stdout, task.name))
+    code, output = followed(words, environ, f"benchmark: task {task.name}")
+    if code:
+        raise StageError(why_failed(output, task.name))
+
+
+def followed(words: list[str], environ: dict[str, str], what: str, every_s: float = PROGRESS_S) -> tuple[int, str]:
+    """Exit code and last lines of a program that may take hours; its newest line is shown every `every_s`.
+
+    A bar that draws itself anew ends its lines with a carriage return, and each counts as a line.
+    """
+    process = subprocess.Popen(
+        words, env=environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
+    )
+    said: deque[str] = deque(maxlen=KEPT_LINES)
+    shown = time.monotonic()
+    assert process.stdout
+    try:
+        for line in process.stdout:
+            said.append(line)
+            if line.strip() and time.monotonic() - shown >= every_s:
+                shown = time.monotonic()
+                log(f"{what}: {printable(line.strip(), 160)}")
+        return process.wait(), "".join(said)
+    finally:
+        process.kill()  # nothing after its end; the job may be stopped meanwhile
+        process.wait()
 
 
 def _environ() -> dict[str, str]:
