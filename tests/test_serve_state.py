@@ -61,11 +61,12 @@ def test_adapters_that_are_added_and_removed_outlive_the_ingress_and_the_replica
 ) -> None:
     base = chat_base(str(tmp_path / "base"))
     games, school, late = (
-        exported_adapter(base, tmp_path / n, seed) for seed, n in enumerate(("games", "school", "l"))
+        exported_adapter(base, tmp_path / n, seed) for seed, n in enumerate(("games", "school", "l"), start=1)
     )
     keys, team = tmp_path / "keys.txt", Team(name="ops", admin=True)
     keys.write_text(f"ops {hashed('key')}")
-    asked = {"temperature": 0, "max_tokens": 8, "ignore_eos": True}
+    question = [{"role": "user", "content": "Why?"}]
+    asked = {"messages": question, "temperature": 0, "max_tokens": 12, "ignore_eos": True}
     served = Located(base_policy(games, tmp_path / "served"), MODEL, adapters={"games": games, "school": school})
     with running([served], keys=str(keys), teams=(team,)) as anonymous:
         endpoint = Endpoint(anonymous.url, "key")
