@@ -6,6 +6,7 @@ The same function runs on each node, pinned to it, with no CPU requested: busy n
 import importlib.metadata
 import os
 import platform
+import secrets
 import shutil
 import socket
 import time
@@ -199,7 +200,7 @@ def _write_and_look(probe: NodeProbe, address: str) -> None:
     if not probe.storage:
         return
     fs, folder = _filesystem(probe_folder(probe.storage))
-    mine = f"{folder}/{probe.token}-{address}"
+    mine = f"{folder}/{probe.token}-{address}-{secrets.token_hex(4)}"  # nodes of one host share its address
     write_probe(fs, folder, mine)
     try:
         if probe.shared and not fs.exists(f"{folder}/{probe.token}"):

@@ -101,3 +101,17 @@ def test_a_node_that_is_lost_while_it_is_asked_stops_no_job() -> None:
         ("10.0.0.1", {"port 10.0.0.3:7000": "timed out"}),
         ("10.0.0.3", {"answer": "no answer within 120 s"}),
     ]
+
+
+@pytest.mark.case("two nodes of one host examine the storage at the same time")
+def test_nodes_of_one_host_do_not_remove_each_other_s_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    probe = NodeProbe(str(tmp_path), {}, "token", shared=False)
+    removed = LocalFileSystem.rm
+
+    def beside_another(fs: LocalFileSystem, path: str, **options: object) -> None:
+        monkeypatch.setattr(LocalFileSystem, "rm", removed)
+        assert examine(probe, "10.0.0.1", {}, []).errors == {}
+        removed(fs, path, **options)
+
+    monkeypatch.setattr(LocalFileSystem, "rm", beside_another)
+    assert examine(probe, "10.0.0.1", {}, []).errors == {}
