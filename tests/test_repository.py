@@ -27,7 +27,7 @@ def text(name: str) -> str:
     return (ROOT / name).read_text(encoding="utf-8")
 
 
-NOT_OURS = {".git", "node_modules", *re.findall(r"^([\w.-]+)/$", text(".gitignore"), re.MULTILINE)}
+NOT_OURS = {".git", "node_modules", *re.findall(r"^([\w.-]+)/?$", text(".gitignore"), re.MULTILINE)}
 
 
 def files(*suffixes: str) -> list[Path]:
