@@ -32,7 +32,12 @@ def folders() -> list[Path]:
     """Every package with Python files, the packages inside it after it."""
     found = [ROOT / name for name in PACKAGES]
     found = [inner for folder in found for inner in (folder, *sorted(p for p in folder.rglob("*") if p.is_dir()))]
-    return [folder for folder in found if any(folder.glob("*.py"))]
+    return [folder for folder in found if modules(folder)]
+
+
+def modules(folder: Path) -> list[Path]:
+    """The files of one package that others import by their names."""
+    return sorted(path for path in folder.glob("*.py") if not path.stem.startswith("__"))
 
 
 def dotted(path: Path) -> str:
@@ -47,8 +52,7 @@ def pages() -> dict[str, str]:
 
 def reference(folder: Path) -> str:
     """The reference of one package: its modules, one after the other."""
-    modules = [dotted(path) for path in sorted(folder.glob("*.py")) if path.stem != "__main__"]
-    return "\n\n".join([f"# {dotted(folder)}", *(f"::: {module}" for module in modules)]) + "\n"
+    return "\n\n".join([f"# {dotted(folder)}", *(f"::: {dotted(path)}" for path in modules(folder))]) + "\n"
 
 
 def relinked(text: str, source: str, page: str) -> str:
