@@ -176,17 +176,11 @@ def test_every_package_has_a_place_in_the_table():
         assert all(allowed <= packages.keys() for allowed in packages.values())
 
 
-def test_actors_has_no_module_of_its_own_and_jobs_only_commands():
-    assert [path.name for path in (ROOT / "actors").glob("*.py")] == ["__init__.py"]
+def test_actors_has_no_file_of_its_own_and_jobs_only_commands():
+    assert list((ROOT / "actors").glob("*.py")) == []
     assert [
         path.name for path in (ROOT / "jobs").glob("*.py") if "__main__" not in path.read_text(encoding="utf-8")
     ] == []
-
-
-def test_imports_of_models_wait_for_few_garbage_collections():
-    code = "import actors.kernels.devices, gc\nprint(gc.get_threshold()[0])"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert int(done.stdout) >= 10_000
 
 
 def imported_with(modules: list[str], unwanted: set[str]) -> list[str]:
