@@ -171,13 +171,19 @@ def _submitted(
 def sent(client: JobSubmissionClient, **job: Any) -> str:
     """Submit, also to a cluster that still starts: its nodes take jobs some seconds after its dashboard answers.
 
-    Raises Refused if the cluster does not take the job.
+    Raises Refused if the cluster does not take the job, or if its answer got lost: then the job may run.
     """
     started = time.monotonic()
     while True:
         try:
             return client.submit_job(**job)
-        except (ConnectionError, RuntimeError, ValueError) as error:
+        except OSError as error:  # a tunnel that broke, as requests raises it
+            name = job["submission_id"]
+            raise Refused(
+                f"the connection broke while {name} was sent ({type(error).__name__}), so it may run: look with "
+                f"`ray job status {name}` before you send it again"
+            ) from None
+        except (RuntimeError, ValueError) as error:
             lines = str(error).strip().splitlines() or [type(error).__name__]
             reason = lines[-1 if "Traceback" in lines[0] else 0]
         if NO_AGENT not in reason or time.monotonic() - started > START_WAIT_S:

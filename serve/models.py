@@ -105,7 +105,7 @@ class ServedPolicies:
         policy = self._policies.get(name, self.first)  # an adapter that was removed: they know
         return policy.info.base or policy.name
 
-    def addressed(self, name: str | None, team: Team = EVERYONE) -> AddressedModel:
+    def addressed(self, name: str | None, team: Team) -> AddressedModel:
         """What a request names: NAME, NAME:PROFILE, each also with @ATTRIBUTE=VALUE,...; nothing = one drawn by weight
         from those that the team may use.
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import requests
 from ray.job_submission import JobStatus
 from support.job_cluster import JobCluster
 
@@ -119,19 +120,19 @@ def test_what_is_too_big_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 class Starting:
     """A cluster that refuses the first jobs as Ray does."""
 
-    def __init__(self, refusals: list[str]):
+    def __init__(self, refusals: list[Exception]):
         self.refusals = refusals
 
     def submit_job(self, **job: str) -> str:
         if self.refusals:
-            raise RuntimeError(self.refusals.pop(0))
+            raise self.refusals.pop(0)
         return job["submission_id"]
 
 
 @pytest.mark.case("a job for a cluster that still starts")
 def test_a_cluster_that_still_starts_is_asked_again() -> None:
     none_yet = "Request failed with status code 500: No available agent to submit job, please try again later.."
-    assert submit.sent(Starting([none_yet]), submission_id="run-1") == "run-1"  # type: ignore[arg-type]
+    assert submit.sent(Starting([RuntimeError(none_yet)]), submission_id="run-1") == "run-1"  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -143,7 +144,15 @@ def test_a_cluster_that_still_starts_is_asked_again() -> None:
 )
 def test_what_the_cluster_does_not_take_is_one_sentence(said: str, reason: str) -> None:
     with pytest.raises(submit.Refused, match=f"^the cluster does not take the job: {reason}[^\\n]*$"):
-        submit.sent(Starting([said]), submission_id="run-1")  # type: ignore[arg-type]
+        submit.sent(Starting([RuntimeError(said)]), submission_id="run-1")  # type: ignore[arg-type]
+
+
+def test_a_job_whose_answer_got_lost_may_run() -> None:
+    lost = requests.exceptions.ConnectionError("Connection aborted.\nRemote end closed")
+    with pytest.raises(
+        submit.Refused, match=r"^the connection broke while run-1 was sent [^\n]*, so it may run: [^\n]*$"
+    ):
+        submit.sent(Starting([lost]), submission_id="run-1")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
