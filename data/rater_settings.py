@@ -70,16 +70,22 @@ class TextRaterSettings(Named):
 
 
 class HfRaterSettings(Named):
-    """A reward model, regressor or classifier of others: anything that AutoModelForSequenceClassification loads."""
+    """A reward model, regressor or classifier of others."""
 
-    LATER: ClassVar[frozenset[str]] = frozenset({"calibrate"})
+    LATER: ClassVar[frozenset[str]] = frozenset({"calibrate", "head"})
 
     kind: Literal["hf"]
-    """hf = a sequence-classification or regression model of transformers; code that comes with a model never runs."""
+    """hf = a sequence-classification or regression model of transformers, ArmoRM, or a language model with a reward as
+    a logit; code that comes with a model never runs."""
     model: Uri
     """Hub name, folder or URI."""
     attributes: dict[str, Count | str] = Field(min_length=1)
-    """Attribute -> the model's output, by its number or by its name in id2label; 0 of a model with one output."""
+    """Attribute -> the model's output, by its number or by its name in id2label; 0 of a model with one output. ArmoRM's
+    have the names of its card, such as helpsteer-helpfulness, and score."""
+    head: Literal["token_logit"] | None = None
+    """Where the outputs are. token_logit = the logits of the token that follows, in a causal language model; attributes
+    then name a token, by its id or as the vocabulary spells it: 0 for Llama-3.1-Nemotron-70B-Reward-HF, whose config
+    is that of a chat model. None = in the head that config.json names."""
     reads: Literal["chat", "pair", "answer"] = "chat"
     """What the model is shown. chat: the conversation up to the answer, in its own chat template. pair: the last user
     message and the answer. answer: the answer alone."""

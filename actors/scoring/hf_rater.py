@@ -1,22 +1,22 @@
-"""A reward model, regressor or classifier of others as a rater, by AutoModelForSequenceClassification alone.
+"""A reward model, regressor or classifier of others as a rater.
 
-Each answer is scored as plain transformers scores it; answers of about the same length share a padded batch. Code that
-comes with a model never runs. Knows no row.
+Each answer is scored as plain transformers scores it; answers of about the same length share a padded batch. Knows no
+row, and not where a model has its outputs.
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import jinja2
 import numpy as np
 import torch
-from transformers import AutoModelForSequenceClassification, PreTrainedModel
+from torch.nn.utils.rnn import pad_sequence
 
 from actors.kernels.devices import own_device
 from actors.modeling.backbone import max_positions
 from actors.modeling.control_text import surviving_gap
-from actors.modeling.model_folder import load_config, load_tokenizer, load_weights, local_folder
+from actors.modeling.model_folder import load_config, load_tokenizer, local_folder
 from actors.modeling.tokenizer import chat_ids
+from actors.scoring.reward_heads import reward_head
 from data.attributes import AttributeSchema
 from data.errors import UserError
 from data.plain_text import Neutralizer, longest_first
@@ -35,7 +35,8 @@ class HfRater:
         self._settings, self._batch_tokens = settings, batch_tokens
         folder = local_folder(settings.model)
         self._config, self._tokenizer = load_config(folder), load_tokenizer(folder)
-        self._model = _loaded(folder, dtype).to(own_device()).eval()
+        self._head, self._device = reward_head(settings, folder, self._config, self._tokenizer, dtype), own_device()
+        self._head.model.to(self._device).eval()
         self._scales = {name: (schema[name].low, schema[name].high) for name in settings.range}
         self._columns = {name: self._column(output) for name, output in settings.attributes.items()}
         self._neutral = self._neutralizer()
@@ -71,12 +72,9 @@ class HfRater:
 
     def _batches(self, lengths: dict[int, int]) -> Iterator[list[int]]:
         """Inputs of about the same length, within the budget of tokens when padded; the longest first."""
-        pad, theirs = self._tokenizer.pad_token_id, self._config.get_text_config().pad_token_id
-        # A decoder finds the last token by the padding that its config names; without one it takes one text at a time.
-        can_pad = pad is not None and pad == theirs
         batch: list[int] = []
         for n in sorted(lengths, key=lambda n: -lengths[n]):
-            if batch and (not can_pad or (len(batch) + 1) * lengths[batch[0]] > self._batch_tokens):
+            if batch and (not self._head.can_pad or (len(batch) + 1) * lengths[batch[0]] > self._batch_tokens):
                 yield batch
                 batch = []
             batch.append(n)
@@ -86,11 +84,12 @@ class HfRater:
     @torch.inference_mode()
     def _outputs(self, inputs: list[dict[str, list[int]]]) -> np.ndarray:
         """[B, outputs], after the activation."""
-        if len(inputs) > 1:
-            padded = self._tokenizer.pad(inputs, padding_side="right", return_tensors="pt")
-        else:
-            padded = {name: torch.tensor([values]) for name, values in inputs[0].items()}
-        logits = self._model(**{name: t.to(self._model.device) for name, t in padded.items()}).logits.float()
+        pads = {"input_ids": self._tokenizer.pad_token_id or 0, "token_type_ids": self._tokenizer.pad_token_type_id}
+        padded = {
+            name: pad_sequence([torch.tensor(i[name]) for i in inputs], True, padding_value=pads.get(name, 0))
+            for name in inputs[0]
+        }
+        logits = self._head.outputs({name: t.to(self._device) for name, t in padded.items()}).float()
         if self._settings.activation != "none":
             logits = logits.sigmoid() if self._settings.activation == "sigmoid" else logits.softmax(-1)
         outputs: np.ndarray = logits.cpu().numpy()
@@ -108,9 +107,9 @@ class HfRater:
         return low + (output - at_low) / (at_high - at_low) * (high - low)
 
     def _column(self, output: int | str) -> int:
-        named = {str(name): int(number) for number, name in self._config.id2label.items()}
+        named = self._head.columns
         column = named.get(output, -1) if isinstance(output, str) else output
-        if not 0 <= column < len(named):
+        if column not in named.values():
             raise UserError(
                 f"{self._settings.name} has no output {output!r}; it has 0 to {len(named) - 1}, called "
                 f"{', '.join(list(named)[:8])}: correct `attributes` in annotate.raters"
@@ -125,16 +124,3 @@ class HfRater:
         control = longest_first([t for t in self._tokenizer.get_added_vocab() if len(t) > 1 and t.strip()])
         template = self._tokenizer.chat_template or ""
         return Neutralizer(control, surviving_gap(self._tokenizer, control, template=str(template)))
-
-
-def _loaded(folder: str, dtype: str) -> PreTrainedModel:
-    found: Any = load_weights(
-        AutoModelForSequenceClassification, folder, "rater", dtype=getattr(torch, dtype), output_loading_info=True
-    )
-    model, info = found
-    if missing := sorted(info["missing_keys"]):
-        raise UserError(
-            f"{folder} has no weights of {missing[0]}, so it cannot rate; name a model with a head for sequence "
-            "classification or regression"
-        )
-    return model
