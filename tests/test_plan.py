@@ -194,12 +194,13 @@ def test_a_model_that_is_not_there_fails_the_plan(tmp_path: Path) -> None:
         refuse_what_is_not_there(load(Preset, DEMO, [f"base={{model: '{model}'}}"]))
 
 
+def _unreachable(*_: object, **__: object) -> None:
+    raise OSError("Name or service not known")
+
+
 @pytest.mark.case("C15: a name of the hub")
 def test_a_name_of_the_hub_must_be_answered_or_have_a_size(monkeypatch: pytest.MonkeyPatch) -> None:
-    def unreachable(*_: object, **__: object) -> None:
-        raise OSError("Name or service not known")
-
-    monkeypatch.setattr("huggingface_hub.HfApi.model_info", unreachable)
+    monkeypatch.setattr("huggingface_hub.HfApi.model_info", _unreachable)
     with pytest.raises(UserError) as caught:
         refuse_what_cannot_fit(load(Preset, DEMO, ["base={model: no-owner/no-model}"]))
     said = str(caught.value)
@@ -262,3 +263,32 @@ def test_a_protocol_without_its_package_fails_the_plan() -> None:
     }.items():
         said = _refusal(override)
         assert said.startswith(f"{setting}: gs://bucket/x needs a package that is not installed here: `pip install gcs")
+
+
+def test_models_of_raters_are_counted_where_they_are_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    AutoConfig.for_model("llama", **LLAMA_8B, architectures=["LlamaForCausalLM"]).save_pretrained(tmp_path / "lm")
+    AutoConfig.for_model("bert", num_labels=2).save_pretrained(tmp_path / "bert")
+    armorm = AutoConfig.for_model("llama", **LLAMA_8B, architectures=["LlamaForRewardModelWithGating"])
+    armorm.num_objectives = 19
+    armorm.save_pretrained(tmp_path / "armorm")
+
+    def plan(*raters: str) -> dict[str, str]:
+        preset = load(Preset, DEMO, [f"annotate={{pool: {{dtype: bfloat16}}, raters: [{', '.join(raters)}]}}"])
+        names = ["annotated", "bootstrap-1/rated", "rewardbench"]
+        return dict(zip(names, list(plan_lines(Run(preset), names))[1:], strict=False))
+
+    def rater(model: str, more: str = "") -> str:
+        return f"{{kind: hf, model: '{model}', attributes: {{{'humor' if more else 'toxicity'}: 0}}{more}}}"
+
+    lines = plan(rater(f"{tmp_path}/bert"), rater(f"{tmp_path}/lm", ", head: token_logit"))
+    for name in ("annotated", "bootstrap-1/rated"):
+        # 109,483,778 parameters of bert-base with two labels, 8,030,261,248 of Llama 3 8B, two bytes each.
+        assert f", hf: {tmp_path}/bert 0.2, hf: {tmp_path}/lm 15.0, a forward of" in lines[name]
+    assert "hf: " not in lines["rewardbench"], "the predictor is tested alone"
+    # Without an output layer, with 19 objectives and their gate: 7.5 B parameters, as its card says.
+    assert f"hf: {tmp_path}/armorm 14.0," in plan(rater(f"{tmp_path}/armorm"))["annotated"]
+
+    with pytest.raises(UserError, match=r"annotate\.raters\.0\.model: hf: .*bert is no causal language model"):
+        plan(rater(f"{tmp_path}/bert", ", head: token_logit"))
+    monkeypatch.setattr("huggingface_hub.HfApi.model_info", _unreachable)
+    assert plan(rater("no-owner/no-rater"))["annotated"].endswith(", hf: no-owner/no-rater unknown")

@@ -1,6 +1,6 @@
 """`--plan`: what a run will do and need, before anything starts, and the refusal of what cannot fit. Knows no Ray."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from actors.generation.settings import sampling_place
@@ -20,7 +20,7 @@ from jobs.runner.estimate import estimate
 from jobs.runner.inputs import refuse_what_is_not_there
 from jobs.runner.preset import Preset
 from jobs.runner.settings import SamplingSettings, WorkerPool
-from jobs.runner.shapes import Shapes
+from jobs.runner.shapes import Shapes, rater_sizes
 from jobs.runner.stage import Run, StageError
 from jobs.runner.trainings import learners
 
@@ -89,7 +89,7 @@ class _Stages:
             folds = f"; {preset.predictor.folds} {again}" if preset.predictor.folds else ""
             return self._training("predictor.learner") + folds
         if kind in ("annotated", "rated", "rewardbench"):
-            return self._annotator()
+            return self._annotator({} if kind == "rewardbench" else rater_sizes(preset))
         if kind in ("samples", "promotion", "report", "answers") and name != "ablation/report":
             return self._sampler()
         return "the driver alone"
@@ -99,12 +99,15 @@ class _Stages:
         shape, has_logits = self.shapes.of_training(path, self.preset)
         return _training(found[path], shape, has_logits)
 
-    def _annotator(self) -> str:
+    def _annotator(self, raters: Mapping[str, int | None]) -> str:
+        """An actor holds the predictor and all `raters` (name -> parameters), and asks them one after another."""
         pool, shape = self.preset.annotate.pool, self.shapes.predictor
-        if shape is None:
-            return _pool(pool, shape, {})
-        tokens = self.preset.annotate.pack_tokens
-        return _pool(pool, shape, {f"a forward of {tokens:,} tokens": forward_bytes(shape, tokens, _bytes(pool))})
+        parts: dict[str, float] = {name: size * _bytes(pool) for name, size in raters.items() if size}
+        if shape is not None:
+            tokens = self.preset.annotate.pack_tokens
+            parts[f"a forward of {tokens:,} tokens"] = forward_bytes(shape, tokens, _bytes(pool))
+        unknown = "".join(f", {name} unknown" for name, size in raters.items() if not size)
+        return _pool(pool, shape, parts) + unknown
 
     def _reader(self) -> str:
         """A policy that reads answers instead of writing them."""
@@ -179,10 +182,9 @@ def _bytes(pool: WorkerPool) -> int:
     return 2 if pool.dtype == "bfloat16" else 4
 
 
-def _pool(pool: WorkerPool, shape: ModelShape | None, others: dict[str, float]) -> str:
-    memory = "memory unknown"
-    if shape:
-        parts = {"weights": shape.num_parameters * _bytes(pool), **others}
-        memory = f"GiB each: {', '.join(f'{name} {_gib(size)}' for name, size in parts.items())}"
+def _pool(pool: WorkerPool, shape: ModelShape | None, others: Mapping[str, float]) -> str:
+    weights = {"weights": shape.num_parameters * _bytes(pool)} if shape else {}
+    parts = ", ".join(f"{name} {_gib(size)}" for name, size in {**weights, **others}.items())
+    memory = f"GiB each: {parts}" if shape else f"memory unknown{f', but {parts} GiB' if parts else ''}"
     gpus = f", {pool.gpus_per_actor:g} GPU" if pool.gpus_per_actor else ""
     return f"{pool.num_actors} Ray Data actors x {pool.cpus_per_actor:g} CPU{gpus}; {pool.dtype}, {memory}"

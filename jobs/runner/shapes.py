@@ -7,7 +7,9 @@ from actors.modeling.layer_heads import cut_after
 from actors.modeling.model_shape import HubUnreachable, ModelShape, NotOnHub, read_config, shape_of, shape_of_small
 from actors.modeling.settings import HeadsSettings
 from actors.modeling.tiny_llama import small_config
+from actors.scoring.reward_heads import num_parameters
 from data.errors import UserError
+from data.rater_settings import HfRaterSettings
 from data.uris import shown_uri
 from jobs.runner.preset import Preset
 
@@ -45,6 +47,24 @@ class Shapes:
         if path == "predictor.learner":
             return self.predictor, bool(preset.predictor.lm_loss_weight)
         return (self.warmup if path == "predictor.warmup" else self.base), True
+
+
+def rater_sizes(preset: Preset) -> dict[str, int | None]:
+    """Parameters of each `hf` rater, by its name; None where the hub does not say.
+
+    Raises UserError, naming the setting, for a config that cannot be read or built.
+    """
+    found: dict[str, int | None] = {}
+    for number, rater in enumerate(preset.annotate.raters):
+        if not isinstance(rater, HfRaterSettings):
+            continue
+        try:
+            found[rater.name] = num_parameters(rater, read_config(rater.model))
+        except (HubUnreachable, NotOnHub):
+            found[rater.name] = None
+        except UserError as error:
+            raise UserError(f"annotate.raters.{number}.model: {error}") from None
+    return found
 
 
 def _shape(
