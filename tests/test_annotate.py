@@ -1,5 +1,6 @@
 """Stage `annotated` by itself: its manifest, and that a killed one continues only where nothing has changed."""
 
+import os
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -10,6 +11,7 @@ import pytest
 from support.annotated_run import ready
 from support.judge_server import Answer, Asked, JudgeServer, serving
 from support.manifests import metrics_of
+from support.stages import demo_run, stage_of
 
 from data.conversation import from_table
 from data.stage_metrics import AnnotationMetrics, AuditMetrics, PassMetrics
@@ -132,3 +134,26 @@ def test_a_summary_of_nothing_rated_divides_by_nothing() -> None:
     metrics = summary(Pass(done, counters | {"filled_tokens": 0, "budget_tokens": 0}), ("x",), audited)
     assert metrics.predicted_mean == {"x": 0.0}
     assert metrics.pack_fill == 0
+
+
+@pytest.mark.parametrize("is_uri", [False, True])
+def test_another_content_of_a_rater_s_folder_rates_the_rows_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], is_uri: bool
+) -> None:
+    model = tmp_path / "rater"
+    model.mkdir()
+    (model / "config.json").write_text("{}")
+    (model / "model.safetensors").write_bytes(b"one")
+    uri = f"file://{model}" if is_uri else str(model)
+    run = demo_run(tmp_path, f"annotate.raters=[{{kind: hf, model: '{uri}', attributes: {{humor: 0}}}}]")
+    for name in STAGE.needs:
+        perform(run, stage_of(name, []))
+    # The real stage, but for the work of its actors.
+    stage = replace(STAGE, work=stage_of("annotated", []).work, contents=lambda run: {})
+    assert [perform(run, stage).skipped for _ in range(2)] == [False, True]
+    (model / "README.md").write_text("a file that no model is loaded from")
+    os.utime(model / "model.safetensors", (1, 1))
+    assert perform(run, stage).skipped
+    (model / "model.safetensors").write_bytes(b"two")  # as long as before
+    assert [perform(run, stage).skipped for _ in range(2)] == [False, True]
+    assert f"changed: inputs.hf: {uri}" in capsys.readouterr().out
