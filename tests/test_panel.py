@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support.stages import demo_run
 
 from actors.scoring.annotator import Annotator
 from actors.scoring.panel import OtherRaters
@@ -23,6 +24,7 @@ from data.roster import Roster
 from data.storage import Storage
 from data.text_rater import TextRater
 from jobs.pipelines.map_rows import write_table
+from jobs.runner.start_models import rater_models
 
 SCHEMA = shipped("lab")
 ARGUMENTS = {"fingerprint": "f", "pack_tokens": 512, "max_tokens": 512, "dtype": "float32", "num_threads": 1}
@@ -155,3 +157,18 @@ def test_nobody_rates_what_the_predictor_does_not_read(tiny_predictor: str) -> N
     (row,) = from_table(result)
     assert [set(v) for v in row.predicted] == [set(), set(SCHEMA.names)]
     assert set(result.column(RATED_BY).to_pylist()[0][0].values()) == {None}
+
+
+def test_a_model_named_by_a_relative_path_is_found_from_another_folder(
+    tiny_predictor: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "rater").symlink_to(tiny_predictor)
+    monkeypatch.chdir(tmp_path)
+    run = demo_run(tmp_path, "annotate.raters=[{kind: hf, model: rater, attributes: {humor: 0}}]")
+    others = OtherRaters(run.preset.roster, models=rater_models(run))
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")  # as a worker
+    result = Annotator(tiny_predictor, SCHEMA, others=others, **ARGUMENTS)(to_table([answered("fine")], SCHEMA))
+    assert result.column(RATED_BY).to_pylist()[0][0]["humor"] == "hf: rater"
+    remote = demo_run(tmp_path, "annotate.raters=[{kind: hf, model: owner/name, attributes: {humor: 0}}]")
+    assert rater_models(remote) == {"hf: owner/name": "owner/name"}

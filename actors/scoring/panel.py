@@ -37,6 +37,8 @@ class OtherRaters:
     text: TextRater = field(default_factory=TextRater)
     judges: Mapping[str, Judge] = field(default_factory=dict)
     """Rater -> who asks its judge."""
+    models: Mapping[str, str] = field(default_factory=dict)
+    """`hf` rater -> its model, as a worker finds it: a relative path is one of the driver."""
 
 
 @dataclass(frozen=True)
@@ -120,7 +122,8 @@ def _rater(settings: RaterSettings, others: OtherRaters, dtype: str, batch_token
     if isinstance(settings, HfRaterSettings):
         from actors.scoring.hf_rater import HfRater  # with torch, which a driver does without
 
-        return HfRater(settings, schema, dtype, batch_tokens)
+        model = others.models.get(settings.name, settings.model)
+        return HfRater(settings.model_copy(update={"model": model}), schema, dtype, batch_tokens)
     if isinstance(settings, PythonRaterSettings):
         return PythonRater(settings)
     if isinstance(settings, JudgeRaterSettings):

@@ -21,6 +21,7 @@ from jobs.pipelines.judges import judge_spending, remote_judges
 from jobs.pipelines.map_rows import Pass, map_rows
 from jobs.runner.settings import AnnotateSettings
 from jobs.runner.stage import Run, StageError, log
+from jobs.runner.start_models import rater_models
 
 COUNTS = ("answers", "rated_answers", "answers_cut_off", "truncated", "over_long_unrated", "tokens")
 
@@ -71,7 +72,8 @@ def rating(run: Run) -> dict[str, object]:
     arguments = annotator(run, run.folder("predictor"), manifest.fingerprint)
     if not run.preset.annotate.raters:
         return arguments
-    return arguments | {"others": OtherRaters(run.preset.roster, read_text_rater(run), remote_judges(run))}
+    others = OtherRaters(run.preset.roster, read_text_rater(run), remote_judges(run), rater_models(run))
+    return arguments | {"others": others}
 
 
 def write_text_rater(run: Run, folder: Storage) -> None:

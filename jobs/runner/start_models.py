@@ -1,8 +1,9 @@
-"""The models that a run starts from, as its stages find them. Reads none of them."""
+"""The models that a run starts from or rates with, as its stages find them. Reads none of them."""
 
 import os
 
 from actors.modeling.gguf_file import is_gguf
+from data.rater_settings import HfRaterSettings
 from jobs.runner.stage import Run
 
 
@@ -23,3 +24,8 @@ def backbone_uri(run: Run) -> str:
     """The model that the predictor starts from: its own, or the one all start from."""
     backbone = run.preset.predictor.backbone
     return _absolute(backbone) if backbone else base_uri(run)
+
+
+def rater_models(run: Run) -> dict[str, str]:
+    """The model of each `hf` rater, by the rater's name."""
+    return {r.name: _absolute(r.model) for r in run.preset.annotate.raters if isinstance(r, HfRaterSettings)}
