@@ -3,6 +3,7 @@
 None stands for NaN. Knows no model, no file and no program.
 """
 
+from data.measures import NORMAL_95
 from data.quality_metrics import Counts, PairAccuracy, SectionAccuracy
 from data.record import Record
 from data.stage_metrics import Means, StageMetrics
@@ -35,6 +36,15 @@ class TaskScore(Record):
     value: float | None
     stderr: float | None = None
     """Standard error; None = the task has none."""
+    interval: tuple[float, float] | None = None
+    """95 % interval; None = that of the standard error."""
+
+    @property
+    def bounds(self) -> tuple[float, float] | None:
+        """Of the 95 % interval; None if there is none."""
+        if self.interval or self.value is None or self.stderr is None:
+            return self.interval
+        return self.value - NORMAL_95 * self.stderr, self.value + NORMAL_95 * self.stderr
 
 
 class TaskMetrics(StageMetrics):
@@ -65,7 +75,7 @@ class SettingScores(Record):
 
 
 class BenchmarkTable(StageMetrics):
-    """Stage `benchmarks/table`: score against setting, and the predictor's result."""
+    """Stage `benchmarks/table`: score against setting, a judge's among them, and the predictor's result."""
 
     settings: dict[str, Means]
     """Setting -> the requested value of every attribute."""

@@ -3,6 +3,7 @@
 FastChat's, one JSON object a line (github.com/lm-sys/FastChat, fastchat/llm_judge), and those of `data.answer_formats`.
 """
 
+import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -54,6 +55,11 @@ class ModelAnswers:
                 "answer all questions first, or set limit to judge fewer"
             )
         return found
+
+    def digest(self, questions: Sequence[Question]) -> str:
+        """16 hex digits of these questions and the answers, in whatever format both lie; raises UserError as `of`."""
+        texts = [[q.id, q.turns, self.of(q)[: len(q.turns)]] for q in questions]
+        return hashlib.sha256(json.dumps(texts).encode()).hexdigest()[:16]
 
 
 def read_questions(uri: str, limit: int = 0) -> list[Question]:

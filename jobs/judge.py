@@ -100,7 +100,9 @@ def judged(settings: Judging, only_plan: bool = False) -> Metrics:
         f"with those before {total.text(prices)}"
     )
     cost = {"estimate": guess.metrics(), "spent": requests.spent.metrics(), "with_those_before": total.metrics()}
-    about = {"judge": judge, "cost": cost | {"retries": requests.retries}}
+    # Whoever reads the report knows whether answers are still those that were judged.
+    answers = {a.model: {"questions": len(made.questions), "digest": a.digest(made.questions)} for a in made.answers}
+    about = {"judge": judge, "answers": answers, "cost": cost | {"retries": requests.retries}}
     return _reported(settings, _verdicts(settings, keyed, lines), [a.model for a in made.answers], about)
 
 

@@ -57,6 +57,7 @@ def test_questions_are_answered_at_every_setting() -> None:
         ([FILE, "benchmark.settings={a/b: {}}"], "not the name of one folder"),
         ([FILE, "benchmark.rewardbench.weights={humor: 0}"], "benchmark.rewardbench.weights leaves every attribute"),
         (["benchmark.answers.files=[a/question.jsonl, b/question.jsonl]"], "give the files different names"),
+        ([FILE, "benchmark.answers.judged=[runs/judged]"], "benchmark.answers.files has none of the questions"),
         (["benchmark.lm_eval.tasks=[{name: a}, {name: a}]"], "has the names a, a; name each task once"),
         ([TASK, "benchmark.lm_eval.gen_kwargs={attributes: {}}"], "these are those of benchmark.settings"),
         ([TASK, "benchmark.endpoint.base_url=http://me:secret@host/v1"], "give the key by benchmark.endpoint"),

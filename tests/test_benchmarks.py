@@ -2,12 +2,13 @@
 
 import gzip
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from data.answer_formats import alpaca_eval_line, arena_hard_line
-from data.benchmarks import Question, answer_line, file_format, jsonl, read_answers, read_questions
+from data.benchmarks import ModelAnswers, Question, answer_line, file_format, jsonl, read_answers, read_questions
 from data.errors import UserError
 
 
@@ -146,3 +147,19 @@ def test_a_bad_array_is_a_sentence(tmp_path: Path, content: str, said: str) -> N
 def test_a_bad_answer_of_these_formats_is_a_sentence(tmp_path: Path, record: object, said: str) -> None:
     with pytest.raises(UserError, match=said):
         read_answers(written(tmp_path / "bad.jsonl", record))
+
+
+def test_a_digest_is_of_questions_and_answers_and_not_of_their_format(tmp_path: Path) -> None:
+    questions = [{"instruction": f"Question {n}?", "dataset": "d"} for n in range(3)]
+    (tmp_path / "alpaca_eval.json").write_text(json.dumps(questions))
+    asked = read_questions(str(tmp_path / "alpaca_eval.json"))
+    (tmp_path / "ours.jsonl").write_bytes(jsonl(answer_line(q, "m", [f"A {q.turns[0]}"], 1.0) for q in asked))
+    own = [alpaca_eval_line(q.turns[0], "d", f"A {q.turns[0]}", "m") for q in asked]
+    (tmp_path / "model_outputs.json").write_text(json.dumps(own))
+    ours, theirs = (read_answers(str(tmp_path / name)) for name in ("ours.jsonl", "model_outputs.json"))
+    assert ours.digest(asked) == theirs.digest(asked)
+    changed = ModelAnswers("m", {**ours.turns, asked[2].id: ("another",)})
+    assert changed.digest(asked) != ours.digest(asked)
+    assert changed.digest(asked[:2]) == ours.digest(asked[:2]), "what was not judged may change"
+    other = [replace(q, turns=("Another question?",)) for q in asked]
+    assert ours.digest(other) != ours.digest(asked)

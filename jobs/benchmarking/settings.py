@@ -97,9 +97,16 @@ class AnswerSettings(Record):
     """Only the first so many questions; 0 = all."""
     temperature: Temperature = 0
     """0 = greedy; length, top_k and top_p are those of `sampling`."""
+    judged: tuple[Uri, ...] = ()
+    """Folders that `jobs.judge` leaves (its `output`): win rates and ratings of these very answers join the table. A
+    folder without a finished report is none yet."""
 
     @model_validator(mode="after")
     def _names(self) -> "AnswerSettings":
+        if self.judged and not self.files:
+            raise UserError(
+                "benchmark.answers.judged has folders, but benchmark.answers.files has none of the questions; give both"
+            )
         names = [answers_stage(file, "") for file in self.files]
         if twice := [file for file, name in zip(self.files, names, strict=True) if names.count(name) > 1]:
             raise UserError(

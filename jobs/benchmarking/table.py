@@ -1,6 +1,6 @@
-"""Stage `benchmarks/table`: score against setting, from what the other stages left, as records and as a page.
+"""Stage `benchmarks/table`: score against setting, from what other stages and a judge left, as records and as a page.
 
-Runs no benchmark.
+Runs no benchmark and asks no judge.
 """
 
 from collections.abc import Sequence
@@ -10,6 +10,7 @@ from data.run_layout import BENCHMARKS, write_record
 from data.steering_metrics import AnswersMetrics
 from data.storage import Storage
 from jobs.benchmarking.judged_answers import answer_stages
+from jobs.benchmarking.judged_scores import judged_inputs, judged_scores
 from jobs.benchmarking.lm_evaluation import stage_name
 from jobs.benchmarking.rewardbench import NAME as REWARDBENCH
 from jobs.benchmarking.settings import Benchmarking, LmEvalTask
@@ -23,7 +24,7 @@ NAME, FILE = f"{BENCHMARKS}/table", "benchmarks.json"
 
 def table_stage(needs: Sequence[str]) -> Stage:
     """`needs`: the stages of all benchmarks."""
-    return Stage(NAME, tuple(needs), _settings, _work)
+    return Stage(NAME, tuple(needs), _settings, _work, judged_inputs)
 
 
 def _settings(preset: Preset) -> object:
@@ -37,10 +38,11 @@ def _settings(preset: Preset) -> object:
 def _work(run: Run, folder: Storage) -> BenchmarkTable:
     preset = run.preset
     assert isinstance(preset, Benchmarking)
-    tasks = preset.benchmark.lm_eval.tasks
+    scores = [row for task in preset.benchmark.lm_eval.tasks for row in _rows(run, preset, task)]
+    scores += judged_scores(run, preset)
     found = BenchmarkTable(
-        settings={name: preset.requested(name) for name in preset.benchmark.named_settings} if tasks else {},
-        scores=tuple(row for task in tasks for row in _rows(run, preset, task)),
+        settings={name: preset.requested(name) for name in preset.benchmark.named_settings} if scores else {},
+        scores=tuple(scores),
         rewardbench=run.metrics(REWARDBENCH, RewardBench2Metrics) if preset.benchmark.rewardbench.uri else None,
     )
     answers = [run.metrics(stage.name, AnswersMetrics) for stage in answer_stages(preset)]

@@ -3,7 +3,6 @@
 import matplotlib.axes
 
 from data.benchmark_metrics import BenchmarkTable, SettingScores
-from data.measures import NORMAL_95
 from jobs.reporting.figures import FIRST, Plot, or_nan, titled
 from jobs.reporting.tables import shown
 
@@ -16,7 +15,12 @@ def score_plots(found: BenchmarkTable) -> list[Plot]:
 
 def _plot(row: SettingScores, settings: list[str]) -> Plot:
     values = [or_nan(row.at[name].value) if name in row.at else or_nan(None) for name in settings]
-    errors = [NORMAL_95 * ((row.at[name].stderr or 0.0) if name in row.at else 0.0) for name in settings]
+    bounds = [
+        (row.at[name].bounds if name in row.at else None) or (v, v) for name, v in zip(settings, values, strict=True)
+    ]
+    # An interval of ratings may leave out the mean by a hair.
+    errors = [[max(0.0, v - low) for v, (low, _) in zip(values, bounds, strict=True)]]
+    errors += [[max(0.0, high - v) for v, (_, high) in zip(values, bounds, strict=True)]]
     pairs = ", ".join(f"{name} {shown(value, 3)}" for name, value in zip(settings, values, strict=True))
 
     def draw(axes: matplotlib.axes.Axes) -> None:

@@ -6,7 +6,6 @@ Made from the records of `data.benchmark_metrics`. Knows no HTML and no Markdown
 from collections.abc import Iterator
 
 from data.benchmark_metrics import BenchmarkTable, RewardBench2Metrics, TaskScore
-from data.measures import NORMAL_95
 from data.run_layout import BENCHMARKS
 from jobs.reporting.blocks import Block, Gallery, Part
 from jobs.reporting.figures import as_svg
@@ -16,7 +15,8 @@ from jobs.runner.stage import Run
 
 ABOUT_SCORES = (
     "The policy on public tasks, run by lm-eval through the endpoint, with the attributes requested at each setting. "
-    "Scores are as the task defines them, with the 95 % interval that its standard error gives. Good: what the "
+    "Scores are as the task defines them, with the 95 % interval that its standard error gives. Win rates, in which a "
+    "tie counts half, and ratings are a judge's (jobs.judge), with its intervals over questions. Good: what the "
     "attributes do not ask for stays the same, and settings that ask for correct answers score higher."
 )
 ABOUT_REWARDBENCH = (
@@ -80,8 +80,7 @@ def _scores(found: BenchmarkTable) -> Table:
 def _cell(score: TaskScore | None) -> str | None:
     if score is None or score.value is None:
         return None
-    half = None if score.stderr is None else NORMAL_95 * score.stderr
-    low, high = (None, None) if half is None else (score.value - half, score.value + half)
+    low, high = score.bounds or (None, None)
     return between(score.value, low, high, DIGITS)
 
 
