@@ -231,7 +231,7 @@ class ServeSettings(Record):
             raise UserError("policy is base, the model that adapters were trained on, and there are none: set adapters")
         if self.models and not sum(model.weight for model in self.models):
             raise UserError("every model has weight 0, so a request that names none would get none: give one a weight")
-        require_possible(self.engine, ENDPOINT, self.num_gpus)
+        require_possible(self.engine, ENDPOINT, self.num_gpus, self.num_cpus, self.threads)
         _unique("models", [model.name for model in self.models])
         _unique("teams", [team.name for team in self.teams])
         for team in self.teams:

@@ -106,6 +106,11 @@ class AnnotateSettings(Record):
             raise UserError(
                 f"annotate.max_tokens {self.max_tokens} must not exceed annotate.pack_tokens {self.pack_tokens}"
             )
+        if self.pool.gpus_per_actor > 1:
+            raise UserError(
+                f"annotate.pool.gpus_per_actor is {self.pool.gpus_per_actor:g}, and a predictor runs on one GPU: set "
+                "it to 1, and annotate.pool.num_actors to the number of GPUs"
+            )
         return self
 
 
@@ -190,7 +195,7 @@ class SamplingSettings(Record):
     @model_validator(mode="after")
     def _possible(self) -> "SamplingSettings":
         gpus = self.pool.gpus_per_actor
-        require_possible(self.engine, sampling_place(gpus), gpus)
+        require_possible(self.engine, sampling_place(gpus), gpus, self.pool.cpus_per_actor)
         return self
 
     def engine_for(self, guidance: float | None) -> EngineSettings:
