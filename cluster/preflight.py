@@ -142,6 +142,11 @@ def _problem(demand: Demand, nodes: Sequence[ClusterNode], cpus: float, fit: int
             default=ClusterNode({}),
         )
         has = f"{largest.cpus:g} CPU, {largest.gpus:g} GPU"
+        if demand.gpus_per_actor > max(1.0, largest.gpus):
+            return (
+                f"no node has {demand.gpus_per_actor:g} GPUs for one of them (the largest has {has}), and a process is "
+                f"on one node; start nodes with more GPUs{demand.remedy('gpus', f'{largest.gpus:g}')}"
+            )
         remedy = f"set ray.num_cpus={math.ceil(need)}{demand.remedy('cpus', '1')}"
         return f"no node can hold one of them (the largest has {has}); {remedy}"
     if fit < demand.min_actors:

@@ -1,4 +1,4 @@
-"""`python -m serve [CONFIG.yaml] [key=value ...]`: serve a policy until Ctrl-C.
+"""`python -m serve [CONFIG.yaml] [key=value ...] [--plan]`: serve a policy until Ctrl-C.
 
 Knows the terminal; `serve.deploy` knows Ray Serve.
 """
@@ -33,12 +33,19 @@ ABOUT = (
     "Serve a policy: OpenAI's chat completions with `attributes` at /v1/chat/completions, a playground at /. "
     "Stops on Ctrl-C or SIGTERM."
 )
+FLAGS = {
+    "plan": "print what each replica will hold of its device, from config.json alone; refuse what cannot fit; start "
+    "nothing"
+}
 
 
 def main(argv: list[str]) -> int:
     """The exit code: 0 after Ctrl-C or SIGTERM, 2 for an error in the settings, 1 if the endpoint does not come up."""
     own_config = bool(argv) and argv[0].endswith((".yaml", ".yml"))
-    settings, _ = command_line(ServeSettings, argv if own_config else [CONFIG, *argv], "python -m serve", ABOUT)
+    words = argv if own_config else [CONFIG, *argv]
+    settings, flags = command_line(ServeSettings, words, "python -m serve", ABOUT, FLAGS)
+    if "plan" in flags:
+        return _plan(settings)
     here = on_this_machine()
     try:
         if here:
@@ -67,6 +74,21 @@ def main(argv: list[str]) -> int:
         return _failed_with(problem, 1)
     except KeyboardInterrupt:
         return 0
+
+
+def _plan(settings: ServeSettings) -> int:
+    """The exit code: 1 for what cannot fit, 2 for an error in the settings."""
+    from serve.plan import ServePlan  # with torch
+
+    try:
+        plan = ServePlan(settings, *locate_all(settings))
+        print("\n".join(f"serve: {line}" for line in plan.lines()), flush=True)
+    except UserError as problem:
+        return _failed_with(problem, 2)
+    refusals = list(plan.problems())
+    for refusal in refusals:
+        print(f"serve: {refusal}", file=sys.stderr)
+    return 1 if refusals else 0
 
 
 def _reach(settings: ServeSettings, keys: Keys) -> str:

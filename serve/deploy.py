@@ -151,6 +151,8 @@ def require_gpus(settings: ServeSettings, num_models: int, rates: bool, nodes: S
         if fit < copies:
             there = sum(node.gpus for node in nodes)
             has = f"has {there:g} GPUs, enough for {fit} of {copies} replicas" if there else "has no GPU"
+            if there and each > 1 and not fit:
+                has += f", because no node has {each:g}"
             fewer = f", or lower min_replicas to {fit}" if fit and num_models == 1 else ""
             remedy = f"set {setting}=0 to run on the CPU, or start Ray where there are GPUs{fewer}"
             raise UserError(f"{setting} is {each:g}, but Ray {has}: {remedy}")

@@ -182,6 +182,9 @@ class ServeSettings(Record):
     """CPUs that Ray sets aside for a replica; a share, so that a small machine has some left for Ray itself."""
     num_gpus: Gpus = 0
     """GPUs that Ray sets aside for a replica; 0 = it runs on the CPU."""
+    memory_gib: Positive | None = None
+    """Memory of a replica's GPU, or of the CPU's what a replica may use, for --plan alone; None = this machine's GPU,
+    or a replica's share of its RAM."""
     threads: Workers = 1
     """CPU threads of torch in a replica; on shared cores more than one is slower, not faster."""
     temperature: ServedTemperature = 1.0
@@ -231,7 +234,7 @@ class ServeSettings(Record):
             raise UserError("policy is base, the model that adapters were trained on, and there are none: set adapters")
         if self.models and not sum(model.weight for model in self.models):
             raise UserError("every model has weight 0, so a request that names none would get none: give one a weight")
-        require_possible(self.engine, ENDPOINT, self.num_gpus)
+        require_possible(self.engine, ENDPOINT, self.num_gpus, self.num_cpus, self.threads)
         _unique("models", [model.name for model in self.models])
         _unique("teams", [team.name for team in self.teams])
         for team in self.teams:

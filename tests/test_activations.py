@@ -11,7 +11,7 @@ from actors.kernels.varlen import VARLEN, packed
 from actors.modeling.lora import add_adapters
 from actors.modeling.model_shape import shape_of
 from actors.modeling.settings import LoraSettings
-from actors.training.activations import cache_bytes, forward_bytes, kept_bytes, layer_bytes, logits_bytes
+from actors.training.activations import kept_bytes, layer_bytes, logits_bytes
 
 TOKENS = 262
 SMALL = {"hidden_size": 128, "num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 344}
@@ -86,20 +86,3 @@ def test_logits_are_three_matrices_and_a_chunk_bounds_them() -> None:
     assert logits_bytes(shape, 1024) == 3 * 4 * 500 * 1024
     assert logits_bytes(shape, 1024, chunk=64) == 3 * 4 * 500 * 64
     assert logits_bytes(shape, 32, chunk=64) == 3 * 4 * 500 * 32
-
-
-def test_a_cache_holds_the_grouped_heads_alone() -> None:
-    llama = shape_of(
-        AutoConfig.for_model(
-            "llama",
-            vocab_size=128_256,
-            hidden_size=4096,
-            num_hidden_layers=32,
-            num_attention_heads=32,
-            num_key_value_heads=8,
-            intermediate_size=14_336,
-        )
-    )
-    # 128 KiB a token in bf16, as published for Llama 3.1 8B; its whole context is 16 GiB.
-    assert cache_bytes(llama, 1, 131_072, 2) == 16 * 2**30
-    assert forward_bytes(llama, 32_768, 2) < 5 * 2**30

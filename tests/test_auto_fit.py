@@ -8,9 +8,10 @@ import pytest
 from support.llama_shapes import LLAMA_8B
 from transformers import AutoConfig
 
+from actors.modeling.model_memory import GIB
 from actors.modeling.model_shape import ModelShape, shape_of
 from actors.training.auto_fit import USABLE, Fitted, fitted
-from actors.training.memory import GIB, training_memory
+from actors.training.memory import training_memory
 from actors.training.settings import LearnerSettings
 from cluster.settings.load import load
 from data.errors import UserError

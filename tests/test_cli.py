@@ -103,7 +103,7 @@ def test_a_plan_names_the_engine_where_it_is_a_question(run_job) -> None:  # typ
     _, out, _ = run_job("jobs/presets/demo.yaml", "--plan")
     assert "vLLM" not in out
     _, out, _ = run_job("jobs/presets/demo.yaml", "sampling.engine.kind=vllm", "--plan")
-    assert out.count("; vLLM\n") == 3, "samples, promotion and report"
+    assert out.count("; vLLM; GiB each: weights ") == 3, "samples, promotion and report"
     _, out, _ = run_job("jobs/presets/demo.yaml", "sampling.pool.gpus_per_actor=0.5", "--plan")
     assert out.count("; vLLM where it is installed and runs the model, which takes 45% of a GPU at most, else ") == 3
     _, out, _ = run_job("jobs/presets/demo.yaml", "sampling.pool.gpus_per_actor=0.5", "sampling.guidance=2", "--plan")

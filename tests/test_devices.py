@@ -242,7 +242,11 @@ def test_a_vllm_for_other_devices_is_refused_with_the_setting() -> None:
     ("settings", "gpus", "sentence"),
     [
         ({"num_gpus": 1}, [0], r"^num_gpus is 1, but Ray has no GPU: set num_gpus=0 to run on the CPU, or start Ray"),
-        ({"num_gpus": 2}, [1, 1], r"^num_gpus is 2, but Ray has 2 GPUs, enough for 0 of 1 replicas"),
+        (
+            {"num_gpus": 2, "engine": {"tensor_parallel": 2}},
+            [1, 1],
+            r"^num_gpus is 2, but Ray has 2 GPUs, enough for 0 of 1 replicas, because no node has 2: set",
+        ),
         ({"num_gpus": 1, "min_replicas": 3, "max_replicas": 3}, [2], r"enough for 2 of 3 .* lower min_replicas to 2$"),
         ({"scorer": {"num_gpus": 0.5}}, [0], r"^scorer.num_gpus is 0.5, but Ray has no GPU: set scorer.num_gpus=0"),
     ],

@@ -1,6 +1,7 @@
 """`sampling.engine`, and `engine` of the endpoint: which engine `auto` takes, and what is refused by name."""
 
 import importlib.util
+import os
 from pathlib import Path
 
 import pytest
@@ -20,10 +21,14 @@ from actors.generation.vllm_installed import require_installed
 from cluster.settings.errors import SettingsError
 from cluster.settings.load import load
 from data.errors import UserError
-from jobs.pipelines.sample import sampling_settings
+from data.record import Record
+from jobs.pipelines.sample import sampler, sampling_settings
+from jobs.runner.needs import needs
 from jobs.runner.preset import Preset
 from jobs.runner.settings import SamplingSettings
-from jobs.runner.stage import _plain
+from jobs.runner.stage import Run, _plain
+from serve.deploy import _policy
+from serve.locate import Located
 from serve.settings import ServedEngineSettings, ServeSettings
 
 ROOT = Path(__file__).parent.parent
@@ -80,10 +85,11 @@ def test_an_option_that_one_engine_has_decides_for_it() -> None:
         ("{kind: vllm, vllm: {gpu_memory_utilization: 0.5}}", "set memory_share instead"),
         ("{kind: vllm, vllm: {trust_remote_code: true}}", "vllm has trust_remote_code: leave it out"),
         ("{kind: vllm, memory_share: 0.5}", "is 0: set .*engine.kv_cache_gib instead, or .* to 1"),
-        (
-            "{kind: vllm, vllm: {tensor_parallel_size: 2}}",
-            "vllm has tensor_parallel_size: leave it out: an engine is one",
-        ),
+        ("{kind: vllm, vllm: {tensor_parallel_size: 2}}", "vllm has tensor_parallel_size: set tensor_parallel instead"),
+        ("{kind: vllm, vllm: {pipeline_parallel_size: 2}}", "leave it out: an engine has only the GPUs of its own"),
+        ("{kind: transformers, tensor_parallel: 2}", "tensor_parallel is an option of vLLM, and kind is transformers"),
+        ("{tensor_parallel: 2, prefix_cache_tokens: 64}", "tensor_parallel is an option of vLLM, prefix_cache_tokens"),
+        ("{tensor_parallel: 0}", "from 1 to 100,000"),
         ("{max_model_len: 8}", "from 16 to 1,000,000,000"),
         ("{knd: vllm}", r"did you mean .*engine\.kind\?"),
     ],
@@ -111,6 +117,63 @@ def test_the_same_options_in_jobs_and_at_the_endpoint() -> None:
 def test_the_share_of_a_gpu_follows_what_is_set_aside() -> None:
     assert [sampling_place(gpus).memory_share for gpus in (1, 2, 0.5, 0)] == [0.9, 0.9, 0.45, 0.9]
     assert ENDPOINT.memory_share == 0.45, "a second engine fits beside it in a swap"
+
+
+@pytest.mark.parametrize(
+    ("record", "file", "engine", "gpus", "cpus"),
+    [
+        (Preset, DEMO, "sampling.engine", "sampling.pool.gpus_per_actor", "sampling.pool.cpus_per_actor"),
+        (ServeSettings, CONFIG, "engine", "num_gpus", "num_cpus"),
+    ],
+    ids=["jobs", "endpoint"],
+)
+def test_a_split_model_reserves_a_gpu_or_its_threads_for_each_part(
+    record: type[Record], file: str, engine: str, gpus: str, cpus: str
+) -> None:
+    def refusal(*words: str) -> str:
+        with pytest.raises(SettingsError) as refused:
+            load(record, file, words)
+        return str(refused.value)
+
+    load(record, file, [f"{engine}.tensor_parallel=4", f"{gpus}=4"])
+    load(record, file, [f"{engine}.tensor_parallel=2", f"{cpus}=2"])
+    said = refusal(f"{engine}.tensor_parallel=4", f"{gpus}=2")
+    assert f"{engine}.tensor_parallel is 4, and {gpus} 2: a part of the model needs a GPU of its own" in said
+    assert said.endswith(f"so set {gpus} to 4")
+    said = refusal(f"{engine}.kind=auto", f"{gpus}=4")
+    assert f"{gpus} is 4, and the engine would use one of them: set {engine}.tensor_parallel to 4" in said
+    assert f"set {cpus} to 4, or {gpus} to 4" in refusal(f"{engine}.tensor_parallel=4", f"{cpus}=1")
+
+
+def test_threads_of_each_part_are_reserved_too() -> None:
+    words = ["engine.tensor_parallel=2", "threads=4"]
+    load(ServeSettings, CONFIG, [*words, "num_cpus=8"])
+    with pytest.raises(
+        SettingsError, match=r"tensor_parallel is 2, 4 CPU thread\(s\) each, and num_cpus is 7: set num_cpu"
+    ):
+        load(ServeSettings, CONFIG, [*words, "num_cpus=7"])
+
+
+def test_a_part_of_a_split_model_has_its_share_of_the_actor_s_threads(tmp_path: Path) -> None:
+    words = ["sampling.engine.tensor_parallel=2", "sampling.pool.cpus_per_actor=6"]
+    run = Run(load(Preset, DEMO, [*words, f"storage={tmp_path}"]))
+    arguments = sampler(run, run.folder("policy"), 1.0)
+    assert arguments["num_threads"] == 3
+    assert arguments["gpus"] == 0
+    [demand] = [d for d in needs(run, ["bootstrap-1/samples"]).demands if d.what == "sampling.pool"]
+    assert (demand.cpus_per_actor, demand.gpus_per_actor) == (6, 0)
+
+
+def test_a_predictor_is_not_split() -> None:
+    with pytest.raises(SettingsError, match=r"annotate\.pool\.gpus_per_actor is 2, and a predictor runs on one GPU"):
+        load(Preset, DEMO, ["annotate.pool.gpus_per_actor=2"])
+
+
+def test_a_replica_of_a_split_model_asks_for_its_gpus_in_one_bundle(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    settings = load(ServeSettings, CONFIG, ["engine.tensor_parallel=4", "num_gpus=4", "num_cpus=8"])
+    options = _policy(settings, Located(str(tmp_path), "large"))._bound_deployment.ray_actor_options
+    assert (options["num_gpus"], options["num_cpus"]) == (4, 8)
 
 
 def test_every_option_of_one_engine_alone_is_an_option() -> None:
@@ -173,6 +236,17 @@ def test_all_arguments_that_the_contract_fixes_are_vllm_s() -> None:
     from vllm.engine.arg_utils import EngineArgs
 
     assert EngineArgs.__dataclass_fields__.keys() >= {*OWN_ARGUMENTS, *PARALLEL_ARGUMENTS}
+
+
+@NO_VLLM
+def test_a_split_model_runs_in_processes_of_vllm_s_own(wide_policy: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from actors.generation.vllm_start import FITTING, VllmStart
+
+    monkeypatch.setenv("OMP_NUM_THREADS", "8")
+    start = VllmStart(EngineSettings(tensor_parallel=2), PLACE, wide_policy, "float32", num_threads=3)
+    parallel = start._config(FITTING).parallel_config
+    assert (parallel.tensor_parallel_size, parallel.distributed_executor_backend) == (2, "mp")
+    assert os.environ["OMP_NUM_THREADS"] == "3"
 
 
 @NO_VLLM

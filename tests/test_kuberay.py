@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,12 +12,26 @@ from ray.scripts.scripts import start
 from ray.serve.schema import ServeDeploySchema
 from support.kuberay_manifests import FOLDER, loaded
 from support.kuberay_types import MANIFESTS
+from support.llama_shapes import LLAMA_8B, LLAMA_70B
+from transformers import AutoConfig
 
+from actors.generation.planned_engine import PlannedEngine
+from actors.modeling.model_memory import GIB, GPU_PROCESS
+from actors.modeling.model_shape import ModelShape, shape_of
+from cluster.preflight import ClusterNode, Demand
+from serve.locate import Located
+from serve.plan import ServePlan
 from serve.settings import ServeSettings
 
 ROOT = FOLDER.parent.parent
+PART_GIB = 6
+"""Of the CPU's memory: a process with torch and CUDA, while it loads weights."""
 
-
+SERVICES: dict[str, tuple[float, dict[str, Any]]] = {
+    "rayservice": (44, LLAMA_8B | {"max_position_embeddings": 131_072}),  # an L40S of 48 GB
+    "rayservice-70b": (79, LLAMA_70B),  # an H100 of 80 GB
+}
+"""Memory of a GPU of its nodes in GiB, and the model."""
 LOCKED = {
     "runAsNonRoot": True,
     "allowPrivilegeEscalation": False,
@@ -29,7 +44,23 @@ LOCKED_POD = {"runAsNonRoot": True, "fsGroup": 100, "seccompProfile": {"type": "
 def clusters() -> Iterator[tuple[str, dict[str, Any]]]:
     yield "raycluster", loaded("raycluster")["spec"]
     yield "rayjob", loaded("rayjob")["spec"]["rayClusterSpec"]
-    yield "rayservice", loaded("rayservice")["spec"]["rayClusterConfig"]
+    for name in SERVICES:
+        yield name, loaded(name)["spec"]["rayClusterConfig"]
+
+
+def application(name: str) -> dict[str, Any]:
+    """What a service gives to Ray Serve."""
+    [found] = yaml.safe_load(loaded(name)["spec"]["serveConfigV2"])["applications"]
+    return dict(found)
+
+
+def planned(name: str) -> tuple[PlannedEngine, ModelShape, ServeSettings]:
+    """The engine of a service's replicas on the card of its nodes, its model, and the settings."""
+    settings = ServeSettings.model_validate(application(name)["args"])
+    card_gib, config = SERVICES[name]
+    plan = ServePlan(settings.model_copy(update={"memory_gib": card_gib}), [Located("", "stable")], None)
+    shape = shape_of(AutoConfig.for_model("llama", **config))
+    return plan.engine(shape), shape, settings
 
 
 def pods(cluster: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -84,26 +115,69 @@ def test_an_image_has_what_its_manifest_asks_for() -> None:
             assert efa == ("efa_installer.sh" in stages()[target]), name
             assert efa == ("FI_PROVIDER=efa" in stages()[target]), name
             assert not efa or "hugepages-2Mi" in container["resources"]["limits"], name
-    serve = loaded("rayservice")["spec"]
-    [application] = yaml.safe_load(serve["serveConfigV2"])["applications"]
-    assert application["args"]["engine"]["kind"] == "vllm"
-    for pod in pods(serve["rayClusterConfig"]):
-        target, _ = image(pod["containers"][0])
-        assert "-r cluster/vllm.lock" in stages()[target]
+    for name in SERVICES:
+        assert application(name)["args"]["engine"]["kind"] == "vllm"
+        for pod in pods(loaded(name)["spec"]["rayClusterConfig"]):
+            target, _ = image(pod["containers"][0])
+            assert "-r cluster/vllm.lock" in stages()[target]
     lock = (ROOT / "cluster" / "vllm.lock").read_text()
     assert re.search(r"^vllm==", lock, re.MULTILINE)
 
 
-def test_vllm_s_cache_holds_a_whole_conversation_on_the_card_of_the_manifest() -> None:
-    """Llama 3.1 8B: 32 layers, 8 key and value heads of width 128, two bytes each; vLLM refuses less than one."""
-    [application] = yaml.safe_load(loaded("rayservice")["spec"]["serveConfigV2"])["applications"]
-    engine = ServeSettings.model_validate(application["args"]).engine
-    gib, token = 2**30, 2 * 32 * 8 * 128 * 2
-    assert 131_072 * token == 16 * gib, "the model's own context"
-    card, weights, rest = 44 * gib, 2 * 8_030_261_248, 1 * gib
-    free = engine.memory_share * card - weights - rest
-    assert 131_072 * token > free, "without a limit it would not start"
-    assert engine.max_model_len * token < free / 3, "several long conversations at once"
+@pytest.mark.parametrize("name", SERVICES)
+def test_weights_and_several_whole_conversations_fit_the_share_of_the_card(name: str) -> None:
+    engine, shape, settings = planned(name)
+    assert engine.problem(shape) == ""
+    found, card = engine.memory(shape), SERVICES[name][0] * GIB
+    assert engine.tokens == settings.engine.max_model_len
+    assert found.num_answers is not None
+    assert found.num_answers >= 2, "long conversations at once"
+    assert found.limit == settings.engine.memory_share * card
+    assert 2 * found.limit < card - GPU_PROCESS, "in a swap a second engine is beside it"
+    assert found.weights + found.others + found.num_answers * found.answer <= found.limit
+
+
+def test_without_a_limit_the_8b_model_would_not_start_on_its_card() -> None:
+    """Llama 3.1 8B: 32 layers, 8 key and value heads of width 128, two bytes each; vLLM refuses less than a context."""
+    engine, shape, _ = planned("rayservice")
+    whole = replace(engine, tokens=131_072)
+    assert whole.memory(shape).answer == 131_072 * 2 * 32 * 8 * 128 * 2 == 16 * GIB
+    assert "no room for its KV cache of 16.0 GiB; what helps: " in whole.problem(shape)
+
+
+def test_the_70b_model_fits_no_fewer_gpus_at_its_share() -> None:
+    engine, shape, settings = planned("rayservice-70b")
+    for parts in (1, 2, 4):
+        fewer = settings.engine.model_copy(update={"tensor_parallel": parts})
+        assert not replace(engine, settings=fewer).memory(shape).fits
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_a_worker_s_pod_holds_what_a_replica_asks_for(name: str) -> None:
+    engine, shape, settings = planned(name)
+    [group] = loaded(name)["spec"]["rayClusterConfig"]["workerGroupSpecs"]
+    [container] = group["template"]["spec"]["containers"]
+    asks, limits = container["resources"]["requests"], container["resources"]["limits"]
+    assert asks["nvidia.com/gpu"] == limits["nvidia.com/gpu"]
+    node = ClusterNode({"CPU": float(asks["cpu"]), "GPU": float(asks["nvidia.com/gpu"])}, group["labels"])
+    assert Demand("replica", 1, 1, settings.num_cpus, settings.num_gpus).fit_on(node) == 1
+    if settings.predictor is not None:
+        assert settings.num_gpus + settings.scorer.num_gpus > node.gpus, "the predictor has a node of its own"
+        assert Demand("scorer", 1, 1, settings.scorer.num_cpus, settings.scorer.num_gpus).fit_on(node) >= 1
+    nodes = 1 if settings.predictor is not None else 0
+    assert settings.num_gpus == node.gpus, "a replica takes all of a node's"
+    assert group["minReplicas"] == settings.min_replicas + nodes
+    assert group["maxReplicas"] == settings.max_replicas + nodes
+    memory, parts = gib(limits["memory"]), settings.engine.tensor_parallel
+    own = 0.7 * memory  # Ray's object store takes the rest
+    assert own > (parts + 1) * PART_GIB, "each part of the model is a process"
+    assert own * GIB > parts * engine.memory(shape).weights, "files that are being read stay in memory"
+    if "ephemeral-storage" in asks:
+        assert gib(asks["ephemeral-storage"]) * GIB > 2 * parts * engine.memory(shape).weights, "two in a swap"
+
+
+def gib(quantity: str) -> int:
+    return int(quantity.removesuffix("Gi"))
 
 
 def test_ray_is_told_before_a_worker_s_pod_is_stopped() -> None:
@@ -210,8 +284,9 @@ def test_every_worker_has_shared_memory_for_its_object_store() -> None:
             assert gib[0] >= 0.3 * memory, "Ray's object store takes 30 %"
 
 
-def test_the_endpoint_s_settings_are_ours_and_serve_s() -> None:
-    config = yaml.safe_load(loaded("rayservice")["spec"]["serveConfigV2"])
+@pytest.mark.parametrize("name", SERVICES)
+def test_the_endpoint_s_settings_are_ours_and_serve_s(name: str) -> None:
+    config = yaml.safe_load(loaded(name)["spec"]["serveConfigV2"])
     assert set(config) == {"proxy_location", "http_options", "applications"}
     ServeDeploySchema.model_validate(config)
     [application] = config["applications"]

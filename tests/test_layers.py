@@ -207,7 +207,9 @@ ON_THE_WAY = ("bench", "gpu_checks", "planning")
 """Packages of commands that measure or plan with models from their first line on."""
 WITH_TORCH = {
     *("jobs.pipelines.fit", "jobs.predictor_training.fits"),  # drivers of a training
-    *(f"jobs.runner.{name}" for name in ("auto_fit", "estimate", "plan", "shapes")),  # a plan, or the start of a run
+    *(
+        f"jobs.runner.{name}" for name in ("auto_fit", "estimate", "plan", "pools", "shapes")
+    ),  # a plan, or the start of a run
     *("jobs.gpu_bench", "jobs.gpu_smoke", "jobs.plan_scale"),
 }
 """Modules that functions import when they come to a model."""

@@ -7,9 +7,10 @@ import pytest
 from transformers import AutoConfig
 
 from actors.kernels.cross_entropy import CHUNK_LOGITS
+from actors.modeling.model_memory import GIB
 from actors.modeling.model_shape import ModelShape, shape_of
 from actors.modeling.settings import LoraSettings
-from actors.training.memory import GIB, too_large, trained_parameters, training_memory
+from actors.training.memory import too_large, trained_parameters, training_memory
 from actors.training.settings import BUCKET_ELEMENTS, LIVE_ELEMENTS, LearnerSettings, deepspeed_config
 from tests.support.llama_shapes import LLAMA_8B
 

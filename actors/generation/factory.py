@@ -23,7 +23,8 @@ def load_engine(
     num_threads: int | None = None,
     adapters: Sequence[str] = (),
 ) -> tuple[PolicyText, Engine]:
-    """The policy at a folder or URI and an engine that runs it, on this process's own device; `num_threads` of a CPU.
+    """The policy at a folder or URI and an engine that runs it, on this process's own device; `num_threads` of a CPU,
+    for each part of a policy that is split.
 
     `adapters`: folders or URIs of those that are put beside it afterwards.
 
@@ -38,7 +39,7 @@ def load_engine(
     def refused() -> str:
         from actors.generation.vllm_start import VllmStart
 
-        return VllmStart(settings, place, local_folder(policy), dtype, ranks).refused()
+        return VllmStart(settings, place, local_folder(policy), dtype, ranks, num_threads).refused()
 
     choice = chosen(settings, place, device.type != "cpu", is_installed, refused)
     print(choice.line(place), flush=True)  # Ray brings what a worker prints to the driver's terminal
@@ -47,7 +48,7 @@ def load_engine(
         from actors.generation.vllm_start import VllmStart
 
         text = PolicyText.load(policy)
-        return text, VllmEngine(text, VllmStart(settings, place, local_folder(policy), dtype, ranks))
+        return text, VllmEngine(text, VllmStart(settings, place, local_folder(policy), dtype, ranks, num_threads))
     from actors.generation.transformers_engine import TransformersEngine
 
     loaded = Policy.load(policy, dtype)

@@ -14,7 +14,7 @@ from data.errors import UserError
 from data.record import Record
 
 EngineKind = Literal["transformers", "vllm"]
-VLLM_ONLY = ("memory_share", "quantization", "kv_cache_dtype", "vllm")
+VLLM_ONLY = ("tensor_parallel", "memory_share", "quantization", "kv_cache_dtype", "vllm")
 TRANSFORMERS_ONLY = ("prefix_cache_tokens",)
 CHANGES_TEXT = ("kind", "max_model_len", "prefix_cache_tokens", "quantization", "kv_cache_dtype", "vllm")
 """Options that may change an answer; the others only make room for it."""
@@ -34,14 +34,10 @@ OWN_ARGUMENTS = {
     "kv_cache_memory_bytes": "kv_cache_gib",
     "quantization": "quantization",
     "kv_cache_dtype": "kv_cache_dtype",
+    "tensor_parallel_size": "tensor_parallel",
 }
 """Arguments of vLLM that `vllm` may not have -> the setting that they are; "" = the engine contract fixes them."""
-PARALLEL_ARGUMENTS = (
-    "tensor_parallel_size",
-    "pipeline_parallel_size",
-    "data_parallel_size",
-    "distributed_executor_backend",
-)
+PARALLEL_ARGUMENTS = ("pipeline_parallel_size", "data_parallel_size", "distributed_executor_backend")
 """Arguments of vLLM that would take processes and GPUs which nobody has set aside."""
 
 
@@ -63,6 +59,9 @@ class EngineSettings(Record):
     memory_share leaves, on a CPU 1 GiB."""
     prefix_cache_tokens: Count = 0
     """Transformers only: prefix cache for prompts that begin alike, in tokens; 0 = none. vLLM has its own."""
+    tensor_parallel: Workers = 1
+    """vLLM only: parts that every layer is split into, for a model that is larger than one GPU; each has a GPU of the
+    same node, so the process reserves as many. It must divide the attention heads. On CPUs each part is a process."""
     memory_share: PositiveShare | None = None
     """vLLM on GPUs only: what it takes of a GPU's memory. None = 0.9 of the GPU, or of the share that is set aside; at
     the endpoint 0.45, because above 0.5 a second engine does not fit and a swap would leave a gap."""
@@ -115,7 +114,7 @@ class EngineSettings(Record):
 def _require_free(argument: str) -> None:
     """Raises UserError if `vllm` may not have this argument of vLLM."""
     if argument in PARALLEL_ARGUMENTS:
-        remedy = "leave it out: an engine is one process, on the CPU or on the one GPU that is set aside for it"
+        remedy = "leave it out: an engine has only the GPUs of its own process, and tensor_parallel is their number"
     elif argument in OWN_ARGUMENTS:
         setting = OWN_ARGUMENTS[argument]
         remedy = f"set {setting} instead" if setting else "leave it out: answers rest on its value"
@@ -134,22 +133,44 @@ class EnginePlace:
     """Path of the dtype of its weights."""
     gpus_setting: str
     """Path of the GPUs that are set aside for its process."""
+    cpus_setting: str
+    """Path of the CPUs that are set aside for its process."""
     memory_share: float
     """`memory_share` where none is set."""
 
 
-ENDPOINT = EnginePlace("engine", "engine.dtype", "num_gpus", 0.45)
+ENDPOINT = EnginePlace("engine", "engine.dtype", "num_gpus", "num_cpus", 0.45)
 """A replica of the endpoint."""
 
 
 def sampling_place(gpus: float) -> EnginePlace:
     """An actor of `sampling.pool`; `gpus` are set aside for it, below 1 a share of one."""
     share = 0.9 * min(1.0, gpus or 1.0)
-    return EnginePlace("sampling.engine", "sampling.pool.dtype", "sampling.pool.gpus_per_actor", share)
+    pool = "sampling.pool"
+    return EnginePlace("sampling.engine", f"{pool}.dtype", f"{pool}.gpus_per_actor", f"{pool}.cpus_per_actor", share)
 
 
-def require_possible(settings: EngineSettings, place: EnginePlace, gpus: float) -> None:
-    """Raises UserError for an option that has no meaning with the `gpus` that are set aside."""
+def require_possible(settings: EngineSettings, place: EnginePlace, gpus: float, cpus: float, threads: int = 1) -> None:
+    """Raises UserError for an option that has no meaning with the `gpus` and `cpus` that are set aside for a process.
+
+    `threads`: of the CPU, in each part of a model that is split.
+    """
+    parts, option = settings.tensor_parallel, f"{place.setting}.tensor_parallel"
+    if gpus > 1 and parts == 1:
+        raise UserError(
+            f"{place.gpus_setting} is {gpus:g}, and the engine would use one of them: set {option} to {gpus:g} to "
+            f"split the model over them, or {place.gpus_setting} to 1"
+        )
+    if gpus and parts > 1 and gpus != parts:
+        raise UserError(
+            f"{option} is {parts}, and {place.gpus_setting} {gpus:g}: a part of the model needs a GPU of its own, so "
+            f"set {place.gpus_setting} to {parts}"
+        )
+    if not gpus and parts > 1 and cpus < parts * threads:
+        raise UserError(
+            f"{option} is {parts}, {threads} CPU thread(s) each, and {place.cpus_setting} is {cpus:g}: set "
+            f"{place.cpus_setting} to {parts * threads}, or {place.gpus_setting} to {parts}"
+        )
     if settings.memory_share is not None and not gpus:
         raise UserError(
             f"{place.setting}.memory_share is a share of a GPU's memory, and {place.gpus_setting} is 0: set "

@@ -35,6 +35,7 @@ class VllmEngine(EngineThread):
         model = self._engine.vllm_config.model_config
         super().__init__("vllm", min(text.max_tokens, model.max_model_len), model.get_vocab_size())
         self.no_guidance = NO_GUIDANCE
+        self._is_split = start.settings.tensor_parallel > 1
         self._stop_ids = text.stop_ids
         self._lora = VllmAdapters(text, start.folder, len(start.ranks))
         self._requests: dict[int, Request] = {}
@@ -46,6 +47,11 @@ class VllmEngine(EngineThread):
         requests, running = len(self._requests), len(self._started)
         waiting = requests - running + len(self._inbox)
         return Load(running, waiting, self._generated_tokens, self._prefilled_tokens, self._reused_tokens)
+
+    def close(self) -> None:
+        super().close()
+        if self._is_split:  # its parts are processes, which hold their GPUs until they are told to end
+            self._engine.engine_core.shutdown()
 
     def put_adapter(self, name: str, folder: str) -> None:
         self._adapters[name] = self._lora.request(name, folder)

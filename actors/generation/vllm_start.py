@@ -35,6 +35,8 @@ class VllmStart:
     """Of the weights, as torch names it."""
     ranks: tuple[int, ...] = ()
     """Of the adapters that are served beside the policy."""
+    num_threads: int | None = None
+    """CPU threads of each part of a model that is split; None = as OMP_NUM_THREADS has them."""
 
     def refused(self) -> str:
         """Why vLLM would not take the policy, as far as it tells before it loads the weights; "" = it would."""
@@ -57,7 +59,7 @@ class VllmStart:
 
     def _config(self, max_model_len: int) -> Any:
         """vLLM's configuration, which it checks itself."""
-        _set_environment(self.settings)
+        _set_environment(self.settings, self.num_threads)
         try:
             from vllm.engine.arg_utils import EngineArgs
             from vllm.platforms import current_platform
@@ -86,6 +88,9 @@ class VllmStart:
             "dtype": self.dtype,
             "max_num_seqs": own.max_num_seqs,
             "max_model_len": max_model_len,
+            "tensor_parallel_size": own.tensor_parallel,
+            # In an actor vLLM would start actors of Ray for the parts, which nobody has set aside.
+            "distributed_executor_backend": "mp" if own.tensor_parallel > 1 else None,
             "gpu_memory_utilization": own.memory_share or self.place.memory_share,
             "kv_cache_memory_bytes": None if cache_gib is None else int(cache_gib * 2**30),
             "quantization": own.quantization,
@@ -117,12 +122,14 @@ def require_own_device(built_for_cpus: bool, device: torch.device, place: Engine
         )
 
 
-def _set_environment(settings: EngineSettings) -> None:
+def _set_environment(settings: EngineSettings, num_threads: int | None) -> None:
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     # Threads pinned to cores that others use are twenty times slower, and spinning ones take those cores from Ray.
     os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
     os.environ.setdefault("KMP_BLOCKTIME", "0")
+    if settings.tensor_parallel > 1 and num_threads:
+        os.environ["OMP_NUM_THREADS"] = str(num_threads)  # the parts are processes that read it when they start
     if settings.kv_cache_gib is not None:
         os.environ.pop("VLLM_CPU_KVCACHE_SPACE", None)  # vLLM would take it instead
 

@@ -71,6 +71,10 @@ class ModelShape:
     """Name, and inputs plus outputs, of each linear layer outside heads and vocabulary: those that LoRA may adapt."""
     inactive: int = 0
     """Parameters of the experts that a token is not routed to."""
+    query_heads: int = 0
+    key_heads: int = 0
+    context: int = 0
+    """Most tokens that it takes; 0 = its config does not tell."""
 
     @property
     def head_widths(self) -> tuple[int, int]:
@@ -136,6 +140,9 @@ def _counted(model: PreTrainedModel, config: Any, heads: tuple[str, ...]) -> Mod
         sum(m.weight.numel() for m in linears.values()) + (output.weight.numel() if output is not None else 0),
         tuple((name, sum(m.weight.shape)) for name, m in linears.items()),
         _unused(parameters, config, experts),
+        query_heads,
+        key_heads,
+        int(getattr(config, "max_position_embeddings", None) or 0),
     )
 
 

@@ -47,16 +47,3 @@ def kept_bytes(
 def logits_bytes(shape: ModelShape, targets: int, chunk: int | None = None) -> float:
     """Of the loss over the vocabulary; `chunk`: targets whose logits exist at a time, None = all at once."""
     return float(LOGITS_COPIES * FP32 * shape.vocabulary * min(targets, chunk or targets))
-
-
-def forward_bytes(shape: ModelShape, tokens: int, width_bytes: int) -> float:
-    """Of a forward of a pack that keeps nothing: the residual stream, and the largest part of one layer."""
-    query, key = shape.head_widths
-    attention = 2 * query + 2 * key + shape.width
-    feed_forward = (3 if shape.gated else 2) * shape.feed_forward + 2 * shape.experts_per_token * shape.width
-    return float(tokens * width_bytes * (3 * shape.width + max(attention, feed_forward)))
-
-
-def cache_bytes(shape: ModelShape, sequences: int, tokens: int, width_bytes: int) -> float:
-    """Of the keys and values of `sequences` at `tokens` each."""
-    return float(2 * shape.layers * shape.head_widths[1] * sequences * tokens * width_bytes)

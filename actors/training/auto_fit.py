@@ -9,8 +9,9 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from actors.modeling.model_memory import GIB
 from actors.modeling.model_shape import ModelShape
-from actors.training.memory import GIB, TrainingMemory, training_memory
+from actors.training.memory import TrainingMemory, training_memory
 from actors.training.settings import LearnerSettings
 from data.errors import UserError
 

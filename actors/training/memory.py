@@ -4,28 +4,23 @@ Sources: ZeRO, arXiv 1910.02054, section 3; activations, arXiv 2205.05198, secti
 against measured peaks in tests/test_memory_peaks.py.
 """
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 
 from actors.kernels.cross_entropy import CHUNK_LOGITS
+from actors.modeling.model_memory import CPU_PROCESS, GIB, GPU_PROCESS, device_bytes, forward_bytes
 from actors.modeling.model_shape import ModelShape
-from actors.training.activations import forward_bytes, kept_bytes, logits_bytes
+from actors.training.activations import kept_bytes, logits_bytes
 from actors.training.settings import BUCKET_ELEMENTS, LIVE_ELEMENTS, LearnerSettings
 
-GIB = 2**30
 F32 = 4
 """Bytes of a weight, a gradient, a moment: all of these are fp32."""
 MOMENTS = 2
-CPU_PROCESS = int(0.78 * GIB)
-"""Resident memory of a Ray Train worker on a CPU before it has a model: torch, transformers, DeepSpeed, Ray."""
 RETAINED = 1.2
 """On a CPU: memory that the C library holds after a pack, relative to what the pack's forward kept. It keeps freed
 tensors of up to 32 MiB for later ones, in fragments; measured 1.0 to 1.35."""
-GPU_PROCESS = GIB
-"""CUDA's context, the workspaces of cuBLAS and NCCL: an estimate, nothing here is allocated by torch."""
 
 
 @dataclass(frozen=True)
@@ -187,15 +182,9 @@ def torch_sees_a_gpu() -> bool:
     return torch.cuda.is_available()
 
 
-def device_bytes(learner: LearnerSettings) -> int | None:
+def learner_device_bytes(learner: LearnerSettings) -> int | None:
     """Memory of a worker's device: as set, or this machine's; None if only the cluster knows."""
-    if learner.memory_gib is not None:
-        return int(learner.memory_gib * GIB)
-    if learner.use_gpu:
-        return int(torch.cuda.get_device_properties(0).total_memory) if torch.cuda.is_available() else None
-    if os.environ.get("RAY_ADDRESS"):
-        return None
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // learner.num_workers
+    return device_bytes(learner.memory_gib, learner.use_gpu, learner.num_workers)
 
 
 def too_large(path: str, learner: LearnerSettings, memory: TrainingMemory, limit: int) -> str | None:

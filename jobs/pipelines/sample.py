@@ -71,7 +71,7 @@ def sampler(
         "guidance_from": guided.away_from,
         "engine": settings.engine_for(guided.guidance),
         "dtype": settings.pool.dtype,
-        "num_threads": max(1, int(settings.pool.cpus_per_actor)),
+        "num_threads": max(1, int(settings.pool.cpus_per_actor) // settings.engine.tensor_parallel),
         "keep_too_long": keep_too_long,
         "gpus": settings.pool.gpus_per_actor,
     }

@@ -1,26 +1,18 @@
 """`--plan`: what a run will do and need, before anything starts, and the refusal of what cannot fit. Knows no Ray."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from actors.generation.settings import sampling_place
+from actors.modeling.model_memory import in_gib
 from actors.modeling.model_shape import ModelShape
-from actors.training.activations import cache_bytes, forward_bytes
-from actors.training.memory import (
-    GIB,
-    TrainingMemory,
-    device_bytes,
-    too_large,
-    torch_sees_a_gpu,
-    training_memory,
-)
+from actors.training.memory import TrainingMemory, learner_device_bytes, too_large, torch_sees_a_gpu, training_memory
 from actors.training.settings import LearnerSettings
 from jobs.runner.auto_fit import with_fits
 from jobs.runner.estimate import estimate
 from jobs.runner.inputs import refuse_what_is_not_there
+from jobs.runner.pools import Pools
 from jobs.runner.preset import Preset
-from jobs.runner.settings import SamplingSettings, WorkerPool
-from jobs.runner.shapes import Shapes, rater_sizes
+from jobs.runner.shapes import Shapes
 from jobs.runner.stage import Run, StageError
 from jobs.runner.trainings import learners
 
@@ -50,7 +42,7 @@ def print_plan(run: Run, stage_names: Sequence[str]) -> None:
 
 
 def refuse_what_cannot_fit(preset: Preset) -> None:
-    """Raise StageError, with the settings to change, if a worker needs more memory than its device has.
+    """Raise StageError, with the settings to change, if a worker or an actor needs more memory than its device has.
 
     Raises UserError as `refuse_what_is_not_there` does.
     """
@@ -58,11 +50,13 @@ def refuse_what_cannot_fit(preset: Preset) -> None:
     shapes = Shapes.of(preset)
     for path, learner in {path: found.fewest for path, found in learners(preset).items()}.items():
         shape, has_logits = shapes.of_training(path, preset)
-        limit = device_bytes(learner)
+        limit = learner_device_bytes(learner)
         if shape is None or not limit:
             continue
         if sentence := too_large(path, learner, training_memory(shape, learner, has_logits), limit):
             raise StageError(sentence)
+    for sentence in Pools(preset, shapes).problems():
+        raise StageError(sentence)
 
 
 @dataclass(frozen=True)
@@ -74,12 +68,13 @@ class _Stages:
 
     def needs(self, name: str) -> str:
         preset, kind = self.preset, name.split("/")[-1]
+        pools = Pools(preset, self.shapes)
         if kind in ("policy", "unconditional"):
             return self._training(
                 "bootstrap.learner" if "bootstrap-" in name or "/longer/" in name else "policy.learner"
             )
         if kind == "selected" and (preset.bootstrap.method == "steerlm2" or "/steerlm2/" in name):
-            return f"{self._reader()}; log-probabilities of the answers, under two policies"
+            return f"{pools.reader()}; log-probabilities of the answers, under two policies"
         if kind == "base" and preset.base.pretrain:
             return self._training("base.pretrain")
         if kind == "predictor":
@@ -88,54 +83,18 @@ class _Stages:
             )
             folds = f"; {preset.predictor.folds} {again}" if preset.predictor.folds else ""
             return self._training("predictor.learner") + folds
-        if kind in ("annotated", "rated", "rewardbench"):
-            return self._annotator({} if kind == "rewardbench" else rater_sizes(preset))
+        if kind == "rewardbench":
+            return pools.predictor()
+        if kind in ("annotated", "rated"):
+            return pools.annotator()
         if kind in ("samples", "promotion", "report", "answers") and name != "ablation/report":
-            return self._sampler()
+            return pools.sampler()
         return "the driver alone"
 
     def _training(self, path: str) -> str:
         found = {**learners(self.preset), "bootstrap.learner": self.preset.bootstrap.learner}
         shape, has_logits = self.shapes.of_training(path, self.preset)
         return _training(found[path], shape, has_logits)
-
-    def _annotator(self, raters: Mapping[str, int | None]) -> str:
-        """An actor holds the predictor and all `raters` (name -> parameters), and asks them one after another."""
-        pool, shape = self.preset.annotate.pool, self.shapes.predictor
-        parts: dict[str, float] = {name: size * _bytes(pool) for name, size in raters.items() if size}
-        if shape is not None:
-            tokens = self.preset.annotate.pack_tokens
-            parts[f"a forward of {tokens:,} tokens"] = forward_bytes(shape, tokens, _bytes(pool))
-        unknown = "".join(f", {name} unknown" for name, size in raters.items() if not size)
-        return _pool(pool, shape, parts) + unknown
-
-    def _reader(self) -> str:
-        """A policy that reads answers instead of writing them."""
-        pool, shape, tokens = self.preset.sampling.pool, self.shapes.base, self.preset.bootstrap.learner.pack_tokens
-        if shape is None or not shape.layers:
-            return _pool(pool, shape, {})
-        return _pool(pool, shape, {f"a forward of {tokens:,} tokens": forward_bytes(shape, tokens, _bytes(pool))})
-
-    def _sampler(self) -> str:
-        sampling, shape, engine = self.preset.sampling, self.shapes.base, _engine(self.preset.sampling)
-        if shape is None or not shape.layers:
-            line = _pool(sampling.pool, shape, {})
-            return f"{line}; {engine}" if engine else line
-        tokens = self.preset.policy.learner.max_tokens + sampling.max_tokens
-        most = sampling.engine.max_num_seqs
-        cache = cache_bytes(shape, most, tokens, _bytes(sampling.pool))
-        line = _pool(sampling.pool, shape, {f"KV cache of {most} x {tokens:,} tokens at most": cache})
-        return f"{line}; {engine}" if engine else line
-
-
-def _engine(sampling: SamplingSettings) -> str:
-    """What writes the text, where that is a question; "" = transformers, as nothing else can."""
-    kind = sampling.engine_for(sampling.guidance).wanted
-    if kind == "transformers" or (kind is None and not sampling.pool.gpus_per_actor):
-        return ""
-    share = sampling.engine.memory_share or sampling_place(sampling.pool.gpus_per_actor).memory_share
-    memory = f", which takes {share:.0%} of a GPU at most" if sampling.pool.gpus_per_actor else ""
-    return f"vLLM{memory}" if kind else f"vLLM where it is installed and runs the model{memory}, else transformers"
 
 
 def _is_frozen(preset: Preset) -> bool:
@@ -166,25 +125,11 @@ def _training(learner: LearnerSettings, shape: ModelShape | None, has_logits: bo
 
 
 def _memory(memory: TrainingMemory) -> str:
-    parts = ", ".join(f"{name} {_gib(size)}" for name, size in memory.parts.items())
+    parts = ", ".join(f"{name} {in_gib(size)}" for name, size in memory.parts.items())
     apart = {name: size for name, size in memory.pack.items() if size and name not in memory.parts}
-    pack = f", before it a pack's {', '.join(f'{name} {_gib(size)}' for name, size in apart.items())}" if apart else ""
+    pack = (
+        f", before it a pack's {', '.join(f'{name} {in_gib(size)}' for name, size in apart.items())}" if apart else ""
+    )
     unknown = pack if memory.knows_activations else ", activations unknown"
-    host = f" (and {_gib(memory.host)} in the CPU's memory)" if memory.host else ""
-    return f"GiB each: {parts}, together {_gib(memory.total)} {memory.moment}{unknown}{host}"
-
-
-def _gib(size: float) -> str:
-    return f"{size / GIB:,.1f}" if size > 10 * GIB else f"{size / GIB:.2g}"
-
-
-def _bytes(pool: WorkerPool) -> int:
-    return 2 if pool.dtype == "bfloat16" else 4
-
-
-def _pool(pool: WorkerPool, shape: ModelShape | None, others: Mapping[str, float]) -> str:
-    weights = {"weights": shape.num_parameters * _bytes(pool)} if shape else {}
-    parts = ", ".join(f"{name} {_gib(size)}" for name, size in {**weights, **others}.items())
-    memory = f"GiB each: {parts}" if shape else f"memory unknown{f', but {parts} GiB' if parts else ''}"
-    gpus = f", {pool.gpus_per_actor:g} GPU" if pool.gpus_per_actor else ""
-    return f"{pool.num_actors} Ray Data actors x {pool.cpus_per_actor:g} CPU{gpus}; {pool.dtype}, {memory}"
+    host = f" (and {in_gib(memory.host)} in the CPU's memory)" if memory.host else ""
+    return f"GiB each: {parts}, together {in_gib(memory.total)} {memory.moment}{unknown}{host}"

@@ -16,6 +16,7 @@ from data.bounds import (
     Cpus,
     Gpus,
     Guidance,
+    Positive,
     PositiveShare,
     RowFactor,
     Share,
@@ -43,6 +44,9 @@ class WorkerPool(Record):
     """CPUs, and CPU threads, per actor."""
     gpus_per_actor: Gpus = 0
     """GPUs per actor; a fraction shares one."""
+    memory_gib: Positive | None = None
+    """Memory of an actor's GPU, or of the CPU's what an actor may use, for --plan and the check that the model fits;
+    None = this machine's GPU, or an actor's share of its RAM."""
     labels: dict[str, str] = {}
     """Only nodes with these labels, e.g. {role: annotate} (`ray start --labels`, ray_cluster.yaml); empty = any."""
     batch_rows: Size = 256
@@ -105,6 +109,11 @@ class AnnotateSettings(Record):
         if self.max_tokens > self.pack_tokens:
             raise UserError(
                 f"annotate.max_tokens {self.max_tokens} must not exceed annotate.pack_tokens {self.pack_tokens}"
+            )
+        if self.pool.gpus_per_actor > 1:
+            raise UserError(
+                f"annotate.pool.gpus_per_actor is {self.pool.gpus_per_actor:g}, and a predictor runs on one GPU: set "
+                "it to 1, and annotate.pool.num_actors to the number of GPUs"
             )
         return self
 
@@ -190,7 +199,7 @@ class SamplingSettings(Record):
     @model_validator(mode="after")
     def _possible(self) -> "SamplingSettings":
         gpus = self.pool.gpus_per_actor
-        require_possible(self.engine, sampling_place(gpus), gpus)
+        require_possible(self.engine, sampling_place(gpus), gpus, self.pool.cpus_per_actor)
         return self
 
     def engine_for(self, guidance: float | None) -> EngineSettings:

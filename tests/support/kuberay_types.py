@@ -118,4 +118,5 @@ MANIFESTS = {
     "raycluster": resource("ray.io/v1", "RayCluster", CLUSTER),
     "rayjob": resource("ray.io/v1", "RayJob", JOB),
     "rayservice": resource("ray.io/v1", "RayService", RAY_SERVICE),
+    "rayservice-70b": resource("ray.io/v1", "RayService", RAY_SERVICE),
 }
