@@ -1,4 +1,4 @@
-"""Fingerprints of a run's sources: by one listing each, and without reading again what has not changed.
+"""Fingerprints of a run's sources and models: by one listing each, and without reading again what has not changed.
 
 An object store lists its own checksums, so a start asks for pages of a listing and for no single file. On a disk the
 content counts; the index beside the rows says which checksum a file had in which state, so that a start reads nothing
@@ -8,7 +8,8 @@ that has neither a new size nor a new date. Knows no format.
 import functools
 import hashlib
 import os
-from collections.abc import Iterable, Mapping
+import posixpath
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -52,6 +53,13 @@ class CheckedSource:
             digest.update(f"{_printed(file)} {checksum}\n".encode())
         return {_printed(self.uri): f"{len(self.files):,} files, {digest.hexdigest()[:16]}"}
 
+    def content(self) -> str:
+        """16 hex digits of all files of a folder by their names in it; a copy elsewhere has the same ones."""
+        digest, folder = hashlib.sha256(), Storage(self.uri).path
+        for file, checksum in zip(self.files, self.checksums, strict=True):
+            digest.update(f"{_printed(posixpath.relpath(Storage(file).path, folder))} {checksum}\n".encode())
+        return digest.hexdigest()[:16]
+
     def table(self) -> pa.Table:
         """A row for each file."""
         columns = {"source": [_printed(self.uri)] * len(self.files), "file": list(map(_printed, self.files))}
@@ -74,9 +82,20 @@ _SCHEMA = pa.schema(
 
 def checked(uri: str, suffixes: tuple[str, ...] = SUFFIXES, known: Known | None = None) -> CheckedSource:
     """The files of the source at `uri`; raises FileNotFoundError as `source_files` does. `known`: of `read_index`."""
-    found = source_files(uri, suffixes)
-    local = Storage(found.files[0]).is_local
-    sizes, states, checksums = (_on_disk if local else _listed)(found, known or {})
+    return _checked(uri, source_files(uri, suffixes), known or {})
+
+
+def checked_folder(uri: str, wanted: Callable[[str], bool], known: Known | None = None) -> CheckedSource:
+    """The files below the folder at `uri` whose names there are `wanted`, also hidden ones."""
+    folder = Storage(uri)
+    listing = folder.fs.find(folder.path, detail=True)
+    names = {posixpath.relpath(path, folder.path): path for path in listing}
+    listed = {(folder / name).uri: listing[path] for name, path in sorted(names.items()) if wanted(name)}
+    return _checked(uri, SourceFiles(tuple(listed), listed=listed), known or {})
+
+
+def _checked(uri: str, found: SourceFiles, known: Known) -> CheckedSource:
+    sizes, states, checksums = (_on_disk if Storage(uri).is_local else _listed)(found, known)
     return CheckedSource(uri, found.files, sizes, states, checksums)
 
 
@@ -113,16 +132,19 @@ Facts = tuple[tuple[int, ...], tuple[str, ...], tuple[str, ...]]
 
 def _listed(found: SourceFiles, known: Known) -> Facts:
     """Sizes, states and checksums by the listing; a store that lists no checksum is asked for each file."""
-    fs = Storage(found.files[0]).fs
 
     def tag(file: str) -> str:
         etag = found.listed[file].get("ETag")
         # As s3fs itself makes a checksum of an ETag.
-        return str(int(etag.strip('"').split("-")[0], 16)) if etag else str(fs.checksum(Storage(file).path))
+        return str(int(etag.strip('"').split("-")[0], 16)) if etag else _checksum_of_store(Storage(file))
 
     with ThreadPoolExecutor(AT_ONCE) as pool:
         sums = tuple(content_checksum(t.encode()) for t in pool.map(tag, found.files))
     return tuple(int(found.listed[f].get("size") or 0) for f in found.files), ("",) * len(sums), sums
+
+
+def _checksum_of_store(file: Storage) -> str:
+    return str(file.fs.checksum(file.path))
 
 
 def _on_disk(found: SourceFiles, known: Known) -> Facts:

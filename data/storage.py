@@ -10,7 +10,7 @@ import os
 import posixpath
 import secrets
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -172,15 +172,14 @@ class Storage:
         except ValueError as error:
             raise UserError(f"{self.uri} is no JSON ({error}); delete it to have it rebuilt") from None
 
-    def checksum(self, wanted: Callable[[str], bool] | None = None) -> str:
-        """16 hex digits of the content of the file, or of all files below, or of those whose names are `wanted`.
+    def checksum(self) -> str:
+        """16 hex digits of the content of the file, or of all files below.
 
         On a disk they depend on every byte, elsewhere on the store's own checksum (S3: the ETag). A copy or a touched
         file has the same ones, so that a new date alone repeats nothing.
         """
         digest = hashlib.sha256()
         files = [("", self)] if self.fs.isfile(self.path) else [(name, self / name) for name in self.names()]
-        files = [file for file in files if wanted is None or wanted(file[0])]
         for name, file in files:
             digest.update(f"{name} ".encode())
             if file.is_local:

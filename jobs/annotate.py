@@ -9,12 +9,10 @@ an audit compares the ids in and out, and a mismatch fails the stage.
 
 import hashlib
 import importlib.util
-import os
 from pathlib import Path
 
-from actors.modeling.model_cache import is_model_file
 from data.errors import UserError
-from data.rater_settings import HfRaterSettings, PythonRaterSettings
+from data.rater_settings import PythonRaterSettings
 from data.stage_metrics import AnnotationMetrics
 from data.storage import Storage
 from jobs.evaluation.rater_fits import rater_fits
@@ -22,6 +20,7 @@ from jobs.pipelines.annotation import annotate, predictor_weights, scoring_setti
 from jobs.runner.cli import main
 from jobs.runner.preset import Preset
 from jobs.runner.stage import Run, Stage, fingerprint_of
+from jobs.runner.start_models import rater_models
 
 
 def work(run: Run, folder: Storage) -> AnnotationMetrics:
@@ -37,16 +36,9 @@ def _settings(preset: Preset) -> object:
     return {"annotate": scoring_settings(settings), "dtype": settings.pool.dtype, **raters}
 
 
-def _inputs(run: Run) -> dict[str, str]:
-    """Checksums of people's own functions and of others' models, but those of the hub: a name there is one model.
-
-    Raises UserError for a function that is not there.
-    """
-    raters = run.preset.annotate.raters
-    functions = {r.name: _code(r) for r in raters if isinstance(r, PythonRaterSettings)}
-    models = {r.name: r.model for r in raters if isinstance(r, HfRaterSettings)}
-    ours = {name: model for name, model in models.items() if "://" in model or os.path.isdir(model)}
-    return functions | {name: Storage(model).checksum(is_model_file) for name, model in ours.items()}
+def _functions(run: Run) -> dict[str, str]:
+    """Checksums of people's own functions. Raises UserError for one that is not there."""
+    return {r.name: _code(r) for r in run.preset.annotate.raters if isinstance(r, PythonRaterSettings)}
 
 
 def _code(rater: PythonRaterSettings) -> str:
@@ -62,7 +54,16 @@ def _code(rater: PythonRaterSettings) -> str:
     return hashlib.sha256(Path(spec.origin).read_bytes()).hexdigest()[:16]
 
 
-STAGE = Stage("annotated", ("rows", "predictor"), _settings, work, _inputs, resumes=True, contents=predictor_weights)
+STAGE = Stage(
+    "annotated",
+    ("rows", "predictor"),
+    _settings,
+    work,
+    _functions,
+    resumes=True,
+    contents=predictor_weights,
+    models=rater_models,
+)
 
 if __name__ == "__main__":
     main(__doc__, [STAGE])

@@ -24,6 +24,7 @@ from jobs.reporting.figures_training import draw_losses
 from jobs.runner.cli import main
 from jobs.runner.preset import Preset
 from jobs.runner.stage import Run, Stage, fingerprint_of, log
+from jobs.runner.start_models import base_model
 
 
 def texts(run: Run) -> Iterator[str]:
@@ -122,7 +123,7 @@ def _settings(preset: Preset) -> object:
     return {"base": base, "template": preset.template, "seed": preset.seed}
 
 
-STAGE = Stage("base", ("rows",), _settings, work, _inputs, resumes=True)
+STAGE = Stage("base", ("rows",), _settings, work, _inputs, resumes=True, models=base_model)
 
 if __name__ == "__main__":
     main(__doc__, [STAGE])

@@ -29,6 +29,7 @@ from jobs.reporting.sections_predictor import pair_lines, quality_lines
 from jobs.runner.cli import main
 from jobs.runner.preset import Preset
 from jobs.runner.stage import Run, Stage, StageError, fingerprint_of, log
+from jobs.runner.start_models import backbone_model
 
 
 def work(run: Run, folder: Storage) -> PredictorMetrics:
@@ -139,7 +140,7 @@ def _inputs(run: Run) -> dict[str, str]:
     return checksums(*(source.uri for source in run.preset.predictor.pairs))
 
 
-STAGE = Stage("predictor", ("rows", "base"), _settings, work, _inputs, resumes=True)
+STAGE = Stage("predictor", ("rows", "base"), _settings, work, _inputs, resumes=True, models=backbone_model)
 
 if __name__ == "__main__":
     main(__doc__, [STAGE])

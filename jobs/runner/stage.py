@@ -10,7 +10,7 @@ import hashlib
 import importlib.metadata
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -32,10 +32,12 @@ from data.run_layout import (
     require_one_folder,
     write_record,
 )
+from data.source_checksums import CheckedSource
 from data.stage_files import Difference, difference, record_files
 from data.stage_metrics import StageMetrics
 from data.storage import Storage
 from jobs.runner.changes import changes
+from jobs.runner.model_contents import checked_models, with_content, write_index
 from jobs.runner.preset import Preset
 from jobs.runner.stage_folder import clear, drop_damaged, progress_in, require_ours, write_progress
 
@@ -107,6 +109,8 @@ class Stage:
     """Its work resumes where a killed run stopped; the others start over."""
     contents: Callable[[Run], dict[str, str]] = field(default=lambda run: {})
     """Checksums of what it reads from inside the run, so that a resumed one never mixes old output with new."""
+    models: Callable[[Run], dict[str, str]] = field(default=lambda run: {})
+    """Setting -> model that it reads from outside the run. The content of a folder or a URI is one of its inputs."""
 
 
 @dataclass(frozen=True)
@@ -120,16 +124,16 @@ class Performed:
 
 def perform(run: Run, stage: Stage) -> Performed:
     """Run the stage unless its manifest still holds, and all files that it left are there."""
-    description = _description(run, stage)
-    fingerprint = _digest(description)
     old, folder = run.manifest(stage.name), run.folder(stage.name)
+    description, models = _described(run, stage, old)
+    fingerprint = _digest(description)
     lost = run.difference(stage.name) if old and old.fingerprint == fingerprint else None
     if lost and lost.misleading:
         raise StageError(
             f"{printable(folder.uri, 120)}: {lost}; move it away and run again: who reads the stage would read it too"
         )
     if old and old.fingerprint == fingerprint and not (lost and lost.is_damage):
-        log_event(f"[{stage.name}] finished earlier, nothing changed: skipped", "stage.skip", stage=stage.name)
+        log_event(_skipped(stage, old, stage.models(run)), "stage.skip", stage=stage.name)
         return Performed(old, True)
     for name in stage.needs:
         run.require_whole(name, f"stage {stage.name} needs")
@@ -138,6 +142,7 @@ def perform(run: Run, stage: Stage) -> Performed:
     why = str(lost) if lost else _why(old, description)
     log_event(f"[{stage.name}] running: {why}", "stage.start", stage=stage.name, why=why)
     _prepare(run, stage, folder, fingerprint, lost, description["inputs"])
+    write_index(models, folder)
     started = time.monotonic()
     metrics = as_json(stage.work(run, folder))
     if fence := current_fence():
@@ -207,7 +212,7 @@ def warn(text: str) -> None:
 
 
 def _description(run: Run, stage: Stage) -> dict[str, Any]:
-    """Everything the stage's result depends on."""
+    """Everything the stage's result depends on, but for the contents of models."""
     upstream = {}
     for name in stage.needs:
         manifest = run.manifest(name)
@@ -219,6 +224,25 @@ def _description(run: Run, stage: Stage) -> dict[str, Any]:
         "inputs": stage.inputs(run),
         "needs": upstream,
     }
+
+
+def _described(run: Run, stage: Stage, old: Manifest | None) -> tuple[dict[str, Any], dict[str, CheckedSource]]:
+    """The description with the contents of the models, and these.
+
+    Contents came after runs were made: a stage that finished without them, and is unchanged but for them, holds.
+    """
+    description = _description(run, stage)
+    if old and old.fingerprint == _digest(description):
+        return description, {}
+    models = checked_models(stage.models(run), run.folder(stage.name))
+    contents = {name: model.content() for name, model in models.items()}
+    return {**description, "inputs": description["inputs"] | contents}, models
+
+
+def _skipped(stage: Stage, old: Manifest, models: Mapping[str, str]) -> str:
+    unknown = sorted(without_secrets(with_content(models)).keys() - old.description["inputs"].keys())
+    but = f" (it is too old to know the content of {', '.join(unknown)})" if unknown else ""
+    return f"[{stage.name}] finished earlier, nothing changed{but}: skipped"
 
 
 def _plain(value: Any) -> Any:

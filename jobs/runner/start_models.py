@@ -9,10 +9,7 @@ from jobs.runner.stage import Run
 
 def base_uri(run: Run) -> str:
     """The model that predictor and policy start from: the preset's, or the one that stage `base` made of it."""
-    model = run.preset.base.model
-    if model is None or is_gguf(model):
-        return (run.folder("base") / "model").uri
-    return _absolute(model)
+    return base_model(run).get("base.model") or (run.folder("base") / "model").uri
 
 
 def _absolute(model: str) -> str:
@@ -20,10 +17,21 @@ def _absolute(model: str) -> str:
     return os.path.abspath(model) if os.path.isdir(model) else model
 
 
+def base_model(run: Run) -> dict[str, str]:
+    """The preset's own model, by its setting; none if stage `base` makes one, also of a GGUF file."""
+    model = run.preset.base.model
+    return {} if model is None or is_gguf(model) else {"base.model": _absolute(model)}
+
+
+def backbone_model(run: Run) -> dict[str, str]:
+    """The predictor's own backbone, by its setting."""
+    backbone = run.preset.predictor.backbone
+    return {"predictor.backbone": _absolute(backbone)} if backbone else {}
+
+
 def backbone_uri(run: Run) -> str:
     """The model that the predictor starts from: its own, or the one all start from."""
-    backbone = run.preset.predictor.backbone
-    return _absolute(backbone) if backbone else base_uri(run)
+    return backbone_model(run).get("predictor.backbone") or base_uri(run)
 
 
 def rater_models(run: Run) -> dict[str, str]:
