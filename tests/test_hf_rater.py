@@ -41,6 +41,11 @@ def test_our_own_predictor_through_the_generic_path_rates_as_it_does(tiny_predic
     np.testing.assert_allclose(values_SA, np.concatenate(ours), atol=1e-5)
 
 
+def test_a_decoder_keeps_no_keys_and_values_of_a_batch(tiny_predictor: str) -> None:
+    model = hf_rater(tiny_predictor, attributes={"humor": 2})._head.model
+    assert model(input_ids=torch.tensor([[5, 6, 7]])).past_key_values is None
+
+
 def test_numbers_names_and_ranges_choose_and_scale_the_outputs(tiny_predictor: str) -> None:
     (turn,) = last_turns(rows()[0], 1)
     raw = hf_rater(tiny_predictor, attributes={"humor": 2, "toxicity": "toxicity"})([turn])[0].values

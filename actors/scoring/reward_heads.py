@@ -93,6 +93,8 @@ class _Classifier:
 
     def __init__(self, folder: str, config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase, dtype: str):
         self.model = _loaded(AutoModelForSequenceClassification, folder, dtype)
+        # A decoder would keep the keys and values of each batch, as if more tokens came.
+        self.model.config.get_text_config().use_cache = False
         self.columns: Mapping[str, int] = {str(name): int(number) for number, name in config.id2label.items()}
         # A decoder finds the last token by the padding that its config names; without one it takes one text at a time.
         self.can_pad = tokenizer.pad_token_id is not None and (
