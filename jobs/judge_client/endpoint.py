@@ -1,11 +1,10 @@
-"""One prompt to the judge, one reply or failure back: retries, pauses, the key. Knows no verdict and no match.
+"""One prompt to the judge, one reply or failure back: retries and pauses. Knows no verdict and no match.
 
 The `openai` client does the HTTP; it is imported with the first endpoint. Retries are here: a 429 holds all requests,
 any Retry-After is honored, and every retry is counted.
 """
 
 import email.utils
-import os
 import random
 import threading
 import time
@@ -16,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 from cluster.masking import masked
 from data.errors import UserError
 from data.judge_settings import JudgeSettings
-from data.storage import Storage
 
 if TYPE_CHECKING:
     import openai
@@ -57,29 +55,11 @@ class Failure:
     retries: int
 
 
-def key_of(settings: JudgeSettings) -> str | None:
-    """The key from the file or the environment; None if none is needed. Raises JudgeUnusable if it is missing."""
-    if settings.key_file:
-        key = Storage(settings.key_file).read_text().strip()
-        if not key:
-            raise JudgeUnusable(f"{settings.key_file} is empty; write the judge's key into it (judge.key_file)")
-        return key
-    if settings.key_variable is None:
-        return None
-    key = os.environ.get(settings.key_variable, "").strip()
-    if not key:
-        raise JudgeUnusable(
-            f"the environment variable {settings.key_variable} is not set; put the judge's key there, name another "
-            "variable in judge.key_variable or a file in judge.key_file; judge.key_variable=null sends no key"
-        )
-    return key
-
-
 class JudgeEndpoint:
     """Any number of threads may `ask`. After a fatal error or `stop` none of them sends anything more."""
 
     def __init__(self, settings: JudgeSettings, key: str | None):
-        """`key`: as `key_of` finds it."""
+        """`key`: as `api_key` finds it."""
         import openai
 
         self._settings, self._key = settings, key
