@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import ray
-import ray.data
 from ray._private import ray_constants
 
 from cluster.worker_setup import SETUP_HOOK
@@ -209,6 +208,8 @@ def _require_reachable(address: str) -> None:
 
 def _quiet() -> None:
     """Leave the terminal to our own progress lines; Ray's go on to its log files."""
+    import ray.data  # with pandas: a third of a second, which a command that starts nothing does without
+
     # It warns that its own bars are off.
     logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)
     ray.data.DataContext.get_current().enable_progress_bars = False

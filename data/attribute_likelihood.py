@@ -7,7 +7,6 @@ distribution of the label, and each label has the part of it that rounds to this
 from collections.abc import Sequence
 
 import numpy as np
-import scipy.special
 
 from data.attributes import Attribute, AttributeSchema, Values
 
@@ -28,6 +27,8 @@ def log_label(attribute: Attribute, label: float, value: float) -> float:
     """
     if np.isnan(value):
         return float("nan")
+    from scipy.special import betainc  # a fifth of a second, which commands that only read settings do without
+
     steps = attribute.high - attribute.low
     share = float(np.clip((value - attribute.low) / steps, INNERMOST, 1 - INNERMOST))
     n = attribute.rounded(label) - attribute.low
@@ -35,9 +36,9 @@ def log_label(attribute: Attribute, label: float, value: float) -> float:
     a, b = CONCENTRATION * share, CONCENTRATION * (1 - share)
     # Taken from the nearer end: beyond the mean, 1 - F would lose what is left of it to rounding.
     if low < share:
-        probability = scipy.special.betainc(a, b, high) - scipy.special.betainc(a, b, low)
+        probability = betainc(a, b, high) - betainc(a, b, low)
     else:
-        probability = scipy.special.betainc(b, a, 1 - low) - scipy.special.betainc(b, a, 1 - high)
+        probability = betainc(b, a, 1 - low) - betainc(b, a, 1 - high)
     return max(LEAST, float(np.log(probability))) if probability > 0 else LEAST
 
 
@@ -51,6 +52,8 @@ def log_labels(schema: AttributeSchema, requested: Values, predicted: Values) ->
 
 def log_softmax(values_R: Sequence[float] | np.ndarray) -> np.ndarray:
     """Logarithms of shares that add up to 1, float64 [R]."""
+    import scipy.special
+
     found: np.ndarray = scipy.special.log_softmax(np.asarray(values_R, np.float64))
     return found
 

@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from pydantic import ValidationError
 
 from data.errors import UserError
-from data.lease_file import LeaseFile, Seen, lease_file
+from data.lease_file import lease_file
+from data.lease_state import LeaseFile, Seen
 from data.printable import printable
 from data.record import Record
 from data.storage import Storage, Unwritable

@@ -1,4 +1,7 @@
-"""Metrics over arrays: correlations, errors, reliability, pairwise accuracy, steering and its bands. Knows no model."""
+"""Metrics over arrays: correlations, errors, reliability, pairwise accuracy, steering and its bands. Knows no model.
+
+scipy.stats takes half a second, which commands that only read settings do without: it is imported where ranks are made.
+"""
 
 import itertools
 import math
@@ -6,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import scipy.stats
 
 Numbers = Sequence[float] | np.ndarray
 NORMAL_95 = 1.959964
@@ -20,7 +22,11 @@ ROUNDING = 1e-9
 def spearman(x: Numbers, y: Numbers) -> float:
     """Rank correlation over pairs without NaN; NaN if fewer than three are left or one side is constant."""
     a, b = _paired(x, y)
-    return float("nan") if _flat(a, b) else float(scipy.stats.spearmanr(a, b).statistic)
+    if _flat(a, b):
+        return float("nan")
+    import scipy.stats
+
+    return float(scipy.stats.spearmanr(a, b).statistic)
 
 
 def spearman_ceiling(truth: Numbers) -> float:
@@ -28,7 +34,7 @@ def spearman_ceiling(truth: Numbers) -> float:
 
     [0, 0, 0, 1] -> 0.77: a judge must put the three in some order, and the truth knows none.
     """
-    ranks = scipy.stats.rankdata(np.asarray(truth, float)[~np.isnan(truth)])
+    ranks = _ranks(np.asarray(truth, float)[~np.isnan(truth)])
     return float("nan") if _flat(ranks, ranks) else float(ranks.std() / np.arange(len(ranks)).std())
 
 
@@ -42,10 +48,7 @@ def partial_spearman(x: Numbers, y: Numbers, given: Sequence[str]) -> float:
     if len(a) < 3:
         return float("nan")
     _, group_N = np.unique(given_N, return_inverse=True)
-    a, b = (
-        ranks - (np.bincount(group_N, ranks) / np.bincount(group_N))[group_N]
-        for ranks in (scipy.stats.rankdata(a), scipy.stats.rankdata(b))
-    )
+    a, b = (ranks - (np.bincount(group_N, ranks) / np.bincount(group_N))[group_N] for ranks in (_ranks(a), _ranks(b)))
     return float("nan") if min(np.ptp(a), np.ptp(b)) < ROUNDING else float(np.corrcoef(a, b)[0, 1])
 
 
@@ -233,7 +236,7 @@ def resampled_spearman(
     names, question_N = np.unique(question_N, return_inverse=True)
     if len(names) < 2 or _flat(a, b):
         return np.zeros(0)
-    a, b = (scipy.stats.rankdata(values) - (len(values) + 1) / 2 for values in (a, b))
+    a, b = (_ranks(values) - (len(values) + 1) / 2 for values in (a, b))
     terms = (None, a, b, a * b, a * a, b * b)
     sums_QT = np.stack([np.bincount(question_N, term, minlength=len(names)) for term in terms], axis=1)
     drawn_RQ = np.random.default_rng(seed).multinomial(len(names), np.full(len(names), 1 / len(names)), num_resamples)
@@ -265,6 +268,14 @@ def _paired(x: Numbers, y: Numbers, *others: np.ndarray) -> tuple[np.ndarray, ..
     assert len({c.shape for c in columns}) == 1, f"unequal shapes: {[c.shape for c in columns]}"
     keep = ~(np.isnan(columns[0]) | np.isnan(columns[1]))
     return tuple(c[keep] for c in columns)
+
+
+def _ranks(values_N: np.ndarray) -> np.ndarray:
+    """1 = the lowest; equal values have the mean of their ranks."""
+    import scipy.stats
+
+    ranks_N: np.ndarray = scipy.stats.rankdata(values_N)
+    return ranks_N
 
 
 def _pearson(a: np.ndarray, b: np.ndarray) -> float:

@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from datasketch import MinHash, MinHashLSH
 
 from data.diversity import shingles
 from data.raters import RepeatCounts
@@ -28,6 +27,8 @@ LOW_BITS = 256
 
 def bands_of(threshold: float) -> tuple[int, int]:
     """How many bands, and how many hashes each has, find pairs of this similarity best."""
+    from datasketch import MinHashLSH  # it imports scipy's integrals: a third of a second, which other steps do without
+
     index = MinHashLSH(threshold=min(threshold, 0.95), num_perm=PERMUTATIONS)  # above it finds no two bands
     return int(index.b), int(index.r)
 
@@ -61,6 +62,8 @@ def write_signatures(
 
 
 def _signature(messages: Sequence[Mapping[str, str]]) -> bytes:
+    from datasketch import MinHash
+
     text = "\n".join(message["content"] for message in messages)
     hashes = MinHash(num_perm=PERMUTATIONS)
     hashes.update_batch([shingle.encode() for shingle in sorted(shingles(text))])

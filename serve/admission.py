@@ -5,7 +5,7 @@ Knows no HTTP and no Ray.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Self
 
 from actors.generation.protocol import Sampling
 from data.attributes import AttributeProblem, Values
@@ -24,6 +24,7 @@ from serve.reply import ChatReply, Reply, Steering
 from serve.request import GenerationRequest
 from serve.requested import channels, requested, wrong_attribute
 from serve.sampling_fields import SamplingFields
+from serve.settings import ServeSettings
 from serve.tolerance import unsupported
 from serve.tool_reply import ToolReply
 from serve.tool_request import WantedTools, tool_chat, turn_places, wanted_tools
@@ -55,6 +56,17 @@ class RequestLimits:
     ignore_tools: bool = True
     """Take `tools` of a request to a model that cannot call any, and answer without them?"""
     sampling: SamplingDefaults = SamplingDefaults()
+
+    @classmethod
+    def of(cls, settings: ServeSettings) -> Self:
+        return cls(
+            max_new_tokens=settings.max_new_tokens,
+            body=BodyLimits(settings.max_body_bytes, settings.body_timeout_s, settings.max_open_bodies),
+            max_messages=settings.max_messages,
+            max_rated_tokens=settings.scorer.max_tokens,
+            ignore_tools=settings.ignore_tools,
+            sampling=SamplingDefaults(settings.temperature, settings.top_p),
+        )
 
     def longest(self, model: ServedPolicy) -> int:
         """Tokens of a model's longest answer, if its prompt were none."""

@@ -20,12 +20,11 @@ from ray.serve._private.constants import RAY_SERVE_ENABLE_HA_PROXY
 
 from data.errors import UserError
 from serve import scrape
-from serve.admission import RequestLimits, SamplingDefaults
+from serve.admission import RequestLimits
 from serve.app import application
 from serve.auth import Keys
 from serve.backend import Backend
 from serve.backlog import Backlog
-from serve.bodies import BodyLimits
 from serve.disconnects import DisconnectsOfRay
 from serve.feedback import Feedback
 from serve.ledger import Reply, Report
@@ -53,17 +52,6 @@ METRICS_TIMEOUT_S = 5.0
 POLICY_LOST = Failed("the policy was lost while it worked on this request: send it again", 503, code="policy_lost")
 
 Handle: TypeAlias = ray.serve.handle.DeploymentHandle
-
-
-def _limits(settings: ServeSettings) -> RequestLimits:
-    return RequestLimits(
-        max_new_tokens=settings.max_new_tokens,
-        body=BodyLimits(settings.max_body_bytes, settings.body_timeout_s, settings.max_open_bodies),
-        max_messages=settings.max_messages,
-        max_rated_tokens=settings.scorer.max_tokens,
-        ignore_tools=settings.ignore_tools,
-        sampling=SamplingDefaults(settings.temperature, settings.top_p),
-    )
 
 
 @ray.serve.ingress()
@@ -133,7 +121,7 @@ class Ingress:
             replicas=self.replicas,
             metrics=self.metrics,
             keys=self._keys,
-            limits=_limits(self._settings),
+            limits=RequestLimits.of(self._settings),
             telemetry=self._telemetry,
             rate_limiter=self._rate_limiter,
             page=self._page,

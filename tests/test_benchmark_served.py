@@ -11,6 +11,7 @@ import torch
 from support import client_environments
 from support.annotated_run import predictor_stage
 from support.benchmark_run import SETTINGS, made
+from support.clients.lm_eval_tasks import write_tasks
 from support.endpoint import running
 from support.manifests import finish, metrics_of
 
@@ -30,28 +31,6 @@ ROWS = [
     {"question": "Bees dance", "choices": ["and guard ships.", "at night.", "é"], "answer": 1},
     {"question": "The moon is", "choices": ["round.", "a bee."], "answer": 0},
 ]
-WRITTEN = """\
-task: owls_written
-dataset_path: json
-dataset_kwargs: {data_files: {test: ROWS}}
-test_split: test
-output_type: generate_until
-generation_kwargs: {until: ["\\n\\n"], max_gen_toks: 12}
-doc_to_text: "{{question}}"
-doc_to_target: "{{choices[answer]}}"
-metric_list: [{metric: exact_match}]
-"""
-CHOSEN = """\
-task: owls_chosen
-dataset_path: json
-dataset_kwargs: {data_files: {test: ROWS}}
-test_split: test
-output_type: multiple_choice
-doc_to_text: "{{question}}"
-doc_to_choice: choices
-doc_to_target: answer
-metric_list: [{metric: acc}]
-"""
 WITHIN = 1e-3
 """Of a text's log-likelihood, in nats."""
 
@@ -66,9 +45,7 @@ def with_models(folder: Path, policy: str, predictor: str, *words: str) -> Run:
     """A run whose policy and predictor have random weights, and local tasks."""
     tasks = folder / "tasks"
     tasks.mkdir()
-    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
-    for name, text in (("written", WRITTEN), ("chosen", CHOSEN)):
-        (tasks / f"{name}.yaml").write_text(text.replace("ROWS", str(folder / "rows.jsonl")))
+    write_tasks(tasks, ROWS)
     ranked = {"id": "0", "prompt": "Why?", "chosen": ["Owls."], "rejected": ["No.", "Bees.", "?"], "subset": "Focus"}
     (folder / "ranked.jsonl").write_text(json.dumps(ranked) + "\n")
     own = [f"storage={folder / 'runs'}", f"benchmark.lm_eval.include_path={tasks}", SETTINGS]

@@ -1,4 +1,4 @@
-"""The way to the judge: when to come back, where the key comes from, and that a told pause holds everybody."""
+"""The way to the judge: when to come back, and that a told pause holds everybody."""
 
 import email.utils
 import time
@@ -10,7 +10,7 @@ from support.judge_server import Answer, Asked, serving
 
 from data.judge_settings import JudgeSettings
 from data.storage import Storage
-from jobs.judge_client.endpoint import Failure, JudgeEndpoint, JudgeReply, JudgeUnusable, key_of, retry_after_s
+from jobs.judge_client.endpoint import Failure, JudgeEndpoint, JudgeReply, retry_after_s
 from jobs.judge_client.replies import Replies
 
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
@@ -25,21 +25,6 @@ def test_when_to_come_back() -> None:
     assert retry_after_s({"retry-after": email.utils.formatdate(time.time() - 100, usegmt=True)}) == 0
     for nothing in ({}, {"retry-after": "soon"}, {"retry-after": "-1"}, {"retry-after": "inf"}, {"retry-after": "nan"}):
         assert retry_after_s(nothing) is None
-
-
-def test_where_the_key_comes_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("A_KEY", " sk-1\n")
-    file = tmp_path / "key"
-    file.write_text("sk-2\n")
-    assert key_of(JudgeSettings(key_variable="A_KEY")) == "sk-1"
-    assert key_of(JudgeSettings(key_file=str(file))) == "sk-2"
-    assert key_of(JudgeSettings(key_variable=None)) is None
-    file.write_text("")
-    with pytest.raises(JudgeUnusable, match="is empty"):
-        key_of(JudgeSettings(key_file=str(file)))
-    monkeypatch.delenv("A_KEY")
-    with pytest.raises(JudgeUnusable, match="A_KEY is not set"):
-        key_of(JudgeSettings(key_variable="A_KEY"))
 
 
 def test_a_told_pause_holds_all_requests() -> None:

@@ -50,6 +50,8 @@ RUNS_COMMANDS = {"jobs/run.py", "jobs/ablate.py"}
 """Commands that perform the stages of others; no other file imports a command."""
 HEAVY = {"accelerate", "deepspeed", "peft", "safetensors", "tokenizers", "torch", "transformers", "vllm"}
 """They stay where the weights are."""
+LATE = {"datasketch", "matplotlib", "openai", "pandas", "ray.data", "scipy"}
+"""Functions import them when they draw, fit, compare, ask or start a pass over rows: together they take two seconds."""
 RAY_DATA_PIPELINES: set[str] = set()
 """Files of `data` that may import `ray.data`: readers and pipelines only. None so far."""
 
@@ -213,18 +215,21 @@ WITH_TORCH = {
     *("jobs.gpu_bench", "jobs.gpu_smoke", "jobs.plan_scale"),
 }
 """Modules that functions import when they come to a model."""
+WITH_RAY_DATA = {f"jobs.pipelines.{name}" for name in ("failure", "shard_pipeline", "shard_source")}
+"""Modules that functions import when a training or a pass over rows starts."""
 
 
-def test_commands_and_what_ray_tasks_import_are_free_of_torch():
-    """With torch and transformers `--help`, and each worker process, starts 6 s later: a task imports the module of
-    its function."""
+def test_commands_and_what_ray_tasks_import_are_free_of_slow_libraries():
+    """With torch and transformers `--help`, and each worker process, starts 6 s later, with the others 2 s: a task
+    imports the module of its function."""
     modules = {
         ".".join(path.relative_to(ROOT).with_suffix("").parts)
         for path in FILES
         if path.relative_to(ROOT).parts[0] == "jobs" and path.relative_to(ROOT).parts[1] not in ON_THE_WAY
     }
-    assert modules > WITH_TORCH
-    assert imported_with(sorted(modules - WITH_TORCH), HEAVY) == []
+    slow = WITH_TORCH | WITH_RAY_DATA
+    assert modules > slow
+    assert imported_with(sorted(modules - slow), HEAVY | LATE) == []
 
 
 RUN = """
@@ -237,8 +242,8 @@ print("imported:", *sorted(set(%r) & sys.modules.keys()))
 """
 
 
-def test_a_command_that_starts_nothing_runs_without_torch():
-    command = [sys.executable, "-c", RUN % sorted(HEAVY)]
+def test_a_command_that_starts_nothing_runs_without_slow_libraries():
+    command = [sys.executable, "-c", RUN % sorted(HEAVY | LATE)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert "usage: python -m jobs.run PRESET.yaml" in done.stdout
     assert "unknown key wrong" in done.stderr

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from support.adapters import LAB, exported_adapter
-from support.asgi import KEYS_TEXT, TEAMS, USER, Answered, Scripted, app_around, ask, exchanged
+from support.asgi import TEAMS, USER, Answered, app_around, ask, exchanged
 from support.chat_base import chat_base
 
 from actors.generation.protocol import Sampling
@@ -232,29 +232,6 @@ def test_an_adapter_with_other_attributes_does_not_replace_one(located: Located,
     assert info is not None, "under a name of its own it may"
     assert ServedPolicy(info).schema.names == other.names
     replica._loaded.engine.close()
-
-
-def test_an_operator_adds_changes_and_removes_them() -> None:
-    app = app_around(Scripted().generate, keys_text=KEYS_TEXT)
-
-    def admin(method: str, name: str, key: str = "key-ops", **body: str) -> Answered:
-        return asyncio.run(exchanged(app, method, f"/admin/models/{name}", json.dumps(body).encode(), key=key))
-
-    assert admin("POST", "games", "key-all", adapter="a").status == 403
-    added = admin("POST", "games", adapter="models/games")
-    assert (added.status, added.json["policy"]) == (200, "models/games")
-    assert "games" in [row["id"] for row in get(app, "/v1/models", "key-all").json["data"]]
-    assert ask(app, "key-all", model="games", messages=[USER]).json["model"] == "games"
-    assert get(app, "/readyz", "key-all").status == 200, "its replicas are those of the base"
-    refused = admin("POST", "games", adapter="nowhere").json["error"]
-    assert (refused["code"], refused["param"]) == ("adapter_refused", "adapter")
-    for wrong in ({}, {"policy": "a", "adapter": "b"}, {"adapter": ""}):
-        assert admin("POST", "games", **wrong).json["error"]["message"].startswith('the body is {"policy"')
-    assert admin("DELETE", "demo").json["error"]["code"] == "adapter_refused"
-    assert admin("DELETE", "games", "key-all").status == 403
-    assert admin("DELETE", "games").json == {"model": "games", "deleted": True}
-    assert admin("DELETE", "games").status == 404
-    assert ask(app, "key-all", model="games", messages=[USER]).status == 404
 
 
 @pytest.mark.parametrize(

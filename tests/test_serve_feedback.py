@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import threading
 from pathlib import Path
 from typing import Any
 
@@ -10,34 +9,19 @@ import pytest
 from starlette.types import Message as ASGIMessage
 from starlette.types import Receive, Scope, Send
 from support.asgi import LAB, USER, Answered, Scripted, app_around, ask, exchanged
-from support.feedback import Lost, feedback_in, files, human, keyed_app, rated, rows
+from support.feedback import answer_id, error_code, feedback_in, files, human, keyed_app, rated, rows
 
 from data.attributes import SHIPPED
 from data.conversation import Conversation, Message
 from data.sources import read
-from serve import feedback
-from serve.answer_ids import begun_s, day_of
-from serve.feedback_store import FeedbackSettings, FeedbackStore, KeptAnswer
 from serve.models import ServedPolicies, ServedPolicy
 from serve.request import Delta, PolicyInfo, Started
 
 HOUR = {"answers_minutes": 60, "retention_days": 30}
 
 
-def answer(app: Any, key: str | None = "a", **fields: Any) -> str:
-    """The id of one."""
-    answered = ask(app, key, **{"messages": [USER], **fields})
-    assert answered.status == 200, answered.json
-    return str(answered.json["id"])
-
-
 def sent(app: Any, method: str, path: str, key: str | None = None) -> Answered:
     return asyncio.run(exchanged(app, method, path, b"", key=key))
-
-
-def code(answered: tuple[int, Any]) -> tuple[int, str]:
-    status, reply = answered
-    return status, reply["error"]["code"]
 
 
 def test_a_rating_is_a_row_of_the_next_run(tmp_path: Path) -> None:
@@ -48,7 +32,7 @@ def test_a_rating_is_a_row_of_the_next_run(tmp_path: Path) -> None:
         {"role": "assistant", "content": "So.", "attributes": {"humor": 4}},
         {"role": "user", "content": "And?"},
     ]
-    id = answer(app, messages=messages, attributes={"humor": 3})
+    id = answer_id(app, messages=messages, attributes={"humor": 3})
     assert rows_if_any(tmp_path) == [], "an answer alone is no row"
     assert rated(app, "a", id, helpfulness=3, verbosity=0.5) == (
         200,
@@ -77,7 +61,7 @@ def rows_if_any(folder: Path) -> list[object]:
 
 def test_a_key_that_rates_again_replaces_its_rating_and_two_keys_are_two_raters(tmp_path: Path) -> None:
     app = keyed_app(feedback_in(tmp_path))
-    id = answer(app)
+    id = answer_id(app)
     for value in (1, 4, 4):
         assert rated(app, "a", id, humor=value)[0] == 200
     assert human(tmp_path) == [[{"humor": 4.0}]]
@@ -92,13 +76,13 @@ def test_each_choice_is_rated_by_its_index(tmp_path: Path, stream: bool) -> None
     answered = ask(app, "a", messages=[USER], n=2, stream=stream)
     id = answered.chunks[0]["id"] if stream else answered.json["id"]
     assert rated(app, "a", id, index=1, humor=2)[0] == 200
-    assert code(rated(app, "a", id, index=2, humor=2)) == (400, "unknown_choice")
+    assert error_code(rated(app, "a", id, index=2, humor=2)) == (400, "unknown_choice")
     assert [name.rpartition("/")[2][:2] for name in files(tmp_path) if name.endswith(".jsonl")] == ["1."]
 
 
 def test_an_answer_that_was_begun_by_the_caller_is_whole(tmp_path: Path) -> None:
     app = keyed_app(feedback_in(tmp_path))
-    id = answer(app, messages=[USER, {"role": "assistant", "content": "Well: "}])
+    id = answer_id(app, messages=[USER, {"role": "assistant", "content": "Well: "}])
     assert rated(app, "a", id, humor=2)[0] == 200
     [row] = rows(tmp_path)
     assert isinstance(row, Conversation)
@@ -115,20 +99,20 @@ def test_an_answer_of_the_responses_route(tmp_path: Path) -> None:
 
 def test_who_may_rate(tmp_path: Path) -> None:
     app = keyed_app(feedback_in(tmp_path))
-    id = answer(app)
-    assert code(rated(app, "d", answer(app, "d"), humor=1)) == (403, "feedback_forbidden")
-    assert code(rated(app, "d", id, humor=1)) == (403, "feedback_forbidden")
-    assert code(rated(app, None, id, humor=1)) == (401, "invalid_api_key")
-    assert code(rated(app, "c", id, humor=1)) == (404, "answer_not_found"), "of another team"
+    id = answer_id(app)
+    assert error_code(rated(app, "d", answer_id(app, "d"), humor=1)) == (403, "feedback_forbidden")
+    assert error_code(rated(app, "d", id, humor=1)) == (403, "feedback_forbidden")
+    assert error_code(rated(app, None, id, humor=1)) == (401, "invalid_api_key")
+    assert error_code(rated(app, "c", id, humor=1)) == (404, "answer_not_found"), "of another team"
     for unknown in ("chatcmpl-1", "../games/_answers/x", f"chatcmpl-{'0' * 32}"):
-        assert code(rated(app, "a", unknown, humor=1)) == (404, "answer_not_found")
+        assert error_code(rated(app, "a", unknown, humor=1)) == (404, "answer_not_found")
     assert all(name.startswith("games/_answers/") for name in files(tmp_path)), "of silent teams nothing is kept"
     assert len(files(tmp_path)) == 1
 
 
 def test_where_it_is_off_a_sentence_says_what_turns_it_on(tmp_path: Path) -> None:
     app = keyed_app(None)
-    status, reply = rated(app, "a", answer(app), humor=1)
+    status, reply = rated(app, "a", answer_id(app), humor=1)
     assert (status, reply["error"]["code"]) == (404, "feedback_off")
     assert "the setting feedback.store" in reply["error"]["message"]
     assert sent(app, "DELETE", "/v1/feedback", "a").json["error"]["code"] == "feedback_off"
@@ -143,7 +127,7 @@ def test_the_attributes_say_whether_the_caller_may_rate(tmp_path: Path) -> None:
 
 def test_without_keys_this_machine_rates(tmp_path: Path) -> None:
     app = app_around(Scripted().generate, feedback=feedback_in(tmp_path))
-    id = answer(app, None)
+    id = answer_id(app, None)
     assert rated(app, None, id, humor=1)[0] == 200
     assert rated(app, "any", id, humor=3)[0] == 200, "a header that opens nothing makes no second rater"
     assert human(tmp_path) == [[{"humor": 3.0}]]
@@ -165,7 +149,7 @@ def test_without_keys_this_machine_rates(tmp_path: Path) -> None:
 )
 def test_a_wrong_rating_names_the_field(tmp_path: Path, fields: dict[str, Any], param: str, words: str) -> None:
     app = keyed_app(feedback_in(tmp_path))
-    answered = ask(app, "a", "/v1/feedback", **{"id": answer(app), **fields})
+    answered = ask(app, "a", "/v1/feedback", **{"id": answer_id(app), **fields})
     assert answered.status == 400
     assert answered.json["error"]["param"] == param
     assert words in answered.json["error"]["message"]
@@ -174,7 +158,7 @@ def test_a_wrong_rating_names_the_field(tmp_path: Path, fields: dict[str, Any], 
 
 def test_deletion_takes_text_and_ratings(tmp_path: Path) -> None:
     app = keyed_app(feedback_in(tmp_path))
-    gone, stays, others = answer(app), answer(app), answer(app, "c")
+    gone, stays, others = answer_id(app), answer_id(app), answer_id(app, "c")
     for key, id in [("a", gone), ("b", gone), ("a", stays), ("c", others)]:
         assert rated(app, key, id, humor=1)[0] == 200
     path = f"/v1/feedback/{gone}"
@@ -193,9 +177,9 @@ def test_deletion_takes_text_and_ratings(tmp_path: Path) -> None:
 def test_what_cannot_be_a_row_is_not_kept(tmp_path: Path) -> None:
     app = keyed_app(feedback_in(tmp_path))
     assert ask(app, "a", "/v1/completions", prompt="Owls").status == 200
-    answer(app, messages=[{"role": "assistant", "content": "Hello."}, USER])
+    answer_id(app, messages=[{"role": "assistant", "content": "Hello."}, USER])
     empty = keyed_app(feedback_in(tmp_path), Scripted((Started(7), Delta("  ", 1, "stop"))).generate)
-    answer(empty)
+    answer_id(empty)
     assert files(tmp_path) == []
 
 
@@ -224,101 +208,20 @@ def test_who_has_the_end_of_a_reply_can_rate_it(tmp_path: Path, stream: bool) ->
     assert kept[-1] == 1, "the text was written before the last answer's end was sent"
 
 
-class SlowStore(FeedbackStore):
-    """Writes nothing until it is let."""
-
-    def __init__(self, folder: Path):
-        super().__init__(str(folder))
-        self.may = threading.Event()
-
-    def put_answer(self, answer: KeptAnswer) -> None:
-        assert self.may.wait(30)
-        super().put_answer(answer)
-
-
-def slow_app(store: SlowStore, lost: Lost) -> tuple[feedback.Feedback, Any, bytes]:
-    """What keeps its answers, the endpoint, and a request to it."""
-    found = feedback.Feedback(store, FeedbackSettings(), lost)
-    return found, keyed_app(found), json.dumps({"messages": [USER]}).encode()
-
-
-def test_a_slow_storage_holds_up_one_reply_and_loses_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(feedback, "KEEP_S", 0.05)
-    lost, store = Lost(), SlowStore(tmp_path)
-    found, app, body = slow_app(store, lost)
-
-    async def several() -> list[str]:
-        ids = []
-        for _ in range(3):
-            answered = await exchanged(app, "POST", "/v1/chat/completions", body, key="a")
-            ids.append(answered.json["id"])
-        assert files(tmp_path) == [], "the replies came first"
-        store.may.set()
-        while found._writing:
-            await asyncio.sleep(0.01)
-        return ids
-
-    ids = asyncio.run(several())
-    assert [name for id in sorted(ids) for name in files(tmp_path) if id in name] == files(tmp_path)
-    assert len(files(tmp_path)) == 3
-    assert lost.num == 0
-
-
-def test_answers_beyond_what_may_wait_are_counted_as_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(feedback, "KEEP_S", 0.05)
-    monkeypatch.setattr(feedback, "MOST_WAITING", 2)
-    lost, store = Lost(), SlowStore(tmp_path)
-    found, app, body = slow_app(store, lost)
-
-    async def several() -> None:
-        for _ in range(3):
-            assert (await exchanged(app, "POST", "/v1/chat/completions", body, key="a")).status == 200
-        store.may.set()
-        while found._writing:
-            await asyncio.sleep(0.01)
-
-    asyncio.run(several())
-    assert (len(files(tmp_path)), lost.num) == (2, 1)
-
-
-def test_a_storage_that_fails_costs_no_answer_and_takes_no_rating(tmp_path: Path) -> None:
-    lost = Lost()
-    app = keyed_app(feedback_in(tmp_path / "file" / "below", lost=lost))
-    (tmp_path / "file").write_text("in the way")
-    id = answer(app)
-    assert lost.num == 1
-    assert code(rated(app, "a", id, humor=1)) == (503, "feedback_failed")
-
-
-def test_a_rating_that_was_not_written_is_no_200(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    app = keyed_app(feedback_in(tmp_path))
-    id = answer(app)
-    (tmp_path / "games" / day_of(begun_s(id))).write_text("in the way")
-    assert code(rated(app, "a", id, humor=1)) == (503, "feedback_failed")
-
-
-def test_the_log_never_has_a_text(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    app = keyed_app(feedback_in(tmp_path))
-    id = answer(app)
-    [file] = files(tmp_path)
-    (tmp_path / file).write_text('{"choices": "It is a secret"')
-    with caplog.at_level("ERROR", "ray.serve"):
-        assert code(rated(app, "a", id, humor=1)) == (503, "feedback_failed")
-    assert [record.getMessage() for record in caplog.records] == ["feedback failed: ValidationError"]
-
-
 def test_a_rating_is_taken_after_a_restart_with_another_model(tmp_path: Path) -> None:
-    id = answer(keyed_app(feedback_in(tmp_path)))
+    id = answer_id(keyed_app(feedback_in(tmp_path)))
     other = PolicyInfo("other", SHIPPED["steerlm_paper"].model_dump_json(), context=512)
     again = keyed_app(feedback_in(tmp_path), models=ServedPolicies([ServedPolicy(other)]))
-    assert code(rated(again, "b", id, humor=5)) == (400, "invalid_attribute"), "on the scale under which it was given"
+    assert error_code(rated(again, "b", id, humor=5)) == (400, "invalid_attribute"), (
+        "on the scale under which it was given"
+    )
     assert rated(again, "b", id, humor=2)[0] == 200
     assert human(tmp_path) == [[{"humor": 2.0}]]
 
 
 def test_rows_of_another_scale_are_rejected_and_not_misread(tmp_path: Path) -> None:
     app = keyed_app(feedback_in(tmp_path))
-    assert rated(app, "a", answer(app), humor=4)[0] == 200
+    assert rated(app, "a", answer_id(app), humor=4)[0] == 200
     wider = LAB.model_copy(
         update={"attributes": tuple(a.model_copy(update={"high": 9}) for a in LAB.attributes)},
     )

@@ -216,7 +216,7 @@ def plain(text: str, limit: int = SHOWN) -> str:
     return escaped if len(text) <= limit and len(escaped) <= limit else f"{escaped[:limit]}..."
 
 
-def shown_path(path: str) -> str:
+def shown_file(path: str) -> str:
     """A file's name in a message; of a very long one its end."""
     return plain(path if len(path) <= PATH_SHOWN else f"...{path[-PATH_SHOWN:]}", PATH_SHOWN + 3)
 

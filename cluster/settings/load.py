@@ -17,7 +17,7 @@ from pydantic_core import to_jsonable_python
 
 from cluster.masking import CredentialFound, mask_streams, remember_credentials, require_plain_buckets
 from cluster.settings.errors import Layer, SettingsError, coercions, did_you_mean, is_index, sentences
-from cluster.settings.help import example, help_text, listed, only_record, plain, shown, shown_path
+from cluster.settings.help import example, help_text, listed, only_record, plain, shown, shown_file
 from cluster.settings.preset_file import parsed, read_preset
 
 T = TypeVar("T", bound=BaseModel)
@@ -90,9 +90,9 @@ def _fail(program: str, message: str) -> NoReturn:
 
 def _layers(path: str, above: tuple[str, ...] = ()) -> list[Layer]:
     """The file and what it extends, the base first."""
-    name = shown_path(path)
+    name = shown_file(path)
     if os.path.abspath(path) in above:
-        raise SettingsError(f"{name} extends itself, by way of {shown_path(above[-1])}; remove one `{EXTENDS}`")
+        raise SettingsError(f"{name} extends itself, by way of {shown_file(above[-1])}; remove one `{EXTENDS}`")
     if len(above) >= MAX_EXTENDS:
         raise SettingsError(f"{name} is extended by {len(above)} presets in a row; at most {MAX_EXTENDS} are read")
     try:
@@ -100,7 +100,7 @@ def _layers(path: str, above: tuple[str, ...] = ()) -> list[Layer]:
     except (OSError, ValueError) as error:
         if isinstance(error, SettingsError):
             raise
-        extends = f", which {shown_path(above[-1])} extends" if above else ""
+        extends = f", which {shown_file(above[-1])} extends" if above else ""
         reason = getattr(error, "strerror", None) or error  # ValueError: the name has a null character
         raise SettingsError(f"cannot read preset {name}{extends} ({reason}){_beside(path)}") from None
     if values is None:
@@ -123,7 +123,7 @@ def _beside(path: str) -> str:
     folder = os.path.dirname(path) or "."
     with contextlib.suppress(OSError):
         if found := sorted(name for name in os.listdir(folder) if name.endswith((".yaml", ".yml"))):
-            return f"; {shown_path(folder)} has {listed(found)}"
+            return f"; {shown_file(folder)} has {listed(found)}"
     return ""
 
 

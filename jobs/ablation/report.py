@@ -2,8 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 from functools import partial
+from typing import TYPE_CHECKING
 
-import matplotlib.axes
 import numpy as np
 
 from data.run_layout import as_json
@@ -13,6 +13,9 @@ from jobs.ablation.arms import ARMS
 from jobs.reporting.figures import FIRST, INK, Plot, save_png
 from jobs.reporting.tables import Table, as_text, between
 from jobs.runner.stage import Run, Stage, log
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 Summaries = Mapping[str, Mapping[str, SeedSpread | None]]
 """Arm -> column -> spread over seeds."""
@@ -124,7 +127,7 @@ def _cell(found: SeedSpread | None, interval: Interval | None = None) -> str | N
 def _bars(column: str, title: str, summaries: Summaries) -> Plot:
     """A bar for each arm, with its spread over seeds."""
 
-    def draw(axes: matplotlib.axes.Axes) -> None:
+    def draw(axes: "Axes") -> None:
         titles = [ARMS[name].title for name in summaries]
         found = [row[column] or SeedSpread(mean=0.0, sd=0.0) for row in summaries.values()]
         spread = [f.sd for f in found]

@@ -1,7 +1,6 @@
 """What the endpoint says of the policy that it serves. Knows no benchmark."""
 
 import json
-import os
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -12,6 +11,7 @@ from data.attributes import AttributeSchema
 from data.errors import UserError
 from data.printable import printable
 from jobs.benchmarking.settings import BenchmarkEndpoint
+from jobs.runner.api_key import api_key
 
 TIMEOUT_S = 30.0
 
@@ -25,17 +25,9 @@ class ServedModel:
     """Of prompt and answer together."""
 
 
-def key_of(settings: BenchmarkEndpoint) -> str:
-    """The key from the environment, "none" if none is needed; raises UserError if it is missing."""
-    if settings.key_variable is None:
-        return "none"
-    key = os.environ.get(settings.key_variable, "").strip()
-    if not key:
-        raise UserError(
-            f"the environment variable {settings.key_variable} is not set; put the endpoint's key there, or name "
-            "another variable in benchmark.endpoint.key_variable"
-        )
-    return key
+def bearer(settings: BenchmarkEndpoint) -> str:
+    """The endpoint's key, "none" if none is needed: clients want one. Raises UserError if it is missing."""
+    return api_key(settings, "benchmark.endpoint", "the endpoint's") or "none"
 
 
 def served_model(settings: BenchmarkEndpoint, schema: AttributeSchema) -> ServedModel:
@@ -54,7 +46,7 @@ def _attributes(settings: BenchmarkEndpoint) -> dict[str, Any]:
     """The answer of GET /v1/attributes."""
     query = "?" + urllib.parse.urlencode({"model": settings.model}) if settings.model else ""
     url, start = settings.base_url.rstrip("/") + "/attributes" + query, "`python -m serve policy=FOLDER_OF_THE_RUN`"
-    request = urllib.request.Request(url, headers={"Authorization": f"Bearer {key_of(settings)}"})
+    request = urllib.request.Request(url, headers={"Authorization": f"Bearer {bearer(settings)}"})
     try:
         with urllib.request.urlopen(request, timeout=TIMEOUT_S) as answer:
             found = json.load(answer)

@@ -23,7 +23,7 @@ from data.errors import UserError
 from data.printable import printable
 from data.run_layout import BENCHMARKS, MODEL
 from data.storage import Storage
-from jobs.benchmarking.endpoint import ServedModel, key_of, served_model
+from jobs.benchmarking.endpoint import ServedModel, bearer, served_model
 from jobs.benchmarking.lm_eval_results import task_metrics, why_failed
 from jobs.benchmarking.settings import Benchmarking, LmEvalTask
 from jobs.runner.preset import Preset
@@ -161,7 +161,7 @@ def command(
 
 def _run(words: list[str], preset: Benchmarking, task: LmEvalTask) -> None:
     """Raises StageError if lm-eval fails."""
-    environ = _environ() | {"OPENAI_API_KEY": key_of(preset.benchmark.endpoint)}
+    environ = _environ() | {"OPENAI_API_KEY": bearer(preset.benchmark.endpoint)}
     code, output = followed(words, environ, f"benchmark: task {task.name}")
     if code:
         raise StageError(why_failed(output, task.name))

@@ -1,25 +1,24 @@
-"""One prompt to the judge, one reply or failure back: retries, pauses, the key. Knows no verdict and no match.
+"""One prompt to the judge, one reply or failure back: retries and pauses. Knows no verdict and no match.
 
-The `openai` client does the HTTP. Retries are here: a 429 holds all requests, any Retry-After is honored, and every
-retry is counted.
+The `openai` client does the HTTP; it is imported with the first endpoint. Retries are here: a 429 holds all requests,
+any Retry-After is honored, and every retry is counted.
 """
 
 import email.utils
-import os
 import random
 import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
-
-import openai
-from openai.types.chat import ChatCompletion, ChatCompletionMessageParam
+from typing import TYPE_CHECKING, Any
 
 from cluster.masking import masked
 from data.errors import UserError
 from data.judge_settings import JudgeSettings
-from data.storage import Storage
+
+if TYPE_CHECKING:
+    import openai
+    from openai.types.chat import ChatCompletionMessageParam
 
 AGAIN = (408, 409, 429)
 """Temporary statuses below 500; all from 500 on are temporary, too."""
@@ -56,29 +55,13 @@ class Failure:
     retries: int
 
 
-def key_of(settings: JudgeSettings) -> str | None:
-    """The key from the file or the environment; None if none is needed. Raises JudgeUnusable if it is missing."""
-    if settings.key_file:
-        key = Storage(settings.key_file).read_text().strip()
-        if not key:
-            raise JudgeUnusable(f"{settings.key_file} is empty; write the judge's key into it (judge.key_file)")
-        return key
-    if settings.key_variable is None:
-        return None
-    key = os.environ.get(settings.key_variable, "").strip()
-    if not key:
-        raise JudgeUnusable(
-            f"the environment variable {settings.key_variable} is not set; put the judge's key there, name another "
-            "variable in judge.key_variable or a file in judge.key_file; judge.key_variable=null sends no key"
-        )
-    return key
-
-
 class JudgeEndpoint:
     """Any number of threads may `ask`. After a fatal error or `stop` none of them sends anything more."""
 
     def __init__(self, settings: JudgeSettings, key: str | None):
-        """`key`: as `key_of` finds it."""
+        """`key`: as `api_key` finds it."""
+        import openai
+
         self._settings, self._key = settings, key
         self._client = openai.OpenAI(
             base_url=settings.base_url, api_key=self._key or "none", max_retries=0, timeout=settings.timeout_s
@@ -132,6 +115,8 @@ class JudgeEndpoint:
         self, system: str, prompt: str, options: Mapping[str, Any], retries: int
     ) -> tuple[JudgeReply | Failure, float | None]:
         """One request; with a failure, the seconds of the endpoint's Retry-After."""
+        import openai
+
         messages: list[ChatCompletionMessageParam] = [{"role": "system", "content": system}] if system else []
         messages.append({"role": "user", "content": prompt})
         try:
@@ -151,6 +136,8 @@ class JudgeEndpoint:
         return self._read(found, retries), None
 
     def _read(self, found: Any, retries: int) -> JudgeReply | Failure:
+        from openai.types.chat import ChatCompletion
+
         # The client passes on any JSON or text unchecked.
         choice = found.choices[0] if isinstance(found, ChatCompletion) and found.choices else None
         message = getattr(choice, "message", None)
@@ -161,7 +148,7 @@ class JudgeEndpoint:
         finish = getattr(choice, "finish_reason", None) or ""
         return JudgeReply(message.content or "", finish, sent, received, retries)
 
-    def _of_status(self, error: openai.APIStatusError, retries: int) -> Failure:
+    def _of_status(self, error: "openai.APIStatusError", retries: int) -> Failure:
         status, detail = error.status_code, self._clean(error)
         if status in HOPELESS or error.code == OUT_OF_MONEY:
             why = HOPELESS.get(status, "has no quota left for this key")

@@ -1,8 +1,7 @@
 """The metrics of a judge's verdicts, as tables and as a plot. Knows no endpoint."""
 
 from collections.abc import Callable, Iterator, Sequence
-
-import matplotlib.axes
+from typing import TYPE_CHECKING
 
 from data.comparisons import (
     Metrics,
@@ -22,6 +21,9 @@ from data.storage import Storage
 from data.verdicts import Verdict
 from jobs.reporting.figures import FIRST, LINE, SECOND, Plot, save_png
 from jobs.reporting.tables import Cell, Table, as_text
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 OUTCOMES = ("win", "tie", "loss", "without_verdict")
 STRENGTHS = {"bradley_terry": "Bradley-Terry", "elo": "Elo"}
@@ -140,10 +142,10 @@ def draw_report(report: Metrics, title: str, target: Storage) -> None:
     save_png(plots, target, title)
 
 
-def _plot(title: str, draw: Callable[[matplotlib.axes.Axes], None]) -> Plot:
+def _plot(title: str, draw: Callable[["Axes"], None]) -> Plot:
     """Models or categories from top to bottom, a legend below."""
 
-    def whole(axes: matplotlib.axes.Axes) -> None:
+    def whole(axes: "Axes") -> None:
         draw(axes)
         axes.set(title=title)
         axes.invert_yaxis()
@@ -156,7 +158,7 @@ def _plot(title: str, draw: Callable[[matplotlib.axes.Axes], None]) -> Plot:
 def _outcomes_plot(pair: Metrics) -> Plot:
     found = {name or "no category": counts for name, counts in pair["categories"].items()} | {"all": pair}
 
-    def draw(axes: matplotlib.axes.Axes) -> None:
+    def draw(axes: "Axes") -> None:
         left = [0.0] * len(found)
         totals = [max(1, sum(counts[outcome] for outcome in OUTCOMES)) for counts in found.values()]
         for outcome, color in zip(OUTCOMES, (FIRST, LINE, SECOND, "white"), strict=True):
@@ -171,7 +173,7 @@ def _outcomes_plot(pair: Metrics) -> Plot:
 
 
 def _strengths_plot(ratings: Metrics) -> Plot:
-    def draw(axes: matplotlib.axes.Axes) -> None:
+    def draw(axes: "Axes") -> None:
         for shift, color, (kind, label) in zip((-0.1, 0.1), (FIRST, SECOND), STRENGTHS.items(), strict=True):
             means = [found[kind] for found in ratings.values()]
             ends = [found[f"{kind}_interval"] for found in ratings.values()]
@@ -188,7 +190,7 @@ def _strengths_plot(ratings: Metrics) -> Plot:
 def _single_plot(singles: Metrics) -> Plot:
     names = list(dict.fromkeys(name for found in singles.values() for name in found["categories"]))
 
-    def draw(axes: matplotlib.axes.Axes) -> None:
+    def draw(axes: "Axes") -> None:
         for i, (model, found) in enumerate(singles.items()):
             shift = 0.8 * (i + 0.5) / len(singles) - 0.4
             places = [n + shift for n, name in enumerate(names) if name in found["categories"]]

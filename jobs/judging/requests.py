@@ -7,10 +7,11 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from cluster.events import log_event
 from cluster.progress import Progress
 from data.judge_prompts import Match
-from jobs.judge_client.endpoint import Failure, JudgeEndpoint, JudgeReply, JudgeUnusable, key_of
+from jobs.judge_client.endpoint import Failure, JudgeEndpoint, JudgeReply, JudgeUnusable
 from jobs.judge_client.replies import Replies
 from jobs.judging.cost import Cost, cost_of
 from jobs.judging.settings import Judging
+from jobs.runner.api_key import api_key
 
 SHOWN_FAILURES = 10
 """Failed requests that are printed one by one."""
@@ -27,10 +28,10 @@ class JudgeRequests:
         self._failures = 0
 
     def run(self, to_ask: Mapping[str, Match], num_before: int) -> None:
-        """Raises JudgeUnusable; the replies until then are kept."""
+        """Raises JudgeUnusable, or UserError without a key; the replies until then are kept."""
         if not to_ask:
             return
-        endpoint = JudgeEndpoint(self._settings.judge, key_of(self._settings.judge))
+        endpoint = JudgeEndpoint(self._settings.judge, api_key(self._settings.judge, "judge", "the judge's"))
         total = len(to_ask) + num_before
         with (
             Progress("judge", total, total, num_before, num_before) as progress,

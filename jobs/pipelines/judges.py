@@ -14,8 +14,8 @@ from data.rater_settings import JudgeRaterSettings
 from data.storage import Storage
 from jobs.judge_client.budget import Budget
 from jobs.judge_client.desk import JudgeDesk, spent
-from jobs.judge_client.endpoint import key_of
 from jobs.judge_client.replies import Replies
+from jobs.runner.api_key import api_key
 from jobs.runner.stage import Run
 
 JUDGE = "judge"
@@ -44,7 +44,7 @@ def remote_judges(run: Run) -> dict[str, Judge]:
 def _started(run: Run, rater: JudgeRaterSettings) -> Judge:
     # A desk that dies starts again, and finds in the folder what was answered.
     actor = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1, max_concurrency=WORKERS_AT_ONCE)(JudgeDesk)
-    key = key_of(rater.judge)
+    key = api_key(rater.judge, "judge", "the judge's")
     return RemoteJudge(actor.remote(rater.judge, key, (run.root / JUDGE).uri, budget_of(rater)))
 
 

@@ -1,7 +1,8 @@
 """The canvas of all figures: one function draws a `Plot`, for the page as SVG and for a stage's folder as PNG.
 
 Text in an SVG stays text, its colors are the page's, and the same numbers give the same bytes. A page's plot fits a
-phone's width, so that its smallest text is readable where it fills the screen. Knows no run and no page.
+phone's width, so that its smallest text is readable where it fills the screen. Knows no run and no page. matplotlib is
+imported with the first plot.
 """
 
 import html
@@ -11,18 +12,16 @@ import re
 import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
-
-import matplotlib
-import matplotlib.axes
-import matplotlib.figure
-from matplotlib.ticker import MaxNLocator
+from typing import TYPE_CHECKING, Any
 
 from data.attributes import Attribute
 from data.printable import printable
 from data.storage import Storage
 from jobs.reporting.blocks import Figure, finite
 from jobs.reporting.tables import shown
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 INCHES = (3.6, 2.8)
 POINTS = 9.5
@@ -77,14 +76,17 @@ class Plot:
 
     name: str
     alt: str
-    draw: Callable[[matplotlib.axes.Axes], None]
+    draw: Callable[["Axes"], None]
     inches: tuple[float, float] = INCHES
 
 
 def as_svg(plot: Plot) -> Figure:
     """The plot for a page."""
+    import matplotlib
+    from matplotlib.figure import Figure as Canvas
+
     with matplotlib.rc_context(STYLE):
-        figure = matplotlib.figure.Figure(figsize=plot.inches, layout="constrained")
+        figure = Canvas(figsize=plot.inches, layout="constrained")
         plot.draw(figure.subplots())
         buffer = io.StringIO()
         no_date = dict.fromkeys(("Date", "Creator", "Format", "Type"))
@@ -96,6 +98,9 @@ def save_png(plots: Sequence[Plot], target: Storage, title: str = "") -> None:
     """The plots, all of one size, as one picture in rows of three; without a plot no file."""
     if not plots:
         return
+    import matplotlib
+    from matplotlib.figure import Figure as Canvas
+
     num_columns = min(PNG_COLUMNS, len(plots))
     num_rows = math.ceil(len(plots) / num_columns)
     width, height = plots[0].inches
@@ -104,7 +109,7 @@ def save_png(plots: Sequence[Plot], target: Storage, title: str = "") -> None:
             printable(title, MAX_HEADING), int(12 * width * num_columns)
         )  # an inch holds 12 characters
         size = (width * num_columns, height * num_rows + 0.25 * len(heading.splitlines()))
-        figure = matplotlib.figure.Figure(figsize=size, layout="constrained")
+        figure = Canvas(figsize=size, layout="constrained")
         panels = figure.subplots(num_rows, num_columns, squeeze=False).ravel()
         for axes, plot in zip(panels, plots, strict=False):
             plot.draw(axes)
@@ -154,7 +159,9 @@ def heat_map(
     """Values from -1 (blue) to 1 (red), a text in each cell; None is gray. `labels` are the axes' own: below, and to
     the left."""
 
-    def draw(axes: matplotlib.axes.Axes) -> None:
+    def draw(axes: "Axes") -> None:
+        import matplotlib
+
         colors = matplotlib.colormaps["RdBu_r"].with_extremes(bad="0.92")
         grid = [[or_nan(value) for value in line] for line in values]
         image = axes.imshow(grid, cmap=colors, vmin=-1, vmax=1, aspect="auto")
@@ -173,19 +180,19 @@ def heat_map(
     return Plot(name, title, draw, (3.0 + 0.95 * len(columns), 2.2 + 0.7 * len(rows)))
 
 
-def diagonal(axes: matplotlib.axes.Axes, attribute: Attribute, label: str) -> None:
+def diagonal(axes: "Axes", attribute: Attribute, label: str) -> None:
     """The dashed line on which both values are equal."""
     ends = [attribute.low, attribute.high]
     axes.plot(ends, ends, color=FAINT, linestyle="--", linewidth=1.2, zorder=1, label=label)
 
 
-def titled(axes: matplotlib.axes.Axes, title: str, note: str) -> None:
+def titled(axes: "Axes", title: str, note: str) -> None:
     """A title, and a line of numbers under it."""
     axes.set_title(f"{title}\n" if note else title)
     axes.text(0.5, 1.03, note, transform=axes.transAxes, ha="center", va="bottom", color=SOFT)
 
 
-def legend_above(axes: matplotlib.axes.Axes, num_columns: int) -> None:
+def legend_above(axes: "Axes", num_columns: int) -> None:
     """A legend in a strip above all that is drawn."""
     low, high = axes.get_ylim()
     ticks = [tick for tick in axes.get_yticks() if low <= tick <= high]
@@ -196,8 +203,15 @@ def legend_above(axes: matplotlib.axes.Axes, num_columns: int) -> None:
 
 def whole_ticks(*axes: Any) -> None:
     """At most six ticks, at whole numbers."""
+    few_ticks(*axes, integer=True)
+
+
+def few_ticks(*axes: Any, **where: Any) -> None:
+    """At most six ticks; `where`: more of MaxNLocator's options."""
+    from matplotlib.ticker import MaxNLocator
+
     for axis in axes:
-        axis.set_major_locator(MaxNLocator(5, integer=True))
+        axis.set_major_locator(MaxNLocator(5, **where))
 
 
 def or_nan(value: object) -> float:

@@ -1,10 +1,13 @@
 """Figures about public benchmarks: the score of a task at each setting of the attributes."""
 
-import matplotlib.axes
+from typing import TYPE_CHECKING
 
 from data.benchmark_metrics import BenchmarkTable, SettingScores
 from jobs.reporting.figures import FIRST, Plot, or_nan, titled
 from jobs.reporting.tables import shown
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 
 def score_plots(found: BenchmarkTable) -> list[Plot]:
@@ -23,7 +26,7 @@ def _plot(row: SettingScores, settings: list[str]) -> Plot:
     errors += [[max(0.0, high - v) for v, (_, high) in zip(values, bounds, strict=True)]]
     pairs = ", ".join(f"{name} {shown(value, 3)}" for name, value in zip(settings, values, strict=True))
 
-    def draw(axes: matplotlib.axes.Axes) -> None:
+    def draw(axes: "Axes") -> None:
         places = range(len(settings))
         axes.errorbar(places, values, errors, color=FIRST, marker="o", linestyle="none", capsize=3)
         axes.set_xticks(places, settings, rotation=35, ha="right", rotation_mode="anchor")

@@ -1,15 +1,16 @@
 """Figures about production: how far answers are from what was requested, day by day. Draws records, computes none."""
 
 from collections.abc import Mapping, Sequence
-
-import matplotlib.axes
-from matplotlib.ticker import MaxNLocator
+from typing import TYPE_CHECKING
 
 from data.attributes import Attribute
 from jobs.evaluation.live_metrics import LiveCurve, LiveGroup, LiveMetrics
-from jobs.reporting.figures import FIRST, MARKS, Plot, or_nan
+from jobs.reporting.figures import FIRST, MARKS, Plot, few_ticks, or_nan
 from jobs.reporting.figures_steering import steering
 from jobs.reporting.tables import shown
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 MAX_TICKS = 4
 """Days below an axis: a phone's width has room for no more."""
@@ -31,13 +32,13 @@ def _by_day(name: str, days: Mapping[str, LiveGroup]) -> Plot:
     there = {day: group.gaps[name] for day, group in days.items() if name in group.gaps}
     listed = "; ".join(f"{day} {shown(gap)}" for day, gap in there.items())
 
-    def draw(axes: matplotlib.axes.Axes) -> None:
+    def draw(axes: "Axes") -> None:
         places = range(len(days))
         axes.plot(places, [or_nan(there.get(day)) for day in days], color=FIRST, **MARKS)
         axes.set(title=f"{name}: gap", ylabel="points (mean)")
         axes.set_ylim(0, max([*there.values(), 0.1]) * 1.1)
         axes.set_xticks(*_ticks(list(days)))
-        axes.yaxis.set_major_locator(MaxNLocator(5))
+        few_ticks(axes.yaxis)
 
     return Plot(f"gap-{name}", f"{name}: mean gap between requested and measured, day by day; {listed}.", draw)
 

@@ -5,11 +5,9 @@ Draws the records of `data.steering_metrics`; computes none of its own but what 
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-import matplotlib.axes
 import numpy as np
-from matplotlib.ticker import MaxNLocator
 
 from data.attributes import Attribute, AttributeSchema
 from data.steering_metrics import CrossTalk, JudgeMetrics, ReportMetrics, RoundMeasures
@@ -23,6 +21,7 @@ from jobs.reporting.figures import (
     SOFT,
     Plot,
     diagonal,
+    few_ticks,
     heat_map,
     legend_above,
     number,
@@ -32,6 +31,9 @@ from jobs.reporting.figures import (
     whole_ticks,
 )
 from jobs.reporting.tables import shown
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 SPREAD = (5, 95)
 """Percentiles of the predicted values between which a mark's line lies."""
@@ -61,7 +63,7 @@ def steering(attribute: Attribute, curve: Curve) -> Plot:
     requested, measured = curve.requested, [or_nan(v) for v in curve.measured]
     pairs = ", ".join(f"{r:g} gives {shown(m)}" for r, m in zip(requested, measured, strict=True))
 
-    def draw(axes: matplotlib.axes.Axes) -> None:
+    def draw(axes: "Axes") -> None:
         diagonal(axes, attribute, "equal")
         if curve.low and curve.high:
             low, high = ([or_nan(v) for v in ends] for ends in (curve.low, curve.high))
@@ -101,7 +103,7 @@ def _truth(attribute: Attribute, answers: MeasuredAnswers, judge: JudgeMetrics) 
     ]
     truth_N, predicted_N = np.array([p for p in pairs if not math.isnan(p[1])], float).reshape(-1, 2).T
 
-    def draw(axes: matplotlib.axes.Axes) -> None:
+    def draw(axes: "Axes") -> None:
         diagonal(axes, attribute, "equal")
         scores = [(value, predicted_N[truth_N == value]) for value in np.unique(truth_N)]
         for value, found in scores:
@@ -161,14 +163,14 @@ def _by_round(
     values = {label: [finite(v) for v in found] for label, found in series.items()}
     listed = "; ".join(f"{label} {', '.join(shown(v, 3) for v in found)}".lstrip() for label, found in values.items())
 
-    def draw(axes: matplotlib.axes.Axes) -> None:
+    def draw(axes: "Axes") -> None:
         for (label, found), color, line in zip(values.items(), (FIRST, SECOND), ("-", "--"), strict=False):
             axes.plot(numbers, [or_nan(v) for v in found], color=color, linestyle=line, label=label, **MARKS)
         axes.set(title=title, xlabel="round", xticks=numbers)
         known = [v for found in values.values() for v in found if v is not None]
         low, high = min([scale[0], *known]), max([scale[1], *known])
         axes.set_ylim(low - 0.04 * (high - low), high + 0.04 * (high - low))
-        axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
+        few_ticks(axes.yaxis, steps=[1, 2, 5, 10])
         if any(values):
             legend_above(axes, 2)
 

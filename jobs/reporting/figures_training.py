@@ -4,9 +4,7 @@ Draws the records of `data.quality_metrics` and of trainings; computes none of i
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
-
-import matplotlib.axes
+from typing import TYPE_CHECKING, Any
 
 from data.attributes import Attribute, AttributeSchema
 from data.measures import NORMAL_95
@@ -29,6 +27,9 @@ from jobs.reporting.figures import (
 )
 from jobs.reporting.tables import shown
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
 MANY_MARKS = 30
 """So many validations are drawn as a line without marks."""
 
@@ -42,7 +43,7 @@ def losses(name: str, title: str, training: TrainingMetrics) -> Plot:
     if held_out:
         alt += f"; held out, at last {shown(held_out[-1].loss, 3)}"
 
-    def draw(axes: matplotlib.axes.Axes) -> None:
+    def draw(axes: "Axes") -> None:
         axes.plot(*_points(trained), color=FIRST, linewidth=1.6, label="trained on")
         if held_out:
             style = MARKS if len(held_out) < MANY_MARKS else {"linewidth": 1.6}
@@ -70,7 +71,7 @@ def histogram(attribute: Attribute, before: Sequence[int], after: Sequence[int])
     shares = [[100 * n / max(1, sum(counts)) for n in counts] for counts in (before, after)]
     pairs = ", ".join(f"{v}: {p:.0f} % and {q:.0f} %" for v, p, q in zip(values, *shares, strict=True))
 
-    def draw(axes: matplotlib.axes.Axes) -> None:
+    def draw(axes: "Axes") -> None:
         axes.bar([v - 0.2 for v in values], shares[0], width=0.38, color=FIRST, label=f"people ({sum(before):,})")
         axes.bar([v + 0.2 for v in values], shares[1], width=0.38, color=SECOND, label=f"predictor ({sum(after):,})")
         axes.set(title=attribute.name, xlabel="value", ylabel="% of rated answers", xticks=values)
@@ -95,7 +96,7 @@ def reliability(schema: AttributeSchema, found: Mapping[str, AttributeQuality]) 
 def _reliability(attribute: Attribute, row: AttributeQuality, limits: tuple[float, float]) -> Plot:
     marks = ", ".join(f"{shown(b.predicted)} is {shown(b.human)}" for b in row.reliability)
 
-    def draw(axes: matplotlib.axes.Axes) -> None:
+    def draw(axes: "Axes") -> None:
         diagonal(axes, attribute, "equal")
         # The raw series is drawn last: it lies on top where both agree.
         if row.calibrated and row.calibrated.reliability:
@@ -121,7 +122,7 @@ def _limits(schema: AttributeSchema, found: Mapping[str, AttributeQuality]) -> t
     return low - margin, high + margin
 
 
-def _series(axes: matplotlib.axes.Axes, bins: Sequence[ReliabilityBin], color: str, fill: str, label: str) -> None:
+def _series(axes: "Axes", bins: Sequence[ReliabilityBin], color: str, fill: str, label: str) -> None:
     # An interval needs two answers; a lone one gets a mark without.
     half = [NORMAL_95 * (b.se or 0.0) for b in bins]
     marks: dict[str, Any] = MARKS | {"linewidth": 0, "elinewidth": 1.3, "markerfacecolor": fill}

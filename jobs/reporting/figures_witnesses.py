@@ -3,12 +3,15 @@
 Draws the records of `data.steering_metrics`; computes none of its own.
 """
 
-import matplotlib.axes
+from typing import TYPE_CHECKING
 
 from data.steering_metrics import ReportMetrics, SteeringCurve, WitnessCurve, WitnessMetrics
 from data.storage import Storage
 from jobs.reporting.figures import FIRST, MARKS, SECOND, Plot, legend_above, number, or_nan, save_png, titled
 from jobs.reporting.tables import shown
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 
 def witness_plots(report: ReportMetrics) -> list[Plot]:
@@ -24,7 +27,7 @@ def _plot(name: str, witness: WitnessMetrics, attribute: str, heard: WitnessCurv
     """The witness to the left and in blue, with its band; the other measure of the same answers to the right."""
     pairs = ", ".join(f"{r:g} gives {shown(m)}" for r, m in zip(heard.requested, heard.measured, strict=True))
 
-    def draw(axes: matplotlib.axes.Axes) -> None:
+    def draw(axes: "Axes") -> None:
         least, most = ([or_nan(v) for v in ends] for ends in (heard.low, heard.high))
         axes.fill_between(heard.requested, least, most, color=FIRST, alpha=0.25, linewidth=0)
         axes.plot(heard.requested, [or_nan(v) for v in heard.measured], color=FIRST, label=name, **MARKS)

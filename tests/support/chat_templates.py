@@ -1,12 +1,16 @@
 """Chat templates like those of well-known models, with the special tokens each of them needs."""
 
+import functools
 from pathlib import Path
 from typing import Any
 
 import tokenizers
 from transformers import LlamaConfig, PreTrainedTokenizerFast
 
-from actors.modeling.tokenizer import train_tokenizer
+from actors.modeling.tokenizer import encoder, make_template, train_tokenizer
+from data.attributes import shipped
+from data.template import Template
+from data.tokens import Encode
 
 _HEADER = "{% for message in messages %}"
 _ASKED = "{% endfor %}{% if add_generation_prompt %}"
@@ -113,3 +117,11 @@ def chat_folder(shape: str, folder: Path, **changed: Any) -> str:
     LlamaConfig(vocab_size=len(tokenizer), hidden_size=8, num_attention_heads=2).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return str(folder)
+
+
+@functools.cache
+def template_of(shape: str) -> tuple[Any, Template, Encode]:
+    """The tokenizer of a shape, its prompt format with the attributes of the synthetic world, and its encoding."""
+    tokenizer = chat_tokenizer("chatml" if shape == "steerlm" else shape)
+    template = make_template(tokenizer, shipped("lab"), "steerlm" if shape == "steerlm" else "chat")
+    return tokenizer, template, functools.cache(encoder(tokenizer))

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI
-from support.asgi import LAB, Scripted, app_around, ask
+from support.asgi import LAB, USER, Scripted, app_around, ask
 
 from data.conversation import Conversation
 from data.lines import Row
@@ -51,6 +51,19 @@ def keyed_app(
     return app_around(
         generate or Scripted().generate, keys_text=KEYS_TEXT, teams=TEAMS, models=models, feedback=feedback
     )
+
+
+def answer_id(app: Any, key: str | None = "a", **fields: Any) -> str:
+    """Of one that was asked for."""
+    answered = ask(app, key, **{"messages": [USER], **fields})
+    assert answered.status == 200, answered.json
+    return str(answered.json["id"])
+
+
+def error_code(answered: tuple[int, Any]) -> tuple[int, str]:
+    """(status, code) of a refusal."""
+    status, reply = answered
+    return status, reply["error"]["code"]
 
 
 def rated(app: FastAPI, key: str | None, id: str, index: int = 0, **attributes: Any) -> Any:

@@ -1,12 +1,18 @@
 """Owners and leases of tests: on this machine, on one that cannot be asked, and how long a lease was waited for."""
 
 from collections.abc import Callable
+from pathlib import Path
+
+import pytest
 
 from data import lease as leases
-from data.lease import Lease, Owner, acquire
+from data.lease import LEASE, Lease, Owner, acquire
 from data.lease_file import lease_file
 from data.storage import Storage
 from jobs.runner.lease import this_process
+
+PLACES = ("disk", "s3", "elsewhere")
+"""Kinds of storage, each with a lease of its own."""
 
 
 def here(**changes: object) -> Owner:
@@ -16,6 +22,15 @@ def here(**changes: object) -> Owner:
 def elsewhere(**changes: object) -> Owner:
     """On a machine that cannot be asked."""
     return here(machine="another", host="node-7", user="ann", pid=123, **changes)
+
+
+def place_on(request: pytest.FixtureRequest, folder: Path) -> Storage:
+    """A place for a lease on the kind of storage that is the fixture's parameter."""
+    if request.param == "disk":
+        return Storage(str(folder / "run" / LEASE))
+    if request.param == "elsewhere":
+        return Storage(f"memory://leases/{folder.name}/{LEASE}")
+    return Storage(f"{request.getfixturevalue('s3')}/{folder.name}/{LEASE}")
 
 
 def taken(file: Storage, owner: Owner, meanwhile: Callable[[], object] = lambda: None) -> tuple[Lease, float]:

@@ -1,11 +1,12 @@
 """An endpoint without Ray that keeps live records, and what lies in its store."""
 
 import asyncio
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from support.asgi import LAB
+from support.asgi import LAB, USER, Answered, exchanged
 
 from data.live_records import LiveRecord, read_live
 from serve.answering import Score
@@ -15,9 +16,16 @@ from serve.protocol import ProtocolError
 from serve.request import GenerationRequest
 from serve.telemetry import Telemetry
 
+CHAT = "/v1/chat/completions"
 NOW_S = 1_796_000_000.0
 VALUES = LAB.defaults() | {"humor": 2.5}
 """What the predictor of these tests measures."""
+
+
+async def sent(app: Any, fields: dict[str, Any], path: str = CHAT, key: str | None = None) -> Answered:
+    """The answer to a request; one at CHAT asks for something."""
+    body = json.dumps({"messages": [USER], **fields} if path == CHAT else fields).encode()
+    return await exchanged(app, "POST", path, body, key=key)
 
 
 class Counted(Telemetry):

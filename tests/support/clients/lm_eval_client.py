@@ -9,37 +9,16 @@ import os
 import subprocess
 import sys
 import tempfile
+from pathlib import Path
 from typing import Any
 
 from harness import BASE, MODEL, run
+from lm_eval_tasks import CHOSEN, WRITTEN, write_tasks
 
 POLICY, REFERENCE = os.environ["CLIENT_POLICY"], os.environ["CLIENT_REFERENCE"]
 WITHIN = 1e-4
 """Of a text's log-likelihood, in nats."""
 NUM_TEXTS = 200
-TASKS = {
-    "owls_generated": """\
-task: owls_generated
-dataset_path: json
-dataset_kwargs: {data_files: {test: ROWS}}
-test_split: test
-output_type: generate_until
-doc_to_text: "{{question}}"
-doc_to_target: "{{choices[answer]}}"
-metric_list: [{metric: exact_match}]
-""",
-    "owls_chosen": """\
-task: owls_chosen
-dataset_path: json
-dataset_kwargs: {data_files: {test: ROWS}}
-test_split: test
-output_type: multiple_choice
-doc_to_text: "{{question}}"
-doc_to_choice: choices
-doc_to_target: answer
-metric_list: [{metric: acc}]
-""",
-}
 
 
 def evaluated(task: str, model: str, arguments: str, *options: str) -> list[dict[str, Any]]:
@@ -47,10 +26,7 @@ def evaluated(task: str, model: str, arguments: str, *options: str) -> list[dict
     with open(REFERENCE) as file:
         rows = [{"question": r["question"], "choices": r["choices"], "answer": 0} for r in json_text.load(file)]
     with tempfile.TemporaryDirectory() as folder:
-        with open(f"{folder}/rows.jsonl", "w") as file:
-            file.writelines(json_text.dumps(row) + "\n" for row in rows)
-        with open(f"{folder}/{task}.yaml", "w") as written:
-            written.write(TASKS[task].replace("ROWS", file.name))
+        write_tasks(Path(folder), rows)
         words = [sys.executable, "-m", "lm_eval", "run", "--model", model, "--model_args", arguments, "--tasks", task]
         words += ["--include_path", folder, "--output_path", folder, "--log_samples", *options]
         own = {"OPENAI_API_KEY": "none", "HF_HOME": folder, "HF_HUB_OFFLINE": "1", "HF_DATASETS_CACHE": folder}
@@ -65,9 +41,7 @@ def evaluated(task: str, model: str, arguments: str, *options: str) -> list[dict
 
 def chat() -> None:
     options = ("--apply_chat_template", "--fewshot_as_multiturn", "true", "--num_fewshot", "0", "--limit", "3")
-    found = evaluated(
-        "owls_generated", "local-chat-completions", f"model={MODEL},base_url={BASE}/chat/completions", *options
-    )
+    found = evaluated(WRITTEN, "local-chat-completions", f"model={MODEL},base_url={BASE}/chat/completions", *options)
     assert found
     assert all(isinstance(sample["resps"][0][0], str) for sample in found)
 
@@ -75,7 +49,7 @@ def chat() -> None:
 def completions() -> str:
     """Log-likelihoods, against transformers' own."""
     arguments = f"model={MODEL},base_url={BASE}/completions,tokenizer={POLICY},tokenizer_backend=huggingface"
-    found = evaluated("owls_chosen", "local-completions", arguments)
+    found = evaluated(CHOSEN, "local-completions", arguments)
     with open(REFERENCE) as file:
         rows = {row["question"]: row for row in json_text.load(file)}
     most, num_texts = 0.0, 0
