@@ -10,7 +10,7 @@ from actors.modeling.model_shape import ModelShape
 from actors.scoring.planned_forward import PlannedForward
 from jobs.runner.preset import Preset
 from jobs.runner.settings import WorkerPool
-from jobs.runner.shapes import Shapes, rater_sizes
+from jobs.runner.shapes import Shapes, rater_shapes
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Pools:
 
     def _annotating(self) -> PlannedForward:
         """An actor holds the predictor and all others, and asks them one after another."""
-        return replace(self._predicting(), others=rater_sizes(self.preset))
+        return replace(self._predicting(), others=rater_shapes(self.preset))
 
     def _predicting(self) -> PlannedForward:
         annotate = self.preset.annotate
@@ -81,7 +81,7 @@ def _reading(what: str, pool: WorkerPool, setting: str, tokens: int, tokens_sett
 
 
 def _read_line(pool: WorkerPool, planned: PlannedForward, shape: ModelShape | None) -> str:
-    return f"{_actors(pool)}, {planned.line(shape) if shape else planned.line_without()}"
+    return f"{_actors(pool)}, {planned.line(shape)}"
 
 
 def _actors(pool: WorkerPool) -> str:
