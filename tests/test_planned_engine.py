@@ -131,3 +131,65 @@ def test_the_line_names_engine_cards_weights_cache_and_answers() -> None:
     )
     unknown = planned(card=None).line(shape(LLAMA_13B))
     assert unknown.endswith("GiB each: weights 24.2, beside them 1.9, KV cache of one answer of 4,096 tokens 3.1")
+
+
+def test_a_guided_answer_takes_two_rows() -> None:
+    """A row of 13 B: 800 KiB a cell, 4,096 + 256 cells, 3.32 GiB; the cache is 70 % of what is free."""
+    model = shape(LLAMA_13B)
+    plain = planned(kind="transformers", max_num_seqs=64)
+    guided = replace(plain, guided_by="sampling.guidance")
+    row = 4352 * 800 * 1024
+    assert (plain.memory(model).answer, guided.memory(model).answer) == (row, 2 * row)
+    assert (
+        plain.memory(model).cache == guided.memory(model).cache == pytest.approx(0.7 * (78 * GIB - 2 * 13_015_864_320))
+    )
+    assert (plain.memory(model).num_answers, guided.memory(model).num_answers) == (11, 5), "the cache is the bound"
+    few = replace(guided, settings=EngineSettings(kind="transformers", max_num_seqs=7))
+    assert few.memory(model).num_answers == 3, "max_num_seqs is the bound, and a seventh row stays free"
+    assert few.line(model).endswith(
+        "KV cache 37.6: 3 guided answers of 4,096 tokens at a time, each 2 rows of max_num_seqs 7"
+    )
+    assert replace(few, device_bytes=None).line(model).endswith("KV cache of one guided answer of 4,096 tokens 6.6")
+
+
+def test_guidance_that_has_no_room_for_its_second_row_is_refused() -> None:
+    model, tight = shape(LLAMA_13B), planned(card=32.5, kind="transformers")
+    assert tight.problem(model) == ""
+    said = replace(tight, guided_by="evaluate.guidance").problem(model)
+    assert "so one guided answer of 4,096 tokens has no room for its KV cache of 6.6 GiB" in said
+    assert "what helps: leave evaluate.guidance out; or sampling.engine.max_model_len: 3072" in said
+
+
+def test_a_prefix_cache_takes_of_what_the_kv_cache_leaves() -> None:
+    model = shape(LLAMA_13B)
+
+    def with_prefixes(tokens: int, **more: Any) -> PlannedEngine:
+        return planned(prefix_cache_tokens=tokens, **more)
+
+    none, small, large = (with_prefixes(n).memory(model) for n in (0, 4096, 32_768))
+    free = none.limit / 0.9 - none.weights - GIB if none.limit else 0
+    assert small.held == {"prefix cache of 4,096 tokens": 3.125 * GIB}
+    assert small.cache == pytest.approx(0.7 * free), "it lies in the 30 % that the KV cache leaves"
+    assert large.cache == pytest.approx(free - 25 * GIB), "it does not fit there"
+    assert "beside them 1, prefix cache of 4,096 tokens 3.1, KV cache 37.6: 11 answers" in with_prefixes(4096).line(
+        model
+    )
+    said = with_prefixes(80_000).problem(model)
+    assert "GiB (weights 24.2 and 1 GiB beside them, prefix cache of 80,000 tokens 61.0), and 79.0 of each" in said
+    assert "sampling.engine.prefix_cache_tokens: 0" in said
+    both = with_prefixes(8192, card=44, kv_cache_gib=16)
+    assert "prefix cache of 8,192 tokens 6.2, kv_cache_gib 16.0), and 44.0" in both.problem(model)
+    assert replace(both, device_bytes=48 * GIB).memory(model).cache == 16 * GIB
+    host = with_prefixes(32_768, gpus=0, card=64).memory(model)
+    assert host.cache == pytest.approx(64 * GIB - host.weights - host.others - 25 * GIB), "less than half of the memory"
+
+
+def test_what_a_process_holds_for_other_work_leaves_less_room() -> None:
+    model, alone = shape(LLAMA_13B), planned(0, card=64)
+    both = replace(alone, beside={"predictor": 24 * GIB}, apart="another pool")
+    assert alone.memory(model).cache == 32 * GIB
+    assert both.memory(model).cache == pytest.approx(40 * GIB - both.memory(model).weights - both.memory(model).others)
+    assert "beside them 0.78, predictor 24.0, KV cache 15.0: 4 answers" in both.line(model)
+    said = replace(both, device_bytes=48 * GIB).problem(model)
+    assert "GiB (weights 24.2 and 0.78 GiB beside them, predictor 24.0), and 48.0 of the machine's memory" in said
+    assert said.endswith("what helps: another pool")

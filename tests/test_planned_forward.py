@@ -8,7 +8,7 @@ from transformers import AutoConfig
 
 from actors.modeling.model_memory import GIB
 from actors.modeling.model_shape import ModelShape, shape_of
-from actors.scoring.planned_forward import PlannedForward
+from actors.scoring.planned_forward import PlannedForward, RaterShape
 
 SIZE = 8_030_261_248
 READER = PlannedForward("reader", "bfloat16", "pool.dtype", 32_768, "pack_tokens", 1, 44 * GIB)
@@ -37,8 +37,38 @@ def test_what_helps_is_what_alone_makes_it_fit(llama: ModelShape) -> None:
 
 
 def test_models_beside_it_take_their_part(llama: ModelShape) -> None:
-    two = replace(READER, others={"skywork": SIZE, "remote": None})
+    two = replace(READER, others={"skywork": RaterShape(llama, 2048), "remote": None})
     assert two.line(llama) == "GiB each: weights 15.0, skywork 15.0, a forward of 32,768 tokens 3.4, remote unknown"
-    assert two.line_without() == "memory unknown, but skywork 15.0 GiB, remote unknown"
+    assert two.line(None) == (
+        "memory unknown, but skywork 15.0, a forward of 32,768 tokens in skywork 3.4 GiB, remote unknown"
+    )
     assert two.problem(llama) == ""
-    assert "GiB (weights 15.0, skywork 15.0, process " in replace(two, device_bytes=30 * GIB).problem(llama)
+    said = replace(two, device_bytes=30 * GIB).problem(llama)
+    assert said.startswith(
+        "reader needs 34.3 GiB (weights 15.0, skywork 15.0, a forward of 32,768 tokens 3.4, process 1)"
+    )
+
+
+def test_only_the_largest_forward_counts(llama: ModelShape) -> None:
+    """Two bytes of 3 x 4,096 (residuals) and 3 x 14,336 (gated feed-forward), for each token: 108 KiB."""
+    small = replace(llama, width=768, feed_forward=3072, num_parameters=10**8)
+    two = replace(READER, tokens=1024, others={"large": RaterShape(llama, 8192), "small": RaterShape(small, 8192)})
+    parts = two.parts(small, "predictor")
+    assert list(parts) == ["predictor", "large", "small", "a forward of 8,192 tokens in large"]
+    assert parts["a forward of 8,192 tokens in large"] == 8192 * 108 * 1024, "a text of 8,192 tokens is read alone"
+    assert replace(two, tokens=16_384).parts(small)["a forward of 16,384 tokens in large"] == 16_384 * 108 * 1024
+    own = replace(two, others={"small": RaterShape(small, 1024)}).parts(llama)
+    assert own["a forward of 1,024 tokens"] == 1024 * 108 * 1024
+    assert len(own) == 3
+
+
+def test_a_rater_of_which_the_size_alone_is_known_has_no_forward(llama: ModelShape) -> None:
+    line = replace(READER, others={"canine": RaterShape(ModelShape(SIZE), 512)}).line(llama)
+    assert line.endswith("canine 15.0, a forward of 32,768 tokens 3.4, a forward in canine unknown")
+
+
+def test_a_rater_s_long_text_that_does_not_fit_has_a_remedy_of_its_own(llama: ModelShape) -> None:
+    """Weights and process: 30.9 GiB; a text of 65,536 tokens takes 6.8, a pack of 1,024 tokens 0.1."""
+    two = replace(READER, tokens=1024, device_bytes=32 * GIB, others={"long": RaterShape(llama, 65_536)})
+    assert two.problem(llama).endswith("and has 32.0; what helps: max_tokens of long below 65536")
+    assert replace(two, others={"long": RaterShape(llama, 1024)}).problem(llama) == ""

@@ -13,7 +13,8 @@ from data.storage import Storage
 from jobs.pipelines.annotation import annotate
 from jobs.pipelines.map_rows import write_table
 from jobs.pipelines.sample import sample
-from jobs.pipelines.sample_and_rate import one_pool, sample_and_rate
+from jobs.pipelines.sample_and_rate import sample_and_rate
+from jobs.runner.needs import one_pool
 from jobs.runner.preset import Preset
 from jobs.runner.stage import Run
 
@@ -61,4 +62,4 @@ def test_one_pool_leaves_the_rows_of_two(
 )
 def test_two_pools_where_they_differ_or_take_gpus(settings: tuple[str, ...], may: bool, tmp_path: Path) -> None:
     preset = load(Preset, str(PRESETS / "demo.yaml"), [f"storage={tmp_path}", *settings])
-    assert one_pool(Run(preset)) is may
+    assert one_pool(preset) is may

@@ -76,7 +76,7 @@ def test_the_predictor_is_planned_too(tmp_path: Path, capsys: pytest.CaptureFixt
     assert "1 replica x 0.25 CPU, 0.4 GPU; bfloat16; GiB each: weights 14.0, a forward of 2,048 tokens 0.2" in out
     code, _, err = plan(capsys, *words, "scorer.num_gpus=0.1")
     assert code == 1
-    assert err.startswith("serve: scorer needs 15.2 GiB (weights 14.0, process 1, a forward 0.2")
+    assert err.startswith("serve: scorer needs 15.2 GiB (weights 14.0, a forward of 2,048 tokens 0.21, process 1)")
     assert "and has 7.9; what helps: nothing splits this model" in err
 
 

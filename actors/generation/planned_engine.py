@@ -4,14 +4,14 @@ Arithmetic for plans: it starts no engine, and knows neither Ray nor where the n
 """
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 
 from actors.generation.kv_budget import FREE_SHARE, HOST_SHARE
 from actors.generation.kv_cache import FREE_COLUMNS
 from actors.generation.settings import EngineKind, EnginePlace, EngineSettings
 from actors.generation.vllm_start import CPU_CACHE_GIB
-from actors.modeling.model_memory import CPU_PROCESS, GIB, GPU_PROCESS, cache_bytes, forward_bytes, in_gib
+from actors.modeling.model_memory import CPU_PROCESS, GIB, GPU_PROCESS, cache_bytes, forward_bytes, in_gib, listed
 from actors.modeling.model_shape import ModelShape
 
 PAGE = 16
@@ -35,8 +35,10 @@ class EngineMemory:
     weights: float
     others: float
     """The process, a forward, logits."""
+    held: Mapping[str, float]
+    """What comes later and takes of the cache's room: a prefix cache, and what the process holds for other work."""
     answer: float
-    """Keys and values of one answer at its longest, prompt included."""
+    """Keys and values of one answer at its longest, prompt included, in all its rows."""
     limit: float | None
     """What the engine may take; None = the device is not known."""
     cache: float | None
@@ -62,6 +64,12 @@ class PlannedEngine:
     """Of the longest prompt and its answer."""
     device_bytes: float | None
     """Memory of one of its GPUs, or of the CPU's what the process may use; None = unknown here."""
+    guided_by: str = ""
+    """The setting that asks for guided answers; "" = none are."""
+    beside: Mapping[str, float] = field(default_factory=dict)
+    """What the process holds for other work: name -> bytes."""
+    apart: str = ""
+    """How to have other processes hold that, for messages."""
 
     @property
     def kind(self) -> EngineKind | None:
@@ -75,20 +83,25 @@ class PlannedEngine:
         """Of a GPU, that vLLM takes."""
         return self.settings.memory_share or self.place.memory_share
 
+    @property
+    def rows(self) -> int:
+        """Of the KV cache and of max_num_seqs, that an answer takes: a guided one has a second prompt."""
+        return 2 if self.guided_by else 1
+
     def memory(self, shape: ModelShape) -> EngineMemory:
         """For a model of which only the size is known, no answer takes anything."""
-        weights, others = self._weights(shape), self._others(shape)
+        weights, others, held = self._weights(shape), self._others(shape), self._held(shape)
         cells = math.ceil(self.tokens / PAGE) * PAGE if self.kind != "transformers" else self.tokens + FREE_COLUMNS
         # Heads that are fewer than the parts are copied.
         parts = min(self.settings.tensor_parallel, shape.key_heads or 1)
-        answer = cache_bytes(shape, 1, cells, self._cell_bytes) / parts
+        answer = cache_bytes(shape, self.rows, cells, self._cell_bytes) / parts
         if self.device_bytes is None:
-            return EngineMemory(weights, others, answer, None, None, None)
+            return EngineMemory(weights, others, held, answer, None, None, None)
         limit = self._limit(self.device_bytes)
-        cache = self._cache(limit, weights + others)
-        most = self.settings.max_num_seqs
+        cache = self._cache(limit, weights + others, sum(held.values()))
+        most = self.settings.max_num_seqs // self.rows
         num_answers = max(0, min(most, int(cache // answer))) if answer else most * (cache > 0)
-        return EngineMemory(weights, others, answer, limit, cache, num_answers)
+        return EngineMemory(weights, others, held, answer, limit, cache, num_answers)
 
     def line(self, shape: ModelShape) -> str:
         """What runs where, and what it holds."""
@@ -97,17 +110,23 @@ class PlannedEngine:
         other = ", else transformers" if self.kind is None else ""
         found = self.memory(shape)
         bound = "at most " if self._shrinks_unknown else ""
-        held = f"weights {bound}{in_gib(found.weights)}, beside them {in_gib(found.others)}"
+        beside = {"beside them": found.others, **found.held}
         if not shape.layers:
             cache = "KV cache unknown"
         elif found.cache is None or not found.fits:
-            cache = f"KV cache of one answer of {self.tokens:,} tokens {in_gib(found.answer)}"
+            cache = f"KV cache of one {self._guided}answer of {self.tokens:,} tokens {in_gib(found.answer)}"
         else:
+            each = f"each {self.rows} rows of" if self.guided_by else "of"
             cache = (
-                f"KV cache {in_gib(found.cache)}: {found.num_answers} answers of {self.tokens:,} tokens at a time, of "
-                f"max_num_seqs {self.settings.max_num_seqs}"
+                f"KV cache {in_gib(found.cache)}: {found.num_answers} {self._guided}answers of {self.tokens:,} tokens "
+                f"at a time, {each} max_num_seqs {self.settings.max_num_seqs}"
             )
-        return f"{kind}{share}{other}; {self._devices}: {held}, {cache}"
+        weights = f"weights {bound}{in_gib(found.weights)}"
+        return f"{kind}{share}{other}; {self._devices}: {weights}, {listed(beside)}, {cache}"
+
+    @property
+    def _guided(self) -> str:
+        return "guided " if self.guided_by else ""
 
     @property
     def _devices(self) -> str:
@@ -125,19 +144,18 @@ class PlannedEngine:
             return ""
         assert found.limit is not None, "what fits is not known without a limit"
         where = "of each GPU's memory" if self.gpus else "of the machine's memory"
-        need = found.weights + found.others
+        fixed = {"kv_cache_gib": self.settings.kv_cache_gib * GIB} if self.settings.kv_cache_gib is not None else {}
+        more = {**found.held, **fixed}
+        need = found.weights + found.others + sum(more.values())
         beside = f"weights {in_gib(found.weights)} and {in_gib(found.others)} GiB beside them"
-        if self.settings.kv_cache_gib is not None:
-            need, beside = (
-                need + self.settings.kv_cache_gib * GIB,
-                f"{beside}, kv_cache_gib {self.settings.kv_cache_gib:g}",
-            )
+        beside += f", {listed(more)}" if more else ""
         if need > found.limit:
             what = f"needs {in_gib(need)} GiB ({beside}), and {in_gib(found.limit)} {where} are for it"
         else:
             what = (
                 f"takes {in_gib(need)} GiB ({beside}) of the {in_gib(found.limit)} {where} that are for it, so one "
-                f"answer of {self.tokens:,} tokens has no room for its KV cache of {in_gib(found.answer)} GiB"
+                f"{self._guided}answer of {self.tokens:,} tokens has no room for its KV cache of "
+                f"{in_gib(found.answer)} GiB"
             )
         helps = (
             "; or ".join(self._remedies(shape)) or "nothing here: take a smaller model, or a device with more memory"
@@ -175,6 +193,12 @@ class PlannedEngine:
         own, setting = self.settings, self.place.setting
         if own.kv_cache_gib is not None:
             yield f"leave {setting}.kv_cache_gib out", replace(self, settings=_with(own, kv_cache_gib=None))
+        if own.prefix_cache_tokens and self.kind == "transformers":
+            yield f"{setting}.prefix_cache_tokens: 0", replace(self, settings=_with(own, prefix_cache_tokens=0))
+        if self.guided_by:
+            yield f"leave {self.guided_by} out", replace(self, guided_by="")
+        if self.apart:
+            yield self.apart, replace(self, beside={})
         if self.dtype == "float32":
             yield f"{self.place.dtype_setting}: bfloat16", replace(self, dtype="bfloat16")
         if self.gpus and own.wanted != "transformers":
@@ -206,6 +230,11 @@ class PlannedEngine:
         logits = LOGITS_COPIES * 4 * self.settings.max_num_seqs * shape.vocabulary
         return GPU_PROCESS + forward_bytes(shape, batched, self._width_bytes) + logits
 
+    def _held(self, shape: ModelShape) -> dict[str, float]:
+        tokens = self.settings.prefix_cache_tokens if self.kind == "transformers" else 0  # vLLM's is within its cache
+        prefixes = cache_bytes(shape, 1, tokens, self._cell_bytes)
+        return {**({f"prefix cache of {tokens:,} tokens": prefixes} if prefixes else {}), **self.beside}
+
     def _limit(self, device: float) -> float:
         if not self.gpus:
             return device
@@ -213,15 +242,15 @@ class PlannedEngine:
             return device * min(1.0, self.gpus)
         return device * self.share
 
-    def _cache(self, limit: float, taken: float) -> float:
-        """Room for keys and values; no more than what is there."""
-        free = limit - taken
+    def _cache(self, limit: float, taken: float, later: float) -> float:
+        """Room for keys and values; no more than what is there. `later`: what is taken once the room was chosen."""
+        free = limit - taken - later
         if self.settings.kv_cache_gib is not None:
             wanted = self.settings.kv_cache_gib * GIB
             return wanted if wanted <= free else -1.0
         if self.kind != "transformers":
             return free if self.gpus else min(free, CPU_CACHE_GIB * GIB)
-        return free * FREE_SHARE if self.gpus else min(free, limit * HOST_SHARE)
+        return min(free, (limit - taken) * FREE_SHARE if self.gpus else limit * HOST_SHARE)
 
     @property
     def _width_bytes(self) -> int:

@@ -4,6 +4,7 @@ From a model's shape alone; and the bytes that a device has. Knows no training a
 """
 
 import os
+from collections.abc import Mapping
 
 import torch
 
@@ -46,3 +47,8 @@ def device_bytes(memory_gib: float | None, on_gpu: bool, num_processes: int) -> 
 def in_gib(size: float) -> str:
     """For a line that people read."""
     return f"{size / GIB:,.1f}" if size > 10 * GIB else f"{size / GIB:.2g}"
+
+
+def listed(parts: Mapping[str, float]) -> str:
+    """Each by its name, in GiB, for a line that people read."""
+    return ", ".join(f"{name} {in_gib(size)}" for name, size in parts.items())

@@ -100,7 +100,7 @@ def shape_of(config: PreTrainedConfig, predictor: bool = False) -> ModelShape:
     except Exception as error:  # a config is data from outside: whatever a model's constructor makes of it
         kind = config.model_type
         raise UserError(f"no {kind} model can be built from this config.json: {_reason(error)}") from None
-    return _counted(model, config.get_text_config(), backbone_of(config).heads if predictor else ())
+    return counted(model, config.get_text_config(), backbone_of(config).heads if predictor else ())
 
 
 def _on_meta(config: PreTrainedConfig, predictor: bool) -> PreTrainedModel:
@@ -113,7 +113,8 @@ def _on_meta(config: PreTrainedConfig, predictor: bool) -> PreTrainedModel:
     return model
 
 
-def _counted(model: PreTrainedModel, config: Any, heads: tuple[str, ...]) -> ModelShape:
+def counted(model: PreTrainedModel, config: Any, heads: tuple[str, ...] = ()) -> ModelShape:
+    """Of a model on the meta device. `heads`: names of linear layers that no adapter goes to."""
     width, layers = int(config.hidden_size), int(config.num_hidden_layers)
     query_heads = int(getattr(config, "num_attention_heads", 1))
     head = int(getattr(config, "head_dim", None) or width // query_heads)

@@ -1,13 +1,22 @@
-"""What a process that reads packs with a model, and writes nothing, will hold of its device: from a shape alone.
+"""What a process that reads packs with a model, and writes nothing, will hold of its device: from shapes alone.
 
 Arithmetic for plans. Knows neither Ray nor where the numbers are printed.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
-from actors.modeling.model_memory import CPU_PROCESS, GPU_PROCESS, forward_bytes, in_gib
+from actors.modeling.model_memory import CPU_PROCESS, GPU_PROCESS, forward_bytes, in_gib, listed
 from actors.modeling.model_shape import ModelShape
+
+
+@dataclass(frozen=True)
+class RaterShape:
+    """A further model that a process rates with."""
+
+    shape: ModelShape
+    longest: int
+    """Tokens of the longest text that it rates."""
 
 
 @dataclass(frozen=True)
@@ -25,50 +34,58 @@ class PlannedForward:
     """Set aside for the process; below 1 a share of one, 0 = it runs on the CPU. The model is on one of them."""
     device_bytes: float | None
     """Memory of a GPU, or of the CPU's what the process may use; None = unknown here."""
-    others: Mapping[str, int | None] = field(default_factory=dict)
-    """Models that the process holds beside it: name -> parameters, None = not known."""
+    others: Mapping[str, RaterShape | None] = field(default_factory=dict)
+    """Raters that the process holds beside it, by name; None = not known."""
 
-    def line(self, shape: ModelShape) -> str:
-        """What it holds."""
-        parts = {"weights": self._weights(shape), **self._beside}
-        if shape.layers:
-            parts[f"a forward of {self.tokens:,} tokens"] = self._forward(shape)
-        return f"GiB each: {_listed(parts)}{self._unknown}"
+    def line(self, shape: ModelShape | None) -> str:
+        """What it holds; `shape`: None = not known."""
+        held = listed(self.parts(shape))
+        if shape is None:
+            memory = f"memory unknown{f', but {held} GiB' if held else ''}"
+        else:
+            memory = f"GiB each: {held}"
+        return f"{memory}{self.unknown}"
 
-    def line_without(self) -> str:
-        """What it holds, where the model's shape is not known."""
-        beside = f", but {_listed(self._beside)} GiB" if self._beside else ""
-        return f"memory unknown{beside}{self._unknown}"
+    def parts(self, shape: ModelShape | None, own: str = "weights") -> dict[str, float]:
+        """Bytes that it holds beside the process: all weights, and of the forwards, which do not overlap, the largest.
+
+        `own`: a name for the weights of the model of this shape.
+        """
+        shapes = {own: shape, **{name: rater.shape for name, rater in self.others.items() if rater}}
+        weights = {name: float(s.num_parameters * self._width_bytes) for name, s in shapes.items() if s}
+        forwards = self._forwards(shape)
+        largest = max(forwards, key=forwards.__getitem__, default=None)
+        return weights if largest is None else {**weights, largest: forwards[largest]}
+
+    @property
+    def unknown(self) -> str:
+        """The end of a line: what raters hold that is not known."""
+        names = {name: name if rater is None else f"a forward in {name}" for name, rater in self.others.items()}
+        return "".join(f", {names[name]} unknown" for name, r in self.others.items() if not (r and r.shape.layers))
 
     def problem(self, shape: ModelShape) -> str:
         """Why it does not fit, and the settings that help; "" = it fits."""
         if self._fits(shape):
             return ""
-        parts = {"weights": self._weights(shape), **self._beside, "process": self._process}
-        parts["a forward"] = self._forward(shape)
-        helps = []
-        if self.dtype == "float32" and replace(self, dtype="bfloat16")._fits(shape):
-            helps.append(f"{self.dtype_setting}: bfloat16")
-        if shape.layers and replace(self, tokens=1)._fits(shape):
-            helps.append(f"{self.tokens_setting} below {self.tokens}")
+        parts = {**self.parts(shape), "process": self._process}
         nothing = "nothing splits this model over several GPUs: take a GPU with more memory"
         return (
-            f"{self.what} needs {in_gib(sum(parts.values()))} GiB ({_listed(parts)}), and has "
-            f"{in_gib(self._limit or 0)}; what helps: {'; or '.join(helps) or nothing}"
+            f"{self.what} needs {in_gib(sum(parts.values()))} GiB ({listed(parts)}), and has "
+            f"{in_gib(self._limit or 0)}; what helps: {'; or '.join(self._remedies(shape)) or nothing}"
         )
 
+    def _remedies(self, shape: ModelShape) -> Iterator[str]:
+        """Each alone would do."""
+        if self.dtype == "float32" and replace(self, dtype="bfloat16")._fits(shape):
+            yield f"{self.dtype_setting}: bfloat16"
+        if replace(self, tokens=1)._fits(shape):
+            yield f"{self.tokens_setting} below {self.tokens}"
+        for name, rater in self.others.items():
+            if rater and replace(self, others={**self.others, name: replace(rater, longest=1)})._fits(shape):
+                yield f"max_tokens of {name} below {rater.longest}"
+
     def _fits(self, shape: ModelShape) -> bool:
-        limit = self._limit
-        held = self._weights(shape) + sum(self._beside.values()) + self._process + self._forward(shape)
-        return limit is None or held <= limit
-
-    @property
-    def _beside(self) -> dict[str, float]:
-        return {name: float(size * self._width_bytes) for name, size in self.others.items() if size}
-
-    @property
-    def _unknown(self) -> str:
-        return "".join(f", {name} unknown" for name, size in self.others.items() if not size)
+        return self._limit is None or sum(self.parts(shape).values()) + self._process <= self._limit
 
     @property
     def _limit(self) -> float | None:
@@ -78,17 +95,19 @@ class PlannedForward:
     def _process(self) -> int:
         return GPU_PROCESS if self.gpus else CPU_PROCESS
 
-    def _weights(self, shape: ModelShape) -> float:
-        return float(shape.num_parameters * self._width_bytes)
-
-    def _forward(self, shape: ModelShape) -> float:
-        return forward_bytes(shape, self.tokens, self._width_bytes) if shape.layers else 0.0
+    def _forwards(self, shape: ModelShape | None) -> dict[str, float]:
+        """Each with whose it is; none of a model of which only the size is known."""
+        read = {"": RaterShape(shape, 0)} if shape else {}
+        found = {}
+        for name, rater in {**read, **self.others}.items():
+            if rater and rater.shape.layers:
+                # A batch is filled up to a pack's tokens; a rater reads a text that is longer alone.
+                tokens = max(self.tokens, rater.longest)
+                where = f" in {name}" if name else ""
+                found[f"a forward of {tokens:,} tokens{where}"] = forward_bytes(rater.shape, tokens, self._width_bytes)
+        return found
 
     @property
     def _width_bytes(self) -> int:
         half = self.dtype in ("bfloat16", "float16") or (self.dtype == "auto" and self.gpus > 0)
         return 2 if half else 4
-
-
-def _listed(parts: Mapping[str, float]) -> str:
-    return ", ".join(f"{name} {in_gib(size)}" for name, size in parts.items())

@@ -19,6 +19,7 @@ from transformers.configuration_utils import PreTrainedConfig
 from transformers.initialization import no_init_weights
 
 from actors.modeling.model_folder import load_weights
+from actors.modeling.model_shape import ModelShape, counted
 from actors.scoring.gated_reward import ARCHITECTURE, PROMPT_END, GatedReward, output_names
 from data.errors import UserError
 from data.printable import printable
@@ -49,8 +50,11 @@ def reward_head(
     return _layout(settings, config)(folder, config, tokenizer, dtype)
 
 
-def num_parameters(settings: HfRaterSettings, config: PreTrainedConfig) -> int:
-    """Of the whole model, from its config alone. Raises UserError for a config that cannot be built."""
+def rater_shape(settings: HfRaterSettings, config: PreTrainedConfig) -> ModelShape:
+    """Of the whole model, from its config alone; of one with other names in its config only the size is known.
+
+    Raises UserError for a config that cannot be built.
+    """
     layout = _layout(settings, config)
     try:
         with torch.device("meta"), no_init_weights():
@@ -59,7 +63,10 @@ def num_parameters(settings: HfRaterSettings, config: PreTrainedConfig) -> int:
     except Exception as error:  # a config is data from outside: whatever a model's constructor makes of it
         reason = printable(" ".join(str(error).split()), 150)
         raise UserError(f"no rater can be built from the config.json of {settings.name}: {reason}") from None
-    return sum(parameter.numel() for parameter in model.parameters())
+    try:
+        return counted(model, config.get_text_config())
+    except AttributeError:
+        return ModelShape(sum(parameter.numel() for parameter in model.parameters()))
 
 
 def _layout(

@@ -28,7 +28,8 @@ from jobs.pipelines.annotation import annotate, calibration, raters_of
 from jobs.pipelines.map_rows import write_table
 from jobs.pipelines.over_files import over_files, rows_in
 from jobs.pipelines.sample import sample
-from jobs.pipelines.sample_and_rate import one_pool, sample_and_rate
+from jobs.pipelines.sample_and_rate import sample_and_rate
+from jobs.runner.needs import one_pool
 from jobs.runner.stage import Run
 
 Measure = Callable[[Conversation], Values]
@@ -68,7 +69,7 @@ def answered(
     """The answers of `policy` to all `prompts`; both lie in `folder`. With `rate` they are rated if one pool can."""
     write_table(prompts_table(prompts), folder / "prompts")
     temperature = run.preset.evaluate.temperature
-    if rate and one_pool(run):
+    if rate and one_pool(run.preset):
         target = folder / "rated"
         sample_and_rate(run, f"{what}: sample and rate", policy, folder / "prompts", target, temperature)
     else:
@@ -84,7 +85,7 @@ def rated(
 
     Where one pool has not rated them, those that lie in `answers` are rated into `target`.
     """
-    if one_pool(run):
+    if one_pool(run.preset):
         return sorted(rows, key=_id)
     annotate(run, f"{what}: rate", answers, target)
     return rows_by_id(target)

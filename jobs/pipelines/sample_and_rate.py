@@ -29,12 +29,6 @@ class SamplerAndAnnotator:
         return self.annotator(self.sampler(prompts))
 
 
-def one_pool(run: Run) -> bool:
-    """Can one pool do both? If its actors are those of both, and no GPU would have to hold two models."""
-    sampling, rating = run.preset.sampling.pool, run.preset.annotate.pool
-    return sampling == rating.model_copy(update={"batch_rows": sampling.batch_rows}) and not sampling.gpus_per_actor
-
-
 def sample_and_rate(
     run: Run, what: str, policy: Storage, prompts: Storage, target: Storage, temperature: float
 ) -> None:

@@ -9,6 +9,7 @@ from cluster.preflight import Demand
 from data.iceberg import ICEBERG
 from data.rater_settings import HfRaterSettings
 from data.storage import Storage
+from jobs.runner.preset import Preset
 from jobs.runner.stage import Run
 from jobs.runner.trainings import STAGE_OF, learners
 
@@ -47,6 +48,12 @@ def needs(run: Run, stage_names: Sequence[str]) -> Needs:
 def samples(stage_names: Sequence[str]) -> bool:
     """Does one of these stages write text?"""
     return bool({name.split("/")[-1] for name in stage_names} & {"samples", "promotion", "report", "answers"})
+
+
+def one_pool(preset: Preset) -> bool:
+    """Can one pool sample and rate? If its actors are those of both, and no GPU would have to hold two models."""
+    sampling, rating = preset.sampling.pool, preset.annotate.pool
+    return sampling == rating.model_copy(update={"batch_rows": sampling.batch_rows}) and not sampling.gpus_per_actor
 
 
 def _workers(path: str, learner: LearnerSettings) -> Demand:

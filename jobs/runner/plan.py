@@ -3,10 +3,11 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from actors.modeling.model_memory import in_gib
+from actors.modeling.model_memory import in_gib, listed
 from actors.modeling.model_shape import ModelShape
 from actors.training.memory import TrainingMemory, learner_device_bytes, too_large, torch_sees_a_gpu, training_memory
 from actors.training.settings import LearnerSettings
+from data.lab import LAB
 from jobs.runner.auto_fit import with_fits
 from jobs.runner.estimate import estimate
 from jobs.runner.inputs import refuse_what_is_not_there
@@ -87,9 +88,16 @@ class _Stages:
             return pools.predictor()
         if kind in ("annotated", "rated"):
             return pools.annotator()
-        if kind in ("samples", "promotion", "report", "answers") and name != "ablation/report":
+        if kind in ("samples", "answers") or self._only_asks(name):
             return pools.sampler()
+        if kind in ("promotion", "report") and name != "ablation/report":
+            return pools.sampler_and_annotator(is_report=name == "report")
         return "the driver alone"
+
+    def _only_asks(self, name: str) -> bool:
+        """The report of an ablation's arm: in the synthetic world its answers are measured by the truth alone."""
+        is_arm = name.startswith("ablation/") and name.endswith("/report") and name != "ablation/report"
+        return is_arm and any(source.format == LAB for source in self.preset.rows.sources)
 
     def _training(self, path: str) -> str:
         found = {**learners(self.preset), "bootstrap.learner": self.preset.bootstrap.learner}
@@ -125,11 +133,8 @@ def _training(learner: LearnerSettings, shape: ModelShape | None, has_logits: bo
 
 
 def _memory(memory: TrainingMemory) -> str:
-    parts = ", ".join(f"{name} {in_gib(size)}" for name, size in memory.parts.items())
     apart = {name: size for name, size in memory.pack.items() if size and name not in memory.parts}
-    pack = (
-        f", before it a pack's {', '.join(f'{name} {in_gib(size)}' for name, size in apart.items())}" if apart else ""
-    )
+    pack = f", before it a pack's {listed(apart)}" if apart else ""
     unknown = pack if memory.knows_activations else ", activations unknown"
     host = f" (and {in_gib(memory.host)} in the CPU's memory)" if memory.host else ""
-    return f"GiB each: {parts}, together {in_gib(memory.total)} {memory.moment}{unknown}{host}"
+    return f"GiB each: {listed(memory.parts)}, together {in_gib(memory.total)} {memory.moment}{unknown}{host}"

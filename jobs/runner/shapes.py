@@ -2,12 +2,13 @@
 
 from dataclasses import dataclass
 
-from actors.modeling.backbone import backbone_of
+from actors.modeling.backbone import backbone_of, max_positions
 from actors.modeling.layer_heads import cut_after
 from actors.modeling.model_shape import HubUnreachable, ModelShape, NotOnHub, read_config, shape_of, shape_of_small
 from actors.modeling.settings import HeadsSettings
 from actors.modeling.tiny_llama import small_config
-from actors.scoring.reward_heads import num_parameters
+from actors.scoring.planned_forward import RaterShape
+from actors.scoring.reward_heads import rater_shape
 from data.errors import UserError
 from data.rater_settings import HfRaterSettings
 from data.uris import shown_uri
@@ -49,17 +50,19 @@ class Shapes:
         return (self.warmup if path == "predictor.warmup" else self.base), True
 
 
-def rater_sizes(preset: Preset) -> dict[str, int | None]:
-    """Parameters of each `hf` rater, by its name; None where the hub does not say.
+def rater_shapes(preset: Preset) -> dict[str, RaterShape | None]:
+    """Each `hf` rater, by its name; None where the hub does not say.
 
     Raises UserError, naming the setting, for a config that cannot be read or built.
     """
-    found: dict[str, int | None] = {}
+    found: dict[str, RaterShape | None] = {}
     for number, rater in enumerate(preset.annotate.raters):
         if not isinstance(rater, HfRaterSettings):
             continue
         try:
-            found[rater.name] = num_parameters(rater, read_config(rater.model))
+            config = read_config(rater.model)
+            longest = min(rater.max_tokens, max_positions(config) or rater.max_tokens)
+            found[rater.name] = RaterShape(rater_shape(rater, config), longest)
         except (HubUnreachable, NotOnHub):
             found[rater.name] = None
         except UserError as error:
