@@ -9,6 +9,8 @@ import math
 from collections.abc import Collection
 from typing import Any
 
+import torch
+
 from actors.generation.engine_thread import EngineThread, Request
 from actors.generation.grammar_check import enforceable
 from actors.generation.protocol import GenerationStep, Grammar, Load, Sampling, TokenLogprob
@@ -62,6 +64,12 @@ class VllmEngine(EngineThread):
 
     def _running(self) -> Collection[Request]:
         return list(self._requests.values())
+
+    def _run(self) -> None:
+        # OpenMP counts threads for each thread anew, and torch brings its own number when it is first asked. vLLM's
+        # kernels do not ask it: in the middle of a forward they would find another number than at its start.
+        torch.get_num_threads()
+        super()._run()
 
     def _step(self) -> None:
         while request := self._next_new():
