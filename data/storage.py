@@ -10,6 +10,7 @@ import os
 import posixpath
 import secrets
 import shutil
+import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -88,6 +89,10 @@ class Storage:
     def exists(self) -> bool:
         return bool(self.fs.exists(self.path))
 
+    def size(self) -> int:
+        """Of the file, in bytes."""
+        return int(self.fs.info(self.path)["size"])
+
     def files(self, suffix: str = "") -> list[str]:
         """Paths of all files below, sorted, by one listing; an empty list if there is no such folder."""
         return sorted(p for p in self.fs.find(self.path) if p.endswith(suffix))
@@ -129,6 +134,15 @@ class Storage:
                 shutil.copyfile(local, beside)
             else:
                 self.fs.put_file(local, self.path)
+
+    @contextlib.contextmanager
+    def written(self) -> Iterator[str]:
+        """A local path to write; when the block has ended, it is this file, and whole. Raises Unwritable."""
+        with self._whole() as beside, tempfile.TemporaryDirectory(prefix="steerlm-upload-") as folder:
+            path = beside or os.path.join(folder, "file")
+            yield path
+            if not beside:
+                self.fs.put_file(path, self.path)
 
     @contextlib.contextmanager
     def _whole(self) -> Iterator[str]:
@@ -216,7 +230,7 @@ class Storage:
             self.remove()
             yield self
             return
-        beside, before = (f"{self.path.rstrip('/')}.{secrets.token_hex(4)}.{end}" for end in ("tmp", "old"))
+        beside = f"{self.path.rstrip('/')}.{secrets.token_hex(4)}.tmp"
         make_folders(beside)
         try:
             yield Storage(beside)
@@ -224,10 +238,15 @@ class Storage:
         except BaseException:
             shutil.rmtree(beside, ignore_errors=True)
             raise
+        self.take(Storage(beside))
+
+    def take(self, folder: "Storage") -> None:
+        """`folder`, on the same disk, takes the place of this one. Raises Unwritable: then both are kept."""
+        before = f"{self.path.rstrip('/')}.{secrets.token_hex(4)}.old"
         try:
-            exchange(self.path, beside, before)
+            exchange(self.path, folder.path, before)
         except OSError as error:
-            kept = " and ".join(folder for folder in (beside, before) if os.path.lexists(folder))
+            kept = " and ".join(path for path in (folder.path, before) if os.path.lexists(path))
             raise Unwritable(
                 error.errno,
                 f"cannot replace {self.uri}: {error.strerror or error}; nothing is lost, {kept} is kept; "

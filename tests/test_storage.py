@@ -112,6 +112,23 @@ def test_a_folder_is_replaced_whole_or_stays(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
+@pytest.mark.parametrize("uri", ["{}/deep/file", "memory://{}/file"])
+def test_a_file_that_is_written_in_parts_appears_whole_or_not_at_all(uri: str, tmp_path: Path) -> None:
+    target = Storage(uri.format(tmp_path))
+
+    def write(content: bytes, fails: bool = False) -> None:
+        with target.written() as path:
+            Path(path).write_bytes(content)
+            if fails:
+                raise OSError(28, "No space left on device")
+
+    write(b"first")
+    with pytest.raises(Unwritable, match=r"^cannot write .*/file: No space left on device; free space"):
+        write(b"second", fails=True)
+    assert (target.size(), target.read_text()) == (5, "first")
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["file"] * target.is_local
+
+
 def test_an_object_store_is_filled_in_place() -> None:
     target = Storage("memory://replaced/out")
     (target / "old").write_bytes(b"")
