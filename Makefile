@@ -131,7 +131,7 @@ test-kill: setup  ## kill -9 a run in every stage and an annotation, and start t
 	@$(PYTEST) -m slow tests/test_annotate.py tests/test_kill.py $(ARGS)
 
 test-train: setup  ## every ZeRO stage, kills, memory against the plan, the bench against TRL, the ablation (minutes)
-	@$(SLOW) tests/test_resume.py tests/test_memory_peaks.py tests/test_engine_kernels.py tests/test_sharded_export.py \
+	@$(SLOW) tests/test_resume.py tests/test_memory_peaks.py tests/test_engine_kernels.py tests/test_export_workers.py \
 	  tests/test_packing_off.py tests/test_label_probes.py tests/test_bench.py tests/test_experts.py \
 	  tests/test_gpu_bench.py tests/test_ablation.py tests/test_devices.py tests/test_sample_and_rate.py \
 	  tests/test_evaluate_predictor.py tests/test_benchmark_rewardbench.py tests/test_steerlm2_run.py $(ARGS)

@@ -1,35 +1,36 @@
 """A model is saved in files of bounded size, whole on nobody, to storage as slow as it likes."""
 
-import json
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from conftest import free_port
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, MixtralConfig, MixtralForCausalLM
 
 from actors.modeling import model_folder
+from actors.modeling.lora import add_adapters, merged
 from actors.modeling.policy import PolicyTask
 from actors.modeling.regressor import PredictorTask
+from actors.modeling.settings import LoraSettings
 from actors.modeling.train_task import TrainTask
 from actors.training import export_plan
-from actors.training.export_plan import file_name, planned, saved_weights
+from actors.training.checkpoint import Checkpoint
+from actors.training.checkpointer import Checkpointer
+from actors.training.export_form import units
+from actors.training.export_plan import file_name, owners, planned, saved_weights
 from actors.training.save_model import save_trained_model
 from actors.training.settings import LearnerSettings, export_dtype
+from actors.training.zero_shards import ZeroShard, trained
 from data.attributes import shipped
 from data.storage import Storage
 
-ROOT = Path(__file__).resolve().parent.parent
 SCHEMA = shipped("lab")
 
 
 def _engine(module: torch.nn.Module, **settings: Any) -> Any:
-    return SimpleNamespace(rank=0, module=module, settings=LearnerSettings(zero_stage=0, **settings))
+    return SimpleNamespace(rank=0, world=1, module=module, settings=LearnerSettings(zero_stage=0, **settings))
 
 
 def _saved(task: TrainTask, engine: Any, target: Storage) -> dict[str, torch.Tensor]:
@@ -68,6 +69,15 @@ def test_files_are_bounded_and_a_layer_stays_together(tiny_base: str) -> None:
     assert layers == [{str(number)} for number in range(len(layers))]
     assert [len(planned(weights, n)) for n in (total, 10**12)] == [1, 1]
     assert [file_name(0, 1), file_name(1, 12)] == ["model.safetensors", "model-00002-of-00012.safetensors"]
+
+
+def test_every_worker_writes_about_as_much() -> None:
+    assert owners([4, 4, 4, 1], 2) == [0, 1, 0, 1]
+    assert owners([9], 3) == [0], "a small model is written by the first one"
+    assert owners([], 2) == []
+    sizes = [3 + number % 3 for number in range(35)]
+    filled = [sum(size for size, owner in zip(sizes, owners(sizes, 8), strict=True) if owner == o) for o in range(8)]
+    assert max(filled) - min(filled) <= max(sizes)
 
 
 def test_one_file_is_the_one_that_transformers_writes(tiny_base: str, tmp_path: Path) -> None:
@@ -164,44 +174,39 @@ def test_weights_are_saved_as_they_were_computed_with(
     assert torch.equal(again.model.score.weight, engine.module.model.score.weight)
 
 
-@pytest.mark.slow
-@pytest.mark.case("B14: an export that takes longer than a collective may")
-def test_a_sharded_model_is_saved_to_slow_storage_by_a_worker_that_never_holds_it(
-    tiny_base: str, tmp_path: Path
-) -> None:
-    """One file takes longer to write than any collective may wait."""
-    base, target = str(tmp_path / "base"), tmp_path / "model"
-    Storage(base).upload(tiny_base)
-    LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=600, hidden_size=16, intermediate_size=64, num_hidden_layers=8, num_attention_heads=2,
-            max_position_embeddings=64, tie_word_embeddings=True,
-        )
-    ).save_pretrained(base)  # fmt: skip
-    module = PolicyTask(base, SCHEMA, "steerlm").build()
-    weights = list(saved_weights(module, (), torch.float32))
-    num_bytes = sum(w.num_bytes for w in weights)
-    shard_bytes, write_s, limit_s = num_bytes // 4, 6.0, 4.0
-    words = [str(free_port()), base, str(target), str(shard_bytes), str(write_s), str(limit_s)]
-    workers = [
-        subprocess.Popen(
-            [sys.executable, "tests/support/export_workers.py", str(rank), *words],
-            cwd=ROOT,
-            text=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-        )
-        for rank in range(2)
+def test_adapters_are_merged_module_by_module(tiny_base: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In several files, and the weights are those that merging the whole model at once gives."""
+    monkeypatch.setattr(export_plan, "SHARD_BYTES", 40_000)
+    settings = LoraSettings(rank=2)
+    task = PredictorTask(tiny_base, SCHEMA, "steerlm")
+    module = task.build()
+    add_adapters(module.model, settings, module.heads)
+    for name, parameter in module.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter)
+    engine = _engine(module, precision="fp32", lora=settings)
+    target = Storage(str(tmp_path / "m"))
+    found, expected = _saved(task, engine, target), merged(module, module.state_dict())
+    expected = {name.removeprefix("model."): value for name, value in expected.items() if name.startswith("model.")}
+    assert found.keys() == expected.keys()
+    assert len([name for name in target.names() if name.endswith(".safetensors")]) > 2
+    assert all(torch.equal(value, expected[name]) for name, value in found.items())
+    whole = [
+        unit for unit in units(engine, list(saved_weights(module, module.heads, torch.float32))) if not unit.streams
     ]
-    said = [worker.communicate(timeout=400) for worker in workers]
-    assert [worker.returncode for worker in workers] == [0, 0], said[0][1][-3000:] + said[1][1][-3000:]
-    found = json.loads(said[0][0].strip().splitlines()[-1])
-    assert found["files"] == len(planned(weights, shard_bytes)) > 3
-    largest = max(sum(w.num_bytes for w in group) for file in planned(weights, shard_bytes) for group in file)
-    assert found["most"] <= 2 * max(shard_bytes, largest)
-    assert found["most"] < 0.6 * num_bytes
-    loaded, whole = AutoModelForCausalLM.from_pretrained(target).state_dict(), module.model.state_dict()
-    assert loaded.keys() == whole.keys()
-    layers = [name for name in loaded if ".layers." in name]  # embeddings of new tokens are random in each process
-    assert layers
-    assert all(torch.equal(loaded[name], whole[name]) for name in layers)
+    assert whole
+    assert all(len(unit.weights) == 3 for unit in whole), "a weight and its two adapters, not a layer"
+
+
+def test_the_weights_of_an_earlier_step_are_saved(tiny_base: str, tmp_path: Path) -> None:
+    task = PolicyTask(tiny_base, SCHEMA, "steerlm")
+    engine = _engine(task.build(), precision="fp32")
+    kept = Checkpointer(Storage(str(tmp_path / "best")), 0, 1, 1)
+    shards = [ZeroShard(name, 0, p.detach().flatten() + 1) for name, p in trained(engine.module)]
+    kept.save(3, {"weights": shards}, None)
+    kept.wait()
+    target = Storage(str(tmp_path / "m"))
+    save_trained_model(task, engine, Checkpoint(kept.folder, 3), target, 5, 1e-3)
+    found, live = load_file(tmp_path / "m" / "model.safetensors"), engine.module.model.state_dict()
+    assert found
+    assert all(torch.equal(value, live[name] + 1) for name, value in found.items())

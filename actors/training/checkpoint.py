@@ -67,6 +67,10 @@ class Checkpoint:
         """The tensors of a kind."""
         return list(self._shards_of(kind))
 
+    def checksums(self, kind: str) -> list[str]:
+        """Of the files of a kind: what tells their tensors from those of any other checkpoint."""
+        return [said["sha256"] for file, said in sorted(self._files.items()) if file.rsplit("-", 1)[0] == kind]
+
     def size(self, kind: str, name: str) -> int:
         """How many elements a tensor has."""
         first, length, *_ = self._shards_of(kind)[name][-1]

@@ -9,12 +9,17 @@ import torch.distributed as dist
 from torch.distributed import distributed_c10d
 
 from data.errors import UserError
+from data.storage import Unwritable
 
 POLL_S = 0.1
 
 
 class AgreedError(UserError):
     """A user error that every worker raises at the same place, so that none waits for another."""
+
+
+class WorkerFailed(Exception):
+    """Another worker has failed, and its sentence."""
 
 
 def limit_waiting(seconds: float) -> None:
@@ -59,13 +64,53 @@ def agree(error: UserError | None) -> None:
 def barrier() -> None:
     """Wait until the first worker has come here, however long it takes.
 
-    Workers ask the group's store: a collective would fail at its time limit while the first one writes to slow storage.
+    Workers ask the group's store: a collective would fail at its time limit while one of them writes to slow storage.
     """
     if not dist.is_initialized():
         return
-    store, rank = dist.distributed_c10d._get_default_store(), dist.get_rank()
-    passed = f"steerlm/passed/{store.add(f'steerlm/waits/{rank}', 1)}"
-    if rank == 0:
-        store.set(passed, "1")
-    while not store.check([passed]):
-        time.sleep(POLL_S)
+    store, rank = distributed_c10d._get_default_store(), dist.get_rank()
+    turn = store.add(f"steerlm/passed/{rank}", 1)
+    if rank:
+        _wait(store, "steerlm/passed/0", turn)
+
+
+def meet() -> None:
+    """Wait until every worker has come here, however long it takes."""
+    if not dist.is_initialized():
+        return
+    store, world = distributed_c10d._get_default_store(), dist.get_world_size()
+    arrived = store.add("steerlm/meets", 1)
+    # Nobody leaves a meeting before all are there, so meeting n has the arrivals from n * world + 1 on.
+    _wait(store, "steerlm/meets", -(-arrived // world) * world)
+
+
+def _wait(store: Any, counter: str, least: int) -> None:
+    """Until the counter is that high; pauses grow, so that what is ready soon costs little."""
+    pause = POLL_S / 64
+    while store.add(counter, 0) < least:
+        time.sleep(pause)
+        pause = min(2 * pause, POLL_S)
+
+
+def gathered(value: Any) -> list[Any]:
+    """Every worker's value, by rank, on every worker."""
+    if not dist.is_initialized():
+        return [value]
+    found = [None] * dist.get_world_size()
+    dist.all_gather_object(found, value)
+    return found
+
+
+def agree_all(error: Exception | None) -> None:
+    """If one of the workers has an error, every one raises; waits for all of them without a time limit.
+
+    What people must change (Unwritable) is an AgreedError with the first worker's sentence. After any other error its
+    worker raises its own, and the others WorkerFailed.
+    """
+    meet()
+    said = gathered((isinstance(error, Unwritable), f"{error}") if error else None)
+    for rank, one in enumerate(said):
+        if one and one[0]:
+            raise AgreedError(one[1]) from error
+        if one:
+            raise error or WorkerFailed(f"worker {rank} could not save its part of the model: {one[1]}")

@@ -5,14 +5,18 @@ form than they train them (experts, fused projections), and adapters are merged 
 """
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 SHARD_BYTES = 4 * 10**9
-"""A file of weights has about so many bytes at most; two of them are in the first worker's memory at a time."""
+"""A file of weights has about so many bytes at most."""
+BATCH_BYTES = 64 * 2**20
+"""So many bytes of a weight, of all workers together, are on the way to a file's owner at a time."""
+BATCHES = 6
+"""That many of them an owner may have at once: on arrival, split by worker, waiting, and being written."""
 LAYER = re.compile(r"^.*?\.\d+\.")
 ADAPTER = re.compile(r"\.(base_layer|lora_[AB])\..*$")
 
@@ -75,6 +79,18 @@ def planned(weights: Iterable[Weight], shard_bytes: int) -> list[list[Group]]:
         files[-1].append(group)
         filled += size
     return files
+
+
+def owners(sizes: Sequence[int], world: int) -> list[int]:
+    """For each file, of so many bytes, the worker that writes it: all have about as many bytes.
+
+    `[4, 4, 4, 1]` for two workers -> `[0, 1, 0, 1]`.
+    """
+    filled, found = [0] * world, [0] * len(sizes)
+    for number in sorted(range(len(sizes)), key=lambda number: -sizes[number]):
+        found[number] = owner = filled.index(min(filled))
+        filled[owner] += sizes[number]
+    return found
 
 
 def file_name(number: int, count: int) -> str:

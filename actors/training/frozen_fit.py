@@ -87,7 +87,7 @@ class FrozenFit:
         self.module.set_heads(fitted.heads, fitted.weights_AF)
         if self.fence:
             self.fence.require()
-        save_trained_model(self.task, self.engine, None, self.output / "model", 0, 0.0)
+        save_trained_model(self.task, self.engine, None, self.output / "model", 0, 0.0, self.fence)
         metrics = self._metrics(fitted, (examples, weight), (tokens, budget), time.perf_counter() - started)
         if self.rank == 0:
             write_record(self.output / TRAINING, metrics)

@@ -13,11 +13,14 @@ from actors.kernels.cross_entropy import CHUNK_LOGITS
 from actors.modeling.model_memory import CPU_PROCESS, GIB, GPU_PROCESS, device_bytes, forward_bytes
 from actors.modeling.model_shape import ModelShape
 from actors.training.activations import kept_bytes, logits_bytes
+from actors.training.export_plan import BATCH_BYTES, BATCHES
 from actors.training.settings import BUCKET_ELEMENTS, LIVE_ELEMENTS, LearnerSettings
 
 F32 = 4
 """Bytes of a weight, a gradient, a moment: all of these are fp32."""
 MOMENTS = 2
+MERGED = 4
+"""Copies of a weight while an adapter is merged into it: the weight, the product, the sum, the cast sum."""
 RETAINED = 1.2
 """On a CPU: memory that the C library holds after a pack, relative to what the pack's forward kept. It keeps freed
 tensors of up to 32 MiB for later ones, in fragments; measured 1.0 to 1.35."""
@@ -172,10 +175,9 @@ def _checkpoint(shape: ModelShape, learner: LearnerSettings) -> float:
 
 
 def _export(shape: ModelShape, learner: LearnerSettings) -> float:
-    """The first worker's copy of the weights: adapters are merged into new ones, and ZeRO-3 gathers all."""
-    if learner.zero_stage == 3:
-        return F32 * shape.num_parameters
-    return F32 * (shape.num_parameters - shape.vocabulary * shape.width) if learner.lora else 0.0
+    """A worker's copies of weights on their way to a file; an adapter is merged into one whole weight at a time."""
+    merging = MERGED * F32 * shape.largest if learner.lora else 0.0
+    return min(F32 * shape.num_parameters, BATCHES * BATCH_BYTES) + merging
 
 
 def torch_sees_a_gpu() -> bool:

@@ -1,57 +1,74 @@
-"""Write a model's files of weights one after the other, while the next is gathered. Knows no model."""
+"""Write a file of weights while its values arrive, in any order, a few of them in memory at a time. Knows no model."""
 
-import os
-import tempfile
-from concurrent.futures import Future, ThreadPoolExecutor
+import queue
+import threading
+from collections.abc import Callable, Sequence
 
 import torch
-from safetensors.torch import save_file
 
-from actors.training.export_plan import file_name
+from actors.training.shard_layout import ShardLayout
 from data.storage import Storage
 
-INDEX = "model.safetensors.index.json"
+WAITING = 1
+"""Batches of values that may wait while one is written."""
+
+Values = tuple[str, int, torch.Tensor]
+"""Tensor, first element, flat values on the CPU."""
+_ABORT: list[Values] = []
 
 
 class ShardWriter:
-    """The files of a model in `folder`. One is written in the background; a second one waits for it to end."""
+    """One file, written by a thread. It appears whole or not at all, once `close` has been called."""
 
-    def __init__(self, folder: Storage, num_files: int):
-        self._folder, self._num_files, self._number = folder, num_files, 0
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="export")
-        self._pending: Future[None] | None = None
-        self._file_of: dict[str, str] = {}
-        self._num_bytes = 0
+    def __init__(self, target: Storage, layout: ShardLayout, allowed: Callable[[], None]):
+        """`allowed` raises if this process must not publish anything more."""
+        self._target, self._layout, self._allowed = target, layout, allowed
+        self._queue: queue.Queue[Sequence[Values]] = queue.Queue(WAITING)
+        self._error: Exception | None = None
+        self._ended = self._aborted = False
+        self._thread = threading.Thread(target=self._run, name="export", daemon=True)
+        self._thread.start()
 
-    def add(self, tensors: dict[str, torch.Tensor]) -> None:
-        """Write the next file; raises what writing the one before has raised."""
-        self.wait()
-        name = file_name(self._number, self._num_files)
-        self._number += 1
-        self._file_of |= dict.fromkeys(tensors, name)
-        self._num_bytes += sum(tensor.nbytes for tensor in tensors.values())
-        self._pending = self._pool.submit(_write, tensors, self._folder / name)
+    def add(self, batch: Sequence[Values]) -> None:
+        """Waits while another batch waits. After an error batches are dropped, and `close` says so."""
+        if batch:
+            self._queue.put(batch)
 
-    def wait(self) -> None:
-        """Until all files are written."""
-        pending, self._pending = self._pending, None
-        if pending is not None:
-            pending.result()
+    def close(self) -> Exception | None:
+        """Returns when the file is whole, with None, or why it cannot be."""
+        self._queue.put(())
+        self._thread.join()
+        return self._error
 
-    def finish(self) -> None:
-        """Wait, and write the index of several files."""
-        self.wait()
-        self._pool.shutdown()
-        if self._num_files > 1:
-            index = {"metadata": {"total_size": self._num_bytes}, "weight_map": dict(sorted(self._file_of.items()))}
-            (self._folder / INDEX).write_json(index)
+    def abort(self) -> None:
+        """Leave nothing behind."""
+        self._queue.put(_ABORT)
+        self._thread.join()
 
+    def _run(self) -> None:
+        try:
+            self._write()
+        except Exception as error:  # for `close`, in the thread that waits
+            self._error = error
+            while not self._ended:
+                self._next()
 
-def _write(tensors: dict[str, torch.Tensor], target: Storage) -> None:
-    with tempfile.TemporaryDirectory(prefix="steerlm-export-") as local:
-        path = target.path if target.is_local else os.path.join(local, "weights")
-        # `target` is in a folder that nobody reads before it is whole.
-        save_file(tensors, path, metadata={"format": "pt"})
-        tensors.clear()
-        if not target.is_local:
-            target.put(path)
+    def _next(self) -> Sequence[Values]:
+        """The next batch; nothing = there is none."""
+        batch = self._queue.get()
+        self._ended, self._aborted = not batch, batch is _ABORT
+        return batch
+
+    def _write(self) -> None:
+        starts, written = self._layout.starts(), 0
+        with self._target.written() as path:
+            with open(path, "wb") as file:
+                file.write(self._layout.header())
+                while batch := self._next():
+                    for name, first, values_N in batch:
+                        file.seek(starts[name] + first * values_N.itemsize)
+                        written += file.write(values_N.contiguous().view(torch.uint8).numpy().data)
+            if self._aborted:
+                raise InterruptedError
+            assert written == self._layout.data_bytes, f"{written} bytes of {self._layout.data_bytes}"
+            self._allowed()

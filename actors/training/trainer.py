@@ -260,7 +260,8 @@ class Training:
         use = measure_label_use(self.probes, self.task, self.engine)
         metrics = self.metrics(cpu_s).model_copy(update={"label_use": use})
         self.kept.newest.require_owner()
-        save_trained_model(self.task, self.engine, kept, self.output / "model", self.state.step, self.rate)
+        target, fence = self.output / "model", self.kept.newest.fence
+        save_trained_model(self.task, self.engine, kept, target, self.state.step, self.rate, fence)
         if self.rank == 0:
             losses = tuple(LossPoint.model_validate(point) for point in self.state.losses)
             write_record(self.output / TRAINING, metrics.model_copy(update={"losses": losses}))

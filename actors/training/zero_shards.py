@@ -4,7 +4,6 @@ Stage 0 holds everything everywhere, stages 1 and 2 shard the moments (arXiv 191
 A shard is (parameter, first element, values); the shards of all workers together are whole. Knows no files.
 """
 
-import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -49,18 +48,6 @@ def local_part(name: str, parameter: Any, zero_stage: int, rank: int) -> torch.T
         return whole
     shards = [shard.values_N for shard in _stage3_shard(name, parameter, parameter.ds_tensor, rank)]
     return shards[0] if shards else parameter.ds_tensor.detach().flatten()[:0]
-
-
-@contextlib.contextmanager
-def whole(parameter: Any, zero_stage: int) -> Iterator[torch.Tensor]:
-    """The whole weight for the length of the block; at stage 3 gathered, and every worker takes part."""
-    if zero_stage < 3:
-        yield parameter.detach()
-        return
-    import deepspeed
-
-    with deepspeed.zero.GatheredParameters([parameter]):
-        yield parameter.detach()
 
 
 @torch.no_grad()
