@@ -31,6 +31,11 @@ SMALL = [
     "annotate.pool.num_actors=1",
     "evaluate.num_questions=1",
 ]
+ENGINES = {
+    "transformers": ["sampling.engine.kind=transformers"],
+    "vllm": ["sampling.engine.kind=vllm"],
+    "split": ["sampling.engine.kind=vllm", "sampling.engine.tensor_parallel=2", "sampling.pool.cpus_per_actor=2"],
+}
 
 
 def prompts() -> pa.Table:
@@ -71,19 +76,20 @@ def test_actors_on_vllm_write_what_those_on_transformers_do(
     (folder / "policy" / "model").upload(louder(wide_policy, str(tmp_path / "loud")))
     write_table(prompts(), folder / "prompts")
     texts = []
-    for kind in ("transformers", "vllm"):
-        words = (f"sampling.engine.kind={kind}", "sampling.max_tokens=12", "sampling.pool.num_actors=1")
-        run = ready(str(tmp_path / kind), tiny_predictor, "rows.lab.num_rows=40", *words)
-        metrics = sample(run, kind, folder / "policy", folder / "prompts", folder / f"answers-{kind}", 0)
-        rows = [row for table in (folder / f"answers-{kind}").tables() for row in from_table(table)]
+    for name, engine in ENGINES.items():
+        words = (*engine, "sampling.max_tokens=12", "sampling.pool.num_actors=1")
+        run = ready(str(tmp_path / name), tiny_predictor, "rows.lab.num_rows=40", *words)
+        metrics = sample(run, name, folder / "policy", folder / "prompts", folder / f"answers-{name}", 0)
+        rows = [row for table in (folder / f"answers-{name}").tables() for row in from_table(table)]
         assert metrics.rows == len(rows) == 52
         texts.append({row.id: row.messages[-1].content for row in rows})
-    assert texts[0] == texts[1]
+    assert texts[1:] == [texts[0]] * 2
 
 
 @pytest.mark.slow
-def test_a_run_writes_all_its_text_with_vllm(tmp_path: Path) -> None:
-    result, out = tiny_run.run(tmp_path, *SMALL, "sampling.engine.kind=vllm")
+@pytest.mark.parametrize("engine", ["vllm", "split"])
+def test_a_run_writes_all_its_text_with_vllm(engine: str, tmp_path: Path) -> None:
+    result, out = tiny_run.run(tmp_path, *SMALL, *ENGINES[engine])
     assert "sampling.engine: vLLM, because sampling.engine.kind is vllm" in out
     assert "sampling.engine: transformers" not in out
     assert result["stages"]["bootstrap-1/samples"]["counts"]["prompts"] == 40
@@ -91,4 +97,5 @@ def test_a_run_writes_all_its_text_with_vllm(tmp_path: Path) -> None:
     assert result["measured_by"] == "exactly, from the text"
     for stage in ("bootstrap-1/samples", "bootstrap-1/promotion", "report"):
         manifest = Storage(str(tmp_path / "demo" / stage / "manifest.json")).read_json()
+        # How many processes a model is split into changes no answer.
         assert manifest["description"]["settings"]["sampling"]["engine"] == {"kind": "vllm"}

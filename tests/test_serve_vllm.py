@@ -43,9 +43,11 @@ ON_A_CPU = {
 }
 
 
-def answers_of_ours(policy: str, kind: str) -> list[str]:
-    engine = ServedEngineSettings(kind=kind, max_num_seqs=4)  # type: ignore[arg-type]
-    with running([Located(policy, "loud")], engine=engine, start_timeout_s=300) as endpoint:
+def answers_of_ours(policy: str, kind: str, parts: int = 1) -> list[str]:
+    engine = ServedEngineSettings(kind=kind, max_num_seqs=4, tensor_parallel=parts)  # type: ignore[arg-type]
+    with running(
+        [Located(policy, "loud")], engine=engine, start_timeout_s=300, num_cpus=0.1 if parts == 1 else parts
+    ) as endpoint:
         return [
             endpoint.chat(messages=question, attributes=attributes, temperature=0, max_tokens=24)[1]["choices"][0][
                 "message"
@@ -100,6 +102,7 @@ def test_ours_on_either_engine_and_stock_vllm_answer_the_same(
     on_transformers = answers_of_ours(loud_policy, "transformers")
     assert len(set(on_transformers)) > 1, "the attributes and the questions make a difference"
     assert answers_of_ours(loud_policy, "vllm") == on_transformers
+    assert answers_of_ours(loud_policy, "vllm", parts=2) == on_transformers
 
     def ask(url: str, question: list[dict[str, str]], attributes: dict[str, int]) -> str:
         # Stock vLLM knows no defaults of ours: the schema's stand in the exported chat template.
