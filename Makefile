@@ -127,8 +127,8 @@ test-run: setup  ## the whole loop on a tiny world and after changed settings; w
 	@$(PYTEST) $(if $(ARGS),,$(PARALLEL)) -m slow tests/test_demo.py tests/test_trainer.py tests/test_tokenize.py \
 	  tests/test_lora.py tests/test_frozen_fit.py tests/test_s3.py tests/test_compare.py tests/test_evaluate.py $(ARGS)
 
-test-kill: setup  ## kill -9 a run in every stage and an annotation, and start them again (minutes)
-	@$(PYTEST) -m slow tests/test_annotate.py tests/test_kill.py $(ARGS)
+test-kill: setup  ## kill -9 a run in every stage, an annotation, a part of a predictor; start them again (minutes)
+	@$(PYTEST) -m slow tests/test_annotate.py tests/test_kill.py tests/test_split_annotation.py $(ARGS)
 
 test-train: setup  ## every ZeRO stage, kills, memory against the plan, the bench against TRL, the ablation (minutes)
 	@$(SLOW) tests/test_resume.py tests/test_memory_peaks.py tests/test_engine_kernels.py tests/test_export_workers.py \

@@ -22,6 +22,7 @@ from cluster.settings.errors import SettingsError
 from cluster.settings.load import load
 from data.errors import UserError
 from data.record import Record
+from jobs.pipelines.annotation import annotator
 from jobs.pipelines.sample import sampler, sampling_settings
 from jobs.runner.needs import needs
 from jobs.runner.preset import Preset
@@ -123,9 +124,10 @@ def test_the_share_of_a_gpu_follows_what_is_set_aside() -> None:
     ("record", "file", "engine", "gpus", "cpus"),
     [
         (Preset, DEMO, "sampling.engine", "sampling.pool.gpus_per_actor", "sampling.pool.cpus_per_actor"),
+        (Preset, DEMO, "annotate", "annotate.pool.gpus_per_actor", "annotate.pool.cpus_per_actor"),
         (ServeSettings, CONFIG, "engine", "num_gpus", "num_cpus"),
     ],
-    ids=["jobs", "endpoint"],
+    ids=["samplers", "annotators", "endpoint"],
 )
 def test_a_split_model_reserves_a_gpu_or_its_threads_for_each_part(
     record: type[Record], file: str, engine: str, gpus: str, cpus: str
@@ -140,8 +142,9 @@ def test_a_split_model_reserves_a_gpu_or_its_threads_for_each_part(
     said = refusal(f"{engine}.tensor_parallel=4", f"{gpus}=2")
     assert f"{engine}.tensor_parallel is 4, and {gpus} 2: a part of the model needs a GPU of its own" in said
     assert said.endswith(f"so set {gpus} to 4")
-    said = refusal(f"{engine}.kind=auto", f"{gpus}=4")
-    assert f"{gpus} is 4, and the engine would use one of them: set {engine}.tensor_parallel to 4" in said
+    who = "predictor" if engine == "annotate" else "engine"
+    said = refusal(f"{gpus}=4")
+    assert f"{gpus} is 4, and the {who} would use one of them: set {engine}.tensor_parallel to 4" in said
     assert f"set {cpus} to 4, or {gpus} to 4" in refusal(f"{engine}.tensor_parallel=4", f"{cpus}=1")
 
 
@@ -164,9 +167,11 @@ def test_a_part_of_a_split_model_has_its_share_of_the_actor_s_threads(tmp_path: 
     assert (demand.cpus_per_actor, demand.gpus_per_actor) == (6, 0)
 
 
-def test_a_predictor_is_not_split() -> None:
-    with pytest.raises(SettingsError, match=r"annotate\.pool\.gpus_per_actor is 2, and a predictor runs on one GPU"):
-        load(Preset, DEMO, ["annotate.pool.gpus_per_actor=2"])
+def test_a_part_of_a_predictor_has_its_share_of_the_actor_s_threads(tmp_path: Path) -> None:
+    words = ["annotate.tensor_parallel=2", "annotate.pool.cpus_per_actor=6"]
+    run = Run(load(Preset, DEMO, [*words, f"storage={tmp_path}"]))
+    arguments = annotator(run, run.folder("predictor"))
+    assert (arguments["num_threads"], arguments["tensor_parallel"]) == (3, 2)
 
 
 def test_a_replica_of_a_split_model_asks_for_its_gpus_in_one_bundle(tmp_path: Path) -> None:

@@ -72,3 +72,33 @@ def test_a_rater_s_long_text_that_does_not_fit_has_a_remedy_of_its_own(llama: Mo
     two = replace(READER, tokens=1024, device_bytes=32 * GIB, others={"long": RaterShape(llama, 65_536)})
     assert two.problem(llama).endswith("and has 32.0; what helps: max_tokens of long below 65536")
     assert replace(two, others={"long": RaterShape(llama, 1024)}).problem(llama) == ""
+
+
+def test_parts_share_the_layers_and_each_has_the_embeddings(llama: ModelShape) -> None:
+    split = replace(READER, num_parts=2, gpus=2, split_setting="annotate.tensor_parallel")
+    embeddings = llama.vocabulary * llama.width
+    weights = (embeddings + (llama.num_parameters - embeddings) / 2) * 2 / GIB
+    assert split.line(llama).startswith(f"split over 2 GPUs, GiB in each: weights {weights:.2g}, a forward of")
+    three = replace(split, num_parts=3, gpus=3)
+    assert three.problem(llama) == (
+        "annotate.tensor_parallel is 3, which does not divide the model's 32 attention heads, 8 of keys and values, "
+        "and the 14336 features of its feed-forward; set it to one of 1, 2, 4, 8"
+    )
+
+
+def test_a_split_is_proposed_where_the_gpus_of_a_node_hold_it(llama: ModelShape) -> None:
+    large = replace(READER, what="annotate.pool", split_setting="annotate.tensor_parallel", device_bytes=11 * GIB)
+    said = large.problem(llama)
+    assert said.endswith("what helps: annotate.tensor_parallel: 4 with annotate.pool.gpus_per_actor: 4")
+    assert replace(large, num_parts=4, gpus=4).problem(llama) == ""
+    assert replace(large, num_parts=2, gpus=2).problem(llama) != ""
+    none = replace(large, device_bytes=3 * GIB).problem(llama)
+    assert none.endswith("the GPUs of one node do not hold it (up to 16 were tried): take GPUs with more memory")
+
+
+def test_on_a_cpu_the_parts_share_one_memory(llama: ModelShape) -> None:
+    here = replace(READER, gpus=0, split_setting="annotate.tensor_parallel", device_bytes=21 * GIB)
+    assert here.problem(llama) == ""
+    assert "split over 2 processes" in replace(here, num_parts=2).line(llama)
+    assert replace(here, num_parts=2).problem(llama) != "", "the embeddings are there twice, and so is a process"
+    assert "tensor_parallel" not in replace(here, device_bytes=8 * GIB).problem(llama)

@@ -100,8 +100,12 @@ def test_70b_is_refused_until_it_is_split(tmp_path: Path) -> None:
 
 
 def test_a_predictor_larger_than_its_gpu_is_refused_with_what_helps(tmp_path: Path) -> None:
-    with pytest.raises(StageError, match=r"^annotate\.pool needs 137.2 GiB .* nothing splits this model over several"):
+    with pytest.raises(StageError, match=r"^annotate\.pool needs 137.2 GiB .* what helps: ") as refused:
         refuse_what_cannot_fit(preset_of(LLAMA_70B, tmp_path, 79, 179))
+    assert str(refused.value).endswith("annotate.tensor_parallel: 2 with annotate.pool.gpus_per_actor: 2")
+    split = preset_of(LLAMA_70B, tmp_path, 79, 179, "annotate.tensor_parallel=2", "annotate.pool.gpus_per_actor=2")
+    refuse_what_cannot_fit(split)
+    assert "2 GPU; bfloat16, split over 2 GPUs, GiB in each: weights 65.7, a forward" in line_of(split, "annotated")
     with pytest.raises(StageError, match=r"annotate\.pool .* what helps: annotate\.pack_tokens below 32768"):
         refuse_what_cannot_fit(preset_of(LLAMA_13B, tmp_path, 27, 79))
     with pytest.raises(StageError, match=r"annotate\.pool .* what helps: annotate\.pool\.dtype: bfloat16"):

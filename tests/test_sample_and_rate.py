@@ -58,6 +58,7 @@ def test_one_pool_leaves_the_rows_of_two(
         (("sampling.pool.num_actors=1",), False),
         (("annotate.pool.dtype=bfloat16",), False),
         (GPU, False),
+        (("annotate.tensor_parallel=2", "annotate.pool.cpus_per_actor=2", "sampling.pool.cpus_per_actor=2"), False),
     ],
 )
 def test_two_pools_where_they_differ_or_take_gpus(settings: tuple[str, ...], may: bool, tmp_path: Path) -> None:

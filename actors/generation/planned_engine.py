@@ -11,7 +11,16 @@ from actors.generation.kv_budget import FREE_SHARE, HOST_SHARE
 from actors.generation.kv_cache import FREE_COLUMNS
 from actors.generation.settings import EngineKind, EnginePlace, EngineSettings
 from actors.generation.vllm_start import CPU_CACHE_GIB
-from actors.modeling.model_memory import CPU_PROCESS, GIB, GPU_PROCESS, cache_bytes, forward_bytes, in_gib, listed
+from actors.modeling.model_memory import (
+    CPU_PROCESS,
+    GIB,
+    GPU_PROCESS,
+    MAX_PARTS,
+    cache_bytes,
+    forward_bytes,
+    in_gib,
+    listed,
+)
 from actors.modeling.model_shape import ModelShape
 
 PAGE = 16
@@ -22,8 +31,6 @@ LOGITS_COPIES = 2
 """fp32 matrices of answers x vocabulary: logits, and what sampling makes of them."""
 SHORTER_BY = 256
 """Steps in which a shorter context is proposed."""
-MAX_PARTS = 16
-"""GPUs of the largest nodes."""
 HIGHEST_SHARE = 0.9
 """Of a GPU, that an engine may have as long as nothing else runs there; at the endpoint not in a swap."""
 

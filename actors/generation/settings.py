@@ -155,24 +155,36 @@ def require_possible(settings: EngineSettings, place: EnginePlace, gpus: float, 
 
     `threads`: of the CPU, in each part of a model that is split.
     """
-    parts, option = settings.tensor_parallel, f"{place.setting}.tensor_parallel"
-    if gpus > 1 and parts == 1:
-        raise UserError(
-            f"{place.gpus_setting} is {gpus:g}, and the engine would use one of them: set {option} to {gpus:g} to "
-            f"split the model over them, or {place.gpus_setting} to 1"
-        )
-    if gpus and parts > 1 and gpus != parts:
-        raise UserError(
-            f"{option} is {parts}, and {place.gpus_setting} {gpus:g}: a part of the model needs a GPU of its own, so "
-            f"set {place.gpus_setting} to {parts}"
-        )
-    if not gpus and parts > 1 and cpus < parts * threads:
-        raise UserError(
-            f"{option} is {parts}, {threads} CPU thread(s) each, and {place.cpus_setting} is {cpus:g}: set "
-            f"{place.cpus_setting} to {parts * threads}, or {place.gpus_setting} to {parts}"
-        )
+    option = f"{place.setting}.tensor_parallel"
+    places = (place.gpus_setting, place.cpus_setting)
+    require_possible_parts(settings.tensor_parallel, option, "the engine", places, gpus, cpus, threads)
     if settings.memory_share is not None and not gpus:
         raise UserError(
             f"{place.setting}.memory_share is a share of a GPU's memory, and {place.gpus_setting} is 0: set "
             f"{place.setting}.kv_cache_gib instead, or {place.gpus_setting} to 1"
+        )
+
+
+def require_possible_parts(
+    parts: int, option: str, who: str, places: tuple[str, str], gpus: float, cpus: float, threads: int = 1
+) -> None:
+    """Raises UserError unless a process with so many `gpus` and `cpus` has what `parts` of a model need, and no more.
+
+    `option` sets the parts, `places` the GPUs and the CPUs; `who` runs the model, in messages.
+    """
+    gpus_setting, cpus_setting = places
+    if gpus > 1 and parts == 1:
+        raise UserError(
+            f"{gpus_setting} is {gpus:g}, and {who} would use one of them: set {option} to {gpus:g} to split the model "
+            f"over them, or {gpus_setting} to 1"
+        )
+    if gpus and parts > 1 and gpus != parts:
+        raise UserError(
+            f"{option} is {parts}, and {gpus_setting} {gpus:g}: a part of the model needs a GPU of its own, so set "
+            f"{gpus_setting} to {parts}"
+        )
+    if not gpus and parts > 1 and cpus < parts * threads:
+        raise UserError(
+            f"{option} is {parts}, {threads} CPU thread(s) each, and {cpus_setting} is {cpus:g}: set {cpus_setting} to "
+            f"{parts * threads}, or {gpus_setting} to {parts}"
         )

@@ -18,9 +18,10 @@ from transformers import AutoModelForSequenceClassification, PreTrainedModel
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.utils import logging
 
-from actors.modeling.backbone import check
+from actors.modeling.backbone import check, model_class
 from actors.modeling.layer_heads import LayerHeads, cut_config, decoder_layers
 from actors.modeling.model_folder import Format, fit_embeddings, load_weights
+from actors.modeling.model_part import ModelPart
 from data.errors import UserError
 
 SCORE = "score.weight"
@@ -29,30 +30,22 @@ LABEL_ENTRIES = ("id2label", "label2id", "problem_type")
 
 
 def load_cut(
-    folder: str, config: PreTrainedConfig, heads: LayerHeads, format: Format, dtype: torch.dtype, attention: str
+    folder: str,
+    config: PreTrainedConfig,
+    heads: LayerHeads,
+    format: Format,
+    dtype: torch.dtype,
+    attention: str,
+    part: ModelPart | None = None,
 ) -> PreTrainedModel:
     """The model in `folder` up to the highest layer of `heads`, its own heads in float32, else random ones.
 
-    `config` is changed. The model has `heads` as `layer_heads`. Raises UserError if weights are missing.
+    With `part` only that part of it. `config` is changed. The model has `heads` as `layer_heads`. Raises UserError if
+    weights are missing.
     """
     cut_config(config, heads.depth)
     config.id2label = dict(enumerate(format.schema.names))
-    options = {"config": config, "dtype": dtype, "attn_implementation": attention}
-    with _quiet():  # transformers prints a table of the layers that are left out
-        loaded: Any = load_weights(
-            AutoModelForSequenceClassification,
-            folder,
-            "backbone",
-            **options,
-            ignore_mismatched_sizes=True,
-            output_loading_info=True,
-        )
-    model, info = loaded
-    wrong = sorted({key[0] for key in info["mismatched_keys"]} | set(info["missing_keys"]) - {SCORE})
-    if wrong := [key for key in wrong if key != SCORE]:
-        raise UserError(
-            f"{folder} lacks weights of its config.json, or has them in another shape: {', '.join(wrong[:3])}"
-        )
+    model = _loaded(folder, config, part, dtype=dtype, attn_implementation=attention)
     check(model)
     fit_embeddings(model, format)
     width = int(config.get_text_config().hidden_size)
@@ -65,6 +58,26 @@ def load_cut(
                 f"{tuple(model.score.weight.shape)}; name a model folder that is whole"
             )
         model.score.weight.data.copy_(stored)
+    return model
+
+
+def _loaded(folder: str, config: PreTrainedConfig, part: ModelPart | None, **options: Any) -> PreTrainedModel:
+    """The layers that `config` has, without the heads in `folder`."""
+    auto: Any = model_class(config) if part else AutoModelForSequenceClassification
+    options |= part.options(folder, config) if part else {"config": config}
+    with _quiet():  # transformers prints a table of the layers that are left out
+        loaded: Any = load_weights(
+            auto, folder, "backbone", **options, ignore_mismatched_sizes=True, output_loading_info=True
+        )
+    model: PreTrainedModel = loaded[0]
+    info = loaded[1]
+    wrong = sorted({key[0] for key in info["mismatched_keys"]} | set(info["missing_keys"]) - {SCORE})
+    if wrong := [key for key in wrong if key != SCORE]:
+        raise UserError(
+            f"{folder} lacks weights of its config.json, or has them in another shape: {', '.join(wrong[:3])}"
+        )
+    if part:
+        part.add_outputs(model)
     return model
 
 

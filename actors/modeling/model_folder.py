@@ -142,11 +142,13 @@ def token_counter(path: str) -> Callable[[list[str]], list[float]]:
 def load_weights(auto: Any, folder: str, what: str, **options: Any) -> PreTrainedModel:
     """The model in `folder` by a class of transformers: safetensors only, and no code that comes with the model.
 
-    Raises UserError naming the folder if there is no such model; `what` says which one was wanted.
+    With `state_dict` and `config` among the options these are loaded, and not what the folder has. Raises UserError
+    naming the folder if there is no such model; `what` says which one was wanted.
     """
     _require_safetensors(folder, os.listdir(folder) if os.path.isdir(folder) else [], auto.__name__)
+    source = None if "state_dict" in options else folder
     try:
-        model: PreTrainedModel = auto.from_pretrained(folder, trust_remote_code=False, use_safetensors=True, **options)
+        model: PreTrainedModel = auto.from_pretrained(source, trust_remote_code=False, use_safetensors=True, **options)
     except (OSError, ValueError, SafetensorError) as error:
         raise UserError(f"no readable {what} at {folder}: {_reason(error)}") from None
     return model

@@ -15,13 +15,18 @@ CPU_PROCESS = int(0.78 * GIB)
 """Resident memory of a process of Ray on a CPU before it has a model: torch, transformers, DeepSpeed, Ray."""
 GPU_PROCESS = GIB
 """CUDA's context, the workspaces of cuBLAS and NCCL: an estimate, nothing here is allocated by torch."""
+MAX_PARTS = 16
+"""GPUs of the largest nodes."""
 
 
-def forward_bytes(shape: ModelShape, tokens: int, width_bytes: int) -> float:
-    """Of a forward of a pack that keeps nothing: the residual stream, and the largest part of one layer."""
+def forward_bytes(shape: ModelShape, tokens: int, width_bytes: int, parts: int = 1) -> float:
+    """Of a forward of a pack that keeps nothing: the residual stream, and the largest part of one layer.
+
+    Of each of the `parts` that every layer is split into.
+    """
     query, key = shape.head_widths
-    attention = 2 * query + 2 * key + shape.width
-    feed_forward = (3 if shape.gated else 2) * shape.feed_forward + 2 * shape.experts_per_token * shape.width
+    attention = (2 * query + 2 * key) / parts + shape.width
+    feed_forward = (3 if shape.gated else 2) * shape.feed_forward / parts + 2 * shape.experts_per_token * shape.width
     return float(tokens * width_bytes * (3 * shape.width + max(attention, feed_forward)))
 
 

@@ -32,6 +32,7 @@ from actors.modeling.model_folder import (
     save_model,
     text_folder,
 )
+from actors.modeling.model_part import ModelPart
 from actors.modeling.ridge_init import RidgeHeads
 from actors.modeling.settings import HeadsSettings, LossKind
 from actors.modeling.train_task import TrainTask
@@ -247,8 +248,9 @@ def load_regressor(
     packing: bool = True,
     dtype: torch.dtype = torch.float32,
     heads: HeadsSettings | None = None,
+    part: ModelPart | None = None,
 ) -> PreTrainedModel:
-    """Backbone in `dtype` and heads in fp32, randomly initialized if the folder has none.
+    """Backbone in `dtype` and heads in fp32, randomly initialized if the folder has none; with `part` only that part.
 
     With `heads`, or those on several layers of the folder, the model is cut and has `layer_heads`. Raises UserError for
     an unreadable folder, and for a model type that cannot carry the heads.
@@ -262,24 +264,32 @@ def load_regressor(
             "off"
         )
     if layered := LayerHeads.wanted(heads, config, folder):
-        model = load_cut(folder, config, layered, format, dtype, attention_of(cls, packing))
+        model = load_cut(folder, config, layered, format, dtype, attention_of(cls, packing), part)
         model.score.register_forward_pre_hook(_in_own_dtype)
         return model
-    model = load_weights(
-        AutoModelForSequenceClassification,
-        folder,
-        "backbone",
-        dtype=dtype,
-        attn_implementation=attention_of(cls, packing),
-        id2label=dict(enumerate(format.schema.names)),
-        label2id={name: i for i, name in enumerate(format.schema.names)},
-        problem_type="regression",
+    entries: dict[str, Any] = {
+        "id2label": dict(enumerate(format.schema.names)),
+        "label2id": {name: i for i, name in enumerate(format.schema.names)},
+        "problem_type": "regression",
         **backbone.overrides,
-    )
+    }
+    model = _loaded(folder, config, entries, part, dtype=dtype, attn_implementation=attention_of(cls, packing))
     check(model)
     fit_embeddings(model, format)
     for name in backbone.heads:
         model.get_submodule(name).float().register_forward_pre_hook(_in_own_dtype)
+    return model
+
+
+def _loaded(
+    folder: str, config: PreTrainedConfig, entries: dict[str, Any], part: ModelPart | None, **options: Any
+) -> PreTrainedModel:
+    """The model in `folder` with other `entries` in its config, or that part of it."""
+    if part is None:
+        return load_weights(AutoModelForSequenceClassification, folder, "backbone", **options, **entries)
+    config.update(entries)
+    model = load_weights(model_class(config), folder, "backbone", **options, **part.options(folder, config))
+    part.add_outputs(model)
     return model
 
 

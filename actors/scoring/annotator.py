@@ -18,6 +18,7 @@ from actors.scoring.panel import OtherRaters, Panel, PanelRatings
 from actors.scoring.predictor import Predictor
 from actors.scoring.preprocessor import COLUMNS, AnnotatorInput
 from actors.scoring.rater import Rater
+from actors.scoring.split_predictor import SplitPredictor
 from data.attributes import AttributeSchema
 from data.conversation import RATED_BY, Conversation, annotated_schema, from_table, schema_of, to_table
 from data.counters import Counters, with_counters
@@ -39,15 +40,20 @@ class Annotator:
         over_long: str = "keep_end",
         packing: bool = True,
         others: OtherRaters | None = None,
+        tensor_parallel: int = 1,
     ):
         """`predictor` is a model folder or URI; raises UserError if it is none, SchemaMismatch if schemas differ.
 
         `pack_tokens` and `max_tokens` bound a pack and a conversation; `over_long` ("keep_end" or "reject") is for
         longer conversations; without `packing` each runs by itself, where with it a model that mixes conversations is
-        a UserError. `others` rate the answers that the predictor reads; None = it is the only rater.
+        a UserError. `others` rate the answers that the predictor reads; None = it is the only rater. With
+        `tensor_parallel` parts the predictor is split over as many devices, `num_threads` CPU threads each.
         """
         dtype = usable_dtype(dtype, own_device(), "annotate.pool.dtype")
-        loaded = Predictor.load(predictor, dtype, num_threads=num_threads, packing=packing)
+        if tensor_parallel > 1:
+            loaded: Predictor = SplitPredictor.load_parts(predictor, tensor_parallel, dtype, num_threads, packing)
+        else:
+            loaded = Predictor.load(predictor, dtype, num_threads=num_threads, packing=packing)
         schema.require_same(loaded.schema, "the run", f"the predictor at {local_folder(predictor)}")
         self.rater = Rater(loaded, pack_tokens, max_tokens)
         self.schema, self.fingerprint, self.over_long, self.others = schema, fingerprint, over_long, others

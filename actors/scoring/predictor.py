@@ -6,7 +6,7 @@ A decoder scores all assistant turns of a conversation in one causal forward; an
 
 import logging
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from actors.kernels.varlen import alone, kernel_name, packed
 from actors.modeling.backbone import max_positions, packs
 from actors.modeling.isolation import ANNOTATION, require_isolated
 from actors.modeling.model_folder import Format, load_format, local_folder
+from actors.modeling.model_part import ModelPart
 from actors.modeling.regressor import PredictorLoss, load_regressor
 from data.errors import UserError
 
@@ -53,23 +54,42 @@ class Predictor:
         num_threads: int | None = None,
         packing: bool = True,
         setting: str = ANNOTATION,
-    ) -> "Predictor":
+    ) -> Self:
         """From a folder or fsspec URI, on `num_threads` CPU threads.
 
         `device`: None = this process's own (`actors.kernels.devices`), the CPU unless Ray assigned a GPU to it. Raises
         UserError if it is no predictor of ours, and if packing (the setting `setting`) would change its scores.
         """
+        predictor = cls.unchecked(path, dtype, own_device(device), num_threads, packing)
+        predictor.require_isolated(setting)
+        return predictor
+
+    @classmethod
+    def unchecked(
+        cls,
+        path: str,
+        dtype: str,
+        device: torch.device,
+        num_threads: int | None,
+        packing: bool,
+        part: ModelPart | None = None,
+    ) -> Self:
+        """The same before its first forward; with `part` only that part of it."""
         if num_threads:
             torch.set_num_threads(num_threads)
         folder = local_folder(path)
         format = load_format(folder)
-        model = load_regressor(folder, format, packing, getattr(torch, dtype))
-        module = PredictorLoss(model.to(own_device(device)))
-        predictor = cls(module, format, packing)
-        if packing:
-            nothing_S = torch.zeros(0, dtype=torch.int64, device=predictor.device)
-            require_isolated(model, lambda ids: module.read(predictor.pack(ids), nothing_S), setting)
-        return predictor
+        model = load_regressor(folder, format, packing, getattr(torch, dtype), part=part)
+        return cls(PredictorLoss(model.to(device)), format, packing)
+
+    def require_isolated(self, setting: str) -> None:
+        """Raise UserError if packing (the setting `setting`) would change its scores."""
+        if self.packing:
+            require_isolated(self.module.model, self._forward, setting)
+
+    def _forward(self, ids: Sequence[np.ndarray]) -> None:
+        """Run these segments, and read nothing."""
+        self.module.read(self.pack(ids), torch.zeros(0, dtype=torch.int64, device=self.device))
 
     def require_segment_fits(self, num_tokens: int) -> None:
         """Raise UserError if a segment of `num_tokens` has more tokens than an encoder has positions."""

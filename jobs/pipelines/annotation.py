@@ -166,7 +166,8 @@ def annotator(run: Run, predictor: Storage, fingerprint: str = "") -> dict[str, 
         "over_long": settings.over_long,
         "packing": settings.packing == "on",
         "dtype": settings.pool.dtype,
-        "num_threads": max(1, int(settings.pool.cpus_per_actor)),
+        "num_threads": max(1, int(settings.pool.cpus_per_actor) // settings.tensor_parallel),
+        "tensor_parallel": settings.tensor_parallel,
     }
 
 

@@ -51,9 +51,13 @@ def samples(stage_names: Sequence[str]) -> bool:
 
 
 def one_pool(preset: Preset) -> bool:
-    """Can one pool sample and rate? If its actors are those of both, and no GPU would have to hold two models."""
+    """Can one pool sample and rate? If its actors are those of both, and no GPU would have to hold two models.
+
+    A predictor that is split has actors of its own: of the CPUs of all its parts the sampler would need one part's.
+    """
     sampling, rating = preset.sampling.pool, preset.annotate.pool
-    return sampling == rating.model_copy(update={"batch_rows": sampling.batch_rows}) and not sampling.gpus_per_actor
+    same = sampling == rating.model_copy(update={"batch_rows": sampling.batch_rows})
+    return same and not sampling.gpus_per_actor and preset.annotate.tensor_parallel == 1
 
 
 def _workers(path: str, learner: LearnerSettings) -> Demand:

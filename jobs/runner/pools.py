@@ -67,8 +67,9 @@ class Pools:
         return replace(self._predicting(), others=rater_shapes(self.preset))
 
     def _predicting(self) -> PlannedForward:
-        annotate = self.preset.annotate
-        return _reading("annotate.pool", annotate.pool, "annotate.pool", annotate.pack_tokens, "annotate.pack_tokens")
+        annotate, setting = self.preset.annotate, "annotate.pool"
+        whole = _reading(setting, annotate.pool, setting, annotate.pack_tokens, "annotate.pack_tokens")
+        return replace(whole, num_parts=annotate.tensor_parallel, split_setting="annotate.tensor_parallel")
 
     def _reading(self) -> PlannedForward:
         tokens, setting = self.preset.bootstrap.learner.pack_tokens, "bootstrap.learner.pack_tokens"

@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 
 from pydantic import field_validator, model_validator
 
-from actors.generation.settings import EngineSettings, require_possible, sampling_place
+from actors.generation.settings import EngineSettings, require_possible, require_possible_parts, sampling_place
 from actors.training.settings import LabelSource, LearnerSettings
 from cluster.preflight import Demand
 from data.attributes import AttributeSchema
@@ -75,8 +75,8 @@ class WorkerPool(Record):
 class AnnotateSettings(Record):
     """Step 2: mass annotation."""
 
-    # Packing changes only rounding in the result, and the limit on failures nothing.
-    PLACEMENT: ClassVar[frozenset[str]] = frozenset({"packing", "max_failed"})
+    # Packing and parts change only rounding in the result, and the limit on failures nothing.
+    PLACEMENT: ClassVar[frozenset[str]] = frozenset({"packing", "max_failed", "tensor_parallel"})
 
     pool: WorkerPool = WorkerPool()
     """The actors that hold the predictor."""
@@ -89,6 +89,9 @@ class AnnotateSettings(Record):
     row stay unrated."""
     packing: Literal["on", "off"] = "on"
     """Several conversations in one forward; off = one by one, slower, for models that would mix them."""
+    tensor_parallel: Workers = 1
+    """Parts that every layer of the predictor is split into, for one that is larger than one GPU; each has a GPU of the
+    same node, so the actor reserves as many. It must divide the attention heads. On CPUs each part is a process."""
     raters: tuple[RaterSettings, ...] = ()
     """Other raters and the attributes that each gives; an attribute that none of them gives is the predictor's. kind:
     text = measures of the text; hf = a reward model or classifier; python = a function; judge = a model that is told a
@@ -110,11 +113,10 @@ class AnnotateSettings(Record):
             raise UserError(
                 f"annotate.max_tokens {self.max_tokens} must not exceed annotate.pack_tokens {self.pack_tokens}"
             )
-        if self.pool.gpus_per_actor > 1:
-            raise UserError(
-                f"annotate.pool.gpus_per_actor is {self.pool.gpus_per_actor:g}, and a predictor runs on one GPU: set "
-                "it to 1, and annotate.pool.num_actors to the number of GPUs"
-            )
+        option, who = "annotate.tensor_parallel", "the predictor"
+        places = ("annotate.pool.gpus_per_actor", "annotate.pool.cpus_per_actor")
+        pool = self.pool
+        require_possible_parts(self.tensor_parallel, option, who, places, pool.gpus_per_actor, pool.cpus_per_actor)
         return self
 
 
