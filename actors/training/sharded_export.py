@@ -106,8 +106,9 @@ class Export:
     def _whole(self) -> list[bool]:
         """Of each file: is it there from an earlier try? Each worker looks at its share of them."""
         rank, world = self.parts.engine.rank, self.parts.engine.world
+        expected = self.fingerprints  # by all workers together, also by one that has no file to look at
         checked = {
-            number: is_whole(*self._places(number), self.fingerprints[number], layout.file_bytes)
+            number: is_whole(*self._places(number), expected[number], layout.file_bytes)
             for number, layout in enumerate(self.layouts)
             if number % world == rank
         }
