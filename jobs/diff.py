@@ -15,7 +15,7 @@ from cluster.errors import ClusterError
 from cluster.masking import mask_streams
 from cluster.settings.help import help_text
 from cluster.settings.load import load
-from data.errors import UserError, is_user_error
+from data.errors import UserError, is_user_error, sentence
 from jobs.diffing.report import as_json, lines
 from jobs.diffing.runs import found_runs
 from jobs.diffing.settings import DiffSettings
@@ -36,7 +36,7 @@ def main(argv: Sequence[str]) -> int:
     except Exception as error:
         if not (is_user_error(error) or isinstance(error, ClusterError)):
             raise
-        print(f"{PROGRAM}: {error}", file=sys.stderr)
+        print(f"{PROGRAM}: {sentence(error)}", file=sys.stderr)
         return 2
 
 

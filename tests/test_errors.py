@@ -8,6 +8,7 @@ from typing import cast
 import numpy as np
 import pyarrow as pa
 import pytest
+from botocore.exceptions import NoCredentialsError
 from ray.exceptions import RayTaskError
 
 from actors.training import worker
@@ -80,6 +81,15 @@ def test_what_was_raised_on_purpose_is_one_sentence(error: Exception, capsys: py
     with pytest.raises(SystemExit), user_errors_reported("program", "again"):
         raise error
     assert capsys.readouterr().err == "program: fix it\n"
+
+
+def test_a_store_without_credentials_is_named_with_what_helps(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit), user_errors_reported("program", "again"):
+        raise NoCredentialsError
+    said = capsys.readouterr().err
+    assert said.startswith("program: S3 says: Unable to locate credentials; set AWS_ACCESS_KEY_ID and ")
+    assert "AWS_PROFILE, or name another place (storage, " in said
+    assert len(said) <= 400
 
 
 @pytest.mark.parametrize("bug", BUGS)

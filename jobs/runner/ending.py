@@ -6,7 +6,7 @@ from typing import Any
 
 from cluster.errors import ClusterError
 from cluster.events import json_line, log_event
-from data.errors import is_user_error
+from data.errors import is_user_error, sentence
 
 
 @contextlib.contextmanager
@@ -17,7 +17,7 @@ def user_errors_reported(program: str, after_stop: str) -> Iterator[None]:
     except Exception as error:
         if not (is_user_error(error) or isinstance(error, ClusterError)):
             raise
-        log_event(f"{program}: {error}", "run.fail", "error")
+        log_event(f"{program}: {sentence(error)}", "run.fail", "error")
         raise SystemExit(1) from None
     except KeyboardInterrupt:
         log_event(f"{program}: stopped; {after_stop}", "run.stop", "error")
