@@ -9,10 +9,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from support.leases import PLACES, elsewhere, here, owner_of, place_on, taken
+from support.leases import PLACES, elsewhere, here, hurry, owner_of, place_on, taken
 
 from data import lease as leases
-from data import lease_state
 from data.lease import LEASE, Held, LeaseLost, holder_of
 from data.lease_file import lease_file
 from data.storage import Storage, Unwritable
@@ -22,8 +21,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lease_state, "SETTLE_S", 0.0)
-    monkeypatch.setattr(leases, "POLL_S", 10.0)
+    hurry(monkeypatch)
 
 
 @pytest.fixture(params=PLACES)

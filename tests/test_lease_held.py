@@ -7,10 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.leases import PLACES, elsewhere, owner_of, place_on
+from support.leases import PLACES, elsewhere, hurry, owner_of, place_on
 
 from data import lease as leases
-from data import lease_state
 from data.lease import LEASE, Lease, LeaseLost
 from data.lease_file import lease_file
 from data.storage import Storage
@@ -20,8 +19,7 @@ from jobs.runner.lease import held, lease_beside
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lease_state, "SETTLE_S", 0.0)
-    monkeypatch.setattr(leases, "POLL_S", 10.0)
+    hurry(monkeypatch)
 
 
 @pytest.fixture(params=PLACES)

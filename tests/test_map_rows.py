@@ -7,6 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import ray.cloudpickle
+from support.annotated_run import annotator_arguments
 from support.tiny_run import ids_of
 
 from actors.generation.protocol import Sampling
@@ -62,15 +63,7 @@ def test_annotation_scores_every_row_once_and_alike(ray_cluster: object, tiny_pr
     source = Storage(str(tmp_path / "rows"))
     for part in range(3):
         write_table(to_table(rows[part::3], SCHEMA), source, f"part-{part}.parquet")
-    arguments = {
-        "predictor": tiny_predictor,
-        "schema": SCHEMA,
-        "fingerprint": "f",
-        "pack_tokens": 1024,
-        "max_tokens": 512,
-        "dtype": "float32",
-        "num_threads": 1,
-    }
+    arguments = annotator_arguments(tiny_predictor)
     target = Storage(str(tmp_path / "annotated"))
     done = map_rows(
         "annotate", [source], Annotator, arguments, WorkerPool(num_actors=2, min_actors=1, batch_rows=32), target

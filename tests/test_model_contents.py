@@ -7,6 +7,7 @@ from typing import Any
 
 import fsspec
 import pytest
+from support.read_files import counted_reads
 from support.stages import demo_run, stage_of
 
 import jobs.annotate
@@ -40,15 +41,7 @@ def model(tmp_path: Path) -> Path:
 @pytest.fixture
 def read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The local files whose content was read."""
-    found: list[str] = []
-    content = source_checksums._content.__wrapped__
-
-    def counted(file: str, state: str) -> str:
-        found.append(os.path.basename(file))
-        return content(file, state)
-
-    monkeypatch.setattr(source_checksums, "_content", counted)
-    return found
+    return counted_reads(monkeypatch)
 
 
 def _stages() -> list[Stage]:

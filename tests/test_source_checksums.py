@@ -7,6 +7,7 @@ import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from support.read_files import counted_reads
 
 from data import source_checksums
 from data.source_checksums import MOST_NAMED, checked, checksums, read_index, together, write_index
@@ -25,15 +26,7 @@ def _files(folder: Path, number: int) -> None:
 @pytest.fixture
 def read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The local files whose content was read."""
-    found: list[str] = []
-    content = source_checksums._content.__wrapped__
-
-    def counted(file: str, state: str) -> str:
-        found.append(os.path.basename(file))
-        return content(file, state)
-
-    monkeypatch.setattr(source_checksums, "_content", counted)
-    return found
+    return counted_reads(monkeypatch)
 
 
 def test_a_few_files_are_named_each_with_the_checksum_that_a_storage_has(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 import ray.cloudpickle
+from support.annotated_run import annotator_arguments
 
 from actors.scoring.annotator import Annotator
 from actors.scoring.split_predictor import SplitPredictor
@@ -59,15 +60,7 @@ def test_a_part_killed_in_mid_work_costs_no_row_and_changes_no_score(
     source, target = Storage(str(tmp_path / "rows")), Storage(str(tmp_path / "annotated"))
     for part in range(3):
         write_table(to_table(rows[part::3], SCHEMA), source, f"part-{part}.parquet")
-    arguments = {
-        "predictor": tiny_predictor,
-        "schema": SCHEMA,
-        "fingerprint": "f",
-        "pack_tokens": 1024,
-        "max_tokens": 512,
-        "dtype": "float32",
-        "num_threads": 1,
-    }
+    arguments = annotator_arguments(tiny_predictor)
     log = tmp_path / "log"
     own = {**arguments, "tensor_parallel": 2, "log": str(log)}
     pool = WorkerPool(num_actors=1, cpus_per_actor=2, batch_rows=32)
@@ -76,7 +69,7 @@ def test_a_part_killed_in_mid_work_costs_no_row_and_changes_no_score(
     assert [word for word, _ in noted[:3]] == ["starts", "kills", "starts"], "the actor came back"
     assert noted[1][1] == noted[0][1] != noted[2][1]
     assert audit("annotate", [source], target).rows == done.counters["rows"] == NUM_ROWS
-    alone = {row.id: row for row in Annotator(**arguments).annotated(rows)}  # type: ignore[arg-type]
+    alone = {row.id: row for row in Annotator(**arguments).annotated(rows)}
     found = [row for table in target.tables() for row in from_table(table)]
     assert sorted(row.id for row in found) == sorted(alone)
     for row in found:

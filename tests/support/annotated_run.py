@@ -1,10 +1,12 @@
 """A run folder ready for annotation without any training: a preset's rows and a predictor of random weights."""
 
 from pathlib import Path
+from typing import Any
 
 from support.finished_run import predictor_metrics
 
 from cluster.settings.load import load
+from data.attributes import shipped
 from data.run_layout import MODEL
 from data.stage_metrics import PredictorMetrics
 from data.storage import Storage
@@ -29,3 +31,16 @@ def predictor_stage(predictor: str) -> Stage:
         return predictor_metrics({})
 
     return Stage("predictor", ("rows",), lambda preset: {"from": predictor}, work)
+
+
+def annotator_arguments(predictor: str) -> dict[str, Any]:
+    """Of a small Annotator of the synthetic world."""
+    return {
+        "predictor": predictor,
+        "schema": shipped("lab"),
+        "fingerprint": "f",
+        "pack_tokens": 1024,
+        "max_tokens": 512,
+        "dtype": "float32",
+        "num_threads": 1,
+    }

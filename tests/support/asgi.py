@@ -95,6 +95,31 @@ async def _metrics() -> str:
     return "ray_steerlm_requests_total 1.0\n"
 
 
+@dataclass(frozen=True)
+class Changes:
+    """What an administrator may change, without any replica."""
+
+    served: ServedPolicies
+
+    async def swap(self, model: str, policy: str) -> PolicyInfo:
+        if policy == "nowhere":
+            raise UserError("no policy at nowhere")
+        self.served.put(PolicyInfo(model, LAB.model_dump_json(), policy, context=512))
+        return self.served.named(model).info
+
+    async def adapt(self, name: str, adapter: str) -> PolicyInfo:
+        if adapter == "nowhere":
+            raise UserError(f"adapter {name}: no exported adapter at nowhere")
+        base = self.served.first.name
+        self.served.put(PolicyInfo(name, LAB.model_dump_json(), adapter, base=base, context=512))
+        return self.served.named(name).info
+
+    async def remove(self, name: str) -> None:
+        if not self.served.named(name).info.base:
+            raise UserError(f"{name} is a policy, no adapter")
+        self.served.remove(name)
+
+
 def app_around(
     generate: Generate,
     score: Score | None = None,
@@ -115,33 +140,16 @@ def app_around(
 ) -> FastAPI:
     served = models or ServedPolicies([ServedPolicy(POLICY_INFO)])
     log: list[str] = [] if lines is None else lines
-
-    async def swap(model: str, policy: str) -> PolicyInfo:
-        if policy == "nowhere":
-            raise UserError("no policy at nowhere")
-        served.put(PolicyInfo(model, LAB.model_dump_json(), policy, context=512))
-        return served.named(model).info
-
-    async def adapt(name: str, adapter: str) -> PolicyInfo:
-        if adapter == "nowhere":
-            raise UserError(f"adapter {name}: no exported adapter at nowhere")
-        base = served.first.name
-        served.put(PolicyInfo(name, LAB.model_dump_json(), adapter, base=base, context=512))
-        return served.named(name).info
-
-    async def remove(name: str) -> None:
-        if not served.named(name).info.base:
-            raise UserError(f"{name} is a policy, no adapter")
-        served.remove(name)
+    changes = Changes(served)
 
     backend = Backend(
         models=served,
         generate=generate,
         score=score,
         tokenize=tokenize or _words,
-        swap=swap,
-        adapt=adapt,
-        remove=remove,
+        swap=changes.swap,
+        adapt=changes.adapt,
+        remove=changes.remove,
         replicas=_replicas,
         metrics=_metrics,
         keys=Keys(teams, None, keys_text),

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from data import lease as leases
+from data import lease_state
 from data.lease import LEASE, Lease, Owner, acquire
 from data.lease_file import lease_file
 from data.storage import Storage
@@ -22,6 +23,12 @@ def here(**changes: object) -> Owner:
 def elsewhere(**changes: object) -> Owner:
     """On a machine that cannot be asked."""
     return here(machine="another", host="node-7", user="ann", pid=123, **changes)
+
+
+def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No pause after a change; a lease that others hold is looked at seldom."""
+    monkeypatch.setattr(lease_state, "SETTLE_S", 0.0)
+    monkeypatch.setattr(leases, "POLL_S", 10.0)
 
 
 def place_on(request: pytest.FixtureRequest, folder: Path) -> Storage:
