@@ -1,6 +1,7 @@
 """Ray Data over rows: every id once and in order, the same answers for every pool, and a killed run continues."""
 
 import sys
+import time
 from pathlib import Path
 
 import pyarrow as pa
@@ -30,16 +31,19 @@ ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # Ray's workers
 
 
 class Upper:
-    """A worker without a model: logs its batches, and fails where the test wants it."""
+    """Without a model: logs its batches and fails on a row, but not before rows are written in `fail_after`."""
 
-    def __init__(self, log: str, fail_on: str = "", fail_to_start: bool = False):
+    def __init__(self, log: str, fail_on: str = "", fail_to_start: bool = False, fail_after: str = ""):
         if fail_to_start:
             raise FileNotFoundError(2, "no weights there", log)
-        self.log, self.fail_on = Path(log), fail_on
+        self.log, self.fail_on, self.fail_after = Path(log), fail_on, fail_after
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         ids = batch.column("id").to_pylist()
         if self.fail_on in ids:
+            deadline = time.monotonic() + 60
+            while self.fail_after and not _written(Storage(self.fail_after)) and time.monotonic() < deadline:
+                time.sleep(0.05)
             raise OSError(5, f"{self.fail_on} cannot be done")
         with self.log.open("a") as file:
             file.write(f"{ids[0]} {len(ids)}\n")
@@ -51,6 +55,10 @@ def _texts(folder: Storage, *sizes: int) -> Storage:
         names = [f"{part}-{i:03d}" for i in range(size)]
         write_table(pa.table({"id": names, "text": [f"text {n}" for n in names]}), folder, f"part-{part:05d}.parquet")
     return folder
+
+
+def _written(target: Storage) -> bool:
+    return bool(target.names(".parquet") or Storage(f"{target.uri}.pieces").names(".parquet"))
 
 
 def _log(path: Path) -> list[str]:
@@ -107,16 +115,17 @@ def test_a_failed_run_goes_on_with_the_pieces_it_left(
     ray_cluster: object, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     source, target = _texts(Storage(str(tmp_path / "in")), 25, 7, 1), Storage(str(tmp_path / "out"))
-    pool, log = WorkerPool(num_actors=1, batch_rows=10), tmp_path / "log"
+    # The second actor works while the first waits to fail.
+    pool, log, again = WorkerPool(num_actors=2, min_actors=2, batch_rows=10), tmp_path / "log", tmp_path / "again"
+    failing = {"log": str(log), "fail_on": "1-003", "fail_after": target.uri}
     with pytest.raises(StageError, match=r"upper: .*1-003 cannot be done"):
-        map_rows("upper", [source], Upper, {"log": str(log), "fail_on": "1-003"}, pool, target, "s1")
-    left = Storage(f"{target.uri}.pieces").names(".parquet")
-    assert left or target.names(".parquet")
+        map_rows("upper", [source], Upper, failing, pool, target, "s1")
     assert "Traceback" not in "".join(capsys.readouterr())
-    done, again = _log(log), tmp_path / "again"
     metrics = map_rows("upper", [source], Upper, {"log": str(again)}, pool, target, "s1").metrics
-    assert sorted(done + _log(again)) == ["0-000 10", "0-010 10", "0-020 5", "1-000 7", "2-000 1"]
-    assert (metrics.rows, metrics.rows_before) == (33, sum(int(line.split()[1]) for line in done))
+    # What a worker had done and no task had written yet is done again; what is written is not.
+    assert sorted({*_log(log), *_log(again)}) == ["0-000 10", "0-010 10", "0-020 5", "1-000 7", "2-000 1"]
+    assert metrics.rows == metrics.rows_before + sum(int(line.split()[1]) for line in _log(again)) == 33
+    assert 0 < metrics.rows_before <= sum(int(line.split()[1]) for line in _log(log))
     assert audit("upper", [source], target, "s1").files == 3
     assert target.names(".parquet") == source.names(".parquet")
     assert all(text == text.upper() for table in target.tables() for text in table.column("text").to_pylist())
