@@ -173,7 +173,9 @@ def require_gpus(settings: ServeSettings, num_models: int, rates: bool, nodes: S
             if there and each > 1 and not fit:
                 has += f", because no node has {each:g}"
             fewer = f", or lower min_replicas to {fit}" if fit and num_models == 1 else ""
-            remedy = f"set {setting}=0 to run on the CPU, or start Ray where there are GPUs{fewer}"
+            spread = ", or take them from several nodes with engine.pipeline_parallel"
+            spread = spread if setting == "num_gpus" and there >= each > 1 and not fit else ""
+            remedy = f"set {setting}=0 to run on the CPU, or start Ray where there are GPUs{fewer}{spread}"
             raise UserError(f"{setting} is {each:g}, but Ray {has}: {remedy}")
 
 

@@ -59,10 +59,8 @@ def test_a_replica_with_stages_has_a_bundle_for_each_gpu_and_none_itself(tmp_pat
     assert config.placement_group_bundles == [{"CPU": 6, "GPU": 1.0}] + 7 * [{"GPU": 1.0}]
     assert config.placement_group_strategy == "PACK", "on one node as far as it goes, but on several if need be"
     alone = ServeSettings(engine={"tensor_parallel": 4}, num_gpus=4)  # type: ignore[arg-type]
-    assert (
-        _policy(alone, Located(str(tmp_path), "large"))._bound_deployment._replica_config.placement_group_bundles
-        is None
-    )
+    config = _policy(alone, Located(str(tmp_path), "large"))._bound_deployment._replica_config
+    assert (config.placement_group_bundles, config.ray_actor_options["num_gpus"]) == (None, 4)
 
 
 def test_a_second_engine_fits_into_the_same_bundles_in_a_swap(monkeypatch: pytest.MonkeyPatch) -> None:
