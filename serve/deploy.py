@@ -81,7 +81,7 @@ def application(settings: ServeSettings) -> Any:
 def _policy(settings: ServeSettings, model: Located) -> Any:
     return ReplicaDeployment.options(
         name=deployment_name(model.name),
-        ray_actor_options=_actor_options(settings.num_cpus, settings.num_gpus, settings.threads),
+        **_placement(settings),
         autoscaling_config=_autoscaling(settings, settings),
         max_ongoing_requests=settings.max_ongoing_requests,
         max_queued_requests=settings.max_queued_requests,
@@ -136,6 +136,22 @@ def _scorer(settings: ServeSettings, predictor: str) -> Any:
     )
 
 
+def _placement(settings: ServeSettings) -> dict[str, Any]:
+    """What Serve sets aside for a replica, as options of its deployment.
+
+    With stages on several nodes a bundle for each GPU, as vLLM wants them, which its own actors take; the replica is in
+    the first one. PACK fills a node before it takes the next; the replica refuses what splits a stage.
+    """
+    if settings.engine.pipeline_parallel == 1:
+        return {"ray_actor_options": _actor_options(settings.num_cpus, settings.num_gpus, settings.threads)}
+    others = [{"GPU": 1.0} for _ in range(settings.engine.num_parts - 1)]
+    return {
+        "ray_actor_options": _actor_options(settings.num_cpus, 0, settings.threads),
+        "placement_group_bundles": [{"CPU": settings.num_cpus, "GPU": 1.0}, *others],
+        "placement_group_strategy": "PACK",
+    }
+
+
 def _actor_options(num_cpus: float, num_gpus: float, threads: int) -> dict[str, Any]:
     runtime_env = {"env_vars": {"OMP_NUM_THREADS": str(threads)}}  # torch reads it when it is imported
     return {"num_cpus": num_cpus, "num_gpus": num_gpus, "runtime_env": runtime_env}
@@ -145,6 +161,9 @@ def require_gpus(settings: ServeSettings, num_models: int, rates: bool, nodes: S
     """Raises UserError if the cluster cannot hold the GPUs of all replicas: Serve would wait for them without end."""
     wanted = [("num_gpus", settings.num_gpus, num_models * settings.min_replicas)]
     wanted += [("scorer.num_gpus", settings.scorer.num_gpus, 1)] if rates else []
+    if settings.engine.pipeline_parallel > 1:
+        _require_stages(settings, num_models * settings.min_replicas, nodes)
+        del wanted[0]
     for setting, each, copies in wanted:
         demand = Demand(setting, copies, copies, 0, each)
         fit = sum(demand.fit_on(node) for node in nodes) if each else copies
@@ -154,8 +173,23 @@ def require_gpus(settings: ServeSettings, num_models: int, rates: bool, nodes: S
             if there and each > 1 and not fit:
                 has += f", because no node has {each:g}"
             fewer = f", or lower min_replicas to {fit}" if fit and num_models == 1 else ""
-            remedy = f"set {setting}=0 to run on the CPU, or start Ray where there are GPUs{fewer}"
+            spread = ", or take them from several nodes with engine.pipeline_parallel"
+            spread = spread if setting == "num_gpus" and there >= each > 1 and not fit else ""
+            remedy = f"set {setting}=0 to run on the CPU, or start Ray where there are GPUs{fewer}{spread}"
             raise UserError(f"{setting} is {each:g}, but Ray {has}: {remedy}")
+
+
+def _require_stages(settings: ServeSettings, copies: int, nodes: Sequence[ClusterNode]) -> None:
+    """Raises UserError if the cluster cannot hold the stages of so many replicas, each stage on one node."""
+    parts, stages = settings.engine.tensor_parallel, settings.engine.pipeline_parallel
+    there = sum(Demand("a stage", copies * stages, copies * stages, 0, parts).fit_on(node) for node in nodes)
+    if there < copies * stages:
+        gpus = ", ".join(f"{node.gpus:g}" for node in nodes if node.gpus) or "none"
+        raise UserError(
+            f"engine.pipeline_parallel is {stages} and engine.tensor_parallel {parts}, so {copies} replica(s) need "
+            f"{parts} GPUs of one node {copies * stages} times, and Ray has that {there} times (GPUs of its nodes: "
+            f"{gpus}): start nodes with {parts} GPUs or a multiple of it, or take more stages with fewer GPUs each"
+        )
 
 
 def require_free_port(host: str, port: int) -> None:

@@ -181,7 +181,7 @@ class ServeSettings(Record):
     num_cpus: Cpus = 0.5
     """CPUs that Ray sets aside for a replica; a share, so that a small machine has some left for Ray itself."""
     num_gpus: Gpus = 0
-    """GPUs that Ray sets aside for a replica; 0 = it runs on the CPU."""
+    """GPUs that Ray sets aside for a replica, those of all its stages together; 0 = it runs on the CPU."""
     memory_gib: Positive | None = None
     """Memory of a replica's GPU, or of the CPU's what a replica may use, for --plan alone; None = this machine's GPU,
     or a replica's share of its RAM."""
@@ -232,6 +232,10 @@ class ServeSettings(Record):
             raise UserError("adapters are served beside one policy, and models lists several: set policy instead")
         if self.policy == BASE and not self.adapters:
             raise UserError("policy is base, the model that adapters were trained on, and there are none: set adapters")
+        if self.adapters and self.engine.pipeline_parallel > 1:
+            stages = f"engine.pipeline_parallel is {self.engine.pipeline_parallel}"
+            why = "stages on other nodes do not have the files of adapters"
+            raise UserError(f"{stages}, and {why}: leave adapters out, and serve each policy whole (models)")
         if self.models and not sum(model.weight for model in self.models):
             raise UserError("every model has weight 0, so a request that names none would get none: give one a weight")
         require_possible(self.engine, ENDPOINT, self.num_gpus, self.num_cpus, self.threads)

@@ -245,9 +245,14 @@ def test_a_vllm_for_other_devices_is_refused_with_the_setting() -> None:
         (
             {"num_gpus": 2, "engine": {"tensor_parallel": 2}},
             [1, 1],
-            r"^num_gpus is 2, but Ray has 2 GPUs, enough for 0 of 1 replicas, because no node has 2: set",
+            r"^num_gpus is 2, but Ray has 2 GPUs, enough for 0 of 1 .*, because no node has 2: set.*pipeline_parallel$",
         ),
         ({"num_gpus": 1, "min_replicas": 3, "max_replicas": 3}, [2], r"enough for 2 of 3 .* lower min_replicas to 2$"),
+        (
+            {"num_gpus": 4, "engine": {"tensor_parallel": 2, "pipeline_parallel": 2}},
+            [3, 1],
+            r"1 replica\(s\) need 2 GPUs of one node 2 times, and Ray has that 1 times \(GPUs of its nodes: 3, 1\)",
+        ),
         ({"scorer": {"num_gpus": 0.5}}, [0], r"^scorer.num_gpus is 0.5, but Ray has no GPU: set scorer.num_gpus=0"),
     ],
 )

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.llama_shapes import LLAMA_8B, LLAMA_70B
+from support.llama_shapes import LLAMA_8B, LLAMA_70B, LLAMA_405B
 from transformers import AutoConfig
 
 from serve.__main__ import main
@@ -49,6 +49,21 @@ def test_a_model_larger_than_a_card_is_refused_until_it_is_split(
     assert (
         "8 GPU; bfloat16; vLLM, which takes 45% of a GPU at most; split over 8 GPUs, GiB in each: weights 16.4" in out
     )
+
+
+def test_a_model_that_no_node_holds_gets_stages_on_several(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    policy = f"policy={folder(LLAMA_405B, tmp_path / 'huge')}"
+    code, _, err = plan(capsys, policy, *GPU)
+    assert code == 1
+    help = "what helps: engine.pipeline_parallel: 4 with engine.tensor_parallel: 8 and num_gpus: 32\n"
+    assert err.endswith(help), "16 GPUs of one node would have 47 GiB each, and .45 of theirs are 36"
+    words = ["num_gpus=32", "engine.tensor_parallel=8", "engine.pipeline_parallel=4"]
+    code, out, err = plan(capsys, policy, *GPU, *words)
+    assert (code, err) == (0, "")
+    assert "32 GPU; bfloat16; vLLM, which takes 45% of a GPU at most; split over 32 GPUs in 4 stages of 8" in out
+    assert "GiB in each at most: weights 24.2, " in out
+    code, _, err = plan(capsys, policy, *GPU, "engine.memory_share=0.9")
+    assert "engine.tensor_parallel: 16 with num_gpus: 16; or engine.pipeline_parallel: 2 with engine.t" in err
 
 
 def test_without_a_limit_the_longest_answer_is_what_the_memory_holds(

@@ -8,6 +8,7 @@ from actors.generation.choice import chosen
 from actors.generation.protocol import Engine
 from actors.generation.settings import ENDPOINT, EnginePlace, EngineSettings
 from actors.generation.vllm_installed import is_installed
+from actors.generation.vllm_stages import folder_of_stages, stage_dtype
 from actors.kernels.devices import own_device
 from actors.kernels.precision import usable_dtype
 from actors.modeling.adapter_weights import adapter_record, adapter_text
@@ -30,8 +31,9 @@ def load_engine(
 
     Prints which engine it is, and why. Raises UserError if there is no such policy, or the engine cannot run it.
     """
-    device = own_device()
-    dtype = usable_dtype(dtype, device, place.dtype_setting)
+    device, spans_nodes = own_device(), settings.pipeline_parallel > 1
+    # What this process has says nothing of the GPUs of stages.
+    dtype = stage_dtype(dtype) if spans_nodes else usable_dtype(dtype, device, place.dtype_setting)
     if num_threads:
         torch.set_num_threads(num_threads)
     ranks = tuple(adapter_record(uri, local_folder(uri)).rank for uri in adapters)
@@ -48,7 +50,8 @@ def load_engine(
         from actors.generation.vllm_start import VllmStart
 
         text = PolicyText.load(policy)
-        return text, VllmEngine(text, VllmStart(settings, place, local_folder(policy), dtype, ranks, num_threads))
+        folder = folder_of_stages(policy, settings, place) if spans_nodes else local_folder(policy)
+        return text, VllmEngine(text, VllmStart(settings, place, folder, dtype, ranks, num_threads))
     from actors.generation.transformers_engine import TransformersEngine
 
     loaded = Policy.load(policy, dtype)

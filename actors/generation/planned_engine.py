@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 
 from actors.generation.kv_budget import FREE_SHARE, HOST_SHARE
 from actors.generation.kv_cache import FREE_COLUMNS
+from actors.generation.planned_split import MAX_STAGES, NODE_PARTS, divides, impossible, largest_stage
 from actors.generation.settings import EngineKind, EnginePlace, EngineSettings
 from actors.generation.vllm_start import CPU_CACHE_GIB
 from actors.modeling.model_memory import (
@@ -97,6 +98,7 @@ class PlannedEngine:
 
     def memory(self, shape: ModelShape) -> EngineMemory:
         """For a model of which only the size is known, no answer takes anything."""
+        shape = largest_stage(shape, self.settings.pipeline_parallel)
         weights, others, held = self._weights(shape), self._others(shape), self._held(shape)
         cells = math.ceil(self.tokens / PAGE) * PAGE if self.kind != "transformers" else self.tokens + FREE_COLUMNS
         # Heads that are fewer than the parts are copied.
@@ -137,14 +139,16 @@ class PlannedEngine:
 
     @property
     def _devices(self) -> str:
-        parts = self.settings.tensor_parallel
-        if parts == 1:
+        own = self.settings
+        if own.num_parts == 1:
             return "GiB each"
-        return f"split over {parts} {'GPUs' if self.gpus else 'processes'}, GiB in each"
+        stages = f" in {own.pipeline_parallel} stages of {own.tensor_parallel}" if own.pipeline_parallel > 1 else ""
+        most = " at most" if stages else ""
+        return f"split over {own.num_parts} {'GPUs' if self.gpus else 'processes'}{stages}, GiB in each{most}"
 
     def problem(self, shape: ModelShape) -> str:
         """Why the model, or one answer of it, does not fit, and the settings that help; "" = it fits."""
-        if invalid := self._indivisible(shape):
+        if invalid := impossible(self.settings, self.place.setting, shape):
             return invalid
         found = self.memory(shape)
         if found.fits or self._shrinks_unknown:
@@ -168,17 +172,6 @@ class PlannedEngine:
             "; or ".join(self._remedies(shape)) or "nothing here: take a smaller model, or a device with more memory"
         )
         return f"{self.place.setting}: the policy {what}; what helps: {helps}"
-
-    def _indivisible(self, shape: ModelShape) -> str:
-        """Why the layers cannot be split into so many parts; "" = they can."""
-        parts = self.settings.tensor_parallel
-        if _divides(parts, shape):
-            return ""
-        allowed = ", ".join(str(n) for n in range(1, MAX_PARTS + 1) if _divides(n, shape))
-        return (
-            f"{self.place.setting}.tensor_parallel is {parts}, which does not divide the model's {shape.query_heads} "
-            f"attention heads, {shape.key_heads} of keys and values; set it to one of {allowed}"
-        )
 
     def _remedies(self, shape: ModelShape) -> Iterator[str]:
         """Each alone would do."""
@@ -212,13 +205,33 @@ class PlannedEngine:
             if self.share < HIGHEST_SHARE and self.gpus >= 1:
                 whole = replace(self, settings=_with(own, memory_share=HIGHEST_SHARE))
                 yield f"{setting}.memory_share: {HIGHEST_SHARE}", whole
-            for parts in range(own.tensor_parallel + 1, MAX_PARTS + 1):
-                split = replace(self, settings=_with(own, tensor_parallel=parts), gpus=float(parts))
-                if _divides(parts, shape) and split.memory(shape).fits:
-                    yield f"{setting}.tensor_parallel: {parts} with {self.place.gpus_setting}: {parts}", split
-                    break
+            yield from self._splits_tried(shape)
             if own.quantization is None:
                 yield f"{setting}.quantization: fp8", replace(self, settings=_with(own, quantization="fp8"))
+
+    def _splits_tried(self, shape: ModelShape) -> Iterator[tuple[str, "PlannedEngine"]]:
+        """Over the fewest GPUs of a node, and over several nodes where these are more than most nodes have."""
+        own, setting = self.settings, self.place.setting
+        more = range(own.tensor_parallel + 1, MAX_PARTS + 1)
+        wider = next((n for n in more if divides(n, shape) and self._split(n).memory(shape).fits), None)
+        if wider is not None:
+            split = self._split(wider)
+            yield f"{setting}.tensor_parallel: {wider} with {self.place.gpus_setting}: {split.gpus:g}", split
+        if not self.place.spans_nodes or (wider is not None and wider <= NODE_PARTS):
+            return
+        parts = max(n for n in range(1, NODE_PARTS + 1) if divides(n, shape))
+        for stages in range(own.pipeline_parallel + 1, min(MAX_STAGES, shape.layers or MAX_STAGES) + 1):
+            split = self._split(parts, stages)
+            if split.memory(shape).fits:
+                stages_of = f"{setting}.pipeline_parallel: {stages} with {setting}.tensor_parallel: {parts}"
+                yield f"{stages_of} and {self.place.gpus_setting}: {split.gpus:g}", split
+                break
+
+    def _split(self, parts: int, stages: int | None = None) -> "PlannedEngine":
+        """`stages`: None = as many as now."""
+        stages = stages or self.settings.pipeline_parallel
+        own = _with(self.settings, tensor_parallel=parts, pipeline_parallel=stages)
+        return replace(self, settings=own, gpus=float(own.num_parts))
 
     def _weights(self, shape: ModelShape) -> float:
         """Linear layers are split and made smaller; vLLM leaves embedding and output as they are, and splits them."""
@@ -272,11 +285,6 @@ class PlannedEngine:
     def _shrinks_unknown(self) -> bool:
         """Are the weights made smaller in a way that is not known here?"""
         return self.settings.quantization not in (None, "fp8")
-
-
-def _divides(parts: int, shape: ModelShape) -> bool:
-    heads, keys = shape.query_heads, shape.key_heads
-    return parts == 1 or not heads or (heads % parts == 0 and (keys % parts == 0 or parts % keys == 0))
 
 
 def _with(settings: EngineSettings, **changed: object) -> EngineSettings:

@@ -14,7 +14,7 @@ from data.errors import UserError
 from data.record import Record
 
 EngineKind = Literal["transformers", "vllm"]
-VLLM_ONLY = ("tensor_parallel", "memory_share", "quantization", "kv_cache_dtype", "vllm")
+VLLM_ONLY = ("tensor_parallel", "pipeline_parallel", "memory_share", "quantization", "kv_cache_dtype", "vllm")
 TRANSFORMERS_ONLY = ("prefix_cache_tokens",)
 CHANGES_TEXT = ("kind", "max_model_len", "prefix_cache_tokens", "quantization", "kv_cache_dtype", "vllm")
 """Options that may change an answer; the others only make room for it."""
@@ -35,9 +35,10 @@ OWN_ARGUMENTS = {
     "quantization": "quantization",
     "kv_cache_dtype": "kv_cache_dtype",
     "tensor_parallel_size": "tensor_parallel",
+    "pipeline_parallel_size": "pipeline_parallel",
 }
 """Arguments of vLLM that `vllm` may not have -> the setting that they are; "" = the engine contract fixes them."""
-PARALLEL_ARGUMENTS = ("pipeline_parallel_size", "data_parallel_size", "distributed_executor_backend")
+PARALLEL_ARGUMENTS = ("data_parallel_size", "distributed_executor_backend")
 """Arguments of vLLM that would take processes and GPUs which nobody has set aside."""
 
 
@@ -62,6 +63,9 @@ class EngineSettings(Record):
     tensor_parallel: Workers = 1
     """vLLM only: parts that every layer is split into, for a model that is larger than one GPU; each has a GPU of the
     same node, so the process reserves as many. It must divide the attention heads. On CPUs each part is a process."""
+    pipeline_parallel: Workers = 1
+    """vLLM on GPUs, at the endpoint only: stages that the layers are divided into, for a model that no node holds. Each
+    has tensor_parallel GPUs of one node, and they may be on several nodes. Not run on GPUs yet."""
     memory_share: PositiveShare | None = None
     """vLLM on GPUs only: what it takes of a GPU's memory. None = 0.9 of the GPU, or of the share that is set aside; at
     the endpoint 0.45, because above 0.5 a second engine does not fit and a swap would leave a gap."""
@@ -71,6 +75,11 @@ class EngineSettings(Record):
     """vLLM only: dtype of keys and values, by vLLM's name for it, such as fp8; None = that of the weights."""
     vllm: dict[str, Any] = {}
     """vLLM only: further arguments of its engine (`vllm.EngineArgs`), such as {enable_chunked_prefill: true}."""
+
+    @property
+    def num_parts(self) -> int:
+        """Of the model, each with a GPU or, on CPUs, a process of its own."""
+        return self.tensor_parallel * self.pipeline_parallel
 
     def changed(self, names: Iterable[str]) -> list[str]:
         """Those options whose value is not their default."""
@@ -137,9 +146,11 @@ class EnginePlace:
     """Path of the CPUs that are set aside for its process."""
     memory_share: float
     """`memory_share` where none is set."""
+    spans_nodes: bool = False
+    """Can Ray set aside GPUs of several nodes for it?"""
 
 
-ENDPOINT = EnginePlace("engine", "engine.dtype", "num_gpus", "num_cpus", 0.45)
+ENDPOINT = EnginePlace("engine", "engine.dtype", "num_gpus", "num_cpus", 0.45, spans_nodes=True)
 """A replica of the endpoint."""
 
 
@@ -155,13 +166,37 @@ def require_possible(settings: EngineSettings, place: EnginePlace, gpus: float, 
 
     `threads`: of the CPU, in each part of a model that is split.
     """
-    option = f"{place.setting}.tensor_parallel"
-    places = (place.gpus_setting, place.cpus_setting)
-    require_possible_parts(settings.tensor_parallel, option, "the engine", places, gpus, cpus, threads)
+    if settings.pipeline_parallel > 1:
+        _require_possible_stages(settings, place, gpus)
+    else:
+        option, places = f"{place.setting}.tensor_parallel", (place.gpus_setting, place.cpus_setting)
+        require_possible_parts(settings.tensor_parallel, option, "the engine", places, gpus, cpus, threads)
     if settings.memory_share is not None and not gpus:
         raise UserError(
             f"{place.setting}.memory_share is a share of a GPU's memory, and {place.gpus_setting} is 0: set "
             f"{place.setting}.kv_cache_gib instead, or {place.gpus_setting} to 1"
+        )
+
+
+def _require_possible_stages(settings: EngineSettings, place: EnginePlace, gpus: float) -> None:
+    """Raises UserError unless a process of this place, with so many `gpus`, can have stages, and has what they need."""
+    own, setting, parts = settings, place.setting, settings.num_parts
+    what = f"{setting}.pipeline_parallel is {own.pipeline_parallel}"
+    if not place.spans_nodes:
+        raise UserError(
+            f"{what}, and Ray Data sets GPUs of one node alone aside for an actor: leave it out, and split the policy "
+            f"with {setting}.tensor_parallel, make it smaller ({setting}.quantization: fp8), or start nodes with more "
+            "GPUs; only the endpoint has stages on several nodes (python -m serve, engine.pipeline_parallel)"
+        )
+    if not gpus:
+        raise UserError(
+            f"{what}, and {place.gpus_setting} is 0: vLLM has stages on several nodes with GPUs alone; set "
+            f"{place.gpus_setting} to {parts}, or leave {setting}.pipeline_parallel out"
+        )
+    if gpus != parts:
+        raise UserError(
+            f"{what}, each stage has {setting}.tensor_parallel {own.tensor_parallel} GPUs, and {place.gpus_setting} is "
+            f"{gpus:g}: set {place.gpus_setting} to {parts}, the GPUs of all stages"
         )
 
 

@@ -37,7 +37,7 @@ class VllmEngine(EngineThread):
         model = self._engine.vllm_config.model_config
         super().__init__("vllm", min(text.max_tokens, model.max_model_len), model.get_vocab_size())
         self.no_guidance = NO_GUIDANCE
-        self._is_split = start.settings.tensor_parallel > 1
+        self._is_split = start.settings.num_parts > 1
         self._stop_ids = text.stop_ids
         self._lora = VllmAdapters(text, start.folder, len(start.ranks))
         self._requests: dict[int, Request] = {}

@@ -11,6 +11,7 @@ from actors.generation.protocol import MAX_LOGPROBS
 from actors.generation.settings import EnginePlace, EngineSettings
 from actors.generation.vllm_adapters import arguments
 from actors.generation.vllm_installed import missing, require_known_arguments
+from actors.generation.vllm_stages import set_environment
 from actors.kernels.devices import own_device
 from data.errors import UserError
 from data.printable import printable
@@ -60,13 +61,17 @@ class VllmStart:
     def _config(self, max_model_len: int) -> Any:
         """vLLM's configuration, which it checks itself."""
         _set_environment(self.settings, self.num_threads)
+        if self.settings.pipeline_parallel > 1:
+            set_environment()
         try:
             from vllm.engine.arg_utils import EngineArgs
             from vllm.platforms import current_platform
             from vllm.usage.usage_lib import UsageContext
         except ImportError as error:
             raise missing(self.settings, self.place, str(error)) from None
-        require_own_device(current_platform.is_cpu(), own_device(), self.place)
+        # A process whose parts are in others has no GPU itself.
+        device = torch.device("cuda") if self.settings.pipeline_parallel > 1 else own_device()
+        require_own_device(current_platform.is_cpu(), device, self.place)
         require_known_arguments(self.settings, self.place)
         try:
             arguments = EngineArgs(**self._arguments(max_model_len, current_platform.is_cpu()), trust_remote_code=False)
@@ -89,8 +94,8 @@ class VllmStart:
             "max_num_seqs": own.max_num_seqs,
             "max_model_len": max_model_len,
             "tensor_parallel_size": own.tensor_parallel,
-            # In an actor vLLM would start actors of Ray for the parts, which nobody has set aside.
-            "distributed_executor_backend": "mp" if own.tensor_parallel > 1 else None,
+            "pipeline_parallel_size": own.pipeline_parallel,
+            "distributed_executor_backend": executor(own),
             "gpu_memory_utilization": own.memory_share or self.place.memory_share,
             "kv_cache_memory_bytes": None if cache_gib is None else int(cache_gib * 2**30),
             "quantization": own.quantization,
@@ -105,6 +110,14 @@ class VllmStart:
             **arguments(self.ranks),
             **own.vllm,
         }
+
+
+def executor(settings: EngineSettings) -> str | None:
+    """vLLM's name for what runs the parts of the model; None = this process alone."""
+    if settings.pipeline_parallel > 1:
+        return "ray"  # in the placement group of this process
+    # In an actor vLLM would start actors of Ray for the parts, which nobody has set aside.
+    return "mp" if settings.tensor_parallel > 1 else None
 
 
 def require_own_device(built_for_cpus: bool, device: torch.device, place: EnginePlace) -> None:

@@ -49,3 +49,13 @@ PAPER_43B = {
     "max_position_embeddings": 4096,
 }
 """Of the size of the paper's 43 B; its own config is not public."""
+LLAMA_405B = {
+    "vocab_size": 128_256,
+    "hidden_size": 16_384,
+    "num_hidden_layers": 126,
+    "num_attention_heads": 128,
+    "num_key_value_heads": 8,
+    "intermediate_size": 53_248,
+    "max_position_embeddings": 131_072,
+}
+"""Llama 3.1 405B's."""
