@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from support.tiny_decoders import FAMILIES, save_decoder
@@ -38,6 +39,7 @@ RATES = """
 import sys
 
 import numpy as np
+import psutil
 
 from actors.scoring.part_processes import PartPack
 from actors.scoring.rater import Rater
@@ -45,7 +47,7 @@ from actors.scoring.split_predictor import SplitPredictor
 from data.lab import Lab, LabSettings
 
 predictor = SplitPredictor.load_parts(sys.argv[1], 2, num_threads=1)
-print(*predictor.others.pids, flush=True)
+print(*(child.pid for child in psutil.Process().children()), flush=True)
 rows = list(Lab(LabSettings(num_rows=40)).rows())
 if sys.argv[2:]:
     predictor.others.tell(PartPack([np.full(9, 10**6)], [np.array([8])], None))
@@ -190,8 +192,9 @@ def test_no_part_outlives_the_first(tiny_predictor: str, tmp_path: Path) -> None
 
 def test_a_part_that_cannot_load_is_a_sentence(tmp_path: Path) -> None:
     start = PartStart(str(tmp_path), "float32", CPU, 1, True, ModelPart(1, 2), str(tmp_path / "meeting"))
+    before = psutil.Process().children()
     others = PartProcesses([start])
     with pytest.raises(UserError, match=rf"^part 2 of 2 of the predictor on cpu failed: .*{tmp_path.name}"):
         others.wait_until_loaded()
     others.close()
-    assert not runs(others.pids[0])
+    assert psutil.Process().children() == before

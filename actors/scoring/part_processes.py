@@ -112,10 +112,6 @@ class PartProcesses:
         with contextlib.suppress(BrokenPipeError):  # the watching thread has the reason
             ours.send(start)
 
-    @property
-    def pids(self) -> list[int]:
-        return [process.pid for process in self._processes]
-
     def wait_until_loaded(self) -> None:
         """Raises UserError, or RuntimeError, with the reason of a part that failed to load its weights."""
         for _ in self._starts:
