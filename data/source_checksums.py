@@ -54,7 +54,9 @@ class CheckedSource:
         return {_printed(self.uri): f"{len(self.files):,} files, {digest.hexdigest()[:16]}"}
 
     def content(self) -> str:
-        """16 hex digits of all files of a folder by their names in it; a copy elsewhere has the same ones."""
+        """16 hex digits of a file, or of all files of a folder by their names in it; a copy elsewhere has the same."""
+        if self.files == (Storage(self.uri).uri,):
+            return self.checksums[0]
         digest, folder = hashlib.sha256(), Storage(self.uri).path
         for file, checksum in zip(self.files, self.checksums, strict=True):
             digest.update(f"{_printed(posixpath.relpath(Storage(file).path, folder))} {checksum}\n".encode())

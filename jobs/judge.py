@@ -31,7 +31,9 @@ from jobs.runner.ending import print_last_line, user_errors_reported
 from jobs.runner.lease import held, lease_of
 
 PROGRAM = "python -m jobs.judge"
-FLAGS = {"plan": "print the number of requests and their estimated cost, and end without asking"}
+FLAGS = {
+    "plan": "print the number of requests and their estimated cost, or of stored judgements; ask and write nothing"
+}
 
 
 def setup(settings: Judging) -> Setup:
@@ -123,8 +125,8 @@ def _verdicts(
     return [verdict(match, judge, reply, error) for match, _, reply, error in found]
 
 
-def scored(settings: Judging) -> Metrics:
-    """Report stored judgements."""
+def scored(settings: Judging, only_plan: bool = False) -> Metrics:
+    """Report stored judgements; `only_plan`: count them."""
     categories = {q.id: q.category for q in read_questions(settings.questions)} if settings.questions else {}
     wanted = settings.judge.model
     found = [v for uri in settings.judgements for v in read_verdicts(uri, categories)]
@@ -136,6 +138,9 @@ def scored(settings: Judging) -> Metrics:
     verdicts, repeated = latest(found)
     if repeated:
         warn(f"{repeated} judgements are stored more than once; the last of each counts")
+    if only_plan:
+        log(f"judge: {len(verdicts)} stored judgements by {judges[0]}, nothing to ask")
+        return {"judgements": len(verdicts), "judge": judges[0], "repeated": repeated}
     return _reported(settings, verdicts, models_of(verdicts), {"judge": judges[0], "repeated": repeated})
 
 
@@ -162,12 +167,13 @@ def main(argv: Sequence[str]) -> None:
     has_file = bool(argv) and argv[0].endswith((".yaml", ".yml"))
     settings, flags = command_line(Judging, [*([] if has_file else [os.devnull]), *argv], PROGRAM, __doc__ or "", FLAGS)
     with user_errors_reported(PROGRAM, "the same command continues where it was"):
-        if "plan" in flags and not settings.judgements:
-            print_last_line(judged(settings, only_plan=True))
+        work = scored if settings.judgements else judged
+        if "plan" in flags:
+            print_last_line(work(settings, only_plan=True))
             return
         # Two judges at once would ask, and pay, for the same replies twice.
         with held(lease_of(Storage(settings.output)), PROGRAM):
-            done = scored(settings) if settings.judgements else judged(settings)
+            done = work(settings)
         print_last_line(done)
 
 

@@ -112,10 +112,17 @@ def _pretrained(
 
 
 def _inputs(run: Run) -> dict[str, str]:
-    base = run.preset.base
-    if base.model and is_gguf(base.model):
-        return checksums(gguf_file(base.model))
-    return checksums(base.texts) if base.texts else {}
+    texts = run.preset.base.texts
+    return checksums(texts) if texts else {}
+
+
+def _models(run: Run) -> dict[str, str]:
+    """Also a GGUF file, which has no setting's name but its own: runs were fingerprinted so before."""
+    model = run.preset.base.model
+    if model and is_gguf(model):
+        file = gguf_file(model)
+        return {file: file}
+    return base_model(run)
 
 
 def _settings(preset: Preset) -> object:
@@ -123,7 +130,7 @@ def _settings(preset: Preset) -> object:
     return {"base": base, "template": preset.template, "seed": preset.seed}
 
 
-STAGE = Stage("base", ("rows",), _settings, work, _inputs, resumes=True, models=base_model)
+STAGE = Stage("base", ("rows",), _settings, work, _inputs, resumes=True, models=_models)
 
 if __name__ == "__main__":
     main(__doc__, [STAGE])

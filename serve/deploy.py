@@ -16,6 +16,7 @@ from typing import Any
 import ray.serve
 import ray.serve.config
 
+from actors.kernels.machine_memory import MachineShare
 from cluster.preflight import ClusterNode, Demand, may_grow, nodes_now
 from data.errors import UserError
 from serve import instance, scrape, shared_limits
@@ -58,7 +59,7 @@ def bound(settings: ServeSettings, models: Sequence[Located], predictor: str | N
         graceful_shutdown_timeout_s=settings.drain_s,
     )
     return ingress.bind(
-        [_policy(settings, model) for model in models],
+        [_policy(settings, model, replica_share(settings, len(models))) for model in models],
         [model.weight for model in models],
         {model.name: model.uri for model in models},
         models[0].adapters,
@@ -78,7 +79,12 @@ def application(settings: ServeSettings) -> Any:
     return bound(settings, *locate_all(settings))
 
 
-def _policy(settings: ServeSettings, model: Located) -> Any:
+def replica_share(settings: ServeSettings, num_models: int) -> MachineShare:
+    """Of the machine's memory: what one of all replicas may use on a CPU."""
+    return MachineShare(num_models * settings.max_replicas, settings.num_cpus, settings.memory_gib)
+
+
+def _policy(settings: ServeSettings, model: Located, share: MachineShare) -> Any:
     return ReplicaDeployment.options(
         name=deployment_name(model.name),
         **_placement(settings),
@@ -93,6 +99,7 @@ def _policy(settings: ServeSettings, model: Located) -> Any:
         revision=Revision(model.uri, 0),
         settings=settings.engine,
         adapters={name: Revision(folder, 0) for name, folder in model.adapters.items()},
+        share=share,
     )
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from actors.generation.protocol import Engine
+from actors.kernels.machine_memory import MachineShare
 from serve.prompts import Prompts
 from serve.request import PolicyInfo, Revision
 from serve.settings import ServedEngineSettings
@@ -49,14 +50,14 @@ class LoadedPolicy:
 
 
 def load(
-    settings: ServedEngineSettings, revision: Revision, adapters: Mapping[str, Revision]
+    settings: ServedEngineSettings, revision: Revision, adapters: Mapping[str, Revision], share: MachineShare
 ) -> tuple[LoadedPolicy, dict[str, LoadedPolicy]]:
     """A policy, and each adapter beside it. Raises UserError if there is no such policy, or if one of them does not
     belong to it."""
     from actors.generation.factory import load_engine
 
     uris = [adapter.policy for adapter in adapters.values()]
-    text, engine = load_engine(settings, revision.policy, settings.dtype, adapters=uris)
+    text, engine = load_engine(settings, revision.policy, settings.dtype, adapters=uris, share=share)
     policy = LoadedPolicy(text, Prompts(text, engine.context), engine, revision)
     try:
         return policy, {name: load_beside(policy, name, adapter) for name, adapter in adapters.items()}

@@ -16,6 +16,7 @@ from typing import Any
 import ray.serve
 
 from actors.generation.protocol import Sampling
+from actors.kernels.machine_memory import ALONE, MachineShare
 from data.errors import UserError
 from serve.answer_deltas import AnswerDeltas
 from serve.engine_request import Refusal, out_of_memory, refused, sampling_of, submitted
@@ -57,12 +58,14 @@ class Replica:
         revision: Revision,
         settings: ServedEngineSettings,
         adapters: Mapping[str, Revision] = MappingProxyType({}),
+        share: MachineShare = ALONE,
     ):
-        """`adapters`: of the policy, by the names of their models; one whose policy is "" was removed."""
-        self._name, self._settings = name, settings
+        """`adapters`: of the policy, by the names of their models; one whose policy is "" was removed. `share`: of the
+        machine's memory, on a CPU."""
+        self._name, self._settings, self._share = name, settings, share
         self._revisions = dict(adapters)
         there = {adapter: wanted for adapter, wanted in adapters.items() if wanted.policy}
-        self._loaded, self._adapters = load(settings, revision, there)
+        self._loaded, self._adapters = load(settings, revision, there, share)
         self._pace = Pace(settings.stream_every_s)
         self._swapping = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -100,7 +103,7 @@ class Replica:
                 self._loaded = replace(old, revision=max(old.revision, revision, key=lambda r: r.number))
             elif revision.number > old.revision.number:
                 beside = {name: loaded.revision for name, loaded in self._adapters.items()}
-                new, adapters = await asyncio.to_thread(load, self._settings, revision, beside)
+                new, adapters = await asyncio.to_thread(load, self._settings, revision, beside, self._share)
                 ours, theirs = f"model {self._name!r}", f"the policy at {revision.policy}"
                 try:
                     old.text.schema.require_same(new.text.schema, ours, theirs)
@@ -272,10 +275,17 @@ class ServedReplica(Replica):
     failed three times. A replica that is gone loses nothing: requests without text yet go to another one.
     """
 
-    def __init__(self, name: str, revision: Revision, settings: ServedEngineSettings, adapters: Mapping[str, Revision]):
+    def __init__(
+        self,
+        name: str,
+        revision: Revision,
+        settings: ServedEngineSettings,
+        adapters: Mapping[str, Revision],
+        share: MachineShare,
+    ):
         application = ray.serve.get_replica_context().app_name
         beside = wanted_adapters(application, revision.policy, {n: r.policy for n, r in adapters.items()})
-        super().__init__(name, wanted(application, name, revision.policy), settings, beside)
+        super().__init__(name, wanted(application, name, revision.policy), settings, beside, share)
 
     def _failed(self, loaded: LoadedPolicy) -> None:
         if loaded.engine is self._loaded.engine and loaded.engine.error is not None:

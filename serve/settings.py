@@ -183,8 +183,8 @@ class ServeSettings(Record):
     num_gpus: Gpus = 0
     """GPUs that Ray sets aside for a replica, those of all its stages together; 0 = it runs on the CPU."""
     memory_gib: Positive | None = None
-    """Memory of a replica's GPU, or of the CPU's what a replica may use, for --plan alone; None = this machine's GPU,
-    or a replica's share of its RAM."""
+    """Memory of a replica's GPU, for --plan alone, or of the CPU's what a replica may use, of which the transformers
+    engine takes half for its KV cache; None = this machine's GPU, or a replica's share of its RAM."""
     threads: Workers = 1
     """CPU threads of torch in a replica; on shared cores more than one is slower, not faster."""
     temperature: ServedTemperature = 1.0

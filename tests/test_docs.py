@@ -7,17 +7,26 @@ from pathlib import Path
 import pytest
 from support.docs import ROOT, RUNNABLE, Block, Follower, blocks, commands, pages
 
+from cluster.settings.help import keys
 from cluster.settings.load import load
 from jobs.ablate import Ablation
 from jobs.answer import Answering
 from jobs.benchmarking.settings import Benchmarking
 from jobs.export import Export
+from jobs.judging.settings import Judging
+from jobs.planning.settings import ScalePlan
 from jobs.runner.preset import Preset
+from serve.settings import ServeSettings
 
 MARKS = re.compile(r"run|fails|background: .+|file: .+|long: .+|needs a cluster|needs make (?P<target>[a-z-]+)")
 ALL = [block for page in pages() for block in blocks(page)]
 TARGETS = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
 KINDS = {"ablate": Ablation, "answer": Answering, "benchmark": Benchmarking, "export": Export}
+RECORDS = (Preset, ServeSettings, *KINDS.values(), Judging, ScalePlan)
+SETTINGS = {key for record in RECORDS for key in keys(record)}
+SECTIONS = {section for key in SETTINGS for section, dot, _ in [key.partition(".")] if dot}
+SUFFIXES, MODULES = (".py", ".json", ".html", ".yaml", ".parquet", ".png"), ("ray.data", "ray.serve", "ray.train")
+"""What is no setting, though it begins like one."""
 PACKAGES = tuple(ROOT / name for name in ("data", "actors", "jobs", "serve", "cluster"))
 SPLIT = ("actors", "jobs")
 """Packages whose sub-packages have pages of their own."""
@@ -54,11 +63,51 @@ def test_the_settings_of_a_block_are_understood(block: Block) -> None:
 
 @pytest.mark.parametrize("page", pages(), ids=lambda p: p.relative_to(ROOT).as_posix())
 def test_files_and_targets_that_a_page_names_are_there(page: Path) -> None:
-    text = re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL)
+    text = _prose(page)
     for target in re.findall(r"`make ([a-z-]+)[` ]", text):
         assert target in TARGETS, f"no target {target}"
     for link in re.findall(r"\]\(([^)#:]+)\)", text):
         assert (page.parent / link).exists(), f"no file {link}"
+
+
+@pytest.mark.parametrize("page", pages(), ids=lambda p: p.relative_to(ROOT).as_posix())
+def test_headings_that_a_page_links_to_are_there(page: Path) -> None:
+    for path, heading in re.findall(r"\]\(([^)#:\s]*)#([^)]+)\)", _prose(page)):
+        target = page.parent / path if path else page
+        assert heading in _headings(target), f"no heading {heading} in {target.name}"
+
+
+CURRENT = [page for page in pages() if page.name != "CHANGELOG.md"]
+"""Of the others one tells how things were called."""
+
+
+@pytest.mark.parametrize("page", CURRENT, ids=lambda p: p.relative_to(ROOT).as_posix())
+def test_settings_and_files_that_a_page_names_are_there(page: Path) -> None:
+    for words in re.findall(r"`([^`\n]+)`", _prose(page)):
+        for path in re.findall(r"(?<![\w/.-])((?:data|actors|jobs|serve|cluster|docs|tests)/[\w./-]*\w)", words):
+            assert "NAME" in path or (ROOT / path).exists(), f"no file {path}"
+        for setting in re.findall(r"(?<![\w/.$-])([a-z_]+(?:\.\w+)+)(?![\w./*])", words):
+            if setting.partition(".")[0] in SECTIONS and not setting.endswith(SUFFIXES) and setting not in MODULES:
+                assert _is_setting(setting.split(".")), f"no setting {setting}"
+
+
+def _is_setting(words: list[str]) -> bool:
+    """`N` stands for a place in a list, `NAME` for a key of one's own."""
+    return any(
+        len(words) <= len(key)
+        and all(k in (w, "NAME") or (k == "N" and w.isdigit()) for w, k in zip(words, key, strict=False))
+        for key in (key.split(".") for key in SETTINGS)
+    )
+
+
+def _prose(page: Path) -> str:
+    return re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL)
+
+
+def _headings(page: Path) -> set[str]:
+    """As GitHub writes them into links."""
+    found = re.findall(r"^#+ (.+)$", _prose(page), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in found}
 
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.relative_to(ROOT).as_posix())
@@ -77,6 +126,9 @@ def test_a_package_s_page_leads_to_its_sub_packages(package: str) -> None:
     below = {folder.name for folder in FOLDERS if folder.parent == ROOT / package}
     assert below, f"{package} has no sub-package any more"
     assert {name for name in below if f"{name}/" not in page} == set()
+    tree, architecture = (ROOT / "README.md").read_text(), (ROOT / "docs" / "architecture.md").read_text()
+    assert {name for name in below if f"`{package}/{name}`" not in tree} == set(), "in the tree of the first page"
+    assert {name for name in below if not re.search(rf"\b{name}\b", architecture)} == set(), "in the layers"
 
 
 def test_every_slow_test_has_a_target() -> None:

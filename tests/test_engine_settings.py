@@ -18,6 +18,7 @@ from actors.generation.settings import (
     sampling_place,
 )
 from actors.generation.vllm_installed import require_installed
+from actors.kernels.machine_memory import ALONE
 from cluster.settings.errors import SettingsError
 from cluster.settings.load import load
 from data.errors import UserError
@@ -180,7 +181,7 @@ def test_a_part_of_a_predictor_has_its_share_of_the_actor_s_threads(tmp_path: Pa
 def test_a_replica_of_a_split_model_asks_for_its_gpus_in_one_bundle(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     settings = load(ServeSettings, CONFIG, ["engine.tensor_parallel=4", "num_gpus=4", "num_cpus=8"])
-    options = _policy(settings, Located(str(tmp_path), "large"))._bound_deployment.ray_actor_options
+    options = _policy(settings, Located(str(tmp_path), "large"), ALONE)._bound_deployment.ray_actor_options
     assert (options["num_gpus"], options["num_cpus"]) == (4, 8)
 
 

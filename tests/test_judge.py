@@ -87,6 +87,9 @@ def test_what_was_judged_is_scored_again_without_the_judge(bench: list[str], run
     with serving() as judge:
         _, first, _, _ = run(*bench, of(judge))
     stored = f"judgements=[{tmp_path}/judged/judgements.jsonl]"
+    code, plan, _, err = run(stored, f"output={tmp_path}/scored", "--plan")
+    assert (code, plan) == (0, {"judgements": 48, "judge": "strict", "repeated": 0}), err
+    assert not (tmp_path / "scored").exists(), "a plan writes nothing"
     code, again, _, err = run(stored, f"output={tmp_path}/scored", "resamples=50")
     assert code == 0, err
     assert {name: again[name] for name in SCORES} == {name: first[name] for name in SCORES}

@@ -1,5 +1,6 @@
 """Contents of the models that a run starts from: other weights repeat what read them, and nothing is read twice."""
 
+import importlib.util
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -113,6 +114,33 @@ def test_a_start_reads_no_weights_again(tmp_path: Path, model: Path, read: list[
     os.utime(model / WEIGHTS)
     assert _performed(run) == []
     assert read == [WEIGHTS] * len(STAGES), "a new date: read, and the same"
+
+
+@pytest.fixture(params=["file", "package"])
+def gguf(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[str, Path]:
+    """What base.model is, and the file that it names."""
+    file = tmp_path / "site" / "weights.gguf"
+    about = file.parent / "packed-1.0.dist-info"
+    about.mkdir(parents=True)
+    file.write_bytes(b"one")
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: packed\nVersion: 1.0\n")
+    (about / "RECORD").write_text("weights.gguf,,\n")
+    monkeypatch.syspath_prepend(file.parent)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: True)  # as where package gguf is installed
+    return str(file) if request.param == "file" else "package:packed", file
+
+
+def test_a_start_reads_no_gguf_file_again(tmp_path: Path, gguf: tuple[str, Path], read: list[str]) -> None:
+    model, file = gguf
+    run = demo_run(tmp_path, f"base={{model: '{model}'}}")
+    assert (_performed(run), read) == (ALL, [file.name])
+    manifest = run.manifest("base")
+    assert manifest is not None
+    assert manifest.description["inputs"] == source_checksums.checksums(str(file)), "as in runs of older releases"
+    read.clear()
+    assert (_performed(run), read) == ([], [])
+    file.write_bytes(b"two")
+    assert (_performed(run), read) == (ALL[1:], [file.name])
 
 
 @pytest.mark.parametrize("content", [b"", b"[]", b'{"a": 1}', b'{"a": ["b"]}'])

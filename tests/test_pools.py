@@ -112,6 +112,16 @@ def test_a_predictor_larger_than_its_gpu_is_refused_with_what_helps(tmp_path: Pa
         refuse_what_cannot_fit(preset_of(LLAMA_13B, tmp_path, 44, 79, "annotate.pool.dtype=float32"))
 
 
+def test_a_predictor_that_nothing_splits_is_refused_before_anything_starts(bert: str) -> None:
+    words = [f"predictor.backbone={bert}", "predictor.warmup=null", "annotate.tensor_parallel=2"]
+    split = on_cpus(*words, "annotate.pool.cpus_per_actor=2")
+    with pytest.raises(StageError, match=r"^annotate\.tensor_parallel is 2, and transformers has no plan that"):
+        refuse_what_cannot_fit(split)
+    on_gpus = [*words[:2], "annotate.pool.gpus_per_actor=1", "annotate.pool.memory_gib=1"]
+    [problem] = Pools(preset := on_cpus(*on_gpus), Shapes.of(preset)).problems()
+    assert problem.endswith("nothing splits this model over several GPUs: take a GPU with more memory")
+
+
 def test_steerlm2_reads_answers_on_one_gpu(tmp_path: Path) -> None:
     words = ["bootstrap.method=steerlm2", "sampling.engine.tensor_parallel=4", "sampling.pool.gpus_per_actor=4"]
     preset = preset_of(LLAMA_70B, tmp_path, 179, 79, *words)

@@ -3,6 +3,7 @@
 import pytest
 from pydantic import ValidationError
 
+from serve.__main__ import main
 from serve.settings import ServeSettings
 
 
@@ -30,3 +31,13 @@ def test_a_root_path_begins_with_a_slash_and_ends_with_none(path: str) -> None:
 def test_fewer_ingresses_at_most_than_always_are_an_error() -> None:
     with pytest.raises(ValidationError, match=r"max_replicas is 1, below min_replicas 2: raise it"):
         ServeSettings.model_validate({"ingress": {"min_replicas": 2}})
+
+
+def test_a_word_that_contradicts_a_default_is_named_as_one_of_the_command_line(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit):
+        main(["access_log=false", "host=0.0.0.0", "port=8001", "--plan"])
+    assert capsys.readouterr().err.startswith(
+        "python -m serve: on the command line: host is '0.0.0.0', but without keys"
+    )

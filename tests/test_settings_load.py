@@ -60,6 +60,12 @@ class Run(Record):
     again: Train | None = None
     scale: Scale = Scale()
 
+    @model_validator(mode="after")
+    def _short(self):
+        if self.kind == "lab" and self.train.epochs > 5000:
+            raise ValueError(f"train.epochs is {self.train.epochs}: 5000 are enough for kind lab")
+        return self
+
 
 @pytest.fixture
 def preset(tmp_path):
@@ -193,6 +199,20 @@ def test_a_wrong_override_names_what_is_wrong_and_what_is_allowed(preset, overri
     message = problem(preset("name: x\ntrain: {epochs: 3}"), override)
     assert [part for part in said if part not in message] == []
     assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    ("text", "overrides", "place"),
+    [
+        ("name: x", ["train.epochs=9000"], "on the command line: train.epochs is 9000"),
+        ("name: x\ntrain: {epochs: 9000}", ["kind=lab"], "demo.yaml: train.epochs is 9000"),
+        ("name: x\nkind: real\ntrain: {epochs: 9000}", ["kind=lab"], "on the command line: train.epochs is 9000"),
+        ("name: x\nscale: {low: 5}", ["scale.high=3"], "scale on the command line: low 5"),
+        ("name: x\nscale: {low: 5}", ["scale.high=4"], "demo.yaml: low 5"),
+    ],
+)
+def test_settings_that_contradict_each_other_name_the_place_of_the_one_that_made_it_so(preset, text, overrides, place):
+    assert place in problem(preset(text), *overrides)
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import signal
 import sys
 from pathlib import Path
 
+import psutil
 import pyarrow as pa
 import pytest
 import ray.cloudpickle
@@ -34,9 +35,9 @@ class Killing(Annotator):
     def __init__(self, log: str, **arguments: object):
         super().__init__(**arguments)  # type: ignore[arg-type]
         self.log, self.batches = Path(log), 0
-        predictor = self.rater.predictor
-        assert isinstance(predictor, SplitPredictor)
-        [self.other] = predictor.others.pids
+        assert isinstance(self.rater.predictor, SplitPredictor)
+        parts = (child for child in psutil.Process().children() if "actors.scoring.part_worker" in child.cmdline())
+        [self.other] = (part.pid for part in parts)
         self.note(f"starts {self.other}")
 
     def note(self, line: str) -> None:

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from support.tiny_decoders import FAMILIES, save_decoder
@@ -38,6 +39,7 @@ RATES = """
 import sys
 
 import numpy as np
+import psutil
 
 from actors.scoring.part_processes import PartPack
 from actors.scoring.rater import Rater
@@ -45,7 +47,7 @@ from actors.scoring.split_predictor import SplitPredictor
 from data.lab import Lab, LabSettings
 
 predictor = SplitPredictor.load_parts(sys.argv[1], 2, num_threads=1)
-print(*predictor.others.pids, flush=True)
+print(*(child.pid for child in psutil.Process().children()), flush=True)
 rows = list(Lab(LabSettings(num_rows=40)).rows())
 if sys.argv[2:]:
     predictor.others.tell(PartPack([np.full(9, 10**6)], [np.array([8])], None))
@@ -53,6 +55,45 @@ while True:
     Rater(predictor, 512, 256).rate(rows)
 """
 """Rates for ever in two parts; with a second word, the other part is first told of a token that does not exist."""
+STARTS = """
+import sys
+
+from actors.scoring import part_deaths
+from actors.scoring.split_predictor import SplitPredictor
+from data.errors import UserError
+
+part_deaths.MOST = 1
+try:
+    SplitPredictor.load_parts(sys.argv[1], 2, num_threads=1)
+except UserError as error:
+    print(error)
+"""
+"""Loads where one death is too many."""
+FAILS = """
+import sys
+import time
+
+import numpy as np
+
+from actors.scoring import part_processes
+from actors.scoring.part_processes import PartPack
+from actors.scoring.split_predictor import SplitPredictor
+
+part_processes.GRACE_S = part_processes.SETTLE_S = 0.2
+predictor, (right, wrong) = SplitPredictor.load_parts(sys.argv[1], 2, num_threads=1), (np.full(9, 5), np.full(9, 10**6))
+if sys.argv[2] == "other":
+    number = predictor.others.tell(PartPack([wrong], [np.array([8])], None))
+for ids in (wrong, right, right):
+    try:
+        if sys.argv[2] == "other":
+            predictor.others.wait_until_begun(number)
+        predictor.score([ids], [np.array([8])])
+    except Exception as error:
+        print(f"{type(error).__name__}: {error}", flush=True)
+    time.sleep(1)
+print("and lives")
+"""
+"""Scores a pack with a token that does not exist, in both parts or in the other one, and then two more."""
 
 
 def rows() -> list[Conversation]:
@@ -168,7 +209,14 @@ def test_a_killed_part_ends_the_process_with_a_sentence(tiny_predictor: str, tmp
     said = (tmp_path / "log").read_text()
     assert "part 2 of 2 of the predictor on cpu failed: its process was ended by SIGKILL" in said
     assert "its rows are rated again" in said
-    assert [path.name for path in tmp_path.iterdir()] == ["log"]
+    log, deaths = sorted(path.name for path in tmp_path.iterdir())
+    assert (log, deaths.startswith("steerlm-deaths-")) == ("log", True), "nothing of the meeting"
+    command, environ = [sys.executable, "-c", STARTS, tiny_predictor], os.environ | {"TMPDIR": str(tmp_path)}
+    again = subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True, check=True)
+    assert again.stdout.startswith(
+        "parts of the predictor died 1 times on a machine, so it is not started there again; the last time part 2 of 2 "
+        "of the predictor on cpu failed: its process was ended by SIGKILL"
+    )
 
 
 def test_a_part_that_fails_is_an_error_with_its_reason(tiny_predictor: str, tmp_path: Path) -> None:
@@ -177,6 +225,21 @@ def test_a_part_that_fails_is_an_error_with_its_reason(tiny_predictor: str, tmp_
         wait_until_ended(other)
     said = (tmp_path / "log").read_text()
     assert "RuntimeError: part 2 of 2 of the predictor on cpu failed: IndexError: index out of range" in said
+
+
+@pytest.mark.parametrize("where", ["both", "other"])
+def test_what_a_model_raises_is_the_failure_of_its_pack_and_ends_nothing(
+    where: str, tiny_predictor: str, tmp_path: Path
+) -> None:
+    """In the other part alone: this one waits for it to begin, and not in a forward, which never ends under NCCL."""
+    command, environ = [sys.executable, "-c", FAILS, tiny_predictor, where], os.environ | {"TMPDIR": str(tmp_path)}
+    done = subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    first, *later, end = done.stdout.splitlines()
+    other = "RuntimeError: part 2 of 2 of the predictor on cpu failed: IndexError: index out of range in self"
+    assert first == (other if where == "other" else "IndexError: index out of range in self")
+    assert (later, end) == ([other] * 2, "and lives")
+    assert list(tmp_path.iterdir()) == [], "nothing of the meeting"
 
 
 def test_no_part_outlives_the_first(tiny_predictor: str, tmp_path: Path) -> None:
@@ -190,8 +253,9 @@ def test_no_part_outlives_the_first(tiny_predictor: str, tmp_path: Path) -> None
 
 def test_a_part_that_cannot_load_is_a_sentence(tmp_path: Path) -> None:
     start = PartStart(str(tmp_path), "float32", CPU, 1, True, ModelPart(1, 2), str(tmp_path / "meeting"))
+    before = psutil.Process().children()
     others = PartProcesses([start])
     with pytest.raises(UserError, match=rf"^part 2 of 2 of the predictor on cpu failed: .*{tmp_path.name}"):
         others.wait_until_loaded()
     others.close()
-    assert not runs(others.pids[0])
+    assert psutil.Process().children() == before

@@ -10,6 +10,7 @@ from actors.generation.settings import ENDPOINT, EnginePlace, EngineSettings
 from actors.generation.vllm_installed import is_installed
 from actors.generation.vllm_stages import folder_of_stages, stage_dtype
 from actors.kernels.devices import own_device
+from actors.kernels.machine_memory import ALONE, MachineShare
 from actors.kernels.precision import usable_dtype
 from actors.modeling.adapter_weights import adapter_record, adapter_text
 from actors.modeling.model_folder import local_folder
@@ -23,11 +24,12 @@ def load_engine(
     place: EnginePlace = ENDPOINT,
     num_threads: int | None = None,
     adapters: Sequence[str] = (),
+    share: MachineShare = ALONE,
 ) -> tuple[PolicyText, Engine]:
     """The policy at a folder or URI and an engine that runs it, on this process's own device; `num_threads` of a CPU,
     for each part of a policy that is split.
 
-    `adapters`: folders or URIs of those that are put beside it afterwards.
+    `adapters`: folders or URIs of those that are put beside it afterwards. `share`: of the machine's memory, on a CPU.
 
     Prints which engine it is, and why. Raises UserError if there is no such policy, or the engine cannot run it.
     """
@@ -57,7 +59,7 @@ def load_engine(
     loaded = Policy.load(policy, dtype)
     own = settings
     return loaded, TransformersEngine(
-        loaded, own.max_num_seqs, own.prefix_cache_tokens, own.max_model_len, own.kv_cache_gib
+        loaded, own.max_num_seqs, own.prefix_cache_tokens, own.max_model_len, own.kv_cache_gib, share
     )
 
 

@@ -1,20 +1,19 @@
 """How many tokens the KV cache of an engine may hold, from the memory that is there. Knows no requests."""
 
-import os
 from dataclasses import dataclass
 
 import torch
 from transformers import DynamicCache, PreTrainedModel
 
 from actors.generation.kv_cache import FREE_COLUMNS
+from actors.kernels.machine_memory import ALONE, MachineShare
 from data.errors import UserError
 
 GIB = 2**30
 FREE_SHARE = 0.7
 """Of an accelerator's free memory, once the weights are there: the rest is for prompts and for moving rows."""
 HOST_SHARE = 0.5
-"""Of a machine's or container's memory, on a CPU."""
-CGROUP_LIMIT = "/sys/fs/cgroup/memory.max"
+"""Of what the process may use of its machine's memory, on a CPU."""
 LEAST = 16
 """Tokens of prompt and answer below which an engine is of no use."""
 
@@ -29,11 +28,14 @@ class KVBudget:
     """Where the number of bytes comes from."""
 
     @classmethod
-    def of(cls, model: PreTrainedModel, kv_cache_gib: float | None) -> "KVBudget":
-        """`kv_cache_gib`: None = a share of what `model`'s device has left. Raises UserError if that is too little."""
+    def of(cls, model: PreTrainedModel, kv_cache_gib: float | None, share: MachineShare) -> "KVBudget":
+        """`kv_cache_gib`: None = a part of what `model`'s device has left, on a CPU of the process's `share`.
+
+        Raises UserError if that is too little.
+        """
         total, chosen = int((kv_cache_gib or 0) * GIB), "kv_cache_gib"
         if kv_cache_gib is None:
-            total, chosen = _share_of(model.device)
+            total, chosen = _default(model.device, share)
         budget = cls(total, bytes_per_token(model), chosen)
         if budget.context < LEAST:
             raise UserError(
@@ -71,18 +73,9 @@ def bytes_per_token(model: PreTrainedModel) -> int:
     return sum(tensor.nbytes for layer in cache.layers for tensor in (layer.keys, layer.values))
 
 
-def _share_of(device: torch.device) -> tuple[int, str]:
+def _default(device: torch.device, share: MachineShare) -> tuple[int, str]:
     if device.type == "cuda":
         free = torch.cuda.mem_get_info(device)[0]
         return int(free * FREE_SHARE), f"{FREE_SHARE:.0%} of what {device} has free"
-    return int(_host_bytes() * HOST_SHARE), f"{HOST_SHARE:.0%} of the memory"
-
-
-def _host_bytes() -> int:
-    """Of the machine, or of the container if that has less."""
-    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    try:
-        with open(CGROUP_LIMIT) as file:
-            return min(machine, int(file.read()))
-    except (OSError, ValueError):  # no such limit: "max", or another kind of system
-        return machine
+    whose = "the memory" if share == ALONE else "this process's share of the memory"
+    return int(share.num_bytes() * HOST_SHARE), f"{HOST_SHARE:.0%} of {whose}"

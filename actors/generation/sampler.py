@@ -12,6 +12,7 @@ import pyarrow as pa
 from actors.generation.factory import load_engine
 from actors.generation.protocol import Sampling, complete, require_fit
 from actors.generation.settings import EngineSettings, sampling_place
+from actors.kernels.machine_memory import ALONE, MachineShare
 from data.attributes import AttributeSchema, Values
 from data.conversation import Conversation, Message, to_table
 from data.counters import with_counters
@@ -34,15 +35,16 @@ class Sampler:
         keep_too_long: bool = False,
         gpus: float = 0,
         guidance_from: Values | None = None,
+        share: MachineShare = ALONE,
     ):
         """`sampling` has no seed: it comes from the row. Raises SchemaMismatch if the policy has another schema, and
         UserError if the engine cannot run it.
 
         `guidance_from`: what guidance leads away from: a row's request with these values in it; None = no request at
         all. `keep_too_long`: a prompt that leaves no space gets an empty answer instead of an error. `gpus` are set
-        aside for this process, below 1 a share of one.
+        aside for this process, below 1 a share of one. `share`: of the machine's memory, on a CPU.
         """
-        self.policy, self.engine = load_engine(engine, policy, dtype, sampling_place(gpus), num_threads)
+        self.policy, self.engine = load_engine(engine, policy, dtype, sampling_place(gpus), num_threads, share=share)
         schema.require_same(self.policy.schema, "the run", f"the policy at {policy}")
         self.schema, self.sampling, self.keep_too_long = schema, sampling, keep_too_long
         self.guidance_from = guidance_from

@@ -56,7 +56,7 @@ class EngineSettings(Record):
     more than its memory holds of one answer."""
     kv_cache_gib: Positive | None = None
     """Memory per process for keys and values of answers in flight, in GiB; who does not fit waits. None = with
-    transformers 70 % of what the GPU has free beside the weights, on a CPU half of the machine's memory; with vLLM what
+    transformers 70 % of what the GPU has free beside the weights, on a CPU half of its share of RAM; with vLLM what
     memory_share leaves, on a CPU 1 GiB."""
     prefix_cache_tokens: Count = 0
     """Transformers only: prefix cache for prompts that begin alike, in tokens; 0 = none. vLLM has its own."""

@@ -25,6 +25,7 @@ from actors.generation.kv_cache import DECODE, KVCache
 from actors.generation.logprobs import prefill_with_logprobs
 from actors.generation.prefix_cache import PrefixCache
 from actors.generation.protocol import GenerationStep, Grammar, TokenLogprob
+from actors.kernels.machine_memory import ALONE, MachineShare
 from actors.modeling.policy import Policy
 
 log = logging.getLogger(__name__)
@@ -58,10 +59,12 @@ class TransformersEngine(EngineThread):
         prefix_cache_tokens: int = 0,
         max_context: int | None = None,
         kv_cache_gib: float | None = None,
+        share: MachineShare = ALONE,
     ):
         """`prefix_cache_tokens`: prompt tokens kept for prompts that begin alike. Reused values equal recomputed ones
         to some 1e-6, not to the last bit. `max_context`: of prompt and answer, where the model takes more.
-        `kv_cache_gib`: memory of the keys and values of running requests; None = a share of what the device has.
+        `kv_cache_gib`: memory of the keys and values of running requests; None = a part of what the device has, on a
+        CPU of this process's `share`.
 
         Raises UserError if that is too little for any answer, and for a model that the KV cache would change.
         """
@@ -69,7 +72,7 @@ class TransformersEngine(EngineThread):
         if type(self._model)._supports_attention_backend:
             self._model.set_attn_implementation(DECODE)
         require_cacheable(self._model)
-        budget = KVBudget.of(self._model, kv_cache_gib)
+        budget = KVBudget.of(self._model, kv_cache_gib, share)
         context = min(policy.max_tokens, max_context or policy.max_tokens)
         num_tokens = self._model.config.get_text_config().vocab_size
         if budget.context < context:

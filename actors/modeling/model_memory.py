@@ -8,6 +8,7 @@ from collections.abc import Mapping
 
 import torch
 
+from actors.kernels.machine_memory import host_bytes
 from actors.modeling.model_shape import ModelShape
 
 GIB = 2**30
@@ -46,7 +47,7 @@ def device_bytes(memory_gib: float | None, on_gpu: bool, num_processes: int) -> 
         return int(torch.cuda.get_device_properties(0).total_memory) if torch.cuda.is_available() else None
     if os.environ.get("RAY_ADDRESS"):
         return None
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // num_processes
+    return host_bytes() // num_processes
 
 
 def in_gib(size: float) -> str:

@@ -44,12 +44,23 @@ class ModelPart:
 
         Raises UserError for a model that cannot be split so, and for a folder without all of its weights.
         """
-        whole, small = on_meta(config), self.config(config)
-        shapes, own = _shapes(whole), _shapes(on_meta(small))
-        self._require_plan(whole, shapes, own)
-        return {"config": small, "state_dict": self._slices(folder, whole, shapes, own)}
+        whole, small, own = self._split(config)
+        return {"config": small, "state_dict": self._slices(folder, whole, _shapes(whole), own)}
 
-    def config(self, config: PreTrainedConfig) -> PreTrainedConfig:
+    def require_possible(self, config: PreTrainedConfig) -> None:
+        """Raises UserError for a predictor that cannot be split so, from its config alone."""
+        self._split(config)
+
+    def _split(self, config: PreTrainedConfig) -> tuple[PreTrainedModel, PreTrainedConfig, dict[str, torch.Size]]:
+        """The whole model without storage, the config of this part, and the shapes of its parameters."""
+        whole = on_meta(config)
+        self._require_plan(whole)
+        small = self._config(config)
+        own = _shapes(on_meta(small))
+        self._require_shapes(whole, own)
+        return whole, small, own
+
+    def _config(self, config: PreTrainedConfig) -> PreTrainedConfig:
         """Of the smaller model. Raises UserError if the parts do not divide its heads or feed-forward."""
         small = copy.deepcopy(config)
         text: Any = small.get_text_config()
@@ -73,7 +84,7 @@ class ModelPart:
             if isinstance(module, torch.nn.Linear) and _style(model, name) == ROWS:
                 module.register_forward_hook(_added)
 
-    def _require_plan(self, whole: PreTrainedModel, shapes: Mapping[str, Any], own: Mapping[str, Any]) -> None:
+    def _require_plan(self, whole: PreTrainedModel) -> None:
         kind = whole.config.model_type
         styles = set(whole.tp_plan.values()) - set(WHOLE_STYLES)
         if not styles:
@@ -86,10 +97,13 @@ class ModelPart:
                 f"{SETTING} is {self.num_parts}, and the plan that splits a model of type {kind} has layers of the "
                 f"kind {', '.join(sorted(unknown))}, which is not computed here: set it to 1"
             )
+
+    def _require_shapes(self, whole: PreTrainedModel, own: Mapping[str, torch.Size]) -> None:
+        shapes = _shapes(whole)
         if wrong := [name for name in shapes if self._expected(whole, name, shapes[name]) != own.get(name)]:
             raise UserError(
-                f"{SETTING} is {self.num_parts}, and {wrong[0]} of this {kind} model cannot be split as its plan says: "
-                "set it to 1"
+                f"{SETTING} is {self.num_parts}, and {wrong[0]} of this {whole.config.model_type} model cannot be "
+                "split as its plan says: set it to 1"
             )
 
     def _expected(self, whole: PreTrainedModel, name: str, shape: torch.Size) -> torch.Size:

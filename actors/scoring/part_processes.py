@@ -1,13 +1,14 @@
 """The processes of a predictor's other parts, as the process of the first part sees them: started, told, watched.
 
 They wait for packs on a pipe, so they cost nothing between two batches, and its end ends them: none outlives this
-process. If one of them dies, this process ends, too, with a sentence in the log: what started it starts it again.
+process. What the model raises in one of them is raised here, as the failure of its pack. If one of them is killed, or
+this process would wait for it for ever, this process ends, too, with a sentence in the log: what started it starts it
+again.
 """
 
 import contextlib
 import logging
 import os
-import queue
 import shutil
 import signal
 import subprocess
@@ -27,10 +28,11 @@ import torch.distributed as dist
 
 from actors.kernels.devices import process_group_backend
 from actors.modeling.model_part import ModelPart
+from actors.scoring.part_deaths import PartDeaths
 from data.errors import UserError
 
 GRACE_S = 10.0
-"""A part that fails stops the others' forward; only NCCL may wait for it for ever."""
+"""A part that fails stops the others' forward; only NCCL may wait for it for ever, in a forward that was begun."""
 SETTLE_S = 1.0
 """If a part is killed, the others fail as well, and may report that first."""
 COLLECTIVE_TIMEOUT = timedelta(minutes=10)
@@ -82,7 +84,7 @@ class PartPack:
 
 @dataclass(frozen=True)
 class PartState:
-    """What a part reports: that it has its weights, or why it ends."""
+    """What a part reports: that it has its weights, that it has begun a pack, or why it ends."""
 
     failure: str = ""
     is_user_error: bool = False
@@ -92,8 +94,14 @@ class PartProcesses:
     """All parts but the first."""
 
     def __init__(self, starts: Sequence[PartStart]):
-        self._starts, self._closing = starts, False
-        self._states: queue.SimpleQueue[tuple[PartStart, PartState]] = queue.SimpleQueue()
+        """Raises UserError if their like have died too often."""
+        self._deaths = PartDeaths.of(starts[0].path)
+        self._deaths.require_few()
+        self._starts, self._closing, self._working = starts, False, False
+        self._told, self._broken = 0, ""
+        self._reported, self._raised = threading.Condition(), threading.Event()
+        self._reports = [0] * len(starts)
+        self._failures: list[tuple[PartStart, PartState]] = []
         self._connections: list[Connection] = []
         self._processes: list[subprocess.Popen[bytes]] = []
         for start in starts:
@@ -106,40 +114,68 @@ class PartProcesses:
         environ = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
         process = subprocess.Popen(command, env=environ, stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()])
         theirs.close()
+        number = len(self._processes)
         self._connections.append(ours)
         self._processes.append(process)
-        threading.Thread(target=self._watch, args=(start, process, ours), daemon=True).start()
+        threading.Thread(target=self._watch, args=(number, process, ours), daemon=True).start()
         with contextlib.suppress(BrokenPipeError):  # the watching thread has the reason
             ours.send(start)
 
-    @property
-    def pids(self) -> list[int]:
-        return [process.pid for process in self._processes]
-
     def wait_until_loaded(self) -> None:
         """Raises UserError, or RuntimeError, with the reason of a part that failed to load its weights."""
-        for _ in self._starts:
-            start, state = self._states.get()
-            if state.failure:
-                raise (UserError if state.is_user_error else RuntimeError)(_failed(start, state.failure))
+        self.wait_until_begun(0)
 
-    def tell(self, pack: PartPack | None) -> None:
-        """Let all of them run a forward of this pack; None = let them join."""
+    def wait_until_begun(self, number: int) -> None:
+        """Until all of them have begun this pack: the forward of one that could not would never end under NCCL. Raises
+        as `wait_until_loaded`."""
+        with self._reported:
+            self._reported.wait_for(lambda: self._failures or min(self._reports) > number)
+        self._raise_failure()
+
+    def join(self) -> None:
+        """Let all of them meet."""
+        self._send(None)
+
+    def require_in_step(self) -> None:
+        """Raises as `wait_until_loaded` after a failure of any part, and RuntimeError after one of this process."""
+        self._raise_failure()
+        if self._broken:
+            raise RuntimeError(f"a forward failed before ({self._broken}), so the predictor's parts are not in step")
+
+    def tell(self, pack: PartPack) -> int:
+        """Let all of them run a forward of this pack; gives its number."""
+        self._told += 1
+        self._send(pack)
+        return self._told
+
+    def _send(self, pack: PartPack | None) -> None:
         for connection in self._connections:
             connection.send(pack)
+
+    def _raise_failure(self, cause: Exception | None = None) -> None:
+        if not self._failures:
+            return
+        time.sleep(SETTLE_S)
+        start, state = self._failures[0]
+        self._raised.set()
+        raise (UserError if state.is_user_error else RuntimeError)(_failed(start, state.failure)) from cause
 
     @contextlib.contextmanager
     def explaining(self) -> Iterator[None]:
         """If what runs in this block fails because a part has, the error says so; of a part that was killed, it waits
         for the end of this process."""
+        self._working = True
         try:
             yield
-        except (RuntimeError, OSError) as error:
-            with contextlib.suppress(queue.Empty):
-                start, state = self._states.get(timeout=GRACE_S)
-                time.sleep(SETTLE_S)
-                raise RuntimeError(_failed(start, state.failure)) from error
+        except Exception as error:
+            self._broken = f"{type(error).__name__}: {error}"
+            if isinstance(error, RuntimeError | OSError):
+                with self._reported:
+                    self._reported.wait_for(lambda: self._failures, timeout=GRACE_S)
+                self._raise_failure(error)
             raise
+        finally:
+            self._working = False
 
     def close(self) -> None:
         """End them all, and wait until they have ended."""
@@ -151,24 +187,40 @@ class PartProcesses:
         for start in self._starts:
             start.leave()
 
-    def _watch(self, start: PartStart, process: "subprocess.Popen[bytes]", connection: Connection) -> None:
-        failure = ""
+    def _watch(self, number: int, process: "subprocess.Popen[bytes]", connection: Connection) -> None:
+        failed, start = False, self._starts[number]
         with contextlib.suppress(EOFError, OSError):
             while True:
                 state: PartState = connection.recv()
-                failure = state.failure
-                self._states.put((start, state))
+                failed |= bool(state.failure)
+                self._report(number, state)
         code = process.wait()
-        if code >= 0 and not failure:
-            failure = _ended(code)  # before it could report anything; its log has the reason
-            self._states.put((start, PartState(failure, is_user_error=True)))
-        if failure:
-            time.sleep(GRACE_S)
-        if not self._closing:
-            self._end(_failed(start, failure or _ended(code)))
+        if code >= 0 and not failed:  # before it could report anything; its log has the reason
+            failed = True
+            self._report(number, PartState(_ended(code), is_user_error=True))
+        if failed and self._is_raised():
+            start.leave()
+        elif not self._closing:
+            self._end(_failed(start, self._failures[0][1].failure if failed else _ended(code)))
+
+    def _report(self, number: int, state: PartState) -> None:
+        with self._reported:
+            self._reports[number] += 1
+            if state.failure:
+                self._failures.append((self._starts[number], state))
+            self._reported.notify_all()
+
+    def _is_raised(self) -> bool:
+        """Is a failure raised to the caller? He may come later; one who works, and does not notice it, is stuck."""
+        while not self._raised.wait(GRACE_S):
+            if self._working or self._closing:
+                return False
+        return True
 
     def _end(self, sentence: str) -> None:
         log.error("%s; this process ends with it, and its rows are rated again", sentence)
+        with contextlib.suppress(OSError):  # a full disk
+            self._deaths.note(sentence)
         for handler in (*logging.getLogger("actors").handlers, *logging.getLogger().handlers):
             handler.flush()
         sys.stdout.flush()

@@ -58,6 +58,7 @@ def _run(start: PartStart, connection: Connection, told: Told) -> None:
         pack = told.get()
         assert pack is not None, "the parts meet once"
         begun = predictor.start(pack.ids, pack.reads, pack.starts)
+        connection.send(PartState())
         before()  # as in the first part, the next forward is prepared while one runs
         before = begun
 

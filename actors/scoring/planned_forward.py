@@ -3,7 +3,7 @@
 Arithmetic for plans. Knows neither Ray nor where the numbers are printed.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from actors.modeling.model_memory import CPU_PROCESS, GPU_PROCESS, MAX_PARTS, forward_bytes, in_gib, listed
@@ -41,6 +41,8 @@ class PlannedForward:
     """Of the model, over as many GPUs, or processes on a CPU; what is counted is the first part."""
     split_setting: str = ""
     """Of that number; "" = nothing splits the model."""
+    cannot_split: Callable[[int], str] = field(default=lambda num_parts: "")
+    """Why a model of this kind cannot be split into so many parts; "" = it can, or the kind is not known."""
 
     def line(self, shape: ModelShape | None) -> str:
         """What it holds; `shape`: None = not known."""
@@ -74,11 +76,13 @@ class PlannedForward:
         """Why it does not fit, and the settings that help; "" = it fits."""
         if not self._divides(shape):
             return self._indivisible(shape)
+        if why := self.cannot_split(self.num_parts):
+            return why
         if self._fits(shape):
             return ""
         parts = self._needed(shape)
         nothing = "nothing splits this model over several GPUs: take a GPU with more memory"
-        if self.split_setting and self.gpus:
+        if self.split_setting and self.gpus and len(self._possible(shape)) > 1:
             nothing = f"the GPUs of one node do not hold it (up to {MAX_PARTS} were tried): take GPUs with more memory"
         return (
             f"{self.what} needs {in_gib(sum(parts.values()))} GiB ({listed(parts)}), and has "
@@ -102,13 +106,20 @@ class PlannedForward:
         if not (self.split_setting and self.gpus):
             return None
         tried = (replace(self, num_parts=n, gpus=float(n)) for n in range(self.num_parts + 1, MAX_PARTS + 1))
-        return next((split.num_parts for split in tried if split._divides(shape) and split._fits(shape)), None)
+        return next((split.num_parts for split in tried if split._fits(shape) and split._splits(shape)), None)
+
+    def _possible(self, shape: ModelShape) -> list[int]:
+        """Numbers of parts."""
+        return [n for n in range(1, MAX_PARTS + 1) if replace(self, num_parts=n)._splits(shape)]
+
+    def _splits(self, shape: ModelShape) -> bool:
+        return self._divides(shape) and not self.cannot_split(self.num_parts)
 
     def _divides(self, shape: ModelShape) -> bool:
         return not any(n % self.num_parts for n in (shape.query_heads, shape.key_heads, shape.feed_forward))
 
     def _indivisible(self, shape: ModelShape) -> str:
-        allowed = ", ".join(str(n) for n in range(1, MAX_PARTS + 1) if replace(self, num_parts=n)._divides(shape))
+        allowed = ", ".join(map(str, self._possible(shape)))
         return (
             f"{self.split_setting} is {self.num_parts}, which does not divide the model's {shape.query_heads} "
             f"attention heads, {shape.key_heads} of keys and values, and the {shape.feed_forward} features of its "

@@ -50,7 +50,7 @@ class SplitPredictor(Predictor):
             predictor.others = others
             others.wait_until_loaded()
             with others.explaining():
-                others.tell(None)
+                others.join()
                 own.join()
             predictor.require_isolated(setting)
         except BaseException:
@@ -67,9 +67,18 @@ class SplitPredictor(Predictor):
         self, ids: Sequence[np.ndarray], reads: Sequence[np.ndarray], starts: Sequence[np.ndarray] | None = None
     ) -> Callable[[], list[np.ndarray]]:
         self.require_segment_fits(max(len(i) for i in ids))
+        self.others.require_in_step()
         with self.others.explaining():
-            self.others.tell(PartPack(ids, reads, starts))
-            return super().start(ids, reads, starts)
+            number = self.others.tell(PartPack(ids, reads, starts))
+            begun = super().start(ids, reads, starts)
+
+        def scores() -> list[np.ndarray]:
+            # On a GPU a part that failed to begin would be waited for for ever.
+            self.others.wait_until_begun(number)
+            with self.others.explaining():
+                return begun()
+
+        return scores
 
     def _forward(self, ids: Sequence[np.ndarray]) -> None:
         self.start(ids, [np.zeros(0, np.int64) for _ in ids])()

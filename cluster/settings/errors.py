@@ -41,10 +41,22 @@ class Layer:
     values: dict[str, Any]
 
 
+ErrorKey = tuple[tuple[int | str, ...], str]
+
+
+def error_key(error: ErrorDetails) -> ErrorKey:
+    """What tells an error from the others."""
+    return error["loc"], error["msg"]
+
+
 def sentences(
-    record: type[BaseModel], values: dict[str, Any], layers: Sequence[Layer], errors: Sequence[ErrorDetails]
+    record: type[BaseModel],
+    values: dict[str, Any],
+    layers: Sequence[Layer],
+    errors: Sequence[ErrorDetails],
+    places: Mapping[ErrorKey, str],
 ) -> str:
-    """One sentence per key."""
+    """One sentence per key. `places`: where what made the error was written, for keys that contradict each other."""
     found: dict[str, list[str]] = {}
     allowed: dict[str, tuple[str, list[str]]] = {}
     missing: dict[str, list[str]] = {}
@@ -62,6 +74,7 @@ def sentences(
         elif error["type"] in ("union_tag_invalid", "union_tag_not_found"):
             found[key] = [_unknown_kind(key, where, error)]
         elif error["type"] in ("value_error", "assertion_error"):
+            where = places[error_key(error)]
             found.setdefault(key, []).append(f"{key + ' ' if key else ''}{where}: {error['msg'].partition(', ')[2]}")
         else:
             # A key that allows several types has one error for each.

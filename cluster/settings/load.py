@@ -16,7 +16,16 @@ from pydantic.fields import FieldInfo
 from pydantic_core import to_jsonable_python
 
 from cluster.masking import CredentialFound, mask_streams, remember_credentials, require_plain_buckets
-from cluster.settings.errors import Layer, SettingsError, coercions, did_you_mean, is_index, sentences
+from cluster.settings.errors import (
+    ErrorKey,
+    Layer,
+    SettingsError,
+    coercions,
+    did_you_mean,
+    error_key,
+    is_index,
+    sentences,
+)
 from cluster.settings.help import example, help_text, listed, only_record, plain, shown, shown_file
 from cluster.settings.preset_file import parsed, read_preset
 
@@ -33,16 +42,18 @@ MAX_PARTS = 20
 def load(record: type[T], path: str, overrides: Sequence[str] = ()) -> T:
     """The record that the preset at `path` describes, with `key.path=value` overrides on top; raises SettingsError."""
     layers = _layers(os.fspath(path))
-    values: dict[str, Any] = {}
+    states: list[dict[str, Any]] = []  # after each layer
     for layer in layers:
-        values = _merged(values, layer.values)
+        states.append(_merged(states[-1] if states else {}, layer.values))
     for override in overrides:
-        layers.append(_override(record, values, override))
-    values = _with_section_defaults(record, values)
+        states.append(dict(states[-1]))
+        layers.append(_override(record, states[-1], override))
+    values = _with_section_defaults(record, states[-1])
     try:
         loaded = record.model_validate(values)
     except ValidationError as error:
-        raise SettingsError(sentences(record, values, layers, error.errors(include_url=False))) from None
+        places = {key: layers[at].place for key, at in _begun(record, states).items()}
+        raise SettingsError(sentences(record, values, layers, error.errors(include_url=False), places)) from None
     if problems := coercions(values, loaded, layers):
         raise SettingsError(problems)
     return loaded
@@ -116,6 +127,18 @@ def _layers(path: str, above: tuple[str, ...] = ()) -> list[Layer]:
         *_layers(os.path.join(os.path.dirname(path), base), (*above, os.path.abspath(path))),
         Layer(f"in {name}", values),
     ]
+
+
+def _begun(record: type[BaseModel], states: Sequence[dict[str, Any]]) -> dict[ErrorKey, int]:
+    """Each error -> the first of the states that has it: what its layer wrote is wrong, alone or beside the others."""
+    found: dict[ErrorKey, int] = {}
+    for at, state in enumerate(states):
+        try:
+            record.model_validate(_with_section_defaults(record, state))
+        except ValidationError as error:
+            for one in error.errors(include_url=False):
+                found.setdefault(error_key(one), at)
+    return found
 
 
 def _beside(path: str) -> str:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from actors.generation.protocol import Sampling
 from actors.generation.settings import CHANGES_TEXT
+from actors.kernels.machine_memory import MachineShare
 from data.attributes import Values
 from data.stage_metrics import SamplingMetrics
 from data.storage import Storage
@@ -56,7 +57,7 @@ def sampler(
     run: Run, policy: Storage, temperature: float, keep_too_long: bool = False, guided: GuidedBy | None = None
 ) -> dict[str, object]:
     """The arguments of a Sampler."""
-    settings = run.preset.sampling
+    settings, pool = run.preset.sampling, run.preset.sampling.pool
     guided = guided or GuidedBy(1.0 if settings.guidance is None else settings.guidance, settings.guidance_from)
     return {
         "policy": (policy / "model").uri,
@@ -70,10 +71,11 @@ def sampler(
         ),
         "guidance_from": guided.away_from,
         "engine": settings.engine_for(guided.guidance),
-        "dtype": settings.pool.dtype,
-        "num_threads": max(1, int(settings.pool.cpus_per_actor) // settings.engine.tensor_parallel),
+        "dtype": pool.dtype,
+        "num_threads": max(1, int(pool.cpus_per_actor) // settings.engine.tensor_parallel),
         "keep_too_long": keep_too_long,
-        "gpus": settings.pool.gpus_per_actor,
+        "gpus": pool.gpus_per_actor,
+        "share": MachineShare(pool.num_actors, pool.cpus_per_actor, pool.memory_gib),
     }
 
 

@@ -1,7 +1,8 @@
 """The contents of models that a run reads from elsewhere: part of the inputs of the stages that read them.
 
-A folder's or a URI's content is compared by the files that a model is loaded from; a name of the hub stands for one
-model. What is big is read once: an index in the stage's folder says which checksum a file had in which state.
+A folder's or a URI's content is compared by the files that a model is loaded from, a GGUF file by itself; a name of
+the hub stands for one model. What is big is read once: an index in the stage's folder says which checksum a file had in
+which state.
 """
 
 import os
@@ -9,7 +10,7 @@ from collections.abc import Mapping
 
 from actors.modeling.model_cache import is_model_file
 from data.errors import UserError
-from data.source_checksums import CheckedSource, Known, checked_folder
+from data.source_checksums import CheckedSource, Known, checked, checked_folder
 from data.storage import Storage
 
 INDEX = "models.json"
@@ -17,15 +18,19 @@ INDEX = "models.json"
 
 
 def with_content(models: Mapping[str, str]) -> dict[str, str]:
-    """Those that are a folder or a URI."""
-    return {name: model for name, model in models.items() if "://" in model or os.path.isdir(model)}
+    """Those that are a folder, a file or a URI."""
+    return {name: model for name, model in models.items() if "://" in model or os.path.exists(model)}
 
 
 def checked_models(models: Mapping[str, str], folder: Storage) -> dict[str, CheckedSource]:
-    """The files of those that are a folder or a URI; those that the index in `folder` knows are not read again."""
+    """The files of those that `with_content` names; those that the index in `folder` knows are not read again."""
     found = with_content(models)
     known = _read_index(folder) if found else {}
-    return {name: checked_folder(model, is_model_file, known) for name, model in found.items()}
+    return {name: _checked(model, known) for name, model in found.items()}
+
+
+def _checked(model: str, known: Known) -> CheckedSource:
+    return checked(model, known=known) if os.path.isfile(model) else checked_folder(model, is_model_file, known)
 
 
 def write_index(models: Mapping[str, CheckedSource], folder: Storage) -> None:

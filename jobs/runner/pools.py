@@ -6,12 +6,13 @@ from dataclasses import dataclass, replace
 from actors.generation.planned_engine import PlannedEngine
 from actors.generation.settings import sampling_place
 from actors.modeling.model_memory import device_bytes, listed
+from actors.modeling.model_part import SETTING
 from actors.modeling.model_shape import ModelShape
 from actors.scoring.planned_forward import PlannedForward
 from jobs.runner.needs import one_pool
 from jobs.runner.preset import Preset
 from jobs.runner.settings import WorkerPool
-from jobs.runner.shapes import Shapes, rater_shapes
+from jobs.runner.shapes import Shapes, cannot_split, rater_shapes
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,12 @@ class Pools:
     def _predicting(self) -> PlannedForward:
         annotate, setting = self.preset.annotate, "annotate.pool"
         whole = _reading(setting, annotate.pool, setting, annotate.pack_tokens, "annotate.pack_tokens")
-        return replace(whole, num_parts=annotate.tensor_parallel, split_setting="annotate.tensor_parallel")
+        return replace(
+            whole,
+            num_parts=annotate.tensor_parallel,
+            split_setting=SETTING,
+            cannot_split=lambda num_parts: cannot_split(self.preset, num_parts),
+        )
 
     def _reading(self) -> PlannedForward:
         tokens, setting = self.preset.bootstrap.learner.pack_tokens, "bootstrap.learner.pack_tokens"

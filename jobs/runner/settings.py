@@ -45,8 +45,9 @@ class WorkerPool(Record):
     gpus_per_actor: Gpus = 0
     """GPUs per actor; a fraction shares one."""
     memory_gib: Positive | None = None
-    """Memory of an actor's GPU, or of the CPU's what an actor may use, for --plan and the check that the model fits;
-    None = this machine's GPU, or an actor's share of its RAM."""
+    """Memory of an actor's GPU, or of the CPU's what an actor may use, for --plan and the check that the model fits; on
+    a CPU the transformers engine takes half for its KV cache. None = this machine's GPU, or an actor's share of its
+    RAM."""
     labels: dict[str, str] = {}
     """Only nodes with these labels, e.g. {role: annotate} (`ray start --labels`, ray_cluster.yaml); empty = any."""
     batch_rows: Size = 256

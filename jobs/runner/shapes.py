@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from actors.modeling.backbone import backbone_of, max_positions
 from actors.modeling.layer_heads import cut_after
+from actors.modeling.model_part import ModelPart
 from actors.modeling.model_shape import HubUnreachable, ModelShape, NotOnHub, read_config, shape_of, shape_of_small
 from actors.modeling.settings import HeadsSettings
 from actors.modeling.tiny_llama import small_config
@@ -68,6 +69,21 @@ def rater_shapes(preset: Preset) -> dict[str, RaterShape | None]:
         except UserError as error:
             raise UserError(f"annotate.raters.{number}.model: {error}") from None
     return found
+
+
+def cannot_split(preset: Preset, num_parts: int) -> str:
+    """Why the predictor cannot be split into so many parts; "" = it can, or the hub does not say what it is."""
+    model, heads = preset.predictor.backbone or preset.base.model, preset.predictor.heads
+    if num_parts == 1:
+        return ""
+    try:
+        config = read_config(model) if model else small_config(preset.base.small)
+        ModelPart(0, num_parts).require_possible(cut_after(config, heads) if heads else config)
+    except (HubUnreachable, NotOnHub):
+        return ""
+    except UserError as error:
+        return str(error)
+    return ""
 
 
 def _shape(

@@ -110,7 +110,7 @@ class Stage:
     contents: Callable[[Run], dict[str, str]] = field(default=lambda run: {})
     """Checksums of what it reads from inside the run, so that a resumed one never mixes old output with new."""
     models: Callable[[Run], dict[str, str]] = field(default=lambda run: {})
-    """Setting -> model that it reads from outside the run. The content of a folder or a URI is one of its inputs."""
+    """Setting -> model read from outside the run; the content of a folder, file or URI is one of its inputs."""
 
 
 @dataclass(frozen=True)
