@@ -9,7 +9,6 @@ import logging
 import os
 import queue
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -26,6 +25,7 @@ import torch
 import torch.distributed as dist
 
 from actors.kernels.devices import process_group_backend
+from actors.kernels.exit_code import ended
 from actors.modeling.model_part import ModelPart
 from data.errors import UserError
 
@@ -160,12 +160,12 @@ class PartProcesses:
                 self._states.put((start, state))
         code = process.wait()
         if code >= 0 and not failure:
-            failure = _ended(code)  # before it could report anything; its log has the reason
+            failure = ended(code)  # before it could report anything; its log has the reason
             self._states.put((start, PartState(failure, is_user_error=True)))
         if failure:
             time.sleep(GRACE_S)
         if not self._closing:
-            self._end(_failed(start, failure or _ended(code)))
+            self._end(_failed(start, failure or ended(code)))
 
     def _end(self, sentence: str) -> None:
         log.error("%s; this process ends with it, and its rows are rated again", sentence)
@@ -187,9 +187,3 @@ def meeting_folder() -> str:
 
 def _failed(start: PartStart, failure: str) -> str:
     return f"part {start.part.rank + 1} of {start.part.num_parts} of the predictor on {start.device} failed: {failure}"
-
-
-def _ended(code: int) -> str:
-    if code >= 0:
-        return f"its process ended with exit code {code}"
-    return f"its process was ended by {signal.Signals(-code).name}, as the system does for want of memory"
