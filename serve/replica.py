@@ -108,7 +108,7 @@ class Replica:
                 try:
                     old.text.schema.require_same(new.text.schema, ours, theirs)
                 except UserError:
-                    new.engine.close()
+                    await asyncio.to_thread(new.engine.close)
                     raise
                 self._loaded, self._adapters = new, adapters
                 self._start(self._retire(old))

@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
 from support.engines import NO_VLLM
 
 from actors.generation.choice import chosen
@@ -248,14 +249,18 @@ def test_all_arguments_that_the_contract_fixes_are_vllm_s() -> None:
 
 
 @NO_VLLM
-def test_a_split_model_runs_in_processes_of_vllm_s_own(wide_policy: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("threads", "of_each"), [(3, 3), (None, torch.get_num_threads())])
+def test_a_split_model_runs_in_processes_of_vllm_s_own(
+    threads: int | None, of_each: int, wide_policy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from actors.generation.vllm_start import FITTING, VllmStart
 
     monkeypatch.setenv("OMP_NUM_THREADS", "8")
-    start = VllmStart(EngineSettings(tensor_parallel=2), PLACE, wide_policy, "float32", num_threads=3)
+    start = VllmStart(EngineSettings(tensor_parallel=2), PLACE, wide_policy, "float32", num_threads=threads)
     parallel = start._config(FITTING).parallel_config
     assert (parallel.tensor_parallel_size, parallel.distributed_executor_backend) == (2, "mp")
-    assert os.environ["OMP_NUM_THREADS"] == "3"
+    assert os.environ["OMP_NUM_THREADS"] == str(of_each)
+    assert os.environ["VLLM_WORKER_MULTIPROC_METHOD"] == "spawn"
 
 
 @NO_VLLM

@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
+import ray
 from ray.serve._private.config import ReplicaConfig
 from support.engines import NO_VLLM
 
@@ -69,6 +70,14 @@ def test_a_second_engine_fits_into_the_same_bundles_in_a_swap(monkeypatch: pytes
     assert float(os.environ["VLLM_RAY_PER_WORKER_GPUS"]) == WORKER_GPUS <= 1 / 2
 
 
+@pytest.mark.ray
+def test_the_process_of_the_core_finds_the_cluster(ray_cluster: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VLLM_RAY_PER_WORKER_GPUS", "1.0")
+    monkeypatch.setenv("RAY_ADDRESS", "")
+    set_environment()
+    assert os.environ["RAY_ADDRESS"] == ray.get_runtime_context().gcs_address
+
+
 @pytest.mark.parametrize("gpus", [[4, 4], [8], [4, 8]])
 def test_whole_stages_on_each_node_are_taken(gpus: list[int]) -> None:
     require_whole_stages(gpus, 4, ENDPOINT)
@@ -103,6 +112,7 @@ def test_vllm_takes_the_arguments_of_stages(wide_policy: str) -> None:
     from vllm.engine.arg_utils import EngineArgs
     from vllm.v1.executor.abstract import Executor
 
+    from actors.generation.vllm_process import ENDING_WITH_PARENT
     from actors.generation.vllm_start import FITTING, VllmStart
 
     engine = EngineSettings(tensor_parallel=2, pipeline_parallel=2)
@@ -110,6 +120,7 @@ def test_vllm_takes_the_arguments_of_stages(wide_policy: str) -> None:
     config = EngineArgs(**start._arguments(FITTING, on_cpu=True)).create_engine_config()
     parallel, runs = config.parallel_config, Executor.get_class(config)
     assert (runs.uses_ray, runs.supports_pp) == (True, True)
+    assert issubclass(ENDING_WITH_PARENT[runs], runs)
     assert (parallel.tensor_parallel_size, parallel.pipeline_parallel_size) == (2, 2)
     assert (parallel.world_size, parallel.distributed_executor_backend, parallel.use_ray) == (4, "ray", True)
     assert "built for CPUs" in start.refused()

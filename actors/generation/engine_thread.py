@@ -97,13 +97,13 @@ class EngineThread(ABC):
                 raise RuntimeError(f"the engine is down: {self._error or 'closed'}")
             new = [Request(next(self._numbers), *r, *own) for r, own in zip(requests, compiled, strict=True)]
             self._inbox += new
-            self._wake.notify()
+            self._notify()
         return [request.number for request in new]
 
     def cancel(self, request: int) -> None:
         with self._wake:
             self._cancelled.add(request)
-            self._wake.notify()
+            self._notify()
 
     def remove_adapter(self, name: str) -> None:
         self._adapters.pop(name, None)
@@ -111,7 +111,7 @@ class EngineThread(ABC):
     def close(self) -> None:
         with self._wake:
             self._closed = True
-            self._wake.notify()
+            self._notify()
         self._thread.join(timeout=30)
 
     def _run(self) -> None:
@@ -120,7 +120,7 @@ class EngineThread(ABC):
                 self._drop_cancelled()
                 self._step()
         except Exception as error:  # whatever ends the thread ends every request
-            self._error = f"{type(error).__name__}: {error}"
+            self._error = self._reason(error)
         with self._wake:  # later requests are refused
             self._closed = True
             unfinished = [*self._running(), *self._inbox]
@@ -129,7 +129,16 @@ class EngineThread(ABC):
             if request.finish is None:
                 request.emit([], "error" if self._error else "cancelled")
 
+    def _reason(self, error: Exception) -> str:
+        """Why the engine is down, in a sentence."""
+        return f"{type(error).__name__}: {error}"
+
+    def _notify(self) -> None:
+        """Wake the thread; the caller holds the lock."""
+        self._wake.notify()
+
     def _wait(self) -> bool:
+        """Until there is something to do; False = the engine is closed."""
         with self._wake:
             self._wake.wait_for(lambda: self._closed or self._inbox or self._running())
             return not self._closed

@@ -1,15 +1,13 @@
 """The optional engine: vLLM behind the same contract. Knows no text, no HTTP and no Ray.
 
-vLLM pages its KV cache, shares the pages of prompts that begin alike, and schedules by itself; our thread steps it and
-passes its tokens on. `actors.generation.vllm_start` starts it.
+vLLM pages its KV cache, shares the pages of prompts that begin alike, and schedules by itself, in a process of its own
+(`actors.generation.vllm_process`). Our thread sends it requests, and passes its tokens on.
 """
 
 import logging
 import math
 from collections.abc import Collection
 from typing import Any
-
-import torch
 
 from actors.generation.engine_thread import EngineThread, Request
 from actors.generation.grammar_check import enforceable
@@ -33,11 +31,11 @@ class VllmEngine(EngineThread):
 
     def __init__(self, text: PolicyText, start: VllmStart):
         """`text`: of the policy that `start` names. Raises UserError if vLLM is missing or cannot run the policy."""
-        self._engine = start.engine(text.max_tokens)
+        self._process = start.process(text.max_tokens)
+        self._engine = self._process.engine
         model = self._engine.vllm_config.model_config
         super().__init__("vllm", min(text.max_tokens, model.max_model_len), model.get_vocab_size())
         self.no_guidance = NO_GUIDANCE
-        self._is_split = start.settings.num_parts > 1
         self._stop_ids = text.stop_ids
         self._lora = VllmAdapters(text, start.folder, len(start.ranks))
         self._requests: dict[int, Request] = {}
@@ -52,8 +50,7 @@ class VllmEngine(EngineThread):
 
     def close(self) -> None:
         super().close()
-        if self._is_split:  # its parts are processes, which hold their GPUs until they are told to end
-            self._engine.engine_core.shutdown()
+        self._process.close()
 
     def put_adapter(self, name: str, folder: str) -> None:
         self._adapters[name] = self._lora.request(name, folder)
@@ -65,18 +62,20 @@ class VllmEngine(EngineThread):
     def _running(self) -> Collection[Request]:
         return list(self._requests.values())
 
-    def _run(self) -> None:
-        # OpenMP counts threads for each thread anew, and torch brings its own number when it is first asked. vLLM's
-        # kernels do not ask it: in the middle of a forward they would find another number than at its start.
-        torch.get_num_threads()
-        super()._run()
+    def _reason(self, error: Exception) -> str:
+        return self._process.failure() or super()._reason(error)
+
+    def _notify(self) -> None:
+        self._process.wake()
+
+    def _wait(self) -> bool:
+        return not self._closed  # the step waits, for tokens and for `_notify` at once
 
     def _step(self) -> None:
         while request := self._next_new():
             self._admit(request)
-        if self._requests:
-            for output in self._engine.step():
-                self._take(output)
+        for output in self._engine.step():
+            self._take(output)
 
     def _abort(self, requests: list[Request]) -> None:
         self._engine.abort_request([str(request.number) for request in requests])

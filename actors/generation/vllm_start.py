@@ -1,8 +1,8 @@
-"""Start vLLM's engine in this process: its environment, its arguments, and what it refuses. Knows no request."""
+"""Start vLLM's engine: its environment, its arguments, and what it refuses. Knows no request."""
 
 import os
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from pydantic import ValidationError
@@ -15,6 +15,9 @@ from actors.generation.vllm_stages import set_environment
 from actors.kernels.devices import own_device
 from data.errors import UserError
 from data.printable import printable
+
+if TYPE_CHECKING:
+    from actors.generation.vllm_process import VllmProcess
 
 CPU_CACHE_GIB = 1.0
 """Memory of the KV cache on a CPU, where vLLM would take a share of the whole machine."""
@@ -37,7 +40,7 @@ class VllmStart:
     ranks: tuple[int, ...] = ()
     """Of the adapters that are served beside the policy."""
     num_threads: int | None = None
-    """CPU threads of each part of a model that is split; None = as OMP_NUM_THREADS has them."""
+    """CPU threads of the model, or of each part of one that is split; None = as many as torch has here."""
 
     def refused(self) -> str:
         """Why vLLM would not take the policy, as far as it tells before it loads the weights; "" = it would."""
@@ -47,16 +50,16 @@ class VllmStart:
             return str(error)
         return ""
 
-    def engine(self, max_tokens: int) -> Any:
-        """vLLM's engine in this process; the policy takes `max_tokens` of prompt and answer.
+    def process(self, max_tokens: int) -> "VllmProcess":
+        """vLLM's engine, and the process that runs the policy, which takes `max_tokens` of prompt and answer.
 
         Raises UserError if vLLM is not installed or refuses the policy.
         """
         wanted = self.settings.max_model_len
         config = self._config(FITTING if wanted is None else min(wanted, max_tokens))
-        from vllm.v1.engine.llm_engine import LLMEngine
+        from actors.generation.vllm_process import VllmProcess
 
-        return LLMEngine.from_vllm_config(config, disable_log_stats=True)
+        return VllmProcess(config)
 
     def _config(self, max_model_len: int) -> Any:
         """vLLM's configuration, which it checks itself."""
@@ -69,9 +72,7 @@ class VllmStart:
             from vllm.usage.usage_lib import UsageContext
         except ImportError as error:
             raise missing(self.settings, self.place, str(error)) from None
-        # A process whose parts are in others has no GPU itself.
-        device = torch.device("cuda") if self.settings.pipeline_parallel > 1 else own_device()
-        require_own_device(current_platform.is_cpu(), device, self.place)
+        require_own_device(current_platform.is_cpu(), _device(self.settings), self.place)
         require_known_arguments(self.settings, self.place)
         try:
             arguments = EngineArgs(**self._arguments(max_model_len, current_platform.is_cpu()), trust_remote_code=False)
@@ -135,14 +136,24 @@ def require_own_device(built_for_cpus: bool, device: torch.device, place: Engine
         )
 
 
+def _device(settings: EngineSettings) -> torch.device:
+    """Where the model runs; a process whose stages are in others has no GPU itself."""
+    return torch.device("cuda") if settings.pipeline_parallel > 1 else own_device()
+
+
 def _set_environment(settings: EngineSettings, num_threads: int | None) -> None:
-    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+    os.environ["VLLM_WORKER_MULTIPROC_METHOD"] = "spawn"  # a process with threads, as every actor's, must not be forked
     # Threads pinned to cores that others use are twenty times slower, and spinning ones take those cores from Ray.
     os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
     os.environ.setdefault("KMP_BLOCKTIME", "0")
-    if settings.tensor_parallel > 1 and num_threads:
-        os.environ["OMP_NUM_THREADS"] = str(num_threads)  # the parts are processes that read it when they start
+    if _device(settings).type == "cpu":
+        # OpenMP and torch count threads each by themselves, and vLLM's kernels would find two numbers in one forward.
+        num_threads = num_threads or torch.get_num_threads()
+        # It would start a process beside its core's to pin the threads of a model that is whole.
+        os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+    if num_threads:
+        os.environ["OMP_NUM_THREADS"] = str(num_threads)  # its processes read it when they start
     if settings.kv_cache_gib is not None:
         os.environ.pop("VLLM_CPU_KVCACHE_SPACE", None)  # vLLM would take it instead
 

@@ -10,7 +10,6 @@ import contextlib
 import logging
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -27,6 +26,7 @@ import torch
 import torch.distributed as dist
 
 from actors.kernels.devices import process_group_backend
+from actors.kernels.exit_code import ended
 from actors.modeling.model_part import ModelPart
 from actors.scoring.part_deaths import PartDeaths
 from data.errors import UserError
@@ -197,11 +197,11 @@ class PartProcesses:
         code = process.wait()
         if code >= 0 and not failed:  # before it could report anything; its log has the reason
             failed = True
-            self._report(number, PartState(_ended(code), is_user_error=True))
+            self._report(number, PartState(ended(code), is_user_error=True))
         if failed and self._is_raised():
             start.leave()
         elif not self._closing:
-            self._end(_failed(start, self._failures[0][1].failure if failed else _ended(code)))
+            self._end(_failed(start, self._failures[0][1].failure if failed else ended(code)))
 
     def _report(self, number: int, state: PartState) -> None:
         with self._reported:
@@ -239,9 +239,3 @@ def meeting_folder() -> str:
 
 def _failed(start: PartStart, failure: str) -> str:
     return f"part {start.part.rank + 1} of {start.part.num_parts} of the predictor on {start.device} failed: {failure}"
-
-
-def _ended(code: int) -> str:
-    if code >= 0:
-        return f"its process ended with exit code {code}"
-    return f"its process was ended by {signal.Signals(-code).name}, as the system does for want of memory"
