@@ -17,6 +17,7 @@ from actors.generation.vllm_stages import (
     set_environment,
     stage_dtype,
 )
+from actors.kernels.machine_memory import ALONE
 from cluster.settings.errors import SettingsError
 from cluster.settings.load import load
 from data.errors import UserError
@@ -55,12 +56,12 @@ def test_stages_reserve_all_their_gpus_at_the_endpoint_alone() -> None:
 def test_a_replica_with_stages_has_a_bundle_for_each_gpu_and_none_itself(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     settings = ServeSettings(engine=STAGES, num_gpus=8, num_cpus=6)  # type: ignore[arg-type]
-    config: ReplicaConfig = _policy(settings, Located(str(tmp_path), "huge"))._bound_deployment._replica_config
+    config: ReplicaConfig = _policy(settings, Located(str(tmp_path), "huge"), ALONE)._bound_deployment._replica_config
     assert (config.ray_actor_options["num_gpus"], config.ray_actor_options["num_cpus"]) == (0, 6)
     assert config.placement_group_bundles == [{"CPU": 6, "GPU": 1.0}] + 7 * [{"GPU": 1.0}]
     assert config.placement_group_strategy == "PACK", "on one node as far as it goes, but on several if need be"
     alone = ServeSettings(engine={"tensor_parallel": 4}, num_gpus=4)  # type: ignore[arg-type]
-    config = _policy(alone, Located(str(tmp_path), "large"))._bound_deployment._replica_config
+    config = _policy(alone, Located(str(tmp_path), "large"), ALONE)._bound_deployment._replica_config
     assert (config.placement_group_bundles, config.ray_actor_options["num_gpus"]) == (None, 4)
 
 
