@@ -35,6 +35,7 @@ def test_a_machine_has_no_more_processes_than_it_has_cpus_for(
 
 
 def test_a_container_s_limit_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
     limit = tmp_path / "memory.max"
     monkeypatch.setattr(machine_memory, "CGROUP_LIMIT", str(limit))
     whole = host_bytes()
