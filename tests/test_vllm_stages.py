@@ -7,6 +7,7 @@ import pytest
 import ray
 from ray.serve._private.config import ReplicaConfig
 from support.engines import NO_VLLM
+from support.stages import DEMO
 
 from actors.generation.settings import ENDPOINT, EngineSettings
 from actors.generation.vllm_stages import (
@@ -27,8 +28,7 @@ from serve.deploy import _policy
 from serve.locate import Located
 from serve.settings import ServeSettings
 
-ROOT = Path(__file__).parent.parent
-DEMO, CONFIG = str(ROOT / "jobs" / "presets" / "demo.yaml"), str(ROOT / "serve" / "config.yaml")
+CONFIG = str(Path(__file__).parent.parent / "serve" / "config.yaml")
 STAGES = {"tensor_parallel": 4, "pipeline_parallel": 2}
 
 
@@ -67,13 +67,16 @@ def test_a_replica_with_stages_has_a_bundle_for_each_gpu_and_none_itself(tmp_pat
 
 def test_a_second_engine_fits_into_the_same_bundles_in_a_swap(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VLLM_RAY_PER_WORKER_GPUS", "1.0")
+    monkeypatch.setenv("VLLM_USE_RAY_V2_EXECUTOR_BACKEND", "0")
     set_environment()
     assert float(os.environ["VLLM_RAY_PER_WORKER_GPUS"]) == WORKER_GPUS <= 1 / 2
+    assert os.environ["VLLM_USE_RAY_V2_EXECUTOR_BACKEND"] == "1", "only that executor ends with its parent"
 
 
 @pytest.mark.ray
 def test_the_process_of_the_core_finds_the_cluster(ray_cluster: object, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VLLM_RAY_PER_WORKER_GPUS", "1.0")
+    monkeypatch.setenv("VLLM_USE_RAY_V2_EXECUTOR_BACKEND", "1")
     monkeypatch.setenv("RAY_ADDRESS", "")
     set_environment()
     assert os.environ["RAY_ADDRESS"] == ray.get_runtime_context().gcs_address

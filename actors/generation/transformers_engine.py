@@ -63,8 +63,7 @@ class TransformersEngine(EngineThread):
     ):
         """`prefix_cache_tokens`: prompt tokens kept for prompts that begin alike. Reused values equal recomputed ones
         to some 1e-6, not to the last bit. `max_context`: of prompt and answer, where the model takes more.
-        `kv_cache_gib`: memory of the keys and values of running requests; None = a part of what the device has, on a
-        CPU of this process's `share`.
+        `kv_cache_gib`: memory of the keys and values of running requests; None = a part of the device's, or of `share`.
 
         Raises UserError if that is too little for any answer, and for a model that the KV cache would change.
         """

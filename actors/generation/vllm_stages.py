@@ -28,6 +28,7 @@ UNTRIED = "its stages may be on several nodes, which has not been run on GPUs ye
 def set_environment() -> None:
     """For vLLM's Ray executor; it reads this when it starts."""
     os.environ["VLLM_RAY_PER_WORKER_GPUS"] = str(WORKER_GPUS)
+    os.environ["VLLM_USE_RAY_V2_EXECUTOR_BACKEND"] = "1"  # vLLM's default, and the one that ours is made of
     if ray.is_initialized():  # else the process of vLLM's core would start a Ray of its own
         os.environ["RAY_ADDRESS"] = ray.get_runtime_context().gcs_address
 
