@@ -136,8 +136,9 @@ test-train: setup  ## every ZeRO stage, kills, memory against the plan, the benc
 	  tests/test_gpu_bench.py tests/test_ablation.py tests/test_devices.py tests/test_sample_and_rate.py \
 	  tests/test_evaluate_predictor.py tests/test_benchmark_rewardbench.py tests/test_steerlm2_run.py $(ARGS)
 
-test-real: setup-real  ## a real pretrained model out of a package: converted, and asked in words (minutes)
-	@$(SLOW) tests/test_gguf_model.py tests/test_untrained.py $(ARGS)
+test-real: setup-real  ## a real pretrained model out of a package: converted, asked in words, trained in the plan's memory
+	@$(SLOW) tests/test_gguf_model.py tests/test_untrained.py \
+	  tests/test_memory_peaks.py::test_a_real_model_of_135_million_parameters $(ARGS)
 
 test-preset-real: setup-real  ## the preset real with little of everything, its adapter, the page with it (ten minutes)
 	@$(SLOW) tests/test_compare_real.py tests/test_playground_real.py $(ARGS)

@@ -136,6 +136,18 @@ def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture(scope="session")
+def smollm2(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A pretrained model out of its package, in safetensors; for tests marked `NOT_INSTALLED`."""
+    from support.real_model import NUM_PARAMETERS, PACKAGE
+
+    from actors.modeling.gguf_model import convert
+
+    folder = str(tmp_path_factory.mktemp("smollm2"))
+    assert convert(PACKAGE, folder) == NUM_PARAMETERS
+    return folder
+
+
+@pytest.fixture(scope="session")
 def wide_policy(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A policy whose heads are 32 wide, the smallest that vLLM's kernels for CPUs take."""
     from actors.modeling.policy import PolicyTask

